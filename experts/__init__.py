@@ -1,0 +1,1 @@
+"""What an expert is and how to reach it: weights, transports, shard worker, pool."""

@@ -1,0 +1,1 @@
+"""Everything a request touches up to the gate: Front, Router, engine, sampler."""
