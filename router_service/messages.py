@@ -1,0 +1,178 @@
+"""What a Front and a Router say to each other: msgpack bodies of MESSAGE frames.
+
+Front to Router: `Submit`, `Cancel`. Router to Front: `RouterHello` once, then one `StepOutputs` a step, and about once
+a second a `RouterReport`. A `stream` is a number that the Front draws, unique on its connection.
+"""
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """How to draw tokens, fully resolved: nothing is unset.
+
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `logprobs` None returns none, n returns the
+    chosen token's and the n best.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """A request. `generated` holds tokens that another router has produced: decoding goes on behind them.
+
+    `deadline_seconds` is the time that is left when the frame is sent; None waits as long as the router allows.
+    """
+
+    stream: int
+    request_id: str
+    prompt: list[int]
+    sampling: SamplingParams
+    generated: list[int] = []
+    deadline_seconds: float | None = None
+    return_routing: bool = False
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Forget a stream; its blocks are free at the next step. The router sends nothing more for it."""
+
+    stream: int
+
+
+class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
+    """A router's limits: `context` counts prompt and generated tokens together, `prompt_limit` the prompt alone."""
+
+    router: str
+    context: int
+    prompt_limit: int
+
+
+class Logprob(msgspec.Struct, frozen=True):
+    """Natural logarithm of a token's probability under the model, before penalties, temperature and filters."""
+
+    token_id: int
+    logprob: float
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """The chosen token's log-probability and the best ones, best first."""
+
+    chosen: Logprob
+    top: list[Logprob]
+
+
+class LayerRouting(msgspec.Struct, frozen=True):
+    """Where one token went in one MoE layer: K experts, their weights, the shards that held them."""
+
+    layer: int
+    experts: list[int]
+    weights: list[float]
+    shards: list[int]
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Seconds a request spent waiting for its first step, in prefill, and decoding; prompt tokens found cached."""
+
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    cached_prompt_tokens: int = 0
+
+
+class StreamFailure(msgspec.Struct, frozen=True):
+    """Why a stream ended without finishing: a gRPC status code's name and a sentence."""
+
+    code: str
+    message: str
+
+
+class StreamOutput(msgspec.Struct, frozen=True):
+    """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
+
+    `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
+    MoE layers; empty unless asked for.
+    """
+
+    stream: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] = []
+    routing: list[list[LayerRouting]] = []
+    finish: str | None = None
+    failure: StreamFailure | None = None
+    timings: Timings | None = None
+
+
+class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
+    """All that one engine step produced for the streams of one Front."""
+
+    outputs: list[StreamOutput]
+
+
+class ShardReport(msgspec.Struct, frozen=True):
+    """A router's view of one shard, over the last report period where it is a rate.
+
+    `state` is one of connected, unreachable. Times are means per layer call in seconds.
+    """
+
+    shard: int
+    replica: str
+    state: str
+    node: str
+    pid: int
+    experts: int
+    weights_bytes: int
+    rows_per_second: float
+    assignments_per_second: float
+    phase_seconds: dict[str, float]
+    last_error: str = ""
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a Prometheus exposition."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
+    """A Prometheus metric family with its samples."""
+
+    name: str
+    documentation: str
+    type: str
+    samples: list[Sample]
+
+
+class RouterReport(msgspec.Struct, frozen=True, tag="report"):
+    """About once a second: what the cluster looks like from this router, and its metrics."""
+
+    router: str
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    decode_tokens_per_second: float
+    overhead_ratio: float
+    shard_imbalance: float
+    expert_imbalance: float
+    shards: list[ShardReport]
+    families: list[MetricFamily]
+
+
+ToRouter = Submit | Cancel
+ToFront = RouterHello | StepOutputs | RouterReport
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_router = msgspec.msgpack.Decoder(ToRouter).decode
+decode_to_front = msgspec.msgpack.Decoder(ToFront).decode
