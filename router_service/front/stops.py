@@ -51,7 +51,7 @@ class StopMatcher:
 
 
 def _borders(pattern: str) -> list[int]:
-    """For each prefix of `pattern`, the length of its longest proper prefix that is also its suffix (Knuth-Morris-Pratt)."""
+    """For each prefix of `pattern`, the length of its longest border (Knuth, Morris and Pratt's failure function)."""
     borders = [0] * len(pattern)
     matched = 0
     for index in range(1, len(pattern)):
