@@ -113,8 +113,9 @@ class RouterLinks:
             await self._set_links((*self._links, link))
             await link.run(config.link_silence_s)
         finally:
-            await link.close()
+            # Off the list first: a stream that hears of the loss must not choose this link again.
             await self._set_links(tuple(other for other in self._links if other is not link))
+            await link.close()
 
     async def _set_links(self, links: tuple[RouterLink, ...]) -> None:
         self._links = links
