@@ -5,13 +5,16 @@ import json
 import math
 from collections.abc import Iterable
 from contextlib import aclosing
-from typing import Any
+from typing import cast
 
 from cluster.client_command import add_target, run_client
 from router_service.client import Client, SamplingFields
 from router_service.protocol import inference_pb2 as pb
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+COUNTS = ("max_tokens", "top_k", "seed", "logprobs")
+SHARES = ("temperature", "top_p", "min_p")
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -22,10 +25,10 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--chat", action="store_true", help="send PROMPT as a user's message through the chat template")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="deadline of the call")
-    for flag in ("max-tokens", "top-k", "seed", "logprobs"):
-        parser.add_argument(f"--{flag}", type=int, metavar="N")
-    for flag in ("temperature", "top-p", "min-p"):
-        parser.add_argument(f"--{flag}", type=float, metavar="X")
+    for name in COUNTS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    for name in SHARES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at TEXT (repeatable)")
     parser.add_argument("--ignore-eos", action="store_true", help="go on behind end-of-sequence tokens")
     parser.set_defaults(run=run)
@@ -50,10 +53,17 @@ async def _generate(args: argparse.Namespace) -> None:
 
 
 def sampling_of(args: argparse.Namespace) -> SamplingFields:
-    """Return the sampling fields that were given on the command line."""
-    names = ("max_tokens", "top_k", "seed", "logprobs", "temperature", "top_p", "min_p", "stop")
-    given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return SamplingFields(**given, ignore_eos=args.ignore_eos)
+    """Return the sampling fields that were given on the command line; the server checks their bounds.
+
+    Raises:
+        ValueError: one cannot even be sent.
+    """
+    for name in COUNTS:
+        if not 0 <= (getattr(args, name) or 0) < 1 << (64 if name == "seed" else 32):
+            raise ValueError(f"--{name.replace('_', '-')}: out of range: {getattr(args, name)}")
+    names = (*COUNTS, *SHARES, "stop")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return cast(SamplingFields, {**given, "ignore_eos": args.ignore_eos})
 
 
 def summary(responses: Iterable[pb.GenerateResponse]) -> dict[str, object]:
@@ -61,7 +71,7 @@ def summary(responses: Iterable[pb.GenerateResponse]) -> dict[str, object]:
     responses = list(responses)
     last = responses[-1] if responses else pb.GenerateResponse()
     usage = {field.name: getattr(last.usage, field.name) for field in pb.Usage.DESCRIPTOR.fields}
-    answer = {
+    answer: dict[str, object] = {
         "request_id": last.request_id,
         "token_ids": [id for response in responses for id in response.token_ids],
         "text": "".join(response.text for response in responses),

@@ -9,7 +9,7 @@ Every call raises `grpc.aio.AioRpcError` when the server refuses it or cannot be
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
@@ -65,7 +65,7 @@ class Client:
         return_routing: bool = False,
         timeout: float | None = None,
         **sampling: Unpack[SamplingFields],
-    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         """Yield the answer to one of `prompt`, `tokens`, `messages` (role, content) as it comes; `timeout` in seconds.
 
         Leaving the iterator early (`aclose`) cancels the call.
