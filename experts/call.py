@@ -1,0 +1,114 @@
+"""One layer's question to one shard and its answer, as objects and as the payloads of EXPERTS and PARTIALS frames.
+
+R rows (a token once, however many of its experts live on the shard), A assignments ((row, expert) pairs), D hidden.
+Both payloads begin with 64 bytes of numbers, so that the rows behind them are aligned.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experts.transport.frame import Buffer, FrameError
+
+_CALL = struct.Struct("<IIIII44x")
+_ANSWER = struct.Struct("<IIQQQ32x")
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertCall:
+    """`x_RD` in the model's dtype; assignment a adds `weights_A[a]` x expert `slots_A[a]` of row `rows_A[a]`.
+
+    `rows_A` and `slots_A` are int32 and sorted by slot; `weights_A` is float32.
+    """
+
+    layer: int
+    x_RD: Tensor
+    rows_A: NDArray[np.int32]
+    slots_A: NDArray[np.int32]
+    weights_A: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """Nanoseconds of the shard's monotonic clock: question complete, compute begun, answer about to be sent."""
+
+    received: int
+    started: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The shard's sum for each row of the question, `y_RD` float32."""
+
+    y_RD: Tensor
+    stamps: Stamps
+
+
+def pack_call(call: ExpertCall) -> list[Buffer]:
+    """Return the payload as parts that share memory with `call`."""
+    rows, hidden = call.x_RD.shape
+    head = _CALL.pack(call.layer, rows, hidden, len(call.rows_A), _DTYPES.index(call.x_RD.dtype))
+    return [head, _bytes_of(call.x_RD), *(memoryview(a).cast("B") for a in (call.rows_A, call.slots_A, call.weights_A))]
+
+
+def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
+    """Read a question; its arrays share memory with `payload`.
+
+    Raises:
+        FrameError: the lengths do not add up, or an index points outside.
+    """
+    if len(payload) < _CALL.size:
+        raise FrameError("short", f"a question has at least {_CALL.size} bytes, not {len(payload)}")
+    layer, rows, hidden, count, code = _CALL.unpack_from(payload)
+    if code >= len(_DTYPES) or len(payload) != _call_bytes(rows, hidden, count, code):
+        raise FrameError("length", f"{len(payload)} bytes are not {rows} rows of {hidden} and {count} assignments")
+    x_RD = _tensor(payload, _DTYPES[code], rows, hidden, _CALL.size)
+    at = _CALL.size + x_RD.nbytes
+    rows_A, slots_A = (np.frombuffer(payload, np.int32, count, at + 4 * count * i) for i in range(2))
+    weights_A = np.frombuffer(payload, np.float32, count, at + 8 * count)
+    if count and (rows_A.min() < 0 or rows_A.max() >= rows or slots_A.min() < 0):
+        raise FrameError("index", f"an assignment points outside the {rows} rows")
+    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A)
+
+
+def pack_partial(partial: Partial) -> list[Buffer]:
+    """Return the payload as parts that share memory with `partial`."""
+    rows, hidden = partial.y_RD.shape
+    stamps = partial.stamps
+    return [_ANSWER.pack(rows, hidden, stamps.received, stamps.started, stamps.sent), _bytes_of(partial.y_RD)]
+
+
+def unpack_partial(payload: bytearray | memoryview) -> Partial:
+    """Read an answer; its tensor shares memory with `payload`.
+
+    Raises:
+        FrameError: the lengths do not add up.
+    """
+    if len(payload) < _ANSWER.size:
+        raise FrameError("short", f"an answer has at least {_ANSWER.size} bytes, not {len(payload)}")
+    rows, hidden, received, started, sent = _ANSWER.unpack_from(payload)
+    if len(payload) != _ANSWER.size + 4 * rows * hidden:
+        raise FrameError("length", f"{len(payload)} bytes are not an answer of {rows} rows of {hidden}")
+    return Partial(_tensor(payload, torch.float32, rows, hidden, _ANSWER.size), Stamps(received, started, sent))
+
+
+def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:
+    return _CALL.size + rows * hidden * _DTYPES[code].itemsize + 12 * count
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    if not tensor.numel():
+        return memoryview(b"")
+    return memoryview(tensor.contiguous().view(torch.uint8).view(-1).numpy())
+
+
+def _tensor(payload: bytearray | memoryview, dtype: torch.dtype, rows: int, hidden: int, at: int) -> Tensor:
+    if not rows * hidden:
+        return torch.empty((rows, hidden), dtype=dtype)
+    return torch.frombuffer(payload, dtype=dtype, count=rows * hidden, offset=at).view(rows, hidden)

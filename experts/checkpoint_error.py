@@ -1,0 +1,5 @@
+"""The one error of everything that is wrong with a checkpoint."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be served: the message is one line and names the file and, where there is one, the tensor."""

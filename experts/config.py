@@ -1,0 +1,28 @@
+"""Settings of the experts' side: how many shards, and how they are reached."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """Shards and their data plane.
+
+    Args:
+        shards: processes that the experts of each layer are spread over, 1 up to the number of experts.
+        call_timeout_seconds: a shard that has not answered a layer's question by then counts as failed.
+        checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB.
+        backend: auto, reference, cpu or triton; what computes the experts and the gate.
+    """
+
+    shards: int = 2
+    call_timeout_seconds: float = 30.0
+    checksum: bool = False
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.shards < 1:
+            raise ValueError(f"experts.shards is {self.shards}, it must be at least 1")
+        if self.call_timeout_seconds <= 0:
+            raise ValueError(f"experts.call_timeout_seconds is {self.call_timeout_seconds}, it must be positive")
+        if self.backend not in ("auto", "reference", "cpu", "triton"):
+            raise ValueError(f"experts.backend is {self.backend!r}, it must be auto, reference, cpu or triton")

@@ -1,0 +1,112 @@
+"""Headers of safetensors files, and tensors copied out of them through a memory map that keeps no page behind.
+
+The format (https://github.com/huggingface/safetensors): 8 bytes with the header's length, a JSON header, the data. The
+library of that name maps a whole file and leaves every page it touched resident until the last tensor of the file is
+gone; a shard that fuses gate and up would hold its weights twice. Here pages are given back after each piece.
+"""
+
+import json
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experts.checkpoint_error import CheckpointError
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MAX_HEADER_BYTES = 100 << 20
+PIECE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where a tensor lies: `begin` and `end` are byte offsets in `file`."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(file: Path) -> dict[str, TensorEntry]:
+    """Return the tensors of one file by name; reads the header only.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or not a safetensors file.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = _header_length(file, stream.read(8), size)
+            header = json.loads(stream.read(length))
+        return {name: _entry(file, name, info, 8 + length, size) for name, info in _tensors(header)}
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: no such file") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: not a safetensors file: {error}") from error
+
+
+def _header_length(file: Path, prefix: bytes, size: int) -> int:
+    if len(prefix) < 8:
+        raise CheckpointError(f"{file}: truncated: {size} bytes hold no safetensors header")
+    length: int = struct.unpack("<Q", prefix)[0]
+    if length > min(size - 8, MAX_HEADER_BYTES):
+        raise CheckpointError(f"{file}: truncated or not safetensors: header of {length} bytes in a file of {size}")
+    return length
+
+
+def _tensors(header: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, info) for name, info in header.items() if name != "__metadata__"]
+
+
+def _entry(file: Path, name: str, info: dict[str, Any], data_start: int, size: int) -> TensorEntry:
+    begin, end = (data_start + int(offset) for offset in info["data_offsets"])
+    if end > size:
+        raise CheckpointError(f"{file}: truncated: tensor {name} ends at byte {end}, the file at {size}")
+    shape = tuple(int(n) for n in info["shape"])
+    entry = TensorEntry(name, file, str(info["dtype"]), shape, begin, end)
+    if entry.dtype in DTYPES and end - begin != _nbytes(entry):
+        raise CheckpointError(f"{file}: tensor {name} has {end - begin} bytes, its shape {shape} needs {_nbytes(entry)}")
+    return entry
+
+
+def _nbytes(entry: TensorEntry) -> int:
+    return torch.Size(entry.shape).numel() * DTYPES[entry.dtype].itemsize
+
+
+class MappedFile:
+    """One safetensors file, mapped privately; a context manager. Copies leave none of its pages resident."""
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def __enter__(self) -> "MappedFile":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._map.close()
+
+    def copy_into(self, entry: TensorEntry, out: Tensor) -> None:
+        """Copy a tensor into `out` (same shape, contiguous, any of the three dtypes, any device), piece by piece."""
+        dtype = DTYPES[entry.dtype]
+        flat, item = out.view(-1), dtype.itemsize
+        step = PIECE_BYTES // item
+        for start in range(0, flat.numel(), step):
+            count = min(step, flat.numel() - start)
+            piece = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.begin + start * item)
+            flat[start : start + count].copy_(piece)
+            del piece
+            self._release(entry.begin + start * item, count * item)
+
+    def _release(self, begin: int, length: int) -> None:
+        first = begin - begin % mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, first, min(length + begin - first, len(self._map) - first))

@@ -1,0 +1,63 @@
+"""The seam between the pool and whatever carries its questions."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from experts.call import ExpertCall, Partial
+
+
+class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
+    """A shard that cannot be asked, or that did not answer; `shard` says which, `reason` is eof, timeout or error."""
+
+    def __init__(self, shard: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.shard = shard
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A question on its way: nanoseconds when its sending began, and its bytes on the wire."""
+
+    shard: int
+    sequence: int
+    sent_ns: int
+    wire_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A shard's answer: nanoseconds when it was complete, its bytes on the wire. The tensor is good until the next one."""
+
+    shard: int
+    partial: Partial
+    received_ns: int
+    wire_bytes: int
+
+
+class Transport(Protocol):
+    """Carries one outstanding question per shard; driven by one thread."""
+
+    def available(self, shard: int) -> bool:
+        """Whether the shard can be asked now."""
+        ...
+
+    def send(self, shard: int, call: ExpertCall) -> Sent:
+        """Send a question.
+
+        Raises:
+            ShardUnavailable: the shard cannot be reached.
+        """
+        ...
+
+    def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:
+        """Return the next answer, or failure, to one of the questions in `sent`.
+
+        Args:
+            deadline_s: on the monotonic clock; a shard that has not answered by then fails with reason timeout.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        ...

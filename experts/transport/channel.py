@@ -1,0 +1,167 @@
+"""A connected, proven socket that carries frames, for blocking threads."""
+
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+
+from experts.transport.address import Endpoint, dial
+from experts.transport.frame import (
+    HEADER,
+    Buffer,
+    FrameError,
+    Header,
+    Kind,
+    check_payload,
+    pack_header,
+    parse_header,
+)
+from experts.transport.handshake import check_proof, check_welcome, client_proof, new_nonce
+
+SOCKET_BUFFER_BYTES = 4 << 20
+HANDSHAKE_PAYLOAD_BYTES = 256
+
+
+class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
+    """The peer ended the connection between two frames."""
+
+
+class Idle(TimeoutError):
+    """Nothing came in time, not even the first byte of a frame; the connection is as good as before."""
+
+
+class Channel:
+    """Frames over `sock`, all stamped with `incarnation`. `sent_bytes` and `received_bytes` count headers too.
+
+    A payload is read into one buffer that the next `receive` overwrites: use it before.
+    """
+
+    def __init__(self, sock: socket.socket, incarnation: int, checksum: bool = False) -> None:
+        self.incarnation = incarnation
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._sock = sock
+        self._checksum = checksum
+        self._header = bytearray(HEADER.size)
+        self._buffer = bytearray(1 << 16)
+        self._send_lock = threading.Lock()
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+
+    def fileno(self) -> int:
+        """The descriptor, for poll."""
+        return self._sock.fileno()
+
+    def set_timeouts(self, seconds: float) -> None:
+        """Bound each read and write in the kernel; past it a `TimeoutError` is raised. Costs no extra system call."""
+        self._sock.settimeout(None)
+        value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._sock.setsockopt(socket.SOL_SOCKET, option, value)
+
+    def send(self, kind: Kind, sequence: int, parts: Sequence[Buffer]) -> None:
+        """Send one frame whose payload is `parts` one after the other, without joining them.
+
+        Raises:
+            OSError: the peer is gone or does not read.
+        """
+        views = [memoryview(pack_header(kind, self.incarnation, sequence, parts, self._checksum))]
+        views += [memoryview(part) for part in parts if len(part)]
+        with self._send_lock:
+            self.sent_bytes += _send_all(self._sock, views)
+
+    def receive(self, max_payload: int = 1 << 30) -> tuple[Header, memoryview]:
+        """Return the next frame.
+
+        Raises:
+            Closed: the peer hung up between frames.
+            Idle: no frame began in time.
+            FrameError: what came is not a frame, is cut short, damaged, or of another incarnation.
+            TimeoutError: only a part came in time.
+        """
+        self._read(memoryview(self._header), started=False)
+        header = parse_header(self._header, max_payload)
+        if header.incarnation != self.incarnation:
+            raise FrameError("incarnation", f"a frame for incarnation {header.incarnation}, this is {self.incarnation}")
+        if header.length > len(self._buffer):
+            self._buffer = bytearray(header.length)
+        payload = memoryview(self._buffer)[: header.length]
+        self._read(payload, started=True)
+        check_payload(header, payload)
+        self.received_bytes += HEADER.size + header.length
+        return header, payload
+
+    def close(self) -> None:
+        """Close the socket and wake whoever waits on it."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._sock.close()
+
+    def _read(self, view: memoryview, started: bool) -> None:
+        while len(view):
+            try:
+                count = self._sock.recv_into(view)
+            except BlockingIOError:
+                raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
+            if count == 0 and started:
+                raise FrameError("short", "the connection ended in the middle of a frame")
+            if count == 0:
+                raise Closed("the peer closed the connection")
+            view, started = view[count:], True
+
+
+def _send_all(sock: socket.socket, views: list[memoryview]) -> int:
+    total = 0
+    while views:
+        try:
+            count = sock.sendmsg(views)
+        except BlockingIOError:
+            raise TimeoutError("the peer read nothing in time") from None
+        total += count
+        while views and count >= len(views[0]):
+            count -= len(views.pop(0))
+        if count:
+            views[0] = views[0][count:]
+    return total
+
+
+def connect(endpoint: Endpoint, node: str, secret: bytes, timeout_s: float, checksum: bool = False) -> Channel:
+    """Dial `endpoint` from `node` and prove the secret both ways.
+
+    Raises:
+        OSError: nobody answers, or somebody who is not the process that `endpoint` names.
+    """
+    sock = dial(endpoint, node, timeout_s)
+    channel = Channel(sock, endpoint.incarnation, checksum)
+    try:
+        channel.set_timeouts(timeout_s)
+        _, challenge = _expect(channel, Kind.CHALLENGE)
+        nonce = new_nonce()
+        channel.send(Kind.PROOF, 0, [client_proof(secret, challenge, nonce, channel.incarnation)])
+        _, welcome = _expect(channel, Kind.WELCOME)
+        check_welcome(secret, challenge, nonce, welcome, channel.incarnation)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def accept(channel: Channel, secret: bytes) -> None:
+    """The server's side of the handshake on a fresh connection.
+
+    Raises:
+        OSError: the peer could not prove the secret (a `FrameError` that says why), or left, or was silent.
+    """
+    challenge = new_nonce()
+    channel.send(Kind.CHALLENGE, 0, [challenge])
+    _, proof = _expect(channel, Kind.PROOF)
+    channel.send(Kind.WELCOME, 0, [check_proof(secret, challenge, proof, channel.incarnation)])
+
+
+def _expect(channel: Channel, kind: Kind) -> tuple[Header, bytes]:
+    header, payload = channel.receive(HANDSHAKE_PAYLOAD_BYTES)
+    if header.kind != kind:
+        raise FrameError("handshake", f"expected {kind.name}, the peer sent {header.kind.name}")
+    return header, bytes(payload)

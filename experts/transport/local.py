@@ -1,0 +1,41 @@
+"""Shards in this process: the reference that every other transport is tested against, and the way of a single GPU."""
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from experts.call import ExpertCall, Partial, Stamps
+from experts.shard import ExpertShard
+from experts.transport.base import Answer, Sent, ShardUnavailable
+
+
+class LocalTransport:
+    """Computes a question when its answer is asked for."""
+
+    def __init__(self, shards: Mapping[int, ExpertShard]) -> None:
+        self._shards = dict(shards)
+        self._calls: dict[int, ExpertCall] = {}
+
+    def available(self, shard: int) -> bool:
+        """Whether the shard lives here."""
+        return shard in self._shards
+
+    def send(self, shard: int, call: ExpertCall) -> Sent:
+        """Keep the question; see `Transport.send`."""
+        if shard not in self._shards:
+            raise ShardUnavailable(shard, "eof", f"shard {shard} is not in this process")
+        self._calls[shard] = call
+        return Sent(shard, 0, time.monotonic_ns(), 0)
+
+    def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:  # noqa: ARG002 (cannot be late)
+        """Compute the first question; see `Transport.receive`."""
+        shard = sent[0].shard
+        started = time.monotonic_ns()
+        with torch.inference_mode():
+            y_RD = self._shards[shard].compute(self._calls.pop(shard))
+        now = time.monotonic_ns()
+        return Answer(shard, Partial(y_RD, Stamps(started, started, now)), now, 0)
+
+    def close(self) -> None:
+        """Nothing to hang up."""

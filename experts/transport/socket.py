@@ -1,0 +1,98 @@
+"""Shards behind unix or TCP sockets, one connection each, driven by the engine's own blocking thread."""
+
+import select
+import threading
+import time
+
+from experts.call import ExpertCall, pack_call, unpack_partial
+from experts.transport.base import Answer, Sent, ShardUnavailable
+from experts.transport.channel import Channel
+from experts.transport.frame import FrameError, Kind
+
+
+class SocketTransport:
+    """Connections come and go: another thread hands new ones to `adopt`, a broken one is dropped where it breaks."""
+
+    def __init__(self) -> None:
+        self._channels: dict[int, Channel] = {}
+        self._lock = threading.Lock()
+        self._sequence = 0
+
+    def adopt(self, shard: int, channel: Channel) -> None:
+        """Use `channel` for `shard` from now on; an older one is closed."""
+        with self._lock:
+            old = self._channels.get(shard)
+            self._channels[shard] = channel
+        if old is not None:
+            old.close()
+
+    def incarnation(self, shard: int) -> int | None:
+        """Which life of the shard we are connected to."""
+        channel = self._channels.get(shard)
+        return None if channel is None else channel.incarnation
+
+    def available(self, shard: int) -> bool:
+        """Whether there is a connection."""
+        return shard in self._channels
+
+    def send(self, shard: int, call: ExpertCall) -> Sent:
+        """See `Transport.send`."""
+        channel = self._channels.get(shard)
+        if channel is None:
+            raise ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
+        self._sequence += 1
+        before, parts, now = channel.sent_bytes, pack_call(call), time.monotonic_ns()
+        try:
+            channel.send(Kind.EXPERTS, self._sequence, parts)
+        except OSError as error:
+            raise self._drop(shard, channel, error) from error
+        return Sent(shard, self._sequence, now, channel.sent_bytes - before)
+
+    def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:
+        """See `Transport.receive`."""
+        asked = {}
+        for question in sent:
+            channel = self._channels.get(question.shard)
+            if channel is None:
+                return ShardUnavailable(question.shard, "eof", f"shard {question.shard} is not connected")
+            asked[channel.fileno()] = (question, channel)
+        ready = self._poll(list(asked), deadline_s)
+        question, channel = asked[ready] if ready is not None else next(iter(asked.values()))
+        if ready is None:
+            return self._drop(question.shard, channel, TimeoutError("no answer in time"))
+        try:
+            return self._read(question, channel)
+        except (OSError, ValueError) as error:
+            return self._drop(question.shard, channel, error)
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        with self._lock:
+            channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            channel.close()
+
+    def _poll(self, descriptors: list[int], deadline_s: float) -> int | None:
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        events = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
+        return events[0][0] if events else None
+
+    def _read(self, question: Sent, channel: Channel) -> Answer:
+        before = channel.received_bytes
+        header, payload = channel.receive()
+        now = time.monotonic_ns()
+        if header.kind is Kind.FAILURE:
+            raise ValueError(bytes(payload).decode(errors="replace"))
+        if header.kind is not Kind.PARTIALS or header.sequence != question.sequence:
+            raise FrameError("sequence", f"answer {header.sequence} to question {question.sequence}")
+        return Answer(question.shard, unpack_partial(payload), now, channel.received_bytes - before)
+
+    def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:
+        with self._lock:
+            if self._channels.get(shard) is channel:
+                del self._channels[shard]
+        channel.close()
+        reason = "timeout" if isinstance(error, TimeoutError) else "eof" if isinstance(error, OSError) else "error"
+        return ShardUnavailable(shard, reason, f"shard {shard}: {error}")

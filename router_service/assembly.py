@@ -1,0 +1,94 @@
+"""Puts an engine together from a planned model and a transport; the same with Ray and without."""
+
+from collections.abc import Callable
+
+import psutil
+import torch
+
+from experts.checkpoint import read_json
+from experts.config import ExpertsConfig
+from experts.placement import even_placement
+from experts.pool import ExpertPool
+from experts.shard import load_shard
+from experts.transport.base import Transport
+from experts.transport.local import LocalTransport
+from kernels import select
+from router_service.blocks import BlockManager
+from router_service.config import EngineConfig
+from router_service.engine import Engine
+from router_service.kv_cache import KVCache
+from router_service.models.backbone import Backbone
+from router_service.models.registry import ModelPlan
+from router_service.models.spec import ModelSpec
+from router_service.models.weights import load_router_weights
+from router_service.scheduler import Scheduler, SchedulerLimits
+
+AUTO_PROMPT_LIMIT = 8192
+
+
+def build_engine(
+    plan: ModelPlan,
+    transport: Transport,
+    experts: ExpertsConfig,
+    config: EngineConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Engine:
+    """Load the router's weights, reserve the KV cache, and join both with the experts behind `transport`."""
+    spec = plan.spec
+    weights = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, progress)
+    blocks = kv_blocks(spec, config, dtype, device)
+    cache = KVCache.empty(spec, blocks * config.block_size, dtype, device)
+    return Engine(
+        backbone=Backbone(spec, weights, cache),
+        pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
+        scheduler=Scheduler(limits(spec, config), BlockManager(blocks, config.block_size)),
+        ops=select.ops(experts.backend, device),
+        eos_token_ids=eos_token_ids(plan),
+        unavailable_wait_s=config.unavailable_wait_seconds,
+    )
+
+
+def local_shards(
+    plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device
+) -> LocalTransport:
+    """Load all shards into this process."""
+    placement, ops = even_placement(plan.spec.gate.experts, experts.shards), select.ops(experts.backend, device)
+    manifest = plan.tensors.experts
+    shards = {
+        index: load_shard(index, held, plan.checkpoint, manifest, dtype, device, ops)
+        for index, held in enumerate(placement.shards)
+    }
+    return LocalTransport(shards)
+
+
+def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
+    """Resolve the token budget: room for a whole context, or for 8192 prompt tokens, beside a full batch."""
+    budget = config.token_budget or min(spec.context, AUTO_PROMPT_LIMIT) + config.max_sequences
+    return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context)
+
+
+def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """How many blocks the cache gets: as configured, else what the memory allows, but no more than all sequences can fill.
+
+    Raises:
+        ValueError: the memory does not hold one block.
+    """
+    useful = config.max_sequences * -(-spec.context // config.block_size)
+    if config.kv_cache_tokens:
+        return -(-config.kv_cache_tokens // config.block_size)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    room = int(free * config.kv_memory_fraction) // (spec.kv_elements_per_token * dtype.itemsize * config.block_size)
+    if room < 1:
+        raise ValueError(f"router.kv_memory_fraction {config.kv_memory_fraction} of {free} free bytes holds no KV block")
+    return min(room, useful)
+
+
+def eos_token_ids(plan: ModelPlan) -> frozenset[int]:
+    """The ids that end a text: generation_config.json's word counts before config.json's, as in transformers."""
+    file = plan.checkpoint.path / "generation_config.json"
+    value = read_json(file).get("eos_token_id") if file.exists() else None
+    if value is None:
+        return frozenset(plan.spec.eos_token_ids)
+    return frozenset(value if isinstance(value, list) else [value])

@@ -1,0 +1,55 @@
+"""Which block of the paged KV cache belongs to whom. Plain data: no tensors, no clock.
+
+Blocks are handed out as neighbours where a long enough run is free, because a context whose blocks lie side by side is
+read in place instead of gathered. The reference counts are there for blocks that several sequences will share.
+"""
+
+
+class BlockManager:
+    """`total` blocks of `block_size` tokens each."""
+
+    def __init__(self, total: int, block_size: int) -> None:
+        if total < 1 or block_size < 1:
+            raise ValueError(f"a KV cache needs at least one block of one token, not {total} of {block_size}")
+        self.total = total
+        self.block_size = block_size
+        self._references = bytearray(total)
+        self._free = total
+
+    @property
+    def used(self) -> int:
+        """Blocks that belong to a sequence."""
+        return self.total - self._free
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks `tokens` tokens need."""
+        return -(-tokens // self.block_size)
+
+    def allocate(self, tokens: int) -> list[int] | None:
+        """Return blocks for `tokens` tokens, neighbours if possible; None when too few are free."""
+        count = self.blocks_for(tokens)
+        if count > self._free:
+            return None
+        blocks = self._find(count)
+        for block in blocks:
+            self._references[block] = 1
+        self._free -= count
+        return blocks
+
+    def release(self, blocks: list[int]) -> None:
+        """Give blocks back.
+
+        Raises:
+            ValueError: a block that nobody owns: a second release would hand it to two sequences.
+        """
+        for block in blocks:
+            if not self._references[block]:
+                raise ValueError(f"block {block} is released but nobody owns it")
+            self._references[block] -= 1
+            self._free += not self._references[block]
+
+    def _find(self, count: int) -> list[int]:
+        start = self._references.find(bytes(count))
+        if start >= 0:
+            return list(range(start, start + count))
+        return [block for block, references in enumerate(self._references) if not references][:count]

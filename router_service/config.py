@@ -1,0 +1,38 @@
+"""Settings of the router's engine."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How a router batches and what memory its KV cache takes.
+
+    Args:
+        max_sequences: requests that run at once.
+        max_waiting: requests that may wait for room; one more is refused with RESOURCE_EXHAUSTED.
+        token_budget: tokens of one step, 0 for what the context needs, at most 8192 prompt tokens.
+        block_size: tokens of one KV block.
+        kv_cache_tokens: tokens that the KV cache holds, 0 to size it from the memory available.
+        kv_memory_fraction: the part of the available memory that an automatic KV cache may take.
+        unavailable_wait_seconds: how long a request waits for a shard that is away.
+        threads: CPU threads of the router's computation, 0 for all cores that the process may use.
+    """
+
+    max_sequences: int = 64
+    max_waiting: int = 1024
+    token_budget: int = 0
+    block_size: int = 16
+    kv_cache_tokens: int = 0
+    kv_memory_fraction: float = 0.4
+    unavailable_wait_seconds: float = 30.0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_sequences", "max_waiting", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"router.{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("token_budget", "kv_cache_tokens", "unavailable_wait_seconds", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"router.{name} is {getattr(self, name)}, it must not be negative")
+        if not 0 < self.kv_memory_fraction < 1:
+            raise ValueError(f"router.kv_memory_fraction is {self.kv_memory_fraction}, it must be between 0 and 1")

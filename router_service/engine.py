@@ -1,0 +1,169 @@
+"""The main loop's body: schedule, forward, sample, say what happened. No threads and no sockets."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from experts.pool import ExpertPool
+from kernels.select import Ops
+from router_service.forward import StepTrace, forward
+from router_service.messages import StreamFailure
+from router_service.models.backbone import Backbone
+from router_service.request import Event, Request
+from router_service.routing_trace import trace_routing
+from router_service.sampler import Drawn, SampleRow, sample
+from router_service.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
+from router_service.step_batch import StepBatch, build_batch
+
+DEADLINE_MARGIN_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step for the statistics: nanoseconds, what it computed, and its trace."""
+
+    duration_ns: int
+    prompt_tokens: int
+    decode_tokens: int
+    trace: StepTrace
+
+    @property
+    def kind(self) -> str:
+        """prefill, decode or mixed."""
+        if self.prompt_tokens and self.decode_tokens:
+            return "mixed"
+        return "prefill" if self.prompt_tokens else "decode"
+
+
+@dataclass(slots=True)
+class Engine:
+    """A model being served: requests go in, events come out. Driven by one thread.
+
+    Args:
+        unavailable_wait_s: how long a request waits for a shard that is away before it fails with UNAVAILABLE.
+        observe: called with the record of each step.
+    """
+
+    backbone: Backbone
+    pool: ExpertPool
+    scheduler: Scheduler
+    ops: Ops
+    eos_token_ids: frozenset[int]
+    unavailable_wait_s: float
+    observe: Callable[[StepRecord], None] = lambda _: None
+    requests: dict[int, Request] = field(default_factory=dict)
+    _missing: set[int] = field(default_factory=set)
+
+    def submit(self, request: Request) -> list[Event]:
+        """Take a request in; the events are its refusal, if it is refused."""
+        max_length = request.prompt_length + request.params.max_tokens
+        try:
+            self.scheduler.submit(Sequence(request.key, request.tokens, max_length))
+        except (NeverFitsError, QueueFullError) as error:
+            code = "INVALID_ARGUMENT" if isinstance(error, NeverFitsError) else "RESOURCE_EXHAUSTED"
+            return [_failed(request, code, str(error))]
+        self.requests[request.key] = request
+        return []
+
+    def cancel(self, key: int) -> None:
+        """Forget a request; its blocks are free at once, nothing more is said of it."""
+        self.scheduler.remove(key)
+        self.requests.pop(key, None)
+
+    def idle(self) -> bool:
+        """Whether a step now would have nothing to do."""
+        return not self.scheduler.has_work()
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Run one step; an empty schedule is a step without events."""
+        events = self._expire(time.monotonic())
+        self._resume()
+        begun = time.monotonic_ns()
+        scheduled = self.scheduler.schedule()
+        if not scheduled:
+            return events
+        self._note_scheduled(scheduled)
+        batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.keys.device)
+        trace = StepTrace()
+        trace.stages_ns["schedule"] = time.monotonic_ns() - begun
+        events += self._compute(scheduled, batch, trace)
+        duration = time.monotonic_ns() - begun
+        decoded = sum(1 for item in scheduled if item.start > 0)
+        self.observe(StepRecord(duration, len(batch.token_ids_T) - decoded, decoded, trace))
+        return events
+
+    def _compute(self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace) -> list[Event]:
+        logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace)
+        begun = time.monotonic_ns()
+        whole = [i for i, part in enumerate(batch.segments) if not trace.lost_T[part.start : part.start + part.length].any()]
+        if len(whole) < len(scheduled):
+            self._stall([scheduled[i].key for i in range(len(scheduled)) if i not in whole], trace)
+        if logits_BV is None or not whole:
+            return []
+        picked_BV = logits_BV if len(whole) == len(scheduled) else logits_BV[whole]
+        requests = [self.requests[scheduled[i].key] for i in whole]
+        drawn = sample(picked_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
+        trace_routing(requests, [batch.segments[i] for i in whole], trace.routings, self.pool.placement)
+        now = time.monotonic()
+        events = [self._advance(request, draw, now) for request, draw in zip(requests, drawn, strict=True)]
+        trace.stages_ns["sample"] += time.monotonic_ns() - begun
+        return events
+
+    def _advance(self, request: Request, drawn: Drawn, now: float) -> Event:
+        self.scheduler.advance(request.key, drawn.token)
+        request.stalled_since, request.stalled_by = 0.0, ""
+        request.first_token = request.first_token or now
+        finish = self._finish(request, drawn.token)
+        routing, request.routing = request.routing, []
+        if finish is not None:
+            self.cancel(request.key)
+        timings = request.timings(now) if finish is not None else None
+        return Event(request.key, request.front, request.stream, drawn.token, drawn.logprobs, routing, finish, None, timings)
+
+    def _finish(self, request: Request, token: int) -> str | None:
+        params = request.params
+        if token in params.stop_token_ids or (token in self.eos_token_ids and not params.ignore_eos):
+            return "stop"
+        return "length" if request.generated >= params.max_tokens else None
+
+    def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> None:
+        now = time.monotonic()
+        for item in scheduled:
+            request = self.requests[item.key]
+            request.scheduled = request.scheduled or now
+
+    def _stall(self, keys: list[int], trace: StepTrace) -> None:
+        reason = "; ".join(str(failure) for failure in trace.failures.values())
+        self._missing |= trace.failures.keys()
+        for key in keys:
+            self.scheduler.stall(key)
+            request = self.requests[key]
+            request.stalled_since, request.stalled_by = request.stalled_since or time.monotonic(), reason
+
+    def _resume(self) -> None:
+        if self._missing and all(self.pool.transport.available(shard) for shard in self._missing):
+            self._missing.clear()
+            self.scheduler.resume()
+
+    def _expire(self, now: float) -> list[Event]:
+        """Fail what has waited too long; a stalled request says so while its caller still listens."""
+        expired = [event for request in list(self.requests.values()) if (event := self._overdue(request, now))]
+        for event in expired:
+            self.cancel(event.key)
+        return expired
+
+    def _overdue(self, request: Request, now: float) -> Event | None:
+        left = float("inf") if request.deadline is None else request.deadline - now
+        if request.stalled_since:
+            if now - request.stalled_since > self.unavailable_wait_s or left < DEADLINE_MARGIN_SECONDS:
+                return _failed(request, "UNAVAILABLE", request.stalled_by)
+        elif left < 0:
+            return _failed(request, "DEADLINE_EXCEEDED", "the deadline passed before the last token")
+        return None
+
+
+def _failed(request: Request, code: str, message: str) -> Event:
+    return Event(request.key, request.front, request.stream, None, failure=StreamFailure(code, message))

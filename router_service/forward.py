@@ -1,0 +1,99 @@
+"""One forward pass: the backbone on the router, the experts through the pool, layer by layer.
+
+T tokens, D hidden, V vocabulary, B sequences of the step.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experts.phases import LayerTrip
+from experts.pool import ExpertPool
+from experts.routing import Routing
+from experts.transport.base import ShardUnavailable
+from kernels.select import Ops
+from router_service.gating import route
+from router_service.models.backbone import Backbone
+from router_service.step_batch import StepBatch
+
+STAGES = ("schedule", "attention", "gate", "pack", "wait", "reduce", "shared_expert", "sample", "other")
+
+
+@dataclass(slots=True)
+class StepTrace:
+    """What a step saw: nanoseconds by stage, each MoE layer's trip and routing, tokens lost, and whose fault it was."""
+
+    stages_ns: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    trips: list[LayerTrip] = field(default_factory=list)
+    routings: list[tuple[int, Routing]] = field(default_factory=list)
+    failures: dict[int, ShardUnavailable] = field(default_factory=dict)
+    lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+
+class Stopwatch:
+    """Charges the time since the last mark to a stage; waits for a GPU first, or the next stage would be charged."""
+
+    def __init__(self, stages_ns: dict[str, int], device: torch.device) -> None:
+        self._stages_ns = stages_ns
+        self._wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        self._last_ns = time.monotonic_ns()
+
+    def mark(self, stage: str) -> None:
+        """All since the last mark was `stage`."""
+        self._wait()
+        now = time.monotonic_ns()
+        self._stages_ns[stage] += now - self._last_ns
+        self._last_ns = now
+
+    def mark_trip(self, trip: LayerTrip) -> None:
+        """Split what a trip took as the trip itself measured it; sending, between packing and waiting, is packing."""
+        now = time.monotonic_ns()
+        self._stages_ns["wait"] += trip.exposed_ns
+        self._stages_ns["reduce"] += trip.reduce_ns
+        self._stages_ns["pack"] += now - self._last_ns - trip.exposed_ns - trip.reduce_ns
+        self._last_ns = now
+
+
+def forward(backbone: Backbone, pool: ExpertPool, ops: Ops, batch: StepBatch, trace: StepTrace) -> Tensor | None:
+    """Return logits_BV of each segment's last row; None when a shard's absence has lost every token.
+
+    A lost token's rows go on as zeros to no expert, so that the others of its step are computed all the same.
+    """
+    watch = Stopwatch(trace.stages_ns, batch.token_ids_T.device)
+    trace.lost_T = np.zeros(len(batch.token_ids_T), dtype=bool)
+    x_TD, rope = backbone.embed(batch)
+    watch.mark("other")
+    for layer in range(backbone.spec.layers):
+        x_TD = backbone.attention(layer, x_TD, rope, batch)
+        h_TD = backbone.feed_forward_input(layer, x_TD)
+        watch.mark("attention")
+        if layer in backbone.sparse_layers:
+            x_TD = x_TD + _experts(backbone, pool, ops, layer, h_TD, trace, watch)
+            if trace.lost_T.all():
+                return None
+        else:
+            x_TD = x_TD + backbone.dense(layer, h_TD)
+        watch.mark("other")
+    logits_BV = backbone.logits(x_TD, batch)
+    watch.mark("other")
+    return logits_BV
+
+
+def _experts(
+    backbone: Backbone, pool: ExpertPool, ops: Ops, layer: int, h_TD: Tensor, trace: StepTrace, watch: Stopwatch
+) -> Tensor:
+    routing = route(backbone.spec.gate, backbone.gate_logits(layer, h_TD), ops, trace.lost_T)
+    watch.mark("gate")
+    combined = pool.combine(pool.dispatch(layer, h_TD, routing), h_TD.device, h_TD.shape[1])
+    watch.mark_trip(combined.trip)
+    trace.trips.append(combined.trip)
+    trace.routings.append((layer, routing))
+    if combined.failures:
+        trace.failures |= {failure.shard: failure for failure in combined.failures}
+        trace.lost_T[combined.lost_tokens] = True
+    return combined.y_TD.to(h_TD.dtype)
+

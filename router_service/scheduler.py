@@ -1,0 +1,169 @@
+"""Which tokens the next step computes: continuous batching (Yu et al. 2022, Orca) within a token budget.
+
+Plain data: no tensors, no clock. A sequence takes blocks for all that it may ever need when it is admitted, so nothing
+running can run out. Whole prompts for now: `ScheduledSequence` already says where its tokens start, so a prompt cut in
+chunks, or one whose beginning is cached, changes this file only.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from router_service.blocks import BlockManager
+
+
+class NeverFitsError(ValueError):
+    """A request that no amount of waiting would make room for."""
+
+
+class QueueFullError(RuntimeError):
+    """As many requests wait as may wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """`token_budget` tokens a step, `max_sequences` running at once, `max_waiting` queued, `context` tokens a sequence."""
+
+    token_budget: int
+    max_sequences: int
+    max_waiting: int
+    context: int
+
+    def __post_init__(self) -> None:
+        if self.token_budget < self.max_sequences:
+            raise ValueError(
+                f"token_budget {self.token_budget} is below max_sequences {self.max_sequences}: "
+                "a step must have room for one token of each running sequence"
+            )
+
+    @property
+    def prompt_limit(self) -> int:
+        """The longest prompt that fits beside a step full of decoding sequences."""
+        return min(self.token_budget - self.max_sequences + 1, self.context - 1)
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A request as the scheduler sees it: `tokens` so far, how many of them are `computed`, how many there may be."""
+
+    key: int
+    tokens: list[int]
+    max_length: int
+    computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    stalled: bool = False
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are not in the cache."""
+        return len(self.tokens) - self.computed
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """`token_ids` at positions `start` on, for the sequence `key` whose cache is `block_table`."""
+
+    key: int
+    token_ids: list[int]
+    start: int
+    block_table: list[int]
+
+
+class Scheduler:
+    """Admits in order of arrival; nobody overtakes, so nobody starves."""
+
+    def __init__(self, limits: SchedulerLimits, blocks: BlockManager) -> None:
+        self.limits = limits
+        self.blocks = blocks
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no blocks yet."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that have blocks, stalled ones included."""
+        return len(self._running)
+
+    def has_work(self) -> bool:
+        """Whether a step could do something: someone runs unstalled, or waits."""
+        return bool(self._waiting) or any(not sequence.stalled for sequence in self._running.values())
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence.
+
+        Raises:
+            NeverFitsError: longer than the context, the prompt limit or the whole cache.
+            QueueFullError: `max_waiting` wait already.
+        """
+        self._check_fits(sequence)
+        if len(self._waiting) >= self.limits.max_waiting:
+            raise QueueFullError(f"{len(self._waiting)} requests wait already, the limit is {self.limits.max_waiting}")
+        self._waiting.append(sequence)
+
+    def schedule(self) -> list[ScheduledSequence]:
+        """Choose a step: those that decode first, then prompts in order while the budget and the blocks last."""
+        budget = self.limits.token_budget
+        ready = [sequence for sequence in self._running.values() if not sequence.stalled]
+        chosen = [sequence for sequence in ready if sequence.pending == 1][:budget]
+        budget -= len(chosen)
+        for sequence in (sequence for sequence in ready if sequence.pending > 1):
+            if sequence.pending <= budget:
+                chosen.append(sequence)
+                budget -= sequence.pending
+        while (admitted := self._admit(budget)) is not None:
+            chosen.append(admitted)
+            budget -= admitted.pending
+        return [_scheduled(sequence) for sequence in chosen]
+
+    def advance(self, key: int, token: int) -> None:
+        """The step computed all of the sequence's tokens and drew `token` behind them."""
+        sequence = self._running[key]
+        sequence.computed = len(sequence.tokens)
+        sequence.tokens.append(token)
+
+    def stall(self, key: int) -> None:
+        """Leave the sequence out of steps, its blocks kept, until `resume`; what it had pending is pending still."""
+        self._running[key].stalled = True
+
+    def resume(self) -> None:
+        """Let all stalled sequences run again."""
+        for sequence in self._running.values():
+            sequence.stalled = False
+
+    def remove(self, key: int) -> None:
+        """Forget a sequence, running or waiting, and free its blocks; unknown keys are ignored."""
+        if (sequence := self._running.pop(key, None)) is not None:
+            self.blocks.release(sequence.block_table)
+            return
+        self._waiting = deque(sequence for sequence in self._waiting if sequence.key != key)
+
+    def _check_fits(self, sequence: Sequence) -> None:
+        limits, capacity = self.limits, self.blocks.total * self.blocks.block_size
+        if len(sequence.tokens) > limits.prompt_limit:
+            raise NeverFitsError(f"{len(sequence.tokens)} prompt tokens, the limit is {limits.prompt_limit}")
+        if sequence.max_length > limits.context:
+            raise NeverFitsError(f"prompt and max_tokens make {sequence.max_length}, the context is {limits.context}")
+        if sequence.max_length > capacity:
+            raise NeverFitsError(f"prompt and max_tokens make {sequence.max_length}, the KV cache holds {capacity}")
+
+    def _admit(self, budget: int) -> Sequence | None:
+        if not self._waiting or len(self._running) >= self.limits.max_sequences:
+            return None
+        if self._waiting[0].pending > budget:
+            return None
+        blocks = self.blocks.allocate(self._waiting[0].max_length)
+        if blocks is None:
+            return None
+        sequence = self._waiting.popleft()
+        sequence.block_table = blocks
+        self._running[sequence.key] = sequence
+        return sequence
+
+
+def _scheduled(sequence: Sequence) -> ScheduledSequence:
+    return ScheduledSequence(
+        sequence.key, sequence.tokens[sequence.computed :], sequence.computed, sequence.block_table
+    )
