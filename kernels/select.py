@@ -1,9 +1,14 @@
 """temporary shim"""
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Any
+from typing import Any
+
 import torch
-from kernels.weights import check_weights
 from torch import Tensor
+
+from kernels.weights import check_weights
+
+
 @dataclass(frozen=True)
 class Ops:
     gate_topk: Callable[..., Any]
