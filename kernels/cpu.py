@@ -16,8 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.cpu_linear import linear, pack, padded
-from kernels.reference import gate_topk as gate_topk
+from kernels.reference import gate_topk
 from kernels.weights import ExpertWeights, Matrices, check_rows, check_weights
+
+# gate_topk is two torch calls: the reference serves.
+__all__ = [
+    "expert_ffn",
+    "gate_topk",
+    "gate_up_silu",
+    "group_by_expert",
+    "grouped_down",
+    "prepare_weights",
+    "sum_rows",
+]
 
 Ints = NDArray[np.int64]
 
@@ -50,8 +61,8 @@ def sum_rows(y_ND: Tensor, token_of_row_N: Tensor, num_tokens: int) -> Tensor:
 def prepare_weights(gate_up: Matrices, down: Matrices) -> ExpertWeights:
     """Pack each expert's matrices for `linear`; packed ones are taken as they are, so a set can be regrouped cheaply.
 
-    Takes E of [2F, D] and E of [D, F], stacked or one by one. Keeps no dense matrix that it packed: let go of it too and
-    memory is as before. Raises ValueError where the matrices do not fit.
+    Takes E of [2F, D] and E of [D, F], stacked or one by one. Keeps no dense matrix that it packed: let go of it
+    too and memory is as before. Raises ValueError where the matrices do not fit.
     """
     check_weights(gate_up, down)
     return ExpertWeights(tuple(pack(w) for w in gate_up), tuple(pack(w) for w in down))

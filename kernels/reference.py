@@ -18,7 +18,7 @@ def gate_topk(logits_TE: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, T
     """Softmax over all experts in float32, then the `top_k` largest, largest first.
 
     Returns weights_TK float32 and expert_ids_TK int64. With `normalize` a token's weights are divided by their sum.
-    Ties fall as `torch.topk` lets them. The rule of the Mixtral and Qwen-MoE routers. ValueError unless 1 <= top_k <= E.
+    Ties fall as `torch.topk` lets them. The rule of Mixtral and Qwen-MoE. Raises ValueError unless 1 <= top_k <= E.
     """
     check_gate(logits_TE, top_k)
     weights_TK, expert_ids_TK = logits_TE.softmax(dim=-1, dtype=torch.float32).topk(top_k, dim=-1)
@@ -86,8 +86,8 @@ def expert_ffn(
     """y_TD float32: for each token the weighted sum over its rows of that row's expert, zeros without any row.
 
     x_TD has the dtype of the weights; token_of_row_N and expert_of_row_N are int64, weight_of_row_N float32; rows may
-    come in any order. A token's rows are added by ascending expert. Raises ValueError for arguments that do not fit and for
-    expert ids out of range, IndexError for tokens out of range.
+    come in any order. A token's rows are added by ascending expert. Raises ValueError for arguments that do not fit and
+    for expert ids out of range, IndexError for tokens out of range.
     """
     check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
     order_N, offsets_E1 = group_by_expert(expert_of_row_N, weights.num_experts)
