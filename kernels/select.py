@@ -29,7 +29,7 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True)
 class Ops:
-    """The ops of one backend, documented in `kernels.reference`. Weights go through `prepare_weights` or `pack` first."""
+    """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
 
     backend: Backend
     # (logits_TE, top_k, normalize) -> weights_TK, expert_ids_TK
