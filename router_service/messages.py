@@ -11,7 +11,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """How to draw tokens, fully resolved: nothing is unset.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `logprobs` None returns none, n returns the
-    chosen token's and the n best.
+    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`.
     """
 
     max_tokens: int
@@ -31,6 +31,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """A request. `generated` holds tokens that another router has produced: decoding goes on behind them.
 
+    `generated` counts towards `sampling.max_tokens`, and its positions are routed and reported again like the prompt's.
     `deadline_seconds` is the time that is left when the frame is sent; None waits as long as the router allows.
     """
 
@@ -100,7 +101,8 @@ class StreamOutput(msgspec.Struct, frozen=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
     `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
-    MoE layers; empty unless asked for.
+    MoE layers; empty unless asked for. `timings` come with the first output (a Front that ends the stream at a stop
+    string needs them) and with the last.
     """
 
     stream: int

@@ -1,0 +1,90 @@
+"""`expertmesh generate`: send a prompt to a running server and stream the answer."""
+
+import argparse
+import json
+import math
+from collections.abc import Iterable
+from contextlib import aclosing
+from typing import cast
+
+from cluster.client_command import add_target, run_client
+from router_service.client import Client, SamplingFields
+from router_service.protocol import inference_pb2 as pb
+
+Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+COUNTS = ("max_tokens", "top_k", "seed", "logprobs")
+SHARES = ("temperature", "top_p", "min_p")
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("generate", help="stream an answer from a running server")
+    parser.add_argument("prompt", metavar="PROMPT")
+    add_target(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--chat", action="store_true", help="send PROMPT as a user's message through the chat template")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="deadline of the call")
+    for name in COUNTS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    for name in SHARES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at TEXT (repeatable)")
+    parser.add_argument("--ignore-eos", action="store_true", help="go on behind end-of-sequence tokens")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    return run_client(_generate(args), args.target)
+
+
+async def _generate(args: argparse.Namespace) -> None:
+    kind = {"messages": [{"role": "user", "content": args.prompt}]} if args.chat else {"prompt": args.prompt}
+    responses: list[pb.GenerateResponse] = []
+    async with Client(args.target) as client:
+        stream = client.generate(**kind, timeout=args.timeout, **sampling_of(args))
+        async with aclosing(stream):
+            async for response in stream:
+                responses.append(response)
+                if not args.json:
+                    print(response.text, end="", flush=True)
+    print(json.dumps(summary(responses), ensure_ascii=False) if args.json else "")
+
+
+def sampling_of(args: argparse.Namespace) -> SamplingFields:
+    """Return the sampling fields that were given on the command line; the server checks their bounds.
+
+    Raises:
+        ValueError: one cannot even be sent.
+    """
+    for name in COUNTS:
+        if not 0 <= (getattr(args, name) or 0) < 1 << (64 if name == "seed" else 32):
+            raise ValueError(f"--{name.replace('_', '-')}: out of range: {getattr(args, name)}")
+    names = (*COUNTS, *SHARES, "stop")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return cast(SamplingFields, {**given, "ignore_eos": args.ignore_eos})
+
+
+def summary(responses: Iterable[pb.GenerateResponse]) -> dict[str, object]:
+    """Return a whole answer as JSON's types."""
+    responses = list(responses)
+    last = responses[-1] if responses else pb.GenerateResponse()
+    usage = {field.name: getattr(last.usage, field.name) for field in pb.Usage.DESCRIPTOR.fields}
+    answer: dict[str, object] = {
+        "request_id": last.request_id,
+        "token_ids": [id for response in responses for id in response.token_ids],
+        "text": "".join(response.text for response in responses),
+        "finish_reason": pb.FinishReason.Name(last.finish_reason),
+        "usage": usage,
+    }
+    if entries := [entry for response in responses for entry in response.logprobs]:
+        answer["logprobs"] = [_logprob(entry) for entry in entries]
+    return answer
+
+
+def _logprob(entry: pb.TokenLogprob) -> dict[str, object]:
+    # JSON has no minus infinity.
+    value = entry.logprob if math.isfinite(entry.logprob) else None
+    plain: dict[str, object] = {"token_id": entry.token_id, "text": entry.text, "logprob": value}
+    return plain | {"top": [_logprob(candidate) for candidate in entry.top]} if entry.top else plain

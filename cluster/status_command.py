@@ -1,0 +1,71 @@
+"""`expertmesh status`: a table of a running cluster's shards and routers."""
+
+import argparse
+
+from cluster.client_command import add_target, run_client
+from cluster.generate_command import Subparsers
+from cluster.table import duration, size, table
+from router_service.client import Client
+from router_service.protocol import cluster_pb2 as pb
+
+TIMEOUT_S = 10.0
+PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
+SHARD_HEADER = ("shard", "replica", "state", "node", "pid", "experts", "memory", "rows/s", *PHASES, "imbalance")
+ROUTER_HEADER = ("router", "running", "waiting", "kv cache", "tokens/s", "all-to-all", "shard imb.", "expert imb.")
+NONE = "-"
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("status", help="show shards, experts, memory, rows/s, phase times and imbalance")
+    add_target(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    return run_client(_status(args.target), args.target)
+
+
+async def _status(target: str) -> None:
+    async with Client(target) as client:
+        print(render(await client.cluster(timeout=TIMEOUT_S)))
+
+
+def render(state: pb.ClusterState) -> str:
+    """Return the tables of a cluster's shards and routers; `-` stands for what is not known."""
+    shards = table(SHARD_HEADER, [_shard(shard) for shard in state.shards], left=4)
+    routers = table(ROUTER_HEADER, [_router(router) for router in state.routers])
+    faults = [f"shard {shard.shard} {shard.replica}: {shard.last_error}" for shard in state.shards if shard.last_error]
+    return "\n".join([f"model {state.model}", "", shards, "", routers, *faults])
+
+
+def _shard(shard: pb.Shard) -> list[str]:
+    busy = shard.HasField("phase_seconds")
+    phases = [duration(getattr(shard.phase_seconds, phase)) if busy else NONE for phase in PHASES]
+    return [
+        str(shard.shard),
+        shard.replica or NONE,
+        shard.state,
+        shard.node or NONE,
+        str(shard.pid or NONE),
+        str(shard.experts),
+        size(shard.weights_bytes),
+        f"{shard.rows_per_second:.1f}" if shard.HasField("rows_per_second") else NONE,
+        *phases,
+        f"{shard.imbalance:.2f}" if shard.HasField("imbalance") else NONE,
+    ]
+
+
+def _router(router: pb.Router) -> list[str]:
+    used = router.kv_blocks_used / router.kv_blocks_total if router.kv_blocks_total else 0.0
+    return [
+        router.router,
+        str(router.running),
+        str(router.waiting),
+        f"{used:.1%}",
+        f"{router.decode_tokens_per_second:.1f}",
+        f"{router.overhead_ratio:.1%}",
+        f"{router.shard_imbalance:.2f}",
+        f"{router.expert_imbalance:.2f}",
+    ]

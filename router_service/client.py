@@ -1,0 +1,170 @@
+"""An asyncio client of the gRPC API.
+
+    async with Client("127.0.0.1:50051") as client:
+        await client.wait_ready(60)
+        async for response in client.generate("Once upon a time", max_tokens=32):
+            print(response.text, end="")
+
+Every call raises `grpc.aio.AioRpcError` when the server refuses it or cannot be reached.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self, TypedDict, Unpack
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from router_service.protocol import cluster_pb2, inference_pb2
+from router_service.protocol.cluster_pb2_grpc import ClusterStub
+from router_service.protocol.inference_pb2_grpc import InferenceStub
+
+MAX_RESPONSE_BYTES = 64 << 20
+READY_POLL_S = 0.1
+
+
+class SamplingFields(TypedDict, total=False):
+    """The fields of `Sampling`; inference.proto has their bounds and defaults."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    top_k: int
+    seed: int
+    stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    logprobs: int
+
+
+class Client:
+    """A connection to a Front. Made and used on one event loop; closed by `close` or `async with`."""
+
+    def __init__(self, target: str) -> None:
+        """`target` is HOST:PORT; nothing is dialled before the first call."""
+        self._channel = grpc.aio.insecure_channel(
+            target, options=[("grpc.max_receive_message_length", MAX_RESPONSE_BYTES)]
+        )
+        self._inference = InferenceStub(self._channel)
+        self._cluster = ClusterStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        tokens: Iterable[int] | None = None,
+        messages: Iterable[Mapping[str, str]] | None = None,
+        request_id: str = "",
+        return_routing: bool = False,
+        timeout: float | None = None,
+        **sampling: Unpack[SamplingFields],
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        """Yield the answer to one of `prompt`, `tokens`, `messages` (role, content) as it comes; `timeout` in seconds.
+
+        Leaving the iterator early (`aclose`) cancels the call.
+
+        Raises:
+            ValueError: not exactly one input was given.
+        """
+        request = inference_pb2.GenerateRequest(
+            request_id=request_id, sampling=inference_pb2.Sampling(**sampling), return_routing=return_routing
+        )
+        set_input(request, prompt, tokens, messages)
+        call = self._inference.Generate(request, timeout=timeout)
+        try:
+            async for response in call:
+                yield response
+        finally:
+            call.cancel()
+
+    async def tokenize(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Iterable[Mapping[str, str]] | None = None,
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """Return the token ids of a prompt or a conversation."""
+        request = inference_pb2.TokenizeRequest(add_special_tokens=add_special_tokens)
+        set_input(request, prompt, None, messages)
+        return list((await self._inference.Tokenize(request)).ids)
+
+    async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of `ids`."""
+        request = inference_pb2.DetokenizeRequest(ids=ids, skip_special_tokens=skip_special_tokens)
+        response: inference_pb2.DetokenizeResponse = await self._inference.Detokenize(request)
+        return response.text
+
+    async def model(self) -> inference_pb2.ModelInfo:
+        """Describe the model."""
+        info: inference_pb2.ModelInfo = await self._inference.GetModel(inference_pb2.GetModelRequest())
+        return info
+
+    async def cluster(self, timeout: float | None = None) -> cluster_pb2.ClusterState:
+        """Return the state of shards and routers."""
+        state: cluster_pb2.ClusterState = await self._cluster.GetCluster(
+            cluster_pb2.GetClusterRequest(), timeout=timeout
+        )
+        return state
+
+    async def health(self, service: str = "", timeout: float | None = None) -> bool:
+        """Return whether the server says SERVING."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        response = await self._health.Check(request, timeout=timeout)
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Return once the server says SERVING.
+
+        Raises:
+            TimeoutError: it does not within `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            while not await self._is_ready(timeout):
+                await asyncio.sleep(READY_POLL_S)
+
+    async def close(self) -> None:
+        """Close the connection; open calls are cancelled."""
+        await self._channel.close(None)
+
+    async def _is_ready(self, timeout: float) -> bool:
+        try:
+            return await self.health(timeout=timeout)
+        except grpc.aio.AioRpcError:
+            return False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def set_input(
+    request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest,
+    prompt: str | None,
+    tokens: Iterable[int] | None,
+    messages: Iterable[Mapping[str, str]] | None,
+) -> None:
+    """Set the request's input.
+
+    Raises:
+        ValueError: not exactly one is given.
+    """
+    if sum(value is not None for value in (prompt, tokens, messages)) != 1:
+        raise ValueError("give exactly one of prompt, tokens, messages")
+    if prompt is not None:
+        request.prompt = prompt
+    elif messages is not None:
+        request.chat.CopyFrom(inference_pb2.Chat(messages=[inference_pb2.Message(**message) for message in messages]))
+    elif isinstance(request, inference_pb2.GenerateRequest):
+        request.tokens.CopyFrom(inference_pb2.TokenIds(ids=tokens))

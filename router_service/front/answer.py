@@ -1,0 +1,129 @@
+"""A request's outputs to what its client reads: whole characters, no stop string, one final message."""
+
+from collections.abc import Callable, Sequence
+
+from router_service.front.detokenizer import Detokenizer
+from router_service.front.errors import RequestError, from_router
+from router_service.front.lane import Arrival
+from router_service.front.stops import StopMatcher
+from router_service.front.tokenizer import Tokenizer
+from router_service.messages import LayerRouting, Logprob, Timings, TokenLogprobs
+from router_service.protocol import inference_pb2 as pb
+
+FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
+
+
+class Answer:
+    """What one request has got so far. `finished` after the last response, `error` if the router gave it up."""
+
+    def __init__(
+        self,
+        request_id: str,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        prompt_tokens: int,
+        started: float,
+        on_tokens: Callable[[float, int], None],
+    ) -> None:
+        """`started` is in the event loop's seconds; `on_tokens(at, count)` hears of all that belong to the answer."""
+        self.request_id = request_id
+        self.finished = False
+        self.error: RequestError | None = None
+        self.generated = 0
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer)
+        self._matcher = StopMatcher(stops)
+        self._watchful = bool(stops)
+        self._prompt_tokens = prompt_tokens
+        self._started = started
+        self._on_tokens = on_tokens
+        self._first: float | None = None
+        self._last = started
+        self._timings: Timings | None = None
+
+    def extend(self, arrivals: Sequence[Arrival]) -> pb.GenerateResponse:
+        """Return one response for all `arrivals`; what comes behind the end of the answer is left out."""
+        response = pb.GenerateResponse(request_id=self.request_id)
+        for arrival in arrivals:
+            self._note_time(arrival)
+            self._add(arrival, response)
+            if self.finished or self.error is not None:
+                break
+        return response
+
+    def cut(self) -> pb.GenerateResponse:
+        """Return the last response of a stream that the server ends before its time."""
+        response = pb.GenerateResponse(request_id=self.request_id)
+        self._finish(response, pb.CANCELLED)
+        return response
+
+    def _note_time(self, arrival: Arrival) -> None:
+        self._timings = arrival.output.timings or self._timings
+        if arrival.output.token_ids:
+            self._first = arrival.at if self._first is None else self._first
+            self._last = arrival.at
+
+    def _add(self, arrival: Arrival, response: pb.GenerateResponse) -> None:
+        output = arrival.output
+        used, text = self._read(output.token_ids)
+        self.generated += used
+        self._on_tokens(arrival.at, used)
+        response.text += text
+        response.token_ids.extend(output.token_ids[:used])
+        response.logprobs.extend(self._logprob(entry) for entry in output.logprobs[:used])
+        response.routing.extend(_routing(layers) for layers in output.routing)
+        if output.failure is not None and not self._matcher.stopped:
+            self.error = from_router(output.failure.code, output.failure.message)
+        elif self._matcher.stopped:
+            self._finish(response, pb.STOP)
+        elif output.finish is not None:
+            self._finish(response, FINISH.get(output.finish, pb.CANCELLED))
+
+    def _read(self, ids: list[int]) -> tuple[int, str]:
+        """Return how many of `ids` belong to the answer, and the text that they make certain."""
+        if not self._watchful:
+            return len(ids), self._detokenizer.push(ids)
+        text = ""
+        for used, id in enumerate(ids, start=1):
+            text += self._matcher.push(self._detokenizer.push([id]))
+            if self._matcher.stopped:
+                return used, text
+        return len(ids), text
+
+    def _finish(self, response: pb.GenerateResponse, reason: pb.FinishReason) -> None:
+        if not self._matcher.stopped:
+            response.text += self._matcher.push(self._detokenizer.flush()) + self._matcher.flush()
+        response.finish_reason = pb.STOP if self._matcher.stopped else reason
+        response.usage.CopyFrom(self._usage())
+        self.finished = True
+
+    def _usage(self) -> pb.Usage:
+        first = self._last if self._first is None else self._first
+        timings = self._timings or Timings(0.0, first - self._started, 0.0)
+        return pb.Usage(
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=timings.cached_prompt_tokens,
+            generated_tokens=self.generated,
+            queue_seconds=timings.queue_seconds,
+            prefill_seconds=timings.prefill_seconds,
+            decode_seconds=timings.decode_seconds or self._last - first,
+        )
+
+    def _logprob(self, entry: TokenLogprobs) -> pb.TokenLogprob:
+        chosen = self._token(entry.chosen)
+        chosen.top.extend(self._token(candidate) for candidate in entry.top)
+        return chosen
+
+    def _token(self, entry: Logprob) -> pb.TokenLogprob:
+        raw = self._tokenizer.bytes_of(entry.token_id)
+        text = raw.decode("utf-8", errors="replace")
+        return pb.TokenLogprob(token_id=entry.token_id, text=text, raw=raw, logprob=entry.logprob)
+
+
+def _routing(layers: list[LayerRouting]) -> pb.TokenRouting:
+    return pb.TokenRouting(
+        layers=[
+            pb.LayerRouting(layer=one.layer, experts=one.experts, weights=one.weights, shards=one.shards)
+            for one in layers
+        ]
+    )

@@ -1,0 +1,38 @@
+"""The small text and JSON files of a checkpoint directory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experts.checkpoint_error import CheckpointError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; an absent file is an empty object.
+
+    Raises:
+        CheckpointError: it cannot be read or is no JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_text(path: Path) -> str | None:
+    """Return the text of `path`, None where there is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error

@@ -1,0 +1,108 @@
+"""The `expertmesh.v1.Cluster` service, and how several routers' views of the shards become one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from statistics import fmean
+
+from router_service.front.calls import Context, answering
+from router_service.front.links import RouterLinks
+from router_service.messages import RouterReport, ShardReport
+from router_service.protocol import cluster_pb2 as pb
+from router_service.protocol.cluster_pb2_grpc import ClusterServicer
+
+PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
+
+ShardDirectory = Callable[[], Sequence[ShardReport]]
+
+
+class ClusterService(ClusterServicer):
+    """GetCluster, from what is at hand: it asks no other process.
+
+    `directory` returns the shards that the control plane knows, with a `state` of its own words (loading, say); it is
+    called on the event loop and must not block.
+    """
+
+    def __init__(self, model: str, links: RouterLinks, directory: ShardDirectory | None) -> None:
+        self._model = model
+        self._links = links
+        self._directory = directory
+
+    async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.ClusterState:  # noqa: N802, ARG002
+        """Return the latest state."""
+        state = pb.ClusterState(model=self._model)
+        async with answering(context):
+            known = self._directory() if self._directory is not None else ()
+            state.shards.extend(merge_shards(self._links.reports, known))
+            state.routers.extend(
+                router_state(link.report, link.outstanding) for link in self._links.links if link.report is not None
+            )
+        return state
+
+
+def merge_shards(reports: Iterable[RouterReport], directory: Iterable[ShardReport]) -> list[pb.Shard]:
+    """Return one entry for each (shard, replica): rates are summed over routers, times weighted by rows.
+
+    A shard is ready where any router is connected to it. Else the control plane's word counts, then `unreachable`.
+    """
+    views = sorted((shard for report in reports for shard in report.shards), key=_identity)
+    merged = {key: _merge(list(group)) for key, group in groupby(views, key=_identity)}
+    for shard in directory:
+        entry = merged.setdefault(_identity(shard), _merge([shard]))
+        if entry.state != "ready":
+            entry.state = shard.state
+    shards = [merged[key] for key in sorted(merged)]
+    _set_imbalance(shards)
+    return shards
+
+
+def router_state(report: RouterReport, outstanding: int) -> pb.Router:
+    """Return a router's report; `outstanding` counts this Front's streams on it."""
+    return pb.Router(
+        router=report.router,
+        running=report.running,
+        waiting=report.waiting,
+        kv_blocks_used=report.kv_blocks_used,
+        kv_blocks_total=report.kv_blocks_total,
+        decode_tokens_per_second=report.decode_tokens_per_second,
+        overhead_ratio=report.overhead_ratio,
+        shard_imbalance=report.shard_imbalance,
+        expert_imbalance=report.expert_imbalance,
+        outstanding=outstanding,
+    )
+
+
+def _identity(shard: ShardReport) -> tuple[int, str]:
+    return shard.shard, shard.replica
+
+
+def _merge(views: list[ShardReport]) -> pb.Shard:
+    best = next((view for view in views if view.state == "connected"), views[0])
+    merged = pb.Shard(
+        shard=best.shard,
+        replica=best.replica,
+        state="ready" if best.state == "connected" else best.state,
+        node=best.node,
+        pid=best.pid,
+        experts=best.experts,
+        weights_bytes=best.weights_bytes,
+        rows_per_second=sum(view.rows_per_second for view in views),
+        assignments_per_second=sum(view.assignments_per_second for view in views),
+        last_error=next((view.last_error for view in views if view.last_error), ""),
+    )
+    if busy := [view for view in views if view.phase_seconds]:
+        merged.phase_seconds.CopyFrom(_mean_phases(busy))
+    return merged
+
+
+def _mean_phases(views: list[ShardReport]) -> pb.PhaseSeconds:
+    weights = [view.rows_per_second for view in views]
+    if not any(weights):
+        weights = [1.0] * len(views)
+    means = {phase: fmean((view.phase_seconds.get(phase, 0.0) for view in views), weights) for phase in PHASES}
+    return pb.PhaseSeconds(**means)
+
+
+def _set_imbalance(shards: list[pb.Shard]) -> None:
+    busy = [shard for shard in shards if shard.assignments_per_second > 0]
+    for shard in busy:
+        shard.imbalance = shard.assignments_per_second / fmean(other.assignments_per_second for other in busy)

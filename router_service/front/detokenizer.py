@@ -1,0 +1,76 @@
+"""Token ids to text as they come, in whole characters, at a bounded cost for each token.
+
+The concatenation of what is returned equals the tokenizer's decoding of all ids at once. A decoder looks at neighbours
+(the first token loses its leading space, bytes of one character join), so each push decodes a short window of the last
+tokens and returns what is new behind the characters that were returned before.
+"""
+
+from collections.abc import Iterable
+
+from router_service.front.tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"
+WINDOW_TOKENS = 24
+# A character has at most four bytes and a token at least one: behind four tokens, no character is left open.
+KEPT_TOKENS = 4
+# A run of byte tokens is decoded as a whole (one bad byte spoils all of it), so it is held until it ends or is long.
+RUN_TOKENS = 32
+
+
+class Detokenizer:
+    """One stream's text. Special tokens have none."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._returned = 0
+        self._run = 0
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Return the characters that `ids` complete."""
+        visible = [id for id in ids if self._tokenizer.is_visible(id)]
+        if not visible:
+            return ""
+        self._window += visible
+        self._count_run(visible)
+        if self._run > RUN_TOKENS:
+            return self._break_run()
+        return "" if self._run else self._advance()
+
+    def flush(self) -> str:
+        """Return what is held: an incomplete character becomes U+FFFD. Nothing can be pushed afterwards."""
+        return self._tokenizer.decode(self._window)[self._returned :]
+
+    def _count_run(self, ids: list[int]) -> None:
+        for id in ids:
+            self._run = self._run + 1 if id in self._tokenizer.byte_fallback else 0
+
+    def _advance(self) -> str:
+        text = self._tokenizer.decode(self._window)
+        # The last character may be the beginning of one that the next token completes.
+        stable = len(text) - text.endswith(REPLACEMENT)
+        piece = text[self._returned : stable]
+        self._returned = max(self._returned, stable)
+        if len(self._window) > WINDOW_TOKENS:
+            self._trim(len(text) - self._returned)
+        return piece
+
+    def _trim(self, held: int) -> None:
+        self._window = self._window[-KEPT_TOKENS:]
+        self._returned = max(0, len(self._tokenizer.decode(self._window)) - held)
+
+    def _break_run(self) -> str:
+        """Return all of a long run of byte tokens but its last character, which stays to be continued."""
+        start = len(self._window) - self._last_lead()
+        piece = self._tokenizer.decode(self._window[:start])[self._returned :]
+        self._window = self._window[start:]
+        self._run = len(self._window)
+        self._returned = 0
+        return piece
+
+    def _last_lead(self) -> int:
+        """Return how many tokens ago the last byte came that is no UTF-8 continuation; 1 where none is near."""
+        for back in range(1, KEPT_TOKENS + 1):
+            if self._tokenizer.byte_fallback[self._window[-back]] & 0xC0 != 0x80:
+                return back
+        return 1

@@ -1,0 +1,39 @@
+"""Why a request fails, as a gRPC status."""
+
+import grpc
+
+
+class RequestError(Exception):
+    """Ends a call with `code` and `message`."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid(field: str, problem: str) -> RequestError:
+    """Return an INVALID_ARGUMENT that names the field and says its bounds."""
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {problem}")
+
+
+def unavailable(message: str) -> RequestError:
+    """Return an UNAVAILABLE."""
+    return RequestError(grpc.StatusCode.UNAVAILABLE, message)
+
+
+def exhausted(message: str) -> RequestError:
+    """Return a RESOURCE_EXHAUSTED."""
+    return RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+
+
+def deadline_exceeded() -> RequestError:
+    """Return a DEADLINE_EXCEEDED."""
+    return RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline has passed")
+
+
+def from_router(code: str, message: str) -> RequestError:
+    """Return a router's failure; a code that gRPC does not have becomes INTERNAL."""
+    status = grpc.StatusCode.__members__.get(code, grpc.StatusCode.INTERNAL)
+    # OK would end the stream as if it had finished.
+    return RequestError(grpc.StatusCode.INTERNAL if status is grpc.StatusCode.OK else status, message)

@@ -1,0 +1,182 @@
+"""The `expertmesh.v1.Inference` service."""
+
+import asyncio
+import logging
+import secrets
+
+from router_service.front.answer import Answer
+from router_service.front.calls import Context, answering
+from router_service.front.config import FrontConfig
+from router_service.front.errors import RequestError, exhausted, invalid, unavailable
+from router_service.front.links import RouterLinks
+from router_service.front.metrics import FrontMetrics, RequestMeter
+from router_service.front.model_card import ModelCard
+from router_service.front.prompt import encode_input, encode_request
+from router_service.front.routed import RoutedStream
+from router_service.front.sampling import check_token_ids, resolve_sampling
+from router_service.front.text_model import TextModel
+from router_service.messages import Submit
+from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.inference_pb2_grpc import InferenceServicer
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUEST_ID_CHARACTERS = 256
+
+
+class InferenceService(InferenceServicer):
+    """Generate, Tokenize, Detokenize, GetModel."""
+
+    def __init__(
+        self, text: TextModel, card: ModelCard, links: RouterLinks, metrics: FrontMetrics, config: FrontConfig
+    ) -> None:
+        self._text = text
+        self._card = card
+        self._links = links
+        self._metrics = metrics
+        self._config = config
+        self._draining = False
+        self._active: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802, gRPC's name
+        """Stream an answer; the final message or the status comes exactly once."""
+        started = asyncio.get_running_loop().time()
+        async with answering(context):
+            try:
+                await self._admit(request, context, started)
+            except RequestError as error:
+                self._metrics.failed(error.code.name)
+                raise
+            except asyncio.CancelledError:
+                self._metrics.failed("CANCELLED" if _time_left(context) else "DEADLINE_EXCEEDED")
+                raise
+            except Exception:
+                self._metrics.failed("CANCELLED" if context.done() else "INTERNAL")
+                raise
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
+        """Return the ids that Generate would use."""
+        response = pb.TokenizeResponse()
+        async with answering(context):
+            response.ids.extend(await encode_request(request, self._text))
+        return response
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:  # noqa: N802
+        """Return the text of ids."""
+        response = pb.DetokenizeResponse()
+        async with answering(context):
+            check_token_ids("ids", request.ids, self._card.vocabulary)
+            skip = request.skip_special_tokens or not request.HasField("skip_special_tokens")
+            response.text = self._text.tokenizer.decode(request.ids, skip)
+        return response
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: N802, ARG002
+        """Describe the model."""
+        card, limits = self._card, self._links.limits(self._card.context, self._card.vocabulary)
+        return pb.ModelInfo(
+            name=card.name,
+            family=card.family,
+            context=limits.context,
+            prompt_limit=min(limits.prompt, limits.context - 1),
+            vocabulary=card.vocabulary,
+            eos_token_ids=self._text.defaults.eos_token_ids,
+            dtype=card.dtype,
+            layers=card.layers,
+            moe_layers=card.moe_layers,
+            experts=card.experts,
+            experts_per_token=card.experts_per_token,
+            total_parameters=card.total_parameters,
+            active_parameters=card.active_parameters,
+            has_chat_template=self._text.chat is not None,
+        )
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new requests and wait for those in flight; after `grace_s` they end as cancelled."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d streams outlive the grace period of %g s", len(self._active), grace_s)
+            for scope in self._active:
+                scope.reschedule(0)
+
+    async def _admit(self, request: pb.GenerateRequest, context: Context, started: float) -> None:
+        if self._draining:
+            raise unavailable("the server is draining")
+        if len(self._active) >= self._config.max_concurrent_streams:
+            raise exhausted(f"the server has {self._config.max_concurrent_streams} streams, its limit; try again later")
+        scope = asyncio.timeout(None)
+        answer: Answer | None = None
+        meter = RequestMeter(self._metrics, started)
+        try:
+            async with scope:
+                self._track(scope)
+                submit = await self._submit_of(request)
+                meter.prompt(len(submit.prompt))
+                answer = self._answer(submit, request, started, meter)
+                await self._pump(submit, answer, context, meter)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            if answer is None or answer.finished:
+                raise unavailable("the server is draining") from None
+            await self._write(answer.cut(), context, meter)
+        finally:
+            self._untrack(scope)
+
+    async def _pump(self, submit: Submit, answer: Answer, context: Context, meter: RequestMeter) -> None:
+        left = context.time_remaining()
+        deadline = None if left is None else asyncio.get_running_loop().time() + left
+        config = self._config
+        stream = RoutedStream(self._links, submit, deadline, config.router_wait_s, config.max_resubmits)
+        try:
+            while not answer.finished:
+                response = answer.extend(await stream.receive())
+                if answer.error is None or response.token_ids:
+                    await self._write(response, context, meter)
+                if answer.error is not None:
+                    raise answer.error
+        finally:
+            stream.close()
+
+    async def _write(self, response: pb.GenerateResponse, context: Context, meter: RequestMeter) -> None:
+        await context.write(response)
+        if response.finish_reason:
+            meter.finished(response, asyncio.get_running_loop().time())
+
+    async def _submit_of(self, request: pb.GenerateRequest) -> Submit:
+        if len(request.request_id) > MAX_REQUEST_ID_CHARACTERS:
+            raise invalid(
+                "request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(request.request_id)}"
+            )
+        limits = self._links.limits(self._card.context, self._card.vocabulary)
+        prompt = await encode_input(request, self._text, limits)
+        sampling = resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt))
+        return Submit(
+            stream=0,
+            request_id=request.request_id or secrets.token_hex(8),
+            prompt=prompt,
+            sampling=sampling,
+            return_routing=request.return_routing,
+        )
+
+    def _answer(self, submit: Submit, request: pb.GenerateRequest, started: float, meter: RequestMeter) -> Answer:
+        stops, prompt_tokens = list(request.sampling.stop), len(submit.prompt)
+        return Answer(submit.request_id, self._text.tokenizer, stops, prompt_tokens, started, meter.tokens)
+
+    def _track(self, scope: asyncio.Timeout) -> None:
+        self._active.add(scope)
+        self._idle.clear()
+
+    def _untrack(self, scope: asyncio.Timeout) -> None:
+        self._active.discard(scope)
+        if not self._active:
+            self._idle.set()
+
+
+def _time_left(context: Context) -> bool:
+    left = context.time_remaining()
+    return left is None or left > 0

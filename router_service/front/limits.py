@@ -1,0 +1,12 @@
+"""How long a request may be."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`context` counts prompt and answer, `prompt` the prompt alone; `vocabulary` is the number of token ids."""
+
+    context: int
+    prompt: int
+    vocabulary: int

@@ -1,0 +1,137 @@
+"""The Front's connection to one router: streams go out, steps' outputs come in."""
+
+import asyncio
+import itertools
+import logging
+
+import msgspec
+
+from experts.transport.address import Endpoint
+from experts.transport.frame import FrameError, Kind
+from router_service.front.lane import Arrival, Lane, LinkLostError
+from router_service.front.wire import Wire, connect
+from router_service.messages import (
+    Cancel,
+    RouterHello,
+    RouterReport,
+    StepOutputs,
+    Submit,
+    ToFront,
+    ToRouter,
+    decode_to_front,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class RouterLink:
+    """An open link. `run` reads it until it ends; after `close` every lane fails with LinkLostError."""
+
+    def __init__(self, endpoint: Endpoint, wire: Wire, hello: RouterHello, max_buffered_tokens: int) -> None:
+        self.endpoint = endpoint
+        self.hello = hello
+        self.report: RouterReport | None = None
+        self.lost = False
+        self._wire = wire
+        self._max_buffered_tokens = max_buffered_tokens
+        self._lanes: dict[int, Lane] = {}
+        self._numbers = itertools.count(1)
+
+    @property
+    def outstanding(self) -> int:
+        """Streams open on this link."""
+        return len(self._lanes)
+
+    async def submit(self, submit: Submit) -> Lane:
+        """Send a request, whose `stream` is drawn here, and return where its outputs will be.
+
+        Raises:
+            LinkLostError: the link has ended.
+        """
+        lane = Lane(next(self._numbers), self._max_buffered_tokens)
+        self._lanes[lane.stream] = lane
+        try:
+            self._send(msgspec.structs.replace(submit, stream=lane.stream))
+            await self._wire.drain()
+        except BaseException as error:
+            self.release(lane)
+            if isinstance(error, OSError):
+                raise LinkLostError(str(error)) from error
+            raise
+        return lane
+
+    def release(self, lane: Lane) -> None:
+        """Forget a stream, and tell the router if it has not ended."""
+        if self._lanes.pop(lane.stream, None) is not None and not lane.ended and not self.lost:
+            self._send(Cancel(lane.stream))
+
+    async def run(self, silence_s: float) -> None:
+        """Read until the link ends: the peer closes, sends what is no message, or is silent for `silence_s`."""
+        try:
+            while True:
+                async with asyncio.timeout(silence_s):
+                    payload = await self._wire.receive(Kind.MESSAGE)
+                self._handle(decode_to_front(payload))
+        except (OSError, EOFError, msgspec.MsgspecError) as error:
+            logger.warning("link to router %s ended: %s", self.hello.router, describe(error))
+
+    async def close(self) -> None:
+        """End every stream's lane and the connection."""
+        self.lost = True
+        lanes, self._lanes = self._lanes, {}
+        for lane in lanes.values():
+            lane.fail(LinkLostError(f"the link to router {self.hello.router} has ended"))
+        await self._wire.close()
+
+    def _send(self, message: ToRouter) -> None:
+        if self.lost:
+            raise LinkLostError(f"the link to router {self.hello.router} has ended")
+        self._wire.send(Kind.MESSAGE, encode(message))
+
+    def _handle(self, message: ToFront) -> None:
+        if isinstance(message, StepOutputs):
+            self._deliver(message)
+        elif isinstance(message, RouterReport):
+            self.report = message
+        else:
+            raise FrameError("hello", "a second hello")
+
+    def _deliver(self, step: StepOutputs) -> None:
+        now = asyncio.get_running_loop().time()
+        for output in step.outputs:
+            # A stream that was cancelled may still have outputs on the way.
+            if (lane := self._lanes.get(output.stream)) is not None:
+                lane.put(Arrival(now, output))
+                if lane.ended or lane.overflowed:
+                    self.release(lane)
+
+
+async def open_link(
+    endpoint: Endpoint, node: str, secret: bytes, timeout_s: float, max_buffered_tokens: int
+) -> RouterLink:
+    """Connect to a router and hear its hello.
+
+    Raises:
+        OSError, EOFError: there is no such router, or it does not know the secret.
+        msgspec.MsgspecError: it says something else.
+    """
+    async with asyncio.timeout(timeout_s):
+        wire = await connect(endpoint, node, secret)
+        try:
+            hello = decode_to_front(await wire.receive(Kind.MESSAGE))
+            if not isinstance(hello, RouterHello):
+                raise FrameError("hello", f"{type(hello).__name__} before the hello")
+        except BaseException:
+            await wire.close()
+            raise
+    return RouterLink(endpoint, wire, hello, max_buffered_tokens)
+
+
+def describe(error: BaseException) -> str:
+    """Return one line about why a connection ended."""
+    if isinstance(error, TimeoutError):
+        return "it was silent for too long"
+    if isinstance(error, EOFError):
+        return "the peer closed it"
+    return str(error) or type(error).__name__

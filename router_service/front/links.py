@@ -1,0 +1,130 @@
+"""All routers that can be reached: finds them, keeps a link to each, picks one for a request."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from experts.transport.address import Endpoint
+from router_service.front.config import FrontConfig
+from router_service.front.limits import Limits
+from router_service.front.link import RouterLink, describe, open_link
+from router_service.messages import RouterReport
+
+logger = logging.getLogger(__name__)
+
+EndpointSource = Callable[[], Awaitable[list[Endpoint]]]
+
+
+class RouterLinks:
+    """The links, kept up by a background task that asks `endpoints` for the routers about once a second.
+
+    `on_change` is called with the number of links whenever it changes.
+    """
+
+    def __init__(
+        self,
+        endpoints: EndpointSource,
+        node: str,
+        secret: bytes,
+        config: FrontConfig,
+        on_change: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._endpoints = endpoints
+        self._node = node
+        self._secret = secret
+        self._config = config
+        self._on_change = on_change
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._links: tuple[RouterLink, ...] = ()
+        self._changed = asyncio.Condition()
+        self._complaints: dict[int, str] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    @property
+    def links(self) -> tuple[RouterLink, ...]:
+        """The links that are up. The tuple is replaced, never changed, so other threads may read it."""
+        return self._links
+
+    @property
+    def reports(self) -> list[RouterReport]:
+        """The latest report of each linked router."""
+        return [link.report for link in self._links if link.report is not None]
+
+    def start(self) -> None:
+        """Begin to look for routers."""
+        self._poller = asyncio.create_task(self._poll())
+
+    async def stop(self) -> None:
+        """Close all links; their streams fail."""
+        tasks = [task for task in (self._poller, *self._keepers.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def limits(self, context: int, vocabulary: int) -> Limits:
+        """Return what every linked router allows, at most `context`."""
+        hellos = [link.hello for link in self._links]
+        context = min([context, *(hello.context for hello in hellos)])
+        return Limits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
+
+    async def choose(self) -> RouterLink:
+        """Return the link with the fewest streams; wait while there is none."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._links))
+            return min(self._links, key=lambda link: link.outstanding)
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                self._keep(await self._endpoints())
+            except Exception:  # whatever fails in finding routers, links that are up must stay
+                logger.warning("cannot list the routers", exc_info=True)
+            await asyncio.sleep(self._config.poll_s)
+
+    def _keep(self, endpoints: list[Endpoint]) -> None:
+        for endpoint in endpoints:
+            if endpoint.incarnation not in self._keepers:
+                self._keepers[endpoint.incarnation] = asyncio.create_task(self._hold(endpoint))
+        known = {endpoint.incarnation for endpoint in endpoints}
+        self._complaints = {key: text for key, text in self._complaints.items() if key in known}
+
+    async def _hold(self, endpoint: Endpoint) -> None:
+        try:
+            await self._connect(endpoint)
+        except Exception:  # a fault of ours in one link must not end in silence, nor touch the others
+            logger.exception("the link to router %s failed", endpoint.replica)
+        finally:
+            del self._keepers[endpoint.incarnation]
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        """Connect once and stay until the link ends; the next poll tries again."""
+        config = self._config
+        try:
+            link = await open_link(
+                endpoint, self._node, self._secret, config.connect_timeout_s, config.max_buffered_tokens
+            )
+        except (OSError, EOFError, msgspec.MsgspecError) as error:
+            self._complain(endpoint, describe(error))
+            return
+        self._complaints.pop(endpoint.incarnation, None)
+        try:
+            await self._set_links((*self._links, link))
+            await link.run(config.link_silence_s)
+        finally:
+            # Off the list first: a stream that hears of the loss must not choose this link again.
+            await self._set_links(tuple(other for other in self._links if other is not link))
+            await link.close()
+
+    async def _set_links(self, links: tuple[RouterLink, ...]) -> None:
+        self._links = links
+        await self._on_change(len(links))
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _complain(self, endpoint: Endpoint, text: str) -> None:
+        """Log why a router cannot be linked, once for each reason."""
+        if self._complaints.get(endpoint.incarnation) != text:
+            self._complaints[endpoint.incarnation] = text
+            logger.warning("cannot link router %s (process %d): %s", endpoint.replica, endpoint.pid, text)

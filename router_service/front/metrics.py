@@ -1,0 +1,88 @@
+"""What the Front measures of requests (names and meaning are a contract with dashboards and alerts)."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from router_service.protocol import inference_pb2 as pb
+
+FIRST_TOKEN_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1),
+    *(2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
+)
+TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 40)
+REQUEST_BUCKETS = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
+STAGE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, *REQUEST_BUCKETS[2:])
+REASONS = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
+
+
+class FrontMetrics:
+    """The Front's series in a registry of their own, each labelled with the model."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self.model = model
+        self.first_token = self._histogram("time_to_first_token", "From a request's arrival", FIRST_TOKEN_BUCKETS)
+        self.inter_token = self._histogram("inter_token_latency", "Between two tokens of a stream", TOKEN_BUCKETS)
+        self.request = self._histogram("e2e_request_latency", "A whole request that succeeded", REQUEST_BUCKETS)
+        self.queue = self._histogram("request_queue_time", "Waiting for the first step", STAGE_BUCKETS)
+        self.prefill = self._histogram("request_prefill_time", "From the first step to the first token", STAGE_BUCKETS)
+        self.decode = self._histogram("request_decode_time", "From the first token to the last", STAGE_BUCKETS)
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that got a token")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
+        self._success = self._labelled("request_success", "Requests that ended in an answer", "finished_reason")
+        self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
+        for reason in REASONS.values():
+            self._success.labels(model, reason)
+
+    def succeeded(self, reason: str) -> None:
+        """Count an answer."""
+        self._success.labels(self.model, reason).inc()
+
+    def failed(self, code: str) -> None:
+        """Count an error, by its gRPC status."""
+        self._failures.labels(self.model, code).inc()
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        family = Histogram(f"expertmesh_{name}_seconds", text, ["model"], registry=self.registry, buckets=buckets)
+        return family.labels(self.model)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"expertmesh_{name}_total", text, ["model"], registry=self.registry).labels(self.model)
+
+    def _labelled(self, name: str, text: str, label: str) -> Counter:
+        return Counter(f"expertmesh_{name}_total", text, ["model", label], registry=self.registry)
+
+
+class RequestMeter:
+    """One request's share of the metrics. Times are in the event loop's seconds."""
+
+    def __init__(self, metrics: FrontMetrics, started: float) -> None:
+        self._metrics = metrics
+        self._started = started
+        self._prompt_tokens = 0
+        self._last: float | None = None
+
+    def prompt(self, tokens: int) -> None:
+        """Note the prompt's length, which counts once the first token is there."""
+        self._prompt_tokens = tokens
+
+    def tokens(self, at: float, count: int) -> None:
+        """Note `count` tokens that came at `at`; several at once share the time since the last ones."""
+        if not count:
+            return
+        self._metrics.generation_tokens.inc(count)
+        if self._last is None:
+            self._metrics.first_token.observe(at - self._started)
+            self._metrics.prompt_tokens.inc(self._prompt_tokens)
+        else:
+            for _ in range(count):
+                self._metrics.inter_token.observe((at - self._last) / count)
+        self._last = at
+
+    def finished(self, last: pb.GenerateResponse, now: float) -> None:
+        """Note the end of an answer from its last response."""
+        usage = last.usage
+        self._metrics.succeeded(REASONS[last.finish_reason])
+        self._metrics.request.observe(now - self._started)
+        self._metrics.queue.observe(usage.queue_seconds)
+        self._metrics.prefill.observe(usage.prefill_seconds)
+        self._metrics.decode.observe(usage.decode_seconds)

@@ -1,0 +1,87 @@
+"""The input of a request to token ids."""
+
+import asyncio
+from collections.abc import Sequence
+
+from router_service.front.chat import ROLES, ChatError
+from router_service.front.errors import invalid
+from router_service.front.limits import Limits
+from router_service.front.sampling import check_token_ids
+from router_service.front.text_model import TextModel
+from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
+
+# Longer texts are encoded on a thread: the library lets go of the interpreter lock, and other streams go on.
+LONG_TEXT_CHARACTERS = 8192
+
+
+async def encode_input(request: GenerateRequest, text: TextModel, limits: Limits) -> list[int]:
+    """Return the prompt's token ids.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for a missing, empty, unknown or too long input.
+    """
+    kind = request.WhichOneof("input")
+    if kind == "tokens":
+        ids = list(request.tokens.ids)
+        check_token_ids("tokens.ids", ids, limits.vocabulary)
+    elif kind == "chat":
+        ids = await encode_chat(request.chat, text)
+    else:
+        ids = await encode_text(request.prompt, text) if kind == "prompt" else []
+    check_length(kind or "input", ids, limits)
+    return ids
+
+
+async def encode_chat(chat: Chat, text: TextModel) -> list[int]:
+    """Return the ids of a conversation; the template writes the special tokens itself.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for an unknown role, or messages that the template refuses.
+    """
+    if text.chat is None:
+        raise invalid("chat", "the model has no chat template; send a prompt")
+    if not chat.messages:
+        raise invalid("chat.messages", "at least one message is required")
+    for index, message in enumerate(chat.messages):
+        if message.role not in ROLES:
+            raise invalid(f"chat.messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
+    try:
+        rendered = text.chat.render([{"role": message.role, "content": message.content} for message in chat.messages])
+    except ChatError as error:
+        raise invalid("chat.messages", str(error)) from error
+    return await encode_text(rendered, text, add_special_tokens=False)
+
+
+async def encode_text(prompt: str, text: TextModel, add_special_tokens: bool = True) -> list[int]:
+    """Return the ids of `prompt`; an empty prompt has none."""
+    if len(prompt) > LONG_TEXT_CHARACTERS:
+        return await asyncio.to_thread(text.tokenizer.encode, prompt, add_special_tokens)
+    return text.tokenizer.encode(prompt, add_special_tokens) if prompt else []
+
+
+async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]:
+    """Return the ids of a Tokenize request.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT as for Generate; an empty prompt is none here.
+    """
+    kind = request.WhichOneof("input")
+    if kind == "chat":
+        return await encode_chat(request.chat, text)
+    if kind is None:
+        raise invalid("input", "one of prompt, chat is required")
+    special = request.add_special_tokens or not request.HasField("add_special_tokens")
+    return await encode_text(request.prompt, text, special)
+
+
+def check_length(field: str, ids: Sequence[int], limits: Limits) -> None:
+    """Require a prompt that leaves room for a token.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT naming `field`.
+    """
+    most = min(limits.prompt, limits.context - 1)
+    if not ids:
+        raise invalid(field, f"must not be empty: one of prompt, tokens, chat with 1 to {most} tokens is required")
+    if len(ids) > most:
+        raise invalid(field, f"has {len(ids)} tokens, at most {most} fit the context of {limits.context}")

@@ -1,0 +1,113 @@
+"""A request's stream of outputs, whichever routers it takes to produce them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from router_service.front.errors import deadline_exceeded, exhausted, unavailable
+from router_service.front.lane import Arrival, Lane, LinkLostError, OverflowedError
+from router_service.front.link import RouterLink
+from router_service.front.links import RouterLinks
+from router_service.messages import StreamOutput, Submit
+
+
+class RoutedStream:
+    """Outputs of one request. When its router is lost, the request goes on from another one.
+
+    What a router draws depends on the seed and the position alone, so the next one continues the same answer behind
+    the tokens received so far. `deadline` is in the event loop's seconds, None for none.
+    """
+
+    def __init__(
+        self, links: RouterLinks, submit: Submit, deadline: float | None, router_wait_s: float, max_resubmits: int
+    ) -> None:
+        self._links = links
+        self._submit = submit
+        self._deadline = deadline
+        self._router_wait_s = router_wait_s
+        self._resubmits_left = max_resubmits
+        self._generated: list[int] = []
+        self._open: tuple[RouterLink, Lane] | None = None
+        self._positions = 0
+        self._repeated = 0
+
+    async def receive(self) -> list[Arrival]:
+        """Return what has come since the last call, at least one output.
+
+        Raises:
+            RequestError: UNAVAILABLE when no router is linked in time or too many were lost, DEADLINE_EXCEEDED,
+                RESOURCE_EXHAUSTED when the caller was too slow.
+        """
+        while True:
+            try:
+                return await self._receive()
+            except LinkLostError as error:
+                self.close()
+                if not self._resubmits_left:
+                    raise unavailable(f"the request has lost its router too often: {error}") from error
+                self._resubmits_left -= 1
+
+    def close(self) -> None:
+        """Let go of the router; it hears of it unless the stream has ended."""
+        if self._open is not None:
+            link, lane = self._open
+            self._open = None
+            link.release(lane)
+
+    async def _receive(self) -> list[Arrival]:
+        if self._open is None:
+            self._open = await self._submit_somewhere()
+        try:
+            async with self._within_deadline():
+                arrivals = await self._open[1].take()
+        except OverflowedError as error:
+            raise exhausted("the client reads too slowly; its stream was given up") from error
+        return [self._note(arrival) for arrival in arrivals]
+
+    async def _submit_somewhere(self) -> tuple[RouterLink, Lane]:
+        self._repeated = self._positions
+        async with self._within_deadline():
+            link = await self._choose()
+            return link, await link.submit(
+                msgspec.structs.replace(
+                    self._submit, generated=list(self._generated), deadline_seconds=self._seconds_left()
+                )
+            )
+
+    async def _choose(self) -> RouterLink:
+        try:
+            async with asyncio.timeout(self._router_wait_s):
+                return await self._links.choose()
+        except TimeoutError as error:
+            raise unavailable("no router is linked") from error
+
+    @asynccontextmanager
+    async def _within_deadline(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                yield
+        except TimeoutError as error:
+            raise deadline_exceeded() from error
+
+    def _seconds_left(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def _note(self, arrival: Arrival) -> Arrival:
+        """Keep the tokens for a later router; drop routing of positions that a router before has reported."""
+        output = arrival.output
+        self._generated += output.token_ids
+        if not self._submit.return_routing:
+            return arrival
+        repeated = min(self._repeated, len(output.routing))
+        self._repeated -= repeated
+        self._positions += len(output.routing) - repeated
+        return Arrival(arrival.at, without_routing(output, repeated))
+
+
+def without_routing(output: StreamOutput, positions: int) -> StreamOutput:
+    """Return `output` without the routing of its first `positions` positions."""
+    return msgspec.structs.replace(output, routing=output.routing[positions:]) if positions else output

@@ -1,0 +1,133 @@
+"""The Front's process: one gRPC server, one metrics page, one set of links to routers."""
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
+from grpc_reflection.v1alpha import reflection
+
+from router_service.front.cluster_view import ClusterService, ShardDirectory
+from router_service.front.config import FrontConfig
+from router_service.front.exposition import MergedCollector, MetricsServer
+from router_service.front.inference import InferenceService
+from router_service.front.links import EndpointSource, RouterLinks
+from router_service.front.metrics import FrontMetrics
+from router_service.front.model_card import ModelCard
+from router_service.front.text_model import TextModel
+from router_service.protocol import cluster_pb2, inference_pb2
+from router_service.protocol.cluster_pb2_grpc import add_ClusterServicer_to_server
+from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
+
+SERVICES = (
+    inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
+    cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
+)
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# Streams that were just cut have a moment to send their last message.
+LAST_WORDS_S = 1.0
+
+
+class FrontServer:
+    """A Front. Make, start and drain it on one event loop.
+
+    `endpoints` is asked for the routers about once a second; `node` is this process's node, whose routers are reached
+    by unix socket; `secret` is the deployment's. `directory` adds shards that no router knows to GetCluster.
+    """
+
+    def __init__(
+        self,
+        config: FrontConfig,
+        text: TextModel,
+        card: ModelCard,
+        endpoints: EndpointSource,
+        secret: bytes,
+        node: str,
+        directory: ShardDirectory | None = None,
+    ) -> None:
+        self.grpc_port = 0
+        self.metrics_port = 0
+        self._config = config
+        self._metrics = FrontMetrics(card.name)
+        self._links = RouterLinks(endpoints, node, secret, config, self._on_links)
+        self._inference = InferenceService(text, card, self._links, self._metrics, config)
+        self._cluster = ClusterService(card.name, self._links, directory)
+        self._health = health_aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._page: MetricsServer | None = None
+        self._draining = False
+
+    @property
+    def linked_routers(self) -> int:
+        """How many routers can be reached now."""
+        return len(self._links.links)
+
+    async def start(self) -> int:
+        """Open both ports and look for routers; return the gRPC port. Health is SERVING once a router is linked.
+
+        Raises:
+            OSError: a port cannot be bound.
+        """
+        await self._set_health(NOT_SERVING)
+        server = self._make_server()
+        self.grpc_port = self._bind(server)
+        self._page = MetricsServer(
+            MergedCollector(self._metrics.registry, lambda: self._links.reports),
+            self._config.metrics_host,
+            self._config.metrics_port,
+        )
+        self.metrics_port = self._page.port
+        await server.start()
+        self._server = server
+        self._links.start()
+        return self.grpc_port
+
+    async def drain(self, grace_s: float) -> None:
+        """Turn NOT_SERVING, refuse new requests, let streams in flight end within `grace_s`, then stop."""
+        self._draining = True
+        await self._set_health(NOT_SERVING)
+        await self._inference.drain(grace_s)
+        await self.stop(LAST_WORDS_S)
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Stop at once: calls that do not end within `grace_s` are cancelled. May be called again."""
+        server, self._server = self._server, None
+        page, self._page = self._page, None
+        if server is not None:
+            await server.stop(grace_s)
+        await self._links.stop()
+        if page is not None:
+            await page.stop()
+
+    def _make_server(self) -> grpc.aio.Server:
+        config = self._config
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", int(config.reuse_port)),
+                ("grpc.max_receive_message_length", config.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+            ]
+        )
+        add_InferenceServicer_to_server(self._inference, server)
+        add_ClusterServicer_to_server(self._cluster, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)
+        return server
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        address = f"{self._config.host}:{self._config.grpc_port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        if not port:
+            raise OSError(f"cannot listen on {address}")
+        return port
+
+    async def _on_links(self, count: int) -> None:
+        if not self._draining:
+            await self._set_health(SERVING if count else NOT_SERVING)
+
+    async def _set_health(self, status: int) -> None:
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)

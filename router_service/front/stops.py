@@ -1,0 +1,62 @@
+"""Stop strings in a text that arrives in pieces."""
+
+from collections.abc import Sequence
+
+
+class StopMatcher:
+    """Lets text through up to the first stop string, and holds back what may turn out to be the start of one.
+
+    The first is the one that is complete first; where several end at the same character the longest counts. So the
+    result does not depend on how the text was cut into pieces.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [(stop, _borders(stop)) for stop in stops]
+        self._matched = [0] * len(stops)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """Return the text that is certain; after the stop string is complete (`stopped`) there is no more."""
+        if self.stopped:
+            return ""
+        if not self._stops:
+            return piece
+        text, seen = self._held + piece, len(self._held)
+        for offset, character in enumerate(piece, start=1):
+            if matched := self._step(character):
+                self.stopped, self._held = True, ""
+                return text[: seen + offset - matched]
+        certain = len(text) - max(self._matched)
+        self._held = text[certain:]
+        return text[:certain]
+
+    def flush(self) -> str:
+        """Return what was held back: the text has ended without a stop string in it."""
+        held, self._held = self._held, ""
+        return held
+
+    def _step(self, character: str) -> int:
+        """Advance every stop string's match by a character; return the length of the longest complete one, or 0."""
+        complete = 0
+        for index, (stop, borders) in enumerate(self._stops):
+            matched = self._matched[index]
+            while matched and stop[matched] != character:
+                matched = borders[matched - 1]
+            matched += stop[matched] == character
+            self._matched[index] = matched
+            if matched == len(stop):
+                complete = max(complete, matched)
+        return complete
+
+
+def _borders(pattern: str) -> list[int]:
+    """For each prefix of `pattern`, the length of its longest border (Knuth, Morris and Pratt's failure function)."""
+    borders = [0] * len(pattern)
+    matched = 0
+    for index in range(1, len(pattern)):
+        while matched and pattern[matched] != pattern[index]:
+            matched = borders[matched - 1]
+        matched += pattern[matched] == pattern[index]
+        borders[index] = matched
+    return borders

@@ -1,0 +1,27 @@
+"""All of a checkpoint that the Front needs: tokenizer, chat template, sampling defaults."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from router_service.front.chat import ChatTemplate, load_chat_template
+from router_service.front.defaults import SamplingDefaults, load_defaults
+from router_service.front.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """The text side of a checkpoint."""
+
+    tokenizer: Tokenizer
+    chat: ChatTemplate | None
+    defaults: SamplingDefaults
+
+
+def load_text_model(directory: Path) -> TextModel:
+    """Read the text side of the checkpoint in `directory`.
+
+    Raises:
+        CheckpointError: tokenizer.json is missing, or a file is unreadable or wrong.
+    """
+    tokenizer = load_tokenizer(directory)
+    return TextModel(tokenizer, load_chat_template(directory), load_defaults(directory, tokenizer))
