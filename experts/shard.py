@@ -3,6 +3,7 @@
 E experts held here, D hidden, F expert FFN size, R rows of a question.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -27,11 +28,13 @@ class ExpertShard:
         ops: Ops,
         device: torch.device,
         weights_bytes: int,
+        load_seconds: float,
     ) -> None:
         self.index = index
         self.experts = tuple(experts)
         self.layers = layers
         self.weights_bytes = weights_bytes
+        self.load_seconds = load_seconds
         self._ops = ops
         self._device = device
 
@@ -74,14 +77,14 @@ def load_shard(
     Args:
         progress: called with the bytes of each tensor read, in the dtype kept.
     """
-    layers = {}
+    begun, layers = time.monotonic(), {}
     for layer in manifest.layers():
         gate_up_E2FD = torch.empty((len(experts), 2 * manifest.ffn, manifest.hidden), dtype=dtype, device=device)
         down_EDF = torch.empty((len(experts), manifest.hidden, manifest.ffn), dtype=dtype, device=device)
         checkpoint.load(_copies(layer, experts, manifest, gate_up_E2FD, down_EDF), progress)
         layers[layer] = ops.prepare_weights(gate_up_E2FD, down_EDF)
     weights_bytes = len(layers) * len(experts) * manifest.elements_per_expert * dtype.itemsize
-    return ExpertShard(index, experts, layers, ops, device, weights_bytes)
+    return ExpertShard(index, experts, layers, ops, device, weights_bytes, time.monotonic() - begun)
 
 
 def _copies(

@@ -1,34 +1,123 @@
-"""temporary shim"""
+"""The one place that knows which implementation of the ops runs: `ops(backend, device)`, resolved once and kept.
+
+Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), D hidden, F ffn; M rows, I inputs,
+O outputs of a plain product.
+"""
+
+from __future__ import annotations
+
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from kernels.weights import check_weights
+from kernels.weights import ExpertWeights, Matrices
+
+
+class Backend(StrEnum):
+    """Who computes. AUTO is Triton on a CUDA device and the CPU path on a CPU."""
+
+    AUTO = "auto"
+    REFERENCE = "reference"
+    CPU = "cpu"
+    TRITON = "triton"
 
 
 @dataclass(frozen=True)
 class Ops:
-    gate_topk: Callable[..., Any]
-    prepare_weights: Callable[..., Any]
-    expert_ffn: Callable[..., Any]
-def gate_topk(l, k, n):
-    w, i = l.float().softmax(-1).topk(k, -1)
-    if n: w = w / w.sum(-1, keepdim=True)
-    return w, i
-@dataclass
-class W:
-    gate_up: Tensor
-    down: Tensor
-def expert_ffn(x, w, tok, exp, wt):
-    y = torch.zeros(x.shape, dtype=torch.float32)
-    for e in exp.unique().tolist():
-        m = (exp == e).nonzero().squeeze(1)
-        g, u = (x[tok[m]] @ w.gate_up[e].T).chunk(2, -1)
-        h = (torch.nn.functional.silu(g) * u) @ w.down[e].T
-        y.index_add_(0, tok[m], h.float() * wt[m, None])
-    return y
-def ops(backend: str, device: torch.device) -> Ops:
-    return Ops(gate_topk, check_weights, expert_ffn)
+    """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
+
+    backend: Backend
+    # (logits_TE, top_k, normalize) -> weights_TK, expert_ids_TK
+    gate_topk: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+    # (expert_ids_N, num_experts) -> order_N, offsets_E1
+    group_by_expert: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+    # (x_TD, w_gate_up, token_of_row_N, offsets_E1) -> h_NF
+    gate_up_silu: Callable[[Tensor, Matrices, Tensor, Tensor], Tensor]
+    # (h_NF, w_down, offsets_E1, weight_of_row_N) -> y_ND
+    grouped_down: Callable[[Tensor, Matrices, Tensor, Tensor], Tensor]
+    # (y_ND, token_of_row_N, num_tokens) -> y_TD
+    sum_rows: Callable[[Tensor, Tensor, int], Tensor]
+    # (gate_up, down) -> weights
+    prepare_weights: Callable[[Matrices, Matrices], ExpertWeights]
+    # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
+    expert_ffn: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
+    # (w_OI) -> w_OI in the form that `linear` wants
+    pack: Callable[[Tensor], Tensor]
+    # (x_MI, packed w_OI) -> y_MO
+    linear: Callable[[Tensor, Tensor], Tensor]
+
+
+def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
+    """The ops of `backend` for tensors on `device`.
+
+    Raises ValueError for an unknown backend or one that cannot run on the device, RuntimeError where Triton is wanted
+    but not installed. Call it once and keep the result.
+    """
+    kind = torch.device(device).type
+    chosen = resolve(Backend(backend), kind)
+    if chosen is Backend.CPU and kind != "cpu":
+        raise ValueError(f"backend 'cpu' cannot run on a {kind} device: take 'auto', 'triton' or 'reference'")
+    if chosen is Backend.TRITON:
+        _check_triton(kind)
+    return _load(chosen)
+
+
+def resolve(backend: Backend, device_type: str) -> Backend:
+    """What AUTO means on a type of device; any other backend is itself. ValueError for a device that nothing suits."""
+    if backend is not Backend.AUTO:
+        return backend
+    try:
+        return {"cpu": Backend.CPU, "cuda": Backend.TRITON}[device_type]
+    except KeyError:
+        raise ValueError(f"no fast backend for a {device_type} device: take 'reference'") from None
+
+
+def _check_triton(device_type: str) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise RuntimeError("backend 'triton' needs the package triton (3.6 or newer): install it or take 'reference'")
+    import triton
+
+    if device_type != "cuda" and not triton.knobs.runtime.interpret:
+        raise ValueError(
+            f"backend 'triton' cannot run on a {device_type} device: take 'auto', or set TRITON_INTERPRET=1 before the "
+            "start to interpret it"
+        )
+
+
+@cache
+def _load(backend: Backend) -> Ops:
+    if backend is Backend.TRITON:
+        return _triton_ops()
+    return _cpu_ops() if backend is Backend.CPU else _reference_ops()
+
+
+def _reference_ops() -> Ops:
+    from kernels import reference as r
+
+    return Ops(
+        Backend.REFERENCE, r.gate_topk, r.group_by_expert, r.gate_up_silu, r.grouped_down, r.sum_rows,
+        r.prepare_weights, r.expert_ffn, r.pack, r.linear,
+    )  # fmt: skip
+
+
+def _cpu_ops() -> Ops:
+    from kernels import cpu, cpu_linear
+
+    return Ops(
+        Backend.CPU, cpu.gate_topk, cpu.group_by_expert, cpu.gate_up_silu, cpu.grouped_down, cpu.sum_rows,
+        cpu.prepare_weights, cpu.expert_ffn, cpu_linear.pack, cpu_linear.linear_any_rows,
+    )  # fmt: skip
+
+
+def _triton_ops() -> Ops:
+    from kernels import triton_ops as t
+
+    return Ops(
+        Backend.TRITON, t.gate_topk, t.group_by_expert, t.gate_up_silu, t.grouped_down, t.sum_rows,
+        t.prepare_weights, t.expert_ffn, t.pack, t.linear,
+    )  # fmt: skip

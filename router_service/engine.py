@@ -41,6 +41,8 @@ class StepRecord:
 class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
+    `progressed` tells whether the last step had anything to compute.
+
     Args:
         unavailable_wait_s: how long a request waits for a shard that is away before it fails with UNAVAILABLE.
         observe: called with the record of each step.
@@ -54,6 +56,7 @@ class Engine:
     unavailable_wait_s: float
     observe: Callable[[StepRecord], None] = lambda _: None
     requests: dict[int, Request] = field(default_factory=dict)
+    progressed: bool = True
     _missing: set[int] = field(default_factory=set)
 
     def submit(self, request: Request) -> list[Event]:
@@ -72,6 +75,13 @@ class Engine:
         self.scheduler.remove(key)
         self.requests.pop(key, None)
 
+    def fail_all(self, code: str, message: str) -> list[Event]:
+        """End every request: for a fault that is nobody's in particular."""
+        events = [_failed(request, code, message) for request in self.requests.values()]
+        for event in events:
+            self.cancel(event.key)
+        return events
+
     def idle(self) -> bool:
         """Whether a step now would have nothing to do."""
         return not self.scheduler.has_work()
@@ -83,6 +93,7 @@ class Engine:
         self._resume()
         begun = time.monotonic_ns()
         scheduled = self.scheduler.schedule()
+        self.progressed = bool(scheduled)
         if not scheduled:
             return events
         self._note_scheduled(scheduled)

@@ -1,7 +1,6 @@
 """Shards behind unix or TCP sockets, one connection each, driven by the engine's own blocking thread."""
 
 import select
-import threading
 import time
 
 from experts.call import ExpertCall, pack_call, unpack_partial
@@ -11,33 +10,32 @@ from experts.transport.frame import FrameError, Kind
 
 
 class SocketTransport:
-    """Connections come and go: another thread hands new ones to `adopt`, a broken one is dropped where it breaks."""
+    """Connections come and go: another thread hands new ones to `offer`, a broken one is dropped where it breaks.
+
+    An offered connection is taken up before the next question, by the thread that asks, so nothing changes under it.
+    """
 
     def __init__(self) -> None:
         self._channels: dict[int, Channel] = {}
-        self._lock = threading.Lock()
+        self._offered: dict[int, Channel] = {}
         self._sequence = 0
 
-    def adopt(self, shard: int, channel: Channel) -> None:
-        """Use `channel` for `shard` from now on; an older one is closed."""
-        with self._lock:
-            old = self._channels.get(shard)
-            self._channels[shard] = channel
-        if old is not None:
-            old.close()
+    def offer(self, shard: int, channel: Channel) -> None:
+        """Use `channel` for `shard` from the next question on. Any thread may call this."""
+        self._offered[shard] = channel
 
     def incarnation(self, shard: int) -> int | None:
-        """Which life of the shard we are connected to."""
-        channel = self._channels.get(shard)
+        """Which life of the shard we are connected to, or about to be."""
+        channel = self._offered.get(shard) or self._channels.get(shard)
         return None if channel is None else channel.incarnation
 
     def available(self, shard: int) -> bool:
         """Whether there is a connection."""
-        return shard in self._channels
+        return shard in self._offered or shard in self._channels
 
     def send(self, shard: int, call: ExpertCall) -> Sent:
         """See `Transport.send`."""
-        channel = self._channels.get(shard)
+        channel = self._take_up(shard)
         if channel is None:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
         self._sequence += 1
@@ -67,10 +65,18 @@ class SocketTransport:
 
     def close(self) -> None:
         """Hang up everywhere."""
-        with self._lock:
-            channels, self._channels = list(self._channels.values()), {}
+        channels = [*self._channels.values(), *self._offered.values()]
+        self._channels, self._offered = {}, {}
         for channel in channels:
             channel.close()
+
+    def _take_up(self, shard: int) -> Channel | None:
+        offered = self._offered.pop(shard, None)
+        if offered is not None:
+            if (old := self._channels.get(shard)) is not None:
+                old.close()
+            self._channels[shard] = offered
+        return self._channels.get(shard)
 
     def _poll(self, descriptors: list[int], deadline_s: float) -> int | None:
         poll = select.poll()
@@ -90,9 +96,7 @@ class SocketTransport:
         return Answer(question.shard, unpack_partial(payload), now, channel.received_bytes - before)
 
     def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:
-        with self._lock:
-            if self._channels.get(shard) is channel:
-                del self._channels[shard]
+        self._channels.pop(shard, None)
         channel.close()
         reason = "timeout" if isinstance(error, TimeoutError) else "eof" if isinstance(error, OSError) else "error"
         return ShardUnavailable(shard, reason, f"shard {shard}: {error}")

@@ -1,0 +1,46 @@
+"""How evenly tokens spread over experts and shards. Pure functions of counts.
+
+L MoE layers, E experts, S shards. Rival definitions are all here under their own names; each layer is judged by itself
+before layers are averaged, since summing first would let layers hide each other.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+DEAD_AFTER_TOKENS_PER_EXPERT = 32
+
+
+def max_over_mean(counts_LN: Counts) -> Floats:
+    """Max / mean of each layer, [L]: 1 is perfect; 1 where nothing was counted."""
+    mean_L = counts_LN.mean(axis=1)
+    return np.divide(counts_LN.max(axis=1), mean_L, out=np.ones(len(counts_LN)), where=mean_L > 0)
+
+
+def mean_max_violation(counts_LE: Counts) -> float:
+    """Mean over layers of (max - mean) / mean over experts: MaxVio of Wang et al. 2024 (arXiv 2408.15664)."""
+    return float((max_over_mean(counts_LE) - 1).mean())
+
+
+def balancedness(counts_LS: Counts) -> float:
+    """Mean over layers of mean / max over shards, SGLang's measure: 1 is perfect."""
+    return float((1 / max_over_mean(counts_LS)).mean())
+
+
+def entropy_ratio(counts_LE: Counts) -> Floats:
+    """Entropy of each layer's expert load over its maximum log(E), [L]; 1 where nothing was counted."""
+    totals_L1 = counts_LE.sum(axis=1, keepdims=True)
+    share_LE = np.divide(counts_LE, totals_L1, out=np.zeros(counts_LE.shape), where=totals_L1 > 0)
+    logs_LE = np.log(share_LE, out=np.zeros_like(share_LE), where=share_LE > 0)
+    ratio_L = -(share_LE * logs_LE).sum(axis=1) / np.log(max(2, counts_LE.shape[1]))
+    return np.where(totals_L1[:, 0] > 0, ratio_L, 1.0)
+
+
+def dead_experts(counts_LE: Counts) -> NDArray[np.int64] | None:
+    """Experts of each layer without a token, [L]; None before each layer has seen 32 tokens per expert on average."""
+    experts = counts_LE.shape[1]
+    if counts_LE.sum(axis=1).min() < DEAD_AFTER_TOKENS_PER_EXPERT * experts:
+        return None
+    return (counts_LE == 0).sum(axis=1)

@@ -1,0 +1,114 @@
+"""Keeps a router connected to every shard, off the engine's thread: finds, dials, proves, hands over, asks for status."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from experts.transport.address import Endpoint
+from experts.transport.channel import Channel, connect
+from experts.transport.frame import Kind
+from experts.transport.socket import SocketTransport
+
+log = logging.getLogger(__name__)
+
+SEARCH_SECONDS = 0.1
+STATUS_SECONDS = 1.0
+CONNECT_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class ShardLink:
+    """What is known of one shard: where it lives, what it last said of itself, how often we connected."""
+
+    endpoint: Endpoint | None = None
+    control: Channel | None = None
+    status: dict[str, Any] = field(default_factory=dict)
+    connects: int = 0
+    error: str = "not found yet"
+
+
+class ShardConnector:
+    """Watches `endpoints` for the shards 0 to `shards` - 1 and feeds `transport`.
+
+    Args:
+        endpoints: returns where each shard is now; may be slow or fail, it is called on this thread only.
+        changed: called after a shard was connected.
+    """
+
+    def __init__(
+        self,
+        transport: SocketTransport,
+        shards: int,
+        endpoints: Callable[[], list[Endpoint]],
+        secret: bytes,
+        node: str,
+        call_timeout_s: float,
+        checksum: bool = False,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.links = [ShardLink() for _ in range(shards)]
+        self._transport = transport
+        self._endpoints = endpoints
+        self._secret = secret
+        self._node = node
+        self._call_timeout_s = call_timeout_s
+        self._checksum = checksum
+        self._changed = changed
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="shard connector")
+        self._thread.start()
+
+    def connected(self) -> bool:
+        """Whether every shard can be asked."""
+        return all(self._transport.available(shard) for shard in range(len(self.links)))
+
+    def close(self) -> None:
+        """Stop watching; the transport's connections stay."""
+        self._stop.set()
+        self._thread.join(timeout=CONNECT_SECONDS + 1)
+        for link in self.links:
+            self._drop_control(link)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._look()
+            except Exception:
+                log.exception("the search for shards failed, it goes on")
+            self._stop.wait(STATUS_SECONDS if self.connected() else SEARCH_SECONDS)
+
+    def _look(self) -> None:
+        for endpoint in self._endpoints():
+            if endpoint.index < len(self.links):
+                self._visit(self.links[endpoint.index], endpoint)
+
+    def _visit(self, link: ShardLink, endpoint: Endpoint) -> None:
+        shard = endpoint.index
+        try:
+            if self._transport.incarnation(shard) != endpoint.incarnation:
+                channel = connect(endpoint, self._node, self._secret, CONNECT_SECONDS, self._checksum)
+                channel.set_timeouts(self._call_timeout_s)
+                self._drop_control(link)
+                self._transport.offer(shard, channel)
+                link.endpoint, link.error, link.connects = endpoint, "", link.connects + 1
+                self._changed()
+            self._ask_status(link, endpoint)
+        except OSError as error:
+            link.error = f"{type(error).__name__}: {error}"
+            self._drop_control(link)
+
+    def _drop_control(self, link: ShardLink) -> None:
+        if link.control is not None:
+            link.control.close()
+            link.control = None
+
+    def _ask_status(self, link: ShardLink, endpoint: Endpoint) -> None:
+        """Ask on a connection of its own: control never queues behind data."""
+        if link.control is None:
+            link.control = connect(endpoint, self._node, self._secret, CONNECT_SECONDS, self._checksum)
+        link.control.send(Kind.STATUS, 0, [])
+        _, payload = link.control.receive()
+        link.status = json.loads(bytes(payload))

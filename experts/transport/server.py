@@ -1,0 +1,130 @@
+"""Listens for peers that can prove the secret; one blocking thread a connection. Strangers are closed and counted."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation, unlink_unix
+from experts.transport.channel import Channel, Closed, Idle, accept
+from experts.transport.frame import FrameError, Header
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS = 5.0
+FRAME_SECONDS = 30.0
+
+
+class Handler(Protocol):
+    """What a process does with its proven peers; called on the connection's own thread."""
+
+    def opened(self, channel: Channel) -> None:
+        """A peer has proved itself."""
+        ...
+
+    def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
+        """A frame came; `payload` is good until this returns. A `FrameError` closes the connection."""
+        ...
+
+    def closed(self, channel: Channel) -> None:
+        """A proven peer is gone, whatever the reason."""
+        ...
+
+
+class FrameServer:
+    """A process's unix and TCP listeners. `rejected` counts closed connections by reason."""
+
+    def __init__(
+        self, role: str, index: int, replica: str, node: str, host: str, secret: bytes, checksum: bool, handler: Handler
+    ) -> None:
+        self.rejected: Counter[str] = Counter()
+        self._name = f"{role} {index}"
+        self._secret = secret
+        self._checksum = checksum
+        self._handler = handler
+        self._channels: set[Channel] = set()
+        self._closing = False
+        unix, path = listen_unix()
+        tcp, port = listen_tcp(host)
+        self.endpoint = Endpoint(role, index, replica, new_incarnation(), node, host, port, path, os.getpid())
+        self._listeners = (unix, tcp)
+        self._accepting = [self._thread(self._accept_loop, listener) for listener in self._listeners]
+
+    def alive(self) -> bool:
+        """Whether both accepting threads live."""
+        return not self._closing and all(thread.is_alive() for thread in self._accepting)
+
+    def close(self) -> None:
+        """Stop listening and hang up."""
+        self._closing = True
+        for listener in self._listeners:
+            _shut(listener)
+        unlink_unix(self.endpoint.unix_path)
+        for channel in list(self._channels):
+            channel.close()
+
+    def _thread(self, target: Callable[[socket.socket], None], sock: socket.socket) -> threading.Thread:
+        thread = threading.Thread(target=target, args=(sock,), daemon=True, name=f"{self._name} data")
+        thread.start()
+        return thread
+
+    def _accept_loop(self, listener: socket.socket) -> None:
+        while not self._closing:
+            try:
+                sock, _ = listener.accept()
+            except OSError as error:
+                if not self._closing:
+                    log.warning("%s could not accept a connection: %s", self._name, error)
+                    time.sleep(0.1)
+                continue
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._thread(self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        channel = Channel(sock, self.endpoint.incarnation, self._checksum)
+        self._channels.add(channel)
+        try:
+            channel.set_timeouts(HANDSHAKE_SECONDS)
+            accept(channel, self._secret)
+            channel.set_timeouts(FRAME_SECONDS)
+            self._read_all(channel)
+        except Closed:
+            pass
+        except FrameError as error:
+            self._reject(error.reason, error)
+        except OSError as error:
+            self._reject("timeout" if isinstance(error, TimeoutError) else "io", error)
+        finally:
+            self._channels.discard(channel)
+            channel.close()
+
+    def _read_all(self, channel: Channel) -> None:
+        self._handler.opened(channel)
+        try:
+            while True:
+                try:
+                    header, payload = channel.receive()
+                except Idle:
+                    continue
+                self._handler.frame(channel, header, payload)
+        finally:
+            self._handler.closed(channel)
+
+    def _reject(self, reason: str, error: Exception) -> None:
+        if not self._closing:
+            self.rejected[reason] += 1
+            log.warning("%s closed a connection (%s): %s", self._name, reason, error)
+
+
+def _shut(listener: socket.socket) -> None:
+    """Close a listener and wake the thread that accepts on it, which `close` alone does not."""
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    listener.close()

@@ -1,0 +1,194 @@
+"""A router's Prometheus series, by the names of the metrics contract, built from its plain arrays about once a second."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experts.balance import balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
+from experts.phases import PHASES
+from router_service.messages import MetricFamily, Sample
+from router_service.statistics import KINDS, Statistics, Totals
+
+PREFIX = "expertmesh_"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Which of the large series are exported.
+
+    Args:
+        per_layer: balance gauges for each layer: L series each instead of one.
+        per_expert: `expert_tokens_total`, L x E series, of the `top_experts` busiest experts of each layer.
+        top_experts: bounds per_expert.
+    """
+
+    per_layer: bool = False
+    per_expert: bool = False
+    top_experts: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """The router's state of this moment."""
+
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    kv_bytes: int
+    router_weights_bytes: int
+    parameters_total: int
+    parameters_active: int
+    router_load_seconds: float
+
+
+class FamilyBuilder:
+    """Collects families whose samples share labels."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self.families: list[MetricFamily] = []
+        self._labels = labels
+
+    def add(self, name: str, kind: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> None:
+        """A counter (its samples get the suffix _total) or a gauge."""
+        suffix = "_total" if kind == "counter" else ""
+        samples = [Sample(PREFIX + name + suffix, self._labels | labels, float(value)) for labels, value in values]
+        self.families.append(MetricFamily(PREFIX + name, text, kind, samples))
+
+    def one(self, name: str, kind: str, text: str, value: float) -> None:
+        """A family with a single sample."""
+        self.add(name, kind, text, [({}, value)])
+
+    def histogram(self, name: str, text: str, rows: Iterable[tuple[Any, int, dict[str, str]]]) -> None:
+        """A histogram family: each row is an array of histograms, the row in it, and its labels."""
+        samples = [s for array, row, labels in rows for s in array.samples(PREFIX + name, row, self._labels | labels)]
+        self.families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
+
+
+def router_families(
+    stats: Statistics, window: Totals, gauges: Gauges, labels: dict[str, str], config: MetricsConfig
+) -> list[MetricFamily]:
+    """All series that carry this router's label."""
+    builder = FamilyBuilder(labels)
+    _requests(builder, stats, gauges)
+    _all_to_all(builder, stats, window)
+    _balance(builder, stats, window, config)
+    _memory(builder, gauges)
+    return builder.families
+
+
+def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None:
+    builder.one("num_requests_running", "gauge", "Requests that have KV blocks", gauges.running)
+    builder.one("num_requests_waiting", "gauge", "Requests that wait for room", gauges.waiting)
+    usage = gauges.kv_blocks_used / gauges.kv_blocks_total
+    builder.one("kv_cache_usage_perc", "gauge", "KV blocks in use, 1 is full", usage)
+    for name in ("prefix_cache_queries", "prefix_cache_hits", "num_preemptions"):
+        builder.one(name, "counter", "Always 0: this version neither caches prefixes nor preempts", 0)
+    text = "Tokens computed by a step"
+    builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
+
+
+def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals) -> None:
+    shards = range(len(stats.placement.shards))
+    phases = [
+        (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
+        for shard in shards
+        for number, phase in enumerate(PHASES)
+    ]
+    builder.histogram("alltoall_phase_seconds", "One MoE layer's call to one shard, by phase", phases)
+    builder.add("clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", _by_shard([0] * len(shards)))
+    wire = [
+        ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))
+        for shard in shards
+        for column, direction in enumerate(("dispatch", "combine"))
+    ]
+    builder.add("alltoall_bytes", "counter", "Bytes on the wire, headers included", wire)
+    builder.add("alltoall_rows", "counter", "Token rows sent", _by_shard(stats.totals.rows_S))
+    pairs = _by_shard(stats.totals.assignments_S)
+    builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
+    text = "Time the engine waited for experts with nothing else to do"
+    builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
+    text = "Over layer calls: slowest shard's answer minus the mean"
+    builder.one("straggler_wait_seconds", "counter", text, stats.straggler_seconds)
+    kinds = [(stats.steps, row, {"kind": kind}) for row, kind in enumerate(KINDS)]
+    builder.histogram("step_seconds", "One engine step", kinds)
+    stages = [({"stage": stage}, seconds) for stage, seconds in stats.stage_seconds.items()]
+    builder.add("step_stage_seconds", "counter", "Where the engine's time goes", stages)
+    builder.one("alltoall_overhead_ratio", "gauge", "Communication's share of step time, last minute", window.overhead_ratio)
+
+
+def _balance(builder: FamilyBuilder, stats: Statistics, window: Totals, config: MetricsConfig) -> None:
+    text = "Per layer call: max / mean of assignments over shards"
+    builder.histogram("shard_load_imbalance", text, [(stats.shard_imbalance, 0, {})])
+    layers = np.flatnonzero(stats.totals.expert_tokens_LE.any(axis=1))
+    if not len(layers):
+        return
+    counts_LE = window.expert_tokens_LE[layers]
+    _per_layer(builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config)
+    builder.one("balancedness", "gauge", "Mean over layers of mean / max over shards", balancedness(stats.by_shard(counts_LE)))
+    builder.one("max_violation", "gauge", "Mean over layers of (max - mean) / mean", mean_max_violation(counts_LE))
+    _per_layer(builder, "router_entropy_ratio", "Entropy of expert load over log(E)", layers, entropy_ratio(counts_LE), config)
+    if (dead_L := dead_experts(counts_LE)) is not None:
+        values = [({"layer": str(n)}, v) for n, v in zip(layers, dead_L, strict=True)] if config.per_layer else [({}, dead_L.sum())]
+        builder.add("dead_experts", "gauge", "Experts without a token in the last minute", values)
+    if config.per_expert:
+        _expert_tokens(builder, stats.totals.expert_tokens_LE, layers, config.top_experts)
+
+
+def _per_layer(
+    builder: FamilyBuilder, name: str, text: str, layers: np.ndarray, values_L: np.ndarray, config: MetricsConfig
+) -> None:
+    if config.per_layer:
+        builder.add(name, "gauge", text, [({"layer": str(n)}, v) for n, v in zip(layers, values_L, strict=True)])
+    else:
+        builder.one(name, "gauge", f"{text}, mean over layers", float(values_L.mean()))
+
+
+def _expert_tokens(builder: FamilyBuilder, counts_LE: np.ndarray, layers: np.ndarray, top: int) -> None:
+    values = [
+        ({"layer": str(layer), "expert": str(expert)}, float(counts_LE[layer, expert]))
+        for layer in layers
+        for expert in np.argsort(-counts_LE[layer], kind="stable")[:top]
+    ]
+    builder.add("expert_tokens", "counter", "Tokens routed to each of a layer's busiest experts", values)
+
+
+def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:
+    kinds = (("total", gauges.parameters_total), ("active", gauges.parameters_active))
+    builder.add("parameters", "gauge", "Parameters held, and used for one token", [({"kind": k}, v) for k, v in kinds])
+    used = gauges.kv_bytes * gauges.kv_blocks_used / gauges.kv_blocks_total
+    sizes = (("reserved", gauges.kv_bytes), ("used", used))
+    builder.add("kv_cache_bytes", "gauge", "Bytes of the KV cache", [({"kind": k}, v) for k, v in sizes])
+    dense = {"shard": "router", "kind": "dense"}
+    builder.add("weights_bytes", "gauge", "Bytes of weights held", [(dense, gauges.router_weights_bytes)])
+    seconds = [({"shard": "router"}, gauges.router_load_seconds)]
+    builder.add("checkpoint_load_seconds", "gauge", "Seconds it took to load the weights", seconds)
+    loaded = [({"shard": "router"}, gauges.router_weights_bytes)]
+    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded", loaded)
+
+
+def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
+    """What the shards say of themselves. No router's label: every router passes on the same numbers."""
+    builder = FamilyBuilder(labels)
+    numbers = list(_statuses(statuses))
+    builder.add("shard_tokens", "counter", "(token, expert) pairs that a shard computed", [(n, s["assignments"]) for n, s in numbers])
+    held = [(n | {"kind": "expert"}, s["weights_bytes"]) for n, s in numbers]
+    builder.add("weights_bytes", "gauge", "Bytes of weights held", held)
+    text = "Seconds it took to load the weights"
+    builder.add("checkpoint_load_seconds", "gauge", text, [(n, s["load_seconds"]) for n, s in numbers])
+    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded", [(n, s["weights_bytes"]) for n, s in numbers])
+    refused = [(n | {"reason": reason}, count) for n, s in numbers for reason, count in s["rejected"].items()]
+    builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
+    return builder.families
+
+
+def _statuses(statuses: dict[int, dict[str, Any]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    for shard, status in sorted(statuses.items()):
+        if status:
+            yield {"shard": str(shard)}, status
+
+
+def _by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
+    return [({"shard": str(shard)}, value) for shard, value in enumerate(values)]

@@ -1,0 +1,153 @@
+"""The Fronts that are connected to a router: their requests in, one frame a step out, each Front with a thread to write.
+
+The engine's thread only puts a step's events on a queue; packing and sending happen on the writer's.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import msgspec
+
+from experts.transport.address import Endpoint
+from experts.transport.channel import Channel
+from experts.transport.frame import FrameError, Header, Kind
+from experts.transport.server import FrameServer
+from router_service.messages import (
+    RouterHello,
+    RouterReport,
+    StepOutputs,
+    StreamOutput,
+    ToRouter,
+    decode_to_router,
+    encode,
+)
+from router_service.request import Event
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUED_FRAMES = 4096
+
+Outgoing = list[Event] | RouterHello | RouterReport | None
+
+
+@dataclass(slots=True)
+class FrontLink:
+    """One connected Front."""
+
+    number: int
+    channel: Channel
+    outgoing: "queue.SimpleQueue[Outgoing]"
+
+
+class FrontLinks:
+    """Accepts Fronts; `receive(front, message)` is called for each message, `lost(front)` when a Front is gone.
+
+    Both are called on the Front's own thread and must hand over, not work.
+    """
+
+    def __init__(
+        self,
+        hello: RouterHello,
+        receive: Callable[[int, ToRouter], None],
+        lost: Callable[[int], None],
+        secret: bytes,
+        host: str,
+        node: str,
+        index: int,
+        checksum: bool = False,
+    ) -> None:
+        self._hello = hello
+        self._receive = receive
+        self._lost = lost
+        self._links: dict[Channel, FrontLink] = {}
+        self._by_number: dict[int, FrontLink] = {}
+        self._numbers = count(1)
+        self._server = FrameServer("router", index, hello.router, node, host, secret, checksum, self)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where Fronts connect."""
+        return self._server.endpoint
+
+    def alive(self) -> bool:
+        """Whether new Fronts are accepted."""
+        return self._server.alive()
+
+    def publish(self, events: list[Event]) -> None:
+        """Queue a step's events for their Fronts; events of Fronts that are gone go nowhere."""
+        by_front: dict[int, list[Event]] = {}
+        for event in events:
+            by_front.setdefault(event.front, []).append(event)
+        for front, share in by_front.items():
+            self._put(self._by_number.get(front), share)
+
+    def report(self, report: RouterReport) -> None:
+        """Queue a report for every Front."""
+        for link in list(self._by_number.values()):
+            self._put(link, report)
+
+    def close(self) -> None:
+        """Hang up on every Front."""
+        self._server.close()
+
+    def opened(self, channel: Channel) -> None:
+        """See `Handler`."""
+        link = FrontLink(next(self._numbers), channel, queue.SimpleQueue())
+        self._links[channel] = self._by_number[link.number] = link
+        link.outgoing.put(self._hello)
+        threading.Thread(target=self._write, args=(link,), daemon=True, name=f"front {link.number} writer").start()
+
+    def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
+        """See `Handler`."""
+        if header.kind is not Kind.MESSAGE:
+            raise FrameError("kind", f"a router does not take {header.kind.name} frames from a Front")
+        try:
+            self._receive(self._links[channel].number, decode_to_router(payload))
+        except msgspec.DecodeError as error:
+            raise FrameError("message", f"a message that cannot be read: {error}") from error
+
+    def closed(self, channel: Channel) -> None:
+        """See `Handler`."""
+        link = self._links.pop(channel)
+        self._by_number.pop(link.number, None)
+        link.outgoing.put(None)
+        self._lost(link.number)
+
+    def _put(self, link: FrontLink | None, item: Outgoing) -> None:
+        if link is None:
+            return
+        if link.outgoing.qsize() > MAX_QUEUED_FRAMES:
+            log.warning("front %d does not read, its connection is closed", link.number)
+            self._by_number.pop(link.number, None)
+            link.channel.close()
+        else:
+            link.outgoing.put(item)
+
+    def _write(self, link: FrontLink) -> None:
+        for sequence in count():
+            item = link.outgoing.get()
+            if item is None:
+                return
+            message = StepOutputs([_output(event) for event in item]) if isinstance(item, list) else item
+            try:
+                link.channel.send(Kind.MESSAGE, sequence, [encode(message)])
+            except OSError as error:
+                log.warning("front %d cannot be written to: %s", link.number, error)
+                link.channel.close()
+                return
+
+
+def _output(event: Event) -> StreamOutput:
+    return StreamOutput(
+        stream=event.stream,
+        token_ids=[] if event.token is None else [event.token],
+        logprobs=[] if event.logprobs is None else [event.logprobs],
+        routing=event.routing or [],
+        finish=event.finish,
+        failure=event.failure,
+        timings=event.timings,
+    )

@@ -1,0 +1,33 @@
+"""A router's view of its shards, for the cluster's state."""
+
+from collections.abc import Callable, Sequence
+
+from experts.connector import ShardLink
+from experts.phases import PHASES
+from router_service.messages import ShardReport
+from router_service.statistics import Totals
+
+
+def shard_reports(
+    links: Sequence[ShardLink], available: Callable[[int], bool], recent: Totals, seconds: float
+) -> list[ShardReport]:
+    """One report a shard; rates over the window's `seconds`, phase times as means over its calls."""
+    return [_report(shard, link, available(shard), recent, seconds) for shard, link in enumerate(links)]
+
+
+def _report(shard: int, link: ShardLink, available: bool, recent: Totals, seconds: float) -> ShardReport:
+    endpoint, calls = link.endpoint, max(1, int(recent.calls_S[shard]))
+    means = (recent.phase_seconds_SP[shard] / calls).tolist()
+    return ShardReport(
+        shard=shard,
+        replica=endpoint.replica if endpoint else "",
+        state="connected" if available else "unreachable",
+        node=endpoint.node if endpoint else "",
+        pid=endpoint.pid if endpoint else 0,
+        experts=int(link.status.get("experts", 0)),
+        weights_bytes=int(link.status.get("weights_bytes", 0)),
+        rows_per_second=float(recent.rows_S[shard]) / max(seconds, 1e-9),
+        assignments_per_second=float(recent.assignments_S[shard]) / max(seconds, 1e-9),
+        phase_seconds=dict(zip(PHASES, means, strict=True)),
+        last_error="" if available else link.error,
+    )

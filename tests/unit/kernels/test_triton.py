@@ -1,0 +1,35 @@
+"""Runs `triton_suite.py` in a process of its own: in Triton's interpreter, and on the GPU where there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SUITE = Path(__file__).with_name("triton_suite.py")
+ROOT = Path(__file__).parents[3]
+
+
+def run_suite(**environment: str) -> None:
+    """What the outer session carries (workers, random order) stays outside; a failure shows the inner report."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", str(SUITE)]
+    outer = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "TRITON_INTERPRET"))}
+    done = subprocess.run(
+        command, cwd=ROOT, env=outer | environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_triton_in_the_interpreter():
+    pytest.importorskip("triton")
+    run_suite(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_triton_on_the_gpu():
+    run_suite()

@@ -1,0 +1,123 @@
+"""The Triton backend against the reference. `test_triton.py` runs this file in a process of its own.
+
+Not collected by name: on a machine without a GPU it needs TRITON_INTERPRET=1 before Triton is imported, which must not
+leak into other tests.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import CASES, DTYPES, Case, assert_near, make
+
+from kernels import reference, triton_permute
+from kernels.select import ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="asks the device itself: no GPU here")
+
+
+@pytest.fixture(scope="module")
+def triton_ops():
+    return ops("triton", DEVICE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_expert_ffn(triton_ops, case, dtype):
+    problem = make(case, dtype, DEVICE)
+    matrices = problem.w_gate_up_E2FD, problem.w_down_EDF
+    expected = reference.expert_ffn(problem.x_TD, reference.prepare_weights(*matrices), *problem.rows)
+    actual = triton_ops.expert_ffn(problem.x_TD, triton_ops.prepare_weights(*matrices), *problem.rows)
+    assert_near(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.tokens in (0, 4, 9)], ids=str)
+def test_parts(triton_ops, case, dtype):
+    problem = make(case, dtype, DEVICE)
+    token, expert, weight = problem.rows
+    order, offsets = triton_ops.group_by_expert(expert, case.experts)
+    assert all(map(torch.equal, (order, offsets), reference.group_by_expert(expert, case.experts)))
+    w_gate_up, w_down = problem.w_gate_up_E2FD, problem.w_down_EDF
+    h = reference.gate_up_silu(problem.x_TD, w_gate_up, token[order], offsets)
+    assert_near(triton_ops.gate_up_silu(problem.x_TD, w_gate_up, token[order], offsets), h, dtype)
+    y = reference.grouped_down(h, w_down, offsets, weight[order])
+    assert_near(triton_ops.grouped_down(h, w_down, offsets, weight[order]), y, dtype)
+    total = reference.sum_rows(y, token[order], case.tokens)
+    assert_near(triton_ops.sum_rows(y, token[order], case.tokens), total, torch.float32)
+
+
+def test_separate_matrices_are_stacked(triton_ops):
+    problem = make(Case(2), torch.float32, DEVICE)
+    weights = triton_ops.prepare_weights(tuple(problem.w_gate_up_E2FD), tuple(problem.w_down_EDF))
+    assert torch.equal(weights.gate_up, problem.w_gate_up_E2FD)
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(0, 3), (1, 1), (129, 3), (300, 70)])
+def test_grouping_over_several_blocks(triton_ops, rows, keys):
+    ids = torch.randint(keys, (rows,), generator=torch.Generator().manual_seed(rows)).to(DEVICE)
+    assert all(map(torch.equal, triton_ops.group_by_expert(ids, keys), reference.group_by_expert(ids, keys)))
+
+
+def test_sum_rows_keeps_row_order(triton_ops):
+    y = torch.tensor([[1e8], [-1e8], [1.0]], device=DEVICE)
+    assert triton_ops.sum_rows(y, torch.tensor([1, 1, 1], device=DEVICE), 3).flatten().tolist() == [0.0, 1.0, 0.0]
+
+
+def test_sum_rows_over_several_column_blocks(triton_ops, monkeypatch):
+    monkeypatch.setattr(triton_permute, "_MAX_BLOCK_D", 16)
+    y, token = torch.randn(9, 40, device=DEVICE), torch.tensor([2, 0, 2, 2, 0, 3, 3, 3, 0], device=DEVICE)
+    assert_near(triton_ops.sum_rows(y, token, 4), reference.sum_rows(y, token, 4), torch.float32)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("tokens", "experts", "top_k"), [(0, 4, 2), (1, 1, 1), (3, 5, 3), (33, 7, 7), (2, 130, 8)])
+def test_gate(triton_ops, tokens, experts, top_k, dtype, normalize):
+    # Distinct logits, exact in every format: which expert wins a tie is not the reference's promise.
+    rng = torch.Generator().manual_seed(tokens)
+    logits = torch.rand(tokens, experts, generator=rng).argsort(dim=1).to(dtype).to(DEVICE) / 16
+    weights, ids = triton_ops.gate_topk(logits, top_k, normalize)
+    expected_weights, expected_ids = reference.gate_topk(logits, top_k, normalize)
+    assert torch.equal(ids, expected_ids)
+    assert_near(weights, expected_weights, torch.float32)
+
+
+def test_gate_takes_the_lowest_of_equals(triton_ops):
+    _, ids = triton_ops.gate_topk(torch.zeros(2, 6, device=DEVICE), 3, True)
+    assert ids.tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter computes in numpy
+def test_gate_keeps_ids_in_range_for_nan(triton_ops):
+    weights, ids = triton_ops.gate_topk(torch.full((1, 5), torch.nan, device=DEVICE), 3, True)
+    assert sorted(ids[0].tolist()) == [0, 1, 2]
+    assert torch.isnan(weights).all()
+
+
+@needs_gpu
+def test_nothing_waits_for_the_device(triton_ops):
+    problem = make(Case(33), torch.bfloat16, DEVICE)
+    weights = triton_ops.prepare_weights(problem.w_gate_up_E2FD, problem.w_down_EDF)
+    triton_ops.expert_ffn(problem.x_TD, weights, *problem.rows)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        triton_ops.expert_ffn(problem.x_TD, weights, *problem.rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+def test_weights_beyond_two_billion_elements(triton_ops):
+    case = Case(4, experts=33, hidden=4096, ffn=8192, top_k=1)
+    w_gate_up = torch.zeros(case.experts, 2 * case.ffn, case.hidden, dtype=torch.bfloat16, device=DEVICE)
+    w_down = torch.zeros(case.experts, case.hidden, case.ffn, dtype=torch.bfloat16, device=DEVICE)
+    w_gate_up[-1].normal_(std=0.02)
+    w_down[-1].normal_(std=0.02)
+    x = torch.randn(case.tokens, case.hidden, device=DEVICE).bfloat16()
+    token = torch.arange(case.tokens, device=DEVICE)
+    rows = token, torch.full_like(token, case.experts - 1), torch.ones(case.tokens, device=DEVICE)
+    last = reference.prepare_weights(w_gate_up[-1:], w_down[-1:])
+    expected = reference.expert_ffn(x, last, token, torch.zeros_like(token), rows[2])
+    assert_near(triton_ops.expert_ffn(x, triton_ops.prepare_weights(w_gate_up, w_down), *rows), expected, x.dtype)
