@@ -193,11 +193,10 @@ async def test_tokens_before_a_failure_still_arrive(world: World) -> None:
         yield from refuse("UNAVAILABLE", "late")(submit)
 
     _, client = await world.serve(script=script)
-    seen: list[int] = []
-    with pytest.raises(grpc.aio.AioRpcError):
-        async for response in client.generate(tokens=[9]):
-            seen += response.token_ids
-    assert seen == [9]
+    stream = client.generate(tokens=[9])
+    assert (await anext(stream)).token_ids == [9]
+    with pytest.raises(grpc.aio.AioRpcError, match="late"):
+        await anext(stream)
 
 
 async def test_the_front_refuses_more_streams_than_its_limit(world: World) -> None:
@@ -224,7 +223,7 @@ async def test_a_deadline_ends_the_call_and_cancels_the_stream(world: World) -> 
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     left = router.submits[0].deadline_seconds
     assert left is not None
-    assert 0.0 < left <= 0.3
+    assert 0.0 < left < 0.35
     await until(lambda: len(router.cancels) == 1)
 
 

@@ -15,6 +15,13 @@ from test_front_generate import collect
 from router_service.front.exposition import MergedCollector
 from router_service.messages import MetricFamily, RouterReport, Sample
 
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.metrics_port = 0
+    return world
+
+
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
