@@ -43,9 +43,9 @@ def build_app(config: ClusterConfig) -> serve.Application:
         deploy(ShardReplica, name=f"Shard-{index}", ray_actor_options=compute).bind(data, index, secret)
         for index in range(config.experts.shards)
     ]
-    router = deploy(
-        RouterReplica, name="Router", num_replicas=config.cluster.routers, ray_actor_options=compute
-    ).bind(data, secret)
+    router = deploy(RouterReplica, name="Router", num_replicas=config.cluster.routers, ray_actor_options=compute).bind(
+        data, secret
+    )
     light = {"num_cpus": 0, "runtime_env": {"env_vars": environment()}}
     return deploy(FrontReplica, name="Front", ray_actor_options=light, max_ongoing_requests=64).bind(
         data, secret, router, *shards

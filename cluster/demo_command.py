@@ -11,8 +11,9 @@ from cluster.serve_command import add_cluster_flags, check_model, config_of, rea
 from experts.checkpoint_error import CheckpointError
 
 if TYPE_CHECKING:
-    from router_service.client import Client
     from argparse import _SubParsersAction as Subparsers
+
+    from router_service.client import Client
 
 PROMPTS = ("def read_lines(path):\n", "import os\nimport sys\n\n", "The following functions are")
 STREAMS = 16

@@ -56,7 +56,9 @@ class Launcher:
             if status is not None and status["routers"] >= self._config.cluster.routers:
                 return status
             if time.monotonic() > deadline:
-                raise StartError(f"not ready after {self._config.cluster.ready_timeout_seconds:.0f} s: {self._states()}")
+                raise StartError(
+                    f"not ready after {self._config.cluster.ready_timeout_seconds:.0f} s: {self._states()}"
+                )
             time.sleep(POLL_SECONDS)
         return None
 
@@ -94,7 +96,9 @@ class Launcher:
                 namespace="expertmesh",
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise StartError(f"cannot start or join Ray ({address or 'local'}): {' '.join(str(error).split())}") from error
+            raise StartError(
+                f"cannot start or join Ray ({address or 'local'}): {' '.join(str(error).split())}"
+            ) from error
 
     def _look(self, application: str) -> dict[str, Any] | None:
         state = serve.status().applications[application]

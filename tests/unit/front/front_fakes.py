@@ -54,7 +54,17 @@ def byte_level_tokenizer() -> Tokenizer:
 
 def byte_fallback_tokenizer() -> Tokenizer:
     """A Llama-like one: U+2581 for spaces, bytes for what is not in the vocabulary, a beginning-of-sequence token."""
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "h", "i", "\u2581h", "\u2581hi"]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "\u2581",
+        "h",
+        "i",
+        "\u2581h",
+        "\u2581hi",
+    ]
     words += ["\u2581\u2581", "a", "\u4f60", ".", "\n"]
     merges = [("\u2581", "h"), ("\u2581h", "i"), ("\u2581", "\u2581")]
     vocabulary = {word: id for id, word in enumerate(words)}

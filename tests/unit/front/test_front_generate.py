@@ -198,7 +198,9 @@ async def test_a_slow_reader_loses_its_stream_not_the_front(world: World) -> Non
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017, either end is right
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL", "NONSENSE", "OK"])
+@pytest.mark.parametrize(
+    "code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL", "NONSENSE", "OK"]
+)
 async def test_a_routers_failure_becomes_the_status(world: World, code: str) -> None:
     _, client = await world.serve(script=refuse(code, "shard 3 is gone"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
