@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """Ports of 0 pick free ones; times in seconds.
+    """Ports of 0 pick free ones, a `metrics_port` of None serves no metrics page; times in seconds.
 
     `router_wait_s`: how long a request waits for a router when none is linked (its deadline permitting).
     `link_silence_s`: a router that says nothing for so long is taken for dead. `max_resubmits`: how often a request may
-    outlive its router. `max_buffered_tokens`: a client that falls so far behind its stream loses it.
+    outlive its router. `max_buffered_tokens`: a client that falls so far behind its stream loses it. `checksum`: frames
+    to routers carry one.
     """
 
     host: str = "127.0.0.1"
     grpc_port: int = 0
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = 0
+    metrics_port: int | None = 0
     reuse_port: bool = False
     max_concurrent_streams: int = 1024
     max_request_bytes: int = 16 << 20
@@ -25,10 +26,11 @@ class FrontConfig:
     connect_timeout_s: float = 5.0
     link_silence_s: float = 30.0
     max_resubmits: int = 3
+    checksum: bool = False
 
     def __post_init__(self) -> None:
         for name in ("grpc_port", "metrics_port"):
-            if not 0 <= getattr(self, name) <= 65535:
+            if not 0 <= (getattr(self, name) or 0) <= 65535:
                 raise ValueError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
         for name in ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens"):
             if getattr(self, name) < 1:

@@ -8,6 +8,7 @@ import msgspec
 
 from experts.transport.address import Endpoint
 from experts.transport.frame import FrameError, Kind
+from router_service.front.config import FrontConfig
 from router_service.front.lane import Arrival, Lane, LinkLostError
 from router_service.front.wire import Wire, connect
 from router_service.messages import (
@@ -107,17 +108,15 @@ class RouterLink:
                     self.release(lane)
 
 
-async def open_link(
-    endpoint: Endpoint, node: str, secret: bytes, timeout_s: float, max_buffered_tokens: int
-) -> RouterLink:
+async def open_link(endpoint: Endpoint, node: str, secret: bytes, config: FrontConfig) -> RouterLink:
     """Connect to a router and hear its hello.
 
     Raises:
         OSError, EOFError: there is no such router, or it does not know the secret.
         msgspec.MsgspecError: it says something else.
     """
-    async with asyncio.timeout(timeout_s):
-        wire = await connect(endpoint, node, secret)
+    async with asyncio.timeout(config.connect_timeout_s):
+        wire = await connect(endpoint, node, secret, config.checksum)
         try:
             hello = decode_to_front(await wire.receive(Kind.MESSAGE))
             if not isinstance(hello, RouterHello):
@@ -125,7 +124,7 @@ async def open_link(
         except BaseException:
             await wire.close()
             raise
-    return RouterLink(endpoint, wire, hello, max_buffered_tokens)
+    return RouterLink(endpoint, wire, hello, config.max_buffered_tokens)
 
 
 def describe(error: BaseException) -> str:

@@ -100,18 +100,15 @@ class RouterLinks:
 
     async def _connect(self, endpoint: Endpoint) -> None:
         """Connect once and stay until the link ends; the next poll tries again."""
-        config = self._config
         try:
-            link = await open_link(
-                endpoint, self._node, self._secret, config.connect_timeout_s, config.max_buffered_tokens
-            )
+            link = await open_link(endpoint, self._node, self._secret, self._config)
         except (OSError, EOFError, msgspec.MsgspecError) as error:
             self._complain(endpoint, describe(error))
             return
         self._complaints.pop(endpoint.incarnation, None)
         try:
             await self._set_links((*self._links, link))
-            await link.run(config.link_silence_s)
+            await link.run(self._config.link_silence_s)
         finally:
             # Off the list first: a stream that hears of the loss must not choose this link again.
             await self._set_links(tuple(other for other in self._links if other is not link))

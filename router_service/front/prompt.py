@@ -84,4 +84,4 @@ def check_length(field: str, ids: Sequence[int], limits: Limits) -> None:
     if not ids:
         raise invalid(field, f"must not be empty: one of prompt, tokens, chat with 1 to {most} tokens is required")
     if len(ids) > most:
-        raise invalid(field, f"has {len(ids)} tokens, at most {most} fit the context of {limits.context}")
+        raise invalid(field, f"has {len(ids)} tokens, at most {most} are allowed (the context has {limits.context})")

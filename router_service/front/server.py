@@ -69,14 +69,13 @@ class FrontServer:
             OSError: a port cannot be bound.
         """
         await self._set_health(NOT_SERVING)
+        self._open_page()
         server = self._make_server()
-        self.grpc_port = self._bind(server)
-        self._page = MetricsServer(
-            MergedCollector(self._metrics.registry, lambda: self._links.reports),
-            self._config.metrics_host,
-            self._config.metrics_port,
-        )
-        self.metrics_port = self._page.port
+        try:
+            self.grpc_port = self._bind(server)
+        except OSError:
+            await self.stop()
+            raise
         await server.start()
         self._server = server
         self._links.start()
@@ -98,6 +97,13 @@ class FrontServer:
         await self._links.stop()
         if page is not None:
             await page.stop()
+
+    def _open_page(self) -> None:
+        config = self._config
+        if config.metrics_port is not None:
+            collector = MergedCollector(self._metrics.registry, lambda: self._links.reports)
+            self._page = MetricsServer(collector, config.metrics_host, config.metrics_port)
+            self.metrics_port = self._page.port
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config

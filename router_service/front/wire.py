@@ -16,10 +16,13 @@ MAX_MESSAGE_BYTES = 64 << 20
 class Wire:
     """A connection that carries frames of one server process, named by its incarnation."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incarnation: int) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incarnation: int, checksum: bool
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._incarnation = incarnation
+        self._checksum = checksum
         self._sequence = 0
 
     async def receive(self, expected: Kind, limit: int = MAX_MESSAGE_BYTES) -> bytes:
@@ -43,7 +46,7 @@ class Wire:
         """Queue a frame; `drain` waits until the peer has taken most of what is queued."""
         if self._writer.is_closing():
             return
-        self._writer.write(pack_header(kind, self._incarnation, self._sequence, (payload,)))
+        self._writer.write(pack_header(kind, self._incarnation, self._sequence, (payload,), self._checksum))
         self._writer.write(payload)
         self._sequence += 1
 
@@ -62,7 +65,7 @@ class Wire:
             await self._writer.wait_closed()
 
 
-async def connect(endpoint: Endpoint, node: str, secret: bytes) -> Wire:
+async def connect(endpoint: Endpoint, node: str, secret: bytes, checksum: bool = False) -> Wire:
     """Connect from `node` to `endpoint` (unix socket on the same node, else TCP) and prove the secret both ways.
 
     Raises:
@@ -73,7 +76,7 @@ async def connect(endpoint: Endpoint, node: str, secret: bytes) -> Wire:
         reader, writer = await asyncio.open_unix_connection(sock=_dial_unix(endpoint))
     else:
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
-    wire = Wire(reader, writer, endpoint.incarnation)
+    wire = Wire(reader, writer, endpoint.incarnation, checksum)
     try:
         await _prove(wire, secret, endpoint.incarnation)
     except BaseException:

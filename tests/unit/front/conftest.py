@@ -27,6 +27,8 @@ class World:
 
     def __init__(self, text: TextModel) -> None:
         self.text = text
+        # Closing a metrics page takes half a second: only the tests that read it have one.
+        self.metrics_port: int | None = None
         self.endpoints: list[Endpoint] = []
         self.routers: list[FakeRouter] = []
         self.fronts: list[FrontServer] = []
@@ -39,7 +41,7 @@ class World:
         return router
 
     async def front(self, text: TextModel | None = None, **options: object) -> Client:
-        config = FrontConfig(**({"poll_s": 0.02, "router_wait_s": 5.0} | options))  # type: ignore[arg-type]
+        config = FrontConfig(**({"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port} | options))  # type: ignore[arg-type]
         self.server = FrontServer(config, text or self.text, card(), self._list, SECRET, "node", self.directory)
         await self.server.start()
         self.fronts.append(self.server)

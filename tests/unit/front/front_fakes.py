@@ -255,19 +255,19 @@ class FakeRouter:
 
 
 def report(router: str = "r0", **fields: object) -> RouterReport:
-    values = dict(
-        router=router,
-        running=1,
-        waiting=2,
-        kv_blocks_used=3,
-        kv_blocks_total=12,
-        decode_tokens_per_second=50.0,
-        overhead_ratio=0.25,
-        shard_imbalance=1.5,
-        expert_imbalance=2.0,
-        shards=[],
-        families=[],
-    )
+    values = {
+        "router": router,
+        "running": 1,
+        "waiting": 2,
+        "kv_blocks_used": 3,
+        "kv_blocks_total": 12,
+        "decode_tokens_per_second": 50.0,
+        "overhead_ratio": 0.25,
+        "shard_imbalance": 1.5,
+        "expert_imbalance": 2.0,
+        "shards": [],
+        "families": [],
+    }
     return RouterReport(**(values | fields))  # type: ignore[arg-type]
 
 

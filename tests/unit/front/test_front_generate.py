@@ -176,28 +176,6 @@ async def test_64_streams_some_cancelled_end_exactly_once(world: World, tokenize
     assert len(set(router.cancels)) == 32
 
 
-async def test_a_slow_reader_loses_its_stream_not_the_front(world: World) -> None:
-    router = await world.router()
-    client = await world.front(max_buffered_tokens=50, max_resubmits=0)
-    await client.wait_ready(10)
-    slow = client.generate("hello", max_tokens=4000, logprobs=20, request_id="x" * 200)
-    blocker = asyncio.Event()
-
-    async def read() -> None:
-        async for _ in slow:
-            await blocker.wait()
-
-    reader = asyncio.create_task(read())
-    quick = await collect(client, "world", max_tokens=5)
-    assert quick[-1].finish_reason == pb.LENGTH
-    await until(lambda: not router.running, 20)
-    blocker.set()
-    try:
-        await reader
-    except grpc.aio.AioRpcError as error:
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017, either end is right
-
-
 @pytest.mark.parametrize(
     "code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL", "NONSENSE", "OK"]
 )
@@ -215,11 +193,10 @@ async def test_tokens_before_a_failure_still_arrive(world: World) -> None:
         yield from refuse("UNAVAILABLE", "late")(submit)
 
     _, client = await world.serve(script=script)
-    seen: list[int] = []
-    with pytest.raises(grpc.aio.AioRpcError):
-        async for response in client.generate(tokens=[9]):
-            seen += response.token_ids
-    assert seen == [9]
+    stream = client.generate(tokens=[9])
+    assert (await anext(stream)).token_ids == [9]
+    with pytest.raises(grpc.aio.AioRpcError, match="late"):
+        await anext(stream)
 
 
 async def test_the_front_refuses_more_streams_than_its_limit(world: World) -> None:
@@ -246,7 +223,7 @@ async def test_a_deadline_ends_the_call_and_cancels_the_stream(world: World) -> 
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     left = router.submits[0].deadline_seconds
     assert left is not None
-    assert 0.0 < left <= 0.3
+    assert 0.0 < left < 0.35
     await until(lambda: len(router.cancels) == 1)
 
 

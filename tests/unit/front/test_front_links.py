@@ -1,0 +1,184 @@
+"""Routers that die, lie, stall and come back; the streams that they had."""
+
+import asyncio
+import logging
+
+import grpc
+import pytest
+from conftest import World
+from front_fakes import SECRET, FakeRouter, echo, report, until
+from test_front_generate import check_one_end, collect, ids_of, text_of
+
+from experts.transport.frame import Kind
+from router_service.front.config import FrontConfig
+from router_service.front.errors import RequestError
+from router_service.front.lane import Arrival, Lane, OverflowedError
+from router_service.front.links import RouterLinks
+from router_service.front.routed import RoutedStream
+from router_service.messages import RouterHello, SamplingParams, StreamOutput, Submit
+
+
+async def test_a_stream_goes_on_at_another_router(world: World) -> None:
+    first, client = await world.serve(step_s=0.002, die_after_steps=5)
+    task = asyncio.create_task(collect(client, "hello world fox", max_tokens=40, seed=11, temperature=0.5))
+    await until(lambda: bool(first.submits))
+    second = await world.router(name="r1")
+    responses = await task
+    check_one_end(responses)
+    submit, resubmit = first.submits[0], second.submits[0]
+    assert ids_of(responses) == [submit.prompt[position % len(submit.prompt)] for position in range(40)]
+    assert text_of(responses) == await client.detokenize(ids_of(responses))
+    assert resubmit.generated == ids_of(responses)[:5]
+    assert (resubmit.prompt, resubmit.sampling) == (submit.prompt, submit.sampling)
+
+
+async def test_a_stream_goes_on_when_the_same_router_is_back(world: World) -> None:
+    router, client = await world.serve(step_s=0.002)
+    stream = client.generate("hello world fox", max_tokens=60)
+    responses = [await anext(stream)]
+    router.cut()
+    responses += [response async for response in stream]
+    check_one_end(responses)
+    assert len(ids_of(responses)) == 60
+    assert router.connections == 2
+    assert router.submits[1].generated == ids_of(responses)[: len(router.submits[1].generated)]
+
+
+async def test_a_stop_string_is_found_across_two_routers(world: World) -> None:
+    first, client = await world.serve(step_s=0.002, die_after_steps=5)
+    prompt = "hello worldENDING and more"
+    task = asyncio.create_task(collect(client, prompt, max_tokens=200, stop=["worldENDING"]))
+    await until(lambda: bool(first.submits))
+    await world.router(name="r1")
+    assert text_of(await task) == "hello "
+
+
+async def test_no_router_comes_back_within_the_deadline(world: World) -> None:
+    _, client = await world.serve(step_s=0.002, die_after_steps=2)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await collect(client, "hello", max_tokens=50, timeout=0.5)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_request_that_kills_routers_is_given_up(world: World) -> None:
+    router = await world.router(step_s=0.001)
+    client = await world.front(max_resubmits=2)
+    await client.wait_ready(10)
+    router.script = lambda submit: (router.cut(), echo(submit))[1]  # type: ignore[func-returns-value]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await collect(client, "hello", max_tokens=50)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert len(router.submits) == 3
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"), [(b"\xff\xff", Kind.MESSAGE), (b"", Kind.PARTIALS), (b"\x81\xa4type\xa5hello", Kind.MESSAGE)]
+)
+async def test_garbage_from_a_router_ends_its_link_alone(world: World, payload: bytes, kind: Kind) -> None:
+    router, client = await world.serve(step_s=0.002)
+    stream = client.generate("hello world", max_tokens=50)
+    responses = [await anext(stream)]
+    router.shout(payload, kind)
+    responses += [response async for response in stream]
+    check_one_end(responses)
+    assert len(ids_of(responses)) == 50
+    assert router.connections == 2
+
+
+async def test_bytes_that_are_no_frame_end_the_link(world: World) -> None:
+    router, client = await world.serve()
+    for writer in router._writers:
+        writer.write(b"GET / HTTP/1.1\r\n" + b"x" * 40)
+    await until(lambda: router.connections == 2)
+    await client.wait_ready(5)
+
+
+async def test_a_silent_router_is_taken_for_dead(world: World) -> None:
+    stalled = await world.router(stall_after_steps=3)
+    client = await world.front(link_silence_s=0.3)
+    await client.wait_ready(10)
+    task = asyncio.create_task(collect(client, "hello", max_tokens=9))
+    await until(lambda: stalled.steps == 3)
+    world.endpoints.clear()
+    other = await world.router(name="r1")
+    assert len(ids_of(await task)) == 9
+    assert len(other.submits[0].generated) == 3
+
+
+@pytest.mark.parametrize("fault", ["secret", "incarnation"])
+async def test_a_stranger_is_not_linked(world: World, fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    stranger = await world.router()
+    if fault == "secret":
+        stranger.secret = b"another"
+    else:
+        stranger.incarnation += 1
+    client = await world.front()
+    with caplog.at_level(logging.WARNING):
+        await until(lambda: "cannot link router r0" in caplog.text)
+        await asyncio.sleep(0.1)
+    assert caplog.text.count("cannot link router r0") == 1
+    assert not await client.health()
+
+
+async def test_a_failing_directory_does_not_disturb_links(world: World) -> None:
+    _, client = await world.serve()
+
+    async def broken() -> list:  # type: ignore[type-arg]
+        raise RuntimeError("no control plane")
+
+    world.server._links._endpoints = broken
+    await asyncio.sleep(0.1)
+    assert len(ids_of(await collect(client, "hello", max_tokens=4))) == 4
+
+
+async def test_the_smallest_router_bounds_requests(world: World) -> None:
+    await world.router(context=100)
+    await world.router(name="r1", context=50)
+    client = await world.front()
+    await until(lambda: world.server.linked_routers == 2)
+    model = await client.model()
+    assert (model.context, model.prompt_limit) == (50, 49)
+
+
+def output(tokens: int, finish: str | None = None) -> Arrival:
+    return Arrival(0.0, StreamOutput(1, [5] * tokens, finish=finish))
+
+
+async def test_a_lane_keeps_no_more_than_its_limit() -> None:
+    lane = Lane(1, max_buffered_tokens=10)
+    lane.put(output(6))
+    assert len(await lane.take()) == 1
+    lane.put(output(6))
+    lane.put(output(6))
+    assert lane.overflowed
+    with pytest.raises(OverflowedError):
+        await lane.take()
+
+
+async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> None:
+    router = await FakeRouter().start()
+
+    async def endpoints() -> list:  # type: ignore[type-arg]
+        return [router.endpoint]
+
+    async def ignore(_: int) -> None: ...
+
+    links = RouterLinks(endpoints, "node", SECRET, FrontConfig(poll_s=0.02, max_buffered_tokens=20), ignore)
+    links.start()
+    stream = RoutedStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, 5.0, 3)
+    await stream.receive()
+    await until(lambda: len(router.cancels) == 1)
+    with pytest.raises(RequestError, match="too slowly") as caught:
+        await stream.receive()
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    stream.close()
+    await links.stop()
+    await router.stop()
+
+
+async def test_a_second_hello_and_late_outputs_are_survived(world: World) -> None:
+    router, client = await world.serve()
+    router.say(report())
+    router.say(RouterHello("r0", 10, 10))
+    await until(lambda: router.connections == 2)
+    await client.wait_ready(5)

@@ -1,0 +1,143 @@
+"""The metrics page: it parses, holds each family once, and says what happened."""
+
+import asyncio
+import urllib.request
+
+import grpc
+import pytest
+from conftest import World
+from front_fakes import refuse, report, until
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from test_front_generate import collect
+
+from router_service.front.exposition import MergedCollector
+from router_service.messages import MetricFamily, RouterReport, Sample
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.metrics_port = 0
+    return world
+
+
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def fetch(world: World) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{world.server.metrics_port}/metrics") as answer:
+        return str(answer.read().decode())
+
+
+async def scrape(world: World) -> Series:
+    text = await asyncio.to_thread(fetch, world)
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# HELP")]
+    assert len(names) == len(set(names))
+    families = list(text_string_to_metric_families(text))
+    samples = [sample for family in families for sample in family.samples]
+    series = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+    assert len(series) == len(samples)
+    assert all(name.startswith("expertmesh_") and dict(labels)["model"] == "tiny" for name, labels in series)
+    return series
+
+
+def value(series: Series, name: str, **labels: str) -> float:
+    return series[f"expertmesh_{name}", tuple(sorted({"model": "tiny", **labels}.items()))]
+
+
+async def test_requests_are_counted_and_timed(world: World) -> None:
+    router, client = await world.serve(step_s=0.02)
+    prompt = len(await client.tokenize("hello world"))
+    await collect(client, "hello world", max_tokens=6)
+    await collect(client, tokens=[9, 10, 2], max_tokens=6)
+    stopped = await collect(client, "hello END. fox", max_tokens=90, stop=["END."])
+    stop_tokens = stopped[-1].usage.generated_tokens
+    router.script = refuse("UNAVAILABLE", "shard 0 is gone")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await collect(client, "hello")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await collect(client, "hello", top_p=2.0)
+    series = await scrape(world)
+    assert value(series, "request_success_total", finished_reason="length") == 1
+    assert value(series, "request_success_total", finished_reason="stop") == 2
+    assert value(series, "request_success_total", finished_reason="cancelled") == 0
+    assert value(series, "request_failures_total", code="UNAVAILABLE") == 1
+    assert value(series, "request_failures_total", code="INVALID_ARGUMENT") == 1
+    generated = 6 + 3 + stop_tokens
+    assert value(series, "generation_tokens_total") == generated
+    assert value(series, "prompt_tokens_total") == prompt + 3 + stopped[-1].usage.prompt_tokens
+    assert value(series, "time_to_first_token_seconds_count") == 3
+    assert value(series, "inter_token_latency_seconds_count") == generated - 3
+    between = value(series, "inter_token_latency_seconds_sum") / (generated - 3)
+    assert 0.018 < between < 0.08
+    assert value(series, "e2e_request_latency_seconds_count") == 3
+    assert value(series, "e2e_request_latency_seconds_sum") >= 0.018 * generated
+    assert value(series, "request_queue_time_seconds_sum") == pytest.approx(3 * 0.25)
+    assert value(series, "request_prefill_time_seconds_sum") == pytest.approx(3 * 0.5)
+    assert value(series, "request_decode_time_seconds_count") == 3
+    buckets = [dict(labels)["le"] for name, labels in series if name == "expertmesh_time_to_first_token_seconds_bucket"]
+    assert len(buckets) == 23
+
+
+async def test_cancels_and_deadlines_are_failures_with_their_code(world: World) -> None:
+    router, client = await world.serve(stall_after_steps=1)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await collect(client, "hello", timeout=0.2)
+    stream = client.generate("hello")
+    task = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
+    await until(lambda: len(router.submits) == 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until(lambda: len(router.cancels) == 2)
+    series = await scrape(world)
+    assert value(series, "request_failures_total", code="CANCELLED") == 1
+    assert value(series, "request_failures_total", code="DEADLINE_EXCEEDED") == 1
+
+
+def steps(router: str, count: float, name: str = "expertmesh_steps_total") -> MetricFamily:
+    labels = {"model": "tiny", "router": router}
+    return MetricFamily(name, "Steps", "counter", [Sample("expertmesh_steps_total", labels, count)])
+
+
+async def test_the_routers_families_are_merged_and_leave_with_them(world: World) -> None:
+    first, _ = await world.serve()
+    second = await world.router(name="r1")
+    await until(lambda: world.server.linked_routers == 2)
+    first.say(report("r0", families=[steps("r0", 5)]))
+    second.say(report("r1", families=[steps("r1", 7, "expertmesh_steps")]))
+    await until(lambda: len(world.server._links.reports) == 2)
+    series = await scrape(world)
+    assert value(series, "steps_total", router="r0") == 5
+    assert value(series, "steps_total", router="r1") == 7
+    world.endpoints.clear()
+    first.cut()
+    await until(lambda: world.server.linked_routers == 1)
+    series = await scrape(world)
+    assert ("expertmesh_steps_total", (("model", "tiny"), ("router", "r0"))) not in series
+    assert value(series, "steps_total", router="r1") == 7
+
+
+def merged(*reports: RouterReport, registry: CollectorRegistry | None = None) -> list[Metric]:
+    return list(MergedCollector(registry or CollectorRegistry(), lambda: list(reports)).collect())
+
+
+def test_a_family_of_both_the_front_and_a_router_comes_once() -> None:
+    registry = CollectorRegistry()
+    Counter("expertmesh_steps_total", "Steps", ["model"], registry=registry).labels("tiny").inc(2)
+    metrics = merged(report(families=[steps("r0", 5)]), registry=registry)
+    assert [metric.name for metric in metrics] == ["expertmesh_steps"]
+    assert [sample.value for sample in metrics[0].samples] == [2, 5]
+
+
+def test_what_repeats_or_contradicts_is_left_out() -> None:
+    gauge = MetricFamily("expertmesh_steps", "Steps", "gauge", [Sample("expertmesh_steps", {}, 1.0)])
+    metrics = merged(report(families=[steps("r0", 5), steps("r0", 6), gauge]))
+    assert [(metric.type, [sample.value for sample in metric.samples]) for metric in metrics] == [("counter", [5])]
+
+
+async def test_the_page_stops_with_the_server(world: World) -> None:
+    await world.serve()
+    await world.server.stop()
+    with pytest.raises(OSError, match="refused"):
+        await asyncio.to_thread(fetch, world)

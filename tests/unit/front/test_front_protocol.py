@@ -1,0 +1,43 @@
+"""The checked-in stubs, and what the Front's process imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from router_service.protocol import generate, inference_pb2
+
+CODE = "import sys, {module}; print(*sorted({{'torch', 'ray', 'transformers'}} & set(sys.modules)))"
+
+
+def test_the_stubs_are_those_of_the_proto_files(tmp_path: Path) -> None:
+    generate.generate(tmp_path)
+    fresh = sorted((tmp_path / "router_service" / "protocol").iterdir())
+    assert len(fresh) == 6
+    for path in fresh:
+        assert path.read_text() == (generate.HERE / path.name).read_text(), f"regenerate {path.name}"
+
+
+def test_the_names_that_clients_are_written_against() -> None:
+    fields = {
+        "GenerateRequest": ["request_id", "prompt", "tokens", "chat", "sampling", "return_routing"],
+        "TokenIds": ["ids"],
+        "Chat": ["messages"],
+        "Message": ["role", "content"],
+        "GenerateResponse": ["request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"],
+        "TokenRouting": ["layers"],
+        "LayerRouting": ["layer", "experts", "weights", "shards"],
+    }
+    for name, expected in fields.items():
+        assert [field.name for field in inference_pb2.DESCRIPTOR.message_types_by_name[name].fields] == expected
+    assert inference_pb2.FinishReason.items() == [
+        ("FINISH_REASON_UNSPECIFIED", 0),
+        ("STOP", 1),
+        ("LENGTH", 2),
+        ("CANCELLED", 3),
+    ]
+
+
+def test_the_front_needs_neither_torch_nor_ray() -> None:
+    for module in ("router_service.front.server", "router_service.client", "cluster.generate_command"):
+        run = subprocess.run([sys.executable, "-c", CODE.format(module=module)], capture_output=True, cwd=generate.ROOT)
+        assert (run.returncode, run.stdout.strip(), run.stderr) == (0, b"", b"")
