@@ -79,7 +79,9 @@ class Checkpoint:
                 f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json implies {list(shape)}"
             )
         if entry.dtype not in DTYPES:
-            raise CheckpointError(f"{entry.file}: tensor {name} has dtype {entry.dtype}, supported: {', '.join(DTYPES)}")
+            raise CheckpointError(
+                f"{entry.file}: tensor {name} has dtype {entry.dtype}, supported: {', '.join(DTYPES)}"
+            )
 
     def load(self, copies: Iterable[Copy], progress: Callable[[int], None] = lambda _: None) -> None:
         """Carry out `copies` in the order of the files, `progress` called with the bytes of each."""

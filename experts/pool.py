@@ -118,9 +118,7 @@ def _add(y_TD: Tensor, tokens_R: NDArray[np.int64], y_RD: Tensor) -> None:
         y_TD[torch.from_numpy(tokens_R)] += y_RD
 
 
-def _trip(
-    handle: Dispatched, answers: dict[int, Answer], waiting_ns: int, reducing_ns: int, done_ns: int
-) -> LayerTrip:
+def _trip(handle: Dispatched, answers: dict[int, Answer], waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
     calls = tuple(
         CallPhases.of(handle.started_ns, question, answers[question.shard], done_ns - reducing_ns, group)
         for group, question in zip(handle.groups, handle.sent, strict=True)

@@ -74,7 +74,9 @@ def _entry(file: Path, name: str, info: dict[str, Any], data_start: int, size: i
     shape = tuple(int(n) for n in info["shape"])
     entry = TensorEntry(name, file, str(info["dtype"]), shape, begin, end)
     if entry.dtype in DTYPES and end - begin != _nbytes(entry):
-        raise CheckpointError(f"{file}: tensor {name} has {end - begin} bytes, its shape {shape} needs {_nbytes(entry)}")
+        raise CheckpointError(
+            f"{file}: tensor {name} has {end - begin} bytes, its shape {shape} needs {_nbytes(entry)}"
+        )
     return entry
 
 

@@ -8,7 +8,6 @@ Legend: T tokens, E experts, N rows (token-expert pairs), M rows of a tile, D hi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -91,7 +90,7 @@ def _constants(tiles: Tiles, experts: int) -> dict[str, int | bool]:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _find_tile(offsets_ptr: Any, experts: Any, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr) -> Any:
+def _find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr) -> tl.tensor:
     """This program's expert, its first row and the expert's last row + 1; an empty range behind the last tile."""
     tile = tl.program_id(0)
     e = tl.arange(0, BLOCK_E)
@@ -106,7 +105,7 @@ def _find_tile(offsets_ptr: Any, experts: Any, BLOCK_M: tl.constexpr, BLOCK_E: t
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _dot(a: Any, b: Any, total: Any, INTERPRETED: tl.constexpr) -> Any:
+def _dot(a: tl.tensor, b: tl.tensor, total: tl.tensor, INTERPRETED: tl.constexpr) -> tl.tensor:
     if INTERPRETED:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
@@ -115,7 +114,8 @@ def _dot(a: Any, b: Any, total: Any, INTERPRETED: tl.constexpr) -> Any:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gate_up_kernel(
-    x_ptr: Any, w_ptr: Any, token_ptr: Any, offsets_ptr: Any, h_ptr: Any, experts: Any, hidden: Any, ffn: Any,
+    x_ptr: tl.tensor, w_ptr: tl.tensor, token_ptr: tl.tensor, offsets_ptr: tl.tensor, h_ptr: tl.tensor,
+    experts: tl.tensor, hidden: tl.tensor, ffn: tl.tensor,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -145,7 +145,8 @@ def _gate_up_kernel(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _down_kernel(
-    h_ptr: Any, w_ptr: Any, weight_ptr: Any, offsets_ptr: Any, y_ptr: Any, experts: Any, hidden: Any, ffn: Any,
+    h_ptr: tl.tensor, w_ptr: tl.tensor, weight_ptr: tl.tensor, offsets_ptr: tl.tensor, y_ptr: tl.tensor,
+    experts: tl.tensor, hidden: tl.tensor, ffn: tl.tensor,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ) -> None:  # fmt: skip

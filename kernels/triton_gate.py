@@ -5,8 +5,6 @@ Legend: T tokens, K experts per token, E experts.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -48,11 +46,11 @@ def gate_topk(logits_TE: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, T
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gate_kernel(
-    logits_ptr: Any,
-    weights_ptr: Any,
-    ids_ptr: Any,
-    tokens: Any,
-    experts: Any,
+    logits_ptr: tl.tensor,
+    weights_ptr: tl.tensor,
+    ids_ptr: tl.tensor,
+    tokens: tl.tensor,
+    experts: tl.tensor,
     TOP_K: tl.constexpr,
     NORMALIZE: tl.constexpr,
     BLOCK_T: tl.constexpr,

@@ -5,8 +5,6 @@ Legend: T tokens, E experts or any other keys, N rows, B blocks of rows, D hidde
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -52,7 +50,9 @@ def sum_rows(y_ND: Tensor, token_of_row_N: Tensor, num_tokens: int) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _hits(keys_ptr: Any, rows: Any, num_keys: Any, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr) -> Any:
+def _hits(
+    keys_ptr: tl.tensor, rows: tl.tensor, num_keys: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr
+) -> tl.tensor:
     """Which of this program's rows hold which of its keys, as 0 and 1."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     e = tl.program_id(1) * BLOCK_E + tl.arange(0, BLOCK_E)
@@ -63,11 +63,11 @@ def _hits(keys_ptr: Any, rows: Any, num_keys: Any, BLOCK_N: tl.constexpr, BLOCK_
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _count_kernel(
-    keys_ptr: Any,
-    counts_ptr: Any,
-    rows: Any,
-    num_keys: Any,
-    blocks: Any,
+    keys_ptr: tl.tensor,
+    counts_ptr: tl.tensor,
+    rows: tl.tensor,
+    num_keys: tl.tensor,
+    blocks: tl.tensor,
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ) -> None:
@@ -79,12 +79,12 @@ def _count_kernel(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _place_kernel(
-    keys_ptr: Any,
-    starts_ptr: Any,
-    order_ptr: Any,
-    rows: Any,
-    num_keys: Any,
-    blocks: Any,
+    keys_ptr: tl.tensor,
+    starts_ptr: tl.tensor,
+    order_ptr: tl.tensor,
+    rows: tl.tensor,
+    num_keys: tl.tensor,
+    blocks: tl.tensor,
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ) -> None:
@@ -96,7 +96,14 @@ def _place_kernel(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _sum_kernel(y_ptr: Any, order_ptr: Any, offsets_ptr: Any, out_ptr: Any, hidden: Any, BLOCK_D: tl.constexpr) -> None:
+def _sum_kernel(
+    y_ptr: tl.tensor,
+    order_ptr: tl.tensor,
+    offsets_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    hidden: tl.tensor,
+    BLOCK_D: tl.constexpr,
+) -> None:
     t = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_D,), tl.float32)

@@ -50,9 +50,7 @@ def build_engine(
     )
 
 
-def local_shards(
-    plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device
-) -> LocalTransport:
+def local_shards(plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device) -> LocalTransport:
     """Load all shards into this process."""
     placement, ops = even_placement(plan.spec.gate.experts, experts.shards), select.ops(experts.backend, device)
     manifest = plan.tensors.experts
@@ -81,7 +79,9 @@ def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     room = int(free * config.kv_memory_fraction) // (spec.kv_elements_per_token * dtype.itemsize * config.block_size)
     if room < 1:
-        raise ValueError(f"router.kv_memory_fraction {config.kv_memory_fraction} of {free} free bytes holds no KV block")
+        raise ValueError(
+            f"router.kv_memory_fraction {config.kv_memory_fraction} of {free} free bytes holds no KV block"
+        )
     return min(room, useful)
 
 

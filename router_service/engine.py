@@ -109,7 +109,9 @@ class Engine:
     def _compute(self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace) -> list[Event]:
         logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace)
         begun = time.monotonic_ns()
-        whole = [i for i, part in enumerate(batch.segments) if not trace.lost_T[part.start : part.start + part.length].any()]
+        whole = [
+            i for i, part in enumerate(batch.segments) if not trace.lost_T[part.start : part.start + part.length].any()
+        ]
         if len(whole) < len(scheduled):
             self._stall([scheduled[i].key for i in range(len(scheduled)) if i not in whole], trace)
         if logits_BV is None or not whole:
@@ -132,7 +134,9 @@ class Engine:
         if finish is not None:
             self.cancel(request.key)
         timings = request.timings(now) if finish is not None else None
-        return Event(request.key, request.front, request.stream, drawn.token, drawn.logprobs, routing, finish, None, timings)
+        return Event(
+            request.key, request.front, request.stream, drawn.token, drawn.logprobs, routing, finish, None, timings
+        )
 
     def _finish(self, request: Request, token: int) -> str | None:
         params = request.params

@@ -98,7 +98,9 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals) -> No
         for number, phase in enumerate(PHASES)
     ]
     builder.histogram("alltoall_phase_seconds", "One MoE layer's call to one shard, by phase", phases)
-    builder.add("clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", _by_shard([0] * len(shards)))
+    builder.add(
+        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", _by_shard([0] * len(shards))
+    )
     wire = [
         ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))
         for shard in shards
@@ -116,7 +118,9 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals) -> No
     builder.histogram("step_seconds", "One engine step", kinds)
     stages = [({"stage": stage}, seconds) for stage, seconds in stats.stage_seconds.items()]
     builder.add("step_stage_seconds", "counter", "Where the engine's time goes", stages)
-    builder.one("alltoall_overhead_ratio", "gauge", "Communication's share of step time, last minute", window.overhead_ratio)
+    builder.one(
+        "alltoall_overhead_ratio", "gauge", "Communication's share of step time, last minute", window.overhead_ratio
+    )
 
 
 def _balance(builder: FamilyBuilder, stats: Statistics, window: Totals, config: MetricsConfig) -> None:
@@ -126,12 +130,22 @@ def _balance(builder: FamilyBuilder, stats: Statistics, window: Totals, config: 
     if not len(layers):
         return
     counts_LE = window.expert_tokens_LE[layers]
-    _per_layer(builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config)
-    builder.one("balancedness", "gauge", "Mean over layers of mean / max over shards", balancedness(stats.by_shard(counts_LE)))
+    _per_layer(
+        builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config
+    )
+    builder.one(
+        "balancedness", "gauge", "Mean over layers of mean / max over shards", balancedness(stats.by_shard(counts_LE))
+    )
     builder.one("max_violation", "gauge", "Mean over layers of (max - mean) / mean", mean_max_violation(counts_LE))
-    _per_layer(builder, "router_entropy_ratio", "Entropy of expert load over log(E)", layers, entropy_ratio(counts_LE), config)
+    _per_layer(
+        builder, "router_entropy_ratio", "Entropy of expert load over log(E)", layers, entropy_ratio(counts_LE), config
+    )
     if (dead_L := dead_experts(counts_LE)) is not None:
-        values = [({"layer": str(n)}, v) for n, v in zip(layers, dead_L, strict=True)] if config.per_layer else [({}, dead_L.sum())]
+        values = (
+            [({"layer": str(n)}, v) for n, v in zip(layers, dead_L, strict=True)]
+            if config.per_layer
+            else [({}, dead_L.sum())]
+        )
         builder.add("dead_experts", "gauge", "Experts without a token in the last minute", values)
     if config.per_expert:
         _expert_tokens(builder, stats.totals.expert_tokens_LE, layers, config.top_experts)
@@ -173,12 +187,19 @@ def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) 
     """What the shards say of themselves. No router's label: every router passes on the same numbers."""
     builder = FamilyBuilder(labels)
     numbers = list(_statuses(statuses))
-    builder.add("shard_tokens", "counter", "(token, expert) pairs that a shard computed", [(n, s["assignments"]) for n, s in numbers])
+    builder.add(
+        "shard_tokens",
+        "counter",
+        "(token, expert) pairs that a shard computed",
+        [(n, s["assignments"]) for n, s in numbers],
+    )
     held = [(n | {"kind": "expert"}, s["weights_bytes"]) for n, s in numbers]
     builder.add("weights_bytes", "gauge", "Bytes of weights held", held)
     text = "Seconds it took to load the weights"
     builder.add("checkpoint_load_seconds", "gauge", text, [(n, s["load_seconds"]) for n, s in numbers])
-    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded", [(n, s["weights_bytes"]) for n, s in numbers])
+    builder.add(
+        "checkpoint_load_bytes", "counter", "Bytes of weights loaded", [(n, s["weights_bytes"]) for n, s in numbers]
+    )
     refused = [(n | {"reason": reason}, count) for n, s in numbers for reason, count in s["rejected"].items()]
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     return builder.families

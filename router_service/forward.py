@@ -96,4 +96,3 @@ def _experts(
         trace.failures |= {failure.shard: failure for failure in combined.failures}
         trace.lost_T[combined.lost_tokens] = True
     return combined.y_TD.to(h_TD.dtype)
-

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from experts.config import ExpertsConfig
-from experts.connector import ShardConnector, ShardLink
+from experts.connector import ShardConnector
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine import Engine

@@ -27,7 +27,10 @@ QWEN3: dict[str, Any] = {
     "norm_topk_prob": True,
     "mlp_only_layers": [1],
 }
-FAMILIES = {"mixtral": (MixtralConfig, MixtralForCausalLM, MIXTRAL), "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, QWEN3)}
+FAMILIES = {
+    "mixtral": (MixtralConfig, MixtralForCausalLM, MIXTRAL),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, QWEN3),
+}
 
 
 def write_checkpoint(path: Path, family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:

@@ -1,18 +1,19 @@
-"""Where a process of the cluster can be reached, and how to dial it."""
+"""Where a process of the cluster can be reached, and how to dial it.
 
-import os
+The unix sockets have names in Linux's abstract namespace: a process that is killed leaves no file behind, and two
+clusters cannot clash. Anyone on the node may connect to them, as to a port; the handshake keeps strangers out.
+"""
+
 import secrets
 import socket
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A process that serves framed sockets: who it is, which life of it this is, and its two addresses.
 
-    `unix_path` serves peers on the same `node`, `host` and `port` the others.
+    `unix_name` serves peers on the same `node`, `host` and `port` the others.
     """
 
     role: str
@@ -22,8 +23,13 @@ class Endpoint:
     node: str
     host: str
     port: int
-    unix_path: str
+    unix_name: str
     pid: int
+
+    @property
+    def unix_address(self) -> str:
+        """What `connect` takes for the unix socket."""
+        return "\0" + self.unix_name
 
 
 def new_incarnation() -> int:
@@ -37,11 +43,11 @@ def dial(endpoint: Endpoint, node: str, timeout_s: float) -> socket.socket:
     Raises:
         OSError: nothing answers there within `timeout_s` seconds.
     """
-    if endpoint.unix_path and endpoint.node == node:
+    if endpoint.unix_name and endpoint.node == node:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout_s)
         try:
-            sock.connect(endpoint.unix_path)
+            sock.connect(endpoint.unix_address)
         except OSError:
             sock.close()
             raise
@@ -52,13 +58,12 @@ def dial(endpoint: Endpoint, node: str, timeout_s: float) -> socket.socket:
 
 
 def listen_unix() -> tuple[socket.socket, str]:
-    """Listen on a fresh unix socket in a private temporary directory; return it and its path."""
-    path = str(Path(tempfile.mkdtemp(prefix="expertmesh-")) / "s")
+    """Listen on a fresh abstract unix socket; return it and its name."""
+    name = f"expertmesh-{secrets.token_hex(12)}"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(path)
-    os.chmod(path, 0o600)
+    sock.bind("\0" + name)
     sock.listen(128)
-    return sock, path
+    return sock, name
 
 
 def listen_tcp(host: str) -> tuple[socket.socket, int]:
@@ -66,10 +71,3 @@ def listen_tcp(host: str) -> tuple[socket.socket, int]:
     sock = socket.create_server((host, 0), backlog=128)
     port: int = sock.getsockname()[1]
     return sock, port
-
-
-def unlink_unix(path: str) -> None:
-    """Remove a unix socket made by `listen_unix` together with its directory."""
-    Path(path).unlink(missing_ok=True)
-    if (parent := Path(path).parent).is_dir():
-        parent.rmdir()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation, unlink_unix
+from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation
 from experts.transport.channel import Channel, Closed, Idle, accept
 from experts.transport.frame import FrameError, Header
 
@@ -48,9 +48,9 @@ class FrameServer:
         self._handler = handler
         self._channels: set[Channel] = set()
         self._closing = False
-        unix, path = listen_unix()
+        unix, name = listen_unix()
         tcp, port = listen_tcp(host)
-        self.endpoint = Endpoint(role, index, replica, new_incarnation(), node, host, port, path, os.getpid())
+        self.endpoint = Endpoint(role, index, replica, new_incarnation(), node, host, port, name, os.getpid())
         self._listeners = (unix, tcp)
         self._accepting = [self._thread(self._accept_loop, listener) for listener in self._listeners]
 
@@ -63,7 +63,6 @@ class FrameServer:
         self._closing = True
         for listener in self._listeners:
             _shut(listener)
-        unlink_unix(self.endpoint.unix_path)
         for channel in list(self._channels):
             channel.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 
 from experts.transport.address import Endpoint
 from experts.transport.frame import HEADER, FrameError, Kind, check_payload, pack_header, parse_header
@@ -71,8 +72,8 @@ async def connect(endpoint: Endpoint, node: str, secret: bytes, checksum: bool =
         OSError: nothing answers there (a FrameError: what answers is not the process that `endpoint` names).
         EOFError: the peer has closed, as it does when it refuses our proof.
     """
-    if endpoint.unix_path and endpoint.node == node:
-        reader, writer = await asyncio.open_unix_connection(endpoint.unix_path)
+    if endpoint.unix_name and endpoint.node == node:
+        reader, writer = await asyncio.open_unix_connection(sock=_dial_unix(endpoint))
     else:
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     wire = Wire(reader, writer, endpoint.incarnation, checksum)
@@ -82,6 +83,18 @@ async def connect(endpoint: Endpoint, node: str, secret: bytes, checksum: bool =
         await wire.close()
         raise
     return wire
+
+
+def _dial_unix(endpoint: Endpoint) -> socket.socket:
+    """Connect here, which a unix socket does at once: uvloop cannot reach names of the abstract namespace."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        sock.connect(endpoint.unix_address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _prove(wire: Wire, secret: bytes, incarnation: int) -> None:

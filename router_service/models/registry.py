@@ -41,7 +41,7 @@ def plan_model(checkpoint: Checkpoint) -> ModelPlan:
 def _family(checkpoint: Checkpoint, where: str) -> ModuleType:
     architectures, model_type = checkpoint.config.get("architectures") or [], checkpoint.config.get("model_type")
     for family in FAMILIES:
-        if family.ARCHITECTURE in architectures or (not architectures and family.MODEL_TYPE == model_type):
+        if family.ARCHITECTURE in architectures or (not architectures and model_type == family.MODEL_TYPE):
             return family
     known = ", ".join(family.ARCHITECTURE for family in FAMILIES)
     raise CheckpointError(f"{where}: unknown model family {architectures or model_type!r}, supported: {known}")

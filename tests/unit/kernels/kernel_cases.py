@@ -39,9 +39,9 @@ class Case:
 class Problem:
     """A case with its tensors; `rows` are the last three arguments of expert_ffn."""
 
-    x_TD: Tensor  # noqa: N815
-    w_gate_up_E2FD: Tensor  # noqa: N815
-    w_down_EDF: Tensor  # noqa: N815
+    x_TD: Tensor
+    w_gate_up_E2FD: Tensor
+    w_down_EDF: Tensor
     rows: tuple[Tensor, Tensor, Tensor]
 
 

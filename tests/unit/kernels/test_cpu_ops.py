@@ -144,3 +144,17 @@ def test_linear(rows, dtype):
     x, w = torch.randn(rows, 24).to(dtype), torch.randn(40, 24).to(dtype)
     expected = (x.double() @ w.double().T).to(dtype)
     assert_near(cpu_linear.linear_any_rows(x, cpu_linear.pack(w)), expected, dtype)
+
+
+def test_expert_ffn_keeps_to_the_shared_row_counts(monkeypatch):
+    seen = set()
+
+    def spy(x, w):
+        seen.add(len(x))
+        return cpu_linear.linear(x, w)
+
+    monkeypatch.setattr(cpu, "linear", spy)
+    for tokens in range(40, 60):
+        problem = make(Case(tokens, experts=2, top_k=2), torch.float32)
+        cpu.expert_ffn(problem.x_TD, both(problem)[0], *problem.rows)
+    assert seen == {cpu_linear.padded(tokens) for tokens in range(40, 60)}

@@ -1,0 +1,35 @@
+"""The `expertmesh` command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from cluster import demo_command, generate_command, serve_command, status_command
+from cluster.client_command import fail
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, run the command, return its exit code: 0 good, 2 an error said in one line on stderr."""
+    parser = argparse.ArgumentParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (serve_command, generate_command, status_command, demo_command):
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    if (clash := name_clash()) is not None:
+        return fail(clash)
+    code: int = args.run(args)
+    return code
+
+
+def name_clash() -> str | None:
+    """Whether another distribution claims one of our package names: an import would take the one or the other by chance."""
+    try:
+        found = version("kernels")
+    except PackageNotFoundError:
+        return None
+    return f"the distribution 'kernels' {found} is installed and hides ours: pip uninstall kernels, or use a fresh environment"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

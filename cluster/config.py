@@ -1,0 +1,152 @@
+"""The whole configuration of a cluster: one YAML file, composed of the dataclasses that stand beside their owners."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import yaml
+
+from experts.config import ExpertsConfig
+from router_service.config import EngineConfig
+from router_service.families import MetricsConfig
+from router_service.front.config import FrontConfig
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What to serve.
+
+    Args:
+        checkpoint: directory of a Hugging Face checkpoint; empty serves the bundled model.
+        name: what clients and metrics call the model; empty takes the directory's name.
+        dtype: auto (the checkpoint's), bfloat16, float16 or float32.
+        device: auto (a GPU where there is one), cpu or cuda.
+    """
+
+    checkpoint: str = ""
+    name: str = ""
+    dtype: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "bfloat16", "float16", "float32"):
+            raise ValueError(f"model.dtype is {self.dtype!r}, it must be auto, bfloat16, float16 or float32")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"model.device is {self.device!r}, it must be auto, cpu or cuda")
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's directory."""
+        return Path(self.checkpoint).expanduser().resolve() if self.checkpoint else BUNDLED
+
+    @property
+    def served_name(self) -> str:
+        """The model's name."""
+        return self.name or ("expertmesh-bundled" if not self.checkpoint else self.path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementConfig:
+    """How the control plane starts and watches the processes.
+
+    Args:
+        routers: routers that share the shards.
+        address: a running Ray cluster to join (auto or HOST:PORT); empty starts one on this machine.
+        application: name of the Serve application; two clusters on one Ray need two names.
+        ready_timeout_seconds: how long starting may take before it is given up.
+        drain_seconds: how long streams in flight may go on after SIGTERM.
+        stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced.
+        gpus_per_process: GPUs of each shard and router where the device is cuda.
+    """
+
+    routers: int = 1
+    address: str = ""
+    application: str = "expertmesh"
+    ready_timeout_seconds: float = 600.0
+    drain_seconds: float = 30.0
+    stuck_seconds: float = 120.0
+    gpus_per_process: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.routers < 1:
+            raise ValueError(f"cluster.routers is {self.routers}, it must be at least 1")
+        for name in ("ready_timeout_seconds", "drain_seconds", "stuck_seconds", "gpus_per_process"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """Everything: the sections of the YAML file."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    router: EngineConfig = field(default_factory=EngineConfig)
+    front: FrontConfig = field(default_factory=FrontConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    cluster: PlacementConfig = field(default_factory=PlacementConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in the YAML file."""
+        return asdict(self)
+
+
+def load_config(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> ClusterConfig:
+    """Read the file, if one is given, and let `overrides` (section to key to value) win.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown section or key, a value of a wrong type or out of its bounds.
+    """
+    data = _read_yaml(file) if file is not None else {}
+    merged = {section: dict(values or {}) for section, values in data.items()}
+    for section, values in overrides.items():
+        merged.setdefault(section, {}).update(values)
+    return config_from(merged)
+
+
+def config_from(data: Mapping[str, Any]) -> ClusterConfig:
+    """Build a configuration from plain data; see `load_config`."""
+    config = _build(ClusterConfig, data, "")
+    assert isinstance(config, ClusterConfig)
+    return config
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(data or {}, dict) or not all(isinstance(v or {}, dict) for v in (data or {}).values()):
+        raise ConfigError(f"{file}: must hold sections ({', '.join(f.name for f in fields(ClusterConfig))}) of keys")
+    return data or {}
+
+
+def _build(kind: Any, data: Mapping[str, Any], where: str) -> object:
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"unknown key {where}{key}, known: {', '.join(known)}")
+    try:
+        return kind(**{key: _value(hints[key], value, f"{where}{key}") for key, value in data.items()})
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _value(kind: Any, value: Any, where: str) -> object:
+    if is_dataclass(kind):
+        return _build(kind, value, f"{where}.")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where} is {value!r}: {error}") from error

@@ -1,0 +1,77 @@
+"""`expertmesh demo`: the whole on the bundled model: start, ask, stream, show what it cost, stop."""
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from cluster.client_command import fail, one_line
+from cluster.config import ClusterConfig, ConfigError
+from cluster.serve_command import add_cluster_flags, check_model, config_of, ready_line
+from experts.checkpoint_error import CheckpointError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as Subparsers
+
+    from router_service.client import Client
+
+PROMPTS = ("def read_lines(path):\n", "import os\nimport sys\n\n", "The following functions are")
+STREAMS = 16
+MAX_TOKENS = 48
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("demo", help="run the whole on the bundled model and show what it costs")
+    add_cluster_flags(parser)
+    parser.set_defaults(run=run, checkpoint=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    try:
+        config = config_of(args)
+        check_model(config)
+        return _demo(config)
+    except (ConfigError, CheckpointError, ValueError) as error:
+        return fail(one_line(str(error)))
+
+
+def _demo(config: ClusterConfig) -> int:
+    from cluster.launcher import Launcher, StartError
+    from cluster.signals import Interrupts
+
+    interrupts = Interrupts()
+    with Launcher(config) as launcher:
+        try:
+            status = launcher.up(interrupts)
+        except StartError as error:
+            return fail(str(error))
+        if status is None:
+            return 0
+        print(ready_line(config, status), flush=True)
+        asyncio.run(_show(f"{config.front.host}:{status['grpc_port']}"))
+        launcher.drain()
+    return 0
+
+
+async def _show(target: str) -> None:
+    from cluster.status_command import render
+    from router_service.client import Client
+
+    async with Client(target) as client:
+        await client.wait_ready(30.0)
+        print(f"\nOne prompt, streamed:\n\n{PROMPTS[0]}", end="", flush=True)
+        async for response in client.generate(prompt=PROMPTS[0], max_tokens=96, temperature=0.0):
+            print(response.text, end="", flush=True)
+        print(f"\n\n{STREAMS} streams at once, {MAX_TOKENS} tokens each ...", flush=True)
+        await asyncio.gather(*(_drain(client, index) for index in range(STREAMS)))
+        await asyncio.sleep(1.5)  # the routers report once a second
+        print(render(await client.cluster()))
+    sys.stdout.flush()
+
+
+async def _drain(client: "Client", index: int) -> None:
+    prompt = PROMPTS[index % len(PROMPTS)]
+    async for _ in client.generate(prompt=prompt, max_tokens=MAX_TOKENS, seed=index, ignore_eos=True):
+        pass

@@ -1,0 +1,123 @@
+"""The list of a cluster's processes: each announces itself about once a second, who seeks one asks.
+
+A named Ray actor. Public API only; nothing but this file knows how processes find each other.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from experts.transport.address import Endpoint
+
+log = logging.getLogger(__name__)
+
+FORGET_SECONDS = 10.0
+ANNOUNCE_SECONDS = 1.0
+CALL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a process says of itself. `endpoint` is None while it loads; bytes are those of the weights."""
+
+    role: str
+    index: int
+    replica: str
+    node: str
+    pid: int
+    state: str
+    loaded_bytes: int = 0
+    total_bytes: int = 0
+    endpoint: Endpoint | None = None
+
+
+class Directory:
+    """The actor's body. An entry that is not renewed for ten seconds is forgotten."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
+
+    def announce(self, announcement: Announcement) -> None:
+        """Add or renew an entry."""
+        key = (announcement.role, announcement.index, announcement.replica)
+        self._entries[key] = (time.monotonic(), announcement)
+
+    def withdraw(self, role: str, index: int, replica: str) -> None:
+        """Forget an entry."""
+        self._entries.pop((role, index, replica), None)
+
+    def announcements(self) -> list[Announcement]:
+        """All entries, the youngest process last."""
+        horizon = time.monotonic() - FORGET_SECONDS
+        self._entries = {key: entry for key, entry in self._entries.items() if entry[0] > horizon}
+        return [announcement for _, announcement in self._entries.values()]
+
+
+def find_directory(application: str) -> Any:
+    """Return the application's directory actor; the first who asks makes it."""
+    options = {
+        "name": f"expertmesh-directory-{application}",
+        "namespace": "expertmesh",
+        "get_if_exists": True,
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "num_cpus": 0,
+    }
+    return ray.remote(Directory).options(**options).remote()
+
+
+def remove_directory(application: str) -> None:
+    """End the directory actor, if there is one."""
+    try:
+        ray.kill(ray.get_actor(f"expertmesh-directory-{application}", namespace="expertmesh"))
+    except ValueError:
+        pass
+
+
+class Announcer:
+    """Announces what `describe` returns, again and again, on a thread of its own."""
+
+    def __init__(self, directory: Any, describe: Callable[[], Announcement]) -> None:
+        self._directory = directory
+        self._describe = describe
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, daemon=True, name="announcer")
+        self._thread.start()
+
+    def announce_now(self) -> None:
+        """Something has changed: do not wait for the next second."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop announcing and withdraw."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=CALL_SECONDS)
+        last = self._describe()
+        try:
+            ray.get(self._directory.withdraw.remote(last.role, last.index, last.replica), timeout=CALL_SECONDS)
+        except ray.exceptions.RayError as error:
+            log.warning("could not withdraw from the directory: %s", error)
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                ray.get(self._directory.announce.remote(self._describe()), timeout=CALL_SECONDS)
+            except ray.exceptions.RayError as error:
+                log.warning("could not announce: %s", error)
+            self._wake.wait(ANNOUNCE_SECONDS)
+            self._wake.clear()
+
+
+def endpoints_of(announcements: list[Announcement], role: str) -> list[Endpoint]:
+    """The reachable processes of a role; of several lives of one shard only the youngest."""
+    ready = [a for a in announcements if a.role == role and a.endpoint is not None]
+    if role == "shard":
+        return [a.endpoint for a in {a.index: a for a in ready}.values() if a.endpoint is not None]
+    return [a.endpoint for a in ready if a.endpoint is not None]

@@ -1,0 +1,129 @@
+"""A cluster's life as seen by who starts it: Ray up, application up, ready, drained, down."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from cluster.app import build_app
+from cluster.config import ClusterConfig
+from cluster.directory import Announcement, remove_directory
+from cluster.process import environment
+from cluster.table import size
+
+POLL_SECONDS = 0.25
+CALL_SECONDS = 30.0
+
+
+class StartError(RuntimeError):
+    """The cluster did not come up; the message says what Serve or Ray says."""
+
+
+class Launcher:
+    """Starts the cluster of `config`, or joins Ray where it says so. Use as a context manager: leaving takes all down."""
+
+    def __init__(self, config: ClusterConfig, progress: TextIO = sys.stderr) -> None:
+        self._config = config
+        self._progress = progress
+        self._front: Any = None
+        self._lines: dict[tuple[str, int], str] = {}
+
+    def __enter__(self) -> "Launcher":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.down()
+
+    def up(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+        """Start everything and wait until it serves; return the Front's status, None if `interrupted` says to stop.
+
+        Raises:
+            StartError: Ray cannot be reached, the application fails, or it is not ready in time.
+        """
+        self._start_ray()
+        application = self._config.cluster.application
+        serve.start(proxy_location="Disabled")
+        serve._run(build_app(self._config), name=application, route_prefix=None, _blocking=False)
+        deadline = time.monotonic() + self._config.cluster.ready_timeout_seconds
+        while not interrupted():
+            status = self._look(application)
+            if status is not None and status["routers"] >= self._config.cluster.routers:
+                return status
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"not ready after {self._config.cluster.ready_timeout_seconds:.0f} s: {self._states()}"
+                )
+            time.sleep(POLL_SECONDS)
+        return None
+
+    def drain(self) -> None:
+        """Health turns NOT_SERVING, streams in flight end, within the configured time."""
+        if self._front is not None:
+            seconds = self._config.cluster.drain_seconds
+            self._front.drain.remote(seconds).result(timeout_s=seconds + CALL_SECONDS)
+
+    def down(self) -> None:
+        """Take the application down, and Ray with it if we started it."""
+        if not ray.is_initialized():
+            return
+        application = self._config.cluster.application
+        try:
+            serve.delete(application)
+            remove_directory(application)
+            if not self._config.cluster.address:
+                serve.shutdown()
+        finally:
+            ray.shutdown()
+
+    def _start_ray(self) -> None:
+        os.environ.update(environment())
+        address = self._config.cluster.address
+        processes = self._config.experts.shards + self._config.cluster.routers
+        cpus = None if address else max(os.cpu_count() or 1, processes)
+        try:
+            ray.init(
+                address=address or "local",
+                num_cpus=cpus,
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                namespace="expertmesh",
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StartError(
+                f"cannot start or join Ray ({address or 'local'}): {' '.join(str(error).split())}"
+            ) from error
+
+    def _look(self, application: str) -> dict[str, Any] | None:
+        state = serve.status().applications[application]
+        if state.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise StartError(self._states())
+        front = state.deployments.get("Front")
+        if front is None or not front.replica_states.get("RUNNING"):
+            return None
+        if self._front is None:
+            self._front = serve.get_deployment_handle("Front", application)
+        status: dict[str, Any] = self._front.status.remote().result(timeout_s=CALL_SECONDS)
+        self._show(status["announcements"])
+        return status
+
+    def _states(self) -> str:
+        state = serve.status().applications[self._config.cluster.application]
+        parts = [f"{name} {one.status.value}: {one.message}" for name, one in state.deployments.items() if one.message]
+        return " ".join(" | ".join([state.message, *parts]).split())
+
+    def _show(self, announcements: list[Announcement]) -> None:
+        """One line when a process begins to load, one a quarter of the way, one when it is ready."""
+        for one in announcements:
+            share = one.loaded_bytes / max(1, one.total_bytes)
+            state = "ready" if one.state == "ready" else f"loading {int(share * 4) * 25}%"
+            if self._lines.get((one.role, one.index)) != state:
+                self._lines[one.role, one.index] = state
+                name = f"{one.role} {one.index}" if one.role == "shard" else one.role
+                print(f"{name}: {state} of {size(one.total_bytes)} (pid {one.pid})", file=self._progress, flush=True)

@@ -1,0 +1,48 @@
+"""What each process of the cluster sets up for itself before it computes."""
+
+import logging
+import os
+
+import ray
+import torch
+from ray import serve
+
+from cluster.config import ClusterConfig
+
+
+def environment() -> dict[str, str]:
+    """Variables that every process must have before torch is imported.
+
+    Processes share cores: OpenMP's default busy waiting would take them from each other.
+    """
+    return {"OMP_WAIT_POLICY": "passive", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def node_id() -> str:
+    """This node, for choosing between unix socket and TCP."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def replica_id() -> str:
+    """This replica's short id."""
+    return str(serve.get_replica_context().replica_id.unique_id)
+
+
+def data_host(config: ClusterConfig) -> str:
+    """Where the data plane binds: loopback on a cluster of our own, the node's address on one that we joined."""
+    return str(ray.util.get_node_ip_address()) if config.cluster.address else "127.0.0.1"
+
+
+def set_threads(threads: int) -> None:
+    """Use so many CPU threads for computation; 0 takes all cores."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def shard_threads(shards: int) -> int:
+    """A shard's share of the cores: all shards of a layer compute at the same time."""
+    return max(1, len(os.sched_getaffinity(0)) // shards)
+
+
+def set_logging() -> None:
+    """Log warnings and what we say ourselves, with the time."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)

@@ -1,0 +1,117 @@
+"""`expertmesh serve`: start a cluster and serve until a signal."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.client_command import fail, one_line
+from cluster.config import ClusterConfig, ConfigError, load_config
+from experts.checkpoint_error import CheckpointError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as Subparsers
+
+# Flag name to (section, key) of the configuration.
+FLAGS: dict[str, tuple[str, str]] = {
+    "shards": ("experts", "shards"),
+    "routers": ("cluster", "routers"),
+    "grpc_host": ("front", "host"),
+    "grpc_port": ("front", "grpc_port"),
+    "metrics_host": ("front", "metrics_host"),
+    "metrics_port": ("front", "metrics_port"),
+    "dtype": ("model", "dtype"),
+    "device": ("model", "device"),
+    "address": ("cluster", "address"),
+    "name": ("cluster", "application"),
+}
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("serve", help="start a cluster and serve a checkpoint")
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="directory (default: the bundled model)")
+    add_cluster_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how a cluster is started; each overrides a key of the configuration file."""
+    parser.add_argument("--config", metavar="FILE.yaml", type=Path, help="configuration; flags override it")
+    parser.add_argument("--shards", type=int, metavar="N", help="expert shards")
+    parser.add_argument("--routers", type=int, metavar="N", help="routers that share the shards")
+    parser.add_argument("--grpc-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")
+    parser.add_argument("--grpc-port", type=int, metavar="PORT", help="0 picks a free one (default)")
+    parser.add_argument("--metrics-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="0 picks a free one (default)")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--address", metavar="RAY", help="join this Ray cluster (auto or HOST:PORT), else start one")
+    parser.add_argument("--name", metavar="NAME", help="name of the Serve application (default: expertmesh)")
+
+
+def config_of(args: argparse.Namespace) -> ClusterConfig:
+    """The configuration of the file and the flags.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    overrides: dict[str, dict[str, Any]] = {}
+    for flag, (section, key) in FLAGS.items():
+        if (value := getattr(args, flag)) is not None:
+            overrides.setdefault(section, {})[key] = value
+    if getattr(args, "checkpoint", None) is not None:
+        overrides.setdefault("model", {})["checkpoint"] = args.checkpoint
+    return load_config(args.config, overrides)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    try:
+        config = config_of(args)
+        check_model(config)
+        return _serve(config)
+    except (ConfigError, CheckpointError, ValueError) as error:
+        return fail(one_line(str(error)))
+
+
+def check_model(config: ClusterConfig) -> None:
+    """Find out what is wrong with the checkpoint before any process or port is opened.
+
+    Raises:
+        CheckpointError: see `open_model` and `load_text_model`.
+        ValueError: more shards than experts.
+    """
+    from cluster.model import open_model
+    from experts.placement import even_placement
+    from router_service.front.text_model import load_text_model
+
+    model = open_model(config.model)
+    even_placement(model.plan.spec.gate.experts, config.experts.shards)
+    load_text_model(model.plan.checkpoint.path)
+
+
+def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:
+    """The line that says where the cluster is reached."""
+    front = config.front
+    metrics = f"http://{front.metrics_host}:{status['metrics_port']}/metrics"
+    return f"ready grpc={front.host}:{status['grpc_port']} metrics={metrics}"
+
+
+def _serve(config: ClusterConfig) -> int:
+    from cluster.launcher import Launcher, StartError
+    from cluster.signals import Interrupts
+
+    interrupts = Interrupts()
+    with Launcher(config) as launcher:
+        try:
+            status = launcher.up(interrupts)
+        except StartError as error:
+            return fail(str(error))
+        if status is not None:
+            print(ready_line(config, status), flush=True)
+            while not interrupts.wait(1.0):
+                pass
+            print("draining: no new requests, streams in flight end", file=sys.stderr, flush=True)
+            launcher.drain()
+    return 0

@@ -1,0 +1,26 @@
+"""SIGINT and SIGTERM as something to ask for, so that a server can drain."""
+
+import signal
+import threading
+from types import FrameType
+
+
+class Interrupts:
+    """Notes the first signal; the second one ends the process as usual."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def __call__(self) -> bool:
+        """Whether a signal has come."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a signal; return whether one has come."""
+        return self._event.wait(seconds)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._event.set()
+        signal.signal(number, signal.SIG_DFL)
