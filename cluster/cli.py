@@ -23,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def name_clash() -> str | None:
-    """Whether another distribution claims one of our package names: an import would take the one or the other by chance."""
+    """What is wrong if another distribution claims one of our package names: chance would decide which is imported."""
     try:
         found = version("kernels")
     except PackageNotFoundError:
         return None
-    return f"the distribution 'kernels' {found} is installed and hides ours: pip uninstall kernels, or use a fresh environment"
+    return f"the distribution 'kernels' {found} is installed and hides ours: pip uninstall kernels, then try again"
 
 
 if __name__ == "__main__":

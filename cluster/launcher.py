@@ -26,7 +26,7 @@ class StartError(RuntimeError):
 
 
 class Launcher:
-    """Starts the cluster of `config`, or joins Ray where it says so. Use as a context manager: leaving takes all down."""
+    """Starts the cluster of `config`, on a Ray of its own or a running one. As a context manager it takes all down."""
 
     def __init__(self, config: ClusterConfig, progress: TextIO = sys.stderr) -> None:
         self._config = config
