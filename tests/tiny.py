@@ -1,10 +1,17 @@
 """Tiny random checkpoints written by transformers, the oracle."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.utils import logging
+
+from experts.checkpoint import Checkpoint
+from router_service.models.registry import ModelPlan, plan_model
+
+logging.disable_progress_bar()
 
 COMMON: dict[str, Any] = {
     "vocab_size": 131,
@@ -37,6 +44,21 @@ def write_checkpoint(path: Path, family: str, dtype: torch.dtype = torch.float32
     """Write a random checkpoint to `path` and return transformers' model of it."""
     config_class, model_class, sizes = FAMILIES[family]
     torch.manual_seed(seed)
-    model = model_class(config_class(**COMMON, **{**sizes, **changes})).to(dtype).eval()
+    model = model_class(config_class(**{**COMMON, **sizes, **changes})).to(dtype).eval()
     model.save_pretrained(path)
     return model
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A checkpoint, transformers' model of it, and ours."""
+
+    path: Path
+    oracle: Any
+    plan: ModelPlan
+
+
+def make_tiny(path: Path, family: str, **changes: Any) -> Tiny:
+    """Write a random checkpoint and plan it."""
+    model = write_checkpoint(path, family, **changes)
+    return Tiny(path, model, plan_model(Checkpoint(path)))
