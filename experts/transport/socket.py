@@ -22,7 +22,9 @@ class SocketTransport:
 
     def offer(self, shard: int, channel: Channel) -> None:
         """Use `channel` for `shard` from the next question on. Any thread may call this."""
-        self._offered[shard] = channel
+        unused, self._offered[shard] = self._offered.get(shard), channel
+        if unused is not None and unused is not self._channels.get(shard):
+            unused.close()
 
     def incarnation(self, shard: int) -> int | None:
         """Which life of the shard we are connected to, or about to be."""
@@ -71,11 +73,11 @@ class SocketTransport:
             channel.close()
 
     def _take_up(self, shard: int) -> Channel | None:
-        offered = self._offered.pop(shard, None)
-        if offered is not None:
-            if (old := self._channels.get(shard)) is not None:
+        if (offered := self._offered.get(shard)) is not None:
+            old, self._channels[shard] = self._channels.get(shard), offered
+            self._offered.pop(shard)  # after, so that no other thread sees the shard without a connection
+            if old is not None:
                 old.close()
-            self._channels[shard] = offered
         return self._channels.get(shard)
 
     def _poll(self, descriptors: list[int], deadline_s: float) -> int | None:
