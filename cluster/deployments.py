@@ -142,7 +142,7 @@ class FrontReplica:
         self._directory = find_directory(config.cluster.application)
         self._announcements: list[Announcement] = []
         self._server = FrontServer(
-            replace(config.front, poll_s=FRONT_POLL_SECONDS),
+            replace(config.front, poll_s=FRONT_POLL_SECONDS, checksum=config.experts.checksum),
             text,
             model.card(),
             self._routers,

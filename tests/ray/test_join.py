@@ -1,4 +1,4 @@
-"""Joining a Ray cluster that runs already, of two nodes: the data plane goes over TCP where it must."""
+"""Joining a Ray cluster that runs already, of three nodes: the data plane goes over TCP."""
 
 import json
 import subprocess
@@ -15,11 +15,12 @@ from tests.tiny import greedy, write_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
-# A Ray of two nodes, three CPUs in all: the router and the two shards cannot share one node.
-TWO_NODES = """
+# A Ray of three nodes with a CPU each: router and shards must live apart.
+THREE_NODES = """
 import json, sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
 cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 print(json.dumps(cluster.address), flush=True)
@@ -31,7 +32,7 @@ cluster.shutdown()
 @pytest.fixture
 def address() -> Iterator[str]:
     """The address of a running Ray, which goes down with the test."""
-    command = [sys.executable, "-c", TWO_NODES]
+    command = [sys.executable, "-c", THREE_NODES]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, text=True, start_new_session=True, env=environment(), **pipes)
     assert process.stdin is not None
@@ -45,7 +46,7 @@ def address() -> Iterator[str]:
     assert not gone(family)
 
 
-async def test_join_two_nodes(address: str, tmp_path: Path) -> None:
+async def test_join_three_nodes(address: str, tmp_path: Path) -> None:
     oracle = write_checkpoint(tmp_path, "qwen3_moe")
     with serving(str(tmp_path), "--address", address, "--shards", "2", log=tmp_path / "log") as server:
         async with Client(server.target) as client:
