@@ -4,7 +4,8 @@ E experts held here, D hidden, F expert FFN size, R rows of a question.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from experts.call import ExpertCall
 from experts.checkpoint import Checkpoint, Copy
-from experts.manifest import ExpertManifest
+from experts.manifest import ExpertManifest, ExpertTensors
+from experts.packer import Packer
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
 
@@ -87,21 +89,21 @@ def load_shard(
     Args:
         progress: called with the bytes of each tensor read, in the dtype kept.
     """
-    begun, layers = time.monotonic(), {}
+    begun, packer, layers = time.monotonic(), Packer(checkpoint, ops, dtype, device, progress), {}
+    wide, tall = (2 * manifest.ffn, manifest.hidden), (manifest.hidden, manifest.ffn)
     for layer in manifest.layers():
-        gate_up_E2FD = torch.empty((len(experts), 2 * manifest.ffn, manifest.hidden), dtype=dtype, device=device)
-        down_EDF = torch.empty((len(experts), manifest.hidden, manifest.ffn), dtype=dtype, device=device)
-        checkpoint.load(_copies(layer, experts, manifest, gate_up_E2FD, down_EDF), progress)
-        layers[layer] = ops.prepare_weights(gate_up_E2FD, down_EDF)
+        held = [manifest.tensors[layer, expert] for expert in experts]
+        gate_up = tuple(packer.read_packed(wide, partial(_gate_up, names)) for names in held)
+        down = tuple(packer.read_packed(tall, partial(_down, names)) for names in held)
+        layers[layer] = ops.prepare_weights(gate_up, down)
     weights_bytes = len(layers) * len(experts) * manifest.elements_per_expert * dtype.itemsize
     return ExpertShard(index, experts, layers, ops, device, weights_bytes, time.monotonic() - begun)
 
 
-def _copies(
-    layer: int, experts: Sequence[int], manifest: ExpertManifest, gate_up_E2FD: Tensor, down_EDF: Tensor
-) -> Iterator[Copy]:
-    for slot, expert in enumerate(experts):
-        names = manifest.tensors[layer, expert]
-        yield Copy(names.gate, gate_up_E2FD[slot, : manifest.ffn])
-        yield Copy(names.up, gate_up_E2FD[slot, manifest.ffn :])
-        yield Copy(names.down, down_EDF[slot])
+def _gate_up(names: ExpertTensors, out_2FD: Tensor) -> list[Copy]:
+    gate_FD, up_FD = out_2FD.chunk(2)
+    return [Copy(names.gate, gate_FD), Copy(names.up, up_FD)]
+
+
+def _down(names: ExpertTensors, out_DF: Tensor) -> list[Copy]:
+    return [Copy(names.down, out_DF)]
