@@ -1,7 +1,7 @@
 """The Serve application: a deployment for each shard, the Router, and the Front as ingress.
 
-`build` is also an application builder for Serve's own YAML (`import_path: cluster.app:build`, `args`: the sections of our
-configuration).
+`build` is also an application builder for Serve's own YAML (`import_path: cluster.app:build`, `args`: the sections
+of our configuration).
 """
 
 import os

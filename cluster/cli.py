@@ -4,14 +4,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 from cluster import demo_command, generate_command, serve_command, status_command
 from cluster.client_command import fail
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like all our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with 2."""
+        sys.exit(fail(f"{message} (see {self.prog} --help)"))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command, return its exit code: 0 good, 2 an error said in one line on stderr."""
-    parser = argparse.ArgumentParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
+    parser = OneLineParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (serve_command, generate_command, status_command, demo_command):
         command.add_parser(subparsers)
@@ -23,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def name_clash() -> str | None:
-    """Whether another distribution claims one of our package names: an import would take the one or the other by chance."""
+    """What is wrong if another distribution claims one of our package names: chance would decide which is imported."""
     try:
         found = version("kernels")
     except PackageNotFoundError:
         return None
-    return f"the distribution 'kernels' {found} is installed and hides ours: pip uninstall kernels, or use a fresh environment"
+    return f"the distribution 'kernels' {found} is installed and hides ours: pip uninstall kernels, then try again"
 
 
 if __name__ == "__main__":

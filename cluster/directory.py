@@ -3,6 +3,7 @@
 A named Ray actor. Public API only; nothing but this file knows how processes find each other.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -73,10 +74,8 @@ def find_directory(application: str) -> Any:
 
 def remove_directory(application: str) -> None:
     """End the directory actor, if there is one."""
-    try:
+    with contextlib.suppress(ValueError):
         ray.kill(ray.get_actor(f"expertmesh-directory-{application}", namespace="expertmesh"))
-    except ValueError:
-        pass
 
 
 class Announcer:

@@ -26,7 +26,7 @@ class StartError(RuntimeError):
 
 
 class Launcher:
-    """Starts the cluster of `config`, or joins Ray where it says so. Use as a context manager: leaving takes all down."""
+    """Starts the cluster of `config`, on a Ray of its own or a running one. As a context manager it takes all down."""
 
     def __init__(self, config: ClusterConfig, progress: TextIO = sys.stderr) -> None:
         self._config = config
@@ -69,20 +69,21 @@ class Launcher:
             self._front.drain.remote(seconds).result(timeout_s=seconds + CALL_SECONDS)
 
     def down(self) -> None:
-        """Take the application down, and Ray with it if we started it."""
+        """Take the application down; a Ray that we started goes down whole."""
         if not ray.is_initialized():
             return
         application = self._config.cluster.application
         try:
-            serve.delete(application)
-            remove_directory(application)
-            if not self._config.cluster.address:
-                serve.shutdown()
+            if self._config.cluster.address:
+                serve.delete(application)
+                remove_directory(application)
         finally:
             ray.shutdown()
 
     def _start_ray(self) -> None:
         os.environ.update(environment())
+        for name in ("ray", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         address = self._config.cluster.address
         processes = self._config.experts.shards + self._config.cluster.routers
         cpus = None if address else max(os.cpu_count() or 1, processes)
@@ -92,7 +93,7 @@ class Launcher:
                 num_cpus=cpus,
                 include_dashboard=None if address else False,
                 log_to_driver=False,
-                logging_level=logging.WARNING,
+                logging_level=logging.ERROR,
                 namespace="expertmesh",
             )
         except (ConnectionError, RuntimeError, ValueError) as error:

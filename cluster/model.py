@@ -57,7 +57,7 @@ def open_model(config: ModelConfig) -> ServedModel:
     """Read and check the checkpoint's headers.
 
     Raises:
-        CheckpointError: see `plan_model`; also a dtype in config.json that is not one of the three, or a device that is not there.
+        CheckpointError: see `plan_model`; also a dtype that is not one of the three, or a device that is not there.
     """
     plan = plan_model(Checkpoint(config.path))
     dtype = plan.spec.dtype if config.dtype == "auto" else config.dtype

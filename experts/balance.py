@@ -16,7 +16,8 @@ DEAD_AFTER_TOKENS_PER_EXPERT = 32
 def max_over_mean(counts_LN: Counts) -> Floats:
     """Max / mean of each layer, [L]: 1 is perfect; 1 where nothing was counted."""
     mean_L = counts_LN.mean(axis=1)
-    return np.divide(counts_LN.max(axis=1), mean_L, out=np.ones(len(counts_LN)), where=mean_L > 0)
+    ratio_L: Floats = np.divide(counts_LN.max(axis=1), mean_L, out=np.ones(len(counts_LN)), where=mean_L > 0)
+    return ratio_L
 
 
 def mean_max_violation(counts_LE: Counts) -> float:
@@ -38,9 +39,10 @@ def entropy_ratio(counts_LE: Counts) -> Floats:
     return np.where(totals_L1[:, 0] > 0, ratio_L, 1.0)
 
 
-def dead_experts(counts_LE: Counts) -> NDArray[np.int64] | None:
+def dead_experts(counts_LE: Counts) -> Counts | None:
     """Experts of each layer without a token, [L]; None before each layer has seen 32 tokens per expert on average."""
     experts = counts_LE.shape[1]
     if counts_LE.sum(axis=1).min() < DEAD_AFTER_TOKENS_PER_EXPERT * experts:
         return None
-    return (counts_LE == 0).sum(axis=1)
+    dead_L: Counts = (counts_LE == 0).sum(axis=1)
+    return dead_L

@@ -54,7 +54,7 @@ def pack_call(call: ExpertCall) -> list[Buffer]:
     """Return the payload as parts that share memory with `call`."""
     rows, hidden = call.x_RD.shape
     head = _CALL.pack(call.layer, rows, hidden, len(call.rows_A), _DTYPES.index(call.x_RD.dtype))
-    return [head, _bytes_of(call.x_RD), *(memoryview(a).cast("B") for a in (call.rows_A, call.slots_A, call.weights_A))]
+    return [head, _bytes_of(call.x_RD), *(a.data.cast("B") for a in (call.rows_A, call.slots_A, call.weights_A))]
 
 
 def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
@@ -105,7 +105,7 @@ def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:
 def _bytes_of(tensor: Tensor) -> memoryview:
     if not tensor.numel():
         return memoryview(b"")
-    return memoryview(tensor.contiguous().view(torch.uint8).view(-1).numpy())
+    return tensor.contiguous().view(torch.uint8).view(-1).numpy().data
 
 
 def _tensor(payload: bytearray | memoryview, dtype: torch.dtype, rows: int, hidden: int, at: int) -> Tensor:

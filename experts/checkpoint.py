@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint directory: its configuration files and where each tensor lies. Opening reads headers only."""
+"""A Hugging Face checkpoint directory: its configuration and where each tensor lies. Opening reads headers only."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping

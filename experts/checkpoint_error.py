@@ -2,4 +2,4 @@
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be served: the message is one line and names the file and, where there is one, the tensor."""
+    """A checkpoint that cannot be served: one line that names the file and, where there is one, the tensor."""

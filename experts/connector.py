@@ -1,4 +1,4 @@
-"""Keeps a router connected to every shard, off the engine's thread: finds, dials, proves, hands over, asks for status."""
+"""Keeps a router connected to every shard, off the engine's thread: finds, dials, hands over, asks for status."""
 
 import json
 import logging

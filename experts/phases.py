@@ -54,7 +54,7 @@ class CallPhases:
 
 @dataclass(frozen=True, slots=True)
 class LayerTrip:
-    """One layer's calls and the engine's time: `pack_ns` grouping, `exposed_ns` waiting for answers, `reduce_ns` adding."""
+    """One layer's calls and the engine's time: `pack_ns` grouping, `exposed_ns` waiting, `reduce_ns` adding."""
 
     layer: int
     calls: tuple[CallPhases, ...]

@@ -36,7 +36,7 @@ class Dispatched:
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """`y_TD` float32 (zeros where a token's experts are missing), the tokens lost with their shards, and the timings."""
+    """`y_TD` float32 (zeros where a token's experts are missing), the tokens lost, whose fault it was, the timings."""
 
     y_TD: Tensor
     lost_tokens: NDArray[np.int64]

@@ -1,7 +1,8 @@
 """A shard on sockets: each connection's thread reads its router's questions, one lock lets them compute in turn.
 
 A question is complete (`received`) when its own thread has read it, also while another router's question computes, so
-the time that it then waits for the lock is queueing and not transfer. With one router nobody waits and no thread is woken twice.
+the time that it then waits for the lock is queueing and not transfer. With one router nobody waits for the lock, and no
+thread is woken twice.
 """
 
 import json

@@ -45,10 +45,10 @@ class ExpertShard:
             ValueError: the question names a layer or an expert that this shard does not hold, or another dtype.
         """
         layer = self._check(call)
-        indices = (torch.from_numpy(a.astype(np.int64)).to(self._device) for a in (call.rows_A, call.slots_A))
+        rows_A = torch.from_numpy(call.rows_A.astype(np.int64)).to(self._device)
+        slots_A = torch.from_numpy(call.slots_A.astype(np.int64)).to(self._device)
         weights_A = torch.from_numpy(call.weights_A.copy()).to(self._device)
-        x_RD = call.x_RD.to(self._device)
-        return self._ops.expert_ffn(x_RD, layer, *indices, weights_A).cpu()
+        return self._ops.expert_ffn(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
 
     def _check(self, call: ExpertCall) -> ExpertWeights:
         layer = self.layers.get(call.layer)

@@ -37,14 +37,15 @@ def build_engine(
 ) -> Engine:
     """Load the router's weights, reserve the KV cache, and join both with the experts behind `transport`."""
     spec = plan.spec
-    weights = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, progress)
+    ops = select.ops(experts.backend, device)
+    weights = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, ops, progress)
     blocks = kv_blocks(spec, config, dtype, device)
     cache = KVCache.empty(spec, blocks * config.block_size, dtype, device)
     return Engine(
-        backbone=Backbone(spec, weights, cache),
+        backbone=Backbone(spec, weights, cache, ops),
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
         scheduler=Scheduler(limits(spec, config), BlockManager(blocks, config.block_size)),
-        ops=select.ops(experts.backend, device),
+        ops=ops,
         eos_token_ids=eos_token_ids(plan),
         unavailable_wait_s=config.unavailable_wait_seconds,
     )
@@ -68,7 +69,7 @@ def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
 
 
 def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> int:
-    """How many blocks the cache gets: as configured, else what the memory allows, but no more than all sequences can fill.
+    """How many blocks the cache gets: as configured, else what memory allows, at most what all sequences can fill.
 
     Raises:
         ValueError: the memory does not hold one block.

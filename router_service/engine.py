@@ -128,12 +128,13 @@ class Engine:
     def _advance(self, request: Request, drawn: Drawn, now: float) -> Event:
         self.scheduler.advance(request.key, drawn.token)
         request.stalled_since, request.stalled_by = 0.0, ""
+        first = not request.first_token
         request.first_token = request.first_token or now
         finish = self._finish(request, drawn.token)
         routing, request.routing = request.routing, []
         if finish is not None:
             self.cancel(request.key)
-        timings = request.timings(now) if finish is not None else None
+        timings = request.timings(now) if first or finish is not None else None
         return Event(
             request.key, request.front, request.stream, drawn.token, drawn.logprobs, routing, finish, None, timings
         )

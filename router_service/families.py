@@ -1,4 +1,4 @@
-"""A router's Prometheus series, by the names of the metrics contract, built from its plain arrays about once a second."""
+"""A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experts.balance import balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
+from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
 from experts.phases import PHASES
 from router_service.messages import MetricFamily, Sample
 from router_service.statistics import KINDS, Statistics, Totals
@@ -152,7 +152,7 @@ def _balance(builder: FamilyBuilder, stats: Statistics, window: Totals, config: 
 
 
 def _per_layer(
-    builder: FamilyBuilder, name: str, text: str, layers: np.ndarray, values_L: np.ndarray, config: MetricsConfig
+    builder: FamilyBuilder, name: str, text: str, layers: Counts, values_L: Floats, config: MetricsConfig
 ) -> None:
     if config.per_layer:
         builder.add(name, "gauge", text, [({"layer": str(n)}, v) for n, v in zip(layers, values_L, strict=True)])
@@ -160,7 +160,7 @@ def _per_layer(
         builder.one(name, "gauge", f"{text}, mean over layers", float(values_L.mean()))
 
 
-def _expert_tokens(builder: FamilyBuilder, counts_LE: np.ndarray, layers: np.ndarray, top: int) -> None:
+def _expert_tokens(builder: FamilyBuilder, counts_LE: Counts, layers: Counts, top: int) -> None:
     values = [
         ({"layer": str(layer), "expert": str(expert)}, float(counts_LE[layer, expert]))
         for layer in layers

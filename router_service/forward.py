@@ -39,12 +39,13 @@ class Stopwatch:
 
     def __init__(self, stages_ns: dict[str, int], device: torch.device) -> None:
         self._stages_ns = stages_ns
-        self._wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        self._device = device
         self._last_ns = time.monotonic_ns()
 
     def mark(self, stage: str) -> None:
         """All since the last mark was `stage`."""
-        self._wait()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         now = time.monotonic_ns()
         self._stages_ns[stage] += now - self._last_ns
         self._last_ns = now

@@ -1,4 +1,4 @@
-"""The Fronts that are connected to a router: their requests in, one frame a step out, each Front with a thread to write.
+"""The Fronts that are connected to a router: their requests in, one frame a step out, a thread to write for each.
 
 The engine's thread only puts a step's events on a queue; packing and sending happen on the writer's.
 """

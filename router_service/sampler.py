@@ -1,7 +1,7 @@
 """Drawing the next token of each sequence: penalties, temperature, filters, then one uniform number.
 
-The number is a hash of (seed, position), and every choice depends on the row's own logits only, so a request draws the same
-tokens whoever shares its batch and whichever router goes on with it. B rows, V vocabulary, N candidates of a row.
+The number is a hash of (seed, position), and every choice depends on the row's own logits only, so a request draws the
+same tokens whoever shares its batch and whichever router goes on with it. B rows, V vocabulary, N candidates of a row.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _MASK64 = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """What drawing for one sequence needs; `tokens` are the prompt's and the generated ones, the first `prompt_length` the prompt's."""
+    """What drawing for a sequence needs: the first `prompt_length` of `tokens` are the prompt's, the rest generated."""
 
     params: SamplingParams
     tokens: list[int]
@@ -60,7 +60,7 @@ def _splitmix64(value: int) -> int:
 
 
 def penalize(logits_BV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """Apply repetition (Keskar et al. 2019, prompt included), frequency and presence penalties (generated tokens only)."""
+    """Apply repetition (Keskar et al. 2019, prompt included), frequency and presence (generated only) penalties."""
     if not any(_penalized(row.params) for row in rows):
         return logits_BV
     logits_BV = logits_BV.clone()

@@ -21,7 +21,7 @@ class QueueFullError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """`token_budget` tokens a step, `max_sequences` running at once, `max_waiting` queued, `context` tokens a sequence."""
+    """`token_budget` tokens a step, `max_sequences` running, `max_waiting` queued, `context` tokens a sequence."""
 
     token_budget: int
     max_sequences: int

@@ -34,8 +34,16 @@ class Totals:
 
     def copy(self) -> "Totals":
         """A snapshot."""
-        arrays = (self.expert_tokens_LE, self.rows_S, self.assignments_S, self.calls_S, self.phase_seconds_SP)
-        return Totals(*(a.copy() for a in arrays), self.decode_tokens, self.step_seconds, self.communication_seconds)
+        return Totals(
+            self.expert_tokens_LE.copy(),
+            self.rows_S.copy(),
+            self.assignments_S.copy(),
+            self.calls_S.copy(),
+            self.phase_seconds_SP.copy(),
+            self.decode_tokens,
+            self.step_seconds,
+            self.communication_seconds,
+        )
 
     def minus(self, old: "Totals") -> "Totals":
         """What has come since `old`."""
@@ -62,11 +70,9 @@ class Statistics:
     def __init__(self, placement: Placement, layers: int) -> None:
         shards = len(placement.shards)
         self.placement = placement
-        self.totals = Totals(
-            np.zeros((layers, placement.experts), dtype=np.int64),
-            *(np.zeros(shards, dtype=np.int64) for _ in range(3)),
-            np.zeros((shards, len(PHASES))),
-        )
+        rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
+        experts_LE = np.zeros((layers, placement.experts), dtype=np.int64)
+        self.totals = Totals(experts_LE, rows_S, assignments_S, calls_S, np.zeros((shards, len(PHASES))))
         self.bytes_SD = np.zeros((shards, 2), dtype=np.int64)
         self.exposed_seconds = 0.0
         self.straggler_seconds = 0.0

@@ -24,7 +24,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """T tokens: their ids, positions and cache slots (int64 [T]), the segments, and the rows whose logits are wanted."""
+    """T tokens: ids, positions and cache slots (int64 [T]), the segments, and the rows whose logits are wanted."""
 
     token_ids_T: Tensor
     positions_T: Tensor

@@ -27,7 +27,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A shard's answer: nanoseconds when it was complete, its bytes on the wire. The tensor is good until the next one."""
+    """A shard's answer, good until its next one: nanoseconds when it was complete, its bytes on the wire."""
 
     shard: int
     partial: Partial

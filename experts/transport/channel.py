@@ -1,5 +1,6 @@
 """A connected, proven socket that carries frames, for blocking threads."""
 
+import contextlib
 import socket
 import struct
 import threading
@@ -26,7 +27,7 @@ class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
     """The peer ended the connection between two frames."""
 
 
-class Idle(TimeoutError):
+class Idle(TimeoutError):  # noqa: N818 (a state)
     """Nothing came in time, not even the first byte of a frame; the connection is as good as before."""
 
 
@@ -93,10 +94,8 @@ class Channel:
 
     def close(self) -> None:
         """Close the socket and wake whoever waits on it."""
-        try:
+        with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._sock.close()
 
     def _read(self, view: memoryview, started: bool) -> None:

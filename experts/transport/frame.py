@@ -2,7 +2,7 @@
 
 Header, little-endian, 40 bytes:
 
-    magic 4s | version u8 | kind u8 | flags u8 | 0 u8 | incarnation u64 | sequence u64 | length u64 | checksum u32 | 0 u32
+    magic 4s | version u8 | kind u8 | flags u8 | 0 u8 | incarnation u64 | sequence u64 | length u64 | checksum u32 | 0
 
 `incarnation` is the serving process's own number, drawn when it starts: a frame meant for a process that has died
 since is refused by its successor. `sequence` pairs an answer with its question. `checksum` is the CRC-32 of the

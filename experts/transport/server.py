@@ -1,5 +1,6 @@
 """Listens for peers that can prove the secret; one blocking thread a connection. Strangers are closed and counted."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -122,8 +123,6 @@ class FrameServer:
 
 def _shut(listener: socket.socket) -> None:
     """Close a listener and wake the thread that accepts on it, which `close` alone does not."""
-    try:
+    with contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     listener.close()

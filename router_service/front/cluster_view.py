@@ -27,7 +27,7 @@ class ClusterService(ClusterServicer):
         self._links = links
         self._directory = directory
 
-    async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.ClusterState:  # noqa: N802, ARG002
+    async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.ClusterState:  # noqa: ARG002
         """Return the latest state."""
         state = pb.ClusterState(model=self._model)
         async with answering(context):

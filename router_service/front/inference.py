@@ -40,7 +40,7 @@ class InferenceService(InferenceServicer):
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802, gRPC's name
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer; the final message or the status comes exactly once."""
         started = asyncio.get_running_loop().time()
         async with answering(context):
@@ -56,14 +56,14 @@ class InferenceService(InferenceServicer):
                 self._metrics.failed("CANCELLED" if context.done() else "INTERNAL")
                 raise
 
-    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Return the ids that Generate would use."""
         response = pb.TokenizeResponse()
         async with answering(context):
             response.ids.extend(await encode_request(request, self._text))
         return response
 
-    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:  # noqa: N802
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """Return the text of ids."""
         response = pb.DetokenizeResponse()
         async with answering(context):
@@ -72,7 +72,7 @@ class InferenceService(InferenceServicer):
             response.text = self._text.tokenizer.decode(request.ids, skip)
         return response
 
-    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: N802, ARG002
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: ARG002
         """Describe the model."""
         card, limits = self._card, self._links.limits(self._card.context, self._card.vocabulary)
         return pb.ModelInfo(

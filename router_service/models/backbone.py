@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.select import Ops
 from router_service.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
 from router_service.step_batch import Segment, StepBatch
@@ -25,15 +26,16 @@ class Rope:
 
 
 class Backbone:
-    """A model without its routed experts. Weights under the names of `models.common`, all of one dtype and device."""
+    """A model without its routed experts. Weights as `models.weights` loads them, all of one dtype and device."""
 
-    def __init__(self, spec: ModelSpec, weights: Mapping[str, Tensor], cache: KVCache) -> None:
+    def __init__(self, spec: ModelSpec, weights: Mapping[str, Tensor], cache: KVCache, ops: Ops) -> None:
         self.spec = spec
         self.cache = cache
         self._w = weights
+        self._linear = ops.linear
         self._head = weights["embed"] if spec.tied_embeddings else weights["head"]
         self._inverse_frequencies = _inverse_frequencies(spec).to(weights["embed"].device)
-        self._widths = (spec.heads, spec.kv_heads, spec.kv_heads)
+        self._widths = [spec.heads, spec.kv_heads, spec.kv_heads]
         self.sparse_layers = frozenset(spec.moe_layers)
 
     def embed(self, batch: StepBatch) -> tuple[Tensor, Rope]:
@@ -45,7 +47,7 @@ class Backbone:
 
     def attention(self, layer: int, x_TD: Tensor, rope: Rope, batch: StepBatch) -> Tensor:
         """Return x_TD + attention(norm(x_TD)); the step's keys and values are written to the cache."""
-        q_THC, k_TJC, v_TJC = self._project(layer, x_TD, rope)
+        q_THC, k_TJC, v_TJC = self._queries_keys_values(layer, x_TD, rope)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[batch.slots_T] = k_TJC
         values[batch.slots_T] = v_TJC
@@ -53,7 +55,7 @@ class Backbone:
         for segment in batch.segments:
             rows = slice(segment.start, segment.start + segment.length)
             out_THC[rows] = self._attend(q_THC[rows], keys[segment.slots], values[segment.slots], segment)
-        return x_TD + F.linear(out_THC.flatten(1), self._w[f"{layer}.out"], self._w.get(f"{layer}.out_bias"))
+        return x_TD + self._project(f"{layer}.out", out_THC.flatten(1))
 
     def feed_forward_input(self, layer: int, x_TD: Tensor) -> Tensor:
         """Return the normalized rows that the layer's experts, gate or dense matrices take."""
@@ -65,18 +67,22 @@ class Backbone:
 
     def dense(self, layer: int, h_TD: Tensor) -> Tensor:
         """Return the feed-forward of a layer without experts."""
-        gate_TF, up_TF = F.linear(h_TD, self._w[f"{layer}.dense_gate_up"]).chunk(2, dim=-1)
-        return F.linear(F.silu(gate_TF) * up_TF, self._w[f"{layer}.dense_down"])
+        gate_TF, up_TF = self._project(f"{layer}.dense_gate_up", h_TD).chunk(2, dim=-1)
+        return self._project(f"{layer}.dense_down", F.silu(gate_TF) * up_TF)
 
     def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
         """Return logits_BV, float32, of each segment's last row."""
         x_BD = _norm(x_TD[batch.last_rows_B], self._w["norm"], self.spec.norm_eps)
-        return F.linear(x_BD, self._head).float()
+        return self._linear(x_BD, self._head).float()
 
-    def _project(self, layer: int, x_TD: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, name: str, x_TD: Tensor) -> Tensor:
+        y_TO, bias = self._linear(x_TD, self._w[name]), self._w.get(f"{name}_bias")
+        return y_TO if bias is None else y_TO + bias
+
+    def _queries_keys_values(self, layer: int, x_TD: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         h_TD = _norm(x_TD, self._w[f"{layer}.input_norm"], self.spec.norm_eps)
-        qkv = F.linear(h_TD, self._w[f"{layer}.qkv"], self._w.get(f"{layer}.qkv_bias"))
-        q_THC, k_TJC, v_TJC = qkv.view(len(x_TD), -1, self.spec.head_dim).split(self._widths, dim=1)
+        qkv = self._project(f"{layer}.qkv", h_TD)
+        q_THC, k_TJC, v_TJC = torch.split(qkv.view(len(x_TD), -1, self.spec.head_dim), self._widths, dim=1)
         if self.spec.qk_norm:
             q_THC = _norm(q_THC, self._w[f"{layer}.q_norm"], self.spec.norm_eps)
             k_TJC = _norm(k_TJC, self._w[f"{layer}.k_norm"], self.spec.norm_eps)

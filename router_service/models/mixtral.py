@@ -1,4 +1,4 @@
-"""Mixtral (Jiang et al. 2024, arXiv 2401.04088): every layer sparse, softmax over the experts, the K weights sum to 1."""
+"""Mixtral (Jiang et al. 2024, arXiv 2401.04088): every layer sparse, softmax over experts, K weights that sum to 1."""
 
 from experts.manifest import ExpertManifest, ExpertTensors
 from router_service.models.common import backbone_params, read_attention, stacked

@@ -48,5 +48,5 @@ def _family(checkpoint: Checkpoint, where: str) -> ModuleType:
 
 
 def _ignorable(name: str) -> bool:
-    """Old writers stored rope's frequencies, and some store a head beside tied embeddings; both follow from the rest."""
+    """Old writers stored rope's frequencies, some store a head beside tied embeddings; both follow from the rest."""
     return name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"

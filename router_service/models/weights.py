@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 
 from experts.checkpoint import Checkpoint, Copy
+from kernels.select import Ops
 from router_service.models.spec import ParamSource
+
+# Read by `Ops.linear` alone, so they may have its layout; the embedding and the gate are read by others too.
+PROJECTIONS = frozenset({"qkv", "out", "dense_gate_up", "dense_down", "head"})
 
 
 def load_router_weights(
@@ -14,6 +18,7 @@ def load_router_weights(
     params: Mapping[str, ParamSource],
     dtype: torch.dtype,
     device: torch.device,
+    ops: Ops,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Tensor]:
     """Read `params` into tensors of `dtype` on `device`, under our names.
@@ -21,8 +26,11 @@ def load_router_weights(
     Args:
         progress: called with the bytes of each tensor read, in the dtype kept.
     """
-    weights = {name: torch.empty(source.shape, dtype=dtype, device=device) for name, source in params.items()}
-    checkpoint.load((copy for name, source in params.items() for copy in _copies(source, weights[name])), progress)
+    weights = {}
+    for name, source in params.items():
+        weight = torch.empty(source.shape, dtype=dtype, device=device)
+        checkpoint.load(_copies(source, weight), progress)
+        weights[name] = ops.pack(weight) if name.rpartition(".")[2] in PROJECTIONS else weight
     return weights
 
 

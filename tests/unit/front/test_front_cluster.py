@@ -1,8 +1,8 @@
 """GetCluster: several routers' views of the shards, and what only the control plane knows."""
 
 import pytest
-from conftest import World
 from front_fakes import report, until
+from front_world import World
 
 from router_service.front.cluster_view import PHASES, merge_shards
 from router_service.messages import ShardReport

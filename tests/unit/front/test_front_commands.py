@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import World
 from front_fakes import report, until
+from front_world import World
 from test_front_cluster import shard
 
 from cluster import generate_command, status_command

@@ -4,8 +4,8 @@ import asyncio
 
 import grpc
 import pytest
-from conftest import World
 from front_fakes import FakeRouter, echo, refuse, until
+from front_world import World
 
 from router_service.client import Client
 from router_service.front.tokenizer import Tokenizer

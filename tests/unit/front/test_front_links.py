@@ -5,8 +5,8 @@ import logging
 
 import grpc
 import pytest
-from conftest import World
 from front_fakes import SECRET, FakeRouter, echo, report, until
+from front_world import World
 from test_front_generate import check_one_end, collect, ids_of, text_of
 
 from experts.transport.frame import Kind

@@ -5,8 +5,8 @@ import urllib.request
 
 import grpc
 import pytest
-from conftest import World
 from front_fakes import refuse, report, until
+from front_world import World
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families

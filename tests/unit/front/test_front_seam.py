@@ -4,8 +4,8 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import World
 from front_fakes import SECRET, until
+from front_world import World
 from test_front_generate import check_one_end, collect, ids_of
 
 from router_service.front_links import FrontLinks

@@ -6,8 +6,8 @@ import socket
 import grpc
 import grpc.aio
 import pytest
-from conftest import World
 from front_fakes import SECRET, card, until
+from front_world import World
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from test_front_generate import check_one_end, collect, ids_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import World
 from front_fakes import VOCABULARY, card, write_checkpoint
+from front_world import World
 from test_front_generate import collect
 
 from experts.checkpoint_error import CheckpointError

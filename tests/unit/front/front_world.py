@@ -1,0 +1,57 @@
+"""A Front with its routers and clients, over real sockets."""
+
+from collections.abc import Awaitable, Callable
+
+from front_fakes import SECRET, FakeRouter, card
+
+from experts.transport.address import Endpoint
+from router_service.client import Client
+from router_service.front.config import FrontConfig
+from router_service.front.server import FrontServer
+from router_service.front.text_model import TextModel
+
+
+class World:
+    """A Front, its routers and a client; more of each may be added. All are closed when the test ends."""
+
+    def __init__(self, text: TextModel) -> None:
+        self.text = text
+        # Closing a metrics page takes half a second: only the tests that read it have one.
+        self.metrics_port: int | None = None
+        self.endpoints: list[Endpoint] = []
+        self.routers: list[FakeRouter] = []
+        self.fronts: list[FrontServer] = []
+        self.clients: list[Client] = []
+
+    async def router(self, **options: object) -> FakeRouter:
+        router = await FakeRouter(**options).start()  # type: ignore[arg-type]
+        self.routers.append(router)
+        self.endpoints.append(router.endpoint)
+        return router
+
+    async def front(self, text: TextModel | None = None, **options: object) -> Client:
+        config = FrontConfig(**({"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port} | options))  # type: ignore[arg-type]
+        self.server = FrontServer(config, text or self.text, card(), self._list, SECRET, "node", self.directory)
+        await self.server.start()
+        self.fronts.append(self.server)
+        self.clients.append(Client(f"127.0.0.1:{self.server.grpc_port}"))
+        return self.clients[-1]
+
+    async def serve(self, **options: object) -> tuple[FakeRouter, Client]:
+        router = await self.router(**options)
+        client = await self.front()
+        await client.wait_ready(10)
+        return router, client
+
+    async def _list(self) -> list[Endpoint]:
+        return list(self.endpoints)
+
+    def directory(self) -> list:  # type: ignore[type-arg]
+        return []
+
+    async def close(self) -> None:
+        closers: list[Callable[[], Awaitable[None]]] = [each.close for each in self.clients]
+        closers += [each.stop for each in self.fronts]
+        closers += [each.stop for each in self.routers]
+        for close in closers:
+            await close()
