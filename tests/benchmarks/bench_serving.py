@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.bench_serving --shape qwen3
 
-Prints prefill and decode tokens/s of the real cluster (Ray, Front, Router, shards; over gRPC), of our engine in one process,
-and of transformers with the best of its experts' implementations, taking turns within each repeat so that a noisy
-neighbour hits all of them; what a layer's exchange costs in service and alone, beside Serve handles and a bare socket; the time
-to ready; the peak memory of each process. The checkpoint is random, written once and kept in the user's cache.
+Prints prefill and decode tokens/s of the real cluster (Ray, Front, Router, shards; over gRPC), of our engine in one
+process, and of transformers with the best of its experts' implementations, taking turns within each repeat so that a
+noisy neighbour hits all of them; what a layer's exchange costs in service and alone, beside Serve handles and a bare
+socket; the time to ready; the peak memory of each process. The checkpoint is random, written once and kept in the
+user's cache.
 """
 
 import argparse
@@ -33,20 +34,24 @@ Seconds = Callable[[int, int], float]  # (seed, steps): seconds of one run
 class Cell:
     """One thing to measure: `batch` prompts of one length; 0 is a prefill."""
 
-    def __init__(self, batch: int, vocabulary: int) -> None:
-        self.batch = batch
-        self.name = f"decode, batch {batch}" if batch else f"prefill {PREFILL}"
+    def __init__(self, batch: int, vocabulary: int, prefill: int = PREFILL) -> None:
+        self.batch, self.length = batch, PROMPT if batch else prefill
+        self.name = f"decode, batch {batch}" if batch else f"prefill {prefill}"
         self._vocabulary = vocabulary
 
     def prompts(self, seed: int) -> list[Tokens]:
         """Random prompts, the same for all sides and others in each repeat."""
         draw = random.Random(f"{self.name} {seed}")
-        length = PROMPT if self.batch else PREFILL
-        return [[draw.randrange(self._vocabulary) for _ in range(length)] for _ in range(max(1, self.batch))]
+        return [[draw.randrange(self._vocabulary) for _ in range(self.length)] for _ in range(self.rows)]
+
+    @property
+    def rows(self) -> int:
+        """Prompts of one run."""
+        return max(1, self.batch)
 
     def rate(self, seconds: float, steps: int) -> float:
         """Tokens per second."""
-        return (self.batch * steps if self.batch else PREFILL) / seconds
+        return (self.batch * steps if self.batch else self.length) / seconds
 
     def run(self, call: Callable[..., float], first: tuple[Any, ...], seed: int, steps: int) -> float:
         """Seconds of one run of a side's `prefill` or `decode`, chosen by name."""
@@ -67,8 +72,7 @@ def sides_of(cell: Cell, cluster: Any, one: Worker | None, theirs: Worker | None
     if one is not None:
         sides["one process"] = lambda seed, steps: cell.run(one.call, (), seed, steps)
     if theirs is not None:
-        rows = cell.batch or PREFILL
-        for name in _fast_ones(cell, theirs, theirs.call("implementations", rows)):
+        for name in _fast_ones(cell, theirs, theirs.call("implementations", cell.batch or cell.length)):
             sides[f"transformers {name}"] = _theirs(cell, theirs, name)
     return sides
 
@@ -83,14 +87,14 @@ def _fast_ones(cell: Cell, worker: Worker, names: list[str]) -> list[str]:
     return [name for name in names if taken[name] <= CLOSE_ENOUGH * min(taken.values())]
 
 
-def measure(cell: Cell, sides: dict[str, Seconds], repeats: int) -> dict[str, list[float]]:
+def measure(cell: Cell, sides: dict[str, Seconds], repeats: int, steps: int = STEPS) -> dict[str, list[float]]:
     """Tokens per second of each side in each repeat, all sides taking turns; a short round first to warm up."""
     for side in sides.values():
         side(-2, TRIAL_STEPS)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats):
         for name, side in sides.items():
-            rates[name].append(cell.rate(side(repeat, STEPS), STEPS))
+            rates[name].append(cell.rate(side(repeat, steps), steps))
     return rates
 
 
@@ -172,7 +176,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=300, help="of each exchange that is measured alone")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of decoding under the eye of the metrics, per batch")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of decoding that the metrics watch, per batch")
     parser.add_argument("--skip-serve-handles", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     args = parser.parse_args()

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.checkpoints --shape qwen3 --out DIR
 
-One file a layer, written tensor by tensor, so that no more than a layer is in memory at a time. The weights mean nothing, but
-the names, the shapes and the tokenizer are those of a real checkpoint, and transformers loads it too.
+One file a layer, so that no more than a layer is in memory at a time. The weights mean nothing, but the names, the
+shapes and the tokenizer are those of a real checkpoint, and transformers loads it too.
 """
 
 import argparse
@@ -36,7 +36,7 @@ MLA = {
 class Shape:
     """A model to make: transformers' configuration class, its settings, and how its experts are called on disk.
 
-    `experts` formats (layer, expert, matrix), `matrices` names gate, up and down, `renamed` maps module names to disk names.
+    `experts` formats (layer, expert, matrix), `matrices` names gate, up and down, `renamed` is what else differs.
     """
 
     config: str

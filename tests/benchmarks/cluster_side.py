@@ -1,4 +1,4 @@
-"""A real cluster under measurement: started by the launcher, driven over gRPC, its metrics page read, its processes looked at."""
+"""A real cluster under measurement: started by the launcher, driven over gRPC, its metrics and processes read."""
 
 import asyncio
 import time

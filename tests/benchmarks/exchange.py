@@ -38,7 +38,7 @@ class Payload:
 
 
 class EchoShard:
-    """Stands in for a shard that computes nothing: its answer is zeros of the right size. Listens until it is dropped."""
+    """Stands in for a shard that computes nothing: its answer is zeros of the right size."""
 
     def __init__(self, index: int, secret: bytes) -> None:
         torch.set_num_threads(1)

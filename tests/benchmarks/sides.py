@@ -1,7 +1,7 @@
 """Who is measured without a cluster: transformers, and our engine in one process. Both give seconds.
 
-`prefill(tokens)` is one prompt up to its first token. `decode(prompts, steps)` is `steps` tokens for each of the prompts,
-all of one length, after their first tokens; the prompts' own time is left out.
+`prefill(tokens)` is one prompt up to its first token. `decode(prompts, steps)` is `steps` tokens for each of the
+prompts, all of one length, after their first tokens; the prompts' own time is left out.
 """
 
 import os
@@ -17,7 +17,7 @@ GATHER_BYTES = 512 << 20
 
 
 class TransformersModel:
-    """Greedy generation with a cache and nothing else, as `generate` does it, by any of the experts' implementations."""
+    """Greedy generation with a cache and nothing else, by any of the experts' implementations."""
 
     def __init__(self, directory: Path, dtype: str) -> None:
         import transformers

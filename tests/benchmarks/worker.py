@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -82,7 +82,7 @@ def peak_bytes(pid: int) -> int:
 
 
 @contextmanager
-def _changed(environment: Mapping[str, str | None]) -> Any:
+def _changed(environment: Mapping[str, str | None]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in environment}
     _set(environment)
     try:
@@ -101,17 +101,17 @@ def _set(environment: Mapping[str, str | None]) -> None:
 
 def _serve(pipe: Connection, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
     try:
-        target = factory(*args)
-    except Exception as error:
-        pipe.send((False, f"{type(error).__name__}: {error}"))
-        return
-    pipe.send((True, None))
-    while True:
-        try:
+        done, target = _attempt(factory, args)
+        pipe.send((done, None if done else target))
+        while done:
             method, arguments = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            return
-        try:
-            pipe.send((True, getattr(target, method)(*arguments)))
-        except Exception as error:
-            pipe.send((False, f"{type(error).__name__}: {error}"))
+            pipe.send(_attempt(getattr(target, method), arguments))
+    except (EOFError, ConnectionError):
+        pass  # the parent has had enough
+
+
+def _attempt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    try:
+        return True, function(*arguments)
+    except Exception as error:
+        return False, f"{type(error).__name__}: {error}"
