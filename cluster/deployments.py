@@ -185,7 +185,9 @@ class FrontReplica:
         return endpoints_of(self._announcements, "router")
 
     def _known_shards(self) -> list[ShardReport]:
-        return [_shard_report(a) for a in self._announcements if a.role == "shard"]
+        """Shards on their way, which no router knows yet; of the others the routers know better."""
+        youngest = {a.index: a for a in self._announcements if a.role == "shard"}
+        return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
 
 
 def _sizes(model: ServedModel, seconds: float) -> ModelSizes:

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, TextIO
 
 import ray
@@ -15,6 +14,7 @@ from cluster.app import build_app
 from cluster.config import ClusterConfig
 from cluster.directory import Announcement, remove_directory
 from cluster.process import environment
+from cluster.signals import Interrupts
 from cluster.table import size
 
 POLL_SECONDS = 0.25
@@ -40,18 +40,19 @@ class Launcher:
     def __exit__(self, *exc: object) -> None:
         self.down()
 
-    def up(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Start everything and wait until it serves; return the Front's status, None if `interrupted` says to stop.
+    def up(self, interrupts: Interrupts) -> dict[str, Any] | None:
+        """Start everything and wait until it serves; return the Front's status, None if a signal came first.
 
         Raises:
             StartError: Ray cannot be reached, the application fails, or it is not ready in time.
         """
         self._start_ray()
+        interrupts.listen()
         application = self._config.cluster.application
         serve.start(proxy_location="Disabled")
         serve._run(build_app(self._config), name=application, route_prefix=None, _blocking=False)
         deadline = time.monotonic() + self._config.cluster.ready_timeout_seconds
-        while not interrupted():
+        while not interrupts():
             status = self._look(application)
             if status is not None and status["routers"] >= self._config.cluster.routers:
                 return status

@@ -10,6 +10,10 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self.listen()
+
+    def listen(self) -> None:
+        """Handle both signals. To be called again after `ray.init`, which puts a handler of its own on SIGTERM."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 
