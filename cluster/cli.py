@@ -4,21 +4,33 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 from cluster import demo_command, generate_command, serve_command, status_command
-from cluster.client_command import fail
+from cluster.client_command import EXIT_INTERRUPTED, fail
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like all our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with 2."""
+        sys.exit(fail(f"{message} (see {self.prog} --help)"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command, return its exit code: 0 good, 2 an error said in one line on stderr."""
-    parser = argparse.ArgumentParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
+    parser = OneLineParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (serve_command, generate_command, status_command, demo_command):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     if (clash := name_clash()) is not None:
         return fail(clash)
-    code: int = args.run(args)
+    try:
+        code: int = args.run(args)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return code
 
 

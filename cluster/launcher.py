@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, TextIO
 
 import ray
@@ -15,6 +14,7 @@ from cluster.app import build_app
 from cluster.config import ClusterConfig
 from cluster.directory import Announcement, remove_directory
 from cluster.process import environment
+from cluster.signals import Interrupts
 from cluster.table import size
 
 POLL_SECONDS = 0.25
@@ -40,18 +40,21 @@ class Launcher:
     def __exit__(self, *exc: object) -> None:
         self.down()
 
-    def up(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Start everything and wait until it serves; return the Front's status, None if `interrupted` says to stop.
+    def up(self, interrupts: Interrupts) -> dict[str, Any] | None:
+        """Start everything and wait until it serves; return the Front's status, None if a signal came first.
 
         Raises:
             StartError: Ray cannot be reached, the application fails, or it is not ready in time.
         """
         self._start_ray()
+        interrupts.listen()
         application = self._config.cluster.application
         serve.start(proxy_location="Disabled")
-        serve._run(build_app(self._config), name=application, route_prefix=None, _blocking=False)
+        here = str(ray.util.get_node_ip_address()) if self._config.cluster.address else ""
+        target = serve.RunTarget(build_app(self._config, here), name=application, route_prefix=None)
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         deadline = time.monotonic() + self._config.cluster.ready_timeout_seconds
-        while not interrupted():
+        while not interrupts():
             status = self._look(application)
             if status is not None and status["routers"] >= self._config.cluster.routers:
                 return status
@@ -69,20 +72,21 @@ class Launcher:
             self._front.drain.remote(seconds).result(timeout_s=seconds + CALL_SECONDS)
 
     def down(self) -> None:
-        """Take the application down, and Ray with it if we started it."""
+        """Take the application down; a Ray that we started goes down whole."""
         if not ray.is_initialized():
             return
         application = self._config.cluster.application
         try:
-            serve.delete(application)
-            remove_directory(application)
-            if not self._config.cluster.address:
-                serve.shutdown()
+            if self._config.cluster.address:
+                serve.delete(application)
+                remove_directory(application)
         finally:
             ray.shutdown()
 
     def _start_ray(self) -> None:
         os.environ.update(environment())
+        for name in ("ray", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         address = self._config.cluster.address
         processes = self._config.experts.shards + self._config.cluster.routers
         cpus = None if address else max(os.cpu_count() or 1, processes)
@@ -92,7 +96,7 @@ class Launcher:
                 num_cpus=cpus,
                 include_dashboard=None if address else False,
                 log_to_driver=False,
-                logging_level=logging.WARNING,
+                logging_level=logging.ERROR,
                 namespace="expertmesh",
             )
         except (ConnectionError, RuntimeError, ValueError) as error:

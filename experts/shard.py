@@ -18,6 +18,8 @@ from experts.packer import Packer
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
 
+WARM_UP_ROWS = 16
+
 
 class ExpertShard:
     """Experts `experts` of each layer in `layers`, ready to compute in `dtype` on `device`."""
@@ -51,6 +53,14 @@ class ExpertShard:
         slots_A = torch.from_numpy(call.slots_A.astype(np.int64)).to(self._device)
         weights_A = torch.from_numpy(call.weights_A.copy()).to(self._device)
         return self._ops.expert_ffn(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
+
+    def warm_up(self) -> None:
+        """Compute a few rows, so that no request waits for what the kernels compile at the first call of a size."""
+        layer, experts = next(iter(self.layers.items()))
+        for rows in range(1, WARM_UP_ROWS + 1):
+            x_RD = torch.zeros((rows, experts.hidden), dtype=experts.dtype)
+            rows_A = np.arange(rows, dtype=np.int32)
+            self.compute(ExpertCall(layer, x_RD, rows_A, np.zeros_like(rows_A), np.ones(rows, dtype=np.float32)))
 
     def _check(self, call: ExpertCall) -> ExpertWeights:
         layer = self.layers.get(call.layer)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Tiny, make_tiny
+
+from tests.tiny import Tiny, make_tiny
 
 torch.set_num_threads(1)
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import write_checkpoint
 
 from experts.checkpoint import INDEX, SINGLE, Checkpoint, Copy
 from experts.checkpoint_error import CheckpointError
 from router_service.models.registry import plan_model
+from tests.tiny import write_checkpoint
 
 NORM = "model.norm.weight"
 EXPERT = "model.layers.2.mlp.experts.3.up_proj.weight"

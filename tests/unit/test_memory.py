@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import write_checkpoint
+
+from tests.tiny import write_checkpoint
 
 ALLOWED = 1.15
 # A few layers of wide experts, so that one layer's weights are a large part of all.
@@ -64,7 +65,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def load(checkpoints: dict[str, Path]) -> Callable[..., tuple[int, int]]:
     @cache
-    def run(which: str, role: str, dtype: str) -> tuple[int, int]:
+    def run(which: str, role: str, dtype: str, attempt: int) -> tuple[int, int]:  # noqa: ARG001 (each is measured)
         """Return the bytes of the weights kept and the peak of resident memory."""
         command = [sys.executable, "-c", LOADER, str(checkpoints[which]), role, dtype]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -74,12 +75,17 @@ def load(checkpoints: dict[str, Path]) -> Callable[..., tuple[int, int]]:
     return run
 
 
+def _ratio(load: Callable[..., tuple[int, int]], role: str, dtype: str, attempt: int) -> tuple[float, int]:
+    """Peaks of the large model above the empty one, by bytes kept. The least of a few: a busy machine only adds."""
+    kept, peak = load("large", role, dtype, attempt)
+    _, least = load("empty", role, "bfloat16", attempt)
+    return (peak - least) / kept, kept
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("role", ["shard", "router"])
 def test_peak_is_near_the_weights_kept(load: Callable[..., tuple[int, int]], role: str, dtype: str) -> None:
     """Stored as bfloat16; kept so, or widened."""
-    kept, peak = load("large", role, dtype)
-    _, least = load("empty", role, "bfloat16")
-    ratio = (peak - least) / kept
+    ratio, kept = min(_ratio(load, role, dtype, attempt) for attempt in range(3))
     assert kept > 50e6
     assert 0.9 < ratio < ALLOWED, f"{ratio:.3f} times the {kept / 1e6:.0f} MB that it keeps"

@@ -7,15 +7,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import oracle
 import pytest
 import torch
-from mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
-from tiny import Tiny, make_tiny
 from torch import Tensor
 
 from experts.checkpoint import Checkpoint
 from router_service.models.registry import plan_model
+from tests import oracle
+from tests.mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
+from tests.tiny import Tiny, make_tiny
 
 TOKENS = 64
 PROMPTS = oracle.prompts()

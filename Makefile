@@ -1,0 +1,38 @@
+# `make demo` and `make test` do all their set-up themselves; both share .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Processes share cores: OpenMP's default busy waiting would take them from each other.
+export OMP_WAIT_POLICY := passive
+
+.PHONY: demo test lint bench train clean
+
+demo: $(STAMP)
+	$(BIN)/expertmesh demo
+
+test: lint
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/ray tests/e2e -p no:randomly
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_serving --shape qwen3
+
+# The bundled model, made anew from the standard library's own text.
+train: $(STAMP)
+	$(BIN)/python deploy/training/train.py --out cluster/bundled
+
+$(STAMP): pyproject.toml deploy/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".[test]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,106 @@
+"""Who is measured without a cluster: transformers, and our engine in one process. Both give seconds.
+
+`prefill(tokens)` is one prompt up to its first token. `decode(prompts, steps)` is `steps` tokens for each of the
+prompts, all of one length, after their first tokens; the prompts' own time is left out.
+"""
+
+import os
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Tokens = list[int]
+GATHER_BYTES = 512 << 20
+
+
+class TransformersModel:
+    """Greedy generation with a cache and nothing else, by any of the experts' implementations."""
+
+    def __init__(self, directory: Path, dtype: str) -> None:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+
+    def implementations(self, rows: int) -> list[str]:
+        """Those that can be tried on so many rows: `batched_mm` copies an expert for each (row, expert) pair."""
+        config = self._model.config
+        experts = next(p for name, p in self._model.named_parameters() if name.endswith("experts.gate_up_proj"))
+        copied = rows * config.num_experts_per_tok * experts[0].numel() * experts.element_size()
+        return ["eager", "grouped_mm", *(["batched_mm"] if copied <= GATHER_BYTES else [])]
+
+    @torch.inference_mode()
+    def prefill(self, implementation: str, tokens: Tokens) -> float:
+        """Seconds of one prompt."""
+        self._model.set_experts_implementation(implementation)
+        begun = time.perf_counter()
+        self._first([tokens])
+        return time.perf_counter() - begun
+
+    @torch.inference_mode()
+    def decode(self, implementation: str, prompts: list[Tokens], steps: int) -> float:
+        """Seconds of `steps` steps."""
+        self._model.set_experts_implementation(implementation)
+        cache, ids_B1 = self._first(prompts)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            out = self._model(ids_B1, past_key_values=cache, use_cache=True)
+            ids_B1 = out.logits[:, -1].argmax(-1, keepdim=True)
+        return time.perf_counter() - begun
+
+    def _first(self, prompts: list[Tokens]) -> tuple[Any, torch.Tensor]:
+        out = self._model(torch.tensor(prompts), use_cache=True, logits_to_keep=1)
+        return out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+
+
+class OneProcess:
+    """Our engine with one local shard: no Ray, no sockets, no gRPC."""
+
+    def __init__(self, directory: Path, dtype: str) -> None:
+        from cluster.config import ModelConfig
+        from cluster.model import open_model
+        from experts.config import ExpertsConfig
+        from router_service.assembly import build_engine, local_shards
+        from router_service.config import EngineConfig
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        model, experts = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype)), ExpertsConfig(shards=1)
+        transport = local_shards(model.plan, experts, model.dtype, model.device)
+        self.engine = build_engine(model.plan, transport, experts, EngineConfig(), model.dtype, model.device)
+        self._keys = count(1)
+
+    def prefill(self, tokens: Tokens) -> float:
+        """Seconds of one prompt."""
+        self._submit(tokens, 1)
+        begun = time.perf_counter()
+        self._run_out()
+        return time.perf_counter() - begun
+
+    def decode(self, prompts: list[Tokens], steps: int) -> float:
+        """Seconds of `steps` steps; all prompts fit into the first."""
+        for tokens in prompts:
+            self._submit(tokens, steps + 1)
+        if len(self.engine.step()) != len(prompts):
+            raise RuntimeError(f"the token budget is too small for {len(prompts)} prompts in one step")
+        begun = time.perf_counter()
+        self._run_out()
+        return time.perf_counter() - begun
+
+    def _submit(self, tokens: Tokens, new_tokens: int) -> None:
+        from router_service.messages import SamplingParams
+        from router_service.request import Request
+
+        params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
+        key = next(self._keys)
+        request = Request(key, 0, key, "", params, list(tokens), len(tokens), False, time.monotonic())
+        if refused := self.engine.submit(request):
+            raise RuntimeError(str(refused[0].failure))
+
+    def _run_out(self) -> None:
+        while not self.engine.idle():
+            if failed := next((event.failure for event in self.engine.step() if event.failure), None):
+                raise RuntimeError(failed.message)

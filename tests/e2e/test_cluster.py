@@ -1,0 +1,176 @@
+"""The whole cluster over gRPC: transformers' tokens, streams side by side, what it says of itself."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router_service.client import Client
+from router_service.protocol import inference_pb2 as pb
+from tests.e2e.conftest import Served
+from tests.e2e.server import environment
+from tests.tiny import greedy, random_prompts
+
+# Routers report once a second, and once a second they ask the shards.
+REPORTED_SECONDS = 2.5
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+
+
+async def collect(client: Client, **request: object) -> list[pb.GenerateResponse]:
+    return [response async for response in client.generate(timeout=60, **request)]  # type: ignore[arg-type]
+
+
+def tokens_of(responses: list[pb.GenerateResponse]) -> list[int]:
+    return [token for response in responses for token in response.token_ids]
+
+
+async def test_greedy_tokens_equal_transformers(served: Served) -> None:
+    prompts = random_prompts(16)
+    async with Client(served.server.target) as client:
+        calls = (collect(client, tokens=p, max_tokens=64, temperature=0.0) for p in prompts)
+        answers = await asyncio.gather(*calls)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert tokens_of(answer) == greedy(served.oracle, prompt, 64)
+        reasons = [response.finish_reason for response in answer]
+        assert reasons == [pb.FINISH_REASON_UNSPECIFIED] * (len(answer) - 1) + [pb.LENGTH]
+
+
+async def test_64_mixed_streams_equal_the_run_alone(served: Served) -> None:
+    prompts = random_prompts(64, seed=2)
+    requests = [_mixed(index, prompt) for index, prompt in enumerate(prompts)]
+    async with Client(served.server.target) as client:
+        alone = {}
+        for index in range(0, 64, 9):
+            alone[index] = await collect(client, **requests[index])
+        together = await asyncio.gather(*(_maybe_cancel(client, i, r) for i, r in enumerate(requests)))
+        await _all_free(client)
+    for index, answer in enumerate(together):
+        if index % 5 == 4:
+            continue
+        assert sum(r.finish_reason != pb.FINISH_REASON_UNSPECIFIED for r in answer) == 1
+        assert answer[-1].finish_reason != pb.FINISH_REASON_UNSPECIFIED
+        if index in alone:
+            assert tokens_of(answer) == tokens_of(alone[index])
+
+
+def _mixed(index: int, prompt: list[int]) -> dict[str, object]:
+    request: dict[str, object] = {"tokens": prompt, "max_tokens": 5 + index % 40, "seed": index}
+    if index % 3 == 0:
+        request["temperature"] = 0.0
+    if index % 7 == 0:
+        request["stop"] = ["e", "a"]
+    return request
+
+
+async def _maybe_cancel(client: Client, index: int, request: dict[str, object]) -> list[pb.GenerateResponse]:
+    if index % 5 != 4:
+        return await collect(client, **request)
+    stream = client.generate(timeout=60, **request)  # type: ignore[arg-type]
+    first = [await anext(stream)]
+    await stream.aclose()
+    return first
+
+
+async def _all_free(client: Client) -> None:
+    """Cancelled or done, everyone has given its blocks back; the routers report once a second."""
+    async with asyncio.timeout(15):
+        while True:
+            state = await client.cluster()
+            if all(not r.running and not r.waiting and not r.kv_blocks_used for r in state.routers):
+                return
+            await asyncio.sleep(0.2)
+
+
+async def test_routing_is_returned(served: Served) -> None:
+    async with Client(served.server.target) as client:
+        answer = await collect(client, tokens=[5, 6, 7], max_tokens=3, temperature=0.0, return_routing=True)
+    positions = [routing for response in answer for routing in response.routing]
+    assert len(positions) == 3 + 2
+    config = served.oracle.config
+    sparse = [n for n in range(config.num_hidden_layers) if n not in (getattr(config, "mlp_only_layers", None) or [])]
+    for position in positions:
+        assert [layer.layer for layer in position.layers] == sparse
+        for layer in position.layers:
+            assert len(set(layer.experts)) == len(layer.weights) == config.num_experts_per_tok
+            assert sum(layer.weights) == pytest.approx(1.0, abs=1e-5)
+            assert set(layer.shards) <= {0, 1}
+
+
+async def test_cluster_state_and_model(served: Served) -> None:
+    config = served.oracle.config
+    async with Client(served.server.target) as client:
+        state, model = await client.cluster(), await client.model()
+    assert [shard.state for shard in state.shards] == ["ready", "ready"]
+    assert len({shard.pid for shard in state.shards}) == 2
+    experts = config.num_experts if hasattr(config, "num_experts") else config.num_local_experts
+    layers = config.num_hidden_layers - len(getattr(config, "mlp_only_layers", None) or [])
+    assert sum(shard.experts for shard in state.shards) == experts * layers
+    expert_bytes = sum(p.numel() for n, p in served.oracle.named_parameters() if ".experts." in n) * 4
+    assert sum(shard.weights_bytes for shard in state.shards) == expert_bytes
+    assert model.total_parameters == sum(p.numel() for p in served.oracle.parameters())
+
+
+async def test_metrics_tell_what_was_done(served: Served) -> None:
+    await asyncio.sleep(REPORTED_SECONDS)
+    before = scrape(served.server.metrics)
+    async with Client(served.server.target) as client:
+        await collect(client, tokens=[1, 2, 3, 4], max_tokens=8, temperature=0.0)
+    await asyncio.sleep(REPORTED_SECONDS)
+    after = scrape(served.server.metrics)
+    grown = {key: value - before.get(key, 0.0) for key, value in after.items()}
+    assert total(grown, "expertmesh_prompt_tokens_total") == 4
+    assert total(grown, "expertmesh_generation_tokens_total") == 8
+    assert total(grown, "expertmesh_request_success_total") == 1
+    config = served.oracle.config
+    sparse = config.num_hidden_layers - len(getattr(config, "mlp_only_layers", None) or [])
+    # 4 prompt tokens and 7 of the 8 drawn ones go through each sparse layer; the last one is never fed back.
+    pairs = (4 + 7) * sparse * config.num_experts_per_tok
+    assert total(grown, "expertmesh_alltoall_assignments_total") == pairs
+    assert total(grown, "expertmesh_shard_tokens_total") == pairs
+    assert 0 < total(after, "expertmesh_alltoall_overhead_ratio") < 1
+
+
+def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text = response.read().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def total(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str) -> float:
+    values = [value for (known, _), value in samples.items() if known == name]
+    assert values, f"no series {name}"
+    return sum(values)
+
+
+def test_commands(served: Served) -> None:
+    target = ("--target", served.server.target)
+    options = ("--max-tokens", "5", "--temperature", "0", "--json")
+    answer = json.loads(command("generate", *target, *options, "hello"))
+    assert answer["token_ids"] == greedy(served.oracle, [*_byte_tokens(served, "hello")], 5)
+    assert answer["usage"]["generated_tokens"] == 5
+    table = command("status", *target)
+    assert "shard" in table
+    assert table.count("ready") == 2
+
+
+def _byte_tokens(served: Served, text: str) -> list[int]:
+    from tokenizers import Tokenizer
+
+    return list(Tokenizer.from_file(str(served.checkpoint / "tokenizer.json")).encode(text).ids)
+
+
+def command(*args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", *args], capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

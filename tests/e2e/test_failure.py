@@ -1,0 +1,97 @@
+"""A shard dies under load; a server is told to stop; two servers side by side."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from router_service.client import Client
+from router_service.protocol import inference_pb2 as pb
+from tests.e2e.conftest import Served
+from tests.e2e.server import gone, serving
+from tests.e2e.test_cluster import collect, tokens_of
+from tests.tiny import greedy, random_prompts, write_checkpoint
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+
+
+async def test_a_shard_killed_under_16_streams_costs_no_answer(one: Served) -> None:
+    prompts = random_prompts(16, seed=3)
+    async with Client(one.server.target) as client:
+        calm = await asyncio.gather(*(_outcome(client, prompt) for prompt in prompts))
+        victim = (await client.cluster()).shards[1].pid
+        started = asyncio.Event()
+        calls = [asyncio.create_task(_outcome(client, prompt, started)) for prompt in prompts]
+        await asyncio.wait_for(started.wait(), 30)
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        outcomes = await asyncio.wait_for(asyncio.gather(*calls), 90)
+        again = await collect(client, tokens=[9, 8, 7], max_tokens=8, temperature=0.0)
+        print(f"answers again {time.monotonic() - killed:.1f} s after the kill")
+        state = await client.cluster()
+    assert tokens_of(again) == greedy(one.oracle, [9, 8, 7], 8)
+    for expected, outcome in zip(calm, outcomes, strict=True):
+        if isinstance(outcome, list):
+            assert outcome == expected
+        else:
+            assert outcome.code() == grpc.StatusCode.UNAVAILABLE
+            assert "shard 1" in str(outcome.details())
+    assert any(isinstance(outcome, list) for outcome in outcomes)
+    ready = [shard for shard in state.shards if shard.shard == 1 and shard.state == "ready"]
+    assert [shard.pid != victim for shard in ready] == [True]
+
+
+async def _outcome(
+    client: Client, prompt: list[int], started: asyncio.Event | None = None
+) -> list[int] | grpc.aio.AioRpcError:
+    tokens: list[int] = []
+    try:
+        async for response in client.generate(tokens=prompt, max_tokens=150, temperature=0.0, timeout=80):
+            tokens += response.token_ids
+            if started is not None and len(tokens) > 10:
+                started.set()
+    except grpc.aio.AioRpcError as error:
+        return error
+    return tokens
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_streams_end_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+    oracle = write_checkpoint(tmp_path, "mixtral")
+    with serving(str(tmp_path), log=tmp_path / "log") as server:
+        family = server.descendants()
+        async with Client(server.target) as client:
+            streams = [client.generate(tokens=[n, 1, 2], max_tokens=200, temperature=0.0) for n in range(4)]
+            begun = [await anext(stream) for stream in streams]
+            server.process.send_signal(number)
+            rest = await asyncio.wait_for(asyncio.gather(*(_rest(stream) for stream in streams)), 60)
+            code = await asyncio.to_thread(server.process.wait, 60)
+        assert code == 0, server.log.read_text()
+        assert tokens_of([begun[0], *rest[0]]) == greedy(oracle, [0, 1, 2], 200)
+        for first, more in zip(begun, rest, strict=True):
+            assert len(tokens_of([first, *more])) == 200
+            assert more[-1].finish_reason == pb.LENGTH
+        assert len(family) > 3
+        assert not gone(family)
+
+
+async def _rest(stream: object) -> list[pb.GenerateResponse]:
+    return [response async for response in stream]  # type: ignore[attr-defined]
+
+
+async def test_two_servers_side_by_side(tmp_path: Path) -> None:
+    names = ("mixtral", "qwen3_moe")
+    oracles = {name: write_checkpoint(tmp_path / name, name) for name in names}
+    first, second = (str(tmp_path / name) for name in names)
+    with (
+        serving(first, "--shards", "1", log=tmp_path / "a.log") as a,
+        serving(second, "--shards", "1", "--routers", "2", log=tmp_path / "b.log") as b,
+    ):
+        for name, server in zip(names, (a, b), strict=True):
+            async with Client(server.target) as client:
+                answer = await collect(client, tokens=[3, 1, 4], max_tokens=16, temperature=0.0)
+                assert tokens_of(answer) == greedy(oracles[name], [3, 1, 4], 16)
