@@ -5,17 +5,17 @@ import json
 import time
 from collections.abc import Callable, Iterator
 
-import oracle
 import pytest
 import torch
-from mesh import Mesh, greedy, tokens_of, until
 from safetensors.torch import load_file, save_file
-from tiny import Tiny, make_tiny
 
 from experts.checkpoint import Checkpoint
 from router_service.messages import StreamFailure
 from router_service.models.registry import plan_model
 from router_service.request import Event
+from tests import oracle
+from tests.mesh import Mesh, greedy, tokens_of, until
+from tests.tiny import Tiny, make_tiny
 
 HERE, THERE = 3, 100  # tokens whose experts all live on shard 0, and on shard 1
 
