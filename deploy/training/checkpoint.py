@@ -1,6 +1,7 @@
 """Writes a fitted model and its tokenizer as a Hugging Face checkpoint directory (Qwen3-MoE, bfloat16)."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -28,7 +29,10 @@ def save_checkpoint(folder: Path, model: MoeModel, tokenizer: Tokenizer) -> None
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Indented, but a list of numbers on one line."""
+    text = json.dumps(content, indent=2)
+    text = re.sub(r"\[\n[\d\s.,]+\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def hugging_face_weights(model: MoeModel) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def evaluate(model: MoeModel, stream: NDArray[np.int64], text_bytes: int) -> Hel
     for inputs, targets in held_out_windows(stream, model.config.max_position_embeddings):
         logits, routings = model(inputs)
         total += functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
-        load_LE += torch.stack([routing.load_E for routing in routings])
+        load_LE += torch.stack([routing.loads for routing in routings])
     tokens = len(stream) - 1
     bits_per_byte = total / np.log(2) / text_bytes
     return HeldOut(total / tokens, float(bits_per_byte), tokens, balance_of(load_LE))

@@ -18,9 +18,9 @@ from torch.nn import functional
 class Schedule:
     """The windows grow while the tokens of a step stay: most steps are cheap, the last ones see the full context."""
 
-    steps: int = 2000
-    tokens_per_step: int = 4096
-    peak_rate: float = 4e-3
+    steps: int = 3200
+    tokens_per_step: int = 2048
+    peak_rate: float = 6e-3
     warmup_steps: int = 100
     weight_decay: float = 0.1
     clip_norm: float = 1.0

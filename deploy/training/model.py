@@ -29,10 +29,10 @@ class ModelConfig:
 
 
 class Routing(NamedTuple):
-    """What the gate of one layer did: `balance_loss` is a scalar, `load_E` counts the tokens of each expert."""
+    """What the gate of one layer did: `balance_loss` is a scalar, `loads` (E) counts the tokens of each expert."""
 
     balance_loss: Tensor
-    load_E: Tensor
+    loads: Tensor
 
 
 def balance_loss(probs_TE: Tensor, load_E: Tensor) -> Tensor:
@@ -45,6 +45,17 @@ def balance_loss(probs_TE: Tensor, load_E: Tensor) -> Tensor:
     return probs_TE.shape[1] * (share_E * probs_TE.mean(0)).sum()
 
 
+class RmsNorm(nn.Module):
+    """In float32 whatever autocast made of the input."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -55,8 +66,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(D, G * C, bias=False)
         self.v_proj = nn.Linear(D, G * C, bias=False)
         self.o_proj = nn.Linear(H * C, D, bias=False)
-        self.q_norm = nn.RMSNorm(C, eps=config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(C, eps=config.rms_norm_eps)
+        self.q_norm = RmsNorm(C, eps=config.rms_norm_eps)
+        self.k_norm = RmsNorm(C, eps=config.rms_norm_eps)
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         B, S, _ = x_BSD.shape
@@ -113,9 +124,9 @@ class SparseExperts(nn.Module):
         weights_TK = weights_TK / weights_TK.sum(dim=-1, keepdim=True)
         order = experts_TK.flatten().argsort(stable=True)
         load_E = torch.bincount(experts_TK.flatten(), minlength=E)
-        slices = x_TD[order // K].split(load_E.tolist())
+        slices = x_TD.index_select(0, order // K).split(load_E.tolist())
         parts = [swiglu(x, w1, w2) for x, w1, w2 in zip(slices, self.gate_up_proj, self.down_proj, strict=True)]
-        y_TKD = torch.cat(parts)[order.argsort()].view(T, K, D)
+        y_TKD = torch.cat(parts).index_select(0, order.argsort()).view(T, K, D)
         return (y_TKD * weights_TK.unsqueeze(-1)).sum(dim=1), Routing(balance_loss(probs_TE, load_E), load_E)
 
 
@@ -127,9 +138,9 @@ def swiglu(x_TD: Tensor, gate_up_FD: Tensor, down_DF: Tensor) -> Tensor:
 class Layer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = SparseExperts(config)
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Routing]:
@@ -146,7 +157,7 @@ class MoeModel(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.apply(init_weights)
 
     def forward(self, tokens_BS: Tensor) -> tuple[Tensor, list[Routing]]:
@@ -161,7 +172,7 @@ class MoeModel(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    for name, parameter in module.named_parameters(recurse=False):
-        if "norm" not in type(module).__name__.lower():
-            std = 0.02 if name == "weight" and isinstance(module, nn.Embedding) else parameter.shape[-1] ** -0.5
+    for parameter in module.parameters(recurse=False):
+        if not isinstance(module, RmsNorm):
+            std = 0.02 if isinstance(module, nn.Embedding) else parameter.shape[-1] ** -0.5
             nn.init.normal_(parameter, std=std)
