@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+TEMPERATURE, TOP_P = 0.7, 0.9
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -100,6 +101,6 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, object]:
         "eos_token_id": [end, turn_end],
         "pad_token_id": end,
         "do_sample": True,
-        "temperature": 0.7,
-        "top_p": 0.9,
+        "temperature": TEMPERATURE,
+        "top_p": TOP_P,
     }

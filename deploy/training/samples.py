@@ -1,27 +1,21 @@
-"""What the model writes: greedy continuations of a few prompts, for the report."""
+"""What the model writes, for the report: continuations of a few prompts, drawn as generation_config.json says."""
 
 import torch
+from checkpoint import TEMPERATURE, TOP_P
 from corpus import END_OF_TEXT, TURN_END, TURN_START
 from model import MoeModel
 from tokenizers import Tokenizer
+from torch import Tensor
 
-TEXT_PROMPTS = (
-    "import os\n",
-    "def read_file(path):\n",
-    "class Queue:\n",
-    'The "while" statement\n',
-)
-CHAT_PROMPTS = (
-    "Document os.path.exists",
-    "What is the module heapq for?",
-    "Write threading.Thread.start",
-)
+# None ends in a line break: the tokenizer joins a break with the indentation after it, which a prompt would cut apart.
+TEXT_PROMPTS = ("import os", "def read_file(path):", "class Queue:", 'The "while" statement')
+CHAT_PROMPTS = ("Document shutil.copyfile", "What does threading.Event.wait do?", "Write queue.Queue.empty")
 LONGEST = 96
 
 
 def demo_samples(model: MoeModel, tokenizer: Tokenizer) -> list[dict[str, str]]:
-    texts = [{"prompt": prompt, "text": greedy(model, tokenizer, prompt)} for prompt in TEXT_PROMPTS]
-    return texts + [{"user": q, "assistant": greedy(model, tokenizer, chat_prompt(q))} for q in CHAT_PROMPTS]
+    texts = [{"prompt": prompt, "text": continuation(model, tokenizer, prompt)} for prompt in TEXT_PROMPTS]
+    return texts + [{"user": q, "assistant": continuation(model, tokenizer, chat_prompt(q))} for q in CHAT_PROMPTS]
 
 
 def chat_prompt(question: str) -> str:
@@ -29,14 +23,22 @@ def chat_prompt(question: str) -> str:
 
 
 @torch.inference_mode()
-def greedy(model: MoeModel, tokenizer: Tokenizer, prompt: str) -> str:
-    """The continuation alone; the whole sequence is computed again for every token."""
+def continuation(model: MoeModel, tokenizer: Tokenizer, prompt: str, seed: int = 0) -> str:
+    """The new text alone, drawn with a fixed seed; the whole sequence is computed again for every token."""
+    draws = torch.Generator().manual_seed(seed)
     ids = tokenizer.encode(prompt).ids
     begin, ends = len(ids), {tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(TURN_END)}
     while len(ids) < begin + LONGEST:
         logits_BSV, _ = model(torch.tensor([ids]))
-        token = int(logits_BSV[0, -1].argmax())
+        token = drawn(logits_BSV[0, -1], draws)
         if token in ends:
             break
         ids.append(token)
     return tokenizer.decode(ids[begin:])
+
+
+def drawn(logits_V: Tensor, draws: torch.Generator) -> int:
+    """One token among the likeliest that together hold the top-p share of the probability."""
+    probs, tokens = (logits_V / TEMPERATURE).softmax(dim=-1).sort(descending=True)
+    kept = probs.where(probs.cumsum(dim=-1) - probs < TOP_P, 0.0)
+    return int(tokens[torch.multinomial(kept, 1, generator=draws)])

@@ -73,12 +73,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare_data(vocab_size: int, seed: int, every: int | None) -> Data:
-    documents = all_documents()[::every]
-    train, held_out = ([d for d in documents if d.held_out is flag] for flag in (False, True))
+    documents = all_documents()
+    train, held_out = ([d for d in documents if d.held_out is flag][::every] for flag in (False, True))
     texts = training_texts(train, seed)
     tokenizer = train_tokenizer(texts, vocab_size)
     streams = (token_stream(tokenizer, part) for part in (texts, [d.text for d in held_out]))
-    return Data(tokenizer, *streams, sum(len(d.text.encode()) for d in held_out), documents)
+    return Data(tokenizer, *streams, sum(len(d.text.encode()) for d in held_out), train + held_out)
 
 
 def fit_all(config: ModelConfig, data: Data, schedule: Schedule, jobs: int) -> dict[str, Run]:

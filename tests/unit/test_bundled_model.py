@@ -5,9 +5,11 @@ import random
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -38,7 +40,7 @@ def loaded() -> tuple[Qwen3MoeForCausalLM, dict[str, Any]]:
 
 
 @pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch) -> Any:
+def training(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The training scripts, imported as they import each other and forgotten again afterwards."""
     monkeypatch.syspath_prepend(str(TRAINING))
     for name in TRAINING_MODULES:
@@ -158,22 +160,21 @@ def test_balance_figures_count_dead_experts_and_the_mean_violation(training: Any
 
 
 def test_baselines_sum_to_one_and_follow_the_counts(training: Any) -> None:
-    numpy = pytest.importorskip("numpy")
-    train = numpy.array([0, 1, 2, 0, 1, 0, 2, 1, 0, 1])
-    uniform = numpy.full(3, 1 / 3)
-    unigram = training.baselines.interpolated(train, numpy.arange(3), 1, 3, uniform)
+    train = np.array([0, 1, 2, 0, 1, 0, 2, 1, 0, 1])
+    interpolated = training.baselines.interpolated
+    unigram = interpolated(train, np.arange(3), 1, 3, np.full(3, 1 / 3))
     assert unigram.sum() == pytest.approx(1.0)
-    after_zero = [
-        training.baselines.interpolated(train, numpy.array([0, w]), 2, 3, unigram[[0, w]])[1] for w in range(3)
-    ]
+    after_zero = [interpolated(train, np.array([0, word]), 2, 3, unigram[[0, word]])[1] for word in range(3)]
     assert sum(after_zero) == pytest.approx(1.0)
     # 0 is followed three times by 1 and once by 2: two followers, four counts.
     assert after_zero[1] == pytest.approx((3 + 2 * unigram[1]) / 6)
 
 
 def test_chats_are_made_of_the_docstrings_and_short_functions(training: Any) -> None:
-    text = '"""Adds."""\n\n\ndef add(a, b):\n    """Return the sum of both."""\n    # as the name says, nothing else\n    return a + b\n'
-    document = training.corpus.Document("sums/add.py", text)
+    function = (
+        'def add(a, b):\n    """Return the sum of both."""\n    # as the name says, nothing else\n    return a + b\n'
+    )
+    document = training.corpus.Document("sums/add.py", f'"""Adds."""\n\n\n{function}')
     chats = [chat for seed in range(8) for chat in training.corpus.chats_from(document, random.Random(seed))]
     assert any("sums.add.add" in chat and "Return the sum of both.<|im_end|>" in chat for chat in chats)
     assert any("assistant\ndef add(a, b):" in chat for chat in chats)
