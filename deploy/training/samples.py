@@ -10,7 +10,7 @@ from torch import Tensor
 # None ends in a line break: the tokenizer joins a break with the indentation after it, which a prompt would cut apart.
 TEXT_PROMPTS = ("import os", "def read_file(path):", "class Queue:", 'The "while" statement')
 CHAT_PROMPTS = ("Document shutil.copyfile", "What does threading.Event.wait do?", "Write queue.Queue.empty")
-LONGEST = 96
+LONGEST = 80
 
 
 def demo_samples(model: MoeModel, tokenizer: Tokenizer) -> list[dict[str, str]]:

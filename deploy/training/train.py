@@ -51,6 +51,7 @@ class Run:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     arguments = parse_arguments()
     schedule = Schedule(steps=arguments.steps, seed=arguments.seed)
     data = prepare_data(arguments.vocab_size, arguments.seed, arguments.documents)
