@@ -82,7 +82,7 @@ def test_loss_on_held_out_library_text_is_far_below_the_bigrams(
     if not present:
         pytest.skip("this Python has none of the held-out files")
     tokenizer = Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
-    texts = [path.read_text(encoding="utf-8").expandtabs()[:3000] for path in present[:12]]
+    texts = [path.read_text(encoding="utf-8").expandtabs()[:2000] for path in present[:6]]
     losses = [mean_loss(loaded[0], tokenizer.encode(text).ids) for text in texts]
     assert sum(losses) / len(losses) < report["baselines"]["bigram"]["nats_per_token"] - 0.7
 
