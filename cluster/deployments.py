@@ -13,7 +13,7 @@ from ray import serve
 from cluster.config import ClusterConfig, config_from
 from cluster.directory import Announcement, Announcer, endpoints_of, find_directory
 from cluster.model import ServedModel, open_model
-from cluster.process import data_host, node_id, replica_id, set_logging, set_threads, shard_threads
+from cluster.process import data_host, do_not_preempt, node_id, replica_id, set_logging, set_threads, shard_threads
 from experts.placement import even_placement
 from experts.server import ExpertServer
 from experts.shard import load_shard
@@ -59,6 +59,7 @@ class ShardReplica:
     def __init__(self, data: dict[str, Any], index: int, secret: bytes) -> None:
         config = config_from(data)
         set_threads(shard_threads(config.experts.shards))
+        do_not_preempt()
         model = open_model(config.model)
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
         self._announced = Announced("shard", index, config, model.shard_bytes(len(held)))

