@@ -12,8 +12,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from mesh import NODE, SECRET, load_shards, until
-from tiny import Tiny
 
 import experts.transport.server
 from experts.call import ExpertCall, pack_call, unpack_partial
@@ -22,6 +20,8 @@ from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
 from experts.transport.server import FrameServer
+from tests.mesh import NODE, SECRET, load_shards, until
+from tests.tiny import Tiny
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from mesh import Mesh, greedy, until
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from tiny import Tiny
 
 from experts.phases import PHASES, CallPhases, LayerTrip
 from experts.placement import Placement
@@ -25,6 +23,8 @@ from router_service.front.exposition import MergedCollector
 from router_service.front.metrics import FrontMetrics
 from router_service.messages import MetricFamily, RouterReport
 from router_service.statistics import Statistics, Window
+from tests.mesh import Mesh, greedy, until
+from tests.tiny import Tiny
 
 GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 1000, 100, 1.5)
 DEFAULTS = MetricsConfig()

@@ -4,14 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc
-import oracle
 import pytest
 import torch
 from front_fakes import until
 from front_world import World
-from mesh import CPU, NODE, SECRET, ShardServers, load_shards
 from test_front_generate import Responses, check_one_end, collect, ids_of, text_of
-from tiny import Tiny
 
 from experts.config import ExpertsConfig
 from experts.transport.socket import SocketTransport
@@ -20,6 +17,9 @@ from router_service.config import EngineConfig
 from router_service.families import MetricsConfig
 from router_service.protocol import inference_pb2 as pb
 from router_service.router import ModelSizes, Router, RouterIdentity
+from tests import oracle
+from tests.mesh import CPU, NODE, SECRET, ShardServers, load_shards
+from tests.tiny import Tiny
 
 SHARDS, LONGEST = 3, 48
 PROMPTS = oracle.prompts(64)
