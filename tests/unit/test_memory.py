@@ -76,7 +76,7 @@ def load(checkpoints: dict[str, Path]) -> Callable[..., tuple[int, int]]:
 
 
 def _ratio(load: Callable[..., tuple[int, int]], role: str, dtype: str, attempt: int) -> tuple[float, int]:
-    """Peaks of the large model above the empty one, by bytes kept. Tried again where too high: a busy machine only adds."""
+    """Peaks of the large model above the empty one, by bytes kept; a busy machine only adds to it."""
     kept, peak = load("large", role, dtype, attempt)
     _, least = load("empty", role, "bfloat16", attempt)
     return (peak - least) / kept, kept
