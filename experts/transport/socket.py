@@ -1,6 +1,7 @@
 """Shards behind unix or TCP sockets, one connection each, driven by the engine's own blocking thread."""
 
 import select
+import threading
 import time
 
 from experts.call import ExpertCall, pack_call, unpack_partial
@@ -18,12 +19,14 @@ class SocketTransport:
     def __init__(self) -> None:
         self._channels: dict[int, Channel] = {}
         self._offered: dict[int, Channel] = {}
+        self._lock = threading.Lock()
         self._sequence = 0
 
     def offer(self, shard: int, channel: Channel) -> None:
         """Use `channel` for `shard` from the next question on. Any thread may call this."""
-        unused, self._offered[shard] = self._offered.get(shard), channel
-        if unused is not None and unused is not self._channels.get(shard):
+        with self._lock:
+            unused, self._offered[shard] = self._offered.get(shard), channel
+        if unused is not None:
             unused.close()
 
     def incarnation(self, shard: int) -> int | None:
@@ -73,9 +76,10 @@ class SocketTransport:
             channel.close()
 
     def _take_up(self, shard: int) -> Channel | None:
-        if (offered := self._offered.get(shard)) is not None:
-            old, self._channels[shard] = self._channels.get(shard), offered
-            self._offered.pop(shard)  # after, so that no other thread sees the shard without a connection
+        if shard in self._offered:
+            with self._lock:
+                old, self._channels[shard] = self._channels.get(shard), self._offered[shard]
+                del self._offered[shard]  # last, so that no other thread sees the shard without a connection
             if old is not None:
                 old.close()
         return self._channels.get(shard)
