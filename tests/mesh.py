@@ -123,9 +123,9 @@ class Mesh:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.engine.pool.transport.close()
-        if self.connector is not None:
+        if self.connector is not None:  # first, or it connects again what is closed
             self.connector.close()
+        self.engine.pool.transport.close()
         self.servers.close()
 
     def submit(self, prompt: list[int], params: SamplingParams, **fields: Any) -> int:

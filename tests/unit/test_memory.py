@@ -76,7 +76,7 @@ def load(checkpoints: dict[str, Path]) -> Callable[..., tuple[int, int]]:
 
 
 def _ratio(load: Callable[..., tuple[int, int]], role: str, dtype: str, attempt: int) -> tuple[float, int]:
-    """Peaks of the large model above the empty one, by bytes kept. The least of a few: a busy machine only adds."""
+    """Peaks of the large model above the empty one, by bytes kept; a busy machine only adds to it."""
     kept, peak = load("large", role, dtype, attempt)
     _, least = load("empty", role, "bfloat16", attempt)
     return (peak - least) / kept, kept
@@ -86,6 +86,9 @@ def _ratio(load: Callable[..., tuple[int, int]], role: str, dtype: str, attempt:
 @pytest.mark.parametrize("role", ["shard", "router"])
 def test_peak_is_near_the_weights_kept(load: Callable[..., tuple[int, int]], role: str, dtype: str) -> None:
     """Stored as bfloat16; kept so, or widened."""
-    ratio, kept = min(_ratio(load, role, dtype, attempt) for attempt in range(3))
+    for attempt in range(3):
+        ratio, kept = _ratio(load, role, dtype, attempt)
+        if ratio < ALLOWED:
+            break
     assert kept > 50e6
     assert 0.9 < ratio < ALLOWED, f"{ratio:.3f} times the {kept / 1e6:.0f} MB that it keeps"
