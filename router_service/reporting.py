@@ -12,7 +12,9 @@ def shard_reports(
     links: Sequence[ShardLink], available: Callable[[int], bool], recent: Totals, seconds: float
 ) -> list[ShardReport]:
     """One report a shard; rates over the window's `seconds`, phase times as means over its calls."""
-    return [_report(shard, link, available(shard), recent, seconds) for shard, link in enumerate(links)]
+    return [
+        _report(shard, link, available(shard) and not link.error, recent, seconds) for shard, link in enumerate(links)
+    ]
 
 
 def _report(shard: int, link: ShardLink, available: bool, recent: Totals, seconds: float) -> ShardReport:

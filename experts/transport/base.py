@@ -7,7 +7,7 @@ from experts.call import ExpertCall, Partial
 
 
 class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
-    """A shard that cannot be asked, or that did not answer; `shard` says which, `reason` is eof, timeout or error."""
+    """A shard that cannot be asked, or that did not answer; `shard` says which, `reason` is eof, timeout, error or a frame's fault."""
 
     def __init__(self, shard: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -21,6 +21,7 @@ class Sent:
 
     shard: int
     sequence: int
+    rows: int
     sent_ns: int
     wire_bytes: int
 

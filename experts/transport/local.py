@@ -26,7 +26,7 @@ class LocalTransport:
         if shard not in self._shards:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not in this process")
         self._calls[shard] = call
-        return Sent(shard, 0, time.monotonic_ns(), 0)
+        return Sent(shard, 0, len(call.x_RD), time.monotonic_ns(), 0)
 
     def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:  # noqa: ARG002 (cannot be late)
         """Compute the first question; see `Transport.receive`."""

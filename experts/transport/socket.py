@@ -49,7 +49,7 @@ class SocketTransport:
             channel.send(Kind.EXPERTS, self._sequence, parts)
         except OSError as error:
             raise self._drop(shard, channel, error) from error
-        return Sent(shard, self._sequence, now, channel.sent_bytes - before)
+        return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before)
 
     def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:
         """See `Transport.receive`."""
@@ -99,10 +99,18 @@ class SocketTransport:
             raise ValueError(bytes(payload).decode(errors="replace"))
         if header.kind is not Kind.PARTIALS or header.sequence != question.sequence:
             raise FrameError("sequence", f"answer {header.sequence} to question {question.sequence}")
-        return Answer(question.shard, unpack_partial(payload), now, channel.received_bytes - before)
+        partial = unpack_partial(payload)
+        if len(partial.y_RD) != question.rows:
+            raise FrameError("length", f"an answer of {len(partial.y_RD)} rows to a question of {question.rows}")
+        return Answer(question.shard, partial, now, channel.received_bytes - before)
 
     def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:
         self._channels.pop(shard, None)
         channel.close()
-        reason = "timeout" if isinstance(error, TimeoutError) else "eof" if isinstance(error, OSError) else "error"
-        return ShardUnavailable(shard, reason, f"shard {shard}: {error}")
+        return ShardUnavailable(shard, _reason(error), f"shard {shard}: {error}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FrameError):
+        return error.reason
+    return "timeout" if isinstance(error, TimeoutError) else "eof" if isinstance(error, OSError) else "error"
