@@ -1,6 +1,7 @@
 """A real cluster under measurement: started by the launcher, driven over gRPC, its metrics and processes read."""
 
 import asyncio
+import signal
 import time
 import urllib.request
 from collections.abc import Coroutine
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.config import ClusterConfig, ExpertsConfig, ModelConfig, PlacementConfig
 from cluster.launcher import Launcher
+from cluster.signals import Interrupts
 from router_service.client import Client
 from tests.benchmarks.sides import Tokens
 from tests.benchmarks.streams import Stream, decode_rate
@@ -59,11 +61,10 @@ class Cluster:
         sink = StampedLines()
         self._launcher = Launcher(self.config, sink)  # type: ignore[arg-type]
         try:
-            status = self._launcher.up()
+            status = _up(self._launcher)
         except BaseException:
             self._launcher.down()
             raise
-        assert status is not None
         self.start_events = [*sink.lines, (time.monotonic() - sink.begun, "cluster: ready")]
         self._announced = status["announcements"]
         self._metrics_url = f"http://127.0.0.1:{status['metrics_port']}/metrics"
@@ -151,6 +152,17 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _up(launcher: Launcher) -> dict[str, Any]:
+    """Start it; a signal, then or later, ends the benchmark as an exception, so that nothing is left behind."""
+    interrupts = Interrupts()
+    status = launcher.up(interrupts)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    if status is None:
+        raise KeyboardInterrupt
+    return status
 
 
 def _ray_name(process: psutil.Process) -> str:
