@@ -16,6 +16,7 @@ from cluster.config import ClusterConfig, ExpertsConfig, ModelConfig, PlacementC
 from cluster.launcher import Launcher
 from cluster.signals import Interrupts
 from router_service.client import Client
+from router_service.config import EngineConfig
 from tests.benchmarks.sides import Tokens
 from tests.benchmarks.streams import Stream, decode_rate
 from tests.benchmarks.worker import peak_bytes
@@ -53,10 +54,15 @@ class Process:
 class Cluster:
     """The cluster of one checkpoint, up from its making until `close`. `start_events` says when what was ready."""
 
-    def __init__(self, directory: Path | None, shards: int, dtype: str, name: str = "benchmark") -> None:
+    def __init__(
+        self, directory: Path | None, shards: int, dtype: str, kv_tokens: int = 0, name: str = "benchmark"
+    ) -> None:
         model = ModelConfig(checkpoint=str(directory) if directory else "", dtype=dtype)
         self.config = ClusterConfig(
-            model=model, experts=ExpertsConfig(shards=shards), cluster=PlacementConfig(application=name)
+            model=model,
+            experts=ExpertsConfig(shards=shards),
+            router=EngineConfig(kv_cache_tokens=kv_tokens),
+            cluster=PlacementConfig(application=name),
         )
         sink = StampedLines()
         self._launcher = Launcher(self.config, sink)  # type: ignore[arg-type]
