@@ -27,8 +27,11 @@ def build(args: dict[str, Any]) -> serve.Application:
     return build_app(config_from(args))
 
 
-def build_app(config: ClusterConfig) -> serve.Application:
+def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     """Build the application.
+
+    Args:
+        front_node: address of the node that the Front must run on; empty leaves it to Ray.
 
     Raises:
         CheckpointError: the checkpoint cannot be served.
@@ -46,7 +49,9 @@ def build_app(config: ClusterConfig) -> serve.Application:
     router = deploy(RouterReplica, name="Router", num_replicas=config.cluster.routers, ray_actor_options=compute).bind(
         data, secret
     )
-    light = {"num_cpus": 0, "runtime_env": {"env_vars": environment()}}
+    # Ray gives each node a resource of this name; next to nothing of it pins a process there.
+    pin = {f"node:{front_node}": 0.001} if front_node else {}
+    light = {"num_cpus": 0, "resources": pin, "runtime_env": {"env_vars": environment()}}
     return deploy(FrontReplica, name="Front", ray_actor_options=light, max_ongoing_requests=64).bind(
         data, secret, router, *shards
     )

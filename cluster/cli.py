@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from cluster import demo_command, generate_command, serve_command, status_command
-from cluster.client_command import fail
+from cluster.client_command import EXIT_INTERRUPTED, fail
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (clash := name_clash()) is not None:
         return fail(clash)
-    code: int = args.run(args)
+    try:
+        code: int = args.run(args)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return code
 
 

@@ -12,11 +12,15 @@ from experts.checkpoint_error import CheckpointError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
+    from collections.abc import AsyncGenerator
 
-    from router_service.client import Client
+    from router_service.client import Client, SamplingFields
+    from router_service.protocol.inference_pb2 import GenerateResponse
 
-PROMPTS = ("def read_lines(path):\n", "import os\nimport sys\n\n", "The following functions are")
+PROMPTS = ("def read_file(path):", "import os", "class Queue:")
+QUESTION = "Document shutil.copyfile"
 STREAMS = 16
+SAMPLING: "SamplingFields" = {"max_tokens": 96, "temperature": 0.7, "top_p": 0.9, "seed": 0}
 MAX_TOKENS = 48
 
 
@@ -62,13 +66,21 @@ async def _show(target: str) -> None:
     async with Client(target) as client:
         await client.wait_ready(30.0)
         print(f"\nOne prompt, streamed:\n\n{PROMPTS[0]}", end="", flush=True)
-        async for response in client.generate(prompt=PROMPTS[0], max_tokens=96, temperature=0.0):
-            print(response.text, end="", flush=True)
-        print(f"\n\n{STREAMS} streams at once, {MAX_TOKENS} tokens each ...", flush=True)
+        await _print(client.generate(prompt=PROMPTS[0], **SAMPLING))
+        print(f"\nOne question, through the chat template:\n\nuser: {QUESTION}\nassistant: ", end="", flush=True)
+        chat = [{"role": "user", "content": QUESTION}]
+        await _print(client.generate(messages=chat, **SAMPLING))
+        print(f"\n{STREAMS} streams at once, {MAX_TOKENS} tokens each ...", flush=True)
         await asyncio.gather(*(_drain(client, index) for index in range(STREAMS)))
         await asyncio.sleep(1.5)  # the routers report once a second
         print(render(await client.cluster()))
     sys.stdout.flush()
+
+
+async def _print(stream: "AsyncGenerator[GenerateResponse, None]") -> None:
+    async for response in stream:
+        print(response.text, end="", flush=True)
+    print()
 
 
 async def _drain(client: "Client", index: int) -> None:

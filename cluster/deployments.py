@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+import torch
 from ray import serve
 
 from cluster.config import ClusterConfig, config_from
@@ -72,6 +73,8 @@ class ShardReplica:
             select.ops(config.experts.backend, model.device),
             self._announced.progress,
         )
+        with torch.inference_mode():
+            shard.warm_up()
         place = (data_host(config), node_id(), replica_id())
         self._server = ExpertServer(shard, secret, *place, config.experts.checksum)
         self._announced.ready(self._server.endpoint)
@@ -139,7 +142,7 @@ class FrontReplica:
         self._directory = find_directory(config.cluster.application)
         self._announcements: list[Announcement] = []
         self._server = FrontServer(
-            replace(config.front, poll_s=FRONT_POLL_SECONDS),
+            replace(config.front, poll_s=FRONT_POLL_SECONDS, checksum=config.experts.checksum),
             text,
             model.card(),
             self._routers,

@@ -50,7 +50,9 @@ class Launcher:
         interrupts.listen()
         application = self._config.cluster.application
         serve.start(proxy_location="Disabled")
-        serve._run(build_app(self._config), name=application, route_prefix=None, _blocking=False)
+        here = str(ray.util.get_node_ip_address()) if self._config.cluster.address else ""
+        target = serve.RunTarget(build_app(self._config, here), name=application, route_prefix=None)
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         deadline = time.monotonic() + self._config.cluster.ready_timeout_seconds
         while not interrupts():
             status = self._look(application)

@@ -6,7 +6,7 @@ from types import FrameType
 
 
 class Interrupts:
-    """Notes the first signal; the second one ends the process as usual."""
+    """Notes the first signal; a second one raises KeyboardInterrupt: no more waiting, but all is still taken down."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -27,4 +27,4 @@ class Interrupts:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._event.set()
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.default_int_handler)

@@ -47,7 +47,7 @@ def _shard(shard: pb.Shard) -> list[str]:
         str(shard.shard),
         shard.replica or NONE,
         shard.state,
-        shard.node or NONE,
+        shard.node[:12] or NONE,
         str(shard.pid or NONE),
         str(shard.experts),
         size(shard.weights_bytes),

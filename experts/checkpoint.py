@@ -34,7 +34,7 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: holds a {type(value).__name__}, not a JSON object")
@@ -107,13 +107,14 @@ def _read_entries(path: Path) -> dict[str, TensorEntry]:
 
 def _read_indexed(path: Path) -> dict[str, TensorEntry]:
     weight_map = read_json(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{path / INDEX}: has no object 'weight_map'")
-    headers = {name: read_header(_inside(path, str(name))) for name in sorted(set(weight_map.values()))}
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{path / INDEX}: has no object 'weight_map' from tensors to file names")
+    headers = {name: read_header(_inside(path, name)) for name in sorted(set(weight_map.values()))}
     for tensor, name in weight_map.items():
         if tensor not in headers[name]:
             raise CheckpointError(f"{path / name}: missing tensor {tensor}, which {INDEX} places there")
-    return {tensor: entry for header in headers.values() for tensor, entry in header.items()}
+    found = {tensor: entry for header in headers.values() for tensor, entry in header.items()}
+    return found | {tensor: headers[name][tensor] for tensor, name in weight_map.items()}
 
 
 def _inside(path: Path, name: str) -> Path:

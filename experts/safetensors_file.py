@@ -6,6 +6,7 @@ gone; a shard that fuses gate and up would hold its weights twice. Here pages ar
 """
 
 import json
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from experts.checkpoint_error import CheckpointError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_HEADER_BYTES = 100 << 20
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         return {name: _entry(file, name, info, 8 + length, size) for name, info in _tensors(header)}
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: not a safetensors file: {error}") from error
@@ -71,6 +72,8 @@ def _entry(file: Path, name: str, info: dict[str, Any], data_start: int, size: i
     begin, end = (data_start + int(offset) for offset in info["data_offsets"])
     if end > size:
         raise CheckpointError(f"{file}: truncated: tensor {name} ends at byte {end}, the file at {size}")
+    if not data_start <= begin <= end:
+        raise CheckpointError(f"{file}: tensor {name} lies at bytes {begin} to {end}, the data begin at {data_start}")
     shape = tuple(int(n) for n in info["shape"])
     entry = TensorEntry(name, file, str(info["dtype"]), shape, begin, end)
     if entry.dtype in DTYPES and end - begin != _nbytes(entry):
@@ -81,7 +84,7 @@ def _entry(file: Path, name: str, info: dict[str, Any], data_start: int, size: i
 
 
 def _nbytes(entry: TensorEntry) -> int:
-    return torch.Size(entry.shape).numel() * DTYPES[entry.dtype].itemsize
+    return math.prod(entry.shape) * DTYPES[entry.dtype].itemsize
 
 
 class MappedFile:

@@ -4,7 +4,8 @@ E experts held here, D hidden, F expert FFN size, R rows of a question.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from experts.call import ExpertCall
 from experts.checkpoint import Checkpoint, Copy
-from experts.manifest import ExpertManifest
+from experts.manifest import ExpertManifest, ExpertTensors
+from experts.packer import Packer
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
+
+WARM_UP_ROWS = 16
 
 
 class ExpertShard:
@@ -50,6 +54,14 @@ class ExpertShard:
         weights_A = torch.from_numpy(call.weights_A.copy()).to(self._device)
         return self._ops.expert_ffn(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
 
+    def warm_up(self) -> None:
+        """Compute a few rows, so that no request waits for what the kernels compile at the first call of a size."""
+        layer, experts = next(iter(self.layers.items()))
+        for rows in range(1, WARM_UP_ROWS + 1):
+            x_RD = torch.zeros((rows, experts.hidden), dtype=experts.dtype)
+            rows_A = np.arange(rows, dtype=np.int32)
+            self.compute(ExpertCall(layer, x_RD, rows_A, np.zeros_like(rows_A), np.ones(rows, dtype=np.float32)))
+
     def _check(self, call: ExpertCall) -> ExpertWeights:
         layer = self.layers.get(call.layer)
         if layer is None:
@@ -77,21 +89,21 @@ def load_shard(
     Args:
         progress: called with the bytes of each tensor read, in the dtype kept.
     """
-    begun, layers = time.monotonic(), {}
+    begun, packer, layers = time.monotonic(), Packer(checkpoint, ops, dtype, device, progress), {}
+    wide, tall = (2 * manifest.ffn, manifest.hidden), (manifest.hidden, manifest.ffn)
     for layer in manifest.layers():
-        gate_up_E2FD = torch.empty((len(experts), 2 * manifest.ffn, manifest.hidden), dtype=dtype, device=device)
-        down_EDF = torch.empty((len(experts), manifest.hidden, manifest.ffn), dtype=dtype, device=device)
-        checkpoint.load(_copies(layer, experts, manifest, gate_up_E2FD, down_EDF), progress)
-        layers[layer] = ops.prepare_weights(gate_up_E2FD, down_EDF)
+        held = [manifest.tensors[layer, expert] for expert in experts]
+        gate_up = tuple(packer.read_packed(wide, partial(_gate_up, names)) for names in held)
+        down = tuple(packer.read_packed(tall, partial(_down, names)) for names in held)
+        layers[layer] = ops.prepare_weights(gate_up, down)
     weights_bytes = len(layers) * len(experts) * manifest.elements_per_expert * dtype.itemsize
     return ExpertShard(index, experts, layers, ops, device, weights_bytes, time.monotonic() - begun)
 
 
-def _copies(
-    layer: int, experts: Sequence[int], manifest: ExpertManifest, gate_up_E2FD: Tensor, down_EDF: Tensor
-) -> Iterator[Copy]:
-    for slot, expert in enumerate(experts):
-        names = manifest.tensors[layer, expert]
-        yield Copy(names.gate, gate_up_E2FD[slot, : manifest.ffn])
-        yield Copy(names.up, gate_up_E2FD[slot, manifest.ffn :])
-        yield Copy(names.down, down_EDF[slot])
+def _gate_up(names: ExpertTensors, out_2FD: Tensor) -> list[Copy]:
+    gate_FD, up_FD = out_2FD.chunk(2)
+    return [Copy(names.gate, gate_FD), Copy(names.up, up_FD)]
+
+
+def _down(names: ExpertTensors, out_DF: Tensor) -> list[Copy]:
+    return [Copy(names.down, out_DF)]

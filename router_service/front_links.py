@@ -44,9 +44,10 @@ class FrontLink:
 
 
 class FrontLinks:
-    """Accepts Fronts; `receive(front, message)` is called for each message, `lost(front)` when a Front is gone.
+    """Accepts Fronts; `receive(front, message)` is called for each message, `joined()` when a Front has come and
+    `lost(front)` when it is gone.
 
-    Both are called on the Front's own thread and must hand over, not work.
+    All are called on the Front's own thread and must hand over, not work.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class FrontLinks:
         hello: RouterHello,
         receive: Callable[[int, ToRouter], None],
         lost: Callable[[int], None],
+        joined: Callable[[], None],
         secret: bytes,
         host: str,
         node: str,
@@ -63,6 +65,7 @@ class FrontLinks:
         self._hello = hello
         self._receive = receive
         self._lost = lost
+        self._joined = joined
         self._links: dict[Channel, FrontLink] = {}
         self._by_number: dict[int, FrontLink] = {}
         self._numbers = count(1)
@@ -100,6 +103,7 @@ class FrontLinks:
         self._links[channel] = self._by_number[link.number] = link
         link.outgoing.put(self._hello)
         threading.Thread(target=self._write, args=(link,), daemon=True, name=f"front {link.number} writer").start()
+        self._joined()
 
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
         """See `Handler`."""

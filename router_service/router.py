@@ -69,13 +69,14 @@ class Router:
         self._keys = count(1)
         self._by_stream: dict[tuple[int, int], int] = {}
         self._closing = threading.Event()
+        self._report_due = threading.Event()
         self._beat = time.monotonic()
         self.statistics = Statistics(engine.pool.placement, engine.backbone.spec.layers)
         engine.observe = self.statistics.observe
         limits = engine.scheduler.limits
         hello = RouterHello(identity.replica, limits.context, limits.prompt_limit)
         place = (identity.secret, identity.host, identity.node, identity.index)
-        self.fronts = FrontLinks(hello, self._receive, self._lost, *place, experts.checksum)
+        self.fronts = FrontLinks(hello, self._receive, self._lost, self._report_due.set, *place, experts.checksum)
         self.connector = ShardConnector(
             transport,
             experts.shards,
@@ -113,6 +114,7 @@ class Router:
     def close(self) -> None:
         """Stop the threads and hang up; requests in flight get no further word."""
         self._closing.set()
+        self._report_due.set()
         self._wake()
         self.fronts.close()
         self.connector.close()
@@ -193,7 +195,10 @@ class Router:
 
     def _report_loop(self) -> None:
         window = Window(self.statistics.totals, time.monotonic())
-        while not self._closing.wait(REPORT_SECONDS):
+        while not self._closing.is_set():
+            # A Front that has just come is told at once; it knows nothing of the cluster yet.
+            self._report_due.wait(REPORT_SECONDS)
+            self._report_due.clear()
             try:
                 self.fronts.report(self._report(window))
             except Exception:

@@ -88,7 +88,7 @@ def _penalize_row(logits_V: Tensor, row: SampleRow) -> None:
 
 def _draw(logits_BV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     temperature_B1 = torch.tensor([[row.params.temperature] for row in rows], device=logits_BV.device)
-    logits_BV = logits_BV / temperature_B1
+    logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature_B1  # the best is 0 however small it is
     filtered = [index for index, row in enumerate(rows) if _filtered(row.params)]
     plain = [index for index, row in enumerate(rows) if not _filtered(row.params)]
     tokens = [0] * len(rows)
@@ -116,9 +116,14 @@ def _draw_filtered(logits_BV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
         ids_BN, complete = best_candidates(logits_BV, count), count >= logits_BV.shape[1]
         probs_BN = probs_BV.gather(1, ids_BN)
         kept_BN = _keep(probs_BN, rows)
-        if complete or not bool(kept_BN[:, -1].any()):
+        if complete or not (bool(kept_BN[:, -1].any()) or any(_needs_mass(row.params, count) for row in rows)):
             break
     return _invert(probs_BN * kept_BN, ids_BN, rows)
+
+
+def _needs_mass(params: SamplingParams, count: int) -> bool:
+    """Whether top_p is a share of what top_k leaves, and that is more than `count` candidates."""
+    return params.top_k > count and params.top_p < 1
 
 
 def best_candidates(logits_BV: Tensor, count: int) -> Tensor:
@@ -168,6 +173,6 @@ def _logprobs(logits_BV: Tensor, rows: Sequence[SampleRow], tokens: list[int]) -
 
 def _row_logprobs(logits_V: Tensor, token: int, count: int) -> TokenLogprobs:
     logprobs_V = logits_V.log_softmax(-1)
-    best = logprobs_V.topk(count)
+    best = logprobs_V.topk(min(count, len(logprobs_V)))
     top = [Logprob(i, p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
     return TokenLogprobs(Logprob(token, float(logprobs_V[token])), top)

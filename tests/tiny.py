@@ -1,12 +1,19 @@
 """Tiny random checkpoints written by transformers, the oracle."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.utils import logging
+
+from experts.checkpoint import Checkpoint
+from router_service.models.registry import ModelPlan, plan_model
+
+logging.disable_progress_bar()
 
 COMMON: dict[str, Any] = {
     "vocab_size": 260,
@@ -68,3 +75,18 @@ def greedy(model: Any, prompt: list[int], tokens: int) -> list[int]:
     options = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
     answer = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
     return answer[0, len(prompt) :].tolist()
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A checkpoint, transformers' model of it, and ours."""
+
+    path: Path
+    oracle: Any
+    plan: ModelPlan
+
+
+def make_tiny(path: Path, family: str, **changes: Any) -> Tiny:
+    """Write a random checkpoint and plan it."""
+    model = write_checkpoint(path, family, **changes)
+    return Tiny(path, model, plan_model(Checkpoint(path)))

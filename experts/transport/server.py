@@ -88,6 +88,8 @@ class FrameServer:
     def _serve(self, sock: socket.socket) -> None:
         channel = Channel(sock, self.endpoint.incarnation, self._checksum)
         self._channels.add(channel)
+        if self._closing:  # `close` may have looked before the channel was there
+            channel.close()
         try:
             channel.set_timeouts(HANDSHAKE_SECONDS)
             accept(channel, self._secret)

@@ -1,6 +1,7 @@
 """Shards behind unix or TCP sockets, one connection each, driven by the engine's own blocking thread."""
 
 import select
+import threading
 import time
 
 from experts.call import ExpertCall, pack_call, unpack_partial
@@ -18,11 +19,15 @@ class SocketTransport:
     def __init__(self) -> None:
         self._channels: dict[int, Channel] = {}
         self._offered: dict[int, Channel] = {}
+        self._lock = threading.Lock()
         self._sequence = 0
 
     def offer(self, shard: int, channel: Channel) -> None:
         """Use `channel` for `shard` from the next question on. Any thread may call this."""
-        self._offered[shard] = channel
+        with self._lock:
+            unused, self._offered[shard] = self._offered.get(shard), channel
+        if unused is not None:
+            unused.close()
 
     def incarnation(self, shard: int) -> int | None:
         """Which life of the shard we are connected to, or about to be."""
@@ -71,11 +76,12 @@ class SocketTransport:
             channel.close()
 
     def _take_up(self, shard: int) -> Channel | None:
-        offered = self._offered.pop(shard, None)
-        if offered is not None:
-            if (old := self._channels.get(shard)) is not None:
+        if shard in self._offered:
+            with self._lock:
+                old, self._channels[shard] = self._channels.get(shard), self._offered[shard]
+                del self._offered[shard]  # last, so that no other thread sees the shard without a connection
+            if old is not None:
                 old.close()
-            self._channels[shard] = offered
         return self._channels.get(shard)
 
     def _poll(self, descriptors: list[int], deadline_s: float) -> int | None:

@@ -1,11 +1,14 @@
 """The router's own parameters, read from a checkpoint and nothing else of it."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from experts.checkpoint import Checkpoint, Copy
+from experts.packer import Packer
 from kernels.select import Ops
 from router_service.models.spec import ParamSource
 
@@ -26,16 +29,25 @@ def load_router_weights(
     Args:
         progress: called with the bytes of each tensor read, in the dtype kept.
     """
-    weights = {}
-    for name, source in params.items():
-        weight = torch.empty(source.shape, dtype=dtype, device=device)
-        checkpoint.load(_copies(source, weight), progress)
-        weights[name] = ops.pack(weight) if name.rpartition(".")[2] in PROJECTIONS else weight
+    packer, weights = Packer(checkpoint, ops, dtype, device, progress), {}
+    for name in sorted(params, key=lambda name: _order(name, params[name])):
+        read = packer.read_packed if _packed(name) else packer.read
+        weights[name] = read(params[name].shape, partial(_copies, params[name]))
     return weights
 
 
-def _copies(source: ParamSource, out: Tensor) -> Iterator[Copy]:
-    row = 0
+def _packed(name: str) -> bool:
+    return name.rpartition(".")[2] in PROJECTIONS
+
+
+def _order(name: str, source: ParamSource) -> tuple[bool, int]:
+    """What will be packed first, the largest before: for a moment it is there twice, when little else is there."""
+    return not _packed(name), -math.prod(source.shape)
+
+
+def _copies(source: ParamSource, out: Tensor) -> list[Copy]:
+    copies, row = [], 0
     for name, shape in source.parts:
-        yield Copy(name, out[row : row + shape[0]])
+        copies.append(Copy(name, out[row : row + shape[0]]))
         row += shape[0]
+    return copies

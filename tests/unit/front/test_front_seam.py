@@ -21,7 +21,7 @@ class Echo:
         self.lost = threading.Event()
         self.whole = True
         place = (SECRET, "127.0.0.1", node, 0)
-        self.links = FrontLinks(RouterHello("r0", 4096, 4095), self.receive, self._lost, *place, checksum)
+        self.links = FrontLinks(RouterHello("r0", 4096, 4095), self.receive, self._lost, lambda: None, *place, checksum)
 
     def receive(self, front: int, message: ToRouter) -> None:
         if isinstance(message, Submit):

@@ -1,0 +1,25 @@
+"""Tiny checkpoints that the tests of one process share; torch keeps to one thread, because tests run side by side."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import Tiny, make_tiny
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
+    """`tiny(family, **config)`: a checkpoint with its oracle, made once for each configuration."""
+    made: dict[str, Tiny] = {}
+
+    def get(family: str, **changes: Any) -> Tiny:
+        key = f"{family} {sorted(changes.items(), key=str)}"
+        if key not in made:
+            made[key] = make_tiny(tmp_path_factory.mktemp(family), family, **changes)
+        return made[key]
+
+    return get

@@ -1,0 +1,59 @@
+"""Joining a Ray cluster that runs already, of three nodes: the data plane goes over TCP."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router_service.client import Client
+from tests.e2e.server import descendants_of, environment, gone, serving
+from tests.e2e.test_cluster import collect, tokens_of
+from tests.tiny import greedy, write_checkpoint
+
+pytestmark = [pytest.mark.ray, pytest.mark.e2e]
+
+# A Ray of three nodes with a CPU each: router and shards must live apart.
+THREE_NODES = """
+import json, sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+print(json.dumps(cluster.address), flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """The address of a running Ray, which goes down with the test."""
+    command = [sys.executable, "-c", THREE_NODES]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, text=True, start_new_session=True, env=environment(), **pipes)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    lines = (line for line in process.stdout if line.startswith('"'))
+    yield json.loads(next(lines))
+    family = descendants_of(process.pid)
+    process.stdin.close()
+    process.wait(60)
+    process.stdout.close()
+    assert not gone(family)
+
+
+async def test_join_three_nodes(address: str, tmp_path: Path) -> None:
+    oracle = write_checkpoint(tmp_path, "qwen3_moe")
+    with serving(str(tmp_path), "--address", address, "--shards", "2", log=tmp_path / "log") as server:
+        async with Client(server.target) as client:
+            answer = await collect(client, tokens=[2, 7, 1], max_tokens=24, temperature=0.0)
+            state = await client.cluster()
+        assert tokens_of(answer) == greedy(oracle, [2, 7, 1], 24)
+        assert len({shard.node for shard in state.shards}) == 2
+        pids = {shard.pid for shard in state.shards}
+        assert server.stop() == 0
+    assert not gone(pids)

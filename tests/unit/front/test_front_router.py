@@ -1,0 +1,205 @@
+"""Front, routers and shards together, without Ray: what clients get is what transformers computes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import pytest
+import torch
+from front_fakes import until
+from front_world import World
+from test_front_generate import Responses, check_one_end, collect, ids_of, text_of
+
+from experts.config import ExpertsConfig
+from experts.transport.socket import SocketTransport
+from router_service.assembly import build_engine
+from router_service.config import EngineConfig
+from router_service.families import MetricsConfig
+from router_service.protocol import inference_pb2 as pb
+from router_service.router import ModelSizes, Router, RouterIdentity
+from tests import oracle
+from tests.mesh import CPU, NODE, SECRET, ShardServers, load_shards
+from tests.tiny import Tiny
+
+SHARDS, LONGEST = 3, 48
+PROMPTS = oracle.prompts(64)
+
+
+@pytest.fixture(scope="module")
+def answers(tiny: Callable[..., Tiny]) -> list[oracle.Reference]:
+    return oracle.greedy(tiny("qwen3_moe").oracle, PROMPTS, LONGEST)
+
+
+class Service:
+    """Routers that share the same shards, behind the world's Front."""
+
+    def __init__(self, tiny: Tiny, world: World) -> None:
+        self.world = world
+        self.plan = tiny.plan
+        self.servers = ShardServers(load_shards(tiny.plan, SHARDS))
+        self.routers: list[Router] = []
+        for index in range(SHARDS):
+            self.servers.start(index)
+
+    async def start(self, routers: int = 1, **config: int) -> None:
+        experts = ExpertsConfig(SHARDS, 10.0)
+        for index in range(routers):
+            transport = SocketTransport()
+            engine_config = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 1024} | config)
+            engine = build_engine(self.plan, transport, experts, engine_config, torch.float32, CPU)
+            identity = RouterIdentity(index, f"r{index}", "tiny", NODE, "127.0.0.1", SECRET)
+            sizes = ModelSizes(1000, 400, 500, 0.1)
+            place = (identity, sizes, experts, MetricsConfig())
+            self.routers.append(Router(engine, transport, self.servers.endpoints, *place))
+            self.world.endpoints.append(self.routers[-1].endpoint)
+        await until(lambda: all(router.ready() for router in self.routers), 20)
+        self.client = await self.world.front()
+        await self.client.wait_ready(20)
+        await until(lambda: self.world.server.linked_routers == routers, 20)
+
+    async def idle(self) -> None:
+        """Every request has left every router, and no block is lost."""
+        await until(lambda: all(not router.engine.requests for router in self.routers), 20)
+        await until(lambda: all(router.engine.scheduler.blocks.used == 0 for router in self.routers), 20)
+        assert [router._by_stream for router in self.routers] == [{}] * len(self.routers)
+
+    async def close(self) -> None:
+        for router in self.routers:
+            router.check_health(30)
+            await asyncio.to_thread(router.close)
+        self.servers.close()
+
+
+@pytest.fixture
+async def service(tiny: Callable[..., Tiny], world: World) -> AsyncIterator[Service]:
+    service = Service(tiny("qwen3_moe"), world)
+    yield service
+    await service.close()
+
+
+async def ask(service: Service, prompt: list[int], most: int, **options: object) -> Responses:
+    return await collect(
+        service.client, tokens=prompt, max_tokens=most, **{"temperature": 0, "ignore_eos": True} | options
+    )
+
+
+async def test_tokens_and_routing_are_those_of_transformers(service: Service, answers: list[oracle.Reference]) -> None:
+    await service.start()
+    spec = service.plan.spec
+    for answer in answers[::21]:
+        responses = await ask(service, answer.prompt, LONGEST, return_routing=True, logprobs=3)
+        check_one_end(responses)
+        assert ids_of(responses) == answer.tokens
+        layers = [position.layers for response in responses for position in response.routing]
+        assert len(layers) == len(answer.prompt) + LONGEST - 1
+        for number, layer in enumerate(spec.moe_layers):
+            assert {position[number].layer for position in layers} == {layer}
+            assert [list(position[number].experts) for position in layers] == answer.experts(number, spec.gate.top_k)
+        logprobs = [entry.logprob for response in responses for entry in response.logprobs]
+        best = answer.logits_GV.log_softmax(-1).amax(-1)
+        torch.testing.assert_close(torch.tensor(logprobs), best, rtol=1e-3, atol=1e-3)
+        usage = responses[-1].usage
+        assert (usage.prompt_tokens, usage.generated_tokens) == (len(answer.prompt), LONGEST)
+    await service.idle()
+
+
+async def test_64_streams_of_which_some_stop_and_some_are_cancelled(
+    service: Service, answers: list[oracle.Reference]
+) -> None:
+    """Two routers share the shards; the cache holds a few of the requests at once; 16 stop at a text, 8 leave."""
+    await service.start(routers=2, kv_cache_tokens=512)
+    lengths = [1 + 11 * n % LONGEST for n in range(64)]
+    stops = {n: await stop_of(service, answers[n]) for n in range(1, 64, 4)}
+    leaving = set(range(2, 64, 8))
+    alone = {n: await ask(service, PROMPTS[n], LONGEST, stop=[stop]) for n, stop in stops.items()}
+
+    async def one(n: int) -> Responses:
+        if n in leaving:
+            return await leave(service, PROMPTS[n])
+        if n in stops:
+            return await ask(service, PROMPTS[n], LONGEST, stop=[stops[n]])
+        return await ask(service, PROMPTS[n], lengths[n])
+
+    streams = await asyncio.wait_for(asyncio.gather(*(one(n) for n in range(64))), 120)
+    for n, responses in enumerate(streams):
+        if n in leaving:
+            assert all(response.finish_reason == 0 for response in responses)
+            assert ids_of(responses) == answers[n].tokens[: len(ids_of(responses))]
+            continue
+        check_one_end(responses)
+        if n in stops:
+            assert (ids_of(responses), text_of(responses)) == (ids_of(alone[n]), text_of(alone[n]))
+            assert responses[-1].finish_reason == pb.STOP
+            assert stops[n] not in text_of(responses)
+            assert ids_of(responses) == answers[n].tokens[: len(ids_of(responses))]
+        else:
+            assert ids_of(responses) == answers[n].tokens[: lengths[n]]
+            assert responses[-1].finish_reason == pb.LENGTH
+    await service.idle()
+    assert all(router.statistics.totals.decode_tokens > 0 for router in service.routers)
+
+
+async def stop_of(service: Service, answer: oracle.Reference) -> str:
+    """Two characters from the middle of an answer's text."""
+    text = text_of(await ask(service, answer.prompt, LONGEST))
+    return text[len(text) // 2 :][:2]
+
+
+async def leave(service: Service, prompt: list[int]) -> Responses:
+    """Read two responses of a long answer and go."""
+    stream = service.client.generate(tokens=prompt, max_tokens=200, temperature=0, ignore_eos=True)
+    responses = [await anext(stream), await anext(stream)]
+    await stream.aclose()
+    return responses
+
+
+async def test_cancelling_frees_the_blocks(service: Service) -> None:
+    await service.start()
+    await leave(service, PROMPTS[40])
+    await service.idle()
+    stream = service.client.generate(tokens=PROMPTS[40], max_tokens=200, temperature=0, ignore_eos=True)
+    await anext(stream)
+    await service.world.server.stop()
+    await service.idle()
+
+
+async def test_seeds_decide_whatever_runs_beside(service: Service) -> None:
+    await service.start(routers=2)
+    options = {"temperature": 1.5, "top_p": 0.9, "seed": 12345}
+    alone = ids_of(await ask(service, PROMPTS[9], 30, **options))
+    many = await asyncio.gather(*(ask(service, PROMPTS[9 + n % 2 * n], 30, **options) for n in range(12)))
+    assert [ids_of(responses) for responses in many[::2]] == [alone] * 6
+    assert ids_of(await ask(service, PROMPTS[9], 30, **options | {"seed": 54321})) != alone
+
+
+async def test_limits_and_errors_reach_the_client(service: Service) -> None:
+    await service.start(max_sequences=1, max_waiting=1, kv_cache_tokens=128)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(service, [5] * 60, 100)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "KV cache holds 128" in caught.value.details()
+    many = await asyncio.gather(*(ask(service, PROMPTS[0], 60) for _ in range(8)), return_exceptions=True)
+    refused = [error for error in many if isinstance(error, grpc.aio.AioRpcError)]
+    assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert 2 <= 8 - len(refused) < 8
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(service, PROMPTS[0], 100, timeout=0.01)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await service.idle()
+
+
+async def test_a_dead_shard_is_named_and_its_return_is_seen(service: Service, answers: list[oracle.Reference]) -> None:
+    await service.start()
+    stream = asyncio.create_task(ask(service, PROMPTS[-1], LONGEST))
+    await until(lambda: service.routers[0].statistics.totals.decode_tokens > 0, 20)
+    service.servers.stop(1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(service, PROMPTS[-2], LONGEST, timeout=1.0)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "shard 1" in caught.value.details()
+    service.servers.start(1)
+    assert ids_of(await stream) == answers[-1].tokens
+    assert ids_of(await ask(service, PROMPTS[-2], LONGEST)) == answers[-2].tokens
+    await service.idle()
+    state = await service.client.cluster()
+    assert [shard.shard for shard in state.shards] in ([], [0, 1, 2])

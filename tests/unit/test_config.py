@@ -1,0 +1,87 @@
+"""One YAML file, flags above it, and an error that names the key."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from cluster.config import ClusterConfig, ConfigError, config_from, load_config
+
+
+def write(path: Path, text: str) -> Path:
+    file = path / "cluster.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "experts:\n  shards: 4\n  checksum: true\nfront:\n  grpc_port: 7\n")
+    config = load_config(file, {"experts": {"shards": 3}})
+    assert (config.experts.shards, config.experts.checksum, config.front.grpc_port) == (3, True, 7)
+
+
+def test_plain_data_and_back() -> None:
+    config = config_from({"experts": {"shards": 5}, "model": {"dtype": "float32"}})
+    assert config_from(config.to_dict()) == config
+    assert config_from({}) == ClusterConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("expert:\n  shards: 4\n", "unknown key expert, known: model, experts"),
+        ("experts:\n  shard: 4\n", "unknown key experts.shard, known: shards"),
+        ("experts:\n  shards: many\n", "experts.shards is 'many'"),
+        ("experts:\n  shards: 0\n", "experts.shards is 0, it must be at least 1"),
+        ("experts:\n  backend: fast\n", "experts.backend is 'fast'"),
+        ("router:\n  kv_memory_fraction: 1.5\n", "router.kv_memory_fraction is 1.5"),
+        ("cluster:\n  drain_seconds: -1\n", "cluster.drain_seconds is -1.0"),
+        ("model:\n  dtype: int8\n", "model.dtype is 'int8'"),
+        ("- a\n- list\n", "must hold sections"),
+        ("experts: 3\n", "must hold sections"),
+        ("a: [\n", "cannot be read"),
+    ],
+)
+def test_an_error_names_the_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text), {})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "/no/such/checkpoint"], "/no/such/checkpoint: no such checkpoint directory"),
+        (["serve", "--shards", "99"], "shards is 99, it must be from 1 to 16"),
+        (["serve", "--config", "/no/such.yaml"], "/no/such.yaml: cannot be read"),
+        (["serve", "--device", "cuda"], "model.device is cuda, but torch sees no GPU here"),
+        (["generate", "--target", "127.0.0.1:1", "hello"], "UNAVAILABLE"),
+    ],
+)
+def test_the_command_says_one_line_and_exits_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.err.count("\n") == 1
+    assert "Traceback" not in shown.err
+    assert not shown.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve", "--bogus"], ["serve", "--shards", "x"], ["dance"]])
+def test_wrong_flags_are_one_line_too(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_foreign_kernels_distribution_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.cli.version", lambda _: "0.4.1")
+    assert main(["status", "--target", "127.0.0.1:1"]) == 2
+    assert "pip uninstall kernels" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""Grouping, dispatch and combine against the dense sum over experts, for any routing and any placement."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from experts.call import ExpertCall
+from experts.grouping import group_by_shard
+from experts.placement import Placement, even_placement
+from experts.pool import Combined, ExpertPool
+from experts.routing import LOST, Routing
+from experts.shard import ExpertShard
+from experts.transport.base import Answer, Sent, ShardUnavailable
+from experts.transport.local import LocalTransport
+from kernels import select
+
+HIDDEN, FFN, MOST = 8, 6, 9
+CPU = torch.device("cpu")
+
+
+@cache
+def matrices() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(MOST, 2 * FFN, HIDDEN, generator=random), torch.randn(MOST, HIDDEN, FFN, generator=random)
+
+
+def shards(placement: Placement, backend: str, dtype: torch.dtype = torch.float32) -> dict[int, ExpertShard]:
+    ops, (gate_up, down) = select.ops(backend, CPU), matrices()
+    made = {}
+    for index, held in enumerate(placement.shards):
+        weights = ops.prepare_weights(gate_up[list(held)].to(dtype), down[list(held)].to(dtype))
+        made[index] = ExpertShard(index, held, {5: weights}, ops, CPU, 0, 0.0)
+    return made
+
+
+def dense(x_TD: Tensor, routing: Routing) -> Tensor:
+    """Expert by expert, in float64, with no grouping."""
+    gate_up, down = (w.double() for w in matrices())
+    y_TD = torch.zeros(x_TD.shape, dtype=torch.float64)
+    for token, (ids, weights) in enumerate(zip(routing.expert_ids_TK, routing.weights_TK, strict=True)):
+        for expert, weight in zip(ids, weights, strict=True):
+            if expert != LOST:
+                gate, up = (gate_up[expert] @ x_TD[token].double()).chunk(2)
+                y_TD[token] += float(weight) * (down[expert] @ (torch.nn.functional.silu(gate) * up))
+    return y_TD
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> Placement:
+    """Any experts on any shard in any order, at least one each."""
+    order = draw(st.permutations(range(draw(st.integers(1, MOST)))))
+    cuts = sorted(draw(st.sets(st.integers(1, len(order) - 1), max_size=4))) if len(order) > 1 else []
+    return Placement(tuple(tuple(order[a:b]) for a, b in zip([0, *cuts], [*cuts, len(order)], strict=True)))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Placement, Routing, Tensor]:
+    """Up to 40 tokens; experts may repeat in a row, rows may be lost, all may go to one expert."""
+    placement, tokens = draw(placements()), draw(st.integers(0, 40))
+    top_k, seed = draw(st.integers(1, placement.experts)), draw(st.integers(0, 2**32 - 1))
+    kind = draw(st.sampled_from(["distinct", "any", "one"]))
+    random = np.random.default_rng(seed)
+    if kind == "distinct":
+        ids = random.random((tokens, placement.experts)).argsort(axis=1)[:, :top_k]
+    else:
+        ids = random.integers(0, placement.experts if kind == "any" else 1, (tokens, top_k))
+    ids[random.random(tokens) < draw(st.sampled_from([0.0, 0.3, 1.0]))] = LOST
+    routing = Routing(ids.astype(np.int64), random.random((tokens, top_k), dtype=np.float32))
+    return placement, routing, torch.from_numpy(random.standard_normal((tokens, HIDDEN), dtype=np.float32))
+
+
+class Recording(LocalTransport):
+    """Keeps the questions; shards in `broken` do not answer, those in `away` cannot be asked."""
+
+    def __init__(
+        self, members: dict[int, ExpertShard], broken: frozenset[int] = frozenset(), away: frozenset[int] = frozenset()
+    ) -> None:
+        super().__init__(members)
+        self.calls: list[tuple[int, ExpertCall]] = []
+        self.broken = broken
+        self.away = away
+
+    def send(self, shard: int, call: ExpertCall) -> Sent:
+        if shard in self.away:
+            raise ShardUnavailable(shard, "eof", f"shard {shard} is away")
+        self.calls.append((shard, call))
+        return super().send(shard, call)
+
+    def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:
+        """The last first, so that the order of arrival differs from that of the shards."""
+        last = sent[-1]
+        if last.shard in self.broken:
+            return ShardUnavailable(last.shard, "timeout", f"shard {last.shard} is silent")
+        return super().receive([last], deadline_s)
+
+
+def run(transport: Recording, placement: Placement, routing: Routing, x_TD: Tensor) -> Combined:
+    pool = ExpertPool(transport, placement, 1.0)
+    return pool.combine(pool.dispatch(5, x_TD, routing), CPU, HIDDEN)
+
+
+@given(problems(), st.sampled_from(["cpu", "reference"]))
+@settings(max_examples=120, deadline=None)
+def test_any_routing_equals_the_dense_sum(problem: tuple[Placement, Routing, Tensor], backend: str) -> None:
+    placement, routing, x_TD = problem
+    transport = Recording(shards(placement, backend))
+    combined = run(transport, placement, routing, x_TD)
+    assert combined.y_TD.dtype == torch.float32
+    torch.testing.assert_close(combined.y_TD.double(), dense(x_TD, routing), rtol=1e-4, atol=1e-4)
+    assert (len(combined.lost_tokens), combined.failures) == (0, ())
+    check_questions(transport, placement, routing, x_TD)
+
+
+def check_questions(transport: Recording, placement: Placement, routing: Routing, x_TD: Tensor) -> None:
+    """Each shard that holds a chosen expert is asked once, with each of its tokens once, and for nothing else."""
+    shard_TK = np.where(routing.expert_ids_TK == LOST, LOST, placement.shard_of_E[routing.expert_ids_TK])
+    wanted = [shard for shard in range(len(placement.shards)) if (shard_TK == shard).any()]
+    assert [shard for shard, _ in transport.calls] == wanted
+    for shard, call in transport.calls:
+        tokens = np.flatnonzero((shard_TK == shard).any(axis=1))
+        assert torch.equal(call.x_RD, x_TD[torch.from_numpy(tokens)])
+        assert (np.diff(call.slots_A) >= 0).all()
+        pairs = [(tokens[row], placement.shards[shard][slot]) for row, slot in zip(call.rows_A, call.slots_A)]
+        here = np.argwhere(shard_TK == shard)
+        assert sorted(pairs) == sorted((token, routing.expert_ids_TK[token, k]) for token, k in here)
+        assert sorted(call.weights_A) == sorted(routing.weights_TK[token, k] for token, k in here)
+
+
+@given(problems(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_tokens_of_absent_shards_are_lost_and_no_others(
+    problem: tuple[Placement, Routing, Tensor], data: st.DataObject
+) -> None:
+    placement, routing, x_TD = problem
+    numbers = st.frozensets(st.integers(0, len(placement.shards) - 1))
+    broken, away = data.draw(numbers), data.draw(numbers)
+    combined = run(Recording(shards(placement, "cpu"), broken, away), placement, routing, x_TD)
+    shard_TK = np.where(routing.expert_ids_TK == LOST, LOST, placement.shard_of_E[routing.expert_ids_TK])
+    lost_T = np.isin(shard_TK, list(broken | away)).any(axis=1)
+    assert combined.lost_tokens.tolist() == np.flatnonzero(lost_T).tolist()
+    asked = set(shard_TK[shard_TK >= 0].tolist())
+    assert {failure.shard for failure in combined.failures} == asked & (broken | away)
+    kept_T = torch.from_numpy(~lost_T)
+    torch.testing.assert_close(combined.y_TD.double()[kept_T], dense(x_TD, routing)[kept_T], rtol=1e-4, atol=1e-4)
+
+
+def test_the_sum_does_not_depend_on_the_order_of_arrival() -> None:
+    placement, random = even_placement(MOST, 4), np.random.default_rng(3)
+    ids = random.random((33, MOST)).argsort(axis=1)[:, :5]
+    routing = Routing(ids, random.random((33, 5), dtype=np.float32))
+    x_TD = torch.randn(33, HIDDEN)
+    members = shards(placement, "cpu")
+    forwards = ExpertPool(LocalTransport(members), placement, 1.0)
+    first = forwards.combine(forwards.dispatch(5, x_TD, routing), CPU, HIDDEN)
+    assert torch.equal(first.y_TD, run(Recording(members), placement, routing, x_TD).y_TD)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_partial_sums_are_float32(dtype: torch.dtype) -> None:
+    """The weighted sum over experts adds no rounding of the narrow format."""
+    placement, x_TD = even_placement(MOST, 3), torch.randn(7, HIDDEN).to(dtype)
+    ids = np.tile(np.arange(MOST), (7, 1))
+    routing = Routing(ids, np.full((7, MOST), 1 / MOST, dtype=np.float32))
+    combined = run(Recording(shards(placement, "cpu", dtype)), placement, routing, x_TD)
+    assert combined.y_TD.dtype == torch.float32
+    assert not torch.equal(combined.y_TD, combined.y_TD.to(dtype).float())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"layer": 4}, {"slots_A": np.array([9], np.int32)}, {"x_RD": torch.ones(1, 3)}, {"x_RD": torch.ones(1, 8).half()}],
+)
+def test_a_shard_refuses_what_it_does_not_hold(change: dict[str, object]) -> None:
+    shard = shards(even_placement(MOST, 2), "cpu")[0]
+    call = ExpertCall(5, torch.ones(1, 8), np.zeros(1, np.int32), np.zeros(1, np.int32), np.ones(1, np.float32))
+    shard.compute(call)
+    with pytest.raises(ValueError, match="shard 0 "):
+        shard.compute(replace(call, **change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("held", [((0, 1), ()), ((0,), (0, 1)), ((0, 2),), ()])
+def test_a_placement_gives_each_expert_to_one_shard(held: tuple[tuple[int, ...], ...]) -> None:
+    if held:
+        with pytest.raises(ValueError, match="each expert to one shard"):
+            Placement(held)
+    with pytest.raises(ValueError, match="from 1 to 3"):
+        even_placement(3, 4)
+
+
+def test_no_tokens_make_no_groups() -> None:
+    empty = Routing(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.float32))
+    assert group_by_shard(empty, even_placement(4, 2)) == []
