@@ -63,7 +63,7 @@ class Cell:
 def kv_tokens(args: argparse.Namespace) -> int:
     """A KV cache for what is measured and no more, so that its memory can be compared."""
     block = 16
-    return (max(args.batches) + 1) * (max(PREFILL, PROMPT + WATCHED_TOKENS) + block)
+    return int(max(args.batches) + 1) * (max(PREFILL, PROMPT + WATCHED_TOKENS) + block)
 
 
 def call_cluster(cluster: Any) -> Callable[..., float]:

@@ -12,9 +12,10 @@ from typing import Any, Self
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.config import ClusterConfig, ExpertsConfig, ModelConfig, PlacementConfig
+from cluster.config import ClusterConfig, ModelConfig, PlacementConfig
 from cluster.launcher import Launcher
 from cluster.signals import Interrupts
+from experts.config import ExpertsConfig
 from router_service.client import Client
 from router_service.config import EngineConfig
 from tests.benchmarks.sides import Tokens
