@@ -27,6 +27,7 @@ from tests.benchmarks.sides import OneProcess, Tokens, TransformersModel
 from tests.benchmarks.worker import Worker
 
 PREFILL, PROMPT, STEPS, TRIAL_STEPS = 512, 64, 48, 6
+WATCHED_TOKENS = 1024  # of each stream while the metrics are watched
 CLOSE_ENOUGH = 1.25
 Seconds = Callable[[int, int], float]  # (seed, steps): seconds of one run
 
@@ -57,6 +58,12 @@ class Cell:
         """Seconds of one run of a side's `prefill` or `decode`, chosen by name."""
         prompts = self.prompts(seed)
         return call("decode", *first, prompts, steps) if self.batch else call("prefill", *first, prompts[0])
+
+
+def kv_tokens(args: argparse.Namespace) -> int:
+    """A KV cache for what is measured and no more, so that its memory can be compared."""
+    block = 16
+    return int(max(args.batches) + 1) * (max(PREFILL, PROMPT + WATCHED_TOKENS) + block)
 
 
 def call_cluster(cluster: Any) -> Callable[..., float]:
@@ -101,8 +108,8 @@ def measure(cell: Cell, sides: dict[str, Seconds], repeats: int, steps: int = ST
 def measure_all(args: argparse.Namespace, cluster: Any, directory: Path, vocabulary: int) -> dict[str, Any]:
     """The table of rates, and what the compared processes took at most."""
     with ExitStack() as stack:
-        theirs = stack.enter_context(Worker(TransformersModel, directory, args.dtype, environment={}))
-        one = stack.enter_context(Worker(OneProcess, directory, args.dtype, environment={})) if cluster else None
+        theirs = stack.enter_context(Worker(TransformersModel, directory, args.dtype))
+        one = stack.enter_context(Worker(OneProcess, directory, args.dtype, kv_tokens(args))) if cluster else None
         cells = [Cell(batch, vocabulary) for batch in (0, *args.batches)]
         rates = {}
         for cell in cells:
@@ -117,7 +124,8 @@ def measure_exchange(args: argparse.Namespace, cluster: Any, vocabulary: int) ->
     from tests.benchmarks import exchange, in_service
 
     gate = in_service.gate_of(cluster)
-    rows = [in_service.watch(cluster, Cell(batch, vocabulary).prompts(-3), args.seconds) for batch in args.batches]
+    watched = (args.seconds, WATCHED_TOKENS)
+    rows = [in_service.watch(cluster, Cell(batch, vocabulary).prompts(-3), *watched) for batch in args.batches]
     payloads = [exchange.Payload(round(row["bytes out"]), round(row["bytes back"])) for row in rows]
     handles = [] if args.skip_serve_handles else exchange.serve_handles(args.shards, payloads, args.rounds)
     for number, (batch, row, payload) in enumerate(zip(args.batches, rows, payloads)):
@@ -138,7 +146,7 @@ def open_cluster(args: argparse.Namespace, directory: Path) -> Any:
         open_model(ModelConfig(checkpoint=str(directory), dtype=args.dtype))
     except CheckpointError as error:
         return error
-    return Cluster(directory, args.shards, args.dtype)
+    return Cluster(directory, args.shards, args.dtype, kv_tokens(args))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

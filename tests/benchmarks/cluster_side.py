@@ -1,6 +1,7 @@
 """A real cluster under measurement: started by the launcher, driven over gRPC, its metrics and processes read."""
 
 import asyncio
+import signal
 import time
 import urllib.request
 from collections.abc import Coroutine
@@ -11,9 +12,12 @@ from typing import Any, Self
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.config import ClusterConfig, ExpertsConfig, ModelConfig, PlacementConfig
+from cluster.config import ClusterConfig, ModelConfig, PlacementConfig
 from cluster.launcher import Launcher
+from cluster.signals import Interrupts
+from experts.config import ExpertsConfig
 from router_service.client import Client
+from router_service.config import EngineConfig
 from tests.benchmarks.sides import Tokens
 from tests.benchmarks.streams import Stream, decode_rate
 from tests.benchmarks.worker import peak_bytes
@@ -51,19 +55,23 @@ class Process:
 class Cluster:
     """The cluster of one checkpoint, up from its making until `close`. `start_events` says when what was ready."""
 
-    def __init__(self, directory: Path | None, shards: int, dtype: str, name: str = "benchmark") -> None:
+    def __init__(
+        self, directory: Path | None, shards: int, dtype: str, kv_tokens: int = 0, name: str = "benchmark"
+    ) -> None:
         model = ModelConfig(checkpoint=str(directory) if directory else "", dtype=dtype)
         self.config = ClusterConfig(
-            model=model, experts=ExpertsConfig(shards=shards), cluster=PlacementConfig(application=name)
+            model=model,
+            experts=ExpertsConfig(shards=shards),
+            router=EngineConfig(kv_cache_tokens=kv_tokens),
+            cluster=PlacementConfig(application=name),
         )
         sink = StampedLines()
         self._launcher = Launcher(self.config, sink)  # type: ignore[arg-type]
         try:
-            status = self._launcher.up()
+            status = _up(self._launcher)
         except BaseException:
             self._launcher.down()
             raise
-        assert status is not None
         self.start_events = [*sink.lines, (time.monotonic() - sink.begun, "cluster: ready")]
         self._announced = status["announcements"]
         self._metrics_url = f"http://127.0.0.1:{status['metrics_port']}/metrics"
@@ -151,6 +159,17 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _up(launcher: Launcher) -> dict[str, Any]:
+    """Start it; a signal, then or later, ends the benchmark as an exception, so that nothing is left behind."""
+    interrupts = Interrupts()
+    status = launcher.up(interrupts)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    if status is None:
+        raise KeyboardInterrupt
+    return status
 
 
 def _ray_name(process: psutil.Process) -> str:

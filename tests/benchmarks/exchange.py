@@ -42,7 +42,8 @@ class EchoShard:
 
     def __init__(self, index: int, secret: bytes) -> None:
         torch.set_num_threads(1)
-        self.index, self.experts, self.layers = index, (), {}
+        self.index, self.experts = index, ()
+        self.layers: dict[int, object] = {}
         self.weights_bytes, self.load_seconds = 0, 0.0
         self._server = ExpertServer(self, secret, "127.0.0.1", NODE, "echo")  # type: ignore[arg-type]
 
@@ -162,11 +163,8 @@ def serve_handles(shards: int, payloads: Sequence[Payload], rounds: int) -> list
     from ray import serve
 
     options = {"ray_actor_options": {"num_cpus": 0}}
-    echoes = [
-        serve.deployment(EchoReplica, name=f"Echo-{index}", **options).bind()  # type: ignore[call-overload]
-        for index in range(shards)
-    ]
-    app = serve.deployment(CallingReplica, **options).bind(*echoes)  # type: ignore[call-overload]
+    echoes = [serve.deployment(EchoReplica, name=f"Echo-{index}", **options).bind() for index in range(shards)]
+    app = serve.deployment(CallingReplica, **options).bind(*echoes)
     handle = serve.run(app, name="benchmark-exchange", route_prefix=None)
     try:
         return [

@@ -6,7 +6,6 @@ from tests.benchmarks.cluster_side import Cluster, Metrics
 from tests.benchmarks.sides import Tokens
 
 PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
-NEW_TOKENS = 1500  # enough for the time that is watched; the streams are given up behind it
 
 
 def gate_of(cluster: Cluster) -> tuple[int, int, int]:
@@ -17,9 +16,12 @@ def gate_of(cluster: Cluster) -> tuple[int, int, int]:
     return spec.gate.experts, spec.gate.top_k, spec.hidden
 
 
-def watch(cluster: Cluster, prompts: list[Tokens], seconds: float) -> dict[str, Any]:
-    """Means over a while of decoding `prompts` at once: seconds a call by phase, a step by stage, bytes a call."""
-    counted = cluster.watch_decode(prompts, seconds, NEW_TOKENS)
+def watch(cluster: Cluster, prompts: list[Tokens], seconds: float, new_tokens: int) -> dict[str, Any]:
+    """Means over a while of decoding `prompts` at once: seconds a call by phase, a step by stage, bytes a call.
+
+    `new_tokens` are enough for that while; the streams are given up behind it.
+    """
+    counted = cluster.watch_decode(prompts, seconds, new_tokens)
     calls = total(counted, "alltoall_phase_seconds_count", phase="compute")
     steps = total(counted, "step_seconds_count", kind="decode")
     if not calls or not steps:

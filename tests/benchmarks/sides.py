@@ -43,9 +43,10 @@ class TransformersModel:
 
     @torch.inference_mode()
     def decode(self, implementation: str, prompts: list[Tokens], steps: int) -> float:
-        """Seconds of `steps` steps."""
-        self._model.set_experts_implementation(implementation)
+        """Seconds of `steps` steps; the prompts, which are not timed, have too many rows for some implementations."""
+        self._model.set_experts_implementation("eager")
         cache, ids_B1 = self._first(prompts)
+        self._model.set_experts_implementation(implementation)
         begun = time.perf_counter()
         for _ in range(steps):
             out = self._model(ids_B1, past_key_values=cache, use_cache=True)
@@ -60,7 +61,7 @@ class TransformersModel:
 class OneProcess:
     """Our engine with one local shard: no Ray, no sockets, no gRPC."""
 
-    def __init__(self, directory: Path, dtype: str) -> None:
+    def __init__(self, directory: Path, dtype: str, kv_tokens: int = 0) -> None:
         from cluster.config import ModelConfig
         from cluster.model import open_model
         from experts.config import ExpertsConfig
@@ -69,8 +70,9 @@ class OneProcess:
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         model, experts = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype)), ExpertsConfig(shards=1)
-        transport = local_shards(model.plan, experts, model.dtype, model.device)
-        self.engine = build_engine(model.plan, transport, experts, EngineConfig(), model.dtype, model.device)
+        settings, place = EngineConfig(kv_cache_tokens=kv_tokens), (model.dtype, model.device)
+        transport = local_shards(model.plan, experts, *place)
+        self.engine = build_engine(model.plan, transport, experts, settings, *place)
         self._keys = count(1)
 
     def prefill(self, tokens: Tokens) -> float:
