@@ -19,7 +19,7 @@ class KVCache:
     def empty(cls, spec: ModelSpec, slots: int, dtype: torch.dtype, device: torch.device) -> "KVCache":
         """Reserve room for `slots` tokens. On a CPU the pages become resident only as they are written."""
         shape = (spec.layers, slots, spec.kv_heads, spec.head_dim)
-        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        keys, values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
         return cls(keys, values)
 
     @property
