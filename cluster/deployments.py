@@ -13,7 +13,7 @@ from ray import serve
 from cluster.config import ClusterConfig, config_from
 from cluster.directory import Announcement, Announcer, endpoints_of, find_directory
 from cluster.model import ServedModel, open_model
-from cluster.process import data_host, do_not_preempt, node_id, replica_id, set_logging, set_threads, shard_threads
+from cluster.process import data_host, do_not_preempt, node_id, replica_id, set_logging, shard_threads
 from experts.placement import even_placement
 from experts.server import ExpertServer
 from experts.shard import load_shard
@@ -58,7 +58,6 @@ class ShardReplica:
 
     def __init__(self, data: dict[str, Any], index: int, secret: bytes) -> None:
         config = config_from(data)
-        set_threads(shard_threads(config.experts.shards))
         do_not_preempt()
         model = open_model(config.model)
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
@@ -74,10 +73,11 @@ class ShardReplica:
             select.ops(config.experts.backend, model.device),
             self._announced.progress,
         )
+        place = (data_host(config), node_id(), replica_id())
         with torch.inference_mode():
             shard.warm_up()
-        place = (data_host(config), node_id(), replica_id())
-        self._server = ExpertServer(shard, secret, *place, config.experts.checksum)
+            threads = shard_threads(config.experts.shards)
+            self._server = ExpertServer(shard, secret, *place, config.experts.checksum, threads=threads)
         self._announced.ready(self._server.endpoint)
 
     def check_health(self) -> None:
@@ -96,7 +96,6 @@ class RouterReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes) -> None:
         config = config_from(data)
-        set_threads(config.router.threads)
         model = open_model(config.model)
         self._announced = Announced("router", 0, config, model.router_bytes)
         self._stuck_s = config.cluster.stuck_seconds

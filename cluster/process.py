@@ -4,7 +4,6 @@ import logging
 import os
 
 import ray
-import torch
 from ray import serve
 
 from cluster.config import ClusterConfig
@@ -31,11 +30,6 @@ def replica_id() -> str:
 def data_host(config: ClusterConfig) -> str:
     """Where the data plane binds: loopback on a cluster of our own, the node's address on one that we joined."""
     return str(ray.util.get_node_ip_address()) if config.cluster.address else "127.0.0.1"
-
-
-def set_threads(threads: int) -> None:
-    """Use so many CPU threads for computation; 0 takes all cores."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
 def shard_threads(shards: int) -> int:

@@ -14,11 +14,14 @@ import torch
 
 from experts.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
 from experts.shard import ExpertShard
+from experts.threads import measured_threads
 from experts.transport.channel import Channel
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.server import FrameServer
 
 log = logging.getLogger(__name__)
+
+SAMPLE_ROWS = 8
 
 
 class ExpertServer:
@@ -26,6 +29,7 @@ class ExpertServer:
 
     Args:
         delay_s: seconds added to each computation, for tests of what is measured.
+        threads: CPU threads that a computation may use.
     """
 
     def __init__(
@@ -37,8 +41,10 @@ class ExpertServer:
         replica: str,
         checksum: bool = False,
         delay_s: float = 0.0,
+        threads: int = 1,
     ) -> None:
         self.shard = shard
+        self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self._delay_s = delay_s
         self._compute_lock = threading.Lock()
         self._computing_since = 0.0
@@ -100,6 +106,7 @@ class ExpertServer:
         with self._compute_lock, torch.inference_mode():
             started = time.monotonic_ns()
             self._computing_since = started / 1e9
+            self._threads.use(len(call.rows_A))
             try:
                 if self._delay_s:
                     time.sleep(self._delay_s)

@@ -56,11 +56,15 @@ class ExpertShard:
 
     def warm_up(self) -> None:
         """Compute a few rows, so that no request waits for what the kernels compile at the first call of a size."""
-        layer, experts = next(iter(self.layers.items()))
         for rows in range(1, WARM_UP_ROWS + 1):
-            x_RD = torch.zeros((rows, experts.hidden), dtype=experts.dtype)
-            rows_A = np.arange(rows, dtype=np.int32)
-            self.compute(ExpertCall(layer, x_RD, rows_A, np.zeros_like(rows_A), np.ones(rows, dtype=np.float32)))
+            self.compute(self.sample_call(rows))
+
+    def sample_call(self, rows: int) -> ExpertCall:
+        """A question of `rows` rows of zeros for the first expert of the first layer."""
+        layer, experts = next(iter(self.layers.items()))
+        x_RD = torch.zeros((rows, experts.hidden), dtype=experts.dtype)
+        rows_A = np.arange(rows, dtype=np.int32)
+        return ExpertCall(layer, x_RD, rows_A, np.zeros_like(rows_A), np.ones(rows, dtype=np.float32))
 
     def _check(self, call: ExpertCall) -> ExpertWeights:
         layer = self.layers.get(call.layer)

@@ -1,5 +1,6 @@
 """Puts an engine together from a planned model and a transport; the same with Ray and without."""
 
+import os
 from collections.abc import Callable
 
 import psutil
@@ -10,6 +11,7 @@ from experts.config import ExpertsConfig
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.shard import load_shard
+from experts.threads import ComputeThreads, measured_threads
 from experts.transport.base import Transport
 from experts.transport.local import LocalTransport
 from kernels import select
@@ -24,6 +26,7 @@ from router_service.models.weights import load_router_weights
 from router_service.scheduler import Scheduler, SchedulerLimits
 
 AUTO_PROMPT_LIMIT = 8192
+SAMPLE_ROWS = 8
 
 
 def build_engine(
@@ -40,15 +43,23 @@ def build_engine(
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, ops, progress)
     blocks = kv_blocks(spec, config, dtype, device)
-    cache = KVCache.empty(spec, blocks * config.block_size, dtype, device)
+    backbone = Backbone(spec, weights, KVCache.empty(spec, blocks * config.block_size, dtype, device), ops)
     return Engine(
-        backbone=Backbone(spec, weights, cache, ops),
+        backbone=backbone,
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
         scheduler=Scheduler(limits(spec, config), BlockManager(blocks, config.block_size)),
         ops=ops,
         eos_token_ids=eos_token_ids(plan),
         unavailable_wait_s=config.unavailable_wait_seconds,
+        threads=_threads(backbone, config, dtype, device),
     )
+
+
+@torch.inference_mode()
+def _threads(backbone: Backbone, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> ComputeThreads:
+    h_TD = torch.zeros((SAMPLE_ROWS, backbone.spec.hidden), dtype=dtype, device=device)
+    most = config.threads or len(os.sched_getaffinity(0))
+    return measured_threads(lambda: backbone.queries(0, h_TD), most if device.type == "cpu" else 1)
 
 
 def local_shards(plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device) -> LocalTransport:

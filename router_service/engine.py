@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from experts.pool import ExpertPool
+from experts.threads import ComputeThreads
 from kernels.select import Ops
 from router_service.forward import StepTrace, forward
 from router_service.messages import StreamFailure
@@ -54,6 +55,7 @@ class Engine:
     ops: Ops
     eos_token_ids: frozenset[int]
     unavailable_wait_s: float
+    threads: ComputeThreads
     observe: Callable[[StepRecord], None] = lambda _: None
     requests: dict[int, Request] = field(default_factory=dict)
     progressed: bool = True
@@ -99,6 +101,7 @@ class Engine:
         self._note_scheduled(scheduled)
         batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.keys.device)
         trace = StepTrace()
+        self.threads.use(len(batch.token_ids_T))
         trace.stages_ns["schedule"] = time.monotonic_ns() - begun
         events += self._compute(scheduled, batch, trace)
         duration = time.monotonic_ns() - begun

@@ -7,7 +7,7 @@ from experts.call import ExpertCall, Partial
 
 
 class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
-    """A shard that cannot be asked, or that did not answer; `shard` says which, `reason` is eof, timeout, error or a frame's fault."""
+    """A shard that cannot be asked or did not answer: which, and why (eof, timeout, error, or a frame's fault)."""
 
     def __init__(self, shard: int, reason: str, message: str) -> None:
         super().__init__(message)

@@ -70,6 +70,10 @@ class Backbone:
         gate_TF, up_TF = self._project(f"{layer}.dense_gate_up", h_TD).chunk(2, dim=-1)
         return self._project(f"{layer}.dense_down", F.silu(gate_TF) * up_TF)
 
+    def queries(self, layer: int, h_TD: Tensor) -> Tensor:
+        """Return the layer's stacked queries, keys and values [T, (H + 2J) * C], before norms and rope."""
+        return self._project(f"{layer}.qkv", h_TD)
+
     def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
         """Return logits_BV, float32, of each segment's last row."""
         x_BD = _norm(x_TD[batch.last_rows_B], self._w["norm"], self.spec.norm_eps)
@@ -81,7 +85,7 @@ class Backbone:
 
     def _queries_keys_values(self, layer: int, x_TD: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         h_TD = _norm(x_TD, self._w[f"{layer}.input_norm"], self.spec.norm_eps)
-        qkv = self._project(f"{layer}.qkv", h_TD)
+        qkv = self.queries(layer, h_TD)
         q_THC, k_TJC, v_TJC = torch.split(qkv.view(len(x_TD), -1, self.spec.head_dim), self._widths, dim=1)
         if self.spec.qk_norm:
             q_THC = _norm(q_THC, self._w[f"{layer}.q_norm"], self.spec.norm_eps)

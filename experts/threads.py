@@ -1,0 +1,46 @@
+"""How many CPU threads a computation gets.
+
+OpenMP keeps the number per calling thread, so whoever computes must say it itself; and where processes share cores,
+waking a second thread for a few rows can cost more than it computes. Which it is, is measured at the start.
+"""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+FEW_ROWS = 64
+ROUNDS = 7
+
+
+class ComputeThreads:
+    """`few` threads for up to 64 rows, `most` for more."""
+
+    def __init__(self, few: int, most: int) -> None:
+        self.few = few
+        self.most = most
+        self._used = threading.local()
+
+    def use(self, rows: int) -> None:
+        """Set the calling thread's number for a computation of `rows` rows."""
+        wanted = self.few if rows <= FEW_ROWS else self.most
+        if getattr(self._used, "number", None) != wanted:
+            torch.set_num_threads(wanted)
+            self._used.number = wanted
+
+
+def measured_threads(few_rows: Callable[[], object], most: int) -> ComputeThreads:
+    """Run `few_rows`, a computation of few rows, on one thread and on `most` in turn; take the faster for such."""
+    if most == 1:
+        return ComputeThreads(1, 1)
+    times: dict[int, list[float]] = {1: [], most: []}
+    for _ in range(ROUNDS):
+        for threads, seconds in times.items():
+            torch.set_num_threads(threads)
+            few_rows()
+            begun = time.perf_counter()
+            few_rows()
+            seconds.append(time.perf_counter() - begun)
+    return ComputeThreads(min(times, key=lambda threads: statistics.median(times[threads])), most)
