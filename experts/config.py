@@ -15,7 +15,7 @@ class ExpertsConfig:
     """
 
     shards: int = 2
-    call_timeout_seconds: float = 30.0
+    call_timeout_seconds: float = 10.0
     checksum: bool = False
     backend: str = "auto"
 

@@ -12,7 +12,7 @@ import pytest
 from router_service.client import Client
 from router_service.protocol import inference_pb2 as pb
 from tests.e2e.conftest import Served
-from tests.e2e.server import gone, serving
+from tests.e2e.server import Server, gone, serving
 from tests.e2e.test_cluster import collect, tokens_of
 from tests.tiny import greedy, random_prompts, write_checkpoint
 
@@ -67,7 +67,7 @@ async def test_a_signal_lets_streams_end_and_leaves_nothing(tmp_path: Path, numb
         async with Client(server.target) as client:
             streams = [client.generate(tokens=[n, 1, 2], max_tokens=200, temperature=0.0) for n in range(4)]
             begun = [await anext(stream) for stream in streams]
-            server.process.send_signal(number)
+            _send(server, number)
             rest = await asyncio.wait_for(asyncio.gather(*(_rest(stream) for stream in streams)), 60)
             code = await asyncio.to_thread(server.process.wait, 60)
         assert code == 0, server.log.read_text()
@@ -77,6 +77,14 @@ async def test_a_signal_lets_streams_end_and_leaves_nothing(tmp_path: Path, numb
             assert more[-1].finish_reason == pb.LENGTH
         assert len(family) > 3
         assert not gone(family)
+
+
+def _send(server: Server, number: int) -> None:
+    """A terminal's Ctrl-C reaches the whole process group, a supervisor's SIGTERM the process it has started."""
+    if number == signal.SIGINT:
+        os.killpg(server.process.pid, number)
+    else:
+        server.process.send_signal(number)
 
 
 async def _rest(stream: object) -> list[pb.GenerateResponse]:
