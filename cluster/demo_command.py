@@ -5,10 +5,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from cluster.client_command import fail, one_line
-from cluster.config import ClusterConfig, ConfigError
-from cluster.serve_command import add_cluster_flags, check_model, config_of, ready_line
-from experts.checkpoint_error import CheckpointError
+from cluster.serve_command import add_cluster_flags, run_cluster
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -33,30 +30,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    try:
-        config = config_of(args)
-        check_model(config)
-        return _demo(config)
-    except (ConfigError, CheckpointError, ValueError) as error:
-        return fail(one_line(str(error)))
-
-
-def _demo(config: ClusterConfig) -> int:
-    from cluster.launcher import Launcher, StartError
-    from cluster.signals import Interrupts
-
-    interrupts = Interrupts()
-    with Launcher(config) as launcher:
-        try:
-            status = launcher.up(interrupts)
-        except StartError as error:
-            return fail(str(error))
-        if status is None:
-            return 0
-        print(ready_line(config, status), flush=True)
-        asyncio.run(_show(f"{config.front.host}:{status['grpc_port']}"))
-        launcher.drain()
-    return 0
+    return run_cluster(args, lambda config, status, _: asyncio.run(_show(f"{config.front.host}:{status['grpc_port']}")))
 
 
 async def _show(target: str) -> None:

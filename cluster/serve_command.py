@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from experts.checkpoint_error import CheckpointError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
+
+    from cluster.signals import Interrupts
 
 # Flag name to (section, key) of the configuration.
 FLAGS: dict[str, tuple[str, str]] = {
@@ -67,12 +70,45 @@ def config_of(args: argparse.Namespace) -> ClusterConfig:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    return run_cluster(args, _until_signalled)
+
+
+def run_cluster(
+    args: argparse.Namespace, while_up: Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]
+) -> int:
+    """Start the cluster that `args` describe, call `while_up` with the Front's status, drain, take all down.
+
+    Returns the exit code: what is wrong with the arguments, the checkpoint or the start is one line on stderr.
+    """
     try:
         config = config_of(args)
         check_model(config)
-        return _serve(config)
     except (ConfigError, CheckpointError, ValueError) as error:
         return fail(one_line(str(error)))
+    return _run_checked(config, while_up)
+
+
+def _run_checked(config: ClusterConfig, while_up: Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]) -> int:
+    from cluster.launcher import Launcher, StartError
+    from cluster.signals import Interrupts
+
+    interrupts = Interrupts()
+    with Launcher(config) as launcher:
+        try:
+            status = launcher.up(interrupts)
+        except StartError as error:
+            return fail(str(error))
+        if status is not None:
+            print(ready_line(config, status), flush=True)
+            while_up(config, status, interrupts)
+            launcher.drain()
+    return 0
+
+
+def _until_signalled(_: ClusterConfig, __: dict[str, Any], interrupts: "Interrupts") -> None:
+    while not interrupts.wait(1.0):
+        pass
+    print("draining: no new requests, streams in flight end", file=sys.stderr, flush=True)
 
 
 def check_model(config: ClusterConfig) -> None:
@@ -96,22 +132,3 @@ def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:
     front = config.front
     metrics = f"http://{front.metrics_host}:{status['metrics_port']}/metrics"
     return f"ready grpc={front.host}:{status['grpc_port']} metrics={metrics}"
-
-
-def _serve(config: ClusterConfig) -> int:
-    from cluster.launcher import Launcher, StartError
-    from cluster.signals import Interrupts
-
-    interrupts = Interrupts()
-    with Launcher(config) as launcher:
-        try:
-            status = launcher.up(interrupts)
-        except StartError as error:
-            return fail(str(error))
-        if status is not None:
-            print(ready_line(config, status), flush=True)
-            while not interrupts.wait(1.0):
-                pass
-            print("draining: no new requests, streams in flight end", file=sys.stderr, flush=True)
-            launcher.drain()
-    return 0

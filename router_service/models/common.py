@@ -1,7 +1,7 @@
 """What the Llama-shaped families share: their configuration keys and the names of their tensors outside the experts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
 
 from experts.checkpoint_error import CheckpointError
 from router_service.models.spec import ConfigReader, ModelSpec, ParamSource, Shape
@@ -9,29 +9,35 @@ from router_service.models.spec import ConfigReader, ModelSpec, ParamSource, Sha
 Parts = Iterable[tuple[str, Shape]]
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """Heads as config.json gives them."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-
-def read_attention(config: ConfigReader, where: str, hidden: int) -> AttentionShape:
-    """Read the head counts and the head size.
+def read_backbone(config: ConfigReader, where: str, rope_theta: float, norm_eps: float) -> dict[str, Any]:
+    """Read the fields of `ModelSpec` that all these families call the same; the last two arguments are defaults.
 
     Raises:
-        CheckpointError: key-value heads that do not divide the heads, or an odd head size, which rope cannot turn.
+        CheckpointError: key-value heads that do not divide the heads, an odd head size, which rope cannot turn, another
+            activation than SiLU, or a value that is missing.
     """
-    heads = config.positive("num_attention_heads")
+    config.must_be("hidden_act", ["silu"])
+    hidden, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     kv_heads = config.positive("num_key_value_heads", default=heads)
     head_dim = config.positive("head_dim", default=hidden // heads)
     if heads % kv_heads:
         raise CheckpointError(f"{where}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}")
     if head_dim % 2:
         raise CheckpointError(f"{where}: head_dim is {head_dim}, rope needs an even number")
-    return AttentionShape(heads, kv_heads, head_dim)
+    return {
+        "vocabulary": config.positive("vocab_size"),
+        "hidden": hidden,
+        "layers": config.positive("num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "context": config.positive("max_position_embeddings"),
+        "rope_theta": config.rope_theta(rope_theta),
+        "norm_eps": float(config.get("rms_norm_eps", default=norm_eps)),
+        "tied_embeddings": bool(config.get("tie_word_embeddings", default=False)),
+        "eos_token_ids": config.eos(),
+        "dtype": config.dtype(),
+    }
 
 
 def stacked(parts: Parts) -> ParamSource:

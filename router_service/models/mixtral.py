@@ -1,7 +1,7 @@
 """Mixtral (Jiang et al. 2024, arXiv 2401.04088): every layer sparse, softmax over experts, K weights that sum to 1."""
 
 from experts.manifest import ExpertManifest, ExpertTensors
-from router_service.models.common import backbone_params, read_attention, stacked
+from router_service.models.common import backbone_params, read_backbone, stacked
 from router_service.models.spec import ConfigReader, Gate, ModelSpec, TensorMap
 
 ARCHITECTURE = "MixtralForCausalLM"
@@ -10,31 +10,17 @@ MODEL_TYPE = "mixtral"
 
 def read_spec(config: ConfigReader, where: str) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    config.must_be("hidden_act", ["silu"])
-    hidden = config.positive("hidden_size")
-    attention = read_attention(config, where, hidden)
-    layers = config.positive("num_hidden_layers")
+    shared = read_backbone(config, where, rope_theta=1e6, norm_eps=1e-5)
     return ModelSpec(
         family=MODEL_TYPE,
-        vocabulary=config.positive("vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=attention.heads,
-        kv_heads=attention.kv_heads,
-        head_dim=attention.head_dim,
-        context=config.positive("max_position_embeddings"),
-        rope_theta=config.rope_theta(1e6),
-        norm_eps=float(config.get("rms_norm_eps", default=1e-5)),
-        moe_layers=tuple(range(layers)),
+        moe_layers=tuple(range(shared["layers"])),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         gate=Gate(config.positive("num_local_experts", "num_experts"), config.positive("num_experts_per_tok"), True),
-        tied_embeddings=bool(config.get("tie_word_embeddings", default=False)),
         attention_bias=False,
         qk_norm=False,
         sliding_window=config.get("sliding_window"),
-        eos_token_ids=config.eos(),
-        dtype=config.dtype(),
+        **shared,
     )
 
 

@@ -1,7 +1,7 @@
 """Qwen3-MoE (Qwen team 2025, arXiv 2505.09388): normalized queries and keys, some layers may be dense."""
 
 from experts.manifest import ExpertManifest, ExpertTensors
-from router_service.models.common import backbone_params, dense_params, read_attention, stacked
+from router_service.models.common import backbone_params, dense_params, read_backbone, stacked
 from router_service.models.spec import ConfigReader, Gate, ModelSpec, TensorMap
 
 ARCHITECTURE = "Qwen3MoeForCausalLM"
@@ -10,36 +10,22 @@ MODEL_TYPE = "qwen3_moe"
 
 def read_spec(config: ConfigReader, where: str) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    config.must_be("hidden_act", ["silu"])
-    hidden = config.positive("hidden_size")
-    attention = read_attention(config, where, hidden)
-    layers = config.positive("num_hidden_layers")
-    sparse = _moe_layers(config, layers)
+    shared = read_backbone(config, where, rope_theta=1e4, norm_eps=1e-6)
+    sparse = _moe_layers(config, shared["layers"])
     return ModelSpec(
         family=MODEL_TYPE,
-        vocabulary=config.positive("vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=attention.heads,
-        kv_heads=attention.kv_heads,
-        head_dim=attention.head_dim,
-        context=config.positive("max_position_embeddings"),
-        rope_theta=config.rope_theta(1e4),
-        norm_eps=float(config.get("rms_norm_eps", default=1e-6)),
         moe_layers=sparse,
         expert_ffn=config.positive("moe_intermediate_size"),
-        dense_ffn=config.positive("intermediate_size") if len(sparse) < layers else 0,
+        dense_ffn=config.positive("intermediate_size") if len(sparse) < shared["layers"] else 0,
         gate=Gate(
             experts=config.positive("num_experts", "num_local_experts"),
             top_k=config.positive("num_experts_per_tok"),
             normalize=bool(config.get("norm_topk_prob", default=False)),
         ),
-        tied_embeddings=bool(config.get("tie_word_embeddings", default=False)),
         attention_bias=bool(config.get("attention_bias", default=False)),
         qk_norm=True,
         sliding_window=config.get("sliding_window") if config.get("use_sliding_window") else None,
-        eos_token_ids=config.eos(),
-        dtype=config.dtype(),
+        **shared,
     )
 
 
