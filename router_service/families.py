@@ -42,6 +42,7 @@ class Gauges:
     parameters_total: int
     parameters_active: int
     router_load_seconds: float
+    clock_errors: tuple[float, ...]
 
 
 class FamilyBuilder:
@@ -73,7 +74,7 @@ def router_families(
     """All series that carry this router's label."""
     builder = FamilyBuilder(labels)
     _requests(builder, stats, gauges)
-    _all_to_all(builder, stats, window)
+    _all_to_all(builder, stats, window, gauges.clock_errors)
     _balance(builder, stats, window, config)
     _memory(builder, gauges)
     return builder.families
@@ -90,7 +91,7 @@ def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals) -> None:
+def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock_errors: tuple[float, ...]) -> None:
     shards = range(len(stats.placement.shards))
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
@@ -99,7 +100,7 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals) -> No
     ]
     builder.histogram("alltoall_phase_seconds", "One MoE layer's call to one shard, by phase", phases)
     builder.add(
-        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", _by_shard([0] * len(shards))
+        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", _by_shard(clock_errors)
     )
     wire = [
         ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))

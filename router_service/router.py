@@ -240,4 +240,7 @@ class Router:
             parameters_total=sizes.parameters_total,
             parameters_active=sizes.parameters_active,
             router_load_seconds=sizes.load_seconds,
+            clock_errors=tuple(
+                self.engine.pool.transport.clock_error_s(shard) for shard in range(len(self.connector.links))
+            ),
         )

@@ -43,6 +43,10 @@ class Transport(Protocol):
         """Whether the shard can be asked now."""
         ...
 
+    def clock_error_s(self, shard: int) -> float:
+        """Bound in seconds on the error of the shard's stamps: 0 where both sides read one clock."""
+        ...
+
     def send(self, shard: int, call: ExpertCall) -> Sent:
         """Send a question.
 

@@ -53,6 +53,11 @@ class Channel:
         """The descriptor, for poll."""
         return self._sock.fileno()
 
+    @property
+    def same_host(self) -> bool:
+        """Whether the peer reads the same monotonic clock as we do."""
+        return self._sock.family == socket.AF_UNIX
+
     def set_timeouts(self, seconds: float) -> None:
         """Bound each read and write in the kernel; past it a `TimeoutError` is raised. Costs no extra system call."""
         self._sock.settimeout(None)

@@ -21,6 +21,10 @@ class LocalTransport:
         """Whether the shard lives here."""
         return shard in self._shards
 
+    def clock_error_s(self, shard: int) -> float:  # noqa: ARG002 (one process, one clock)
+        """See `Transport.clock_error_s`."""
+        return 0.0
+
     def send(self, shard: int, call: ExpertCall) -> Sent:
         """Keep the question; see `Transport.send`."""
         if shard not in self._shards:

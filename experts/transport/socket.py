@@ -3,8 +3,10 @@
 import select
 import threading
 import time
+from dataclasses import replace
 
 from experts.call import ExpertCall, pack_call, unpack_partial
+from experts.clock import ShardClock
 from experts.transport.base import Answer, Sent, ShardUnavailable
 from experts.transport.channel import Channel
 from experts.transport.frame import FrameError, Kind
@@ -19,6 +21,7 @@ class SocketTransport:
     def __init__(self) -> None:
         self._channels: dict[int, Channel] = {}
         self._offered: dict[int, Channel] = {}
+        self._clocks: dict[int, tuple[int, ShardClock]] = {}
         self._lock = threading.Lock()
         self._sequence = 0
 
@@ -37,6 +40,11 @@ class SocketTransport:
     def available(self, shard: int) -> bool:
         """Whether there is a connection."""
         return shard in self._offered or shard in self._channels
+
+    def clock_error_s(self, shard: int) -> float:
+        """See `Transport.clock_error_s`."""
+        known = self._clocks.get(shard)
+        return known[1].error_ns / 1e9 if known else 0.0
 
     def send(self, shard: int, call: ExpertCall) -> Sent:
         """See `Transport.send`."""
@@ -102,7 +110,17 @@ class SocketTransport:
         partial = unpack_partial(payload)
         if len(partial.y_RD) != question.rows:
             raise FrameError("length", f"an answer of {len(partial.y_RD)} rows to a question of {question.rows}")
+        if not channel.same_host:
+            clock = self._clock(question.shard, channel.incarnation)
+            partial = replace(partial, stamps=clock.corrected(question.sent_ns, partial.stamps, now))
         return Answer(question.shard, partial, now, channel.received_bytes - before)
+
+    def _clock(self, shard: int, incarnation: int) -> ShardClock:
+        """The clock of this life of the shard: its next one may be on another host."""
+        known = self._clocks.get(shard)
+        if known is None or known[0] != incarnation:
+            known = self._clocks[shard] = (incarnation, ShardClock())
+        return known[1]
 
     def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:
         self._channels.pop(shard, None)

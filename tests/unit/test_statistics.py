@@ -26,7 +26,7 @@ from router_service.statistics import Statistics, Window
 from tests.mesh import Mesh, greedy, until
 from tests.tiny import Tiny
 
-GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 1000, 100, 1.5)
+GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 1000, 100, 1.5, (0.0, 0.0, 0.0))
 DEFAULTS = MetricsConfig()
 DELAY_S = 0.05
 # What a busy machine may add to the median of a measured time.

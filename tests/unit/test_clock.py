@@ -1,0 +1,73 @@
+"""Stamps of another host's clock, brought onto ours."""
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+import experts.server
+from experts.call import Stamps
+from experts.clock import HALF_MINUTE_NS, ShardClock
+from tests.mesh import Mesh, greedy
+from tests.tiny import Tiny
+
+AHEAD = 7_000_000_000_000
+
+
+def exchange(clock: ShardClock, begun: int, out: int, back: int, ahead: int = AHEAD) -> tuple[int, int]:
+    """One exchange with 1000 ns of work; return the dispatch and combine times after correction."""
+    received = begun + out + ahead
+    sent = received + 1000
+    done = sent - ahead + back
+    stamps = clock.corrected(begun, Stamps(received, received, sent), done)
+    return stamps.received - begun, done - stamps.sent
+
+
+def test_equal_ways_are_found_exactly() -> None:
+    clock = ShardClock()
+    assert exchange(clock, 10**12, 400, 400) == (400, 400)
+    assert clock.error_ns == 400
+
+
+def test_the_fastest_exchange_corrects_a_slow_one() -> None:
+    clock = ShardClock()
+    exchange(clock, 10**12, 200, 200)
+    assert exchange(clock, 10**12 + 10_000, 5200, 200) == (5200, 200)
+
+
+def test_the_error_is_within_its_bound() -> None:
+    clock = ShardClock()
+    dispatch, combine = exchange(clock, 10**12, 700, 100)
+    assert dispatch + combine == 800
+    assert abs(dispatch - 700) <= clock.error_ns == 400
+
+
+def test_what_is_older_than_a_minute_is_forgotten() -> None:
+    clock = ShardClock()
+    exchange(clock, 10**12, 10, 10)
+    for step in range(1, 4):
+        last = exchange(clock, 10**12 + step * (HALF_MINUTE_NS + 10_000), 300, 300, AHEAD + 5_000)
+    assert last == (300, 300)
+    assert clock.error_ns == 300
+
+
+@pytest.mark.parametrize("ahead", [-AHEAD, AHEAD])
+def test_phases_of_a_shard_on_another_clock(
+    tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    shifted = SimpleNamespace(
+        monotonic_ns=lambda: time.monotonic_ns() + ahead, monotonic=time.monotonic, sleep=time.sleep
+    )
+    monkeypatch.setattr(experts.server, "time", shifted)
+    checkpoint = tiny("mixtral")
+    with Mesh(checkpoint.plan, shards=2, way="tcp") as mesh:
+        mesh.generate([[1, 2, 3]], greedy(8))
+        calls = [call for record in mesh.records for trip in record.trace.trips for call in trip.calls]
+        error = mesh.engine.pool.transport.clock_error_s(0)
+    assert calls
+    for call in calls:
+        # A call lasts a few milliseconds at most here, the clocks are almost two hours apart.
+        assert all(abs(nanoseconds) < 5e9 for nanoseconds in call.phases_ns)
+        assert sum(call.phases_ns) > 0
+    assert 0 < error < 1
