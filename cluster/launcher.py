@@ -119,8 +119,8 @@ class Launcher:
 
     def _states(self) -> str:
         state = serve.status().applications[self._config.cluster.application]
-        parts = [f"{name} {one.status.value}: {one.message}" for name, one in state.deployments.items() if one.message]
-        return " ".join(" | ".join([state.message, *parts]).split())
+        parts = [f"{name} {one.status.value}: {_brief(one.message)}" for name, one in state.deployments.items()]
+        return " | ".join([_brief(state.message), *parts])
 
     def _show(self, announcements: list[Announcement]) -> None:
         """One line when a process begins to load, one a quarter of the way, one when it is ready."""
@@ -131,3 +131,9 @@ class Launcher:
                 self._lines[one.role, one.index] = state
                 name = f"{one.role} {one.index}" if one.role == "shard" else one.role
                 print(f"{name}: {state} of {size(one.total_bytes)} (pid {one.pid})", file=self._progress, flush=True)
+
+
+def _brief(message: str) -> str:
+    """What a message says first, and the last line of the traceback that may follow: Serve's go on for a page."""
+    lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([*lines[:1], *lines[-1:]])) or "nothing said"

@@ -1,6 +1,7 @@
 """`expertmesh serve`: start a cluster and serve until a signal."""
 
 import argparse
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,7 @@ def run_cluster(
     try:
         config = config_of(args)
         check_model(config)
+        check_ports(config)
     except (ConfigError, CheckpointError, ValueError) as error:
         return fail(one_line(str(error)))
     return _run_checked(config, while_up)
@@ -125,6 +127,23 @@ def check_model(config: ClusterConfig) -> None:
     model = open_model(config.model)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
     load_text_model(model.plan.checkpoint.path)
+
+
+def check_ports(config: ClusterConfig) -> None:
+    """Find out whether the ports that were asked for are free here, where the Front will run.
+
+    Raises:
+        ConfigError: one is taken, or the address is not this machine's.
+    """
+    front = config.front
+    for key, host, port in (
+        ("grpc_port", front.host, front.grpc_port),
+        ("metrics_port", front.metrics_host, front.metrics_port),
+    ):
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as error:
+            raise ConfigError(f"front.{key}: cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:
