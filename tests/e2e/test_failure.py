@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -103,3 +104,17 @@ async def test_two_servers_side_by_side(tmp_path: Path) -> None:
             async with Client(server.target) as client:
                 answer = await collect(client, tokens=[3, 1, 4], max_tokens=16, temperature=0.0)
                 assert tokens_of(answer) == greedy(oracles[name], [3, 1, 4], 16)
+
+
+async def test_streams_go_on_when_their_router_is_killed(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "mixtral")
+    prompts = random_prompts(8, seed=5)
+    with serving(str(tmp_path), "--shards", "1", log=tmp_path / "log") as server:
+        async with Client(server.target) as client:
+            calm = await asyncio.gather(*(_outcome(client, prompt) for prompt in prompts))
+            victim = int(re.findall(r"router: ready .*\(pid (\d+)\)", server.log.read_text())[-1])
+            started = asyncio.Event()
+            calls = [asyncio.create_task(_outcome(client, prompt, started)) for prompt in prompts]
+            await asyncio.wait_for(started.wait(), 30)
+            os.kill(victim, signal.SIGKILL)
+            assert await asyncio.wait_for(asyncio.gather(*calls), 90) == calm
