@@ -37,7 +37,7 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
         CheckpointError: the checkpoint cannot be served.
         ValueError: more shards than experts.
     """
-    model = open_model(config.model)
+    model = open_model(config.model, config.weights)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
     data, secret = config.to_dict(), _secret()
     gpus = config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0

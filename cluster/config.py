@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import msgspec
 import yaml
 
-from experts.config import ExpertsConfig
+from experts.config import ExpertsConfig, WeightsConfig
 from router_service.config import EngineConfig
 from router_service.families import MetricsConfig
 from router_service.front.config import FrontConfig
@@ -88,6 +88,7 @@ class ClusterConfig:
     """Everything: the sections of the YAML file."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     router: EngineConfig = field(default_factory=EngineConfig)
     front: FrontConfig = field(default_factory=FrontConfig)

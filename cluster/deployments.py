@@ -59,7 +59,7 @@ class ShardReplica:
     def __init__(self, data: dict[str, Any], index: int, secret: bytes) -> None:
         config = config_from(data)
         do_not_preempt()
-        model = open_model(config.model)
+        model = open_model(config.model, config.weights)
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
         self._announced = Announced("shard", index, config, model.shard_bytes(len(held)))
         self._stuck_s = config.cluster.stuck_seconds
@@ -71,6 +71,7 @@ class ShardReplica:
             model.dtype,
             model.device,
             select.ops(config.experts.backend, model.device),
+            model.keep_packed,
             self._announced.progress,
         )
         place = (data_host(config), node_id(), replica_id())
@@ -96,13 +97,12 @@ class RouterReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes) -> None:
         config = config_from(data)
-        model = open_model(config.model)
+        model = open_model(config.model, config.weights)
         self._announced = Announced("router", 0, config, model.router_bytes)
         self._stuck_s = config.cluster.stuck_seconds
         begun, transport = time.monotonic(), SocketTransport()
-        engine = build_engine(
-            model.plan, transport, config.experts, config.router, model.dtype, model.device, self._announced.progress
-        )
+        source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
+        engine = build_engine(*source, model.keep_packed, self._announced.progress)
         identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), secret)
         sizes = _sizes(model, time.monotonic() - begun)
         self._router = Router(engine, transport, self._shards, identity, sizes, config.experts, config.metrics)
@@ -137,7 +137,7 @@ class FrontReplica:
     def __init__(self, data: dict[str, Any], secret: bytes, *_: Any) -> None:
         set_logging()
         config = config_from(data)
-        model = open_model(config.model)
+        model = open_model(config.model, config.weights)
         text = load_text_model(model.plan.checkpoint.path)
         self._directory = find_directory(config.cluster.application)
         self._announcements: list[Announcement] = []

@@ -7,8 +7,10 @@ import torch
 from cluster.config import ModelConfig
 from experts.checkpoint import Checkpoint
 from experts.checkpoint_error import CheckpointError
+from experts.config import WeightsConfig
 from router_service.front.model_card import ModelCard
 from router_service.models.registry import ModelPlan, plan_model
+from router_service.models.weights import resident_bytes
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -21,22 +23,22 @@ class ServedModel:
     name: str
     dtype: torch.dtype
     device: torch.device
+    keep_packed: bool
 
     @property
     def router_bytes(self) -> int:
         """Bytes of the router's weights."""
-        sources = self.plan.tensors.router.values()
-        return sum(torch.Size(source.shape).numel() for source in sources) * self.dtype.itemsize
+        return resident_bytes(self.plan.tensors.router, self.dtype, self.keep_packed)
 
     def shard_bytes(self, experts: int) -> int:
         """Bytes of a shard that holds `experts` experts of each layer."""
         manifest = self.plan.tensors.experts
-        return len(manifest.layers()) * experts * manifest.elements_per_expert * self.dtype.itemsize
+        return len(manifest.layers) * experts * manifest.bytes_per_expert(self.dtype, self.keep_packed)
 
     def card(self) -> ModelCard:
         """The facts that clients see. Active counts all of the router and top_k experts a layer."""
         spec, manifest = self.plan.spec, self.plan.tensors.experts
-        router = self.router_bytes // self.dtype.itemsize
+        router = self.plan.tensors.router_elements
         expert, sparse = manifest.elements_per_expert, len(spec.moe_layers)
         return ModelCard(
             name=self.name,
@@ -53,17 +55,18 @@ class ServedModel:
         )
 
 
-def open_model(config: ModelConfig) -> ServedModel:
-    """Read and check the checkpoint's headers.
+def open_model(config: ModelConfig, weights: WeightsConfig, verify: bool = False) -> ServedModel:
+    """Read the checkpoint's configuration and index, and with `verify` the headers of all its files.
 
     Raises:
         CheckpointError: see `plan_model`; also a dtype that is not one of the three, or a device that is not there.
     """
-    plan = plan_model(Checkpoint(config.path))
+    plan = plan_model(Checkpoint(config.path), verify)
     dtype = plan.spec.dtype if config.dtype == "auto" else config.dtype
     if dtype not in DTYPES:
         raise CheckpointError(f"{config.path / 'config.json'}: dtype is {dtype!r}, supported: {', '.join(DTYPES)}")
-    return ServedModel(plan, config.served_name, DTYPES[dtype], _device(config.device))
+    device = _device(config.device)
+    return ServedModel(plan, config.served_name, DTYPES[dtype], device, weights.keep_packed)
 
 
 def _device(name: str) -> torch.device:

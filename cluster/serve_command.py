@@ -124,7 +124,7 @@ def check_model(config: ClusterConfig) -> None:
     from experts.placement import even_placement
     from router_service.front.text_model import load_text_model
 
-    model = open_model(config.model)
+    model = open_model(config.model, config.weights, verify=True)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
     load_text_model(model.plan.checkpoint.path)
 

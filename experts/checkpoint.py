@@ -1,7 +1,11 @@
-"""A Hugging Face checkpoint directory: its configuration and where each tensor lies. Opening reads headers only."""
+"""A Hugging Face checkpoint directory: its configuration and where each tensor lies.
+
+Opening reads config.json and the index. A file's header is read when a tensor of it is first asked for, so that a shard
+opens only the files that hold its experts.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from experts.checkpoint_error import CheckpointError
-from experts.safetensors_file import DTYPES, MappedFile, TensorEntry, read_header
+from experts.safetensors_file import MappedFile, TensorEntry, read_header, unique_keys
+from experts.source import Stored
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -18,20 +23,21 @@ SINGLE = "model.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One tensor to be read: the tensor called `name` goes into `out`, whose shape it must have."""
+    """One tensor to be read, or its entry `index`, into `out`: a view in the order of the stored elements."""
 
     name: str
     out: Tensor
+    index: int | None = None
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object in which no key stands twice.
 
     Raises:
         CheckpointError: no such file, not JSON, or not an object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -42,83 +48,127 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """The directory `path`: `config` (config.json) and `entries` (tensor name to place)."""
+    """The directory `path`: `config` (config.json), the `names` of its tensors, and where each lies."""
 
     def __init__(self, path: Path) -> None:
         """Open a checkpoint.
 
         Raises:
-            CheckpointError: no directory, no config.json, no weights, or a file that is not what it should be.
+            CheckpointError: no directory, no config.json, no weights, or an index that names a file that is not there.
         """
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such checkpoint directory")
         self.path = path
         self.config = read_json(path / "config.json")
-        self.entries = _read_entries(path)
+        self._headers: dict[Path, dict[str, TensorEntry]] = {}
+        self._file_of = self._places()
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignorable: Callable[[str], bool]) -> None:
-        """Compare the tensors with what the model family expects, by name, shape and dtype.
+    @property
+    def names(self) -> KeysView[str]:
+        """The tensors that the index lists, or that the only file holds."""
+        return self._file_of.keys()
+
+    @property
+    def strays(self) -> list[str]:
+        """Weights files of the directory that the index does not name, and that are not read."""
+        used = {file.name for file in self._file_of.values()}
+        return sorted(file.name for file in self.path.glob("*.safetensors") if used and file.name not in used)
+
+    def entry(self, name: str) -> TensorEntry:
+        """Where a tensor of `names` lies.
+
+        Raises:
+            CheckpointError: its file is not a safetensors file, or holds no such tensor.
+        """
+        file = self._file_of[name]
+        found = self._header(file).get(name)
+        if found is None:
+            raise CheckpointError(f"{file}: missing tensor {name}, which {INDEX} places there")
+        return found
+
+    def entries(self) -> Iterator[TensorEntry]:
+        """All tensors: those of the index, and those that a file of it holds besides and that no other file has."""
+        for name in self._file_of:
+            yield self.entry(name)
+        for file in dict.fromkeys(self._file_of.values()):
+            yield from (entry for name, entry in self._header(file).items() if name not in self._file_of)
+
+    def check(self, expected: Iterable[Stored], ignorable: Callable[[str], bool]) -> None:
+        """Compare the tensors with what the model family expects, by name, shape and dtype. Reads every header.
 
         `ignorable` tells of a tensor that is not expected whether it may be there all the same.
 
         Raises:
             CheckpointError: the first tensor that is missing, too many, of a wrong shape or dtype.
         """
-        for name, shape in expected.items():
-            self._check_one(name, shape)
-        for name, entry in self.entries.items():
-            if name not in expected and not ignorable(name):
-                raise CheckpointError(f"{entry.file}: unexpected tensor {name}: the model family has none of this name")
+        known = set()
+        for stored in expected:
+            self.check_one(stored)
+            known.add(stored.name)
+        for entry in self.entries():
+            if entry.name not in known and not ignorable(entry.name):
+                raise CheckpointError(
+                    f"{entry.file}: unexpected tensor {entry.name}: the model family has none of this name"
+                )
 
-    def _check_one(self, name: str, shape: tuple[int, ...]) -> None:
-        entry = self.entries.get(name)
-        if entry is None:
-            raise CheckpointError(f"{self.path}: missing tensor {name} (shape {list(shape)}): no weights file holds it")
-        if entry.shape != shape:
+    def check_one(self, stored: Stored) -> None:
+        """Compare one tensor with what is expected.
+
+        Raises:
+            CheckpointError: it is missing, or of a wrong shape or dtype.
+        """
+        name, shape = stored.name, list(stored.shape)
+        if name not in self._file_of:
+            raise CheckpointError(f"{self.path}: missing tensor {name} (shape {shape}): no weights file holds it")
+        entry = self.entry(name)
+        if entry.shape != stored.shape:
             raise CheckpointError(
-                f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json implies {list(shape)}"
+                f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json implies {shape}"
             )
-        if entry.dtype not in DTYPES:
+        if entry.dtype not in stored.dtypes:
             raise CheckpointError(
-                f"{entry.file}: tensor {name} has dtype {entry.dtype}, supported: {', '.join(DTYPES)}"
+                f"{entry.file}: tensor {name} has dtype {entry.dtype}, supported: {', '.join(stored.dtypes)}"
             )
 
     def load(self, copies: Iterable[Copy], progress: Callable[[int], None] = lambda _: None) -> None:
         """Carry out `copies` in the order of the files, `progress` called with the bytes of each."""
-        ordered = sorted(((self.entries[copy.name], copy.out) for copy in copies), key=_place)
+        ordered = sorted(((self.entry(copy.name), copy) for copy in copies), key=_place)
         for file, group in groupby(ordered, key=lambda pair: pair[0].file):
             with MappedFile(file) as mapped:
-                for entry, out in group:
-                    mapped.copy_into(entry, out)
-                    progress(out.nbytes)
+                for entry, copy in group:
+                    mapped.copy_into(entry, copy.out, copy.index)
+                    progress(copy.out.nbytes)
+
+    def _header(self, file: Path) -> dict[str, TensorEntry]:
+        if file not in self._headers:
+            self._headers[file] = read_header(file)
+        return self._headers[file]
+
+    def _places(self) -> dict[str, Path]:
+        if (self.path / INDEX).exists():
+            return self._indexed()
+        file = self.path / SINGLE
+        if not file.exists():
+            raise CheckpointError(f"{self.path}: neither {SINGLE} nor {INDEX}: no safetensors weights")
+        return dict.fromkeys(self._header(file), file)
+
+    def _indexed(self) -> dict[str, Path]:
+        weight_map = read_json(self.path / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{self.path / INDEX}: has no object 'weight_map' from tensors to file names")
+        files = {name: _inside(self.path, name) for name in sorted(set(weight_map.values()))}
+        for file in files.values():
+            if not file.is_file():
+                raise CheckpointError(f"{file}: no such file, but {INDEX} places tensors there")
+        return {tensor: files[name] for tensor, name in weight_map.items()}
 
 
-def _place(pair: tuple[TensorEntry, Tensor]) -> tuple[str, int]:
-    return str(pair[0].file), pair[0].begin
-
-
-def _read_entries(path: Path) -> dict[str, TensorEntry]:
-    if (path / INDEX).exists():
-        return _read_indexed(path)
-    if not (path / SINGLE).exists():
-        raise CheckpointError(f"{path}: neither {SINGLE} nor {INDEX}: no safetensors weights")
-    return read_header(path / SINGLE)
-
-
-def _read_indexed(path: Path) -> dict[str, TensorEntry]:
-    weight_map = read_json(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{path / INDEX}: has no object 'weight_map' from tensors to file names")
-    headers = {name: read_header(_inside(path, name)) for name in sorted(set(weight_map.values()))}
-    for tensor, name in weight_map.items():
-        if tensor not in headers[name]:
-            raise CheckpointError(f"{path / name}: missing tensor {tensor}, which {INDEX} places there")
-    found = {tensor: entry for header in headers.values() for tensor, entry in header.items()}
-    return found | {tensor: headers[name][tensor] for tensor, name in weight_map.items()}
+def _place(pair: tuple[TensorEntry, Copy]) -> tuple[str, int, int]:
+    return str(pair[0].file), pair[0].begin, pair[1].index or 0
 
 
 def _inside(path: Path, name: str) -> Path:
     file = path / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise CheckpointError(f"{path / INDEX}: the weights file {name!r} lies outside the checkpoint directory")
     return file

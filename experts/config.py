@@ -26,3 +26,25 @@ class ExpertsConfig:
             raise ValueError(f"experts.call_timeout_seconds is {self.call_timeout_seconds}, it must be positive")
         if self.backend not in ("auto", "reference", "cpu", "triton"):
             raise ValueError(f"experts.backend is {self.backend!r}, it must be auto, reference, cpu or triton")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsConfig:
+    """In what form weights stay in memory.
+
+    Args:
+        resident: for matrices that are stored in blocks with scales (FP8, MXFP4). packed keeps the published bytes and
+            decodes them when they are used, dequantized decodes them once, auto decodes where memory allows. Others are
+            kept in the model's dtype.
+    """
+
+    resident: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.resident not in ("auto", "packed", "dequantized"):
+            raise ValueError(f"weights.resident is {self.resident!r}, it must be auto, packed or dequantized")
+
+    @property
+    def keep_packed(self) -> bool:
+        """Whether such matrices stay as published; `auto` must have been resolved to one of the others before."""
+        return self.resident == "packed"

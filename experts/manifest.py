@@ -1,45 +1,62 @@
-"""Which checkpoint tensors make up each expert: data that the control plane makes and a shard loads by."""
+"""Which checkpoint tensors make up each routed expert: data that a family makes and a shard loads by."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-Shape = tuple[int, ...]
+import torch
+
+from experts.source import Stored, TensorSource
+from kernels.weights import ExpertForm
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertTensors:
-    """The checkpoint names of one expert's three matrices."""
+class ExpertSource:
+    """One expert: `gate_up` [2F, D] (gate rows first), `down` [D, F], and the biases [2F] and [D] of those that have them."""
 
-    gate: str
-    up: str
-    down: str
+    gate_up: TensorSource
+    down: TensorSource
+    gate_up_bias: TensorSource | None = None
+    down_bias: TensorSource | None = None
+
+    def tensors(self) -> tuple[TensorSource, ...]:
+        """All that the expert has."""
+        return tuple(t for t in (self.gate_up, self.down, self.gate_up_bias, self.down_bias) if t is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertManifest:
-    """All routed experts of a model: `tensors[layer, expert]`, each gate and up [ffn, hidden], down [hidden, ffn]."""
+    """All routed experts of a model, all of one shape: `experts` in each of `layers`, of `hidden` D and `ffn` F.
+
+    `source(layer, expert)` says where one lies: made when asked for, since a large model has 10^4 of them.
+    """
 
     hidden: int
     ffn: int
-    tensors: Mapping[tuple[int, int], ExpertTensors]
+    layers: tuple[int, ...]
+    experts: int
+    form: ExpertForm
+    source: Callable[[int, int], ExpertSource]
 
-    def shapes(self) -> dict[str, Shape]:
-        """Every expert tensor's expected shape by name."""
-        wide, tall = (self.ffn, self.hidden), (self.hidden, self.ffn)
-        shapes: dict[str, Shape] = {}
-        for expert in self.tensors.values():
-            shapes |= {expert.gate: wide, expert.up: wide, expert.down: tall}
-        return shapes
+    def stored(self) -> Iterator[Stored]:
+        """Every tensor that the checkpoint must hold; one that holds all experts of a layer comes once for each."""
+        for layer in self.layers:
+            for expert in range(self.experts):
+                for tensor in self.source(layer, expert).tensors():
+                    yield from tensor.stored()
 
     @property
     def elements_per_expert(self) -> int:
         """Parameters of one expert."""
-        return 3 * self.hidden * self.ffn
+        return sum(tensor.elements for tensor in self._one().tensors())
 
-    def layers(self) -> tuple[int, ...]:
-        """The layers that have experts, ascending."""
-        return tuple(sorted({layer for layer, _ in self.tensors}))
+    def bytes_per_expert(self, dtype: torch.dtype, packed: bool) -> int:
+        """Bytes in memory of one expert of one layer."""
+        return sum(tensor.resident_bytes(dtype, packed) for tensor in self._one().tensors())
 
-    def experts(self) -> int:
-        """Experts in each MoE layer."""
-        return 1 + max(expert for _, expert in self.tensors)
+    @property
+    def encoded(self) -> bool:
+        """Whether the experts' matrices are stored in blocks with scales."""
+        return self._one().gate_up.encoded
+
+    def _one(self) -> ExpertSource:
+        return self.source(self.layers[0], 0)

@@ -6,14 +6,19 @@ import torch
 from torch import Tensor
 
 from experts.checkpoint import Checkpoint, Copy
+from experts.source import Encoding, Part, TensorSource, as_stored
+from kernels.block_fp8 import BlockFp8
+from kernels.mxfp4 import Mxfp4
+from kernels.quantized import Matrix, Quantized, RowStack
 from kernels.select import Ops
 
 
 class Packer:
     """Reads in `dtype` on `device` and packs with `ops`, so that no two matrices are ever there in both forms.
 
-    The dense form of a packed matrix serves the next one of that shape. Made afresh for each, they would leave holes
-    between the packed ones, a third of the weights in all.
+    `keep_packed` leaves a matrix that is stored in blocks with scales as it was published. The dense form of a packed
+    matrix serves the next one of that shape. Made afresh for each, they would leave holes between the packed ones, a
+    third of the weights in all.
     """
 
     def __init__(
@@ -22,33 +27,69 @@ class Packer:
         ops: Ops,
         dtype: torch.dtype,
         device: torch.device,
+        keep_packed: bool,
         progress: Callable[[int], None],
     ) -> None:
         self._checkpoint = checkpoint
         self._ops = ops
         self._dtype = dtype
         self._device = device
+        self._keep_packed = keep_packed
         self._progress = progress
         self._spare: Tensor | None = None
 
-    def read(self, shape: tuple[int, ...], parts: Callable[[Tensor], list[Copy]]) -> Tensor:
-        """Read a tensor that `parts` says how to fill."""
-        return self._fill(self._empty(shape), parts)
+    def read(self, source: TensorSource) -> Tensor:
+        """Read a tensor to be used as it is."""
+        dtype = torch.float32 if source.float32 else self._dtype
+        return self._fill(torch.empty(source.shape, dtype=dtype, device=self._device), source)
 
-    def read_packed(self, shape: tuple[int, ...], parts: Callable[[Tensor], list[Copy]]) -> Tensor:
+    def read_matrix(self, source: TensorSource) -> Matrix:
         """As `read`, for a matrix that only `Ops.linear` or `Ops.expert_ffn` will see."""
-        if self._spare is None or self._spare.shape != shape:
+        if source.encoded and self._keep_packed:
+            return self._as_published(source)
+        if self._spare is None or self._spare.shape != source.shape:
             self._spare = None  # let go of it before the next one is there
-            self._spare = self._empty(shape)
-        dense_OI = self._fill(self._spare, parts)
+            self._spare = torch.empty(source.shape, dtype=self._dtype, device=self._device)
+        dense_OI = self._fill(self._spare, source)
         packed_OI = self._ops.pack(dense_OI)
         if packed_OI is dense_OI:
             self._spare = None
         return packed_OI
 
-    def _empty(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=self._dtype, device=self._device)
+    def _as_published(self, source: TensorSource) -> Quantized:
+        parts = tuple(self._encoded(part) for part in source.parts)
+        for part in parts:
+            self._progress(part.nbytes)
+        return parts[0] if len(parts) == 1 else RowStack(parts)
 
-    def _fill(self, out: Tensor, parts: Callable[[Tensor], list[Copy]]) -> Tensor:
-        self._checkpoint.load(parts(out), self._progress)
+    def _fill(self, out: Tensor, source: TensorSource) -> Tensor:
+        slices = out.split([part.shape[0] for part in source.parts]) if len(source.parts) > 1 else [out]
+        plain = []
+        for part, part_out in zip(source.parts, slices, strict=True):
+            if part.encoding is Encoding.PLAIN:
+                plain += self._copies(part, (part_out,))
+            else:
+                self._encoded(part).dense_into(part_out)
+        self._checkpoint.load(plain)
+        self._progress(out.nbytes)
         return out
+
+    def _encoded(self, part: Part) -> BlockFp8 | Mxfp4:
+        """Read a matrix in blocks with scales, as it is stored."""
+        made: BlockFp8 | Mxfp4
+        if part.encoding is Encoding.FP8:
+            made = BlockFp8.empty(part.shape, self._dtype, self._device, part.block)
+            targets = (made.values_OI, made.scales_BC)
+        else:
+            made = Mxfp4.empty(part.shape, self._dtype, self._device)
+            targets = (made.blocks_OGH, made.scales_OG)
+        self._checkpoint.load(self._copies(part, targets))
+        return made
+
+    def _copies(self, part: Part, targets: tuple[Tensor, ...]) -> list[Copy]:
+        """Where each stored tensor of a part goes. Checked here too: a process that loads has not looked at all files."""
+        copies = []
+        for stored, target in zip(part.stored(), targets, strict=True):
+            self._checkpoint.check_one(stored)
+            copies.append(Copy(stored.name, as_stored(target, part.layout), part.index))
+        return copies

@@ -30,6 +30,11 @@ class CallPhases:
         """Nanoseconds of expert computation."""
         return self.phases_ns[3]
 
+    @property
+    def combine_ns(self) -> int:
+        """Nanoseconds that the answer was under way."""
+        return self.phases_ns[4]
+
     @classmethod
     def of(cls, started_ns: int, sent: Sent, answer: Answer, reduce_ns: int, group: ShardGroup) -> "CallPhases":
         """Split a call at its stamps. Packing lasts until this shard's own sending begins."""
@@ -54,13 +59,17 @@ class CallPhases:
 
 @dataclass(frozen=True, slots=True)
 class LayerTrip:
-    """One layer's calls and the engine's time: `pack_ns` grouping, `exposed_ns` waiting, `reduce_ns` adding."""
+    """One layer's calls and the engine's time: `pack_ns` grouping, `exposed_ns` waiting, `reduce_ns` adding.
+
+    The engine began to wait at `waiting_ns` of its clock; before that it may have computed something of its own.
+    """
 
     layer: int
     calls: tuple[CallPhases, ...]
     pack_ns: int
     exposed_ns: int
     reduce_ns: int
+    waiting_ns: int
 
     @property
     def straggler_ns(self) -> float:
@@ -75,4 +84,6 @@ class LayerTrip:
         """The part of the wait that the last answer's computation explains; the rest of it is communication."""
         if not self.calls:
             return 0
-        return min(self.exposed_ns, max(self.calls, key=lambda call: call.received_ns).compute_ns)
+        last = max(self.calls, key=lambda call: call.received_ns)
+        computed_ns = last.received_ns - last.combine_ns
+        return max(0, min(self.exposed_ns, last.compute_ns, computed_ns - self.waiting_ns))

@@ -125,4 +125,4 @@ def _trip(handle: Dispatched, answers: dict[int, Answer], waiting_ns: int, reduc
         if question.shard in answers
     )
     pack_ns = handle.packed_ns - handle.started_ns
-    return LayerTrip(handle.layer, calls, pack_ns, reducing_ns - waiting_ns, done_ns - reducing_ns)
+    return LayerTrip(handle.layer, calls, pack_ns, reducing_ns - waiting_ns, done_ns - reducing_ns, waiting_ns)

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from experts.checkpoint_error import CheckpointError
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "U8": torch.uint8,
+}
 MAX_HEADER_BYTES = 100 << 20
 PIECE_BYTES = 1 << 20
 
@@ -45,7 +51,7 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = _header_length(file, stream.read(8), size)
-            header = json.loads(stream.read(length))
+            header = json.loads(stream.read(length), object_pairs_hook=unique_keys)
         return {name: _entry(file, name, info, 8 + length, size) for name, info in _tensors(header)}
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
@@ -53,6 +59,20 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: not a safetensors file: {error}") from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of which no key stands twice; of two tensors of one name chance would choose.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} stands there twice")
+    return made
 
 
 def _header_length(file: Path, prefix: bytes, size: int) -> int:
@@ -100,17 +120,21 @@ class MappedFile:
     def __exit__(self, *exc: object) -> None:
         self._map.close()
 
-    def copy_into(self, entry: TensorEntry, out: Tensor) -> None:
-        """Copy a tensor into `out` (same shape, contiguous, any of the three dtypes, any device), piece by piece."""
-        dtype = DTYPES[entry.dtype]
-        flat, item = out.view(-1), dtype.itemsize
-        step = PIECE_BYTES // item
-        for start in range(0, flat.numel(), step):
-            count = min(step, flat.numel() - start)
-            piece = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.begin + start * item)
-            flat[start : start + count].copy_(piece)
-            del piece
-            self._release(entry.begin + start * item, count * item)
+    def copy_into(self, entry: TensorEntry, out: Tensor, index: int | None = None) -> None:
+        """Copy a tensor, or its entry `index` along the first dimension, into `out`, piece by piece.
+
+        `out` may be of any strides, dtype and device; its elements, row by row, are the stored ones in their order.
+        """
+        dtype, rows = DTYPES[entry.dtype], out if out.ndim else out.view(1)
+        begin = entry.begin + (index or 0) * out.numel() * dtype.itemsize
+        row_bytes = rows[0].numel() * dtype.itemsize if rows.numel() else 1
+        for part in rows.split(max(1, PIECE_BYTES // row_bytes)):
+            if part.numel():
+                piece = torch.frombuffer(self._map, dtype=dtype, count=part.numel(), offset=begin)
+                part.copy_(piece.view(part.shape))
+                del piece
+                self._release(begin, part.numel() * dtype.itemsize)
+                begin += part.numel() * dtype.itemsize
 
     def _release(self, begin: int, length: int) -> None:
         first = begin - begin % mmap.PAGESIZE

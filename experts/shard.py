@@ -5,16 +5,16 @@ E experts held here, D hidden, F expert FFN size, R rows of a question.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from experts.call import ExpertCall
-from experts.checkpoint import Checkpoint, Copy
-from experts.manifest import ExpertManifest, ExpertTensors
+from experts.checkpoint import Checkpoint
+from experts.manifest import ExpertManifest
 from experts.packer import Packer
+from experts.source import TensorSource
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
 
@@ -86,28 +86,28 @@ def load_shard(
     dtype: torch.dtype,
     device: torch.device,
     ops: Ops,
+    keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ExpertShard:
     """Read the experts of one shard, and no other bytes of the checkpoint.
 
     Args:
-        progress: called with the bytes of each tensor read, in the dtype kept.
+        keep_packed: leave matrices that are stored in blocks with scales as they are.
+        progress: called with the bytes of each tensor read, in the form kept.
     """
-    begun, packer, layers = time.monotonic(), Packer(checkpoint, ops, dtype, device, progress), {}
-    wide, tall = (2 * manifest.ffn, manifest.hidden), (manifest.hidden, manifest.ffn)
-    for layer in manifest.layers():
-        held = [manifest.tensors[layer, expert] for expert in experts]
-        gate_up = tuple(packer.read_packed(wide, partial(_gate_up, names)) for names in held)
-        down = tuple(packer.read_packed(tall, partial(_down, names)) for names in held)
-        layers[layer] = ops.prepare_weights(gate_up, down)
-    weights_bytes = len(layers) * len(experts) * manifest.elements_per_expert * dtype.itemsize
+    begun, layers = time.monotonic(), {}
+    packer = Packer(checkpoint, ops, dtype, device, keep_packed, progress)
+    for layer in manifest.layers:
+        held = [manifest.source(layer, expert) for expert in experts]
+        gate_up = tuple(packer.read_matrix(one.gate_up) for one in held)
+        down = tuple(packer.read_matrix(one.down) for one in held)
+        biases = (_biases(packer, [one.gate_up_bias for one in held]), _biases(packer, [one.down_bias for one in held]))
+        layers[layer] = ops.prepare_weights(gate_up, down, manifest.form, *biases)
+    weights_bytes = len(layers) * len(experts) * manifest.bytes_per_expert(dtype, keep_packed)
     return ExpertShard(index, experts, layers, ops, device, weights_bytes, time.monotonic() - begun)
 
 
-def _gate_up(names: ExpertTensors, out_2FD: Tensor) -> list[Copy]:
-    gate_FD, up_FD = out_2FD.chunk(2)
-    return [Copy(names.gate, gate_FD), Copy(names.up, up_FD)]
-
-
-def _down(names: ExpertTensors, out_DF: Tensor) -> list[Copy]:
-    return [Copy(names.down, out_DF)]
+def _biases(packer: Packer, sources: list[TensorSource | None]) -> Tensor | None:
+    """The experts' biases under one another; None where the family has none."""
+    there = [packer.read(source) for source in sources if source is not None]
+    return torch.stack(there) if there else None

@@ -36,12 +36,14 @@ def build_engine(
     config: EngineConfig,
     dtype: torch.dtype,
     device: torch.device,
+    keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Engine:
     """Load the router's weights, reserve the KV cache, and join both with the experts behind `transport`."""
     spec = plan.spec
     ops = select.ops(experts.backend, device)
-    weights = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, ops, progress)
+    source = (plan.checkpoint, plan.tensors.router, dtype, device, ops)
+    weights = load_router_weights(*source, keep_packed, progress)
     blocks = kv_blocks(spec, config, dtype, device)
     backbone = Backbone(spec, weights, KVCache.empty(spec, blocks * config.block_size, dtype, device), ops)
     return Engine(
@@ -59,15 +61,17 @@ def build_engine(
 def _threads(backbone: Backbone, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> ComputeThreads:
     h_TD = torch.zeros((SAMPLE_ROWS, backbone.spec.hidden), dtype=dtype, device=device)
     most = config.threads or len(os.sched_getaffinity(0))
-    return measured_threads(lambda: backbone.queries(0, h_TD), most if device.type == "cpu" else 1)
+    return measured_threads(lambda: backbone.first_product(h_TD), most if device.type == "cpu" else 1)
 
 
-def local_shards(plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device) -> LocalTransport:
+def local_shards(
+    plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device, keep_packed: bool = False
+) -> LocalTransport:
     """Load all shards into this process."""
     placement, ops = even_placement(plan.spec.gate.experts, experts.shards), select.ops(experts.backend, device)
     manifest = plan.tensors.experts
     shards = {
-        index: load_shard(index, held, plan.checkpoint, manifest, dtype, device, ops)
+        index: load_shard(index, held, plan.checkpoint, manifest, dtype, device, ops, keep_packed)
         for index, held in enumerate(placement.shards)
     }
     return LocalTransport(shards)

@@ -66,10 +66,10 @@ def forward(backbone: Backbone, pool: ExpertPool, ops: Ops, batch: StepBatch, tr
     """
     watch = Stopwatch(trace.stages_ns, batch.token_ids_T.device)
     trace.lost_T = np.zeros(len(batch.token_ids_T), dtype=bool)
-    x_TD, rope = backbone.embed(batch)
+    x_TD, by = backbone.embed(batch)
     watch.mark("other")
     for layer in range(backbone.spec.layers):
-        x_TD = backbone.attention(layer, x_TD, rope, batch)
+        x_TD = backbone.attention(layer, x_TD, by, batch)
         h_TD = backbone.feed_forward_input(layer, x_TD)
         watch.mark("attention")
         if layer in backbone.sparse_layers:
@@ -87,13 +87,21 @@ def forward(backbone: Backbone, pool: ExpertPool, ops: Ops, batch: StepBatch, tr
 def _experts(
     backbone: Backbone, pool: ExpertPool, ops: Ops, layer: int, h_TD: Tensor, trace: StepTrace, watch: Stopwatch
 ) -> Tensor:
-    routing = route(backbone.spec.gate, backbone.gate_logits(layer, h_TD), ops, trace.lost_T)
+    logits_TE, correction_E = backbone.gate_logits(layer, h_TD), backbone.gate_correction(layer)
+    routing = route(backbone.spec.gate, logits_TE, ops, trace.lost_T, correction_E)
     watch.mark("gate")
-    combined = pool.combine(pool.dispatch(layer, h_TD, routing), h_TD.device, h_TD.shape[1])
+    dispatched = pool.dispatch(layer, h_TD, routing)
+    shared_TD = None
+    if backbone.spec.shared is not None:  # while the shards work
+        watch.mark("pack")
+        shared_TD = backbone.shared(layer, h_TD)
+        watch.mark("shared_expert")
+    combined = pool.combine(dispatched, h_TD.device, h_TD.shape[1])
     watch.mark_trip(combined.trip)
     trace.trips.append(combined.trip)
     trace.routings.append((layer, routing))
     if combined.failures:
         trace.failures |= {failure.shard: failure for failure in combined.failures}
         trace.lost_T[combined.lost_tokens] = True
-    return combined.y_TD.to(h_TD.dtype)
+    y_TD = combined.y_TD.to(h_TD.dtype)
+    return y_TD if shared_TD is None else y_TD + shared_TD

@@ -1,22 +1,92 @@
-"""From the gate's logits to a routing, by the family's rule. T tokens, E experts, K chosen."""
+"""From the gate's logits to a routing: every rule by which a family chooses experts, as a pure function.
+
+Each takes logits_TE and the gate, and returns weights_TK (float32) and expert_ids_TK (int64). Ties fall as `torch.topk`
+lets them, called as transformers calls it, so that equal logits choose equal experts. T tokens, E experts, K chosen.
+"""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.routing import LOST, Routing
 from kernels.select import Ops
-from router_service.models.spec import Gate
+from router_service.models.spec import Gate, Rule
+
+Chosen = tuple[Tensor, Tensor]
 
 
-def route(gate: Gate, logits_TE: Tensor, ops: Ops, lost_T: NDArray[np.bool_]) -> Routing:
-    """Choose each token's experts: softmax over all, the K best, made to sum to 1 where the family does so.
+def route(
+    gate: Gate, logits_TE: Tensor, ops: Ops, lost_T: NDArray[np.bool_], correction_E: Tensor | None = None
+) -> Routing:
+    """Choose each token's experts by the family's rule. Tokens in `lost_T` are sent nowhere.
 
-    That is Qwen3-MoE's rule, and Mixtral's (softmax over the K best logits) is the same with `normalize`. Tokens in
-    `lost_T` are sent nowhere.
+    Args:
+        correction_E: float32, added to the scores when experts are chosen, where the gate has such a correction.
     """
-    weights_TK, expert_ids_TK = ops.gate_topk(logits_TE, gate.top_k, gate.normalize)
+    weights_TK, expert_ids_TK = choose(gate, logits_TE, ops, correction_E)
     ids = expert_ids_TK.cpu().numpy()
     if lost_T.any():
         ids = np.where(lost_T[:, None], LOST, ids)
     return Routing(ids, weights_TK.cpu().numpy())
+
+
+def choose(gate: Gate, logits_TE: Tensor, ops: Ops, correction_E: Tensor | None = None) -> Chosen:
+    """Apply the gate's rule."""
+    match gate.rule:
+        case Rule.SOFTMAX_TOPK:
+            return softmax_topk(logits_TE, gate, ops)
+        case Rule.TOPK_SOFTMAX:
+            return topk_softmax(logits_TE, gate)
+        case Rule.SIGMOID_GROUPS:
+            return sigmoid_groups(logits_TE, gate, correction_E)
+        case Rule.TOPK_SIGMOID:
+            return topk_sigmoid(logits_TE, gate)
+
+
+def softmax_topk(logits_TE: Tensor, gate: Gate, ops: Ops) -> Chosen:
+    """Softmax over all experts, then the K largest: Mixtral (arXiv 2401.04088), Qwen-MoE, OLMoE (arXiv 2409.02060).
+
+    They are made to sum to 1 if the gate says so; softmax over the K largest logits, as Mixtral's paper has it, is the
+    same then. The one rule that has a kernel.
+    """
+    weights_TK, expert_ids_TK = ops.gate_topk(logits_TE, gate.top_k, gate.normalize)
+    return weights_TK, expert_ids_TK
+
+
+def topk_softmax(logits_TE: Tensor, gate: Gate) -> Chosen:
+    """The K largest logits, then softmax over those K, in the logits' dtype: gpt-oss (OpenAI 2025, model card)."""
+    top_TK, expert_ids_TK = logits_TE.topk(gate.top_k, dim=-1)
+    return top_TK.softmax(dim=-1).float(), expert_ids_TK
+
+
+def topk_sigmoid(logits_TE: Tensor, gate: Gate) -> Chosen:
+    """The K largest logits, each weighted by its own sigmoid, rounded to the logits' dtype: Llama 4 (Meta 2025), K = 1."""
+    top_TK, expert_ids_TK = logits_TE.topk(gate.top_k, dim=1)
+    return top_TK.float().sigmoid().to(logits_TE.dtype).float(), expert_ids_TK
+
+
+def sigmoid_groups(logits_TE: Tensor, gate: Gate, correction_E: Tensor | None) -> Chosen:
+    """Sigmoid scores, corrected for choosing only, from the best groups: DeepSeek-V3 (arXiv 2412.19437, section 2.1.2).
+
+    A group's score is the sum of its two best corrected ones. The weights are the scores without the correction, made
+    to sum to 1 if the gate says so, times its scale.
+    """
+    scores_TE = logits_TE.float().sigmoid()
+    choice_TE = scores_TE if correction_E is None else scores_TE + correction_E
+    if gate.groups > 1:
+        choice_TE = choice_TE.masked_fill(~_in_best_groups(choice_TE, gate), float("-inf"))
+    expert_ids_TK = choice_TE.topk(gate.top_k, dim=-1, sorted=False).indices
+    weights_TK = scores_TE.gather(1, expert_ids_TK)
+    if gate.normalize:
+        weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
+    return weights_TK * gate.scale, expert_ids_TK
+
+
+def _in_best_groups(choice_TE: Tensor, gate: Gate) -> Tensor:
+    """Which experts belong to a token's best groups, bool [T, E]."""
+    by_group_TGN = choice_TE.unflatten(1, (gate.groups, -1))
+    group_scores_TG = by_group_TGN.topk(2, dim=-1).values.sum(dim=-1)
+    best = group_scores_TG.topk(gate.top_groups, dim=-1, sorted=False).indices
+    chosen_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool).scatter_(1, best, True)
+    return chosen_TG.unsqueeze(-1).expand(by_group_TGN.shape).flatten(1)

@@ -1,142 +1,91 @@
-"""The Llama-shaped backbone: embedding, attention over the paged cache, dense layers, the gate's logits, the head.
+"""A model without its routed experts: embedding, attention over the paged cache, what all tokens use, the head.
 
-Shapes: T tokens of the step, D hidden, H heads, J key-value heads, G = H / J heads a key-value head, C head size,
-M tokens of context, V vocabulary. Rounding follows transformers: norms in float32, rope in the model's dtype.
+Shapes: T tokens of the step, D hidden, E experts, B sequences of the step, V vocabulary. Rounding follows transformers:
+norms in float32, rope in the dtype that the family turns in.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.quantized import Matrix
 from kernels.select import Ops
 from router_service.kv_cache import KVCache
-from router_service.models.spec import ModelSpec
-from router_service.step_batch import Segment, StepBatch
-
-
-@dataclass(frozen=True, slots=True)
-class Rope:
-    """Cosines and sines of a step's positions, `[T, 1, C]` in the model's dtype."""
-
-    cos_T1C: Tensor
-    sin_T1C: Tensor
+from router_service.models.grouped_attention import GroupedQueryAttention
+from router_service.models.latent_attention import MultiHeadLatentAttention
+from router_service.models.norm import rms_norm
+from router_service.models.projections import Projections
+from router_service.models.rope import Rotation, frequencies, rotation
+from router_service.models.spec import LatentAttention, ModelSpec
+from router_service.step_batch import StepBatch
 
 
 class Backbone:
-    """A model without its routed experts. Weights as `models.weights` loads them, all of one dtype and device."""
+    """Weights as `models.weights` loads them, all on one device."""
 
-    def __init__(self, spec: ModelSpec, weights: Mapping[str, Tensor], cache: KVCache, ops: Ops) -> None:
+    def __init__(self, spec: ModelSpec, weights: Mapping[str, Matrix], cache: KVCache, ops: Ops) -> None:
         self.spec = spec
         self.cache = cache
-        self._w = weights
-        self._linear = ops.linear
-        self._head = weights["embed"] if spec.tied_embeddings else weights["head"]
-        self._inverse_frequencies = _inverse_frequencies(spec).to(weights["embed"].device)
-        self._widths = [spec.heads, spec.kv_heads, spec.kv_heads]
+        self._w = Projections(weights, ops)
+        self._head = "embed" if spec.tied_embeddings else "head"
+        angles, self._rope_factor = frequencies(spec.rope)
+        self._angles = angles.to(self._w.tensor("embed").device)
+        form = spec.attention
+        self._attention: GroupedQueryAttention | MultiHeadLatentAttention
+        if isinstance(form, LatentAttention):
+            self._attention = MultiHeadLatentAttention(spec, form, self._w, cache)
+        else:
+            self._attention = GroupedQueryAttention(spec, form, self._w, cache)
         self.sparse_layers = frozenset(spec.moe_layers)
 
-    def embed(self, batch: StepBatch) -> tuple[Tensor, Rope]:
-        """Return x_TD and the step's rope, which all its layers share."""
-        x_TD = F.embedding(batch.token_ids_T, self._w["embed"])
-        angles = torch.outer(batch.positions_T.float(), self._inverse_frequencies)
-        angles_T1C = torch.cat((angles, angles), dim=-1).unsqueeze(1)
-        return x_TD, Rope(angles_T1C.cos().to(x_TD.dtype), angles_T1C.sin().to(x_TD.dtype))
+    def embed(self, batch: StepBatch) -> tuple[Tensor, Rotation]:
+        """Return x_TD and the step's rotation, which all its layers share."""
+        x_TD = F.embedding(batch.token_ids_T, self._w.tensor("embed"))
+        return x_TD, rotation(batch.positions_T, self.spec.rope, self._angles, self._rope_factor, x_TD.dtype)
 
-    def attention(self, layer: int, x_TD: Tensor, rope: Rope, batch: StepBatch) -> Tensor:
+    def attention(self, layer: int, x_TD: Tensor, by: Rotation, batch: StepBatch) -> Tensor:
         """Return x_TD + attention(norm(x_TD)); the step's keys and values are written to the cache."""
-        q_THC, k_TJC, v_TJC = self._queries_keys_values(layer, x_TD, rope)
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[batch.slots_T] = k_TJC
-        values[batch.slots_T] = v_TJC
-        out_THC = torch.empty_like(q_THC)
-        for segment in batch.segments:
-            rows = slice(segment.start, segment.start + segment.length)
-            out_THC[rows] = self._attend(q_THC[rows], keys[segment.slots], values[segment.slots], segment)
-        return x_TD + self._project(f"{layer}.out", out_THC.flatten(1))
+        return x_TD + self._attention(layer, self._normed(f"{layer}.input_norm", x_TD), by, batch)
 
     def feed_forward_input(self, layer: int, x_TD: Tensor) -> Tensor:
         """Return the normalized rows that the layer's experts, gate or dense matrices take."""
-        return _norm(x_TD, self._w[f"{layer}.post_norm"], self.spec.norm_eps)
+        return self._normed(f"{layer}.post_norm", x_TD)
 
     def gate_logits(self, layer: int, h_TD: Tensor) -> Tensor:
-        """Return logits_TE in the model's dtype."""
-        return F.linear(h_TD, self._w[f"{layer}.gate"])
+        """Return logits_TE in the model's dtype, or in float32 where the family computes them so."""
+        gate = self.spec.gate
+        bias_E = self._w.tensor(f"{layer}.gate_bias") if gate.bias else None
+        return F.linear(h_TD.float() if gate.float32 else h_TD, self._w.tensor(f"{layer}.gate"), bias_E)
+
+    def gate_correction(self, layer: int) -> Tensor | None:
+        """Return what is added to the scores [E] when experts are chosen, float32."""
+        return self._w.tensor(f"{layer}.gate_correction") if self.spec.gate.correction else None
 
     def dense(self, layer: int, h_TD: Tensor) -> Tensor:
         """Return the feed-forward of a layer without experts."""
-        gate_TF, up_TF = self._project(f"{layer}.dense_gate_up", h_TD).chunk(2, dim=-1)
-        return self._project(f"{layer}.dense_down", F.silu(gate_TF) * up_TF)
+        return self._feed_forward(f"{layer}.dense", h_TD)
 
-    def queries(self, layer: int, h_TD: Tensor) -> Tensor:
-        """Return the layer's stacked queries, keys and values [T, (H + 2J) * C], before norms and rope."""
-        return self._project(f"{layer}.qkv", h_TD)
+    def shared(self, layer: int, h_TD: Tensor) -> Tensor:
+        """Return what the expert that all tokens use adds; only where `spec.shared` says that there is one."""
+        y_TD = self._feed_forward(f"{layer}.shared", h_TD)
+        assert self.spec.shared is not None
+        if not self.spec.shared.gated:
+            return y_TD
+        return F.linear(h_TD, self._w.tensor(f"{layer}.shared_gate")).sigmoid() * y_TD
+
+    def first_product(self, h_TD: Tensor) -> Tensor:
+        """The first product of the first layer's attention: a sample of what a step computes."""
+        return self._attention.first_product(0, h_TD)
 
     def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
         """Return logits_BV, float32, of each segment's last row."""
-        x_BD = _norm(x_TD[batch.last_rows_B], self._w["norm"], self.spec.norm_eps)
-        return self._linear(x_BD, self._head).float()
+        return self._w.apply(self._head, self._normed("norm", x_TD[batch.last_rows_B])).float()
 
-    def _project(self, name: str, x_TD: Tensor) -> Tensor:
-        y_TO, bias = self._linear(x_TD, self._w[name]), self._w.get(f"{name}_bias")
-        return y_TO if bias is None else y_TO + bias
+    def _normed(self, name: str, x_TD: Tensor) -> Tensor:
+        return rms_norm(x_TD, self._w.tensor(name), self.spec.norm_eps, self.spec.norms_round_last)
 
-    def _queries_keys_values(self, layer: int, x_TD: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        h_TD = _norm(x_TD, self._w[f"{layer}.input_norm"], self.spec.norm_eps)
-        qkv = self.queries(layer, h_TD)
-        q_THC, k_TJC, v_TJC = torch.split(qkv.view(len(x_TD), -1, self.spec.head_dim), self._widths, dim=1)
-        if self.spec.qk_norm:
-            q_THC = _norm(q_THC, self._w[f"{layer}.q_norm"], self.spec.norm_eps)
-            k_TJC = _norm(k_TJC, self._w[f"{layer}.k_norm"], self.spec.norm_eps)
-        return _rotate(q_THC, rope), _rotate(k_TJC, rope), v_TJC
-
-    def _attend(self, q_NHC: Tensor, k_MJC: Tensor, v_MJC: Tensor, segment: Segment) -> Tensor:
-        if segment.length == 1:
-            return _attend_one(q_NHC, k_MJC, v_MJC, self.spec.sliding_window)
-        q = q_NHC.transpose(0, 1).unsqueeze(0)
-        groups = self.spec.heads // self.spec.kv_heads
-        k, v = (t.transpose(0, 1).repeat_interleave(groups, dim=0).unsqueeze(0) for t in (k_MJC, v_MJC))
-        mask = self._mask(segment, q.device)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return out.squeeze(0).transpose(0, 1)
-
-    def _mask(self, segment: Segment, device: torch.device) -> Tensor | None:
-        """Which of M positions each of N rows sees; None where the plain causal triangle says it."""
-        window = self.spec.sliding_window
-        whole = segment.length == segment.context
-        if whole and (window is None or segment.context <= window):
-            return None
-        key = torch.arange(segment.context, device=device)
-        row = torch.arange(segment.context - segment.length, segment.context, device=device)[:, None]
-        mask = key <= row
-        return mask if window is None else mask & (key > row - window)
-
-
-def _attend_one(q_1HC: Tensor, k_MJC: Tensor, v_MJC: Tensor, window: int | None) -> Tensor:
-    """One query: the G heads of a key-value head become rows, so that keys are read in place and once."""
-    if window is not None:
-        k_MJC, v_MJC = k_MJC[-window:], v_MJC[-window:]
-    q = q_1HC.view(1, k_MJC.shape[1], -1, q_1HC.shape[-1])
-    k, v = (t.transpose(0, 1).unsqueeze(0) for t in (k_MJC, v_MJC))
-    return F.scaled_dot_product_attention(q, k, v).view(q_1HC.shape)
-
-
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm over the last dimension (Zhang and Sennrich 2019), rounded before the weight as transformers does."""
-    if x.dtype == torch.float32:
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    return F.rms_norm(x.float(), (x.shape[-1],), None, eps).to(x.dtype) * weight
-
-
-def _inverse_frequencies(spec: ModelSpec) -> Tensor:
-    """Plain rope (Su et al. 2021, arXiv 2104.09864): float32 [C/2]."""
-    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.int64).float() / spec.head_dim
-    return 1.0 / spec.rope_theta**exponents
-
-
-def _rotate(x_TNC: Tensor, rope: Rope) -> Tensor:
-    """Turn each head; the first half of its elements pairs with the second, as in GPT-NeoX."""
-    first, second = x_TNC.chunk(2, dim=-1)
-    return x_TNC * rope.cos_T1C + torch.cat((-second, first), dim=-1) * rope.sin_T1C
+    def _feed_forward(self, name: str, h_TD: Tensor) -> Tensor:
+        gate_TF, up_TF = self._w.apply(f"{name}_gate_up", h_TD).chunk(2, dim=-1)
+        return self._w.apply(f"{name}_down", F.silu(gate_TF) * up_TF)

@@ -1,89 +1,154 @@
-"""What the Llama-shaped families share: their configuration keys and the names of their tensors outside the experts."""
+"""What the families share: configuration keys of the same meaning, and tensor names outside what is each one's own."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
-from experts.checkpoint_error import CheckpointError
-from router_service.models.spec import ConfigReader, ModelSpec, ParamSource, Shape
+from experts.manifest import ExpertManifest, ExpertSource
+from experts.source import Layout, Part, TensorSource, plain, stacked
+from router_service.models.config_reader import ConfigReader
+from router_service.models.names import TensorNames
+from router_service.models.spec import GroupedAttention, ModelSpec, QueryKeyNorm
 
-Parts = Iterable[tuple[str, Shape]]
+Params = dict[str, TensorSource]
 
 
-def read_backbone(config: ConfigReader, where: str, rope_theta: float, norm_eps: float) -> dict[str, Any]:
-    """Read the fields of `ModelSpec` that all these families call the same; the last two arguments are defaults.
+def read_shared(config: ConfigReader, norm_eps: float) -> dict[str, Any]:
+    """Read the fields of `ModelSpec` that all families call the same; `norm_eps` is a default.
 
     Raises:
-        CheckpointError: key-value heads that do not divide the heads, an odd head size, which rope cannot turn, another
-            activation than SiLU, or a value that is missing.
+        CheckpointError: another activation than SiLU, or a value that is missing or bad.
     """
     config.must_be("hidden_act", ["silu"])
-    hidden, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
-    kv_heads = config.positive("num_key_value_heads", default=heads)
-    head_dim = config.positive("head_dim", default=hidden // heads)
-    if heads % kv_heads:
-        raise CheckpointError(f"{where}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}")
-    if head_dim % 2:
-        raise CheckpointError(f"{where}: head_dim is {head_dim}, rope needs an even number")
     return {
         "vocabulary": config.positive("vocab_size"),
-        "hidden": hidden,
-        "layers": config.positive("num_hidden_layers"),
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "head_dim": head_dim,
+        "hidden": config.positive("hidden_size"),
         "context": config.positive("max_position_embeddings"),
-        "rope_theta": config.rope_theta(rope_theta),
-        "norm_eps": float(config.get("rms_norm_eps", default=norm_eps)),
+        "norm_eps": config.number("rms_norm_eps", norm_eps),
         "tied_embeddings": bool(config.get("tie_word_embeddings", default=False)),
         "eos_token_ids": config.eos(),
         "dtype": config.dtype(),
     }
 
 
-def stacked(parts: Parts) -> ParamSource:
-    """A parameter of tensors stacked along their first dimension."""
-    parts = tuple(parts)
-    rows = sum(shape[0] for _, shape in parts)
-    return ParamSource((rows, *parts[0][1][1:]), parts)
+def read_heads(config: ConfigReader) -> dict[str, int]:
+    """Read the sizes of `GroupedAttention`.
+
+    Raises:
+        CheckpointError: key-value heads that do not divide the heads, or a value that is missing or bad.
+    """
+    hidden, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
+    kv_heads = config.positive("num_key_value_heads", default=heads)
+    if heads % kv_heads:
+        raise config.error("num_key_value_heads", kv_heads, f"it must divide num_attention_heads, {heads}")
+    return {"heads": heads, "kv_heads": kv_heads, "head_dim": config.positive("head_dim", default=hidden // heads)}
 
 
-def backbone_params(spec: ModelSpec) -> dict[str, ParamSource]:
-    """Embedding, final norm, head, and each layer's norms and attention, under the names that `backbone.py` reads."""
-    table = (spec.vocabulary, spec.hidden)
+def outer_params(spec: ModelSpec, root: str = "") -> Params:
+    """Embedding, final norm and head; `root` is what all the text model's names begin with."""
     params = {
-        "embed": stacked([("model.embed_tokens.weight", table)]),
-        "norm": stacked([("model.norm.weight", (spec.hidden,))]),
+        "embed": plain(f"{root}model.embed_tokens.weight", spec.vocabulary, spec.hidden),
+        "norm": plain(f"{root}model.norm.weight", spec.hidden),
     }
     if not spec.tied_embeddings:
-        params["head"] = stacked([("lm_head.weight", table)])
-    for layer in range(spec.layers):
-        params |= {f"{layer}.{name}": source for name, source in _layer_params(spec, layer).items()}
+        params["head"] = plain(f"{root}lm_head.weight", spec.vocabulary, spec.hidden)
     return params
 
 
-def _layer_params(spec: ModelSpec, layer: int) -> dict[str, ParamSource]:
-    prefix, hidden = f"model.layers.{layer}", (spec.hidden,)
-    widths = {"q": spec.heads * spec.head_dim, "k": spec.kv_heads * spec.head_dim, "v": spec.kv_heads * spec.head_dim}
-    attn = f"{prefix}.self_attn"
-    params = {
-        "input_norm": stacked([(f"{prefix}.input_layernorm.weight", hidden)]),
-        "post_norm": stacked([(f"{prefix}.post_attention_layernorm.weight", hidden)]),
-        "qkv": stacked((f"{attn}.{n}_proj.weight", (w, spec.hidden)) for n, w in widths.items()),
-        "out": stacked([(f"{attn}.o_proj.weight", (spec.hidden, widths["q"]))]),
-    }
-    if spec.attention_bias:
-        params["qkv_bias"] = stacked((f"{attn}.{n}_proj.bias", (w,)) for n, w in widths.items())
-        params["out_bias"] = stacked([(f"{attn}.o_proj.bias", hidden)])
-    if spec.qk_norm:
-        params["q_norm"] = stacked([(f"{attn}.q_norm.weight", (spec.head_dim,))])
-        params["k_norm"] = stacked([(f"{attn}.k_norm.weight", (spec.head_dim,))])
-    return params
-
-
-def dense_params(spec: ModelSpec, layer: int, prefix: str) -> dict[str, ParamSource]:
-    """A dense layer's feed-forward: gate and up as one matrix, down."""
-    wide, tall = (spec.dense_ffn, spec.hidden), (spec.hidden, spec.dense_ffn)
+def norm_params(spec: ModelSpec, layer: int, prefix: str) -> Params:
+    """A layer's two norms; `prefix` is what its names begin with."""
     return {
-        f"{layer}.dense_gate_up": stacked((f"{prefix}.{n}_proj.weight", wide) for n in ("gate", "up")),
-        f"{layer}.dense_down": stacked([(f"{prefix}.down_proj.weight", tall)]),
+        f"{layer}.input_norm": plain(f"{prefix}.input_layernorm.weight", spec.hidden),
+        f"{layer}.post_norm": plain(f"{prefix}.post_attention_layernorm.weight", spec.hidden),
     }
+
+
+def grouped_attention_params(
+    spec: ModelSpec, form: GroupedAttention, there: TensorNames, layer: int, prefix: str
+) -> Params:
+    """A layer's attention: queries, keys and values as one matrix, the output, biases and norms where the form has them."""
+    attn, hidden = f"{prefix}.self_attn", spec.hidden
+    q, kv = form.heads * form.head_dim, form.kv_heads * form.head_dim
+    widths = {"q": q, "k": kv, "v": kv}
+    params = {
+        f"{layer}.qkv": stacked(*(there.matrix(f"{attn}.{n}_proj.weight", w, hidden) for n, w in widths.items())),
+        f"{layer}.out": stacked(there.matrix(f"{attn}.o_proj.weight", hidden, q)),
+    }
+    if form.qkv_bias:
+        params[f"{layer}.qkv_bias"] = stacked(*(Part(f"{attn}.{n}_proj.bias", (w,)) for n, w in widths.items()))
+    if form.out_bias:
+        params[f"{layer}.out_bias"] = plain(f"{attn}.o_proj.bias", hidden)
+    if form.norm in (QueryKeyNorm.HEAD, QueryKeyNorm.WHOLE):
+        for name in ("q", "k"):
+            width = form.head_dim if form.norm is QueryKeyNorm.HEAD else widths[name]
+            params[f"{layer}.{name}_norm"] = plain(f"{attn}.{name}_norm.weight", width)
+    return params
+
+
+def feed_forward_params(there: TensorNames, ours: str, prefix: str, hidden: int, ffn: int) -> Params:
+    """A feed-forward that the router computes, `ours`_gate_up and `ours`_down."""
+    gate_up = (there.matrix(f"{prefix}.{name}_proj.weight", ffn, hidden) for name in ("gate", "up"))
+    return {
+        f"{ours}_gate_up": stacked(*gate_up),
+        f"{ours}_down": stacked(there.matrix(f"{prefix}.down_proj.weight", hidden, ffn)),
+    }
+
+
+def manifest(
+    spec: ModelSpec,
+    there: TensorNames,
+    block: Callable[[int], str],
+    matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> ExpertManifest:
+    """The experts of a family whose makers store each one's three `matrices`; transformers may have fused them.
+
+    `block` is what the names of a layer's MoE block begin with.
+    """
+    fused = there.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj")
+    source = fused_experts(spec, block) if fused else _separate_experts(spec, there, block, matrices)
+    return manifest_of(spec, source)
+
+
+def manifest_of(spec: ModelSpec, source: Callable[[int, int], ExpertSource]) -> ExpertManifest:
+    """All experts of a model, each where `source` says."""
+    return ExpertManifest(spec.hidden, spec.expert_ffn, spec.moe_layers, spec.gate.experts, spec.form, source)
+
+
+def fused_experts(
+    spec: ModelSpec,
+    block: Callable[[int], str],
+    gate_up: Layout = Layout.PLAIN,
+    down: Layout = Layout.PLAIN,
+    biases: bool = False,
+) -> Callable[[int, int], ExpertSource]:
+    """Experts of a layer in one tensor each for gate and up, and for down; biases lie as gate and up in turn."""
+    hidden, ffn = spec.hidden, spec.expert_ffn
+
+    def source(layer: int, expert: int) -> ExpertSource:
+        prefix, entry = f"{block(layer)}.experts", (expert, spec.gate.experts)
+        parts = (
+            stacked(Part(f"{prefix}.gate_up_proj", (2 * ffn, hidden), gate_up, entry)),
+            stacked(Part(f"{prefix}.down_proj", (hidden, ffn), down, entry)),
+        )
+        if not biases:
+            return ExpertSource(*parts)
+        up_bias = Part(f"{prefix}.gate_up_proj_bias", (2 * ffn,), Layout.INTERLEAVED, entry)
+        return ExpertSource(
+            *parts, stacked(up_bias), stacked(Part(f"{prefix}.down_proj_bias", (hidden,), entry=entry))
+        )
+
+    return source
+
+
+def _separate_experts(
+    spec: ModelSpec, there: TensorNames, block: Callable[[int], str], matrices: tuple[str, str, str]
+) -> Callable[[int, int], ExpertSource]:
+    hidden, ffn = spec.hidden, spec.expert_ffn
+
+    def source(layer: int, expert: int) -> ExpertSource:
+        gate, up, down = (f"{block(layer)}.experts.{expert}.{name}.weight" for name in matrices)
+        return ExpertSource(
+            stacked(there.matrix(gate, ffn, hidden), there.matrix(up, ffn, hidden)),
+            stacked(there.matrix(down, hidden, ffn)),
+        )
+
+    return source

@@ -1,36 +1,48 @@
 """Mixtral (Jiang et al. 2024, arXiv 2401.04088): every layer sparse, softmax over experts, K weights that sum to 1."""
 
-from experts.manifest import ExpertManifest, ExpertTensors
-from router_service.models.common import backbone_params, read_backbone, stacked
-from router_service.models.spec import ConfigReader, Gate, ModelSpec, TensorMap
+from experts.source import plain
+from router_service.models.common import (
+    grouped_attention_params,
+    manifest,
+    norm_params,
+    outer_params,
+    read_heads,
+    read_shared,
+)
+from router_service.models.config_reader import ConfigReader
+from router_service.models.names import TensorNames
+from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, TensorMap
 
-ARCHITECTURE = "MixtralForCausalLM"
-MODEL_TYPE = "mixtral"
+ARCHITECTURES = ("MixtralForCausalLM",)
+MODEL_TYPES = ("mixtral",)
 
 
-def read_spec(config: ConfigReader, where: str) -> ModelSpec:
+def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    shared = read_backbone(config, where, rope_theta=1e6, norm_eps=1e-5)
+    heads = read_heads(config)
+    layer = Layer(sparse=True, window=config.get("sliding_window"))
     return ModelSpec(
-        family=MODEL_TYPE,
-        moe_layers=tuple(range(shared["layers"])),
+        family=MODEL_TYPES[0],
+        per_layer=(layer,) * config.positive("num_hidden_layers"),
+        attention=GroupedAttention(**heads),
+        rope=config.rope(heads["head_dim"], 1e6),
+        gate=Gate(
+            config.positive("num_local_experts", "num_experts"), config.positive("num_experts_per_tok"), normalize=True
+        ),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
-        gate=Gate(config.positive("num_local_experts", "num_experts"), config.positive("num_experts_per_tok"), True),
-        attention_bias=False,
-        qk_norm=False,
-        sliding_window=config.get("sliding_window"),
-        **shared,
+        **read_shared(config, norm_eps=1e-5),
     )
 
 
-def tensor_map(spec: ModelSpec) -> TensorMap:
-    """Names as the makers published them: `block_sparse_moe.experts.N.w1/w3/w2` are gate, up and down."""
-    params, experts = backbone_params(spec), {}
-    for layer in spec.moe_layers:
-        prefix = f"model.layers.{layer}.block_sparse_moe"
-        params[f"{layer}.gate"] = stacked([(f"{prefix}.gate.weight", (spec.gate.experts, spec.hidden))])
-        for expert in range(spec.gate.experts):
-            gate, up, down = (f"{prefix}.experts.{expert}.{name}.weight" for name in ("w1", "w3", "w2"))
-            experts[layer, expert] = ExpertTensors(gate, up, down)
-    return TensorMap(params, ExpertManifest(spec.hidden, spec.expert_ffn, experts))
+def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+    """The makers' names: `block_sparse_moe.experts.N.w1/w3/w2` are gate, up and down. transformers' own say `mlp`."""
+    moe = "mlp" if there.has("model.layers.0.mlp.gate.weight") else "block_sparse_moe"
+    assert isinstance(spec.attention, GroupedAttention)
+    params = outer_params(spec)
+    for layer in range(spec.layers):
+        prefix = f"model.layers.{layer}"
+        params |= norm_params(spec, layer, prefix)
+        params |= grouped_attention_params(spec, spec.attention, there, layer, prefix)
+        params[f"{layer}.gate"] = plain(f"{prefix}.{moe}.gate.weight", spec.gate.experts, spec.hidden)
+    return TensorMap(params, manifest(spec, there, lambda layer: f"model.layers.{layer}.{moe}", ("w1", "w3", "w2")))

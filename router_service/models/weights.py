@@ -1,53 +1,52 @@
 """The router's own parameters, read from a checkpoint and nothing else of it."""
 
-import math
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
-from torch import Tensor
 
-from experts.checkpoint import Checkpoint, Copy
+from experts.checkpoint import Checkpoint
 from experts.packer import Packer
+from experts.source import TensorSource
+from kernels.quantized import Matrix
 from kernels.select import Ops
-from router_service.models.spec import ParamSource
 
-# Read by `Ops.linear` alone, so they may have its layout; the embedding and the gate are read by others too.
-PROJECTIONS = frozenset({"qkv", "out", "dense_gate_up", "dense_down", "head"})
+# Read by `Ops.linear` alone, so they may have its layout, or stay as published; the others are used as they are.
+PROJECTIONS = frozenset(
+    {"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head"}
+)
 
 
 def load_router_weights(
     checkpoint: Checkpoint,
-    params: Mapping[str, ParamSource],
+    params: Mapping[str, TensorSource],
     dtype: torch.dtype,
     device: torch.device,
     ops: Ops,
+    keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
-) -> dict[str, Tensor]:
+) -> dict[str, Matrix]:
     """Read `params` into tensors of `dtype` on `device`, under our names.
 
     Args:
-        progress: called with the bytes of each tensor read, in the dtype kept.
+        keep_packed: leave projections that are stored in blocks with scales as they are.
+        progress: called with the bytes of each tensor read, in the form kept.
     """
-    packer, weights = Packer(checkpoint, ops, dtype, device, progress), {}
+    packer, weights = Packer(checkpoint, ops, dtype, device, keep_packed, progress), dict[str, Matrix]()
     for name in sorted(params, key=lambda name: _order(name, params[name])):
-        read = packer.read_packed if _packed(name) else packer.read
-        weights[name] = read(params[name].shape, partial(_copies, params[name]))
+        weights[name] = packer.read_matrix(params[name]) if is_projection(name) else packer.read(params[name])
     return weights
 
 
-def _packed(name: str) -> bool:
+def is_projection(name: str) -> bool:
+    """Whether a parameter, by our name, is a matrix that only `Ops.linear` sees."""
     return name.rpartition(".")[2] in PROJECTIONS
 
 
-def _order(name: str, source: ParamSource) -> tuple[bool, int]:
+def resident_bytes(params: Mapping[str, TensorSource], dtype: torch.dtype, packed: bool) -> int:
+    """Bytes in memory of the router's parameters."""
+    return sum(source.resident_bytes(dtype, packed and is_projection(name)) for name, source in params.items())
+
+
+def _order(name: str, source: TensorSource) -> tuple[bool, int]:
     """What will be packed first, the largest before: for a moment it is there twice, when little else is there."""
-    return not _packed(name), -math.prod(source.shape)
-
-
-def _copies(source: ParamSource, out: Tensor) -> list[Copy]:
-    copies, row = [], 0
-    for name, shape in source.parts:
-        copies.append(Copy(name, out[row : row + shape[0]]))
-        row += shape[0]
-    return copies
+    return not is_projection(name), -source.elements

@@ -94,7 +94,7 @@ async def test_tokens_and_routing_are_those_of_transformers(service: Service, an
         assert len(layers) == len(answer.prompt) + LONGEST - 1
         for number, layer in enumerate(spec.moe_layers):
             assert {position[number].layer for position in layers} == {layer}
-            assert [list(position[number].experts) for position in layers] == answer.experts(number, spec.gate.top_k)
+            assert [list(position[number].experts) for position in layers] == answer.experts(number)
         logprobs = [entry.logprob for response in responses for entry in response.logprobs]
         best = answer.logits_GV.log_softmax(-1).amax(-1)
         torch.testing.assert_close(torch.tensor(logprobs), best, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,141 @@
+"""DeepSeek-V3 (arXiv 2412.19437) and Kimi K2 (arXiv 2507.20534), which has its form: latent attention, dense first
+layers, sigmoid scores with a correction bias and groups, shared experts, YaRN, FP8 blocks as published.
+"""
+
+from typing import Any
+
+from experts.source import Part, plain, stacked
+from router_service.models.common import Params, feed_forward_params, manifest, norm_params, outer_params, read_shared
+from router_service.models.config_reader import ConfigReader
+from router_service.models.names import TensorNames
+from router_service.models.rope import yarn_scale
+from router_service.models.spec import Gate, LatentAttention, Layer, ModelSpec, Rope, Rule, Shared, TensorMap
+
+ARCHITECTURES = ("DeepseekV3ForCausalLM", "KimiK2ForCausalLM")
+MODEL_TYPES = ("deepseek_v3", "kimi_k2")
+
+
+def read_spec(config: ConfigReader) -> ModelSpec:
+    """Read config.json; errors are `CheckpointError`s that name the key."""
+    for key, allowed in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"), ("moe_layer_freq", 1)):
+        config.must_be(key, [allowed])
+    layers, dense = config.positive("num_hidden_layers"), config.get("first_k_dense_replace", default=0)
+    ffn, rope_dim = config.positive("moe_intermediate_size"), config.positive("qk_rope_head_dim")
+    rope = config.rope(rope_dim, 1e4, interleaved=bool(config.get("rope_interleave", default=True)))
+    return ModelSpec(
+        family=MODEL_TYPES[0],
+        per_layer=tuple(Layer(sparse=n >= dense) for n in range(layers)),
+        attention=_attention(config, rope),
+        rope=rope,
+        gate=_gate(config),
+        expert_ffn=ffn,
+        dense_ffn=config.positive("intermediate_size") if dense else 0,
+        shared=_shared(config, ffn),
+        **read_shared(config, norm_eps=1e-6),
+    )
+
+
+def _attention(config: ConfigReader, rope: Rope) -> LatentAttention:
+    rank, nope_dim = config.get("q_lora_rank"), config.positive("qk_nope_head_dim")
+    biased = bool(config.get("attention_bias", default=False))
+    if biased and rank is None:
+        raise config.error("attention_bias", biased, "it is supported only with a q_lora_rank")
+    return LatentAttention(
+        heads=config.positive("num_attention_heads"),
+        query_rank=None if rank is None else config.positive("q_lora_rank"),
+        kv_rank=config.positive("kv_lora_rank"),
+        nope_dim=nope_dim,
+        rope_dim=rope.dim,
+        value_dim=config.positive("v_head_dim"),
+        scale=(nope_dim + rope.dim) ** -0.5 * _stretched_scale(rope) ** 2,
+        bias=biased,
+    )
+
+
+def _stretched_scale(rope: Rope) -> float:
+    """A stretched context sharpens the attention instead of lengthening queries and keys."""
+    numbers: dict[str, Any] = dict(rope.scaling)
+    whole = numbers.get("mscale_all_dim")
+    return yarn_scale(numbers["factor"], whole) if rope.kind != "default" and whole else 1.0
+
+
+def _gate(config: ConfigReader) -> Gate:
+    experts = config.positive("n_routed_experts", "num_local_experts", "num_experts")
+    groups = config.positive("n_group", default=1)
+    chosen = config.positive("topk_group", default=1)
+    if experts % groups or (groups > 1 and experts // groups < 2):
+        raise config.error("n_group", groups, f"it must divide the {experts} experts into groups of at least 2")
+    if chosen > groups or config.positive("num_experts_per_tok") > chosen * (experts // groups):
+        raise config.error("topk_group", chosen, f"of {groups} groups they must hold num_experts_per_tok experts")
+    return Gate(
+        experts=experts,
+        top_k=config.positive("num_experts_per_tok"),
+        rule=Rule.SIGMOID_GROUPS,
+        normalize=bool(config.get("norm_topk_prob", default=True)),
+        scale=config.number("routed_scaling_factor", 1.0),
+        groups=groups,
+        top_groups=chosen,
+        correction=True,
+        float32=True,
+    )
+
+
+def _shared(config: ConfigReader, ffn: int) -> Shared | None:
+    """The makers' several shared experts are one of their summed width."""
+    count = config.get("n_shared_experts", default=0)
+    return Shared(ffn * config.positive("n_shared_experts")) if count else None
+
+
+def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+    """The makers' names: `self_attn.kv_a_proj_with_mqa`, `mlp.experts.N.gate_proj`, `mlp.shared_experts` and so on."""
+    assert isinstance(spec.attention, LatentAttention)
+    params = outer_params(spec)
+    for layer, what in enumerate(spec.per_layer):
+        prefix = f"model.layers.{layer}"
+        params |= norm_params(spec, layer, prefix)
+        params |= _attention_params(spec.attention, spec.hidden, there, layer, f"{prefix}.self_attn")
+        if what.sparse:
+            params |= _moe_params(spec, there, layer, f"{prefix}.mlp")
+        else:
+            params |= feed_forward_params(there, f"{layer}.dense", f"{prefix}.mlp", spec.hidden, spec.dense_ffn)
+    return TensorMap(params, manifest(spec, there, lambda layer: f"model.layers.{layer}.mlp"))
+
+
+def _attention_params(form: LatentAttention, hidden: int, there: TensorNames, layer: int, prefix: str) -> Params:
+    queries, made = form.heads * form.query_dim, form.heads * (form.nope_dim + form.value_dim)
+    first = ("q_proj", queries) if form.query_rank is None else ("q_a_proj", form.query_rank)
+    latents = ("kv_a_proj_with_mqa", form.cached)
+    params = {
+        f"{layer}.qkv": stacked(*(there.matrix(f"{prefix}.{n}.weight", rows, hidden) for n, rows in (first, latents))),
+        f"{layer}.kv_a_norm": plain(f"{prefix}.kv_a_layernorm.weight", form.kv_rank),
+        f"{layer}.kv_b": stacked(there.matrix(f"{prefix}.kv_b_proj.weight", made, form.kv_rank)),
+        f"{layer}.out": stacked(there.matrix(f"{prefix}.o_proj.weight", hidden, form.heads * form.value_dim)),
+    }
+    if form.query_rank is not None:
+        params[f"{layer}.q_a_norm"] = plain(f"{prefix}.q_a_layernorm.weight", form.query_rank)
+        params[f"{layer}.q_b"] = stacked(there.matrix(f"{prefix}.q_b_proj.weight", queries, form.query_rank))
+    if form.bias:
+        params[f"{layer}.qkv_bias"] = stacked(*(Part(f"{prefix}.{n}.bias", (rows,)) for n, rows in (first, latents)))
+        params[f"{layer}.out_bias"] = plain(f"{prefix}.o_proj.bias", hidden)
+    return params
+
+
+def _moe_params(spec: ModelSpec, there: TensorNames, layer: int, prefix: str) -> Params:
+    gate = spec.gate
+    params = {
+        f"{layer}.gate": plain(f"{prefix}.gate.weight", gate.experts, spec.hidden, float32=True),
+        f"{layer}.gate_correction": plain(f"{prefix}.gate.e_score_correction_bias", gate.experts, float32=True),
+    }
+    if spec.shared is not None:
+        shared = f"{prefix}.shared_experts"
+        params |= feed_forward_params(there, f"{layer}.shared", shared, spec.hidden, spec.shared.ffn)
+    return params
+
+
+def skipped(spec: ModelSpec, name: str) -> str | None:
+    """Layers behind the last one predict further tokens; they serve speculation, which is not done here."""
+    prefix, _, rest = name.partition("model.layers.")
+    number = rest.partition(".")[0]
+    if not prefix and number.isdigit() and int(number) >= spec.layers:
+        return "multi-token prediction"
+    return None

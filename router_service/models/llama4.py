@@ -1,0 +1,131 @@
+"""Llama 4 (Meta 2025): one expert a token, weighted by a sigmoid at its input, beside one that all tokens share.
+
+Some layers may be dense. Three of four layers have rope and attend within chunks; the fourth has neither, and sharpens
+the attention of late positions. A multimodal checkpoint holds the text model under `language_model.`.
+"""
+
+from typing import Any
+
+from experts.source import Layout, plain
+from kernels.weights import ExpertForm
+from router_service.models.common import (
+    Params,
+    feed_forward_params,
+    fused_experts,
+    grouped_attention_params,
+    manifest_of,
+    norm_params,
+    outer_params,
+    read_heads,
+    read_shared,
+)
+from router_service.models.config_reader import ConfigReader
+from router_service.models.names import TensorNames
+from router_service.models.spec import (
+    Gate,
+    GroupedAttention,
+    Layer,
+    ModelSpec,
+    QueryKeyNorm,
+    Rule,
+    Shared,
+    Temperature,
+    TensorMap,
+)
+
+ARCHITECTURES = ("Llama4ForConditionalGeneration", "Llama4ForCausalLM")
+MODEL_TYPES = ("llama4", "llama4_text")
+# The text model of a multimodal checkpoint, as published and as it may be nested.
+ROOTS = ("", "language_model.", "model.language_model.")
+VISION = ("vision_model.", "multi_modal_projector.", "model.vision_model.", "model.multi_modal_projector.")
+
+
+def read_spec(config: ConfigReader) -> ModelSpec:
+    """Read config.json; errors are `CheckpointError`s that name the key."""
+    heads, layers = read_heads(config), _layers(config)
+    ffn = config.positive("intermediate_size")
+    return ModelSpec(
+        family=MODEL_TYPES[0],
+        per_layer=layers,
+        attention=_attention(config, heads),
+        rope=config.rope(heads["head_dim"], 5e5, interleaved=True, float32=True),
+        gate=Gate(
+            config.positive("num_local_experts"), config.positive("num_experts_per_tok", default=1), Rule.TOPK_SIGMOID
+        ),
+        expert_ffn=ffn,
+        dense_ffn=0 if all(layer.sparse for layer in layers) else config.positive("intermediate_size_mlp"),
+        form=ExpertForm(weight_inputs=True),
+        shared=Shared(ffn),
+        **read_shared(config, norm_eps=1e-5),
+    )
+
+
+def _attention(config: ConfigReader, heads: dict[str, int]) -> GroupedAttention:
+    biased = bool(config.get("attention_bias", default=False))
+    tuned = config.get("attn_temperature_tuning", default=True)
+    temperature = Temperature(config.number("attn_scale", 0.1), config.number("floor_scale", 8192))
+    return GroupedAttention(
+        **heads,
+        qkv_bias=biased,
+        out_bias=biased,
+        norm=QueryKeyNorm.L2_AFTER_ROPE if config.get("use_qk_norm", default=True) else QueryKeyNorm.NONE,
+        temperature=temperature if tuned else None,
+    )
+
+
+def _layers(config: ConfigReader) -> tuple[Layer, ...]:
+    """`no_rope_layers` says 1 where a layer HAS rope; those are the ones that attend within chunks."""
+    count, chunk = config.positive("num_hidden_layers"), config.get("attention_chunk_size")
+    every = config.positive("no_rope_layer_interval", default=4)
+    rope = config.per_layer("no_rope_layers", count) or [(n + 1) % every != 0 for n in range(count)]
+    kinds = config.per_layer("layer_types", count) or ["chunked_attention" if r else "full_attention" for r in rope]
+    step = config.positive("interleave_moe_layer_step", default=1)
+    sparse = set(config.get("moe_layers", default=range(step - 1, count, step)))
+    return tuple(
+        Layer(n in sparse, rope=bool(rope[n]), chunk=chunk if kinds[n] == "chunked_attention" else None)
+        for n in range(count)
+    )
+
+
+def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+    """The makers' names: `feed_forward.experts.gate_up_proj` holds all experts, transposed; `feed_forward.router`."""
+    assert isinstance(spec.attention, GroupedAttention)
+    root = next((root for root in ROOTS if there.has(f"{root}model.norm.weight")), ROOTS[1])
+    params = outer_params(spec, root)
+    for layer in range(spec.layers):
+        prefix = f"{root}model.layers.{layer}"
+        params |= norm_params(spec, layer, prefix)
+        params |= grouped_attention_params(spec, spec.attention, there, layer, prefix)
+        params |= _feed_forward_params(spec, there, layer, f"{prefix}.feed_forward")
+    source = fused_experts(
+        spec, lambda layer: f"{root}model.layers.{layer}.feed_forward", Layout.TRANSPOSED, Layout.TRANSPOSED
+    )
+    return TensorMap(params, manifest_of(spec, source))
+
+
+def _feed_forward_params(spec: ModelSpec, there: TensorNames, layer: int, prefix: str) -> Params:
+    if not spec.per_layer[layer].sparse:
+        return feed_forward_params(there, f"{layer}.dense", prefix, spec.hidden, spec.dense_ffn)
+    assert spec.shared is not None
+    params = feed_forward_params(there, f"{layer}.shared", f"{prefix}.shared_expert", spec.hidden, spec.shared.ffn)
+    return params | {f"{layer}.gate": plain(f"{prefix}.router.weight", spec.gate.experts, spec.hidden)}
+
+
+def skipped(_: ModelSpec, name: str) -> str | None:
+    """The image side of a multimodal checkpoint."""
+    return "vision" if name.startswith(VISION) else None
+
+
+def skipped_elements(config: dict[str, Any]) -> int:
+    """Parameters of the image side by the configuration, 0 where it has none: what the published total counts too."""
+    vision = config.get("vision_config")
+    if not vision:
+        return 0
+    d, ffn, adapter = vision["hidden_size"], vision["intermediate_size"], vision["projector_input_dim"]
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    embedding = 3 * vision["patch_size"] ** 2 * d + d + (patches + 1) * d + 4 * d
+    layer = 4 * (d * d + d) + d * ffn + ffn + ffn * d + d + 4 * d
+    shuffled = int(d / vision["pixel_shuffle_ratio"] ** 2)
+    projector = shuffled * adapter + adapter * vision["projector_output_dim"]
+    to_text = vision["vision_output_dim"] * config["text_config"]["hidden_size"]
+    return int(embedding + vision["num_hidden_layers"] * layer + projector + to_text)

@@ -1,0 +1,27 @@
+"""A model's matrices by name, applied with the backend's product."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from kernels.quantized import Matrix
+from kernels.select import Ops
+
+
+class Projections:
+    """`weights` as `models.weights` loads them: matrices for `Ops.linear`, and plain tensors."""
+
+    def __init__(self, weights: Mapping[str, Matrix], ops: Ops) -> None:
+        self._weights = weights
+        self._linear = ops.linear
+
+    def apply(self, name: str, x_TI: Tensor) -> Tensor:
+        """Return x W^T, and the bias where there is one, in x's dtype."""
+        y_TO, bias = self._linear(x_TI, self._weights[name]), self._weights.get(f"{name}_bias")
+        return y_TO if bias is None else y_TO + bias
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter that is used as it is."""
+        found = self._weights[name]
+        assert isinstance(found, Tensor)
+        return found
