@@ -30,5 +30,5 @@ def _find_vocabulary(directory: Path) -> Path:
     if found:
         names = ", ".join(file.name for file in found)
         raise CheckpointError(f"{directory}: {len(found)} tiktoken vocabularies ({names}); leave the model's own one")
-    sought = "tokenizer.json, tiktoken.model or one *.tiktoken"
-    raise CheckpointError(f"{directory}: no such file: {sought}; a checkpoint needs its tokenizer")
+    missing = "no such file, nor tiktoken.model or one *.tiktoken beside it"
+    raise CheckpointError(f"{directory / 'tokenizer.json'}: {missing}; a checkpoint needs its tokenizer")

@@ -83,8 +83,13 @@ def test_text_is_split_before_it_is_merged() -> None:
     # Each of these has a token that reaches across the place of the split.
     assert tokens("1234") == [b"123", b"4"]
     assert tokens("\u6587E") == ["\u6587".encode(), b"E"]
+    for before in ("E", "e", "."):
+        assert tokens(f"{before}\u6587") == [before.encode(), "\u6587".encode()]
     assert tokens("iHi") == [b"i", b"Hi"]
     assert tokens("s.") == [b"s", b"."]
+    # And here it is not split.
+    assert tokens("no'S") == [b"n", b"o'S"]
+    assert tokens("HI'S") == [b"H", b"I'S"]
     assert tokens("the   world") == [b"the", b"  ", b" world"]
 
 
@@ -195,8 +200,10 @@ def test_a_cut_changes_ids_only_where_it_falls() -> None:
     ids = encode(text)
     assert ids == encode(text[:400_000]) + encode(text[400_000:])
     assert TOKENIZER.decode(ids) == text
-    runs = ["a" * 25_000, "a" * 25_000, "a" * 7]
-    assert encode("".join(runs)) == [id for part in runs for id in encode(part)]
+    # The limit falls within a token.
+    run = "x" + "hello" * 12_000
+    parts = [run[:25_000], run[25_000:50_000], run[50_000:]]
+    assert encode(run) == [id for part in parts for id in LIBRARY.encode(part)] != LIBRARY.encode(run)
 
 
 def test_a_conversation_and_its_end(tmp_path: Path) -> None:

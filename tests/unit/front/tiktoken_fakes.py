@@ -13,27 +13,13 @@ from router_service.front.tiktoken_reserved import ReservedToken
 from router_service.front.tiktoken_tokenizer import TiktokenTokenizer
 
 # Bytes in another order than their values, then merges; some reach across the places where text is split.
-MERGES = [
-    "he",
-    "ll",
-    "hell",
-    "hello",
-    " h",
-    " hello",
-    "th",
-    "the",
-    " t",
-    " the",
-    "in",
-    "ing",
-    "'s",
-    "e's",
-    "aa",
-    "aaaa",
-]
-MERGES += ["  ", "    ", "\n\n", " \n", "12", "34", "123", "1234", "o ", "s.", "wo", "rld", " wo", " world", "Hi", "iH"]
-BYTE_MERGES = ["你".encode()[:2], "你".encode(), "好".encode()[1:], "好".encode(), "你好".encode(), "文".encode()[:2]]
-BYTE_MERGES += ["文".encode(), "文".encode()[2:] + b"E", "😀".encode()[:2], "😀".encode()[:3], "é".encode()]
+MERGES = ["he", "ll", "hell", "hello", " h", " hello", "th", "the", " t", " the", "in", "ing", "'s", "e's", "aa"]
+MERGES += ["aaaa", "  ", "    ", "\n\n", " \n", "12", "34", "123", "1234", "o ", "s.", "wo", "rld", " wo"]
+MERGES += [" world", "Hi", "iH", "'S", "o'S", "I'S"]
+# First those across a place of a split, which would be merged first if it were none.
+BYTE_MERGES = [before + "文".encode()[:1] for before in (b"E", b"e", b".")] + ["文".encode()[2:] + b"E"]
+BYTE_MERGES += ["你".encode()[:2], "你".encode(), "好".encode()[1:], "好".encode(), "你好".encode(), "文".encode()[:2]]
+BYTE_MERGES += ["文".encode(), "😀".encode()[:2], "😀".encode()[:3], "é".encode()]
 TOKENS = [*(bytes([255 - byte]) for byte in range(256)), *(merge.encode() for merge in MERGES), *BYTE_MERGES]
 RANKS = {token: rank for rank, token in enumerate(TOKENS)}
 BASE = len(TOKENS)
