@@ -5,7 +5,8 @@ from pathlib import Path
 
 from router_service.front.chat import ChatTemplate, load_chat_template
 from router_service.front.defaults import SamplingDefaults, load_defaults
-from router_service.front.tokenizer import Tokenizer, load_tokenizer
+from router_service.front.tokenizer import Tokenizer
+from router_service.front.tokenizer_files import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ def load_text_model(directory: Path) -> TextModel:
     """Read the text side of the checkpoint in `directory`.
 
     Raises:
-        CheckpointError: tokenizer.json is missing, or a file is unreadable or wrong.
+        CheckpointError: the tokenizer is missing, or a file is unreadable or wrong.
     """
     tokenizer = load_tokenizer(directory)
     return TextModel(tokenizer, load_chat_template(directory), load_defaults(directory, tokenizer))

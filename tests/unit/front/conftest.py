@@ -5,13 +5,14 @@ import pytest
 from front_fakes import byte_level_tokenizer, write_checkpoint
 from front_world import World
 
+from router_service.front.json_tokenizer import JsonTokenizer
 from router_service.front.text_model import TextModel, load_text_model
 from router_service.front.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(byte_level_tokenizer())
+    return JsonTokenizer(byte_level_tokenizer())
 
 
 @pytest.fixture(scope="session")

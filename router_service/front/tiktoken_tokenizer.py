@@ -1,0 +1,69 @@
+"""Text to token ids and back, by the `tiktoken` library from a checkpoint's vocabulary file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tiktoken
+
+from router_service.front.tiktoken_format import TiktokenFormat, format_of
+from router_service.front.tiktoken_pieces import Cutter
+from router_service.front.tiktoken_ranks import read_ranks
+from router_service.front.tiktoken_reserved import ReservedToken, read_reserved
+from router_service.front.tokenizer import Tokenizer
+
+
+class TiktokenTokenizer(Tokenizer):
+    """A tokenizer by the ranks of its tokens and by the reserved ids that follow them."""
+
+    def __init__(
+        self, ranks: Mapping[bytes, int], reserved: Mapping[int, ReservedToken], format: TiktokenFormat
+    ) -> None:
+        """`ranks` are 0 to N - 1, and `reserved` has the `format.reserved` ids from N on, in order."""
+        assert list(reserved) == list(range(len(ranks), len(ranks) + format.reserved))
+        self.special_ids = frozenset(id for id, token in reserved.items() if token.special)
+        # The decoder joins the bytes of any tokens, so none need be held together.
+        self.byte_fallback: Mapping[int, int] = {}
+        self._reserved = {token.content: id for id, token in reserved.items()}
+        self._contents = frozenset(self._reserved)
+        self._ranks = dict(ranks)
+        self._bytes = [*sorted(ranks, key=ranks.__getitem__), *(name.encode() for name in self._reserved)]
+        self._cutter = Cutter(format, list(self._reserved))
+        self._encoding = tiktoken.Encoding(
+            "checkpoint", pat_str=format.pattern, mergeable_ranks=self._ranks, special_tokens=self._reserved
+        )
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002 (the format adds none)
+        """Return the ids of `text`. Lone surrogates, which no text has, are encoded as U+FFFD."""
+        ids: list[int] = []
+        for piece in self._cutter.pieces(text):
+            ids += self._encoding.encode(piece, allowed_special=self._contents, disallowed_special=())
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of `ids`; their bytes are joined first, as a character's may come from several tokens."""
+        hidden = self.special_ids if skip_special_tokens else frozenset[int]()
+        return b"".join(self.bytes_of(id) for id in ids if id not in hidden).decode("utf-8", errors="replace")
+
+    def is_visible(self, id: int) -> bool:
+        """Return whether `id` is a token that has text."""
+        return 0 <= id < len(self._bytes) and id not in self.special_ids
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a reserved token by its content, else of the token with the bytes of `token`."""
+        return self._reserved.get(token, self._ranks.get(token.encode("utf-8", errors="surrogatepass")))
+
+    def bytes_of(self, id: int) -> bytes:
+        """Return a token's bytes; a reserved one's are its content."""
+        return self._bytes[id] if 0 <= id < len(self._bytes) else b""
+
+
+def load_tiktoken_tokenizer(path: Path) -> TiktokenTokenizer:
+    """Read the vocabulary at `path`, with config.json and tokenizer_config.json beside it.
+
+    Raises:
+        CheckpointError: one of them is wrong, or the model's way to split text is not known.
+    """
+    format = format_of(path)
+    ranks = read_ranks(path)
+    reserved = read_reserved(path.parent, range(len(ranks), len(ranks) + format.reserved))
+    return TiktokenTokenizer(ranks, reserved, format)

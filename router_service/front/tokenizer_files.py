@@ -1,0 +1,34 @@
+"""Which file of a checkpoint directory holds its tokenizer."""
+
+from pathlib import Path
+
+from experts.checkpoint_error import CheckpointError
+from router_service.front.json_tokenizer import load_json_tokenizer
+from router_service.front.tiktoken_tokenizer import load_tiktoken_tokenizer
+from router_service.front.tokenizer import Tokenizer
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Read tokenizer.json of `directory`, or where there is none its tiktoken vocabulary.
+
+    Raises:
+        CheckpointError: there is neither, or more than one vocabulary, or the file is no tokenizer.
+    """
+    path = directory / "tokenizer.json"
+    if path.is_file():
+        return load_json_tokenizer(path)
+    return load_tiktoken_tokenizer(_find_vocabulary(directory))
+
+
+def _find_vocabulary(directory: Path) -> Path:
+    path = directory / "tiktoken.model"
+    if path.is_file():
+        return path
+    found = sorted(file for file in directory.glob("*.tiktoken") if file.is_file())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(file.name for file in found)
+        raise CheckpointError(f"{directory}: {len(found)} tiktoken vocabularies ({names}); leave the model's own one")
+    missing = "no such file, nor tiktoken.model or one *.tiktoken beside it"
+    raise CheckpointError(f"{directory / 'tokenizer.json'}: {missing}; a checkpoint needs its tokenizer")
