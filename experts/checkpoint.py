@@ -74,24 +74,26 @@ class Checkpoint:
         used = {file.name for file in self._file_of.values()}
         return sorted(file.name for file in self.path.glob("*.safetensors") if used and file.name not in used)
 
-    def entry(self, name: str) -> TensorEntry:
-        """Where a tensor of `names` lies.
+    def entry(self, name: str) -> TensorEntry | None:
+        """Where a tensor lies, None where no file holds it. One that the index forgets is looked for in all files.
 
         Raises:
-            CheckpointError: its file is not a safetensors file, or holds no such tensor.
+            CheckpointError: a file is not a safetensors file, or the index is wrong about this tensor.
         """
-        file = self._file_of[name]
+        file = self._file_of.get(name)
+        if file is None:
+            return next((header[name] for header in self._all_headers() if name in header), None)
         found = self._header(file).get(name)
         if found is None:
             raise CheckpointError(f"{file}: missing tensor {name}, which {INDEX} places there")
         return found
 
     def entries(self) -> Iterator[TensorEntry]:
-        """All tensors: those of the index, and those that a file of it holds besides and that no other file has."""
-        for name in self._file_of:
-            yield self.entry(name)
-        for file in dict.fromkeys(self._file_of.values()):
-            yield from (entry for name, entry in self._header(file).items() if name not in self._file_of)
+        """All tensors of all files; of two of one name the index chooses."""
+        for header in self._all_headers():
+            for name, entry in header.items():
+                if self._file_of.get(name, entry.file) == entry.file:
+                    yield entry
 
     def check(self, expected: Iterable[Stored], ignorable: Callable[[str], bool]) -> None:
         """Compare the tensors with what the model family expects, by name, shape and dtype. Reads every header.
@@ -118,9 +120,9 @@ class Checkpoint:
             CheckpointError: it is missing, or of a wrong shape or dtype.
         """
         name, shape = stored.name, list(stored.shape)
-        if name not in self._file_of:
-            raise CheckpointError(f"{self.path}: missing tensor {name} (shape {shape}): no weights file holds it")
         entry = self.entry(name)
+        if entry is None:
+            raise CheckpointError(f"{self.path}: missing tensor {name} (shape {shape}): no weights file holds it")
         if entry.shape != stored.shape:
             raise CheckpointError(
                 f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json implies {shape}"
@@ -132,12 +134,21 @@ class Checkpoint:
 
     def load(self, copies: Iterable[Copy], progress: Callable[[int], None] = lambda _: None) -> None:
         """Carry out `copies` in the order of the files, `progress` called with the bytes of each."""
-        ordered = sorted(((self.entry(copy.name), copy) for copy in copies), key=_place)
+        ordered = sorted(((self._existing(copy.name), copy) for copy in copies), key=_place)
         for file, group in groupby(ordered, key=lambda pair: pair[0].file):
             with MappedFile(file) as mapped:
                 for entry, copy in group:
                     mapped.copy_into(entry, copy.out, copy.index)
                     progress(copy.out.nbytes)
+
+    def _existing(self, name: str) -> TensorEntry:
+        entry = self.entry(name)
+        if entry is None:
+            raise CheckpointError(f"{self.path}: missing tensor {name}: no weights file holds it")
+        return entry
+
+    def _all_headers(self) -> Iterator[dict[str, TensorEntry]]:
+        return (self._header(file) for file in dict.fromkeys(self._file_of.values()))
 
     def _header(self, file: Path) -> dict[str, TensorEntry]:
         if file not in self._headers:

@@ -44,11 +44,13 @@ def until(condition: Callable[[], bool], what: str, limit_s: float = WAIT_S) -> 
         time.sleep(0.002)
 
 
-def load_shards(plan: ModelPlan, shards: int, dtype: torch.dtype = torch.float32) -> list[ExpertShard]:
+def load_shards(
+    plan: ModelPlan, shards: int, dtype: torch.dtype = torch.float32, keep_packed: bool = False
+) -> list[ExpertShard]:
     """Load all shards of an even placement."""
     placement, ops = even_placement(plan.spec.gate.experts, shards), select.ops("auto", CPU)
     source = (plan.checkpoint, plan.tensors.experts, dtype, CPU, ops)
-    return [load_shard(index, held, *source) for index, held in enumerate(placement.shards)]
+    return [load_shard(index, held, *source, keep_packed) for index, held in enumerate(placement.shards)]
 
 
 def greedy(max_tokens: int, **params: Any) -> SamplingParams:
@@ -96,14 +98,16 @@ class Mesh:
         checksum: bool = False,
         call_timeout_s: float = WAIT_S,
         delays: dict[int, float] | None = None,
+        keep_packed: bool = False,
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []
-        self.servers = ShardServers(load_shards(plan, shards, dtype), checksum)
+        self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum)
         self.connector: ShardConnector | None = None
         experts = ExpertsConfig(shards, call_timeout_s, checksum)
         engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | config)
-        self.engine = build_engine(plan, self._transport(way, delays or {}, experts), experts, engine, dtype, CPU)
+        transport = self._transport(way, delays or {}, experts)
+        self.engine = build_engine(plan, transport, experts, engine, dtype, CPU, keep_packed)
         self.engine.observe = self.records.append
         self._keys = count(1)
 

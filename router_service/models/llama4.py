@@ -125,7 +125,6 @@ def skipped_elements(config: dict[str, Any]) -> int:
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     embedding = 3 * vision["patch_size"] ** 2 * d + d + (patches + 1) * d + 4 * d
     layer = 4 * (d * d + d) + d * ffn + ffn + ffn * d + d + 4 * d
-    shuffled = int(d / vision["pixel_shuffle_ratio"] ** 2)
-    projector = shuffled * adapter + adapter * vision["projector_output_dim"]
+    projector = ffn * adapter + adapter * vision["projector_output_dim"]
     to_text = vision["vision_output_dim"] * config["text_config"]["hidden_size"]
     return int(embedding + vision["num_hidden_layers"] * layer + projector + to_text)

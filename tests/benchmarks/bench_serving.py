@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experts.checkpoint_error import CheckpointError
 from tests.benchmarks import report
 from tests.benchmarks.checkpoints import SHAPES, ensure
 from tests.benchmarks.sides import OneProcess, Tokens, TransformersModel
@@ -136,32 +135,15 @@ def measure_exchange(args: argparse.Namespace, cluster: Any, vocabulary: int) ->
     return rows
 
 
-def open_cluster(args: argparse.Namespace, directory: Path) -> Any:
-    """The cluster, or the error that says why this checkpoint cannot be served."""
-    from cluster.config import ModelConfig
-    from cluster.model import open_model
-    from tests.benchmarks.cluster_side import Cluster
-
-    try:
-        open_model(ModelConfig(checkpoint=str(directory), dtype=args.dtype))
-    except CheckpointError as error:
-        return error
-    return Cluster(directory, args.shards, args.dtype, kv_tokens(args))
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, printed as it comes."""
+    from tests.benchmarks.cluster_side import Cluster
+
     directory = ensure(args.shape, args.scale, args.checkpoint)
     vocabulary = json.loads((directory / "config.json").read_text())["vocab_size"]
     result: dict[str, Any] = {"machine": report.machine(), "settings": report.settings(args)}
     print(report.heading(result), flush=True)
-    cluster = open_cluster(args, directory)
-    if isinstance(cluster, CheckpointError):
-        print(f"\nthis server: not served yet ({cluster})\n")
-        result |= measure_all(args, None, directory, vocabulary)
-        print(report.rates(result["rates"]))
-        return result
-    with cluster:
+    with Cluster(directory, args.shards, args.dtype, kv_tokens(args)) as cluster:
         result |= {"start": cluster.start_events, "idle cores": cluster.idle_cores(3.0)}
         result |= measure_all(args, cluster, directory, vocabulary)
         print(report.rates(result["rates"]), flush=True)

@@ -12,7 +12,7 @@ def gate_of(cluster: Cluster) -> tuple[int, int, int]:
     """Experts, experts per token, hidden size."""
     from cluster.model import open_model
 
-    spec = open_model(cluster.config.model).plan.spec
+    spec = open_model(cluster.config.model, cluster.config.weights).plan.spec
     return spec.gate.experts, spec.gate.top_k, spec.hidden
 
 

@@ -61,7 +61,7 @@ def rates(cells: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 def _rate_row(cell: str, sides: Mapping[str, Sequence[float]]) -> list[str]:
     name, theirs = best_of_theirs(sides)
     ours = [median(sides[side]) if side in sides else None for side in OURS]
-    cells = ["not served yet" if rate is None else f"{rate:.1f}" for rate in ours]
+    cells = ["not measured" if rate is None else f"{rate:.1f}" for rate in ours]
     ratios = ["-" if rate is None else f"{rate / theirs:.2f}x" for rate in ours]
     return [cell, *cells, f"{theirs:.1f}", name, *ratios]
 

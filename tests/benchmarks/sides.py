@@ -64,12 +64,13 @@ class OneProcess:
     def __init__(self, directory: Path, dtype: str, kv_tokens: int = 0) -> None:
         from cluster.config import ModelConfig
         from cluster.model import open_model
-        from experts.config import ExpertsConfig
+        from experts.config import ExpertsConfig, WeightsConfig
         from router_service.assembly import build_engine, local_shards
         from router_service.config import EngineConfig
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        model, experts = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype)), ExpertsConfig(shards=1)
+        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
+        experts = ExpertsConfig(shards=1)
         settings, place = EngineConfig(kv_cache_tokens=kv_tokens), (model.dtype, model.device)
         transport = local_shards(model.plan, experts, *place)
         self.engine = build_engine(model.plan, transport, experts, settings, *place)

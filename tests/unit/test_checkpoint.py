@@ -202,7 +202,7 @@ def test_index(path: Path) -> None:
     names = split(path)
     plan_model(Checkpoint(path))
     write_index(path, names | {EXPERT: "absent.safetensors"})
-    assert error_of(path) == f"{path / 'absent.safetensors'}: no such file"
+    assert error_of(path) == f"{path / 'absent.safetensors'}: no such file, but {INDEX} places tensors there"
     write_index(path, names | {EXPERT: names[NORM]})
     assert error_of(path).startswith(f"{path / names[NORM]}: missing tensor {EXPERT}")
     del names[EXPERT]

@@ -30,7 +30,7 @@ def test_plain_data_and_back() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("expert:\n  shards: 4\n", "unknown key expert, known: model, experts"),
+        ("expert:\n  shards: 4\n", "unknown key expert, known: model, weights, experts"),
         ("experts:\n  shard: 4\n", "unknown key experts.shard, known: shards"),
         ("experts:\n  shards: many\n", "experts.shards is 'many'"),
         ("experts:\n  shards: 0\n", "experts.shards is 0, it must be at least 1"),

@@ -45,7 +45,7 @@ if role == "shard":
     size = kept.weights_bytes
 else:
     kept = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, ops)
-    size = sum(torch.Size(source.shape).numel() for source in plan.tensors.router.values()) * dtype.itemsize
+    size = plan.tensors.router_elements * dtype.itemsize
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print(json.dumps([size, int(peak[1]) * 1024]))
 """

@@ -121,7 +121,7 @@ def test_calls_are_added_to_their_shard() -> None:
     stats = Statistics(Placement(((0,), (1,))), 1)
     first = CallPhases(0, tuple(n * 10**6 for n in (1, 2, 3, 4, 5, 6)), 7, 9, 700, 800, 10**9)  # type: ignore[arg-type]
     second = replace(first, shard=1, rows=2, assignments=3, dispatch_bytes=20, combine_bytes=30, received_ns=2 * 10**9)
-    trip = LayerTrip(0, (first, second), 10**6, 9 * 10**6, 6 * 10**6)
+    trip = LayerTrip(0, (first, second), 10**6, 9 * 10**6, 6 * 10**6, waiting_ns=2 * 10**9 - 9 * 10**6)
     stats.observe(record([], [trip, trip]))
     metrics = exposed(stats)
     for number, phase in enumerate(PHASES):
