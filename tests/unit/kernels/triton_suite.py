@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import CASES, DTYPES, Case, assert_near, make
+from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 
 from kernels import reference, triton_permute
 from kernels.select import ops
@@ -22,28 +22,29 @@ def triton_ops():
     return ops("triton", DEVICE)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_expert_ffn(triton_ops, case, dtype):
-    problem = make(case, dtype, DEVICE)
-    matrices = problem.w_gate_up_E2FD, problem.w_down_EDF
-    expected = reference.expert_ffn(problem.x_TD, reference.prepare_weights(*matrices), *problem.rows)
-    actual = triton_ops.expert_ffn(problem.x_TD, triton_ops.prepare_weights(*matrices), *problem.rows)
+def test_expert_ffn(triton_ops, case, dtype, kind):
+    problem = make(case, dtype, DEVICE, kind)
+    expected = reference.expert_ffn(problem.x_TD, problem.prepare(reference), *problem.rows)
+    actual = triton_ops.expert_ffn(problem.x_TD, problem.prepare(triton_ops), *problem.rows)
     assert_near(actual, expected, dtype)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.tokens in (0, 4, 9)], ids=str)
-def test_parts(triton_ops, case, dtype):
-    problem = make(case, dtype, DEVICE)
+def test_parts(triton_ops, case, dtype, kind):
+    problem = make(case, dtype, DEVICE, kind)
+    ours, plain = problem.prepare(triton_ops), problem.prepare(reference)
     token, expert, weight = problem.rows
     order, offsets = triton_ops.group_by_expert(expert, case.experts)
     assert all(map(torch.equal, (order, offsets), reference.group_by_expert(expert, case.experts)))
-    w_gate_up, w_down = problem.w_gate_up_E2FD, problem.w_down_EDF
-    h = reference.gate_up_silu(problem.x_TD, w_gate_up, token[order], offsets)
-    assert_near(triton_ops.gate_up_silu(problem.x_TD, w_gate_up, token[order], offsets), h, dtype)
-    y = reference.grouped_down(h, w_down, offsets, weight[order])
-    assert_near(triton_ops.grouped_down(h, w_down, offsets, weight[order]), y, dtype)
+    h = reference.gate_up(problem.x_TD, plain, token[order], weight[order], offsets)
+    assert_near(triton_ops.gate_up(problem.x_TD, ours, token[order], weight[order], offsets), h, dtype)
+    y = reference.down(h, plain, offsets, weight[order])
+    assert_near(triton_ops.down(h, ours, offsets, weight[order]), y, dtype)
     total = reference.sum_rows(y, token[order], case.tokens)
     assert_near(triton_ops.sum_rows(y, token[order], case.tokens), total, torch.float32)
 
