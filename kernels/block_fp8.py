@@ -30,9 +30,9 @@ class BlockFp8(Coded):
     block: tuple[int, int] = (128, 128)
 
     def __post_init__(self) -> None:
-        if self.values_OI.ndim != 2 or self.values_OI.dtype != torch.float8_e4m3fn or min(self.block) < 1:
-            shape = tuple(self.values_OI.shape)
-            raise ValueError(f"need a float8_e4m3fn matrix and blocks, got {self.values_OI.dtype} {shape} {self.block}")
+        shape, kind = tuple(self.values_OI.shape), self.values_OI.dtype
+        if len(shape) != 2 or kind != torch.float8_e4m3fn or min(*shape, *self.block) < 1:
+            raise ValueError(f"need a float8_e4m3fn matrix and blocks, none empty, got {kind} {shape} {self.block}")
         blocks = _blocks(self.values_OI.shape, self.block)
         if self.scales_BC.shape != blocks or self.scales_BC.dtype != torch.float32:
             found = f"{self.scales_BC.dtype} {tuple(self.scales_BC.shape)}"
@@ -77,7 +77,7 @@ class BlockFp8(Coded):
         wide_MI = self._unscaled(self.values_OI[start:end], scratch)
         scales_MC, width = self._scales(start, end), self.block[1]
         whole = wide_MI.shape[1] // width
-        wide_MI[:, : whole * width].view(-1, whole, width).mul_(scales_MC[:, :whole, None])
+        wide_MI[:, : whole * width].view(end - start, whole, width).mul_(scales_MC[:, :whole, None])
         if whole * width < wide_MI.shape[1]:
             wide_MI[:, whole * width :].mul_(scales_MC[:, whole:])
         return wide_MI

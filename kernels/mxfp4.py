@@ -37,7 +37,7 @@ class Mxfp4(Coded):
         for name, tensor in (("blocks", self.blocks_OGH), ("scales", self.scales_OG)):
             if tensor.dtype != torch.uint8 or not tensor.is_contiguous():
                 raise ValueError(f"{name} must be contiguous and uint8, got {tensor.dtype}: convert them first")
-        if self.blocks_OGH.ndim != 3 or self.blocks_OGH.shape[2] * 2 != GROUP:
+        if self.blocks_OGH.ndim != 3 or self.blocks_OGH.shape[2] * 2 != GROUP or not self.blocks_OGH.numel():
             raise ValueError(f"blocks must be [O, I/{GROUP}, {GROUP // 2}], got {tuple(self.blocks_OGH.shape)}")
         if self.scales_OG.shape != self.blocks_OGH.shape[:2]:
             found = f"{tuple(self.scales_OG.shape)} for blocks {tuple(self.blocks_OGH.shape)}"
