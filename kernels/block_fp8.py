@@ -97,10 +97,12 @@ class BlockFp8(Coded):
         return wide_MI
 
     def _scales(self, start: int, end: int) -> Tensor:
-        """The scales [M, C] of rows start..end-1."""
+        """The scales [M, C] of rows start..end-1, or [1, C] where they are all in one block."""
         height = self.block[0]
-        first = start // height
-        of_blocks = self.scales_BC[first : -(-end // height)]
+        first, last = start // height, -(-end // height)
+        of_blocks = self.scales_BC[first:last]
+        if last == first + 1:
+            return of_blocks
         return of_blocks.repeat_interleave(height, 0)[start - first * height : end - first * height]
 
 

@@ -15,11 +15,10 @@ from torch import Tensor
 
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-# Elements decoded at a time. On a CPU they stay in the L2 cache. torch shares an operation of more than 2^15 elements
-# among its threads, and waking them costs more than such an operation (50 us against 13, OMP_WAIT_POLICY=passive).
+# Elements decoded at a time. One thread is fastest where they stay in the L2 cache; several must be woken for each of
+# the operations (50 us where they wait passively), which pays for large ones only. On a GPU a launch is dear.
 _ELEMENTS = 1 << 17
-_ELEMENTS_UNSHARED = 1 << 15
-# On a GPU a launch is dear and there is no such cache.
+_ELEMENTS_SHARED = 1 << 20
 _ELEMENTS_GPU = 1 << 24
 
 
@@ -32,11 +31,12 @@ class Scratch:
         self.index_N = torch.empty(elements, dtype=torch.int32, device=device)
 
     @classmethod
-    def for_matrix(cls, matrix: Quantized) -> Scratch:
-        """Enough for pieces of `matrix` of the size that decodes fastest, and for one row at least."""
-        shared = torch.get_num_threads() > 1
-        most = _ELEMENTS_GPU if matrix.device.type != "cpu" else _ELEMENTS_UNSHARED if shared else _ELEMENTS
-        rows, inputs = matrix.shape
+    def for_rows(cls, matrix: Quantized, rows: int) -> Scratch:
+        """As much as decodes fastest, for at most so many rows of `matrix` at a time and at least one."""
+        most = _ELEMENTS if torch.get_num_threads() == 1 else _ELEMENTS_SHARED
+        if matrix.device.type != "cpu":
+            most = _ELEMENTS_GPU
+        inputs = matrix.shape[1]
         return cls(matrix.device, max(inputs, min(most, rows * inputs)))
 
 
@@ -72,7 +72,7 @@ class Quantized(ABC):
         if not 0 <= start <= end <= self.shape[0]:
             raise ValueError(f"rows {start}..{end} do not lie in a matrix of {self.shape[0]} rows")
         out_MI = torch.empty(end - start, self.shape[1], dtype=self.dtype, device=self.device)
-        self.decode_into(start, out_MI, Scratch.for_matrix(self))
+        self.decode_into(start, out_MI, Scratch.for_rows(self, end - start))
         return out_MI
 
     def dense(self) -> Tensor:
@@ -86,7 +86,7 @@ class Quantized(ABC):
                 f"out must be {self.dtype} {tuple(self.shape)} on {self.device}, "
                 f"got {out_OI.dtype} {tuple(out_OI.shape)} on {out_OI.device}"
             )
-        self.decode_into(0, out_OI, Scratch.for_matrix(self))
+        self.decode_into(0, out_OI, Scratch.for_rows(self, len(out_OI)))
 
 
 # A matrix to multiply with: dense (maybe in a library's own layout), or quantized.

@@ -4,7 +4,8 @@
     python tests/benchmarks/bench_expert_ffn.py --shape qwen3 --packed --no-reference
 
 Forms take turns within each round, so that a noisy neighbour hits all of them; the cache is swept before each call.
-GB/s counts the weights of the experts that have rows, once, dense. `--packed` adds experts kept in FP8 and in MXFP4. Legend: T tokens, K experts per token, E experts, N rows.
+GB/s counts the weights of the experts that have rows, once, as dense ones; `--packed` adds experts kept in FP8 and in
+MXFP4. Legend: T tokens, K experts per token, E experts, N rows.
 """
 
 from __future__ import annotations
