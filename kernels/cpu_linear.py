@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from kernels.buffers import BUFFERS
 from kernels.quantized import Matrix, Quantized, Scratch
 
 M = TypeVar("M", Tensor, Quantized)
@@ -62,7 +63,8 @@ def _by_pieces(x_MI: Tensor, w_OI: Quantized, bias_O: Tensor | None) -> Tensor:
     outputs, inputs = w_OI.shape
     step = min(outputs, max(128, _PIECE_BYTES // (inputs * w_OI.dtype.itemsize) // 128 * 128))
     y_MO = x_MI.new_empty(len(x_MI), outputs)
-    piece_SI, scratch = x_MI.new_empty(step, inputs), Scratch.for_rows(w_OI, step)
+    piece_SI = BUFFERS.take("piece", step * inputs, w_OI.dtype, x_MI.device).view(step, inputs)
+    scratch = Scratch.for_rows(w_OI, step)
     for start in range(0, outputs, step):
         end = min(outputs, start + step)
         w_OI.decode_into(start, piece_SI[: end - start], scratch)

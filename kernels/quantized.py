@@ -13,6 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kernels.buffers import BUFFERS
+
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # Elements decoded at a time. One thread is fastest where they stay in the L2 cache; several must be woken for each of
@@ -22,13 +24,12 @@ _ELEMENTS_SHARED = 1 << 20
 _ELEMENTS_GPU = 1 << 24
 
 
+@dataclass(frozen=True)
 class Scratch:
-    """What decoding needs besides its result, made once and used for piece after piece."""
+    """What decoding needs besides its result: float32 values, and int32 indices for every second of them."""
 
-    def __init__(self, device: torch.device, elements: int) -> None:
-        self.elements = elements
-        self.wide_N = torch.empty(elements, dtype=torch.float32, device=device)
-        self.index_N = torch.empty(elements, dtype=torch.int32, device=device)
+    wide_N: Tensor
+    index_N: Tensor
 
     @classmethod
     def for_rows(cls, matrix: Quantized, rows: int) -> Scratch:
@@ -37,7 +38,13 @@ class Scratch:
         if matrix.device.type != "cpu":
             most = _ELEMENTS_GPU
         inputs = matrix.shape[1]
-        return cls(matrix.device, max(inputs, min(most, rows * inputs)))
+        return cls.of_size(max(inputs, min(most, rows * inputs)), matrix.device)
+
+    @classmethod
+    def of_size(cls, elements: int, device: torch.device) -> Scratch:
+        """For pieces of so many elements; good until this thread asks for the next."""
+        wide_N = BUFFERS.take("wide", elements, torch.float32, device)
+        return cls(wide_N, BUFFERS.take("index", -(-elements // 2), torch.int32, device))
 
 
 class Quantized(ABC):
@@ -107,7 +114,7 @@ class Coded(Quantized):
 
     def decode_into(self, start: int, out_MI: Tensor, scratch: Scratch) -> None:
         """As in `Quantized`, in as many steps as `scratch` is too small for."""
-        rows, step = len(out_MI), scratch.elements // self.shape[1]
+        rows, step = len(out_MI), len(scratch.wide_N) // self.shape[1]
         for first in range(0, rows, step):
             last = min(rows, first + step)
             out_MI[first:last].copy_(self._wide(start + first, start + last, scratch))

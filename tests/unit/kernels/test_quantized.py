@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from kernels import quantized
 from kernels.block_fp8 import BlockFp8
+from kernels.buffers import Buffers
 from kernels.mxfp4 import Mxfp4
 from kernels.quantized import Quantized, RowStack, Scratch, as_dense
 
@@ -62,7 +65,7 @@ def test_any_rows_decode_to_what_the_format_means(w, data):
 def test_the_size_of_a_step_does_not_matter(w, most, data):
     start = data.draw(st.integers(0, w.shape[0] - 1))
     out = torch.empty(data.draw(st.integers(1, w.shape[0] - start)), w.shape[1], dtype=w.dtype)
-    w.decode_into(start, out, Scratch(w.device, most * w.shape[1]))
+    w.decode_into(start, out, Scratch.of_size(most * w.shape[1], w.device))
     assert_same(out, exact(w)[start : start + len(out)], w.dtype)
 
 
@@ -81,7 +84,7 @@ def test_large_matrices_take_several_steps(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(quantized, "_ELEMENTS_SHARED", 1 << 18)
     w = any_fp8((515, 1026), torch.bfloat16, seed=1)
-    assert Scratch.for_rows(w, 515).elements < w.shape.numel()
+    assert len(Scratch.for_rows(w, 515).wide_N) < w.shape.numel()
     assert_same(w.dense(), exact(w), torch.bfloat16)
 
 
@@ -135,6 +138,31 @@ def test_a_scale_of_255_makes_its_group_nan_and_no_other():
 def test_what_float16_cannot_hold_is_infinite():
     w = BlockFp8(torch.full((1, 2), 448.0).to(torch.float8_e4m3fn), torch.tensor([[200.0]]), torch.float16)
     assert w.dense().tolist() == [[np.inf, np.inf]]
+
+
+def test_decoding_works_in_and_out_of_inference_mode(monkeypatch):
+    monkeypatch.setattr(quantized, "BUFFERS", Buffers())
+    w = any_mxfp4((3, 96), torch.bfloat16, seed=3)
+    with torch.inference_mode():
+        first = w.dense()
+    assert_same(first, exact(w), torch.bfloat16)
+    assert_same(w.dense(), exact(w), torch.bfloat16)
+
+
+def test_threads_decode_side_by_side():
+    matrices = [any_fp8((300, 256), torch.float32, seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for w, dense in zip(matrices, pool.map(Quantized.dense, matrices), strict=True):
+            assert_same(dense, exact(w), torch.float32)
+
+
+def test_buffers_are_kept_and_grow():
+    buffers, cpu = Buffers(), torch.device("cpu")
+    first = buffers.take("a", 8, torch.float32, cpu)
+    assert buffers.take("a", 16, torch.bfloat16, cpu).data_ptr() == first.data_ptr()
+    assert buffers.take("b", 8, torch.float32, cpu).data_ptr() != first.data_ptr()
+    assert buffers.take("a", 9, torch.float32, cpu).shape == (9,)
+    assert buffers.take("a", 9, torch.float32, torch.device("meta")).is_meta
 
 
 def test_bytes_shape_and_device():
