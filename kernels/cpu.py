@@ -7,7 +7,7 @@ Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), M
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,21 +16,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.cpu_linear import linear, pack, padded
-from kernels.reference import gate_topk
-from kernels.weights import ExpertWeights, Matrices, check_rows, check_weights
+from kernels.quantized import Matrix
+from kernels.reference import activate, gate_topk, weighted
+from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
 
 # gate_topk is two torch calls: the reference serves.
 __all__ = [
+    "down",
     "expert_ffn",
     "gate_topk",
-    "gate_up_silu",
+    "gate_up",
     "group_by_expert",
-    "grouped_down",
     "prepare_weights",
     "sum_rows",
 ]
 
 Ints = NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float32)
 
 
 def group_by_expert(expert_ids_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
@@ -39,18 +41,22 @@ def group_by_expert(expert_ids_N: Tensor, num_experts: int) -> tuple[Tensor, Ten
     return torch.from_numpy(order_N), torch.from_numpy(_offsets(counts))
 
 
-def gate_up_silu(x_TD: Tensor, w_gate_up: Matrices, token_of_row_N: Tensor, offsets_E1: Tensor) -> Tensor:
-    """As `reference.gate_up_silu`, with gate and up rounded to x's dtype before they are multiplied."""
+def gate_up(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, weight_of_row_N: Tensor, offsets_E1: Tensor
+) -> Tensor:
+    """As `reference.gate_up`, with gate and up rounded to x's dtype before they are multiplied."""
     x_ND = x_TD.index_select(0, token_of_row_N)
-    parts = [_silu_mul(linear(x_ND[s:e], w_gate_up[i])) for i, s, e in _segments(offsets_E1.diff().tolist())]
-    return torch.cat(parts) if parts else x_TD.new_empty(0, w_gate_up[0].shape[0] // 2)
+    if weights.form.weight_inputs:
+        x_ND = weighted(x_ND, weight_of_row_N)
+    parts = [_hidden(x_ND[s:e], weights, i) for i, s, e in segments(offsets_E1.diff().tolist())]
+    return torch.cat(parts) if parts else x_TD.new_empty(0, weights.ffn)
 
 
-def grouped_down(h_NF: Tensor, w_down: Matrices, offsets_E1: Tensor, weight_of_row_N: Tensor) -> Tensor:
-    """As `reference.grouped_down`, with the product rounded to h's dtype before it is weighted in float32."""
-    parts = [linear(h_NF[s:e], w_down[i]) for i, s, e in _segments(offsets_E1.diff().tolist())]
-    y_ND = torch.cat(parts) if parts else h_NF.new_empty(0, w_down[0].shape[0])
-    return y_ND.float() * weight_of_row_N[:, None]
+def down(h_NF: Tensor, weights: ExpertWeights, offsets_E1: Tensor, weight_of_row_N: Tensor) -> Tensor:
+    """As `reference.down`, with the product rounded to h's dtype before it is weighted in float32."""
+    parts = [_output(h_NF[s:e], weights, i) for i, s, e in segments(offsets_E1.diff().tolist())]
+    y_ND = torch.cat(parts).float() if parts else h_NF.new_empty(0, weights.hidden, dtype=torch.float32)
+    return y_ND if weights.form.weight_inputs else y_ND * weight_of_row_N[:, None]
 
 
 def sum_rows(y_ND: Tensor, token_of_row_N: Tensor, num_tokens: int) -> Tensor:
@@ -58,14 +64,20 @@ def sum_rows(y_ND: Tensor, token_of_row_N: Tensor, num_tokens: int) -> Tensor:
     return _weighted_sum(y_ND.float(), token_of_row_N.numpy(), None, num_tokens)
 
 
-def prepare_weights(gate_up: Matrices, down: Matrices) -> ExpertWeights:
+def prepare_weights(
+    gate_up: Matrices,
+    down: Matrices,
+    form: ExpertForm = PLAIN,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+) -> ExpertWeights:
     """Pack each expert's matrices for `linear`; packed ones are taken as they are, so a set can be regrouped cheaply.
 
-    Takes E of [2F, D] and E of [D, F], stacked or one by one. Keeps no dense matrix that it packed: let go of it
-    too and memory is as before. Raises ValueError where the matrices do not fit.
+    Takes E of [2F, D] and E of [D, F], stacked or one by one; quantized ones stay so. Keeps no dense matrix that it
+    packed: let go of it too and memory is as before. Raises ValueError where the parts do not fit.
     """
-    check_weights(gate_up, down)
-    return ExpertWeights(tuple(pack(w) for w in gate_up), tuple(pack(w) for w in down))
+    check_weights(ExpertWeights(gate_up, down, form, gate_up_bias, down_bias))
+    return ExpertWeights(_packed(gate_up), _packed(down), form, gate_up_bias, down_bias)
 
 
 def expert_ffn(
@@ -76,29 +88,47 @@ def expert_ffn(
     if not len(token_of_row_N):
         return x_TD.new_zeros(x_TD.shape, dtype=torch.float32)
     order_N, counts = _group(expert_of_row_N.numpy(), weights.num_experts)
-    token_N = token_of_row_N.numpy()[order_N]
+    token_N, weight_N = token_of_row_N.numpy()[order_N], weight_of_row_N.numpy()[order_N]
     x_PD = _gather(x_TD, token_N, max(counts))
-    y_ND = torch.cat([_expert(x_PD, s, e - s, weights, i) for i, s, e in _segments(counts)])
-    return _weighted_sum(y_ND.float(), token_N, weight_of_row_N.numpy()[order_N], len(x_TD))
+    if weights.form.weight_inputs:
+        x_PD = weighted(x_PD, torch.from_numpy(_lengthened(weight_N, len(x_PD))))
+    y_ND = torch.cat([_expert(x_PD, s, e - s, weights, i) for i, s, e in segments(counts)])
+    return _weighted_sum(y_ND.float(), token_N, None if weights.form.weight_inputs else weight_N, len(x_TD))
 
 
 def _expert(x_PD: Tensor, start: int, rows: int, weights: ExpertWeights, expert: int) -> Tensor:
     """One expert's output for its rows; rows behind them, up to a shared size, are computed too and dropped."""
-    x_MD = x_PD[start : start + padded(rows)]
-    h_MF = _silu_mul(linear(x_MD, weights.gate_up[expert]))
-    return linear(h_MF, weights.down[expert])[:rows]
+    h_MF = _hidden(x_PD[start : start + padded(rows)], weights, expert)
+    return _output(h_MF, weights, expert)[:rows]
 
 
-def _silu_mul(gate_up_M2F: Tensor) -> Tensor:
+def _hidden(x_MD: Tensor, weights: ExpertWeights, expert: int) -> Tensor:
+    gate_up_M2F = linear(x_MD, weights.gate_up[expert], bias_of(expert, weights.gate_up_bias))
     gate_MF, up_MF = gate_up_M2F.chunk(2, dim=1)
-    return F.silu(gate_MF).mul_(up_MF)
+    if not weights.form.clamped:
+        return F.silu(gate_MF).mul_(up_MF)
+    # In float32: the seven operations of this activation would round as often.
+    return activate(gate_MF.float(), up_MF.float(), weights.form).to(x_MD.dtype)
+
+
+def _output(h_MF: Tensor, weights: ExpertWeights, expert: int) -> Tensor:
+    return linear(h_MF, weights.down[expert], bias_of(expert, weights.down_bias))
+
+
+def _packed(matrices: Matrices) -> tuple[Matrix, ...]:
+    return tuple(pack(w) if isinstance(w, Tensor) else w for w in matrices)
 
 
 def _gather(x_TD: Tensor, token_N: Ints, most_rows: int) -> Tensor:
     """x of each row, and behind the last one the rows that `padded` may ask for (token 0: any will do)."""
-    token_P = np.zeros(len(token_N) + most_rows // 8, np.int64)
-    token_P[: len(token_N)] = token_N
-    return x_TD.index_select(0, torch.from_numpy(token_P))
+    return x_TD.index_select(0, torch.from_numpy(_lengthened(token_N, len(token_N) + most_rows // 8)))
+
+
+def _lengthened(values_N: NDArray[Number], length: int) -> NDArray[Number]:
+    """The values and zeros behind them."""
+    values_P = np.zeros(length, values_N.dtype)
+    values_P[: len(values_N)] = values_N
+    return values_P
 
 
 def _group(expert_ids_N: Ints, num_experts: int) -> tuple[Ints, list[int]]:
@@ -109,15 +139,6 @@ def _group(expert_ids_N: Ints, num_experts: int) -> tuple[Ints, list[int]]:
     if len(counts) != num_experts:
         raise ValueError(f"expert ids must lie in 0..{num_experts - 1}")
     return expert_ids_N.argsort(kind="stable"), counts
-
-
-def _segments(counts: list[int]) -> Iterator[tuple[int, int, int]]:
-    """(expert, start, end) of each expert that has rows."""
-    start = 0
-    for expert, rows in enumerate(counts):
-        if rows:
-            yield expert, start, start + rows
-            start += rows
 
 
 def _offsets(counts: list[int]) -> Ints:

@@ -1,17 +1,20 @@
 """Every op in plain torch: slow, obvious, right for any shape. The oracle of the other backends.
 
-Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), D hidden, F ffn.
+Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), M rows of one expert, D hidden, F ffn.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.weights import ExpertWeights, Matrices, check_rows, check_weights
+from kernels.quantized import Matrix, as_dense
+from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
+
+M = TypeVar("M", bound=Matrix)
 
 
 def gate_topk(logits_TE: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, Tensor]:
@@ -46,25 +49,44 @@ def group_by_expert(expert_ids_N: Tensor, num_experts: int) -> tuple[Tensor, Ten
     return order_N, F.pad(counts_E.cumsum(0), (1, 0))
 
 
-def gate_up_silu(x_TD: Tensor, w_gate_up: Matrices, token_of_row_N: Tensor, offsets_E1: Tensor) -> Tensor:
-    """h_NF = silu(x W_gate^T) * (x W_up^T) for rows sorted by expert, in float32, rounded once to x's dtype.
+def gate_up(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, weight_of_row_N: Tensor, offsets_E1: Tensor
+) -> Tensor:
+    """h_NF = activation(x W_gate^T + b, x W_up^T + b) for rows sorted by expert, in float32, rounded once to x's dtype.
 
-    `w_gate_up` is E matrices [2F, D], gate rows first; row n reads token token_of_row_N[n].
+    Row n reads token token_of_row_N[n], times weight_of_row_N[n] (float32) where the form weights inputs.
     """
-    x_ND = x_TD[token_of_row_N].float()
-    h_NF = x_TD.new_empty(len(x_ND), w_gate_up[0].shape[0] // 2)
-    for expert, start, end in _segments(offsets_E1):
-        gate, up = (x_ND[start:end] @ w_gate_up[expert].float().T).chunk(2, dim=1)
-        h_NF[start:end] = F.silu(gate) * up
+    x_ND = x_TD[token_of_row_N]
+    if weights.form.weight_inputs:
+        x_ND = weighted(x_ND, weight_of_row_N)
+    h_NF = x_TD.new_empty(len(x_ND), weights.ffn)
+    for expert, start, end in segments(offsets_E1.diff().tolist()):
+        bias = bias_of(expert, weights.gate_up_bias)
+        gate, up = _product(x_ND[start:end], weights.gate_up[expert], bias).chunk(2, dim=1)
+        h_NF[start:end] = activate(gate, up, weights.form)
     return h_NF
 
 
-def grouped_down(h_NF: Tensor, w_down: Matrices, offsets_E1: Tensor, weight_of_row_N: Tensor) -> Tensor:
-    """y_ND float32 = (h W_down^T) * weight for rows sorted by expert; `w_down` is E matrices [D, F]."""
-    y_ND = h_NF.new_empty(len(h_NF), w_down[0].shape[0], dtype=torch.float32)
-    for expert, start, end in _segments(offsets_E1):
-        y_ND[start:end] = h_NF[start:end].float() @ w_down[expert].float().T
-    return y_ND * weight_of_row_N[:, None]
+def weighted(x_MD: Tensor, weight_M: Tensor) -> Tensor:
+    """x times its rows' weights, multiplied in float32 and rounded to x's dtype."""
+    return (x_MD.float() * weight_M[:, None]).to(x_MD.dtype)
+
+
+def activate(gate_MF: Tensor, up_MF: Tensor, form: ExpertForm) -> Tensor:
+    """The form's activation, in the dtype of its arguments; NaN stays NaN."""
+    if not form.clamped:
+        return F.silu(gate_MF) * up_MF
+    gate_MF = gate_MF.clamp(max=form.limit)
+    return torch.sigmoid(gate_MF * form.alpha).mul_(gate_MF).mul_(up_MF.clamp(-form.limit, form.limit).add_(1))
+
+
+def down(h_NF: Tensor, weights: ExpertWeights, offsets_E1: Tensor, weight_of_row_N: Tensor) -> Tensor:
+    """y_ND float32 = (h W_down^T + b) * weight for rows sorted by expert; no weight where the form weights inputs."""
+    y_ND = h_NF.new_empty(len(h_NF), weights.hidden, dtype=torch.float32)
+    for expert, start, end in segments(offsets_E1.diff().tolist()):
+        bias = bias_of(expert, weights.down_bias)
+        y_ND[start:end] = _product(h_NF[start:end], weights.down[expert], bias)
+    return y_ND if weights.form.weight_inputs else y_ND * weight_of_row_N[:, None]
 
 
 def sum_rows(y_ND: Tensor, token_of_row_N: Tensor, num_tokens: int) -> Tensor:
@@ -75,9 +97,15 @@ def sum_rows(y_ND: Tensor, token_of_row_N: Tensor, num_tokens: int) -> Tensor:
     return y_TD
 
 
-def prepare_weights(gate_up: Matrices, down: Matrices) -> ExpertWeights:
-    """The matrices as they are: E of [2F, D] and E of [D, F], stacked or one by one. ValueError where unfit."""
-    return check_weights(gate_up, down)
+def prepare_weights(
+    gate_up: Matrices,
+    down: Matrices,
+    form: ExpertForm = PLAIN,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+) -> ExpertWeights:
+    """All as it is: E of [2F, D] and E of [D, F], stacked or one by one, and biases. ValueError where unfit."""
+    return check_weights(ExpertWeights(gate_up, down, form, gate_up_bias, down_bias))
 
 
 def expert_ffn(
@@ -92,22 +120,22 @@ def expert_ffn(
     check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
     order_N, offsets_E1 = group_by_expert(expert_of_row_N, weights.num_experts)
     token_N = token_of_row_N[order_N]
-    h_NF = gate_up_silu(x_TD, weights.gate_up, token_N, offsets_E1)
-    y_ND = grouped_down(h_NF, weights.down, offsets_E1, weight_of_row_N[order_N])
+    weight_N = weight_of_row_N[order_N]
+    h_NF = gate_up(x_TD, weights, token_N, weight_N, offsets_E1)
+    y_ND = down(h_NF, weights, offsets_E1, weight_N)
     return sum_rows(y_ND, token_N, len(x_TD))
 
 
-def pack(w_OI: Tensor) -> Tensor:
+def pack(w_OI: M) -> M:
     """The matrix as it is."""
     return w_OI
 
 
-def linear(x_MI: Tensor, w_OI: Tensor) -> Tensor:
-    """y_MO = x W^T in x's dtype."""
-    return F.linear(x_MI, w_OI)
+def linear(x_MI: Tensor, w_OI: Matrix) -> Tensor:
+    """y_MO = x W^T in x's dtype; a quantized matrix is decoded whole."""
+    return F.linear(x_MI, as_dense(w_OI))
 
 
-def _segments(offsets_E1: Tensor) -> list[tuple[int, int, int]]:
-    """(expert, start, end) of each expert that has rows."""
-    bounds = offsets_E1.tolist()
-    return [(e, start, end) for e, (start, end) in enumerate(pairwise(bounds)) if end > start]
+def _product(x_MI: Tensor, w_OI: Matrix, bias_O: Tensor | None) -> Tensor:
+    """x W^T + b in float32."""
+    return F.linear(x_MI.float(), as_dense(w_OI).float(), None if bias_O is None else bias_O.float())

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from kernels.weights import ExpertWeights, Matrices
+from kernels.quantized import Matrix, Quantized
+from kernels.weights import ExpertForm, ExpertWeights, Matrices
+
+M = TypeVar("M", Tensor, Quantized)
 
 
 class Backend(StrEnum):
@@ -27,6 +31,27 @@ class Backend(StrEnum):
     TRITON = "triton"
 
 
+class PrepareWeights(Protocol):
+    """What `Ops.prepare_weights` is."""
+
+    def __call__(
+        self,
+        gate_up: Matrices,
+        down: Matrices,
+        form: ExpertForm = ...,
+        gate_up_bias: Tensor | None = None,
+        down_bias: Tensor | None = None,
+    ) -> ExpertWeights:
+        """See `reference.prepare_weights`."""
+
+
+class Pack(Protocol):
+    """What `Ops.pack` is: what it returns is of the kind that it takes."""
+
+    def __call__(self, w_OI: M, /) -> M:
+        """See `reference.pack`."""
+
+
 @dataclass(frozen=True)
 class Ops:
     """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
@@ -36,20 +61,20 @@ class Ops:
     gate_topk: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
     # (expert_ids_N, num_experts) -> order_N, offsets_E1
     group_by_expert: Callable[[Tensor, int], tuple[Tensor, Tensor]]
-    # (x_TD, w_gate_up, token_of_row_N, offsets_E1) -> h_NF
-    gate_up_silu: Callable[[Tensor, Matrices, Tensor, Tensor], Tensor]
-    # (h_NF, w_down, offsets_E1, weight_of_row_N) -> y_ND
-    grouped_down: Callable[[Tensor, Matrices, Tensor, Tensor], Tensor]
+    # (x_TD, weights, token_of_row_N, weight_of_row_N, offsets_E1) -> h_NF
+    gate_up: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
+    # (h_NF, weights, offsets_E1, weight_of_row_N) -> y_ND
+    down: Callable[[Tensor, ExpertWeights, Tensor, Tensor], Tensor]
     # (y_ND, token_of_row_N, num_tokens) -> y_TD
     sum_rows: Callable[[Tensor, Tensor, int], Tensor]
-    # (gate_up, down) -> weights
-    prepare_weights: Callable[[Matrices, Matrices], ExpertWeights]
+    # (gate_up, down, form, gate_up_bias, down_bias) -> weights
+    prepare_weights: PrepareWeights
     # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
     expert_ffn: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
-    # (w_OI) -> w_OI in the form that `linear` wants
-    pack: Callable[[Tensor], Tensor]
-    # (x_MI, packed w_OI) -> y_MO
-    linear: Callable[[Tensor, Tensor], Tensor]
+    # (w_OI) -> w_OI in the form that `linear` wants; quantized ones come back unchanged
+    pack: Pack
+    # (x_MI, w_OI, packed or quantized) -> y_MO
+    linear: Callable[[Tensor, Matrix], Tensor]
 
 
 def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
@@ -100,7 +125,7 @@ def _reference_ops() -> Ops:
     from kernels import reference as r
 
     return Ops(
-        Backend.REFERENCE, r.gate_topk, r.group_by_expert, r.gate_up_silu, r.grouped_down, r.sum_rows,
+        Backend.REFERENCE, r.gate_topk, r.group_by_expert, r.gate_up, r.down, r.sum_rows,
         r.prepare_weights, r.expert_ffn, r.pack, r.linear,
     )  # fmt: skip
 
@@ -109,7 +134,7 @@ def _cpu_ops() -> Ops:
     from kernels import cpu, cpu_linear
 
     return Ops(
-        Backend.CPU, cpu.gate_topk, cpu.group_by_expert, cpu.gate_up_silu, cpu.grouped_down, cpu.sum_rows,
+        Backend.CPU, cpu.gate_topk, cpu.group_by_expert, cpu.gate_up, cpu.down, cpu.sum_rows,
         cpu.prepare_weights, cpu.expert_ffn, cpu_linear.pack, cpu_linear.linear_any_rows,
     )  # fmt: skip
 
@@ -118,6 +143,6 @@ def _triton_ops() -> Ops:
     from kernels import triton_ops as t
 
     return Ops(
-        Backend.TRITON, t.gate_topk, t.group_by_expert, t.gate_up_silu, t.grouped_down, t.sum_rows,
+        Backend.TRITON, t.gate_topk, t.group_by_expert, t.gate_up, t.down, t.sum_rows,
         t.prepare_weights, t.expert_ffn, t.pack, t.linear,
     )  # fmt: skip

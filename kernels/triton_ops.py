@@ -6,21 +6,24 @@ Legend: T tokens, E experts, N rows (token-expert pairs), D hidden, F ffn.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from kernels import triton_ffn, triton_quantized
 from kernels.reference import linear, pack
-from kernels.triton_ffn import gate_up_silu, grouped_down, stacked
+from kernels.triton_ffn import stacked
 from kernels.triton_gate import gate_topk
 from kernels.triton_permute import group_by_expert, sum_rows
-from kernels.weights import ExpertWeights, Matrices, check_rows, check_weights
+from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_rows, check_weights
 
 __all__ = [
+    "down",
     "expert_ffn",
     "gate_topk",
-    "gate_up_silu",
+    "gate_up",
     "group_by_expert",
-    "grouped_down",
     "linear",
     "pack",
     "prepare_weights",
@@ -28,10 +31,35 @@ __all__ = [
 ]
 
 
-def prepare_weights(gate_up: Matrices, down: Matrices) -> ExpertWeights:
-    """Stack E of [2F, D] and E of [D, F] into one tensor each (or keep them so). ValueError where unfit."""
-    check_weights(gate_up, down)
-    return ExpertWeights(stacked(gate_up), stacked(down))
+def prepare_weights(
+    gate_up: Matrices,
+    down: Matrices,
+    form: ExpertForm = PLAIN,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+) -> ExpertWeights:
+    """Stack E of [2F, D] and E of [D, F] into one tensor each (or keep them so). ValueError where the parts do not fit.
+
+    Where any is quantized, all stay as they are.
+    """
+    weights = check_weights(ExpertWeights(gate_up, down, form, gate_up_bias, down_bias))
+    return weights if weights.quantized else replace(weights, gate_up=stacked(gate_up), down=stacked(down))
+
+
+def gate_up(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, weight_of_row_N: Tensor, offsets_E1: Tensor
+) -> Tensor:
+    """As `reference.gate_up`: h_NF in x's dtype. Waits for the device if weights are quantized, else only launches."""
+    if not weights.quantized:
+        return triton_ffn.gate_up(x_TD, weights, token_of_row_N, weight_of_row_N, offsets_E1)
+    return triton_quantized.gate_up(x_TD, weights, token_of_row_N, weight_of_row_N, offsets_E1.diff().tolist())
+
+
+def down(h_NF: Tensor, weights: ExpertWeights, offsets_E1: Tensor, weight_of_row_N: Tensor) -> Tensor:
+    """As `reference.down`: y_ND float32. Waits for the device where weights are quantized, else only launches."""
+    if not weights.quantized:
+        return triton_ffn.down(h_NF, weights, offsets_E1, weight_of_row_N)
+    return triton_quantized.down(h_NF, weights, offsets_E1.diff().tolist(), weight_of_row_N)
 
 
 def expert_ffn(
@@ -39,13 +67,20 @@ def expert_ffn(
 ) -> Tensor:
     """As `reference.expert_ffn`, with float32 sums inside the products; ids out of range are not noticed.
 
-    Only launches: no value comes back to the host, so a CUDA graph can hold it.
+    With dense weights it only launches: no value comes back to the host, so a CUDA graph can hold it. With quantized
+    ones it waits for the device once, see `triton_quantized`.
     """
     check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
     if not len(token_of_row_N):
         return torch.zeros(x_TD.shape, dtype=torch.float32, device=x_TD.device)
     order_N, offsets_E1 = group_by_expert(expert_of_row_N, weights.num_experts)
     token_N = token_of_row_N.index_select(0, order_N)
-    h_NF = gate_up_silu(x_TD, weights.gate_up, token_N, offsets_E1)
-    y_ND = grouped_down(h_NF, weights.down, offsets_E1, weight_of_row_N.index_select(0, order_N))
+    weight_N = weight_of_row_N.index_select(0, order_N)
+    if weights.quantized:
+        counts = offsets_E1.diff().tolist()
+        h_NF = triton_quantized.gate_up(x_TD, weights, token_N, weight_N, counts)
+        y_ND = triton_quantized.down(h_NF, weights, counts, weight_N)
+    else:
+        h_NF = triton_ffn.gate_up(x_TD, weights, token_N, weight_N, offsets_E1)
+        y_ND = triton_ffn.down(h_NF, weights, offsets_E1, weight_N)
     return sum_rows(y_ND, token_N, len(x_TD))

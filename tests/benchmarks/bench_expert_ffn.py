@@ -1,9 +1,11 @@
 """One expert layer in several forms, side by side: median ms, the ratio to the selected backend, GB/s and TFLOP/s.
 
     python tests/benchmarks/bench_expert_ffn.py --shape qwen3 --dtype bfloat16 --threads 1
+    python tests/benchmarks/bench_expert_ffn.py --shape qwen3 --packed --no-reference
 
 Forms take turns within each round, so that a noisy neighbour hits all of them; the cache is swept before each call.
-GB/s counts the weights of the experts that have rows, once. Legend: T tokens, K experts per token, E experts, N rows.
+GB/s counts the weights of the experts that have rows, once, as dense ones; `--packed` adds experts kept in FP8 and in
+MXFP4. Legend: T tokens, K experts per token, E experts, N rows.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import select
+from kernels.block_fp8 import BlockFp8
+from kernels.mxfp4 import Mxfp4
+from kernels.quantized import Quantized
 from kernels.weights import ExpertWeights
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -78,7 +83,33 @@ def backend_form(ops: select.Ops, weights: ExpertWeights) -> Form:
     return lambda x, token, expert, weight: ops.expert_ffn(x, weights, token, expert, weight)
 
 
-def make_forms(shape: Shape, dtype: torch.dtype, device: str) -> dict[str, Form]:
+def packed_fp8(w_OI: Tensor) -> Quantized:
+    """The matrix rounded to FP8, all blocks of one scale: which one does not matter for the time."""
+    packed = BlockFp8.empty((w_OI.shape[0], w_OI.shape[1]), w_OI.dtype, w_OI.device)
+    packed.values_OI.copy_(w_OI * 64)
+    packed.scales_BC.fill_(1 / 64)
+    return packed
+
+
+def packed_mxfp4(w_OI: Tensor) -> Quantized:
+    """A matrix of that shape with any values of about that size."""
+    packed = Mxfp4.empty((w_OI.shape[0], w_OI.shape[1]), w_OI.dtype, w_OI.device)
+    packed.blocks_OGH.random_(256)
+    packed.scales_OG.fill_(120)
+    return packed
+
+
+def make_packed_forms(gate_up: Tensor, down: Tensor, device: str) -> dict[str, Form]:
+    """The selected backend over quantized weights."""
+    ops = select.ops("auto", device)
+    forms = {}
+    for name, pack in (("fp8", packed_fp8), ("mxfp4", packed_mxfp4)):
+        matrices = tuple(pack(w) for w in gate_up), tuple(pack(w) for w in down)
+        forms[name] = backend_form(ops, ops.prepare_weights(*matrices))
+    return forms
+
+
+def make_forms(shape: Shape, dtype: torch.dtype, device: str, packed: bool) -> dict[str, Form]:
     """Every form over the same weights; the selected backend is the first."""
     gate_up = torch.randn(shape.experts, 2 * shape.ffn, shape.hidden, device=device).mul_(0.03).to(dtype)
     down = torch.randn(shape.experts, shape.hidden, shape.ffn, device=device).mul_(0.03).to(dtype)
@@ -89,7 +120,7 @@ def make_forms(shape: Shape, dtype: torch.dtype, device: str) -> dict[str, Form]
     forms["loop"] = loop_form(gate_up, down)
     if hasattr(torch, "_grouped_mm"):
         forms["grouped_mm"] = grouped_form(gate_up, down)
-    return forms
+    return forms | make_packed_forms(gate_up, down, device) if packed else forms
 
 
 def make_rows(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -145,13 +176,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 32, 128, 512])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--no-reference", action="store_true", help="leave out the slow reference")
+    parser.add_argument("--packed", action="store_true", help="add experts kept in FP8 and in MXFP4")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     shape, dtype = SHAPES[args.shape], getattr(torch, args.dtype)
     print(f"{args.shape} {shape} {args.dtype} on {args.device}, {args.threads} threads, torch {torch.__version__}")
     with torch.inference_mode():
-        forms = make_forms(shape, dtype, args.device)
+        forms = make_forms(shape, dtype, args.device, args.packed)
         if args.no_reference:
             del forms["reference"]
         for tokens in args.tokens:

@@ -1,4 +1,4 @@
-"""Routings and tolerances that the tests of every backend share.
+"""Routings, forms of experts and tolerances that the tests of every backend share.
 
 Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), D hidden, F ffn.
 """
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from kernels.weights import PLAIN, Activation, ExpertForm, ExpertWeights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -36,6 +38,18 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What sort of expert."""
+
+    name: str
+    form: ExpertForm = PLAIN
+    biased: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class Problem:
     """A case with its tensors; `rows` are the last three arguments of expert_ffn."""
 
@@ -43,6 +57,29 @@ class Problem:
     w_gate_up_E2FD: Tensor
     w_down_EDF: Tensor
     rows: tuple[Tensor, Tensor, Tensor]
+    form: ExpertForm = PLAIN
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+    def prepare(self, backend) -> ExpertWeights:
+        """The weights, as a backend (its ops or its module) wants them."""
+        return self.prepare_with(backend, self.w_gate_up_E2FD, self.w_down_EDF)
+
+    def prepare_with(self, backend, gate_up, down) -> ExpertWeights:
+        """The same with other matrices."""
+        return backend.prepare_weights(gate_up, down, self.form, self.gate_up_bias, self.down_bias)
+
+
+PLAIN_KIND = Kind("silu")
+# The limit of the fourth is one that most values reach; those of the last two do not belong to any model.
+KINDS = (
+    PLAIN_KIND,
+    Kind("silu_biased", biased=True),
+    Kind("gpt_oss", ExpertForm(Activation.CLAMPED_SWIGLU), biased=True),
+    Kind("low_limit", ExpertForm(Activation.CLAMPED_SWIGLU, alpha=0.9, limit=0.4)),
+    Kind("llama4", ExpertForm(weight_inputs=True)),
+    Kind("everything", ExpertForm(Activation.CLAMPED_SWIGLU, limit=0.8, weight_inputs=True), biased=True),
+)
 
 
 CASES = (
@@ -59,7 +96,7 @@ CASES = (
 )
 
 
-def make(case: Case, dtype: torch.dtype, device: str = "cpu") -> Problem:
+def make(case: Case, dtype: torch.dtype, device: str = "cpu", kind: Kind = PLAIN_KIND) -> Problem:
     """The case's tensors, drawn from a seed of its own so that test order does not matter; values come out near 1."""
     rng = torch.Generator().manual_seed(case.tokens * 1000 + case.experts)
 
@@ -69,7 +106,8 @@ def make(case: Case, dtype: torch.dtype, device: str = "cpu") -> Problem:
     x_TD = (torch.randn(case.tokens, case.hidden, generator=rng)).to(dtype).to(device)
     weights = draw(case.experts, 2 * case.ffn, case.hidden), draw(case.experts, case.hidden, case.ffn)
     rows = tuple(t.to(device) for t in _rows(case, rng))
-    return Problem(x_TD, *weights, rows)  # type: ignore[arg-type]
+    biases = (draw(case.experts, 2 * case.ffn), draw(case.experts, case.hidden)) if kind.biased else (None, None)
+    return Problem(x_TD, *weights, rows, kind.form, *biases)  # type: ignore[arg-type]
 
 
 def _rows(case: Case, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

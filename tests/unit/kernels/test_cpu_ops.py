@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import CASES, DTYPES, Case, assert_near, make
+from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 
 from kernels import cpu, cpu_linear, reference
 
@@ -19,34 +19,35 @@ def packing(request, monkeypatch):
 
 
 def both(problem):
-    matrices = problem.w_gate_up_E2FD, problem.w_down_EDF
-    return cpu.prepare_weights(*matrices), reference.prepare_weights(*matrices)
+    return problem.prepare(cpu), problem.prepare(reference)
 
 
 @pytest.mark.usefixtures("packing")
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_expert_ffn(case, dtype):
-    problem = make(case, dtype)
+def test_expert_ffn(case, dtype, kind):
+    problem = make(case, dtype, kind=kind)
     fast, plain = both(problem)
     expected = reference.expert_ffn(problem.x_TD, plain, *problem.rows)
     assert_near(cpu.expert_ffn(problem.x_TD, fast, *problem.rows), expected, dtype)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_parts(case, dtype):
-    problem = make(case, dtype)
+def test_parts(case, dtype, kind):
+    problem = make(case, dtype, kind=kind)
     fast, plain = both(problem)
     token, expert, weight = problem.rows
     order, offsets = cpu.group_by_expert(expert, case.experts)
     expected_order, expected_offsets = reference.group_by_expert(expert, case.experts)
     assert torch.equal(order, expected_order)
     assert torch.equal(offsets, expected_offsets)
-    h = reference.gate_up_silu(problem.x_TD, plain.gate_up, token[order], offsets)
-    assert_near(cpu.gate_up_silu(problem.x_TD, fast.gate_up, token[order], offsets), h, dtype)
-    y = reference.grouped_down(h, plain.down, offsets, weight[order])
-    assert_near(cpu.grouped_down(h, fast.down, offsets, weight[order]), y, dtype)
+    h = reference.gate_up(problem.x_TD, plain, token[order], weight[order], offsets)
+    assert_near(cpu.gate_up(problem.x_TD, fast, token[order], weight[order], offsets), h, dtype)
+    y = reference.down(h, plain, offsets, weight[order])
+    assert_near(cpu.down(h, fast, offsets, weight[order]), y, dtype)
     total = reference.sum_rows(y, token[order], case.tokens)
     assert_near(cpu.sum_rows(y, token[order], case.tokens), total, torch.float32)
 
@@ -149,9 +150,9 @@ def test_linear(rows, dtype):
 def test_expert_ffn_keeps_to_the_shared_row_counts(monkeypatch):
     seen = set()
 
-    def spy(x, w):
+    def spy(x, w, bias):
         seen.add(len(x))
-        return cpu_linear.linear(x, w)
+        return cpu_linear.linear(x, w, bias)
 
     monkeypatch.setattr(cpu, "linear", spy)
     for tokens in range(40, 60):

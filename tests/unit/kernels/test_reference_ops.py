@@ -3,28 +3,82 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
-from kernel_cases import CASES, Case, assert_near, make
+from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 
 from kernels import reference
+from kernels.select import ops
+from kernels.weights import Activation, ExpertForm
 
 
 def by_hand(problem) -> torch.Tensor:
-    """The layer's definition: no grouping, no batching."""
-    y_TD = torch.zeros(problem.x_TD.shape)
-    for token, expert, weight in zip(*(t.tolist() for t in problem.rows), strict=True):
-        gate, up = (problem.w_gate_up_E2FD[expert] @ problem.x_TD[token]).chunk(2)
-        y_TD[token] += weight * (problem.w_down_EDF[expert] @ (gate / (1 + torch.exp(-gate)) * up))
+    """The layer's definition in float64: no grouping, no batching."""
+    y_TD, experts = torch.zeros(problem.x_TD.shape, dtype=torch.float64), len(problem.w_down_EDF)
+    b_gate_up, b_down = problem.gate_up_bias, problem.down_bias
+    b_gate_up = torch.zeros(experts, problem.w_gate_up_E2FD.shape[1]) if b_gate_up is None else b_gate_up
+    b_down = torch.zeros(experts, problem.w_down_EDF.shape[1]) if b_down is None else b_down
+    for token, e, weight in zip(*(t.tolist() for t in problem.rows), strict=True):
+        before, after = (weight, 1.0) if problem.form.weight_inputs else (1.0, weight)
+        x = (before * problem.x_TD[token].double()).to(problem.x_TD.dtype).double()
+        gate, up = (problem.w_gate_up_E2FD[e].double() @ x + b_gate_up[e].double()).chunk(2)
+        y = problem.w_down_EDF[e].double() @ activated(gate, up, problem.form) + b_down[e].double()
+        y_TD[token] += after * y
     return y_TD
 
 
+def activated(gate: torch.Tensor, up: torch.Tensor, form: ExpertForm) -> torch.Tensor:
+    if form.activation == "silu":
+        return gate / (1 + torch.exp(-gate)) * up
+    gate, up = gate.clip(max=form.limit), up.clip(min=-form.limit, max=form.limit)
+    return (up + 1) * gate / (1 + torch.exp(-form.alpha * gate))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_expert_ffn_is_the_weighted_sum_of_experts(case):
-    problem = make(case, torch.float32)
-    weights = reference.prepare_weights(problem.w_gate_up_E2FD, problem.w_down_EDF)
-    assert_near(reference.expert_ffn(problem.x_TD, weights, *problem.rows), by_hand(problem), torch.float32)
+def test_expert_ffn_is_the_weighted_sum_of_experts(case, dtype, kind):
+    problem = make(case, dtype, kind=kind)
+    actual = reference.expert_ffn(problem.x_TD, problem.prepare(reference), *problem.rows)
+    assert actual.dtype == torch.float32
+    assert_near(actual.double(), by_hand(problem), dtype)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_forms_differ(biased):
+    kinds = [kind for kind in KINDS if kind.biased == biased]
+    problems = [make(Case(7), torch.float32, kind=kind) for kind in kinds]
+    outputs = [reference.expert_ffn(p.x_TD, p.prepare(reference), *p.rows) for p in problems]
+    assert all((a - b).abs().max() > 1e-2 for a, b in combinations(outputs, 2))
+
+
+def test_clamped_activation_at_chosen_values():
+    gate, up = torch.tensor([9.0, -9.0, 2.0, math.nan, 1.0]), torch.tensor([9.0, -9.0, 0.5, 1.0, math.nan])
+    h = reference.activate(gate, up, ExpertForm(Activation.CLAMPED_SWIGLU))
+    sigmoid = [1 / (1 + math.exp(-1.702 * value)) for value in (7, -9, 2)]
+    torch.testing.assert_close(h[:3], torch.tensor([8 * 7 * sigmoid[0], -6 * -9 * sigmoid[1], 1.5 * 2 * sigmoid[2]]))
+    assert torch.isnan(h[3:]).all()
+
+
+@pytest.mark.parametrize("limit", [0.0, -7.0, math.nan])
+def test_impossible_limit_is_refused(limit):
+    with pytest.raises(ValueError, match="limit"):
+        ExpertForm(limit=limit)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_biases_that_do_not_fit_are_refused(backend):
+    gate_up, down = torch.zeros(2, 6, 4), torch.zeros(2, 4, 3)
+    bad = {
+        "gate_up_bias": (torch.zeros(2, 3), torch.zeros(1, 6), torch.zeros(2, 6, 1), torch.zeros(2, 6).half()),
+        "down_bias": (torch.zeros(2, 3), torch.zeros(3, 4), torch.zeros(8), torch.zeros(2, 4).double()),
+    }
+    for name, biases in bad.items():
+        for bias in biases:
+            with pytest.raises(ValueError, match=f"{name} must be"):
+                ops(backend).prepare_weights(gate_up, down, **{name: bias})
 
 
 def test_gate_is_softmax_then_topk():

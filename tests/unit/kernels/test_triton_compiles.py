@@ -6,6 +6,8 @@ The interpreter accepts Python that the compiler refuses; and only machine code 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from itertools import product, starmap
 
 import pytest
 
@@ -38,27 +40,44 @@ def machine_code(kernel, types: dict[str, str], constants: dict[str, object], wa
     return compiled.asm["ptx"]
 
 
-def ffn_code(dtype: str, rows: int) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Variant:
+    """The kernels' switches."""
+
+    clamped: bool = False
+    biased: bool = False
+    weight_inputs: bool = False
+
+
+VARIANTS = tuple(starmap(Variant, product([False, True], repeat=3)))
+
+
+def ffn_code(dtype: str, rows: int, variant: Variant = VARIANTS[0]) -> tuple[str, str]:
     depth = 32 if dtype == "fp32" else 64
     constants = {"BLOCK_M": rows, "BLOCK_C": 64, "BLOCK_K": depth, "BLOCK_E": 64, "INTERPRETED": False}
+    constants |= {"BIASED": variant.biased}
     warps = 8 if rows == 128 else 4
     data, index = f"*{dtype}", {"offsets_ptr": "*i64"} | SIZES
-    gate_up = {"x_ptr": data, "w_ptr": data, "token_ptr": "*i64", "h_ptr": data} | index
-    down = {"h_ptr": data, "w_ptr": data, "weight_ptr": "*fp32", "y_ptr": "*fp32"} | index
+    shared = {"w_ptr": data, "bias_ptr": data, "weight_ptr": "*fp32", "h_ptr": data}
+    gate_up = shared | {"x_ptr": data, "token_ptr": "*i64"} | index | {"alpha": "fp32", "limit": "fp32"}
+    down = shared | {"y_ptr": "*fp32"} | index
+    first = constants | {"CLAMPED": variant.clamped, "WEIGHTED": variant.weight_inputs}
     return (
-        machine_code(triton_ffn._gate_up_kernel, gate_up, constants, warps),
-        machine_code(triton_ffn._down_kernel, down, constants, warps),
+        machine_code(triton_ffn._gate_up_kernel, gate_up, first, warps),
+        machine_code(triton_ffn._down_kernel, down, constants | {"WEIGHTED": not variant.weight_inputs}, warps),
     )
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_high_tiles_use_the_warpgroup_units(dtype):
-    assert all("wgmma.mma_async" in code for code in ffn_code(dtype, 128))
+def test_high_tiles_use_the_warpgroup_units(dtype, variant):
+    assert all("wgmma.mma_async" in code for code in ffn_code(dtype, 128, variant))
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_low_tiles_load_ahead(dtype):
-    assert all("cp.async" in code for code in ffn_code(dtype, 16))
+def test_low_tiles_load_ahead(dtype, variant):
+    assert all("cp.async" in code for code in ffn_code(dtype, 16, variant))
 
 
 def test_gate():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import CASES, DTYPES, Case, assert_near, make
+from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from quantized_cases import FORMATS, near_one, quantize, quantized_case
 
-from kernels import reference, triton_permute
+from kernels import reference, triton_ffn, triton_permute
 from kernels.select import ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,28 +23,29 @@ def triton_ops():
     return ops("triton", DEVICE)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_expert_ffn(triton_ops, case, dtype):
-    problem = make(case, dtype, DEVICE)
-    matrices = problem.w_gate_up_E2FD, problem.w_down_EDF
-    expected = reference.expert_ffn(problem.x_TD, reference.prepare_weights(*matrices), *problem.rows)
-    actual = triton_ops.expert_ffn(problem.x_TD, triton_ops.prepare_weights(*matrices), *problem.rows)
+def test_expert_ffn(triton_ops, case, dtype, kind):
+    problem = make(case, dtype, DEVICE, kind)
+    expected = reference.expert_ffn(problem.x_TD, problem.prepare(reference), *problem.rows)
+    actual = triton_ops.expert_ffn(problem.x_TD, problem.prepare(triton_ops), *problem.rows)
     assert_near(actual, expected, dtype)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.tokens in (0, 4, 9)], ids=str)
-def test_parts(triton_ops, case, dtype):
-    problem = make(case, dtype, DEVICE)
+def test_parts(triton_ops, case, dtype, kind):
+    problem = make(case, dtype, DEVICE, kind)
+    ours, plain = problem.prepare(triton_ops), problem.prepare(reference)
     token, expert, weight = problem.rows
     order, offsets = triton_ops.group_by_expert(expert, case.experts)
     assert all(map(torch.equal, (order, offsets), reference.group_by_expert(expert, case.experts)))
-    w_gate_up, w_down = problem.w_gate_up_E2FD, problem.w_down_EDF
-    h = reference.gate_up_silu(problem.x_TD, w_gate_up, token[order], offsets)
-    assert_near(triton_ops.gate_up_silu(problem.x_TD, w_gate_up, token[order], offsets), h, dtype)
-    y = reference.grouped_down(h, w_down, offsets, weight[order])
-    assert_near(triton_ops.grouped_down(h, w_down, offsets, weight[order]), y, dtype)
+    h = reference.gate_up(problem.x_TD, plain, token[order], weight[order], offsets)
+    assert_near(triton_ops.gate_up(problem.x_TD, ours, token[order], weight[order], offsets), h, dtype)
+    y = reference.down(h, plain, offsets, weight[order])
+    assert_near(triton_ops.down(h, ours, offsets, weight[order]), y, dtype)
     total = reference.sum_rows(y, token[order], case.tokens)
     assert_near(triton_ops.sum_rows(y, token[order], case.tokens), total, torch.float32)
 
@@ -121,3 +123,45 @@ def test_weights_beyond_two_billion_elements(triton_ops):
     last = reference.prepare_weights(w_gate_up[-1:], w_down[-1:])
     expected = reference.expert_ffn(x, last, token, torch.zeros_like(token), rows[2])
     assert_near(triton_ops.expert_ffn(x, triton_ops.prepare_weights(w_gate_up, w_down), *rows), expected, x.dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("case", [case for case in CASES if case.tokens in (0, 4, 7, 9)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_quantized_experts(triton_ops, dtype, case, form, kind):
+    problem = make(quantized_case(case, form), dtype, DEVICE, kind)
+    packed = quantize(problem.w_gate_up_E2FD, form), quantize(problem.w_down_EDF, form)
+    dense = (tuple(w.dense() for w in matrices) for matrices in packed)
+    plain, ours = problem.prepare_with(reference, *dense), problem.prepare_with(triton_ops, *packed)
+    assert ours.gate_up is packed[0]
+    expected = reference.expert_ffn(problem.x_TD, plain, *problem.rows)
+    assert_near(triton_ops.expert_ffn(problem.x_TD, ours, *problem.rows), expected, dtype)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_quantized_parts(triton_ops, dtype, form):
+    problem = make(Case(9, experts=3, hidden=64, ffn=32), dtype, DEVICE)
+    packed = quantize(problem.w_gate_up_E2FD, form), quantize(problem.w_down_EDF, form)
+    token, expert, weight = problem.rows
+    order, offsets = reference.group_by_expert(expert, 3)
+    plain, ours = (problem.prepare_with(backend, *packed) for backend in (reference, triton_ops))
+    h = reference.gate_up(problem.x_TD, plain, token[order], weight[order], offsets)
+    assert_near(triton_ops.gate_up(problem.x_TD, ours, token[order], weight[order], offsets), h, dtype)
+    y = reference.down(h, plain, offsets, weight[order])
+    assert_near(triton_ops.down(h, ours, offsets, weight[order]), y, dtype)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_quantized_linear(triton_ops, dtype, form):
+    x, w = torch.randn(5, 96, device=DEVICE).to(dtype), near_one(torch.randn(200, 96, device=DEVICE).to(dtype), form)
+    assert triton_ops.pack(w) is w
+    assert_near(triton_ops.linear(x, w), (x.double() @ w.dense().double().T).to(dtype), dtype)
+
+
+def test_triton_products_alone_refuse_quantized_matrices():
+    problem = make(Case(2, experts=3, hidden=64, ffn=32), torch.float32, DEVICE)
+    with pytest.raises(ValueError, match="take dense matrices"):
+        triton_ffn.stacked(quantize(problem.w_down_EDF, "fp8"))
