@@ -11,7 +11,7 @@ from kernels.weights import ExpertForm
 
 @dataclass(frozen=True, slots=True)
 class ExpertSource:
-    """One expert: `gate_up` [2F, D] (gate rows first), `down` [D, F], and the biases [2F] and [D] of those that have them."""
+    """One expert: `gate_up` [2F, D] (gate rows first), `down` [D, F], and the biases [2F] and [D] that some have."""
 
     gate_up: TensorSource
     down: TensorSource

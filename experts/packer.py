@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experts.checkpoint import Checkpoint, Copy
-from experts.source import Encoding, Part, TensorSource, as_stored
+from experts.source import Encoding, Part, Shape, TensorSource, as_stored
 from kernels.block_fp8 import BlockFp8
 from kernels.mxfp4 import Mxfp4
 from kernels.quantized import Matrix, Quantized, RowStack
@@ -63,8 +63,7 @@ class Packer:
         return parts[0] if len(parts) == 1 else RowStack(parts)
 
     def _fill(self, out: Tensor, source: TensorSource) -> Tensor:
-        slices = out.split([part.shape[0] for part in source.parts]) if len(source.parts) > 1 else [out]
-        plain = []
+        plain, slices = list[Copy](), torch.split(out, [part.shape[0] for part in source.parts])
         for part, part_out in zip(source.parts, slices, strict=True):
             if part.encoding is Encoding.PLAIN:
                 plain += self._copies(part, (part_out,))
@@ -78,18 +77,23 @@ class Packer:
         """Read a matrix in blocks with scales, as it is stored."""
         made: BlockFp8 | Mxfp4
         if part.encoding is Encoding.FP8:
-            made = BlockFp8.empty(part.shape, self._dtype, self._device, part.block)
+            made = BlockFp8.empty(_pair(part.shape), self._dtype, self._device, part.block)
             targets = (made.values_OI, made.scales_BC)
         else:
-            made = Mxfp4.empty(part.shape, self._dtype, self._device)
+            made = Mxfp4.empty(_pair(part.shape), self._dtype, self._device)
             targets = (made.blocks_OGH, made.scales_OG)
         self._checkpoint.load(self._copies(part, targets))
         return made
 
     def _copies(self, part: Part, targets: tuple[Tensor, ...]) -> list[Copy]:
-        """Where each stored tensor of a part goes. Checked here too: a process that loads has not looked at all files."""
+        """Where each stored tensor of a part goes. Checked here too: who loads has not looked at all files."""
         copies = []
         for stored, target in zip(part.stored(), targets, strict=True):
             self._checkpoint.check_one(stored)
             copies.append(Copy(stored.name, as_stored(target, part.layout), part.index))
         return copies
+
+
+def _pair(shape: Shape) -> tuple[int, int]:
+    rows, columns = shape
+    return rows, columns

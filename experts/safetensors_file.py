@@ -128,7 +128,7 @@ class MappedFile:
         dtype, rows = DTYPES[entry.dtype], out if out.ndim else out.view(1)
         begin = entry.begin + (index or 0) * out.numel() * dtype.itemsize
         row_bytes = rows[0].numel() * dtype.itemsize if rows.numel() else 1
-        for part in rows.split(max(1, PIECE_BYTES // row_bytes)):
+        for part in torch.split(rows, max(1, PIECE_BYTES // row_bytes)):
             if part.numel():
                 piece = torch.frombuffer(self._map, dtype=dtype, count=part.numel(), offset=begin)
                 part.copy_(piece.view(part.shape))

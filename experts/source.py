@@ -49,7 +49,7 @@ class Stored:
 class Part:
     """One stored tensor and the `shape` it has with us.
 
-    `entry` (index, count) is our place in a tensor that holds `count` experts; `block` is FP8's rows and columns a scale.
+    `entry` (index, count) is our place in a tensor that holds `count` experts; `block` is what shares one scale of FP8.
     """
 
     name: str
@@ -142,7 +142,12 @@ def as_stored(out: Tensor, layout: Layout) -> Tensor:
     if layout is Layout.TRANSPOSED:
         return out.t()
     if layout is Layout.INTERLEAVED:
-        return out.unflatten(0, (2, -1)).transpose(0, 1)
+        return _gate_and_up(out).transpose(0, 1)
     if layout is Layout.TRANSPOSED_INTERLEAVED:
-        return out.unflatten(0, (2, -1)).permute(2, 1, 0)
+        return _gate_and_up(out).permute(2, 1, 0)
     return out
+
+
+def _gate_and_up(out: Tensor) -> Tensor:
+    """[2F, ...] as [2, F, ...]."""
+    return out.view(2, len(out) // 2, *out.shape[1:])

@@ -61,7 +61,7 @@ def topk_softmax(logits_TE: Tensor, gate: Gate) -> Chosen:
 
 
 def topk_sigmoid(logits_TE: Tensor, gate: Gate) -> Chosen:
-    """The K largest logits, each weighted by its own sigmoid, rounded to the logits' dtype: Llama 4 (Meta 2025), K = 1."""
+    """The K largest logits, each weighted by its sigmoid, rounded to the logits' dtype: Llama 4 (Meta 2025), K = 1."""
     top_TK, expert_ids_TK = logits_TE.topk(gate.top_k, dim=1)
     return top_TK.float().sigmoid().to(logits_TE.dtype).float(), expert_ids_TK
 
@@ -85,7 +85,7 @@ def sigmoid_groups(logits_TE: Tensor, gate: Gate, correction_E: Tensor | None) -
 
 def _in_best_groups(choice_TE: Tensor, gate: Gate) -> Tensor:
     """Which experts belong to a token's best groups, bool [T, E]."""
-    by_group_TGN = choice_TE.unflatten(1, (gate.groups, -1))
+    by_group_TGN = choice_TE.view(len(choice_TE), gate.groups, -1)
     group_scores_TG = by_group_TGN.topk(2, dim=-1).values.sum(dim=-1)
     best = group_scores_TG.topk(gate.top_groups, dim=-1, sorted=False).indices
     chosen_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool).scatter_(1, best, True)

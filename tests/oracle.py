@@ -73,7 +73,7 @@ def forced(model: Any, ids_BT: Tensor) -> tuple[Tensor, list[Chosen]]:
 
 @contextmanager
 def watched_gates(model: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect the experts and weights that the model's gates return, a pair [T, K] a layer, in the order of the calls."""
+    """Collect the experts and weights that the model's gates return, a pair [T, K] a layer, as they are called."""
     seen: list[tuple[Tensor, Tensor]] = []
 
     def look(gate: Any, _: Any, output: Any) -> None:

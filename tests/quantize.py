@@ -93,7 +93,7 @@ def set_weights(model: Any, dense: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def write_mxfp4(path: Path, model: Any) -> None:
-    """Store gpt-oss's experts in MXFP4 as published, outputs first, and give `model` the values that this stands for."""
+    """Store gpt-oss's experts in MXFP4 as published, outputs first, and give `model` the values that it stands for."""
     parameters = dict(model.named_parameters())
 
     def change(tensors: dict[str, Tensor]) -> None:
@@ -103,7 +103,9 @@ def write_mxfp4(path: Path, model: Any) -> None:
             parameters[name].copy_(mxfp4_dense(blocks, scales).transpose(1, 2))
 
     change_tensors(path, change)
-    change_config(path, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]})
+    change_config(
+        path, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+    )
 
 
 def write_fused(path: Path, model: Any) -> None:

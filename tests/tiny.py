@@ -128,7 +128,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def make_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
-    """A random model of transformers. What it starts at zero or one is random too: else a mistake there would not show."""
+    """A random model of transformers. What it starts at zero or one is random too, else mistakes would not show."""
     config_class, model_class, sizes = FAMILIES[family]
     torch.manual_seed(seed)
     config = getattr(transformers, config_class)(**{**COMMON, **sizes, **changes})

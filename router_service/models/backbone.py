@@ -6,7 +6,6 @@ norms in float32, rope in the dtype that the family turns in.
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -30,8 +30,8 @@ def read_shared(config: ConfigReader, norm_eps: float) -> dict[str, Any]:
     }
 
 
-def read_heads(config: ConfigReader) -> dict[str, int]:
-    """Read the sizes of `GroupedAttention`.
+def read_heads(config: ConfigReader) -> GroupedAttention:
+    """Read the sizes of grouped-query attention, without what only some families have.
 
     Raises:
         CheckpointError: key-value heads that do not divide the heads, or a value that is missing or bad.
@@ -40,7 +40,7 @@ def read_heads(config: ConfigReader) -> dict[str, int]:
     kv_heads = config.positive("num_key_value_heads", default=heads)
     if heads % kv_heads:
         raise config.error("num_key_value_heads", kv_heads, f"it must divide num_attention_heads, {heads}")
-    return {"heads": heads, "kv_heads": kv_heads, "head_dim": config.positive("head_dim", default=hidden // heads)}
+    return GroupedAttention(heads, kv_heads, config.positive("head_dim", default=hidden // heads))
 
 
 def outer_params(spec: ModelSpec, root: str = "") -> Params:
@@ -65,7 +65,7 @@ def norm_params(spec: ModelSpec, layer: int, prefix: str) -> Params:
 def grouped_attention_params(
     spec: ModelSpec, form: GroupedAttention, there: TensorNames, layer: int, prefix: str
 ) -> Params:
-    """A layer's attention: queries, keys and values as one matrix, the output, biases and norms where the form has them."""
+    """A layer's attention: queries, keys and values as one matrix, the output, what biases and norms the form has."""
     attn, hidden = f"{prefix}.self_attn", spec.hidden
     q, kv = form.heads * form.head_dim, form.kv_heads * form.head_dim
     widths = {"q": q, "k": kv, "v": kv}
@@ -132,9 +132,7 @@ def fused_experts(
         if not biases:
             return ExpertSource(*parts)
         up_bias = Part(f"{prefix}.gate_up_proj_bias", (2 * ffn,), Layout.INTERLEAVED, entry)
-        return ExpertSource(
-            *parts, stacked(up_bias), stacked(Part(f"{prefix}.down_proj_bias", (hidden,), entry=entry))
-        )
+        return ExpertSource(*parts, stacked(up_bias), stacked(Part(f"{prefix}.down_proj_bias", (hidden,), entry=entry)))
 
     return source
 

@@ -2,6 +2,8 @@
 with biases, experts in MXFP4 as published.
 """
 
+from dataclasses import replace
+
 from experts.manifest import ExpertManifest, ExpertSource
 from experts.source import Encoding, Layout, Part, plain, stacked
 from kernels.weights import Activation, ExpertForm
@@ -33,8 +35,8 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     return ModelSpec(
         family=MODEL_TYPES[0],
         per_layer=tuple(Layer(True, window=window if kind == "sliding_attention" else None) for kind in kinds),
-        attention=GroupedAttention(**heads, qkv_bias=biased, out_bias=biased, sinks=True),
-        rope=config.rope(heads["head_dim"], 150000.0),
+        attention=replace(heads, qkv_bias=biased, out_bias=biased, sinks=True),
+        rope=config.rope(heads.head_dim, 150000.0),
         gate=Gate(
             config.positive("num_local_experts", "num_experts"),
             config.positive("num_experts_per_tok", "experts_per_token"),

@@ -18,9 +18,7 @@ from router_service.step_batch import StepBatch
 class GroupedQueryAttention:
     """The attention of every layer; `attention` is `spec.attention`."""
 
-    def __init__(
-        self, spec: ModelSpec, attention: GroupedAttention, projections: Projections, cache: KVCache
-    ) -> None:
+    def __init__(self, spec: ModelSpec, attention: GroupedAttention, projections: Projections, cache: KVCache) -> None:
         self._spec = spec
         self._form = attention
         self._w = projections

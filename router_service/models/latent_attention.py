@@ -25,9 +25,7 @@ LATENT_NORM_EPS = 1e-6
 class MultiHeadLatentAttention:
     """The attention of every layer; `attention` is `spec.attention`."""
 
-    def __init__(
-        self, spec: ModelSpec, attention: LatentAttention, projections: Projections, cache: KVCache
-    ) -> None:
+    def __init__(self, spec: ModelSpec, attention: LatentAttention, projections: Projections, cache: KVCache) -> None:
         self._spec = spec
         self._form = attention
         self._w = projections
@@ -54,7 +52,8 @@ class MultiHeadLatentAttention:
     def _queries_latents(self, layer: int, h_TD: Tensor, by: Rotation) -> tuple[Tensor, Tensor]:
         form = self._form
         width = form.query_rank or form.heads * form.query_dim
-        q_TQ, latent_TR, rope_TE = self.first_product(layer, h_TD).split([width, form.kv_rank, form.rope_dim], dim=-1)
+        first = self.first_product(layer, h_TD)
+        q_TQ, latent_TR, rope_TE = torch.split(first, [width, form.kv_rank, form.rope_dim], dim=-1)
         if form.query_rank is not None:
             normed_TQ = rms_norm(q_TQ, self._w.tensor(f"{layer}.q_a_norm"), LATENT_NORM_EPS)
             q_TQ = self._w.apply(f"{layer}.q_b", normed_TQ)
@@ -65,9 +64,7 @@ class MultiHeadLatentAttention:
         rope_TE = rotate(rope_TE.unsqueeze(1), by, interleaved).squeeze(1)
         return torch.cat((q_THC[..., : form.nope_dim], turned_THE), dim=-1), torch.cat((latent_TR, rope_TE), dim=-1)
 
-    def _single_rows(
-        self, layer: int, parts: list[Segment], q_THC: Tensor, up_HUR: Tensor, out_THV: Tensor
-    ) -> None:
+    def _single_rows(self, layer: int, parts: list[Segment], q_THC: Tensor, up_HUR: Tensor, out_THV: Tensor) -> None:
         """Rows that are alone in their sequence's step: keys are latents, values their first R elements."""
         if not parts:
             return
@@ -86,8 +83,8 @@ class MultiHeadLatentAttention:
     def _rows(self, layer: int, q_NHC: Tensor, cached_MX: Tensor, up_HUR: Tensor) -> Tensor:
         """A prompt's rows: each head's keys and values are made from the latents."""
         form = self._form
-        latent_MR, rope_ME = cached_MX.split([form.kv_rank, form.rope_dim], dim=-1)
+        latent_MR, rope_ME = torch.split(cached_MX, [form.kv_rank, form.rope_dim], dim=-1)
         made_MHU = (latent_MR @ up_HUR.flatten(0, 1).t()).view(len(latent_MR), form.heads, -1)
-        k_MHP, v_MHV = made_MHU.split([form.nope_dim, form.value_dim], dim=-1)
+        k_MHP, v_MHV = torch.split(made_MHU, [form.nope_dim, form.value_dim], dim=-1)
         k_MHC = torch.cat((k_MHP, rope_ME.unsqueeze(1).expand(-1, form.heads, -1)), dim=-1)
         return attend(q_NHC, k_MHC, v_MHV, self._spec.per_layer[layer], form.scale)

@@ -4,6 +4,7 @@ Some layers may be dense. Three of four layers have rope and attend within chunk
 the attention of late positions. A multimodal checkpoint holds the text model under `language_model.`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from experts.source import Layout, plain
@@ -48,7 +49,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         family=MODEL_TYPES[0],
         per_layer=layers,
         attention=_attention(config, heads),
-        rope=config.rope(heads["head_dim"], 5e5, interleaved=True, float32=True),
+        rope=config.rope(heads.head_dim, 5e5, interleaved=True, float32=True),
         gate=Gate(
             config.positive("num_local_experts"), config.positive("num_experts_per_tok", default=1), Rule.TOPK_SIGMOID
         ),
@@ -60,12 +61,12 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     )
 
 
-def _attention(config: ConfigReader, heads: dict[str, int]) -> GroupedAttention:
+def _attention(config: ConfigReader, heads: GroupedAttention) -> GroupedAttention:
     biased = bool(config.get("attention_bias", default=False))
     tuned = config.get("attn_temperature_tuning", default=True)
     temperature = Temperature(config.number("attn_scale", 0.1), config.number("floor_scale", 8192))
-    return GroupedAttention(
-        **heads,
+    return replace(
+        heads,
         qkv_bias=biased,
         out_bias=biased,
         norm=QueryKeyNorm.L2_AFTER_ROPE if config.get("use_qk_norm", default=True) else QueryKeyNorm.NONE,

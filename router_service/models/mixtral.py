@@ -24,8 +24,8 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     return ModelSpec(
         family=MODEL_TYPES[0],
         per_layer=(layer,) * config.positive("num_hidden_layers"),
-        attention=GroupedAttention(**heads),
-        rope=config.rope(heads["head_dim"], 1e6),
+        attention=heads,
+        rope=config.rope(heads.head_dim, 1e6),
         gate=Gate(
             config.positive("num_local_experts", "num_experts"), config.positive("num_experts_per_tok"), normalize=True
         ),

@@ -58,7 +58,6 @@ def fp8_block(config: Mapping[str, Any], where: str) -> tuple[int, int]:
     if method != "fp8":
         return DEFAULT_BLOCK
     if not isinstance(block, list) or len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
-        raise CheckpointError(
-            f"{where}: quantization_config: weight_block_size is {block!r}, FP8 needs two positive numbers, as [128, 128]"
-        )
+        wanted = "FP8 needs two positive numbers, as [128, 128]"
+        raise CheckpointError(f"{where}: quantization_config: weight_block_size is {block!r}, {wanted}")
     return block[0], block[1]

@@ -1,5 +1,7 @@
 """OLMoE (Muennighoff et al. 2024, arXiv 2409.02060): every layer sparse, queries and keys normalized over all heads."""
 
+from dataclasses import replace
+
 from experts.source import plain
 from router_service.models.common import (
     grouped_attention_params,
@@ -24,14 +26,14 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     return ModelSpec(
         family=MODEL_TYPES[0],
         per_layer=(Layer(sparse=True),) * config.positive("num_hidden_layers"),
-        attention=GroupedAttention(
-            **heads,
+        attention=replace(
+            heads,
             qkv_bias=biased,
             out_bias=biased,
             norm=QueryKeyNorm.WHOLE,
             clip=None if clip is None else config.number("clip_qkv", 0.0),
         ),
-        rope=config.rope(heads["head_dim"], 1e4),
+        rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
             experts=config.positive("num_experts", "num_local_experts"),
             top_k=config.positive("num_experts_per_tok"),

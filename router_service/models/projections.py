@@ -17,8 +17,8 @@ class Projections:
 
     def apply(self, name: str, x_TI: Tensor) -> Tensor:
         """Return x W^T, and the bias where there is one, in x's dtype."""
-        y_TO, bias = self._linear(x_TI, self._weights[name]), self._weights.get(f"{name}_bias")
-        return y_TO if bias is None else y_TO + bias
+        y_TO, bias = self._linear(x_TI, self._weights[name]), f"{name}_bias"
+        return y_TO + self.tensor(bias) if bias in self._weights else y_TO
 
     def tensor(self, name: str) -> Tensor:
         """A parameter that is used as it is."""

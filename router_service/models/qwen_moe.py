@@ -31,8 +31,8 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     spec = ModelSpec(
         family=MODEL_TYPES[0],
         per_layer=layers,
-        attention=GroupedAttention(**heads),
-        rope=config.rope(heads["head_dim"], 1e4),
+        attention=heads,
+        rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
             experts=config.positive("num_experts", "num_local_experts"),
             top_k=config.positive("num_experts_per_tok"),
@@ -49,18 +49,18 @@ def _is_qwen2(config: ConfigReader) -> bool:
     return "Qwen2MoeForCausalLM" in config.get("architectures", default=[]) or config.get("model_type") == "qwen2_moe"
 
 
-def _qwen2(config: ConfigReader, spec: ModelSpec, heads: dict[str, int]) -> ModelSpec:
+def _qwen2(config: ConfigReader, spec: ModelSpec, heads: GroupedAttention) -> ModelSpec:
     return replace(
         spec,
         family="qwen2_moe",
-        attention=GroupedAttention(**heads, qkv_bias=bool(config.get("qkv_bias", default=True))),
+        attention=replace(heads, qkv_bias=bool(config.get("qkv_bias", default=True))),
         shared=Shared(config.positive("shared_expert_intermediate_size"), gated=True),
     )
 
 
-def _qwen3(config: ConfigReader, spec: ModelSpec, heads: dict[str, int]) -> ModelSpec:
+def _qwen3(config: ConfigReader, spec: ModelSpec, heads: GroupedAttention) -> ModelSpec:
     biased = bool(config.get("attention_bias", default=False))
-    return replace(spec, attention=GroupedAttention(**heads, qkv_bias=biased, out_bias=biased, norm=QueryKeyNorm.HEAD))
+    return replace(spec, attention=replace(heads, qkv_bias=biased, out_bias=biased, norm=QueryKeyNorm.HEAD))
 
 
 def _layers(config: ConfigReader) -> tuple[Layer, ...]:

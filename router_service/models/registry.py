@@ -46,7 +46,7 @@ FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """A checkpoint understood, without a byte of its weights read. `notices` say what of it is not used, a line each."""
+    """A checkpoint understood, without a byte of its weights read. `notices` are lines that say what is not used."""
 
     checkpoint: Checkpoint
     spec: ModelSpec
@@ -64,7 +64,8 @@ def plan_model(checkpoint: Checkpoint, verify: bool = True) -> ModelPlan:
     """
     where = str(checkpoint.path / "config.json")
     family = family_of(checkpoint.config, where)
-    spec, tensors = read_model(checkpoint.config, where, TensorNames(checkpoint.names, fp8_block(checkpoint.config, where)))
+    there = TensorNames(checkpoint.names, fp8_block(checkpoint.config, where))
+    spec, tensors = read_model(checkpoint.config, where, there)
     if not verify:
         return ModelPlan(checkpoint, spec, tensors)
     unused: Counter[str] = Counter()

@@ -8,6 +8,8 @@ from experts.manifest import ExpertManifest
 from experts.source import TensorSource
 from kernels.weights import ExpertForm
 
+PLAIN_FORM = ExpertForm()
+
 
 class Rule(StrEnum):
     """How a token's experts are chosen and weighted; each is a function of `router_service.gating`."""
@@ -112,7 +114,7 @@ class Rope:
     """Rotary position embedding of `dim` elements (Su et al. 2021, arXiv 2104.09864).
 
     `kind` default, linear, yarn or llama3; `scaling` holds the numbers of the last three under their names in
-    config.json. `interleaved` pairs neighbours, else the first half pairs with the second. `float32` rotates in float32.
+    config.json. `interleaved` pairs neighbours, else the first half pairs with the second. `float32` turns in float32.
     """
 
     dim: int
@@ -162,7 +164,7 @@ class ModelSpec:
     tied_embeddings: bool
     eos_token_ids: tuple[int, ...]
     dtype: str
-    form: ExpertForm = ExpertForm()
+    form: ExpertForm = PLAIN_FORM
     shared: Shared | None = None
     norms_round_last: bool = False
 

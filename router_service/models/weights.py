@@ -11,9 +11,7 @@ from kernels.quantized import Matrix
 from kernels.select import Ops
 
 # Read by `Ops.linear` alone, so they may have its layout, or stay as published; the others are used as they are.
-PROJECTIONS = frozenset(
-    {"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head"}
-)
+PROJECTIONS = frozenset({"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head"})
 
 
 def load_router_weights(

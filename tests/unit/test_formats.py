@@ -60,9 +60,7 @@ def test_the_makers_spelling_of_the_configuration(
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3"])
-def test_fused_experts(
-    tiny: Callable[..., Tiny], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_experts(tiny: Callable[..., Tiny], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As transformers holds them: one tensor for all experts' gate and up, one for their down."""
     made = tiny(family)
     made.oracle.save_pretrained(tmp_path)
@@ -86,7 +84,10 @@ def test_prediction_layers_are_skipped(tmp_path: Path, monkeypatch: pytest.Monke
         last = "model.layers.2."
         tensors |= {n.replace(last, "model.layers.3."): t.clone() for n, t in tensors.items() if n.startswith(last)}
         tensors |= {f"model.layers.3.{n}.weight": torch.ones(48) for n in ("enorm", "hnorm", "shared_head.norm")}
-        tensors |= {"model.layers.3.eh_proj.weight": torch.ones(48, 96), "model.layers.3.embed_tokens.weight": torch.ones(2)}
+        tensors |= {
+            "model.layers.3.eh_proj.weight": torch.ones(48, 96),
+            "model.layers.3.embed_tokens.weight": torch.ones(2),
+        }
 
     quantize.change_tensors(tmp_path, add)
     plan = plan_model(Checkpoint(tmp_path))
@@ -152,7 +153,8 @@ def multimodal(tmp_path: Path) -> tuple[Path, Any]:
     """A checkpoint with an image side, as published."""
     vision = {
         "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-        "vision_output_dim": 12, "image_size": 28, "patch_size": 14, "projector_input_dim": 12, "projector_output_dim": 12,
+        "vision_output_dim": 12, "image_size": 28, "patch_size": 14, "projector_input_dim": 12,
+        "projector_output_dim": 12,
     }  # fmt: skip
     torch.manual_seed(0)
     config = transformers.Llama4Config(text_config={**COMMON, **LLAMA4}, vision_config=vision)
@@ -183,7 +185,10 @@ def test_the_image_side_is_counted_from_the_configuration(multimodal: tuple[Path
 @pytest.mark.parametrize(
     ("quantization", "message"),
     [
-        ({"quant_method": "compressed-tensors"}, "quant_method is 'compressed-tensors', supported: 'fp8' (block scales)"),
+        (
+            {"quant_method": "compressed-tensors"},
+            "quant_method is 'compressed-tensors', supported: 'fp8' (block scales)",
+        ),
         ({"quant_method": "fp8"}, "weight_block_size is None, FP8 needs two positive numbers, as [128, 128]"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size is [128], FP8 needs"),
     ],
@@ -191,7 +196,7 @@ def test_the_image_side_is_counted_from_the_configuration(multimodal: tuple[Path
 def test_other_quantizations_are_refused(tmp_path: Path, quantization: dict[str, Any], message: str) -> None:
     made = make_tiny(tmp_path, "deepseek_v3")
     quantize.change_config(made.path, quantization_config=quantization)
-    with pytest.raises(CheckpointError, match="config.json: quantization_config") as caught:
+    with pytest.raises(CheckpointError, match=r"config\.json: quantization_config") as caught:
         plan_model(Checkpoint(made.path))
     assert message in str(caught.value)
 
@@ -214,7 +219,11 @@ def test_fp8_values_without_scales_are_refused(tmp_path: Path) -> None:
         ("deepseek_v3", {"topk_method": "greedy"}, "topk_method is 'greedy', supported: 'noaux_tc'"),
         ("deepseek_v3", {"n_group": 5}, "n_group is 5, it must divide the 12 experts"),
         ("deepseek_v3", {"topk_group": 5}, "topk_group is 5, of 4 groups"),
-        ("llama4", {"no_rope_layers": [1, 0]}, "no_rope_layers is [1, 0], it must be a list with an item for each of the 4"),
+        (
+            "llama4",
+            {"no_rope_layers": [1, 0]},
+            "no_rope_layers is [1, 0], it must be a list with an item for each of the 4",
+        ),
         ("gpt_oss", {"layer_types": ["full_attention"]}, "layer_types is ['full_attention'], it must be a list"),
         ("gpt_oss", {"hidden_act": "gelu"}, "hidden_act is 'gelu', supported: 'silu'"),
         ("olmoe", {"clip_qkv": "much"}, "clip_qkv is 'much', it must be a number"),

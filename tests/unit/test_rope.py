@@ -84,7 +84,7 @@ def read(dim: int, theta: float, numbers: dict[str, Any], spelling: str) -> Rope
     ],
 )
 def test_what_is_not_supported_is_refused(config: dict[str, Any], message: str) -> None:
-    with pytest.raises(CheckpointError, match="config.json: rope") as caught:
+    with pytest.raises(CheckpointError, match=r"config\.json: rope") as caught:
         ConfigReader(config, "config.json").rope(64, 1e4)
     assert message in str(caught.value)
 
