@@ -1,4 +1,4 @@
-"""DeepSeek-V3's real tensor list on disk: names, shapes and dtypes as published, sparse files instead of 689 GB of data.
+"""DeepSeek-V3's real tensor list on disk: names, shapes and dtypes as published, holes instead of 689 GB of data.
 
 The names are written out here from the published index, not taken from the code that is tested with them.
 """
