@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint bench train clean
+.PHONY: demo test lint parity bench train clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
@@ -21,6 +21,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Every family through the cluster over 1, 2 and 3 shards; `make test` takes one of them each.
+parity: $(STAMP)
+	EXPERTMESH_ALL_SHARDS=1 $(BIN)/python -m pytest tests/e2e/test_families.py -p no:randomly
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_serving --shape qwen3
