@@ -85,8 +85,9 @@ class BlockFp8(Coded):
     def _unscaled(self, values_MI: Tensor, scratch: Scratch) -> Tensor:
         """Values in float32. Measured on Zen 5, bfloat16 [2048, 1024], one thread, scaling and rounding included.
 
-        Two values at once from a table: 2.5 GB/s of packed bytes; torch's own conversion 0.37; moving the bits to where
-        float16 has them, with a look for NaN codes, 2.2; two bfloat16 from a table, then widened, 2.2.
+        Two values at once from a table: 2.5 GB/s of packed bytes (1.9 in `dense` of [4096, 1024], 2.0 on two threads);
+        two bfloat16 from a table, then widened, 2.2; torch's own conversion 0.37. Moving the bits to where float16 has
+        them, after a look for NaN codes, makes a product 10% faster with one thread and up to 25% slower with two.
         """
         wide_MI = scratch.wide_N[: values_MI.numel()].view(values_MI.shape)
         even = values_MI.shape[1] % 2 == 0 and values_MI.storage_offset() % 2 == 0

@@ -87,8 +87,9 @@ def test_sum_rows_keeps_row_order():
     assert cpu.sum_rows(y, torch.tensor([1, 1, 1]), 3).flatten().tolist() == [0.0, 1.0, 0.0]
 
 
-def test_one_broken_token_stays_alone():
-    problem = make(Case(33), torch.float32)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_one_broken_token_stays_alone(kind):
+    problem = make(Case(33), torch.float32, kind=kind)
     weights, _ = both(problem)
     before = cpu.expert_ffn(problem.x_TD, weights, *problem.rows)
     problem.x_TD[5] = torch.nan

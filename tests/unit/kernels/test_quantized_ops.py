@@ -95,17 +95,22 @@ def test_linear_over_several_pieces(parts, outputs, rows, biased):
     assert_near(actual.double(), expected, torch.float32)
 
 
-@pytest.fixture
-def no_kept_memory(monkeypatch):
-    """What earlier tests left would hide what these allocate."""
-    buffers = Buffers()
+@pytest.fixture(params=[1, 2])
+def fresh_threads(monkeypatch, request):
+    """So many threads; and no memory that earlier tests left, which would hide what these allocate."""
+    buffers, before = Buffers(), torch.get_num_threads()
     for module in (quantized, cpu_linear):
         monkeypatch.setattr(module, "BUFFERS", buffers)
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 def peak_bytes(run: Callable[[], object], at: Path) -> int:
     """The most that `run` has allocated at a time, as torch's own record of every allocation says."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    cpu_only = [torch.profiler.ProfilerActivity.CPU]
+    # torch 2.11 warns unless it is told to keep events.
+    with torch.profiler.profile(activities=cpu_only, profile_memory=True, acc_events=True) as profile:
         run()
     profile.export_chrome_trace(str(at))
     events = [event for event in json.loads(at.read_text())["traceEvents"] if event["name"] == "[memory]"]
@@ -116,24 +121,24 @@ def peak_bytes(run: Callable[[], object], at: Path) -> int:
     return peak
 
 
-@pytest.mark.usefixtures("no_kept_memory")
+@pytest.mark.usefixtures("fresh_threads")
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_product_makes_a_whole_dense_matrix(form, tmp_path):
-    x, w = torch.randn(4, 1024).bfloat16(), near_one(torch.randn(4096, 1024).bfloat16(), form)
+    x, w = torch.randn(4, 2048).bfloat16(), near_one(torch.randn(8192, 2048).bfloat16(), form)
     size = 2 * w.shape.numel()
-    assert peak_bytes(lambda: x @ w.dense().T, tmp_path / "dense.json") > size
-    assert peak_bytes(lambda: cpu_linear.linear(x, w), tmp_path / "linear.json") < size / 2
-    assert peak_bytes(w.dense, tmp_path / "decode.json") < 1.5 * size
+    assert peak_bytes(lambda: cpu_linear.linear(x, w), tmp_path / "linear.json") < size / 3
+    # Decoded whole it is there in its own dtype, and not in float32, which would take three times as much.
+    assert size < peak_bytes(w.dense, tmp_path / "decode.json") < 1.3 * size
 
 
-@pytest.mark.usefixtures("no_kept_memory")
+@pytest.mark.usefixtures("fresh_threads")
 @pytest.mark.parametrize("form", FORMATS)
 def test_experts_make_no_whole_dense_matrix(form, tmp_path):
-    problem = make(Case(2, experts=3, hidden=1024, ffn=1024), torch.bfloat16)
+    problem = make(Case(2, experts=2, top_k=2, hidden=2048, ffn=3072), torch.bfloat16)
     packed = quantize(problem.w_gate_up_E2FD, form), quantize(problem.w_down_EDF, form)
     weights = problem.prepare_with(cpu, *packed)
     peak = peak_bytes(lambda: cpu.expert_ffn(problem.x_TD, weights, *problem.rows), tmp_path / "experts.json")
-    assert peak < 2 * problem.w_gate_up_E2FD[0].numel()
+    assert peak < 2 * problem.w_down_EDF[0].numel()
 
 
 def test_quantized_experts_that_do_not_fit_are_refused():

@@ -125,6 +125,16 @@ def test_weights_beyond_two_billion_elements(triton_ops):
     assert_near(triton_ops.expert_ffn(x, triton_ops.prepare_weights(w_gate_up, w_down), *rows), expected, x.dtype)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter computes in numpy
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_one_broken_token_stays_alone(triton_ops, kind):
+    problem = make(Case(7), torch.float32, DEVICE, kind)
+    problem.x_TD[3] = torch.nan
+    broken = triton_ops.expert_ffn(problem.x_TD, problem.prepare(triton_ops), *problem.rows).isnan()
+    assert broken[3].all()
+    assert broken.any(1).sum() == 1
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("case", [case for case in CASES if case.tokens in (0, 4, 7, 9)], ids=str)
