@@ -195,7 +195,8 @@ class FrontReplica:
 
 def _sizes(model: ServedModel, seconds: float) -> ModelSizes:
     card = model.card()
-    return ModelSizes(card.total_parameters, card.active_parameters, model.router_bytes, seconds)
+    shared = model.shared_expert_bytes
+    return ModelSizes(card.total_parameters, card.active_parameters, model.router_bytes - shared, shared, seconds)
 
 
 def _shard_report(announcement: Announcement) -> ShardReport:

@@ -1,6 +1,6 @@
 """A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,17 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkGauges:
+    """What a router knows of its connection to one shard; `replica` is the last known one, "" before the first."""
+
+    replica: str
+    up: bool
+    restarts: int
+    reconnects: int
+    clock_error_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """The router's state of this moment."""
 
@@ -38,11 +49,13 @@ class Gauges:
     kv_blocks_used: int
     kv_blocks_total: int
     kv_bytes: int
-    router_weights_bytes: int
+    dense_bytes: int
+    shared_expert_bytes: int
     parameters_total: int
     parameters_active: int
     router_load_seconds: float
-    clock_errors: tuple[float, ...]
+    rejected: Mapping[str, int]
+    links: tuple[LinkGauges, ...]
 
 
 class FamilyBuilder:
@@ -74,8 +87,9 @@ def router_families(
     """All series that carry this router's label."""
     builder = FamilyBuilder(labels)
     _requests(builder, stats, gauges)
-    _all_to_all(builder, stats, window, gauges.clock_errors)
+    _all_to_all(builder, stats, window, [link.clock_error_s for link in gauges.links])
     _balance(builder, stats, window, config)
+    _failure(builder, gauges)
     _memory(builder, gauges)
     return builder.families
 
@@ -91,7 +105,7 @@ def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock_errors: tuple[float, ...]) -> None:
+def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock_errors: Iterable[float]) -> None:
     shards = range(len(stats.placement.shards))
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
@@ -170,18 +184,37 @@ def _expert_tokens(builder: FamilyBuilder, counts_LE: Counts, layers: Counts, to
     builder.add("expert_tokens", "counter", "Tokens routed to each of a layer's busiest experts", values)
 
 
+def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
+    links = gauges.links
+    builder.one("router_ready", "gauge", "1 when every shard is connected", all(link.up for link in links))
+    replicas = [({"shard": str(n), "replica": link.replica}, link.up) for n, link in enumerate(links)]
+    builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
+    text = "Lives of a shard that took the place of an earlier one, as this router saw them"
+    builder.add("shard_restarts", "counter", text, _by_shard(link.restarts for link in links))
+    text = "Connections to a shard after the first one"
+    builder.add("dataplane_reconnects", "counter", text, _by_shard(link.reconnects for link in links))
+    refused = _rejections({"shard": "router"}, gauges.rejected)
+    builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
+
+
+def _rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
+    """Strangers count from 0, or an alert would miss the first one; other reasons appear when they happen."""
+    return [(labels | {"reason": reason}, count) for reason, count in ({"secret": 0} | dict(counts)).items()]
+
+
 def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:
     kinds = (("total", gauges.parameters_total), ("active", gauges.parameters_active))
     builder.add("parameters", "gauge", "Parameters held, and used for one token", [({"kind": k}, v) for k, v in kinds])
     used = gauges.kv_bytes * gauges.kv_blocks_used / gauges.kv_blocks_total
     sizes = (("reserved", gauges.kv_bytes), ("used", used))
     builder.add("kv_cache_bytes", "gauge", "Bytes of the KV cache", [({"kind": k}, v) for k, v in sizes])
-    dense = {"shard": "router", "kind": "dense"}
-    builder.add("weights_bytes", "gauge", "Bytes of weights held", [(dense, gauges.router_weights_bytes)])
+    held = (("dense", gauges.dense_bytes), ("shared_expert", gauges.shared_expert_bytes))
+    values = [({"shard": "router", "kind": kind}, size) for kind, size in held]
+    builder.add("weights_bytes", "gauge", "Bytes of weights held", values)
     seconds = [({"shard": "router"}, gauges.router_load_seconds)]
     builder.add("checkpoint_load_seconds", "gauge", "Seconds it took to load the weights", seconds)
-    loaded = [({"shard": "router"}, gauges.router_weights_bytes)]
-    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded", loaded)
+    loaded = [({"shard": "router"}, gauges.dense_bytes + gauges.shared_expert_bytes)]
+    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded, in the form kept", loaded)
 
 
 def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
@@ -199,9 +232,12 @@ def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) 
     text = "Seconds it took to load the weights"
     builder.add("checkpoint_load_seconds", "gauge", text, [(n, s["load_seconds"]) for n, s in numbers])
     builder.add(
-        "checkpoint_load_bytes", "counter", "Bytes of weights loaded", [(n, s["weights_bytes"]) for n, s in numbers]
+        "checkpoint_load_bytes",
+        "counter",
+        "Bytes of weights loaded, in the form kept",
+        [(n, s["weights_bytes"]) for n, s in numbers],
     )
-    refused = [(n | {"reason": reason}, count) for n, s in numbers for reason, count in s["rejected"].items()]
+    refused = [one for n, s in numbers for one in _rejections(n, s["rejected"])]
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     return builder.families
 

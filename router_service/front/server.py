@@ -131,6 +131,7 @@ class FrontServer:
         return port
 
     async def _on_links(self, count: int) -> None:
+        self._metrics.routers_linked.set(count)
         if not self._draining:
             await self._set_health(SERVING if count else NOT_SERVING)
 

@@ -17,7 +17,7 @@ from experts.placement import Placement
 from experts.routing import LOST, Routing
 from experts.transport.frame import HEADER
 from router_service.engine import StepRecord
-from router_service.families import Gauges, MetricsConfig, router_families, shard_families
+from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families, shard_families
 from router_service.forward import STAGES, StepTrace
 from router_service.front.exposition import MergedCollector
 from router_service.front.metrics import FrontMetrics
@@ -26,7 +26,8 @@ from router_service.statistics import Statistics, Window
 from tests.mesh import Mesh, greedy, until
 from tests.tiny import Tiny
 
-GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 1000, 100, 1.5, (0.0, 0.0, 0.0))
+LINKS = (LinkGauges("a", True, 0, 0, 0.0), LinkGauges("b", False, 2, 3, 0.25), LinkGauges("", False, 0, 0, 0.0))
+GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 60, 1000, 100, 1.5, {"magic": 4}, LINKS)
 DEFAULTS = MetricsConfig()
 DELAY_S = 0.05
 # What a busy machine may add to the median of a measured time.
@@ -248,6 +249,11 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "max_violation": (GAUGE, set()),
     "dead_experts": (GAUGE, set()),
     "router_entropy_ratio": (GAUGE, set()),
+    "router_ready": (GAUGE, set()),
+    "shard_up": (GAUGE, {"shard", "replica"}),
+    "shard_restarts": (COUNTER, {"shard"}),
+    "dataplane_reconnects": (COUNTER, {"shard"}),
+    "dataplane_rejected_connections": (COUNTER, {"shard", "reason"}),
     "parameters": (GAUGE, {"kind"}),
     "weights_bytes": (GAUGE, {"shard", "kind"}),
     "kv_cache_bytes": (GAUGE, {"kind"}),
@@ -288,8 +294,17 @@ def test_families_are_those_of_the_contract() -> None:
     assert {family.name.removeprefix("expertmesh_") for family in shards} == set(OF_SHARDS)
     both = page(own + shards)
     assert value(both, "weights_bytes", shard="router", kind="dense") == 500
+    assert value(both, "weights_bytes", shard="router", kind="shared_expert") == 60
     assert value(both, "weights_bytes", shard="0", kind="expert") == 90
+    assert value(both, "checkpoint_load_bytes_total", shard="router") == 560
     assert value(both, "shard_tokens_total", shard="0") == 7
     assert value(both, "kv_cache_usage_perc") == 0.25
     assert value(both, "kv_cache_bytes", kind="used") == 1000
-    assert value(both, "dataplane_rejected_connections_total", reason="magic") == 2
+    assert value(both, "dataplane_rejected_connections_total", shard="0", reason="magic") == 2
+    assert value(both, "dataplane_rejected_connections_total", shard="0", reason="secret") == 0
+    assert value(both, "dataplane_rejected_connections_total", shard="router", router="r0", reason="magic") == 4
+    assert [value(both, "shard_up", shard=n, replica=replica) for n, replica in ("0a", "1b", ("2", ""))] == [1, 0, 0]
+    assert value(both, "router_ready") == 0
+    assert value(both, "shard_restarts_total", shard="1") == 2
+    assert value(both, "dataplane_reconnects_total", shard="1") == 3
+    assert value(both, "clock_offset_error_seconds", shard="1") == 0.25
