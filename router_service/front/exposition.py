@@ -1,11 +1,8 @@
 """The metrics page: the Front's own series and the routers', each family once."""
 
-import asyncio
 from collections.abc import Callable, Iterable
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -55,26 +52,3 @@ def to_metric(family: MetricFamily) -> Metric:
     for sample in family.samples:
         metric.add_sample(sample.name, sample.labels, sample.value)
     return metric
-
-
-class MetricsServer:
-    """Serves the page over HTTP from a thread of its own."""
-
-    def __init__(self, collector: Collector, host: str, port: int) -> None:
-        """Bind and serve; a port of 0 picks a free one.
-
-        Raises:
-            OSError: the address is taken or not ours.
-        """
-        registry = CollectorRegistry()
-        registry.register(collector)
-        self._server: WSGIServer
-        self._thread: Thread
-        self._server, self._thread = start_http_server(port, host, registry=registry)
-        self.port: int = self._server.server_port
-
-    async def stop(self) -> None:
-        """Close the port and end the thread."""
-        await asyncio.to_thread(self._server.shutdown)
-        self._server.server_close()
-        self._thread.join()

@@ -1,6 +1,8 @@
 """The metrics page: it parses, holds each family once, and says what happened."""
 
 import asyncio
+import json
+import urllib.error
 import urllib.request
 
 import grpc
@@ -141,3 +143,54 @@ async def test_the_page_stops_with_the_server(world: World) -> None:
     await world.server.stop()
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(fetch, world)
+
+
+def get(world: World, path: str) -> tuple[str, bytes]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{world.server.metrics_port}{path}") as answer:
+        return answer.headers["Content-Type"], answer.read()
+
+
+async def test_discovery_lists_the_pages_of_all_fronts(world: World) -> None:
+    world.targets = lambda: ["10.0.0.2:9090", "10.0.0.1:9090"]
+    await world.front()
+    kind, body = await asyncio.to_thread(get, world, "/sd")
+    assert kind == "application/json"
+    groups = [{"targets": ["10.0.0.1:9090", "10.0.0.2:9090"], "labels": {"__meta_expertmesh_model": "tiny"}}]
+    assert json.loads(body) == groups
+
+
+async def test_a_front_on_its_own_lists_itself(world: World) -> None:
+    await world.front()
+    _, body = await asyncio.to_thread(get, world, "/sd")
+    assert json.loads(body)[0]["targets"] == [f"127.0.0.1:{world.server.metrics_port}"]
+
+
+@pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/favicon.ico"])
+async def test_another_path_is_a_404_that_names_both(world: World, path: str) -> None:
+    await world.front()
+    with pytest.raises(urllib.error.HTTPError) as failure:
+        await asyncio.to_thread(get, world, path)
+    with failure.value as answer:
+        assert answer.status == 404
+        assert answer.read() == b"only /metrics and /sd are served here\n"
+
+
+async def test_what_comes_later_needs_no_new_target(world: World) -> None:
+    """A router and a shard that join after the first scrape are on the same page, which is still the only target."""
+    await world.serve()
+    before, (_, listed) = await scrape(world), await asyncio.to_thread(get, world, "/sd")
+    assert not any(("router", "r1") in labels for _, labels in before)
+    assert value(before, "routers_linked") == 1
+    second = await world.router(name="r1")
+    await until(lambda: world.server.linked_routers == 2)
+    second.say(report("r1", families=[up("r1", "0"), up("r1", "1")]))
+    await until(lambda: len(world.server._links.reports) == 1)
+    after = await scrape(world)
+    assert [value(after, "shard_up", router="r1", shard=shard, replica="a") for shard in "01"] == [1, 1]
+    assert value(after, "routers_linked") == 2
+    assert await asyncio.to_thread(get, world, "/sd") == ("application/json", listed)
+
+
+def up(router: str, shard: str) -> MetricFamily:
+    labels = {"model": "tiny", "router": router, "shard": shard, "replica": "a"}
+    return MetricFamily("expertmesh_shard_up", "Up", "gauge", [Sample("expertmesh_shard_up", labels, 1)])
