@@ -8,9 +8,7 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
 from experts.phases import PHASES, CallPhases, LayerTrip
 from experts.placement import Placement
@@ -18,20 +16,15 @@ from experts.routing import LOST, Routing
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
 from router_service.engine import StepRecord
-from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
+from router_service.families import MetricsConfig, router_families
 from router_service.forward import STAGES, StepTrace
-from router_service.front.exposition import MergedCollector
-from router_service.front.metrics import FrontMetrics
-from router_service.messages import MetricFamily, RouterReport
 from router_service.shard_families import shard_families
 from router_service.statistics import Statistics
 from router_service.totals import Window
 from tests.mesh import Mesh, greedy, until
+from tests.scrape import GAUGES, exposed, page, value
 from tests.tiny import Tiny
 
-LINKS = (LinkGauges("a", True, 0, 0, 0.0), LinkGauges("b", False, 2, 3, 0.25), LinkGauges("", False, 0, 0, 0.0))
-GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 60, 1000, 100, 1.5, {"magic": 4}, LINKS)
-DEFAULTS = MetricsConfig()
 DELAY_S = 0.05
 # What a busy machine may add to the median of a measured time.
 SLACK_S = 0.03
@@ -45,33 +38,6 @@ def routed(counts_E: list[int]) -> Routing:
 
 def record(routings: list[tuple[int, Routing]], trips: list[LayerTrip] | None = None) -> StepRecord:
     return StepRecord(10**9, 5, 3, StepTrace(trips=trips or [], routings=routings))
-
-
-def page(families: list[MetricFamily]) -> dict[str, Metric]:
-    """The families as a scraper reads them from the Front's page, by name."""
-    report = RouterReport("r0", 0, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, [], families)
-    registry = CollectorRegistry()
-    registry.register(MergedCollector(FrontMetrics("m").registry, lambda: [report]))
-    text = generate_latest(registry).decode()
-    return {family.name: family for family in text_string_to_metric_families(text)}
-
-
-def value(metrics: dict[str, Metric], name: str, **labels: str) -> float:
-    """The one sample called `name` with these labels among its own."""
-    found = [
-        sample.value
-        for family in metrics.values()
-        for sample in family.samples
-        if sample.name == f"expertmesh_{name}" and labels.items() <= sample.labels.items()
-    ]
-    assert len(found) == 1, f"{name} {labels}: {found}"
-    return found[0]
-
-
-def exposed(stats: Statistics, config: MetricsConfig = DEFAULTS) -> dict[str, Metric]:
-    labels = {"model": "m", "router": "r0"}
-    stats.settle()
-    return page(router_families(stats, stats.totals, GAUGES, labels, config))
 
 
 def test_a_known_skew_has_its_known_values() -> None:
