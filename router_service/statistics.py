@@ -47,6 +47,7 @@ class Statistics:
         self.iteration_tokens = HistogramArray(TOKENS, 1)
         self.shard_imbalance = HistogramArray(RATIOS, 1)
         self._starts_S = placement.ends_S - np.diff(placement.ends_S, prepend=0)
+        self._shard_of_E = placement.shard_of_E
         self._order_E = np.argsort(placement.rank_of_E)
         self._pending: deque[StepRecord] = deque()
         self._pending_rows = 0
@@ -121,7 +122,7 @@ class Statistics:
         layers_C = np.array([layer for layer, _ in routings])
         self.totals.expert_tokens_LE += _table(layers_C[calls_M], ids_M, self.totals.expert_tokens_LE.shape)
         shards = len(self.placement.shards)
-        loads_CS = _table(calls_M, self.placement.shard_of_E[ids_M], (len(routings), shards))
+        loads_CS = _table(calls_M, self._shard_of_E[ids_M], (len(routings), shards))
         ratios_C = max_over_mean(loads_CS)[loads_CS.any(axis=1)]
         self.shard_imbalance.observe(np.zeros(len(ratios_C), dtype=np.int64), ratios_C)
 

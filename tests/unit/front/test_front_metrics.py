@@ -4,10 +4,11 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from front_fakes import refuse, report, until
+from front_fakes import echo, refuse, report, until
 from front_world import World
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import Metric
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_front_generate import collect
 
 from router_service.front.exposition import MergedCollector
-from router_service.messages import MetricFamily, RouterReport, Sample
+from router_service.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
 
 
 @pytest.fixture
@@ -194,3 +195,60 @@ async def test_what_comes_later_needs_no_new_target(world: World) -> None:
 def up(router: str, shard: str) -> MetricFamily:
     labels = {"model": "tiny", "router": router, "shard": shard, "replica": "a"}
     return MetricFamily("expertmesh_shard_up", "Up", "gauge", [Sample("expertmesh_shard_up", labels, 1)])
+
+
+Script = Callable[[Submit], Iterator[StreamOutput]]
+STEP_S = 0.08
+
+
+def timed(times: list[float]) -> Script:
+    """Answers like `echo`; `times` gets the moments of the request's coming and of each token's going."""
+    now = asyncio.get_running_loop().time
+
+    def outputs(submit: Submit) -> Iterator[StreamOutput]:
+        for output in echo(submit):
+            times.append(now())
+            yield output
+
+    def script(submit: Submit) -> Iterator[StreamOutput]:
+        times.append(now())
+        return outputs(submit)
+
+    return script
+
+
+async def test_latencies_are_those_of_the_answers(world: World) -> None:
+    """Within 5%, in the least disturbed of several requests: to the first token, between tokens, from end to end."""
+    times: list[float] = []
+    _, client = await world.serve(step_s=STEP_S, script=timed(times))
+    names = ("time_to_first_token", "inter_token_latency", "e2e_request_latency")
+    errors: dict[str, list[float]] = {name: [] for name in names}
+    before = await scrape(world)
+    for _ in range(6):
+        times.clear()
+        await collect(client, "hello", max_tokens=4)
+        after = await scrape(world)
+        came, first, *_, last = times
+        for name, known in zip(names, (first - came, last - first, last - came), strict=True):
+            measured = value(after, f"{name}_seconds_sum") - value(before, f"{name}_seconds_sum")
+            errors[name].append(abs(measured - known) / known)
+        before = after
+    assert {name: min(found) <= 0.05 for name, found in errors.items()} == dict.fromkeys(names, True), errors
+    assert value(before, "inter_token_latency_seconds_count") == 6 * 3
+
+
+async def test_the_routers_timings_are_passed_on_to_the_bucket(world: World) -> None:
+    def script(submit: Submit) -> Iterator[StreamOutput]:
+        yield StreamOutput(submit.stream, [5], finish="length", timings=Timings(0.003, 0.04, 0.7))
+
+    _, client = await world.serve(script=script)
+    for _ in range(3):
+        await collect(client, "hello", max_tokens=1)
+    series = await scrape(world)
+    for name, seconds, below in (("queue", 0.003, "0.001"), ("prefill", 0.04, "0.01"), ("decode", 0.7, "0.5")):
+        assert value(series, f"request_{name}_time_seconds_sum") == pytest.approx(3 * seconds)
+        assert value(series, f"request_{name}_time_seconds_count") == 3
+        assert value(series, f"request_{name}_time_seconds_bucket", le=below) == 0
+    assert value(series, "request_queue_time_seconds_bucket", le="0.005") == 3
+    assert value(series, "request_prefill_time_seconds_bucket", le="0.05") == 3
+    assert value(series, "request_decode_time_seconds_bucket", le="0.8") == 3
