@@ -29,20 +29,28 @@ class MergedCollector(Collector):
 
 
 class _Family:
-    """A family that is being put together: what contradicts it or repeats one of its samples is left out."""
+    """A family that is being put together: what contradicts it is left out.
+
+    What several routers pass on of one shard comes once. Of a counter the furthest is taken: when the router that knew
+    it is gone, another's older count would look like a restart of the shard.
+    """
 
     def __init__(self, name: str, documentation: str, type: str) -> None:
         self.metric = Metric(name, documentation, type)
-        self._seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+        self._places: dict[tuple[str, frozenset[tuple[str, str]]], int] = {}
 
     def add(self, other: Metric) -> None:
         if other.type != self.metric.type:
             return
         for sample in other.samples:
             key = (sample.name, frozenset(sample.labels.items()))
-            if key not in self._seen and not sample.name.endswith("_created"):
-                self._seen.add(key)
+            if sample.name.endswith("_created"):
+                continue
+            place = self._places.setdefault(key, len(self._places))
+            if place == len(self.metric.samples):
                 self.metric.samples.append(sample)
+            elif self.metric.type == "counter" and sample.value > self.metric.samples[place].value:
+                self.metric.samples[place] = sample
 
 
 def to_metric(family: MetricFamily) -> Metric:

@@ -133,10 +133,23 @@ def test_a_family_of_both_the_front_and_a_router_comes_once() -> None:
     assert [sample.value for sample in metrics[0].samples] == [2, 5]
 
 
-def test_what_repeats_or_contradicts_is_left_out() -> None:
+def test_what_contradicts_is_left_out() -> None:
     gauge = MetricFamily("expertmesh_steps", "Steps", "gauge", [Sample("expertmesh_steps", {}, 1.0)])
-    metrics = merged(report(families=[steps("r0", 5), steps("r0", 6), gauge]))
+    metrics = merged(report(families=[steps("r0", 5), gauge]))
     assert [(metric.type, [sample.value for sample in metric.samples]) for metric in metrics] == [("counter", [5])]
+
+
+@pytest.mark.parametrize("counts", [(5, 6, 4), (6, 5, 4), (4, 5, 6)])
+def test_of_one_shards_counter_the_furthest_is_taken(counts: tuple[int, ...]) -> None:
+    """Several routers pass it on, each as it was when it last asked."""
+    metrics = merged(*(report(f"r{n}", families=[steps("-", count)]) for n, count in enumerate(counts)))
+    assert [sample.value for sample in metrics[0].samples] == [6]
+
+
+def test_a_gauge_that_repeats_comes_once() -> None:
+    gauges = [MetricFamily("expertmesh_size", "Size", "gauge", [Sample("expertmesh_size", {}, n)]) for n in (1, 2)]
+    metrics = merged(*(report(families=[gauge]) for gauge in gauges))
+    assert [sample.value for sample in metrics[0].samples] == [1]
 
 
 async def test_the_page_stops_with_the_server(world: World) -> None:
