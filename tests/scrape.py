@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition
+from prometheus_client.openmetrics import parser as strict
 from prometheus_client.parser import text_string_to_metric_families
 
 from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
@@ -18,12 +20,22 @@ GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 60, 1000, 100, 1.5, {"magic": 4}, LINKS
 DEFAULTS = MetricsConfig()
 
 
-def text_of(families: list[MetricFamily]) -> str:
-    """The whole page of a Front that knows one router."""
+def registry_of(families: list[MetricFamily]) -> CollectorRegistry:
+    """What a Front that knows one router has to say."""
     report = RouterReport("r0", 0, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, [], families)
     registry = CollectorRegistry()
     registry.register(MergedCollector(FrontMetrics("m").registry, lambda: [report]))
-    return generate_latest(registry).decode()
+    return registry
+
+
+def text_of(families: list[MetricFamily]) -> str:
+    """The whole page."""
+    return generate_latest(registry_of(families)).decode()
+
+
+def openmetrics(families: list[MetricFamily]) -> list[Metric]:
+    """The same page as OpenMetrics, read back by its strict parser."""
+    return list(strict.text_string_to_metric_families(exposition.generate_latest(registry_of(families)).decode()))
 
 
 def page(families: list[MetricFamily]) -> Page:

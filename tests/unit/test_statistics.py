@@ -22,7 +22,7 @@ from router_service.shard_families import shard_families
 from router_service.statistics import Statistics
 from router_service.totals import Window
 from tests.mesh import Mesh, greedy, until
-from tests.scrape import GAUGES, exposed, page, value
+from tests.scrape import GAUGES, exposed, openmetrics, page, value
 from tests.tiny import Tiny
 
 DELAY_S = 0.05
@@ -268,6 +268,8 @@ def test_families_are_those_of_the_contract() -> None:
     assert shape(page(shards), list(OF_SHARDS)) == OF_SHARDS
     assert {family.name.removeprefix("expertmesh_") for family in shards} == set(OF_SHARDS)
     both = page(own + shards)
+    # Prometheus asks for OpenMetrics first, which is stricter about names.
+    assert {family.name for family in openmetrics(own + shards)} == set(both)
     assert value(both, "weights_bytes", shard="router", kind="dense") == 500
     assert value(both, "weights_bytes", shard="router", kind="shared_expert") == 60
     assert value(both, "weights_bytes", shard="0", kind="expert") == 90
