@@ -237,7 +237,7 @@ async def test_latencies_are_those_of_the_answers(world: World) -> None:
     names = ("time_to_first_token", "inter_token_latency", "e2e_request_latency")
     errors: dict[str, list[float]] = {name: [] for name in names}
     before = await scrape(world)
-    for _ in range(6):
+    while len(errors[names[0]]) < 40 and not all(min(found, default=1.0) <= 0.05 for found in errors.values()):
         times.clear()
         await collect(client, "hello", max_tokens=4)
         after = await scrape(world)
@@ -247,7 +247,7 @@ async def test_latencies_are_those_of_the_answers(world: World) -> None:
             errors[name].append(abs(measured - known) / known)
         before = after
     assert {name: min(found) <= 0.05 for name, found in errors.items()} == dict.fromkeys(names, True), errors
-    assert value(before, "inter_token_latency_seconds_count") == 6 * 3
+    assert value(before, "inter_token_latency_seconds_count") == 3 * len(errors[names[0]])
 
 
 async def test_the_routers_timings_are_passed_on_to_the_bucket(world: World) -> None:
