@@ -13,7 +13,7 @@ from ray.serve.schema import ApplicationStatus
 from cluster.app import build_app, settled
 from cluster.config import ClusterConfig
 from cluster.directory import Announcement, remove_directory
-from cluster.memory import DoesNotFitError
+from cluster.memory import DoesNotFitError, refusal_in
 from cluster.model import open_model
 from cluster.process import environment
 from cluster.settle import settle_here
@@ -148,15 +148,6 @@ class Launcher:
                 self._lines[one.role, one.index] = state
                 name = f"{one.role} {one.index}" if one.role == "shard" else one.role
                 print(f"{name}: {state} of {size(one.total_bytes)} (pid {one.pid})", file=self._progress, flush=True)
-
-
-def refusal_in(message: str) -> str:
-    """What a process said that found too little memory on its node, of a traceback in Serve's message; else empty.
-
-    Serve would try again a few times, and the node would be no larger.
-    """
-    mark = f"{DoesNotFitError.__name__}: "
-    return next((line.partition(mark)[2].strip() for line in message.splitlines() if mark in line), "")
 
 
 def _brief(message: str) -> str:

@@ -149,6 +149,15 @@ def refusal(form: str, forms: Forms, room: Room, shards: int) -> str:
     )
 
 
+def refusal_in(message: str) -> str:
+    """What a process said that found too little memory on its node, of a traceback in Serve's message; else empty.
+
+    Serve would try again a few times, and the node would be no larger.
+    """
+    mark = f"{DoesNotFitError.__name__}: "
+    return next((line.partition(mark)[2].strip() for line in message.splitlines() if mark in line), "")
+
+
 def _help(form: str, forms: Forms, room: Room, shards: int) -> list[str]:
     demand = forms.of(form)
     fewest = _fitting_shards(demand, room, shards)
