@@ -35,9 +35,15 @@ def _facts(found: Inspection) -> str:
         ("attention", found.attention),
         ("parameters", amount(counted.total)),
         ("active", f"{amount(counted.active)} of a token's pass, embedding table and head included"),
-        ("", f"{amount(found.active_without_embedding)} without the embedding table, of which a token reads one row"),
+        ("", _without_embedding(found)),
     ]
     return _aligned(rows)
+
+
+def _without_embedding(found: Inspection) -> str:
+    if not found.parameters.embedding:
+        return "the same without the embedding table: it is the head too, of which a token reads all"
+    return f"{amount(found.active_without_embedding)} without the embedding table, of which a token reads one row"
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> str:

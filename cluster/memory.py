@@ -166,8 +166,8 @@ def _help(form: str, forms: Forms, room: Room, shards: int) -> list[str]:
     if form == "dequantized" and forms.packed is not None and room.holds(forms.packed, shards):
         said.append(f"weights.resident packed needs {size(room.need(forms.packed, shards))} and fits")
     for setting, other in forms.others.items():
-        fits = " and fits" if room.holds(other, shards) else ""
-        said.append(f"{setting} needs {size(room.need(other, shards))}{fits}")
+        if room.holds(other, shards):
+            said.append(f"{setting} needs {size(room.need(other, shards))} and fits")
     return [*said, _joining(demand, room)] if room.shared else said
 
 

@@ -94,6 +94,7 @@ def test_one_memory_is_not_helped_by_shards() -> None:
     assert f"--dtype bfloat16 needs {SMALL.together(2) / GIB:.1f} GiB and fits" in said
     assert "joining a Ray cluster (--address) fits from --shards 2 on, a node of this size for each process" in said
     assert "\n" not in said
+    assert "--dtype" not in refusal("dequantized", forms, Room(40 * GIB, True, "here"), 2)
 
 
 def test_one_memory_may_hold_fewer_processes() -> None:

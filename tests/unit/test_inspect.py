@@ -132,7 +132,9 @@ def test_a_quantized_directory(tmp_path: Path, form: str) -> None:
     assert found.packed.weights < found.dequantized.weights == 4 * found.parameters.total
 
 
-def test_what_is_skipped_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_skipped_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_checkpoint(tmp_path, "deepseek_v3")
     tensors = load_file(tmp_path / SINGLE)
     tensors["model.layers.3.eh_proj.weight"] = torch.zeros(48, 96)
@@ -141,7 +143,21 @@ def test_what_is_skipped_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     (one,) = look(str(tmp_path), 2).skipped
     assert (one.reason, one.tensors, one.bytes) == ("multi-token prediction", 2, (48 * 96 + 48) * 4)
     assert main(["inspect", str(tmp_path)]) == 0
-    assert "2 tensors of multi-token prediction are not used and not loaded" in capsys.readouterr().out
+    notice = "2 tensors of multi-token prediction are not used and not loaded"
+    assert capsys.readouterr().out.count(notice) == 1
+    # What `serve` does behind its checks is not this test's.
+    monkeypatch.setattr("cluster.serve_command._run_checked", lambda *_: 0)
+    assert main(["serve", str(tmp_path), "--device", "cpu"]) == 0
+    assert capsys.readouterr().err.count(notice) == 1
+
+
+def test_tied_embeddings_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    oracle = write_checkpoint(tmp_path, "mixtral", tie_word_embeddings=True)
+    found = look(str(tmp_path), 2)
+    assert found.parameters.total == sum(p.numel() for p in oracle.parameters())
+    assert found.active_without_embedding == found.parameters.active
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "it is the head too" in capsys.readouterr().out
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
