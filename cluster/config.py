@@ -9,9 +9,11 @@ import msgspec
 import yaml
 
 from experts.config import ExpertsConfig, WeightsConfig
+from experts.log import LoggingConfig
 from router_service.config import EngineConfig
 from router_service.families import MetricsConfig
 from router_service.front.config import FrontConfig
+from router_service.front.tracing import TracingConfig
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -93,6 +95,8 @@ class ClusterConfig:
     router: EngineConfig = field(default_factory=EngineConfig)
     front: FrontConfig = field(default_factory=FrontConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
     cluster: PlacementConfig = field(default_factory=PlacementConfig)
 
     def to_dict(self) -> dict[str, Any]:

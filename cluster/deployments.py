@@ -34,7 +34,7 @@ class Announced:
     """A process that tells the directory how far it is."""
 
     def __init__(self, role: str, index: int, config: ClusterConfig, total_bytes: int) -> None:
-        set_logging()
+        set_logging(config, f"{role} {index}" if role == "shard" else role)
         self.directory = find_directory(config.cluster.application)
         self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading", 0, total_bytes)
         self._announcer = Announcer(self.directory, lambda: self._state)
@@ -78,7 +78,9 @@ class ShardReplica:
         with torch.inference_mode():
             shard.warm_up()
             threads = shard_threads(config.experts.shards)
-            self._server = ExpertServer(shard, secret, *place, config.experts.checksum, threads=threads)
+            slow_s = config.logging.slow_call_seconds
+            checksum = config.experts.checksum
+            self._server = ExpertServer(shard, secret, *place, checksum, threads=threads, slow_call_s=slow_s)
         self._announced.ready(self._server.endpoint)
 
     def check_health(self) -> None:
@@ -105,7 +107,8 @@ class RouterReplica:
         engine = build_engine(*source, model.keep_packed, self._announced.progress)
         identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), secret)
         sizes = _sizes(model, time.monotonic() - begun)
-        self._router = Router(engine, transport, self._shards, identity, sizes, config.experts, config.metrics)
+        settings = (config.experts, config.metrics, config.logging)
+        self._router = Router(engine, transport, self._shards, identity, sizes, *settings)
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._announced.ready(self._router.endpoint)
 
@@ -135,8 +138,8 @@ class FrontReplica:
     """One Front: the API. It starts when it is first asked how it is, on the loop that will drive it."""
 
     def __init__(self, data: dict[str, Any], secret: bytes, *_: Any) -> None:
-        set_logging()
         config = config_from(data)
+        set_logging(config, "front")
         model = open_model(config.model, config.weights)
         text = load_text_model(model.plan.checkpoint.path)
         self._directory = find_directory(config.cluster.application)
@@ -149,6 +152,7 @@ class FrontReplica:
             secret,
             node_id(),
             self._known_shards,
+            config.tracing,
         )
         self._started = asyncio.Lock()
         self._running = False
