@@ -9,6 +9,7 @@ from router_service.client import Client
 from router_service.front.config import FrontConfig
 from router_service.front.server import FrontServer
 from router_service.front.text_model import TextModel
+from router_service.front.tracing import TracingConfig
 
 
 class World:
@@ -18,6 +19,7 @@ class World:
         self.text = text
         # Closing a metrics page takes half a second: only the tests that read it have one.
         self.metrics_port: int | None = None
+        self.tracing: TracingConfig | None = None
         self.endpoints: list[Endpoint] = []
         self.routers: list[FakeRouter] = []
         self.fronts: list[FrontServer] = []
@@ -31,7 +33,8 @@ class World:
 
     async def front(self, text: TextModel | None = None, **options: object) -> Client:
         config = FrontConfig(**({"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port} | options))  # type: ignore[arg-type]
-        self.server = FrontServer(config, text or self.text, card(), self._list, SECRET, "node", self.directory)
+        place = (self._list, SECRET, "node", self.directory, self.tracing)
+        self.server = FrontServer(config, text or self.text, card(), *place)
         await self.server.start()
         self.fronts.append(self.server)
         self.clients.append(Client(f"127.0.0.1:{self.server.grpc_port}"))
