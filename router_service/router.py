@@ -10,7 +10,7 @@ from itertools import count
 
 from experts.config import ExpertsConfig
 from experts.connector import ShardConnector
-from experts.log import LoggingConfig
+from experts.log import LoggingConfig, fields
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine import Engine, StepRecord
@@ -174,7 +174,9 @@ class Router:
         return []
 
     def _drop(self, front: int) -> list[Event]:
-        for place in [place for place in self._by_stream if place[0] == front]:
+        places = [place for place in self._by_stream if place[0] == front]
+        log.info("front %d has gone, its requests are given up", front, extra=fields(requests=len(places)))
+        for place in places:
             self._give_up(self._by_stream.pop(place))
         return []
 

@@ -48,15 +48,28 @@ def open_tracer(config: TracingConfig, model: str) -> "Tracer | None":
     """Begin to trace requests to `model`; None where tracing is off.
 
     Raises:
-        ModuleNotFoundError: the extra `tracing` is not installed.
+        ValueError: the extra `tracing` is not installed.
     """
     if not config.endpoint:
         return None
-    try:
-        from router_service.front.spans import Tracer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"tracing.endpoint needs {error.name}: pip install 'expertmesh[tracing]'") from error
+    check_installed(config)
+    from router_service.front.spans import Tracer
+
     return Tracer(config, model)
+
+
+def check_installed(config: TracingConfig) -> None:
+    """Make sure that what tracing needs is there, if it is on.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not config.endpoint:
+        return
+    try:
+        import router_service.front.spans  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(f"tracing.endpoint needs {error.name}: pip install 'expertmesh[tracing]'") from error
 
 
 def _check_endpoint(endpoint: str) -> None:
