@@ -69,6 +69,7 @@ class PlacementConfig:
         stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced
             [seconds; over 0]
         gpus_per_process: GPUs of each shard and router where the device is cuda [GPUs; over 0]
+        memory_limit_gib: memory that may be used of each node, or of each GPU; 0 is what is available [GiB; at least 0]
     """
 
     routers: int = 1
@@ -78,6 +79,7 @@ class PlacementConfig:
     drain_seconds: float = 30.0
     stuck_seconds: float = 120.0
     gpus_per_process: float = 1.0
+    memory_limit_gib: float = 0.0
 
     def __post_init__(self) -> None:
         if self.routers < 1:
@@ -85,6 +87,8 @@ class PlacementConfig:
         for name in ("ready_timeout_seconds", "drain_seconds", "stuck_seconds", "gpus_per_process"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be positive")
+        if self.memory_limit_gib < 0:
+            raise ValueError(f"cluster.memory_limit_gib is {self.memory_limit_gib}, it must not be negative")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cluster.client_command import fail, one_line
 from cluster.config import ClusterConfig, ConfigError, load_config
 from experts.checkpoint_error import CheckpointError
+from router_service.front.tracing import check_installed
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -29,6 +30,7 @@ def run_check(args: argparse.Namespace) -> int:
     """Run `config check` and return its exit code."""
     try:
         config = load_config(args.file, {})
+        check_installed(config.tracing)
         if args.checkpoint:
             _check_checkpoint(config)
     except (ConfigError, CheckpointError, ValueError) as error:
