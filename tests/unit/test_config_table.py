@@ -1,6 +1,7 @@
 """The table of all keys is up to date, complete and true; `config check` says what a file changes."""
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,14 @@ def test_check_reads_the_checkpoint_when_asked(tmp_path: Path, capsys: pytest.Ca
 def test_table_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "table"]) == 0
     assert capsys.readouterr().out == PAGE.read_text()
+
+
+def test_check_says_that_tracing_is_not_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.delitem(sys.modules, "router_service.front.spans", raising=False)
+    file = tmp_path / "cluster.yaml"
+    file.write_text("tracing:\n  endpoint: http://127.0.0.1:4317\n")
+    assert main(["config", "check", str(file)]) == 2
+    assert "pip install 'expertmesh[tracing]'" in capsys.readouterr().err
