@@ -40,7 +40,6 @@ OVERHEAD = Row(
             ),
             Kind.STACKED,
             "percentunit",
-            states=ANSWERING,
         ),
         Panel(
             "Exposed wait and stragglers",
@@ -76,7 +75,6 @@ PHASES = Row(
             (Query(f"shard_phase:expertmesh_alltoall_phase_seconds:mean5m{{{SHARD}}}", "{{shard}} {{phase}}"),),
             unit="s",
             width=12,
-            states=ANSWERING,
         ),
         Panel(
             "Phases, p99",
@@ -109,7 +107,6 @@ PHASES = Row(
             ),
             unit="s",
             width=12,
-            states=ANSWERING,
         ),
         Panel(
             "Clock error",

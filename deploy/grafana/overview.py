@@ -118,7 +118,7 @@ REQUESTS = Row(
 
 def _quantiles(title: str, about: str, series: str) -> Panel:
     expr = f"model:expertmesh_{series}_seconds:quantile5m{{{MODEL}}}"
-    return Panel(title, about, (Query(expr, "{{model}} {{quantile}}"),), unit="s", states=ANSWERING)
+    return Panel(title, about, (Query(expr, "{{model}} {{quantile}}"),), unit="s")
 
 
 LATENCY = Row(
@@ -158,8 +158,8 @@ ENGINE = Row(
     "Engine",
     (
         Panel(
-            "KV cache in use",
-            "Share of the blocks, by router.",
+            "KV cache by router",
+            "Share of the blocks in use.",
             (Query(once(f"expertmesh_kv_cache_usage_perc{{{ROUTER}}}"), "{{router}}"),),
             unit="percentunit",
             bounds=(0.8, 0.95),

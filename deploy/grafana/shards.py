@@ -1,6 +1,6 @@
 """Shards: who is up, who restarts, who is refused."""
 
-from deploy.grafana.panel import ANSWERING, Board, Kind, Panel, Query, Row
+from deploy.grafana.panel import Board, Kind, Panel, Query, Row
 from deploy.grafana.promql import COMPUTE, MODEL, ROUTER, ROUTER_SHARD, SHARD, increase, once, rate
 
 UP = Row(
@@ -88,7 +88,6 @@ WORK = Row(
                 ),
             ),
             unit="s",
-            states=ANSWERING,
         ),
         Panel(
             "Refused connections",

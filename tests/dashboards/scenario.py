@@ -1,7 +1,6 @@
 """What happens to a cluster while Prometheus watches: health, overload, lost shards, a lost router, skew, recovery."""
 
 import os
-import re
 import signal
 import time
 import urllib.request
@@ -14,6 +13,7 @@ import yaml
 
 from deploy.grafana.panel import State
 from tests.dashboards.checkpoints import SHARDS, write_even, write_skewed
+from tests.dashboards.harm import kill_routers, slowed
 from tests.dashboards.load import Load, cluster_state
 from tests.dashboards.server import Prometheus, free_port, prometheus
 from tests.dashboards.waiting import POLL_S, wait_until
@@ -30,7 +30,6 @@ CONFIG = {
     "router": {"kv_cache_tokens": 2048, "unavailable_wait_seconds": 4.0},
     "experts": {"call_timeout_seconds": 1.0, "shards": SHARDS},
 }
-ROUTER_READY = re.compile(r"router: ready .*\(pid (\d+)\)")
 
 
 @dataclass
@@ -66,6 +65,7 @@ def played(folder: Path) -> Iterator[Record]:
         record = Record(server)
         with _cluster(even, port) as cluster, Load(cluster.target) as load:
             _healthy(record, cluster)
+            _slow(record, cluster)
             _overload(record, load)
             _lose_a_shard(record, cluster)
             _lose_it_again(record, cluster)
@@ -100,6 +100,14 @@ def _healthy(record: Record, cluster: Server) -> None:
         record.page = response.read().decode()
 
 
+def _slow(record: Record, cluster: Server) -> None:
+    """One shard answers late: its dispatch and queue grow, everyone waits for it."""
+    record.mark("shard slows")
+    with slowed(_shard_pid(cluster)):
+        record.wait_for("ExpertMeshAllToAllOverheadHigh")
+    record.mark("shard is fast")
+
+
 def _overload(record: Record, load: Load) -> None:
     record.mark("overload begins")
     load.burst(True)
@@ -116,10 +124,10 @@ def _lose_a_shard(record: Record, cluster: Server) -> None:
     os.kill(victim, signal.SIGSTOP)
     record.wait_for("ExpertMeshShardDown")
     record.instants[State.DEAD] = time.time()
-    record.wait_for("ExpertMeshErrorBudgetBurn")
+    record.wait_for("ExpertMeshErrorBudgetBurn/1h")
     _await_replacement(cluster, victim)
     record.mark("shard back")
-    record.wait_for("ExpertMeshShardDown", "ExpertMeshErrorBudgetBurn", firing=False)
+    record.wait_for("ExpertMeshShardDown", "ExpertMeshErrorBudgetBurn/1h", firing=False)
 
 
 def _lose_it_again(record: Record, cluster: Server) -> None:
@@ -133,15 +141,13 @@ def _lose_it_again(record: Record, cluster: Server) -> None:
 
 
 def _lose_the_router(record: Record, cluster: Server) -> None:
-    """Kill the router and every successor, until that is noticed."""
+    """Kill the router and every successor, until that is noticed: Serve would have a new one in four seconds."""
     record.mark("router gone")
-    killed, deadline = 0, time.monotonic() + ALERT_S
+    deadline = time.monotonic() + ALERT_S
     while "ExpertMeshRouterNotReady" not in record.prometheus.firing() and time.monotonic() < deadline:
-        if (pid := _router_pid(cluster)) != killed:
-            os.kill(pid, signal.SIGKILL)
-            killed = pid
+        kill_routers(cluster)
         time.sleep(POLL_S)
-    wait_until("a new router", REPLACED_S, lambda: _router_pid(cluster) != killed)
+    wait_until("a new router", REPLACED_S, lambda: bool(cluster_state(cluster.target).routers))
     record.mark("router back")
     record.wait_for("ExpertMeshRouterNotReady", firing=False)
 
@@ -154,10 +160,6 @@ def _skewed(record: Record) -> None:
 
 def _shard_pid(cluster: Server) -> int:
     return next(s.pid for s in cluster_state(cluster.target).shards if s.shard == VICTIM)
-
-
-def _router_pid(cluster: Server) -> int:
-    return int(ROUTER_READY.findall(cluster.log.read_text())[-1])
 
 
 def _await_replacement(cluster: Server, victim: int) -> None:

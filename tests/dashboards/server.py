@@ -6,7 +6,7 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +49,21 @@ class Prometheus:
         return list(result["result"])
 
     def firing(self) -> set[str]:
-        """Names of the alerts that fire now."""
+        """The alerts that fire now, by `alert_id`."""
         alerts = self.get("alerts")["alerts"]
-        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+        return {alert_id(alert["labels"]) for alert in alerts if alert["state"] == "firing"}
 
     def firing_times(self, alert: str, begin: float, end: float) -> list[float]:
-        """Seconds in which an alert fired, with whatever labels."""
-        expr = f'max(ALERTS{{alertname="{alert}", alertstate="firing"}})'
+        """Seconds in which an alert, by `alert_id`, fired for anyone."""
+        name, _, window = alert.partition("/")
+        expr = f'max(ALERTS{{alertname="{name}", window="{window}", alertstate="firing"}})'
         series = self.get("query_range", query=expr, start=begin, end=end, step=1)["result"]
         return [float(at) for one in series for at, _ in one["values"]]
+
+
+def alert_id(labels: Mapping[str, str]) -> str:
+    """An alert's name, and its window where it has several."""
+    return "/".join([labels["alertname"], *([labels["window"]] if "window" in labels else [])])
 
 
 @contextmanager

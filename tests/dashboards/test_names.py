@@ -69,7 +69,8 @@ def test_a_mistake_is_found(expr: str, said: str) -> None:
         ("1 - avg by (router) (expertmesh_router_ready)", "router"),
         ("histogram_quantile(0.9, sum by (kind, le) (rate(expertmesh_step_seconds_bucket[5m])))", "kind"),
         (
-            "sum by (model, shard) (expertmesh_shard_up) * on (model) group_left () sum by (model) (up * 0)",
+            "sum by (model, shard) (expertmesh_shard_up)"
+            " * on (model) group_left () sum by (model) (expertmesh_router_ready)",
             "model shard",
         ),
         ("sum by (model) (expertmesh_shard_up) or sum by (shard) (expertmesh_shard_up)", "model shard"),
