@@ -84,6 +84,7 @@ PHASES = Row(
                     quantile(
                         0.99,
                         once(rate("alltoall_phase_seconds_bucket", ROUTER_SHARD), "shard", "phase", "le"),
+                        "model",
                         "shard",
                         "phase",
                     ),
@@ -130,7 +131,7 @@ TRAFFIC = Row(
             "On the wire, headers included.",
             (
                 Query(
-                    "sum by (shard, direction) "
+                    "sum by (model, shard, direction) "
                     f"({once(rate('alltoall_bytes_total', ROUTER_SHARD), 'shard', 'direction')})",
                     "{{shard}} {{direction}}",
                 ),
@@ -142,10 +143,13 @@ TRAFFIC = Row(
             "Calls of a layer, and token rows sent: a token goes once to a shard and layer.",
             (
                 Query(
-                    f"sum by (shard) ({once(rate('alltoall_phase_seconds_count', COMPUTE), 'shard')})",
+                    f"sum by (model, shard) ({once(rate('alltoall_phase_seconds_count', COMPUTE), 'shard')})",
                     "{{shard}} calls",
                 ),
-                Query(f"sum by (shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')})", "{{shard}} rows"),
+                Query(
+                    f"sum by (model, shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')})",
+                    "{{shard}} rows",
+                ),
             ),
         ),
         Panel(
@@ -154,8 +158,8 @@ TRAFFIC = Row(
             "same work.",
             (
                 Query(
-                    f"sum by (shard) ({once(rate('alltoall_assignments_total', ROUTER_SHARD), 'shard')})"
-                    f" / (sum by (shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')}) > 0)",
+                    f"sum by (model, shard) ({once(rate('alltoall_assignments_total', ROUTER_SHARD), 'shard')})"
+                    f" / (sum by (model, shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')}) > 0)",
                     "{{shard}}",
                 ),
             ),

@@ -95,7 +95,7 @@ EXPERTS = Row(
             "Tokens/s by layer and expert. Needs metrics.per_expert.",
             (
                 Query(
-                    "topk(10, sum by (layer, expert) "
+                    "topk(10, sum by (model, layer, expert) "
                     f"({once(rate('expert_tokens_total', ROUTER), 'layer', 'expert')}))",
                     "layer {{layer}} expert {{expert}}",
                 ),
@@ -106,12 +106,12 @@ EXPERTS = Row(
             "Layer x expert",
             "Tokens of an expert / mean over its layer's experts, in the time shown; rows are layers, columns "
             "experts. 1 is an even share. Needs metrics.per_expert, which exports the metrics.top_experts busiest "
-            "of each layer: a hole is a quiet expert, and the mean is of those exported.",
+            "of each layer: a hole is a quiet expert, and the mean is of those exported. Choose one model above.",
             (
                 Query(
-                    "sum by (layer, expert) "
+                    "sum by (model, layer, expert) "
                     f"({once(increase('expert_tokens_total', ROUTER), 'layer', 'expert')})"
-                    " / on (layer) group_left () avg by (layer) (sum by (layer, expert) "
+                    " / on (model, layer) group_left () avg by (model, layer) (sum by (model, layer, expert) "
                     f"({once(increase('expert_tokens_total', ROUTER), 'layer', 'expert')}))"
                 ),
             ),

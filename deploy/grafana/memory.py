@@ -49,7 +49,7 @@ MEMORY = Row(
             "Experts lie on the shards, dense weights and shared experts on every router.",
             (
                 Query(
-                    f"sum by (kind) (max by (model, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
+                    f"sum by (model, kind) (max by (model, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
                     "{{kind}}",
                 ),
             ),

@@ -88,9 +88,10 @@ REQUESTS = Row(
             "Answers by the reason they finished, errors by gRPC status.",
             (
                 Query(
-                    f"sum by (finished_reason) ({rate('request_success_total', MODEL)})", "answer: {{finished_reason}}"
+                    f"sum by (model, finished_reason) ({rate('request_success_total', MODEL)})",
+                    "answer: {{finished_reason}}",
                 ),
-                Query(f"sum by (code) ({rate('request_failures_total', MODEL)})", "error: {{code}}"),
+                Query(f"sum by (model, code) ({rate('request_failures_total', MODEL)})", "error: {{code}}"),
             ),
             unit="reqps",
             runbook="error-budget-burn",
@@ -140,9 +141,9 @@ LATENCY = Row(
             "Means: waiting for the first step, from there to the first token, from there to the last.",
             tuple(
                 Query(
-                    f"sum({rate(f'request_{part}_time_seconds_sum', MODEL)})"
-                    f" / (sum({rate(f'request_{part}_time_seconds_count', MODEL)}) > 0)",
-                    part,
+                    f"sum by (model) ({rate(f'request_{part}_time_seconds_sum', MODEL)})"
+                    f" / (sum by (model) ({rate(f'request_{part}_time_seconds_count', MODEL)}) > 0)",
+                    f"{{{{model}}}} {part}",
                 )
                 for part in ("queue", "prefill", "decode")
             ),

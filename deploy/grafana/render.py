@@ -124,9 +124,11 @@ def _states(_: Panel) -> statetimeline.Panel:
     return statetimeline.Panel().mappings([models.ValueMap(options=texts)])
 
 
-def _heatmap(_: Panel) -> heatmap.Panel:
+def _heatmap(panel: Panel) -> heatmap.Panel:
     color = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
-    return heatmap.Panel().color(color).calculate(False)
+    # The query's buckets are what it draws, and theirs is the unit.
+    builder = heatmap.Panel().color(color.exponent(0.5).fill("dark-orange")).calculate(False)
+    return builder.y_axis(heatmap.YAxisConfig().unit(panel.unit))
 
 
 def _table(_: Panel) -> table.Panel:

@@ -72,7 +72,7 @@ WORK = Row(
             "Seconds a second in which a shard computes for a router. 1 is a shard that never idles.",
             (
                 Query(
-                    f"sum by (shard) ({once(rate('alltoall_phase_seconds_sum', COMPUTE), 'shard')})",
+                    f"sum by (model, shard) ({once(rate('alltoall_phase_seconds_sum', COMPUTE), 'shard')})",
                     "{{shard}}",
                 ),
             ),
@@ -94,7 +94,7 @@ WORK = Row(
             "Peers that did not prove the secret, or sent what is no message, in the time shown.",
             (
                 Query(
-                    f"sum by (shard, reason) (max by (model, router, shard, reason) "
+                    f"sum by (model, shard, reason) (max by (model, router, shard, reason) "
                     f"({increase('dataplane_rejected_connections_total', MODEL)}))",
                     "{{shard}} {{reason}}",
                 ),

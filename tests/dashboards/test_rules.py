@@ -56,19 +56,6 @@ def test_an_alerts_description_has_values(alert: Rule) -> None:
     assert "$labels" in alert.annotations["summary"] + alert.annotations["description"]
 
 
-def test_the_index_of_runbooks_is_complete() -> None:
-    index = (RUNBOOKS / "README.md").read_text()
-    listed = set(re.findall(r"\| (ExpertMesh\w+) \| \[[\w-]+\]\(([\w-]+\.md)\)", index))
-    assert listed == {(alert.alert, Path(alert.annotations["runbook_url"]).name) for alert in alerts()}
-    assert {page for _, page in listed} | {"README.md"} == {page.name for page in RUNBOOKS.iterdir()}
-
-
-def test_runbooks_link_to_pages_that_exist() -> None:
-    for page in RUNBOOKS.glob("*.md"):
-        for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-            assert (RUNBOOKS / target).exists(), (page.name, target)
-
-
 @pytest.mark.parametrize("alert", sorted({(a.alert, a.labels["severity"]) for a in alerts()}))
 def test_every_alert_has_unit_tests_of_firing_and_of_silence_before_and_after(alert: tuple[str, str]) -> None:
     """In one and the same case: quiet, firing with this severity, quiet again."""
