@@ -1,17 +1,16 @@
 """A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
 from experts.phases import PHASES
-from router_service.messages import MetricFamily, Sample
-from router_service.statistics import KINDS, Statistics, Totals
-
-PREFIX = "expertmesh_"
+from router_service.family_builder import FamilyBuilder, by_shard, rejections
+from router_service.messages import MetricFamily
+from router_service.statistics import KINDS, Statistics
+from router_service.totals import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +57,6 @@ class Gauges:
     links: tuple[LinkGauges, ...]
 
 
-class FamilyBuilder:
-    """Collects families whose samples share labels."""
-
-    def __init__(self, labels: dict[str, str]) -> None:
-        self.families: list[MetricFamily] = []
-        self._labels = labels
-
-    def add(self, name: str, kind: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> None:
-        """A counter (its samples get the suffix _total) or a gauge."""
-        suffix = "_total" if kind == "counter" else ""
-        samples = [Sample(PREFIX + name + suffix, self._labels | labels, float(value)) for labels, value in values]
-        self.families.append(MetricFamily(PREFIX + name, text, kind, samples))
-
-    def one(self, name: str, kind: str, text: str, value: float) -> None:
-        """A family with a single sample."""
-        self.add(name, kind, text, [({}, value)])
-
-    def histogram(self, name: str, text: str, rows: Iterable[tuple[Any, int, dict[str, str]]]) -> None:
-        """A histogram family: each row is an array of histograms, the row in it, and its labels."""
-        samples = [s for array, row, labels in rows for s in array.samples(PREFIX + name, row, self._labels | labels)]
-        self.families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
-
-
 def router_families(
     stats: Statistics, window: Totals, gauges: Gauges, labels: dict[str, str], config: MetricsConfig
 ) -> list[MetricFamily]:
@@ -114,7 +90,7 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock
     ]
     builder.histogram("alltoall_phase_seconds", "One MoE layer's call to one shard, by phase", phases)
     builder.add(
-        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", _by_shard(clock_errors)
+        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", by_shard(clock_errors)
     )
     wire = [
         ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))
@@ -122,8 +98,8 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock
         for column, direction in enumerate(("dispatch", "combine"))
     ]
     builder.add("alltoall_bytes", "counter", "Bytes on the wire, headers included", wire)
-    builder.add("alltoall_rows", "counter", "Token rows sent", _by_shard(stats.totals.rows_S))
-    pairs = _by_shard(stats.totals.assignments_S)
+    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.totals.rows_S))
+    pairs = by_shard(stats.totals.assignments_S)
     builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
     text = "Time the engine waited for experts with nothing else to do"
     builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
@@ -190,16 +166,11 @@ def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
     replicas = [({"shard": str(n), "replica": link.replica}, link.up) for n, link in enumerate(links)]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Lives of a shard that took the place of an earlier one, as this router saw them"
-    builder.add("shard_restarts", "counter", text, _by_shard(link.restarts for link in links))
+    builder.add("shard_restarts", "counter", text, by_shard(link.restarts for link in links))
     text = "Connections to a shard after the first one"
-    builder.add("dataplane_reconnects", "counter", text, _by_shard(link.reconnects for link in links))
-    refused = _rejections({"shard": "router"}, gauges.rejected)
+    builder.add("dataplane_reconnects", "counter", text, by_shard(link.reconnects for link in links))
+    refused = rejections({"shard": "router"}, gauges.rejected)
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
-
-
-def _rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
-    """Strangers count from 0, or an alert would miss the first one; other reasons appear when they happen."""
-    return [(labels | {"reason": reason}, count) for reason, count in ({"secret": 0} | dict(counts)).items()]
 
 
 def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:
@@ -215,38 +186,3 @@ def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:
     builder.add("checkpoint_load_seconds", "gauge", "Seconds it took to load the weights", seconds)
     loaded = [({"shard": "router"}, gauges.dense_bytes + gauges.shared_expert_bytes)]
     builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded, in the form kept", loaded)
-
-
-def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
-    """What the shards say of themselves. No router's label: every router passes on the same numbers."""
-    builder = FamilyBuilder(labels)
-    numbers = list(_statuses(statuses))
-    builder.add(
-        "shard_tokens",
-        "counter",
-        "(token, expert) pairs that a shard computed",
-        [(n, s["assignments"]) for n, s in numbers],
-    )
-    held = [(n | {"kind": "expert"}, s["weights_bytes"]) for n, s in numbers]
-    builder.add("weights_bytes", "gauge", "Bytes of weights held", held)
-    text = "Seconds it took to load the weights"
-    builder.add("checkpoint_load_seconds", "gauge", text, [(n, s["load_seconds"]) for n, s in numbers])
-    builder.add(
-        "checkpoint_load_bytes",
-        "counter",
-        "Bytes of weights loaded, in the form kept",
-        [(n, s["weights_bytes"]) for n, s in numbers],
-    )
-    refused = [one for n, s in numbers for one in _rejections(n, s["rejected"])]
-    builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
-    return builder.families
-
-
-def _statuses(statuses: dict[int, dict[str, Any]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
-    for shard, status in sorted(statuses.items()):
-        if status:
-            yield {"shard": str(shard)}, status
-
-
-def _by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
-    return [({"shard": str(shard)}, value) for shard, value in enumerate(values)]

@@ -3,7 +3,7 @@
 from experts.connector import ShardConnector, ShardLink
 from experts.phases import PHASES
 from router_service.messages import ShardReport
-from router_service.statistics import Totals
+from router_service.totals import Totals
 
 
 def shard_reports(connector: ShardConnector, recent: Totals, seconds: float) -> list[ShardReport]:

@@ -13,12 +13,14 @@ from experts.connector import ShardConnector, ShardLink
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine import Engine
-from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families, shard_families
+from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
 from router_service.front_links import FrontLinks
 from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter
 from router_service.reporting import shard_reports
 from router_service.request import Event, Request
-from router_service.statistics import Statistics, Window
+from router_service.shard_families import shard_families
+from router_service.statistics import Statistics
+from router_service.totals import Window
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +208,7 @@ class Router:
                 log.exception("a report failed, the next one is due in a second")
 
     def _report(self, window: Window) -> RouterReport:
+        self.statistics.settle()
         recent, seconds = window.advance(self.statistics.totals, time.monotonic())
         gauges = self._gauges()
         labels = {"model": self._identity.model}

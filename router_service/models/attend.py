@@ -30,8 +30,9 @@ def attend(
     """Return out_NHV in q's dtype. The rows are the last N of the M positions; `scale` multiplies the logits."""
     rows, context = len(q_NHC), len(k_MJC)
     if rows == 1:
-        since = first_seen(context - 1, layer)
-        return _one_row(q_NHC, k_MJC[since:], v_MJV[since:], scale, sinks_H)
+        if since := first_seen(context - 1, layer):
+            k_MJC, v_MJV = k_MJC[since:], v_MJV[since:]
+        return _one_row(q_NHC, k_MJC, v_MJV, scale, sinks_H)
     if rows == context and sinks_H is None and first_seen(context - 1, layer) == 0:
         return _whole_prompt(q_NHC, k_MJC, v_MJV, scale)
     out_NHV = q_NHC.new_empty(rows, q_NHC.shape[1], v_MJV.shape[2])

@@ -14,11 +14,13 @@ class Projections:
     def __init__(self, weights: Mapping[str, Matrix], ops: Ops) -> None:
         self._weights = weights
         self._linear = ops.linear
+        biases = (name.removesuffix("_bias") for name in weights if name.endswith("_bias"))
+        self._biases = {name: self.tensor(f"{name}_bias") for name in biases}
 
     def apply(self, name: str, x_TI: Tensor) -> Tensor:
         """Return x W^T, and the bias where there is one, in x's dtype."""
-        y_TO, bias = self._linear(x_TI, self._weights[name]), f"{name}_bias"
-        return y_TO + self.tensor(bias) if bias in self._weights else y_TO
+        y_TO, bias_O = self._linear(x_TI, self._weights[name]), self._biases.get(name)
+        return y_TO if bias_O is None else y_TO + bias_O
 
     def tensor(self, name: str) -> Tensor:
         """A parameter that is used as it is."""

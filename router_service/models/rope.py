@@ -48,10 +48,12 @@ def rotate(x_TNC: Tensor, by: Rotation, interleaved: bool) -> Tensor:
     Interleaved heads pair neighbours and come out with the first of each pair in the first half: queries and keys
     alike, so that their products are the same.
     """
-    first, second = (x_TNC[..., 0::2], x_TNC[..., 1::2]) if interleaved else x_TNC.chunk(2, dim=-1)
-    half = first.shape[-1]
-    cos, sin = by.cos_T1C[..., :half], by.sin_T1C[..., :half]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_TNC.dtype)
+    if interleaved:
+        first, second = x_TNC[..., 0::2], x_TNC[..., 1::2]
+        x_TNC = torch.cat((first, second), dim=-1)
+    else:
+        first, second = x_TNC.chunk(2, dim=-1)
+    return (x_TNC * by.cos_T1C + torch.cat((-second, first), dim=-1) * by.sin_T1C).to(x_TNC.dtype)
 
 
 def yarn_scale(factor: float, multiplier: float) -> float:

@@ -10,7 +10,7 @@ from cluster.config import ModelConfig
 from cluster.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text_model import load_text_model
-from tests.benchmarks import report
+from tests.benchmarks import bench_metrics, report
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.checkpoints import SHAPES, ensure
@@ -50,7 +50,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_generated_checkpoints_are_whole_for_this_server(checkpoints: dict[str, Path], name: str) -> None:
     config = ModelConfig(checkpoint=str(checkpoints[name]))
-    card = open_model(config, WeightsConfig(), verify=True).card()
+    card = open_model(config, WeightsConfig("dequantized"), verify=True).card()
     tokenizer = load_text_model(checkpoints[name]).tokenizer
     assert (card.vocabulary, card.layers, card.dtype) == (512, 2, "bfloat16")
     assert tokenizer.decode(tokenizer.encode("Grüße", True)) == "Grüße"
@@ -111,3 +111,12 @@ def test_failover_figures() -> None:
 def test_the_heading_names_the_machine() -> None:
     args = Namespace(shape="qwen3", scale="small", dtype="bfloat16", shards=2, repeats=1, json=None, checkpoint=None)
     assert "torch" in report.heading({"machine": report.machine(), "settings": report.settings(args)})
+
+
+def test_measuring_is_measured(checkpoints: dict[str, Path]) -> None:
+    cost = bench_metrics.decoded(checkpoints["qwen3"], batch=2, steps=2)
+    exchange = bench_metrics.large(1)
+    assert min(cost.step_seconds, cost.observe_seconds, exchange.step_seconds, exchange.observe_seconds) > 0
+    text = bench_metrics.render([cost, exchange], {"scrape": 0.02, "series": 7.0})
+    assert "scrape 20" in text
+    assert "series 7" in text

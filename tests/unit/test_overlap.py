@@ -1,0 +1,58 @@
+"""An expert that all tokens share is computed by the router while the shards compute theirs."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from router_service.models.backbone import Backbone
+from tests.mesh import Mesh, greedy
+from tests.tiny import Tiny
+
+SLEEP = 0.03
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v3", "llama4"])
+def test_shared_experts_and_shards_work_at_the_same_time(
+    tiny: Callable[..., Tiny], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides are made to sleep: in turn a layer would take twice as long."""
+    shared = Backbone.shared
+
+    def slow(self: Backbone, layer: int, h_TD: Tensor) -> Tensor:
+        time.sleep(SLEEP)
+        return shared(self, layer, h_TD)
+
+    monkeypatch.setattr(Backbone, "shared", slow)
+    plan = tiny(family).plan
+    with Mesh(plan, 2, "unix", delays={0: SLEEP, 1: SLEEP}) as mesh:
+        mesh.generate([[1, 2, 3]], greedy(6))
+        decodes = [record for record in mesh.records if record.kind == "decode"]
+    layers = len(plan.spec.moe_layers)
+    fastest = min(decodes, key=lambda record: record.duration_ns)
+    assert layers * SLEEP <= fastest.duration_ns / 1e9 < 1.7 * layers * SLEEP
+    assert fastest.trace.stages_ns["shared_expert"] / 1e9 >= layers * SLEEP
+    # Nothing is left to wait for but what the shards took longer.
+    assert fastest.trace.stages_ns["wait"] / 1e9 < 0.5 * layers * SLEEP
+
+
+def test_the_order_of_a_layer(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def watch(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def watched(*args: Any) -> Any:
+            seen.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    with Mesh(tiny("deepseek_v3").plan, 2) as mesh:
+        watch(mesh.engine.pool, "dispatch")
+        watch(mesh.engine.pool, "combine")
+        watch(Backbone, "shared")
+        mesh.generate([[1, 2, 3]], greedy(2))
+    assert seen == ["dispatch", "shared", "combine"] * 2 * 2
