@@ -21,12 +21,14 @@ from tests.e2e.server import Server, serving
 
 # Ten minutes of production, and what the largest window of an instant needs to fill.
 HEALTHY_S = 45.0
+# As long as a mean over five minutes of production remembers, so that what is seen then is of the even cluster alone.
+RECOVERED_S = 25.0
 ALERT_S = 120.0
 REPLACED_S = 90.0
 VICTIM = 1
 CONFIG = {
     "metrics": {"per_layer": True, "per_expert": True},
-    # A hundred blocks of KV cache and short waits, so that a burst and a dead shard show soon.
+    # 128 blocks of KV cache and short waits, so that a burst and a dead shard show soon.
     "router": {"kv_cache_tokens": 2048, "unavailable_wait_seconds": 4.0},
     "experts": {"call_timeout_seconds": 1.0, "shards": SHARDS},
 }
@@ -77,7 +79,8 @@ def played(folder: Path) -> Iterator[Record]:
         with _cluster(even, port) as cluster, Load(cluster.target):
             record.mark("skew ends")
             record.wait_for("ExpertMeshImbalanceHigh", "ExpertMeshDeadExperts", firing=False)
-        record.mark("end")
+            time.sleep(RECOVERED_S)
+            record.mark("end")
         yield record
 
 

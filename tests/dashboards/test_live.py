@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.grafana.panel import Board, Panel, Query, State
 from deploy.grafana.variables import LABELS
+from tests.dashboards.checkpoints import DEAD_EXPERTS
 from tests.dashboards.expressions import exported
 from tests.dashboards.panels import each_query, substituted
 from tests.dashboards.rules import Rule, alerts, recordings
@@ -26,7 +27,7 @@ OUTLASTS = math.inf
 # Alert to what brings it on, what ends it, and within how many seconds it must fire and be over: windows and waits
 # divided by the factor, and room for a busy machine.
 EXPECTED = {
-    # The router's own minute, which is no tenth of one here, fades slowly.
+    # The gauge's own minute is not divided, so it fades slowly.
     "ExpertMeshAllToAllOverheadHigh": ("shard slows", "shard is fast", 90, 90),
     "ExpertMeshKVCacheNearFull": ("overload begins", "overload ends", 60, 30),
     "ExpertMeshQueueGrowing": ("overload begins", "overload ends", 60, 45),
@@ -81,6 +82,18 @@ def _next_cause(record: Record, alert: str, back: float) -> float:
         "ExpertMeshShardDown": record.marks["shard restarts"],
     }
     return others.get(alert, record.marks["end"])
+
+
+def test_after_the_skew_the_measures_are_good_again(record: Record) -> None:
+    """The alerts end with the skewed cluster already; here the even one that follows is judged by its own values."""
+    end = record.marks["end"]
+    assert not record.prometheus.query('ALERTS{alertname=~"ExpertMesh(ImbalanceHigh|DeadExperts)"}', end)
+    samples = record.prometheus.query("model:expertmesh_balancedness:avg5m", end)
+    assert [float(sample["value"][1]) > 0.85 for sample in samples] == [True]
+    skewed = record.prometheus.query("model:expertmesh_balancedness:avg5m", record.instants[State.SKEWED])
+    assert [float(sample["value"][1]) < 0.6 for sample in skewed] == [True]
+    dead = record.prometheus.query("model:expertmesh_dead_experts:sum", record.instants[State.SKEWED])
+    assert [float(sample["value"][1]) for sample in dead] == [DEAD_EXPERTS]
 
 
 def test_every_alert_is_played_here_or_named_as_not() -> None:
