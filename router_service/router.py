@@ -12,10 +12,11 @@ from experts.config import ExpertsConfig
 from experts.connector import ShardConnector
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
-from router_service.engine import Engine
+from router_service.activity import ActivityMonitor
+from router_service.engine import Engine, StepRecord
 from router_service.families import Gauges, MetricsConfig, router_families, shard_families
 from router_service.front_links import FrontLinks
-from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter
+from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter, Watch
 from router_service.reporting import shard_reports
 from router_service.request import Event, Request
 from router_service.statistics import Statistics, Window
@@ -72,11 +73,15 @@ class Router:
         self._report_due = threading.Event()
         self._beat = time.monotonic()
         self.statistics = Statistics(engine.pool.placement, engine.backbone.spec.layers)
-        engine.observe = self.statistics.observe
+        engine.observe = self._observe
         limits = engine.scheduler.limits
         hello = RouterHello(identity.replica, limits.context, limits.prompt_limit)
         place = (identity.secret, identity.host, identity.node, identity.index)
         self.fronts = FrontLinks(hello, self._receive, self._lost, self._report_due.set, *place, experts.checksum)
+        layers = sorted(engine.backbone.sparse_layers)
+        self.activity = ActivityMonitor(
+            identity.replica, self.statistics, layers, engine.pool.placement, self.fronts.tell
+        )
         self.connector = ShardConnector(
             transport,
             experts.shards,
@@ -116,6 +121,7 @@ class Router:
         self._closing.set()
         self._report_due.set()
         self._wake()
+        self.activity.close()
         self.fronts.close()
         self.connector.close()
         for thread in self._threads:
@@ -126,10 +132,17 @@ class Router:
         now = time.monotonic()
         if isinstance(message, Submit):
             self._inbox.put(lambda: self._submit(front, message, now))
+        elif isinstance(message, Watch):
+            self.activity.watch(front, message.seconds)
         else:
             self._inbox.put(lambda: self._cancel(front, message))
 
+    def _observe(self, step: StepRecord) -> None:
+        self.statistics.observe(step)
+        self.activity.observe(step)
+
     def _lost(self, front: int) -> None:
+        self.activity.forget(front)
         self._inbox.put(lambda: self._drop(front))
 
     def _wake(self) -> None:
@@ -146,6 +159,7 @@ class Router:
             tokens=[*message.prompt, *message.generated],
             prompt_length=len(message.prompt),
             return_routing=message.return_routing,
+            return_scores=message.return_scores,
             arrived=now,
             deadline=deadline,
         )

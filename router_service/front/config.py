@@ -5,18 +5,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """Ports of 0 pick free ones, a `metrics_port` of None serves no metrics page; times in seconds.
+    """Ports of 0 pick free ones, a `metrics_port` or `http_port` of None serves no such page; times in seconds.
 
     `router_wait_s`: how long a request waits for a router when none is linked (its deadline permitting).
     `link_silence_s`: a router that says nothing for so long is taken for dead. `max_resubmits`: how often a request may
     outlive its router. `max_buffered_tokens`: a client that falls so far behind its stream loses it. `checksum`: frames
-    to routers carry one.
+    to routers carry one. `max_pages`: live pages open at once.
     """
 
     host: str = "127.0.0.1"
     grpc_port: int = 0
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 0
+    http_host: str = "127.0.0.1"
+    http_port: int | None = 0
+    max_pages: int = 64
     reuse_port: bool = False
     max_concurrent_streams: int = 1024
     max_request_bytes: int = 16 << 20
@@ -29,10 +32,10 @@ class FrontConfig:
     checksum: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("grpc_port", "metrics_port"):
+        for name in ("grpc_port", "metrics_port", "http_port"):
             if not 0 <= (getattr(self, name) or 0) <= 65535:
                 raise ValueError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
-        for name in ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens"):
+        for name in ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens", "max_pages"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("router_wait_s", "max_resubmits"):

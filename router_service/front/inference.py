@@ -5,9 +5,10 @@ import logging
 import secrets
 
 from router_service.front.answer import Answer
-from router_service.front.calls import Context, answering
+from router_service.front.calls import Caller, Context, answering
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, exhausted, invalid, unavailable
+from router_service.front.limits import Limits
 from router_service.front.links import RouterLinks
 from router_service.front.metrics import FrontMetrics, RequestMeter
 from router_service.front.model_card import ModelCard
@@ -42,19 +43,27 @@ class InferenceService(InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer; the final message or the status comes exactly once."""
-        started = asyncio.get_running_loop().time()
         async with answering(context):
-            try:
-                await self._admit(request, context, started)
-            except RequestError as error:
-                self._metrics.failed(error.code.name)
-                raise
-            except asyncio.CancelledError:
-                self._metrics.failed("CANCELLED" if _time_left(context) else "DEADLINE_EXCEEDED")
-                raise
-            except Exception:
-                self._metrics.failed("CANCELLED" if context.done() else "INTERNAL")
-                raise
+            await self.answer(request, context)
+
+    async def answer(self, request: pb.GenerateRequest, caller: Caller) -> None:
+        """Write the answer to `caller`, the final message exactly once.
+
+        Raises:
+            RequestError: it was refused, or ended without finishing.
+        """
+        started = asyncio.get_running_loop().time()
+        try:
+            await self._admit(request, caller, started)
+        except RequestError as error:
+            self._metrics.failed(error.code.name)
+            raise
+        except asyncio.CancelledError:
+            self._metrics.failed("CANCELLED" if _time_left(caller) else "DEADLINE_EXCEEDED")
+            raise
+        except Exception:
+            self._metrics.failed("CANCELLED" if caller.done() else "INTERNAL")
+            raise
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Return the ids that Generate would use."""
@@ -74,7 +83,15 @@ class InferenceService(InferenceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: ARG002
         """Describe the model."""
-        card, limits = self._card, self._links.limits(self._card.context, self._card.vocabulary)
+        return self.model()
+
+    def limits(self) -> Limits:
+        """How long a request may be now."""
+        return self._links.limits(self._card.context, self._card.vocabulary)
+
+    def model(self) -> pb.ModelInfo:
+        """Describe the model, with what the linked routers allow now."""
+        card, limits = self._card, self.limits()
         return pb.ModelInfo(
             name=card.name,
             family=card.family,
@@ -103,7 +120,7 @@ class InferenceService(InferenceServicer):
             for scope in self._active:
                 scope.reschedule(0)
 
-    async def _admit(self, request: pb.GenerateRequest, context: Context, started: float) -> None:
+    async def _admit(self, request: pb.GenerateRequest, caller: Caller, started: float) -> None:
         if self._draining:
             raise unavailable("the server is draining")
         if len(self._active) >= self._config.max_concurrent_streams:
@@ -117,18 +134,18 @@ class InferenceService(InferenceServicer):
                 submit = await self._submit_of(request)
                 meter.prompt(len(submit.prompt))
                 answer = self._answer(submit, request, started, meter)
-                await self._pump(submit, answer, context, meter)
+                await self._pump(submit, answer, caller, meter)
         except TimeoutError:
             if not scope.expired():
                 raise
             if answer is None or answer.finished:
                 raise unavailable("the server is draining") from None
-            await self._write(answer.cut(), context, meter)
+            await self._write(answer.cut(), caller, meter)
         finally:
             self._untrack(scope)
 
-    async def _pump(self, submit: Submit, answer: Answer, context: Context, meter: RequestMeter) -> None:
-        left = context.time_remaining()
+    async def _pump(self, submit: Submit, answer: Answer, caller: Caller, meter: RequestMeter) -> None:
+        left = caller.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
         stream = RoutedStream(self._links, submit, deadline, config.router_wait_s, config.max_resubmits)
@@ -136,14 +153,14 @@ class InferenceService(InferenceServicer):
             while not answer.finished:
                 response = answer.extend(await stream.receive())
                 if answer.error is None or response.token_ids:
-                    await self._write(response, context, meter)
+                    await self._write(response, caller, meter)
                 if answer.error is not None:
                     raise answer.error
         finally:
             stream.close()
 
-    async def _write(self, response: pb.GenerateResponse, context: Context, meter: RequestMeter) -> None:
-        await context.write(response)
+    async def _write(self, response: pb.GenerateResponse, caller: Caller, meter: RequestMeter) -> None:
+        await caller.write(response)
         if response.finish_reason:
             meter.finished(response, asyncio.get_running_loop().time())
 
@@ -152,7 +169,9 @@ class InferenceService(InferenceServicer):
             raise invalid(
                 "request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(request.request_id)}"
             )
-        limits = self._links.limits(self._card.context, self._card.vocabulary)
+        if request.return_scores and not request.return_routing:
+            raise invalid("return_scores", "comes with the routing: set return_routing too, or leave it out")
+        limits = self.limits()
         prompt = await encode_input(request, self._text, limits)
         sampling = resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt))
         return Submit(
@@ -161,6 +180,7 @@ class InferenceService(InferenceServicer):
             prompt=prompt,
             sampling=sampling,
             return_routing=request.return_routing,
+            return_scores=request.return_scores,
         )
 
     def _answer(self, submit: Submit, request: pb.GenerateRequest, started: float, meter: RequestMeter) -> Answer:
@@ -177,6 +197,6 @@ class InferenceService(InferenceServicer):
             self._idle.set()
 
 
-def _time_left(context: Context) -> bool:
-    left = context.time_remaining()
+def _time_left(caller: Caller) -> bool:
+    left = caller.time_remaining()
     return left is None or left > 0
