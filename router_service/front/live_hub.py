@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from router_service.front.errors import exhausted
+from router_service.front.errors import unavailable
 from router_service.front.lane import LinkLostError
 from router_service.front.link import RouterLink
 
@@ -76,10 +76,10 @@ class LiveHub:
         """Add a page; the first one starts the hub.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED, there are as many pages as may be.
+            RequestError: UNAVAILABLE, there are as many pages as may be.
         """
         if len(self._watchers) >= self._limit:
-            raise exhausted(f"{self._limit} live pages are open, as many as front.max_pages allows; close one")
+            raise unavailable(f"{self._limit} live pages are open, as many as front.max_pages allows; close one")
         watcher = Watcher()
         self._watchers.add(watcher)
         if self._task is None:

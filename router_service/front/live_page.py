@@ -87,8 +87,8 @@ class LivePage:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/live", self._live, allow_head=False)
         app.router.add_get("/api/model", self._model)
-        app.router.add_post("/api/generate", GenerateHandler(inference, self._text))
-        app.router.add_post("/api/domains", DomainsHandler(inference, inference.model().experts))
+        app.router.add_post("/api/generate", GenerateHandler(inference, self._text).serve)
+        app.router.add_post("/api/domains", DomainsHandler(inference, inference.model().experts).serve)
         app.router.add_routes(asset_routes())
         return app
 

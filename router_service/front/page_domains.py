@@ -33,7 +33,7 @@ class DomainsHandler:
         self._experts = experts
         self._busy = asyncio.Lock()
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def serve(self, request: web.Request) -> web.Response:
         """Return the comparison.
 
         Raises:

@@ -34,7 +34,7 @@ class GenerateHandler:
         self._inference = inference
         self._text = text
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.Request) -> web.StreamResponse:
         """Stream an answer.
 
         Raises:

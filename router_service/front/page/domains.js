@@ -99,5 +99,5 @@ function preferred(shares, all) {
     return [expert, mean ? share / mean : 0, share - mean];
   });
   const best = ratios.filter(([, , more]) => more > 0).sort((a, b) => b[2] - a[2]).slice(0, NAMED);
-  return best.map(([expert, ratio]) => `E${expert} \u00d7${ratio.toFixed(1)}`).join("  ");
+  return best.map(([expert, ratio]) => `E${expert} \u00d7${ratio.toFixed(1)}`).join(" \u00b7 ");
 }

@@ -19,7 +19,7 @@ export class Routing {
       this.root.replaceChildren(head, h("p", { class: "note" }, text));
       return;
     }
-    const legend = h("p", { class: "note" }, "Bars: the gate's highest scores, by expert. \u2713 marks the chosen experts.");
+    const legend = h("p", { class: "note" }, "Bars: the gate's highest scores, by expert. \u2713 marks the chosen experts; beside them their weights and shards.");
     this.root.replaceChildren(head, legend, ...layers.map(layerRow));
   }
 }
@@ -31,7 +31,7 @@ function layerRow({ layer, chosen, scores }) {
     ...scores.map(([expert, score]) => bar(expert, score, score / most, weights.has(expert))));
   const chips = [...chosen].sort((a, b) => b[1] - a[1]).map(([expert, weight, shard]) =>
     h("li", { "data-expert": expert, "data-weight": weight, "data-shard": shard },
-      h("strong", {}, `\u2713 E${expert}`), ` weight ${weight.toFixed(3)} \u2192 shard ${shard}`));
+      h("strong", {}, `\u2713 E${expert}`), ` ${weight.toFixed(3)} \u2192 shard ${shard}`));
   return h("div", { class: "layer", "data-layer": layer },
     h("h4", {}, `Layer ${layer}`), bars, h("ul", { class: "chosen", "aria-label": `Chosen in layer ${layer}` }, ...chips));
 }

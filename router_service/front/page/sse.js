@@ -23,12 +23,13 @@ export async function request(path, { body, signal } = {}) {
 
 /** Yield each event of a response as [kind, data]. */
 export async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   let waiting = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    const blocks = (waiting + value).split("\n\n");
+    const blocks = (waiting + decoder.decode(value, { stream: true })).split("\n\n");
     waiting = blocks.pop();
     for (const block of blocks) yield parse(block);
   }

@@ -9,7 +9,7 @@ const mean = (rows, name) => (rows.length ? sum(rows, name) / rows.length : 0);
 // Name, what it means, value.
 const FIGURES = [
   ["Decode", "tokens per second over the last minute's step time", (s) => `${rate(sum(s.routers, "decode_tokens_per_second"))} tok/s`],
-  ["Requests", "in the batch, and waiting for it", (s) => `${sum(s.routers, "running")} running, ${sum(s.routers, "waiting")} waiting`],
+  ["Running / waiting", "requests in the batch, and waiting for it", (s) => `${sum(s.routers, "running")} / ${sum(s.routers, "waiting")}`],
   ["KV cache", "share of the blocks in use", (s) => percent(sum(s.routers, "kv_blocks_used") / Math.max(1, sum(s.routers, "kv_blocks_total")))],
   ["All-to-all", "share of step time that is communication", (s) => percent(mean(s.routers, "overhead_ratio"))],
   ["Shard imbalance", "largest over mean load, 1 is even", (s) => mean(s.routers, "shard_imbalance").toFixed(2)],
