@@ -14,7 +14,7 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest tests/unit tests/dashboards -m "not e2e" -n 2 --dist loadfile
-	$(BIN)/python -m pytest tests/ray tests/e2e -p no:randomly
+	$(BIN)/python -m pytest tests/ray tests/e2e tests/page -p no:randomly
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,68 @@
+"""Headless Chromium, installed where that is one command, and a page that remembers what went wrong on it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, Request, async_playwright
+
+INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "chromium")
+INSTALL_SECONDS = 280
+WIDE, NARROW = 1280, 400
+
+
+@dataclass
+class Watched:
+    """A page, and its console errors and failed requests."""
+
+    page: Page
+    faults: list[str] = field(default_factory=list)
+
+    async def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        wider: int = await self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        return wider
+
+
+def chromium() -> str:
+    """The path of Chromium; a test on a machine that cannot have it is skipped."""
+    if shutil.which("chromium") is None and os.geteuid() == 0 and shutil.which(INSTALL[0]):
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(INSTALL, env=environment, capture_output=True, timeout=INSTALL_SECONDS, check=False)
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip(f"chromium is not installed, and {' '.join(INSTALL)} needs root and a package list")
+    return path
+
+
+@asynccontextmanager
+async def opened(url: str, width: int = WIDE, scheme: str = "light", **options: Any) -> AsyncIterator[Watched]:
+    """A fresh browser on `url`."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)  # type: ignore[arg-type]
+        page = await context.new_page()
+        watched = Watched(page)
+        page.on("console", lambda message: watched.faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: watched.faults.append(str(error)))
+        page.on("requestfailed", lambda request: watched.faults.extend(_failure(request)))
+        await page.goto(url)
+        try:
+            yield watched
+        finally:
+            await browser.close()
+
+
+def _failure(request: Request) -> list[str]:
+    """What is wrong with a request that failed.
+
+    Of a stream that a script has read to its end Chromium says aborted when the script is faster than its own word of
+    completion; what was read is whole, which the tests look at themselves.
+    """
+    read_to_its_end = request.url.endswith("/api/generate") and request.failure == "net::ERR_ABORTED"
+    return [] if read_to_its_end else [f"{request.url}: {request.failure}"]
