@@ -20,8 +20,8 @@ from router_service.totals import Totals
 
 KINDS = ("prefill", "decode", "mixed")
 # Small steps are added up together, up to so many and so many rows (tokens times layers): more would leave the caches.
-PENDING_STEPS = 16
-PENDING_ROWS = 512
+PENDING_STEPS = 32
+PENDING_ROWS = 1024
 
 
 class Statistics:

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -32,13 +32,14 @@ from router_service.engine import StepRecord
 from router_service.families import MetricsConfig, router_families
 from router_service.forward import StepTrace
 from router_service.messages import encode
-from router_service.statistics import Statistics
+from router_service.statistics import PENDING_STEPS, Statistics
 from tests.benchmarks.report import machine
 from tests.benchmarks.sides import OneProcess
 from tests.scrape import GAUGES, LABELS, text_of
 
 LAYERS, EXPERTS, CHOSEN, SHARDS, HIDDEN = 58, 256, 8, 64, 7168
-REPEATS = 15
+REPEATS = 9
+TURN_STEPS = PENDING_STEPS  # so that each turn adds its steps up once
 PROMPT_TOKENS = 16
 
 
@@ -91,24 +92,37 @@ def observe_seconds(statistics: Statistics, records: Sequence[StepRecord]) -> fl
     return min(rounds)
 
 
-def decoded(directory: Path, batch: int, steps: int) -> Cost:
-    """Decode in turns with and without measuring."""
+def decoded(directory: Path, batch: int, turns: int) -> Cost:
+    """Decode in turns with and without measuring; a turn is compared with its neighbour, as the machine drifts."""
     side, records = OneProcess(directory, "auto" if directory != BUNDLED else "bfloat16", 1 << 14), list[StepRecord]()
     statistics = Statistics(side.engine.pool.placement, side.engine.backbone.spec.layers)
     prompts = [[(7 * n + i) % 256 for i in range(PROMPT_TOKENS)] for n in range(batch)]
     side.engine.observe = records.append
-    side.decode(prompts, steps)  # warms up, and gives the records
-    ways: dict[str, Callable[[StepRecord], None]] = {"without": lambda _: None, "with": statistics.observe}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(2 * REPEATS):
-        for name in sorted(ways, reverse=bool(number % 2)):
-            side.engine.observe = ways[name]
-            seconds[name].append(side.decode(prompts, steps) / steps)
-    # A turn is compared with its neighbour: the machine drifts by more than what is measured.
-    ratio = median(without / with_ for without, with_ in zip(seconds["without"], seconds["with"], strict=True))
-    step = median(seconds["without"])
+    side.decode(prompts, TURN_STEPS)  # warms up, and gives the records
+    pairs = [pair for _ in range(REPEATS) for pair in turns_of(side, prompts, turns, statistics)]
+    step = median(without for without, _ in pairs)
+    ratio = median(without / measuring for without, measuring in pairs)
     observed = observe_seconds(statistics, [record for record in records if record.kind == "decode"])
     return Cost(f"{directory.name}, batch {batch}", step, observed, batch / step, ratio)
+
+
+def turns_of(
+    side: OneProcess, prompts: list[list[int]], turns: int, statistics: Statistics
+) -> Iterator[tuple[float, float]]:
+    """Seconds a step without and with measuring, turn by turn in one decoding of `prompts`."""
+    ways: list[Callable[[StepRecord], None]] = [lambda _: None, statistics.observe]
+    side.start(prompts, 2 * turns * TURN_STEPS)
+    for number in range(turns):
+        seconds = [0.0, 0.0]
+        for way in (0, 1) if number % 2 else (1, 0):
+            side.engine.observe = ways[way]
+            begun = time.perf_counter()
+            for _ in range(TURN_STEPS):
+                side.engine.step()
+            seconds[way] = (time.perf_counter() - begun) / TURN_STEPS
+        yield seconds[0], seconds[1]
+    while not side.engine.idle():
+        side.engine.step()
 
 
 def large_step(tokens: int) -> tuple[StepRecord, float]:
@@ -173,14 +187,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", type=Path, default=[BUNDLED], metavar="CHECKPOINT")
-    parser.add_argument("--steps", type=int, default=40, help="decode steps of one turn")
+    parser.add_argument("--turns", type=int, default=12, help="turns of one decoding, of 32 steps each way")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     costs = []
     for directory in args.checkpoints:
         for batch in args.batches:
-            costs.append(decoded(directory, batch, args.steps))
+            costs.append(decoded(directory, batch, args.turns))
             print("  ".join(_row(costs[-1])), file=sys.stderr, flush=True)
     costs += [large(tokens) for tokens in (1, 32)]
     about_page = page()

@@ -85,13 +85,17 @@ class OneProcess:
 
     def decode(self, prompts: list[Tokens], steps: int) -> float:
         """Seconds of `steps` steps; all prompts fit into the first."""
+        self.start(prompts, steps)
+        begun = time.perf_counter()
+        self._run_out()
+        return time.perf_counter() - begun
+
+    def start(self, prompts: list[Tokens], steps: int) -> None:
+        """Take the prompts in and run their first step; `steps` more will end them."""
         for tokens in prompts:
             self._submit(tokens, steps + 1)
         if len(self.engine.step()) != len(prompts):
             raise RuntimeError(f"the token budget is too small for {len(prompts)} prompts in one step")
-        begun = time.perf_counter()
-        self._run_out()
-        return time.perf_counter() - begun
 
     def _submit(self, tokens: Tokens, new_tokens: int) -> None:
         from router_service.messages import SamplingParams

@@ -114,7 +114,7 @@ def test_the_heading_names_the_machine() -> None:
 
 
 def test_measuring_is_measured(checkpoints: dict[str, Path]) -> None:
-    cost = bench_metrics.decoded(checkpoints["qwen3"], batch=2, steps=2)
+    cost = bench_metrics.decoded(checkpoints["qwen3"], batch=2, turns=1)
     exchange = bench_metrics.large(1)
     assert min(cost.step_seconds, cost.observe_seconds, exchange.step_seconds, exchange.observe_seconds) > 0
     text = bench_metrics.render([cost, exchange], {"scrape": 0.02, "series": 7.0})
