@@ -1,0 +1,35 @@
+{{/* The application's configuration: `config`, and what this chart decides. */}}
+{{- define "expertmesh.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $front := dict "host" "0.0.0.0" "grpc_port" (int .Values.ports.grpc) "metrics_host" "0.0.0.0" "metrics_port" (int .Values.ports.metrics) -}}
+{{- $cluster := dict "address" "auto" "front_resource" "expertmesh_front" "router_resource" "expertmesh_router" "shard_resource" "expertmesh_shard" -}}
+{{- $model := dict -}}
+{{- if ne .Values.checkpoint.type "bundled" -}}
+{{- $model = dict "checkpoint" (printf "/checkpoint/%s" .Values.checkpoint.path | trimSuffix "/") -}}
+{{- end -}}
+{{- toYaml (mustMergeOverwrite $config (dict "front" $front "cluster" $cluster "model" $model)) -}}
+{{- end -}}
+
+{{/* What Ray Serve runs. The Front has servers of its own: Serve's proxies stay off. */}}
+{{- define "expertmesh.serveConfig" -}}
+proxy_location: Disabled
+applications:
+  - name: expertmesh
+    import_path: cluster.app:build
+    route_prefix: null
+    args:
+      {{- include "expertmesh.config" . | nindent 6 }}
+{{- end -}}
+
+{{/* Ray's ports are fixed, so that the network policies can tell them from the data plane's. */}}
+{{- define "expertmesh.rayStartParams" -}}
+object-store-memory: "100000000"
+node-manager-port: "6800"
+object-manager-port: "6801"
+runtime-env-agent-port: "6802"
+dashboard-agent-grpc-port: "6803"
+dashboard-agent-listen-port: "52365"
+metrics-export-port: "8080"
+min-worker-port: "10002"
+max-worker-port: "19999"
+{{- end -}}
