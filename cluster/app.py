@@ -4,17 +4,25 @@
 of our configuration).
 """
 
+import logging
 import os
 import secrets
+from dataclasses import replace
 from typing import Any
 
+import ray
 from ray import serve
 
+from cluster.available import host_bytes
 from cluster.config import ClusterConfig, config_from
 from cluster.deployments import FrontReplica, RouterReplica, ShardReplica, deploy
 from cluster.model import open_model
+from cluster.nodes import bytes_for_each
 from cluster.process import environment
+from cluster.settle import settle_for_nodes
 from experts.placement import even_placement
+
+log = logging.getLogger(__name__)
 
 SECRET_VARIABLE = "EXPERTMESH_SECRET"
 
@@ -23,8 +31,23 @@ def build(args: dict[str, Any]) -> serve.Application:
     """Build the application from the configuration as plain data.
 
     The secret that peers must prove is the environment's EXPERTMESH_SECRET, or drawn anew.
+
+    Raises:
+        CheckpointError: a tensor of the checkpoint is missing, too many or of a wrong shape; see also `build_app`.
     """
-    return build_app(config_from(args))
+    config = config_from(args)
+    # Whoever deploys by Serve's YAML has a Ray cluster already, with nodes that we have not measured.
+    config = replace(config, cluster=replace(config.cluster, address=config.cluster.address or "auto"))
+    for notice in open_model(config.model, config.weights, verify=True).plan.notices:
+        log.warning("%s", notice)
+    return build_app(settled(config))
+
+
+def settled(config: ClusterConfig) -> ClusterConfig:
+    """The configuration for a Ray that is joined, with `weights.resident` resolved by what its nodes have."""
+    model, processes = open_model(config.model, config.weights), config.experts.shards + config.cluster.routers
+    there = bytes_for_each(ray.nodes(), processes) if ray.is_initialized() else host_bytes()
+    return settle_for_nodes(config, model, there)
 
 
 def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
@@ -37,6 +60,7 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
         CheckpointError: the checkpoint cannot be served.
         ValueError: more shards than experts.
     """
+    assert config.weights.resident != "auto", "whoever starts the processes resolves weights.resident first"
     model = open_model(config.model, config.weights)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
     data, secret = config.to_dict(), _secret()

@@ -65,6 +65,7 @@ class PlacementConfig:
         drain_seconds: how long streams in flight may go on after SIGTERM.
         stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced.
         gpus_per_process: GPUs of each shard and router where the device is cuda.
+        memory_limit_gib: memory in GiB that may be used of each node, or of each GPU; 0 for what is available.
     """
 
     routers: int = 1
@@ -74,6 +75,7 @@ class PlacementConfig:
     drain_seconds: float = 30.0
     stuck_seconds: float = 120.0
     gpus_per_process: float = 1.0
+    memory_limit_gib: float = 0.0
 
     def __post_init__(self) -> None:
         if self.routers < 1:
@@ -81,6 +83,8 @@ class PlacementConfig:
         for name in ("ready_timeout_seconds", "drain_seconds", "stuck_seconds", "gpus_per_process"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be positive")
+        if self.memory_limit_gib < 0:
+            raise ValueError(f"cluster.memory_limit_gib is {self.memory_limit_gib}, it must not be negative")
 
 
 @dataclass(frozen=True, slots=True)

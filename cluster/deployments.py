@@ -14,6 +14,7 @@ from cluster.config import ClusterConfig, config_from
 from cluster.directory import Announcement, Announcer, endpoints_of, find_directory
 from cluster.model import ServedModel, open_model
 from cluster.process import data_host, do_not_preempt, node_id, replica_id, set_logging, shard_threads
+from cluster.settle import check_process
 from experts.placement import even_placement
 from experts.server import ExpertServer
 from experts.shard import load_shard
@@ -59,7 +60,7 @@ class ShardReplica:
     def __init__(self, data: dict[str, Any], index: int, secret: bytes) -> None:
         config = config_from(data)
         do_not_preempt()
-        model = open_model(config.model, config.weights)
+        model = _open_to_load(config, "shard")
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
         self._announced = Announced("shard", index, config, model.shard_bytes(len(held)))
         self._stuck_s = config.cluster.stuck_seconds
@@ -97,7 +98,7 @@ class RouterReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes) -> None:
         config = config_from(data)
-        model = open_model(config.model, config.weights)
+        model = _open_to_load(config, "router")
         self._announced = Announced("router", 0, config, model.router_bytes)
         self._stuck_s = config.cluster.stuck_seconds
         begun, transport = time.monotonic(), SocketTransport()
@@ -191,6 +192,18 @@ class FrontReplica:
         """Shards on their way, which no router knows yet; of the others the routers know better."""
         youngest = {a.index: a for a in self._announcements if a.role == "shard"}
         return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
+
+
+def _open_to_load(config: ClusterConfig, role: str) -> ServedModel:
+    """The model, after making sure that its part fits here, where only this process can know what there is.
+
+    Raises:
+        DoesNotFitError: it does not; on a machine of our own the launcher has looked at all processes together.
+    """
+    model = open_model(config.model, config.weights)
+    if config.cluster.address:
+        check_process(config, model, role)
+    return model
 
 
 def _sizes(model: ServedModel, seconds: float) -> ModelSizes:

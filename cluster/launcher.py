@@ -10,10 +10,13 @@ import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from cluster.app import build_app
+from cluster.app import build_app, settled
 from cluster.config import ClusterConfig
 from cluster.directory import Announcement, remove_directory
+from cluster.memory import DoesNotFitError, refusal_in
+from cluster.model import open_model
 from cluster.process import environment
+from cluster.settle import settle_here
 from cluster.signals import Interrupts
 from cluster.table import size
 
@@ -44,14 +47,17 @@ class Launcher:
         """Start everything and wait until it serves; return the Front's status, None if a signal came first.
 
         Raises:
-            StartError: Ray cannot be reached, the application fails, or it is not ready in time.
+            StartError: the model does not fit, Ray cannot be reached, the application fails, or is not ready in time.
         """
+        self._settle()
         self._start_ray()
         interrupts.listen()
         application = self._config.cluster.application
         serve.start(proxy_location="Disabled")
-        here = str(ray.util.get_node_ip_address()) if self._config.cluster.address else ""
-        target = serve.RunTarget(build_app(self._config, here), name=application, route_prefix=None)
+        joined = bool(self._config.cluster.address)
+        here = str(ray.util.get_node_ip_address()) if joined else ""
+        config = settled(self._config) if joined else self._config
+        target = serve.RunTarget(build_app(config, here), name=application, route_prefix=None)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         deadline = time.monotonic() + self._config.cluster.ready_timeout_seconds
         while not interrupts():
@@ -83,6 +89,14 @@ class Launcher:
         finally:
             ray.shutdown()
 
+    def _settle(self) -> None:
+        """Resolve `weights.resident` for this machine; of a Ray that is joined nothing is known yet."""
+        if self._config.weights.resident == "auto" and not self._config.cluster.address:
+            try:
+                self._config = settle_here(self._config, open_model(self._config.model, self._config.weights))
+            except DoesNotFitError as error:
+                raise StartError(str(error)) from error
+
     def _start_ray(self) -> None:
         os.environ.update(environment())
         for name in ("ray", "ray.serve"):
@@ -106,6 +120,9 @@ class Launcher:
 
     def _look(self, application: str) -> dict[str, Any] | None:
         state = serve.status().applications[application]
+        refusals = [said for one in state.deployments.values() if (said := refusal_in(one.message))]
+        if refusals:
+            raise StartError(refusals[0])
         if state.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise StartError(self._states())
         front = state.deployments.get("Front")

@@ -5,41 +5,44 @@ from dataclasses import dataclass
 import torch
 
 from cluster.config import ModelConfig
+from cluster.sizes import experts_bytes, parameters, router_bytes
 from experts.checkpoint import Checkpoint
 from experts.checkpoint_error import CheckpointError
 from experts.config import WeightsConfig
 from router_service.front.model_card import ModelCard
 from router_service.models.registry import ModelPlan, plan_model
-from router_service.models.weights import resident_bytes
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A planned checkpoint and the dtype and device it will have."""
+    """A planned checkpoint and the dtype, device and form of its weights (which may still be auto) it will have."""
 
     plan: ModelPlan
     name: str
     dtype: torch.dtype
     device: torch.device
-    keep_packed: bool
+    weights: WeightsConfig
+
+    @property
+    def keep_packed(self) -> bool:
+        """Whether matrices that are stored in blocks with scales stay so."""
+        return self.weights.keep_packed
 
     @property
     def router_bytes(self) -> int:
         """Bytes of the router's weights."""
-        return resident_bytes(self.plan.tensors.router, self.dtype, self.keep_packed)
+        return router_bytes(self.plan.tensors, self.dtype, self.keep_packed)
 
     def shard_bytes(self, experts: int) -> int:
         """Bytes of a shard that holds `experts` experts of each layer."""
-        manifest = self.plan.tensors.experts
-        return len(manifest.layers) * experts * manifest.bytes_per_expert(self.dtype, self.keep_packed)
+        return experts_bytes(self.plan.tensors, experts, self.dtype, self.keep_packed)
 
     def card(self) -> ModelCard:
         """The facts that clients see. Active counts all of the router and top_k experts a layer."""
-        spec, manifest = self.plan.spec, self.plan.tensors.experts
-        router = self.plan.tensors.router_elements
-        expert, sparse = manifest.elements_per_expert, len(spec.moe_layers)
+        spec = self.plan.spec
+        counted = parameters(spec, self.plan.tensors)
         return ModelCard(
             name=self.name,
             family=spec.family,
@@ -47,11 +50,11 @@ class ServedModel:
             vocabulary=spec.vocabulary,
             dtype=str(self.dtype).removeprefix("torch."),
             layers=spec.layers,
-            moe_layers=sparse,
+            moe_layers=len(spec.moe_layers),
             experts=spec.gate.experts,
             experts_per_token=spec.gate.top_k,
-            total_parameters=router + sparse * spec.gate.experts * expert,
-            active_parameters=router + sparse * spec.gate.top_k * expert,
+            total_parameters=counted.total,
+            active_parameters=counted.active,
         )
 
 
@@ -62,11 +65,20 @@ def open_model(config: ModelConfig, weights: WeightsConfig, verify: bool = False
         CheckpointError: see `plan_model`; also a dtype that is not one of the three, or a device that is not there.
     """
     plan = plan_model(Checkpoint(config.path), verify)
-    dtype = plan.spec.dtype if config.dtype == "auto" else config.dtype
+    dtype = dtype_of(config.dtype, plan.spec.dtype, str(config.path / "config.json"))
+    return ServedModel(plan, config.served_name, dtype, _device(config.device), weights)
+
+
+def dtype_of(asked: str, published: str, where: str) -> torch.dtype:
+    """The dtype of the computation: as asked, or with `auto` the one that the configuration names.
+
+    Raises:
+        CheckpointError: it is not one of the three.
+    """
+    dtype = published if asked == "auto" else asked
     if dtype not in DTYPES:
-        raise CheckpointError(f"{config.path / 'config.json'}: dtype is {dtype!r}, supported: {', '.join(DTYPES)}")
-    device = _device(config.device)
-    return ServedModel(plan, config.served_name, DTYPES[dtype], device, weights.keep_packed)
+        raise CheckpointError(f"{where}: dtype is {dtype!r}, supported: {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 def _device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from experts.checkpoint_error import CheckpointError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
+    from cluster.model import ServedModel
     from cluster.signals import Interrupts
 
 # Flag name to (section, key) of the configuration.
@@ -83,11 +84,20 @@ def run_cluster(
     """
     try:
         config = config_of(args)
-        check_model(config)
+        model = check_model(config)
         check_ports(config)
+        config = config if config.cluster.address else _settled(config, model)
     except (ConfigError, CheckpointError, ValueError) as error:
         return fail(one_line(str(error)))
+    for notice in model.plan.notices:
+        print(f"expertmesh: {notice}", file=sys.stderr, flush=True)
     return _run_checked(config, while_up)
+
+
+def _settled(config: ClusterConfig, model: "ServedModel") -> ClusterConfig:
+    from cluster.settle import settle_here
+
+    return settle_here(config, model)
 
 
 def _run_checked(config: ClusterConfig, while_up: Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]) -> int:
@@ -113,8 +123,8 @@ def _until_signalled(_: ClusterConfig, __: dict[str, Any], interrupts: "Interrup
     print("draining: no new requests, streams in flight end", file=sys.stderr, flush=True)
 
 
-def check_model(config: ClusterConfig) -> None:
-    """Find out what is wrong with the checkpoint before any process or port is opened.
+def check_model(config: ClusterConfig) -> "ServedModel":
+    """Find out what is wrong with the checkpoint before any process or port is opened; return what it is.
 
     Raises:
         CheckpointError: see `open_model` and `load_text_model`.
@@ -127,6 +137,7 @@ def check_model(config: ClusterConfig) -> None:
     model = open_model(config.model, config.weights, verify=True)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
     load_text_model(model.plan.checkpoint.path)
+    return model
 
 
 def check_ports(config: ClusterConfig) -> None:

@@ -46,5 +46,6 @@ class WeightsConfig:
 
     @property
     def keep_packed(self) -> bool:
-        """Whether such matrices stay as published; `auto` must have been resolved to one of the others before."""
+        """Whether such matrices stay as published."""
+        assert self.resident != "auto", "whoever starts the processes resolves weights.resident first"
         return self.resident == "packed"

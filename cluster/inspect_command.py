@@ -1,0 +1,57 @@
+"""`expertmesh inspect`: what a model is, what it takes and what it moves, from its configuration and headers alone."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cluster.client_command import fail, one_line
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as Subparsers
+
+    from cluster.inspection import Inspection
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("inspect", help="show what a model is, takes and moves, without loading it")
+    parser.add_argument("model", metavar="MODEL_OR_DIRECTORY", help="a checkpoint, or the name of a published model")
+    parser.add_argument("--shards", type=int, default=2, metavar="N", help="expert shards (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from cluster.inspect_text import render
+
+    try:
+        found = look(args.model, args.shards, args.dtype)
+    except ValueError as error:
+        return fail(one_line(str(error)))
+    print(json.dumps(asdict(found) | {"stored_bytes": found.stored_bytes}) if args.json else render(found))
+    return 0
+
+
+def look(model: str, shards: int, dtype: str = "auto") -> "Inspection":
+    """Inspect a published model or a directory.
+
+    Raises:
+        CheckpointError: see `open_subject`.
+        ValueError: more shards than experts.
+    """
+    # torch takes a second to import, and --help needs none.
+    import torch
+
+    from cluster.config import ClusterConfig
+    from cluster.inspection import inspect
+    from cluster.model import dtype_of
+    from cluster.settle import forms_of, room_here
+    from cluster.subject import open_subject
+
+    subject, config, on_gpu = open_subject(model), ClusterConfig(), torch.cuda.is_available()
+    served = dtype_of(dtype, subject.spec.dtype, subject.where)
+    forms = forms_of(subject.spec, subject.tensors, served, on_gpu, config.router, config.cluster.routers)
+    return inspect(subject, served, shards, forms, room_here(config, on_gpu))

@@ -1,0 +1,133 @@
+"""An inspection as aligned text."""
+
+from collections.abc import Sequence
+
+from cluster.inspection import FormSizes, Inspection
+from cluster.subject import Skipped
+from cluster.table import size, table
+from cluster.traffic import LayerTraffic
+
+
+def render(found: Inspection) -> str:
+    """Return all sections, the longest facts last."""
+    sections = (_facts, _stored, _resident, _cache, _traffic, _dense, _notices)
+    return "\n\n".join(text for section in sections if (text := section(found)))
+
+
+def amount(parameters: float) -> str:
+    """Return a number of parameters in the unit that keeps it short."""
+    for unit in ("", "K", "M", "B"):
+        if abs(parameters) < 1000:
+            return f"{parameters:.2f}{unit}" if unit else f"{parameters:.0f}"
+        parameters /= 1000
+    return f"{parameters:.3f}T"
+
+
+def _facts(found: Inspection) -> str:
+    source = "published configuration, bytes of the published format" if found.published else "checkpoint, headers read"
+    counted = found.parameters
+    rows = [
+        ("model", f"{found.name} ({source})"),
+        ("family", f"{found.family}, served in {found.dtype}"),
+        ("shape", f"{found.layers} layers, {found.moe_layers} with experts, hidden {found.hidden}"),
+        ("text", f"vocabulary {found.vocabulary}, context {found.context} tokens"),
+        ("routing", found.routing),
+        ("attention", found.attention),
+        ("parameters", amount(counted.total)),
+        ("active", f"{amount(counted.active)} of a token's pass, embedding table and head included"),
+        ("", _without_embedding(found)),
+    ]
+    return _aligned(rows)
+
+
+def _without_embedding(found: Inspection) -> str:
+    if not found.parameters.embedding:
+        return "the same without the embedding table: it is the head too, of which a token reads all"
+    return f"{amount(found.active_without_embedding)} without the embedding table, of which a token reads one row"
+
+
+def _aligned(rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{key:<12}{said}" for key, said in rows)
+
+
+def _stored(found: Inspection) -> str:
+    dtypes = sorted({dtype for by_dtype in found.stored.values() for dtype in by_dtype})
+    rows = [
+        [kind, *(_size_or_none(by_dtype.get(dtype)) for dtype in dtypes), size(sum(by_dtype.values()))]
+        for kind, by_dtype in found.stored.items()
+    ]
+    totals = [sum(by_dtype.get(dtype, 0) for by_dtype in found.stored.values()) for dtype in dtypes]
+    rows.append(["all that is loaded", *map(size, totals), size(found.stored_bytes)])
+    said = [f"not loaded: {_skipped(one)}" for one in found.skipped]
+    return "\n".join([table(("as stored", *dtypes, "all"), rows), *said])
+
+
+def _skipped(one: Skipped) -> str:
+    known = [f"{one.tensors} tensors"] if one.tensors else []
+    known += [f"{amount(one.parameters)} parameters"] if one.parameters else []
+    known += [size(one.bytes)] if one.bytes else ["size known from a checkpoint only"]
+    return f"{one.reason}, {', '.join(known)}"
+
+
+def _resident(found: Inspection) -> str:
+    forms = {"packed": found.packed, "dequantized": found.dequantized}
+    header = ("in memory", "weights", "an expert", "an MoE layer", f"a shard of {found.shards}")
+    rows = [_form_row(name, form) for name, form in forms.items() if form is not None]
+    there = f"{size(found.room_bytes)} available here"
+    auto = f"takes {found.auto}" if found.auto else "is refused, the model does not fit"
+    said = [f"weights.resident auto on {found.shards} shards with {there}: {auto}"]
+    if found.packed is None:
+        said.append("nothing is stored in blocks with scales, so nothing can stay packed")
+    return "\n".join([table(header, rows), *said])
+
+
+def _form_row(name: str, form: FormSizes) -> list[str]:
+    return [name, size(form.weights), size(form.expert), size(form.moe_layer), size(form.shard)]
+
+
+def _cache(found: Inspection) -> str:
+    cache = found.cache
+    rows = [
+        ("KV cache", f"{size(cache.per_token)} a token over all layers in {cache.dtype}"),
+        ("", f"{cache.tokens_per_gib} tokens a GiB"),
+    ]
+    if (whole := cache.uncompressed_per_token) is not None:
+        ratio = whole / cache.per_token
+        rows.append(("", f"uncompressed keys and values would take {size(whole)} a token, {ratio:.1f} times as much"))
+    return _aligned(rows)
+
+
+def _traffic(found: Inspection) -> str:
+    header = (f"a token, {found.shards} shards", "shards asked", "dispatch", "combine", "both, all MoE layers")
+    rows = [
+        _traffic_row("even routing", found.expected, found.moe_layers),
+        _traffic_row("at most", found.most, found.moe_layers),
+    ]
+    return f"{table(header, rows)}\ndispatch and combine are of one MoE layer"
+
+
+def _traffic_row(name: str, one: LayerTraffic, layers: int) -> list[str]:
+    both = (one.dispatch_bytes + one.combine_bytes) * layers
+    return [name, f"{one.shards_asked:.2f}", size(one.dispatch_bytes), size(one.combine_bytes), size(both)]
+
+
+def _dense(found: Inspection) -> str:
+    """What a sparse model loads beside what it uses."""
+    form = found.packed or found.dequantized
+    name = "packed" if found.packed else found.dtype
+    ratio, counted = form.weights / found.dense_bytes, found.parameters
+    rows = [
+        ["this model", amount(counted.total), amount(counted.active), f"{size(form.weights)} ({name})"],
+        ["dense", amount(counted.active), amount(counted.active), f"{size(found.dense_bytes)} ({found.dtype})"],
+    ]
+    header = ("of equal active size", "parameters", "used by a token", "loads")
+    used = f"{counted.active / counted.total:.1%} of its parameters"
+    return f"{table(header, rows)}\nthis model loads {ratio:.1f} times as much and uses {used} for a token"
+
+
+def _notices(found: Inspection) -> str:
+    return "\n".join(found.notices)
+
+
+def _size_or_none(bytes: int | None) -> str:
+    return "-" if bytes is None else size(bytes)

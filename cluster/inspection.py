@@ -1,0 +1,148 @@
+"""All that `expertmesh inspect` says of a model, as plain numbers. Sizes in bytes."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cluster.memory import DoesNotFitError, Forms, Room, choose
+from cluster.sizes import (
+    Parameters,
+    experts_bytes,
+    kv_bytes_per_token,
+    packable,
+    parameters,
+    stored_tensors,
+    uncompressed_kv_bytes_per_token,
+    weights_bytes,
+)
+from cluster.subject import Skipped, Subject
+from cluster.traffic import LayerTraffic, expected_shards_asked, layer_traffic, most_shards_asked
+from cluster.words import attention_words, routing_words
+from experts.placement import even_placement
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class FormSizes:
+    """The weights in one form: all of them, and those of one expert of a layer, an MoE layer and the largest shard."""
+
+    weights: int
+    expert: int
+    moe_layer: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSizes:
+    """The KV cache. `uncompressed_per_token` is what each head's keys and values would take beside a latent."""
+
+    dtype: str
+    per_token: int
+    tokens_per_gib: int
+    uncompressed_per_token: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything. `auto` is the form that `weights.resident: auto` takes here, None where the model does not fit.
+
+    `stored` by kind, then dtype; `expected` and `most` are a token's traffic in one MoE layer.
+    `dense_bytes` is what a dense model of `parameters.active` parameters loads in `dtype`.
+    """
+
+    name: str
+    published: bool
+    family: str
+    layers: int
+    moe_layers: int
+    hidden: int
+    vocabulary: int
+    context: int
+    dtype: str
+    routing: str
+    attention: str
+    parameters: Parameters
+    active_without_embedding: int
+    stored: dict[str, dict[str, int]]
+    stored_tensors: int
+    skipped: tuple[Skipped, ...]
+    packed: FormSizes | None
+    dequantized: FormSizes
+    auto: str | None
+    room_bytes: int
+    cache: CacheSizes
+    shards: int
+    expected: LayerTraffic
+    most: LayerTraffic
+    dense_bytes: int
+    notices: tuple[str, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        """All that a checkpoint holds of what is loaded."""
+        return sum(sum(by_dtype.values()) for by_dtype in self.stored.values())
+
+
+def inspect(subject: Subject, dtype: torch.dtype, shards: int, forms: Forms, room: Room) -> Inspection:
+    """Look at a model that is to be served in `dtype` on so many shards.
+
+    Raises:
+        ValueError: more shards than experts.
+    """
+    spec, tensors = subject.spec, subject.tensors
+    held = tuple(len(experts) for experts in even_placement(spec.gate.experts, shards).shards)
+    asked = float(expected_shards_asked(spec.gate.top_k, held)), most_shards_asked(spec.gate.top_k, held)
+    expected, most = (layer_traffic(spec.hidden, dtype.itemsize, spec.gate.top_k, number) for number in asked)
+    counted = parameters(spec, tensors)
+    return Inspection(
+        name=subject.name,
+        published=subject.published,
+        family=spec.family,
+        layers=spec.layers,
+        moe_layers=len(spec.moe_layers),
+        hidden=spec.hidden,
+        vocabulary=spec.vocabulary,
+        context=spec.context,
+        dtype=_name(dtype),
+        routing=routing_words(spec.gate, spec.form),
+        attention=attention_words(spec),
+        parameters=counted,
+        active_without_embedding=counted.active_without_embedding,
+        stored={kind.value: dict(by_dtype) for kind, by_dtype in subject.stored.items() if by_dtype},
+        stored_tensors=sum(1 for _ in stored_tensors(tensors)),
+        skipped=subject.skipped,
+        packed=_form(subject, dtype, True, max(held)) if packable(tensors) else None,
+        dequantized=_form(subject, dtype, False, max(held)),
+        auto=_auto(forms, room, shards),
+        room_bytes=room.bytes,
+        cache=_cache(subject, dtype),
+        shards=shards,
+        expected=expected,
+        most=most,
+        dense_bytes=counted.active * dtype.itemsize,
+        notices=subject.notices,
+    )
+
+
+def _form(subject: Subject, dtype: torch.dtype, packed: bool, held: int) -> FormSizes:
+    tensors = subject.tensors
+    one = tensors.experts.bytes_per_expert(dtype, packed)
+    shard = experts_bytes(tensors, held, dtype, packed)
+    return FormSizes(weights_bytes(tensors, dtype, packed), one, one * tensors.experts.experts, shard)
+
+
+def _cache(subject: Subject, dtype: torch.dtype) -> CacheSizes:
+    each = kv_bytes_per_token(subject.spec, dtype)
+    return CacheSizes(_name(dtype), each, GIB // each, uncompressed_kv_bytes_per_token(subject.spec, dtype))
+
+
+def _auto(forms: Forms, room: Room, shards: int) -> str | None:
+    try:
+        return choose("auto", forms, room, shards)
+    except DoesNotFitError:
+        return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

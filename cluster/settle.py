@@ -1,0 +1,125 @@
+"""Resolves what a configuration leaves open and refuses what does not fit, before a byte of the weights is read."""
+
+from dataclasses import replace
+
+import torch
+
+from cluster.available import device_bytes, host_bytes, limited
+from cluster.config import ClusterConfig
+from cluster.memory import (
+    CONTROL_BYTES,
+    DEVICE_PROCESS_BYTES,
+    LEAST_CACHE_TOKENS,
+    PROCESS_BYTES,
+    Demand,
+    DoesNotFitError,
+    Forms,
+    Room,
+    allowed,
+    choose,
+    refusal,
+)
+from cluster.model import ServedModel
+from cluster.sizes import experts_bytes, kv_bytes_per_token, packable, router_bytes
+from cluster.table import size
+from router_service.config import EngineConfig
+from router_service.models.spec import ModelSpec, TensorMap
+
+
+def forms_of(
+    spec: ModelSpec, tensors: TensorMap, dtype: torch.dtype, on_gpu: bool, router: EngineConfig, routers: int
+) -> Forms:
+    """The model's demands in each form, and in half precision where it is to be served in float32."""
+
+    def demand(dtype: torch.dtype, packed: bool) -> Demand:
+        return Demand(
+            experts=spec.gate.experts,
+            expert_bytes=experts_bytes(tensors, 1, dtype, packed),
+            router_bytes=router_bytes(tensors, dtype, packed),
+            cache_bytes=cache_tokens(spec, router) * kv_bytes_per_token(spec, dtype),
+            process_bytes=DEVICE_PROCESS_BYTES if on_gpu else PROCESS_BYTES,
+            control_bytes=0 if on_gpu else CONTROL_BYTES,
+            routers=routers,
+        )
+
+    half = {"--dtype bfloat16": demand(torch.bfloat16, False)} if dtype is torch.float32 else {}
+    return Forms(demand(dtype, False), demand(dtype, True) if packable(tensors) else None, half)
+
+
+def cache_tokens(spec: ModelSpec, router: EngineConfig) -> int:
+    """Tokens that a router's KV cache must hold: as configured, else a context up to 8192."""
+    return router.kv_cache_tokens or min(spec.context, LEAST_CACHE_TOKENS)
+
+
+def demands(config: ClusterConfig, model: ServedModel) -> Forms:
+    """The demands of a configured model."""
+    plan, on_gpu = model.plan, model.device.type == "cuda"
+    return forms_of(plan.spec, plan.tensors, model.dtype, on_gpu, config.router, config.cluster.routers)
+
+
+def room_here(config: ClusterConfig, on_gpu: bool) -> Room:
+    """The memory of this machine: its GPUs, one for each process, or the host's, which all processes share."""
+    limit = config.cluster.memory_limit_gib
+    if not on_gpu:
+        return Room(limited(host_bytes(), limit), True, f"here{_said(limit)}")
+    share = min(1.0, config.cluster.gpus_per_process)
+    return Room(int(limited(device_bytes(), limit) * share), False, f"on a GPU for each{_said(limit)}")
+
+
+def settle_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
+    """The configuration with `weights.resident` resolved, for a cluster on this machine alone.
+
+    A memory limit is kept by the KV cache too, which else takes its part of all that is available.
+
+    Raises:
+        DoesNotFitError: the model does not fit in its memory.
+    """
+    room, forms = room_here(config, model.device.type == "cuda"), demands(config, model)
+    form = choose(config.weights.resident, forms, room, config.experts.shards)
+    router = config.router
+    if config.cluster.memory_limit_gib and not router.kv_cache_tokens:
+        router = replace(router, kv_cache_tokens=_tokens_within(config, model, room, forms.of(form)))
+    return replace(config, weights=replace(config.weights, resident=form), router=router)
+
+
+def _tokens_within(config: ClusterConfig, model: ServedModel, room: Room, demand: Demand) -> int:
+    """Tokens of each router's KV cache: the least, and what `router.kv_memory_fraction` of the rest holds."""
+    spec, router = model.plan.spec, config.router
+    rest = room.bytes - (demand.together(config.experts.shards) if room.shared else demand.router)
+    each = int(rest * router.kv_memory_fraction) // (demand.routers if room.shared else 1)
+    more = each // kv_bytes_per_token(spec, model.dtype)
+    return min(cache_tokens(spec, router) + more, router.max_sequences * spec.context)
+
+
+def settle_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:
+    """As `settle_here`, for a cluster of nodes that have at least `node_bytes` for each process.
+
+    Never refuses: each process looks at its own node before it loads (see `check_process`).
+    """
+    forms = demands(config, model)
+    there = device_bytes() if model.device.type == "cuda" else node_bytes
+    room = Room(limited(there, config.cluster.memory_limit_gib), False, "on the smallest node")
+    try:
+        form = choose(config.weights.resident, forms, room, config.experts.shards)
+    except DoesNotFitError:
+        form = allowed(config.weights.resident, forms)[-1]
+    return replace(config, weights=replace(config.weights, resident=form))
+
+
+def check_process(config: ClusterConfig, model: ServedModel, role: str) -> None:
+    """Compare what this process (`shard` or `router`) will need with what its node, or its GPU, has.
+
+    Raises:
+        DoesNotFitError: it is more.
+    """
+    forms, form, shards = demands(config, model), config.weights.resident, config.experts.shards
+    limit, on_gpu = config.cluster.memory_limit_gib, model.device.type == "cuda"
+    there = limited(device_bytes() if on_gpu else host_bytes(), limit)
+    need = forms.of(form).shard(shards) if role == "shard" else forms.of(form).router
+    if need > there:
+        where = f"{'on the GPU' if on_gpu else 'on the node'} of a {role} that needs {size(need)}{_said(limit)}"
+        raise DoesNotFitError(refusal(form, forms, Room(there, False, where), shards))
+
+
+def _said(limit_gib: float) -> str:
+    return f" (cluster.memory_limit_gib is {limit_gib:g})" if limit_gib else ""

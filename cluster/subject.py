@@ -1,0 +1,88 @@
+"""What `expertmesh inspect` looks at: a checkpoint's headers, or the configuration alone of a published model."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.published import published_config
+from cluster.sizes import Holdings, published_dtype, stored_bytes
+from experts.checkpoint import Checkpoint
+from experts.source import Stored
+from router_service.models import llama4
+from router_service.models.names import PublishedNames, TensorNames, fp8_block
+from router_service.models.registry import family_of, plan_model, read_model, text_part
+from router_service.models.spec import ModelSpec, TensorMap
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Tensors that are not loaded, and why. `tensors`, `parameters` and `bytes` are 0 where they are not known."""
+
+    reason: str
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model understood without its weights. `published` says that only the configuration is known.
+
+    `where` is the file that errors name, `stored` the bytes as published, `notices` the plan's lines.
+    """
+
+    name: str
+    where: str
+    published: bool
+    spec: ModelSpec
+    tensors: TensorMap
+    stored: Holdings
+    skipped: tuple[Skipped, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def open_subject(model: str) -> Subject:
+    """Look at a directory, or at a published model where no directory has that name.
+
+    Raises:
+        CheckpointError: neither; see also `plan_model`.
+    """
+    path = Path(model).expanduser()
+    return _directory(path.resolve()) if path.is_dir() or len(path.parts) > 1 else _published(model)
+
+
+def _published(name: str) -> Subject:
+    config, where = published_config(name)
+    spec, tensors = read_model(config, where, TensorNames(PublishedNames(config), fp8_block(config, where)))
+    stored = stored_bytes(tensors, lambda tensor: published_dtype(spec, tensor))
+    skipped = []
+    if parameters := llama4.skipped_elements(config):
+        skipped.append(Skipped("vision", 0, parameters, 2 * parameters))  # published in bfloat16
+    if predicted := text_part(config).get("num_nextn_predict_layers"):
+        skipped.append(Skipped(f"multi-token prediction (layers by the configuration: {predicted})", 0, 0, 0))
+    return Subject(name, where, True, spec, tensors, stored, tuple(skipped))
+
+
+def _directory(path: Path) -> Subject:
+    plan = plan_model(Checkpoint(path))
+
+    def dtype_of(tensor: Stored) -> str:
+        entry = plan.checkpoint.entry(tensor.name)
+        assert entry is not None, "planning has looked for every tensor"
+        return entry.dtype
+
+    stored = stored_bytes(plan.tensors, dtype_of)
+    skipped = tuple(_skipped(plan.checkpoint, plan.spec))
+    where = str(path / "config.json")
+    return Subject(path.name, where, False, plan.spec, plan.tensors, stored, skipped, plan.notices)
+
+
+def _skipped(checkpoint: Checkpoint, spec: ModelSpec) -> list[Skipped]:
+    """Count what the family says that it does not use."""
+    family = family_of(checkpoint.config, str(checkpoint.path / "config.json"))
+    tensors, size = Counter[str](), Counter[str]()
+    for entry in checkpoint.entries():
+        if (reason := family.skipped(spec, entry.name)) is not None:
+            tensors[reason] += 1
+            size[reason] += entry.end - entry.begin
+    return [Skipped(reason, count, 0, size[reason]) for reason, count in tensors.items()]

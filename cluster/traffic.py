@@ -1,0 +1,43 @@
+"""What a token costs on the wire between router and shards. Pure functions.
+
+E experts, K experts per token, S shards.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import comb
+
+# What `experts.call` packs: int32 row, int32 slot and float32 weight an assignment; a shard's sum comes in float32.
+ASSIGNMENT_BYTES = 12
+SUM_ITEM_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTraffic:
+    """One token's all-to-all bytes in one MoE layer, without the messages' heads, which a whole step shares."""
+
+    shards_asked: float
+    dispatch_bytes: float
+    combine_bytes: float
+
+
+def expected_shards_asked(top_k: int, held: tuple[int, ...]) -> Fraction:
+    """How many shards a token asks on average where each set of K experts is equally likely.
+
+    Args:
+        held: experts of each shard; they sum to E.
+    """
+    experts = sum(held)
+    # A shard is left alone if all K are among the others' experts.
+    return sum((1 - Fraction(comb(experts - n, top_k), comb(experts, top_k)) for n in held), Fraction(0))
+
+
+def most_shards_asked(top_k: int, held: tuple[int, ...]) -> int:
+    """The most shards that one token can ask."""
+    return min(top_k, len(held))
+
+
+def layer_traffic(hidden: int, itemsize: int, top_k: int, shards_asked: float) -> LayerTraffic:
+    """Bytes of a token that asks so many shards: one row to each, one row back, K assignments in all."""
+    dispatch = shards_asked * hidden * itemsize + ASSIGNMENT_BYTES * top_k
+    return LayerTraffic(shards_asked, dispatch, shards_asked * hidden * SUM_ITEM_BYTES)

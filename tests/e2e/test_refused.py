@@ -1,0 +1,26 @@
+"""A model that does not fit the nodes of a joined Ray cluster: only its processes can know, and they say so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import environment
+from tests.ray.test_join import address  # noqa: F401 (a fixture)
+from tests.tiny import write_checkpoint
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+
+
+def test_nodes_too_small_are_said_in_one_line(address: str, tmp_path: Path) -> None:  # noqa: F811
+    write_checkpoint(tmp_path, "qwen3_moe")
+    file = tmp_path / "cluster.yaml"
+    file.write_text("cluster:\n  memory_limit_gib: 0.1\n")
+    command = [sys.executable, "-m", "cluster.cli", "serve", str(tmp_path), "--address", address, "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("expertmesh: the model does not fit: a shard of 2 needs 38")
+    assert "no number of shards fits with so much for each" in line
