@@ -65,6 +65,10 @@ class PlacementConfig:
         drain_seconds: how long streams in flight may go on after SIGTERM.
         stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced.
         gpus_per_process: GPUs of each shard and router where the device is cuda.
+        front_resource: a Ray resource of which the Front takes one, so that only nodes that have it run it; empty
+            leaves the place to Ray.
+        router_resource: the same for each router.
+        shard_resource: the same for each shard.
         memory_limit_gib: memory in GiB that may be used of each node, or of each GPU; 0 for what is available.
     """
 
@@ -76,6 +80,9 @@ class PlacementConfig:
     stuck_seconds: float = 120.0
     gpus_per_process: float = 1.0
     memory_limit_gib: float = 0.0
+    front_resource: str = ""
+    router_resource: str = ""
+    shard_resource: str = ""
 
     def __post_init__(self) -> None:
         if self.routers < 1:

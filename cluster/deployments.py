@@ -138,7 +138,7 @@ class FrontReplica:
     def __init__(self, data: dict[str, Any], secret: bytes, *_: Any) -> None:
         set_logging()
         config = config_from(data)
-        model = open_model(config.model, config.weights)
+        model = open_model(config.model, config.weights, computes_here=False)
         text = load_text_model(model.plan.checkpoint.path)
         self._directory = find_directory(config.cluster.application)
         self._announcements: list[Announcement] = []

@@ -2,6 +2,13 @@
 {{- define "expertmesh.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $front := dict "host" "0.0.0.0" "grpc_port" (int .Values.ports.grpc) "metrics_host" "0.0.0.0" "metrics_port" (int .Values.ports.metrics) -}}
+{{- if .Values.tls.enabled -}}
+{{- $_ := set $front "tls_cert" "/etc/expertmesh/tls/tls.crt" -}}
+{{- $_ := set $front "tls_key" "/etc/expertmesh/tls/tls.key" -}}
+{{- if .Values.tls.clientCa -}}{{- $_ := set $front "tls_client_ca" "/etc/expertmesh/tls/ca.crt" -}}{{- end -}}
+{{- end -}}
+{{- if .Values.tokens.enabled -}}{{- $_ := set $front "tokens_file" "/etc/expertmesh/tokens/tokens" -}}{{- end -}}
+{{- if .Values.tokens.allowUnauthenticated -}}{{- $_ := set $front "allow_unauthenticated" true -}}{{- end -}}
 {{- $cluster := dict "address" "auto" "front_resource" "expertmesh_front" "router_resource" "expertmesh_router" "shard_resource" "expertmesh_shard" -}}
 {{- $model := dict -}}
 {{- if ne .Values.checkpoint.type "bundled" -}}

@@ -46,6 +46,15 @@
 {{- if and .Values.gcsFaultTolerance.enabled (not .Values.gcsFaultTolerance.redisAddress) -}}
 {{- fail "gcsFaultTolerance.redisAddress is empty, but gcsFaultTolerance.enabled needs it" -}}
 {{- end -}}
+{{- if and .Values.tls.enabled (not .Values.tls.existingSecret) (not .Values.tls.certManager.enabled) -}}
+{{- fail "tls.existingSecret is empty and tls.certManager.enabled is false, but tls.enabled needs one of them" -}}
+{{- end -}}
+{{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
+{{- fail "tls.certManager.issuerRef.name is empty, but tls.certManager.enabled needs it" -}}
+{{- end -}}
+{{- if and .Values.tokens.enabled (not .Values.tokens.existingSecret) (not .Values.tokens.value) -}}
+{{- fail "tokens.existingSecret and tokens.value are empty, but tokens.enabled needs one of them" -}}
+{{- end -}}
 {{- if and (eq .Values.checkpoint.type "hostPath") (not .Values.checkpoint.hostPath) -}}
 {{- fail "checkpoint.hostPath is empty, but checkpoint.type is hostPath" -}}
 {{- end -}}

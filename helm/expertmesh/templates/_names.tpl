@@ -41,6 +41,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- default (printf "%s-secret" (include "expertmesh.fullname" .)) .Values.secret.existingSecret -}}
 {{- end -}}
 
+{{- define "expertmesh.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "expertmesh.fullname" .)) .Values.tls.existingSecret -}}
+{{- end -}}
+
+{{- define "expertmesh.tokensSecret" -}}
+{{- default (printf "%s-tokens" (include "expertmesh.fullname" .)) .Values.tokens.existingSecret -}}
+{{- end -}}
+
 {{- define "expertmesh.claimName" -}}
 {{- default (printf "%s-checkpoint" (include "expertmesh.fullname" .)) .Values.checkpoint.pvc.existingClaim -}}
 {{- end -}}

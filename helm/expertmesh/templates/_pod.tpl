@@ -86,9 +86,9 @@ spec:
       resources:
         {{- include "expertmesh.resources" . | nindent 8 }}
       volumeMounts:
-        {{- include "expertmesh.mounts" $root | nindent 8 }}
+        {{- include "expertmesh.mounts" . | nindent 8 }}
   volumes:
-    {{- include "expertmesh.volumes" $root | nindent 4 }}
+    {{- include "expertmesh.volumes" . | nindent 4 }}
 {{- end -}}
 
 {{- define "expertmesh.containerSecurity" -}}
@@ -136,6 +136,9 @@ livenessProbe:
 readinessProbe:
   {{- if eq .kind "head" }}
   httpGet: {path: /api/gcs_healthz, port: 8265}
+  {{- else if and (gt (int .group.fronts) 0) .root.Values.tls.enabled }}
+  {{- /* The kubelet's gRPC probe speaks plaintext only. */}}
+  tcpSocket: {port: {{ int .root.Values.ports.grpc }}}
   {{- else if gt (int .group.fronts) 0 }}
   grpc: {port: {{ int .root.Values.ports.grpc }}}
   {{- else }}
@@ -157,23 +160,46 @@ readinessProbe:
 
 {{- define "expertmesh.mounts" -}}
 - {name: tmp, mountPath: /tmp}
-{{- if ne .Values.checkpoint.type "bundled" }}
+{{- if ne .root.Values.checkpoint.type "bundled" }}
 - {name: checkpoint, mountPath: /checkpoint, readOnly: true}
+{{- end }}
+{{- if gt (int .group.fronts) 0 }}
+{{- if .root.Values.tls.enabled }}
+- {name: tls, mountPath: /etc/expertmesh/tls, readOnly: true}
+{{- end }}
+{{- if .root.Values.tokens.enabled }}
+- {name: tokens, mountPath: /etc/expertmesh/tokens, readOnly: true}
+{{- end }}
 {{- end }}
 {{- end -}}
 
 {{- define "expertmesh.volumes" -}}
+{{- $values := .root.Values -}}
 - name: tmp
-  emptyDir: {sizeLimit: {{ .Values.tmp.sizeLimit }}}
-{{- if eq .Values.checkpoint.type "pvc" }}
+  emptyDir: {sizeLimit: {{ $values.tmp.sizeLimit }}}
+{{- if eq $values.checkpoint.type "pvc" }}
 - name: checkpoint
-  persistentVolumeClaim: {claimName: {{ include "expertmesh.claimName" . }}, readOnly: true}
-{{- else if eq .Values.checkpoint.type "hostPath" }}
+  persistentVolumeClaim: {claimName: {{ include "expertmesh.claimName" .root }}, readOnly: true}
+{{- else if eq $values.checkpoint.type "hostPath" }}
 - name: checkpoint
-  hostPath: {path: {{ .Values.checkpoint.hostPath | quote }}, type: Directory}
-{{- else if eq .Values.checkpoint.type "init" }}
+  hostPath: {path: {{ $values.checkpoint.hostPath | quote }}, type: Directory}
+{{- else if eq $values.checkpoint.type "init" }}
 - name: checkpoint
-  emptyDir: {sizeLimit: {{ .Values.checkpoint.init.sizeLimit }}}
+  emptyDir: {sizeLimit: {{ $values.checkpoint.init.sizeLimit }}}
+{{- end }}
+{{- if gt (int .group.fronts) 0 }}
+{{- if $values.tls.enabled }}
+- name: tls
+  secret: {secretName: {{ include "expertmesh.tlsSecret" .root }}, defaultMode: 0440}
+{{- end }}
+{{- if $values.tokens.enabled }}
+- name: tokens
+  secret:
+    secretName: {{ include "expertmesh.tokensSecret" .root }}
+    defaultMode: 0440
+    items:
+      - {key: {{ $values.tokens.key }}, path: tokens}
+{{- end }}
 {{- end }}
 {{- end -}}
 
