@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint parity bench train clean
+.PHONY: demo test lint parity bench train helm-golden clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
@@ -32,6 +32,12 @@ bench: $(STAMP)
 # The bundled model, made anew from the standard library's own text.
 train: $(STAMP)
 	$(BIN)/python deploy/training/train.py --out cluster/bundled
+
+# What is made of other files: copies inside the chart, its README's table, and the renders that tests compare.
+helm-golden: $(STAMP)
+	$(BIN)/python -m tests.helm.sync
+	$(BIN)/python -m tests.helm.values_table
+	$(BIN)/python -m tests.helm.golden
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)

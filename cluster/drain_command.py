@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(address=args.address, log_to_driver=False, logging_level=logging.ERROR, namespace="expertmesh")
         front = serve.get_deployment_handle("Front", args.name)

@@ -28,6 +28,6 @@ settings+=(--volume "$work/pip.conf:/etc/pip.conf:ro")
 for path in $(sed 's#file://##g' "$work/pip.conf" | grep -oE '(^| )/[^ ]+' | sed 's#/simple$##' | sort -u) /etc/ssl/certs/ca-certificates.crt; do
   if [ -e "$path" ]; then settings+=(--volume "$(realpath "$path"):$path:ro"); fi
 done
-buildah "${store[@]}" bud --isolation chroot --pull-never --network host --layers=false \
+buildah "${store[@]}" bud --format docker --isolation chroot --pull-never --network host --layers=false \
   "${settings[@]}" --build-arg BASE="$base" --build-arg FLAVOR=cpu --build-arg TORCH_INDEX= \
   --ignorefile "$root/.dockerignore" -f "$root/deploy/docker/Dockerfile" -t "$tag" "$root" >&2

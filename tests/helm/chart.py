@@ -1,5 +1,6 @@
 """Helm, had by the tests themselves, and what it renders."""
 
+import json
 import os
 import subprocess
 from functools import cache
@@ -34,15 +35,25 @@ def helm_binary() -> str:
     return str(binary)
 
 
-def helm(*args: str) -> "subprocess.CompletedProcess[str]":
-    """Run helm."""
-    return subprocess.run([helm_binary(), *args], capture_output=True, text=True, timeout=60)
+@cache
+def helm(*args: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run helm; what has been asked before is not asked again."""
+    return subprocess.run([helm_binary(), *args], input=stdin, capture_output=True, text=True, timeout=60)
 
 
 def template(*values: Path, sets: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
-    """`helm template` of release mesh in namespace serving, with values files and single values."""
-    flags = [flag for file in values for flag in ("-f", str(file))] + [f for one in sets for f in ("--set-json", one)]
-    return helm("template", "mesh", str(CHART), "-n", "serving", "--kube-version", KUBERNETES, *flags)
+    """`helm template` of release mesh in namespace serving, with values files and single values (KEY=JSON)."""
+    single: Object = {}
+    for one in sets:
+        path, _, value = one.partition("=")
+        *above, last = path.split(".")
+        where = single
+        for key in above:
+            where = where.setdefault(key, {})
+        where[last] = json.loads(value)
+    flags = [flag for file in (*values, "-") for flag in ("-f", str(file))]
+    fixed = ("template", "mesh", str(CHART), "-n", "serving", "--kube-version", KUBERNETES)
+    return helm(*fixed, *flags, stdin=json.dumps(single))
 
 
 def rendered(*values: Path, sets: tuple[str, ...] = ()) -> list[Object]:
