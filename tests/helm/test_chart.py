@@ -17,7 +17,7 @@ from tests.helm.kube_schemas import problems
 CASES = golden.cases()
 CI = CHART / "ci"
 PRESETS = CHART / "presets"
-# Keys of TLS and tokens, which the chart writes where they are asked for: none is left here once the application has them.
+# Keys of TLS and tokens, which the chart writes where they are asked for.
 SECURITY = {"tls_cert", "tls_key", "tls_client_ca", "tokens_file", "allow_unauthenticated"}
 NOT_YET = SECURITY - {field.name for field in fields(FrontConfig)}
 each_case = pytest.mark.parametrize("file", CASES.values(), ids=CASES.keys())
@@ -263,8 +263,12 @@ def test_monitoring() -> None:
 def test_rules_and_dashboards_arrive_whole() -> None:
     objects = rendered(CI / "monitoring-values.yaml")
     rules = [one["spec"] for one in objects if one["kind"] == "PrometheusRule"]
-    boards = [one["data"] for one in objects if one["kind"] == "ConfigMap" and "grafana_dashboard" in one["metadata"]["labels"]]
-    wanted = {file: content for file, content in sync.wanted().items()}
+    boards = [
+        one["data"]
+        for one in objects
+        if one["kind"] == "ConfigMap" and "grafana_dashboard" in one["metadata"]["labels"]
+    ]
+    wanted = sync.wanted()
     assert rules == [yaml.safe_load(content) for file, content in wanted.items() if file.suffix == ".yml"]
     assert boards == [{file.name: content.decode()} for file, content in wanted.items() if file.suffix == ".json"]
 
@@ -284,7 +288,10 @@ def test_every_value_is_described() -> None:
 
 
 def test_the_secret_is_drawn_and_long() -> None:
-    drawn = [named(rendered(file), "Secret")["data"]["secret"] for file in (CI / "default-values.yaml", CI / "open-values.yaml")]
+    drawn = [
+        named(rendered(file), "Secret")["data"]["secret"]
+        for file in (CI / "default-values.yaml", CI / "open-values.yaml")
+    ]
     assert drawn[0] != drawn[1]
     assert [len(one) for one in drawn] == [64, 64]
 

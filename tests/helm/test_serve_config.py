@@ -1,4 +1,4 @@
-"""What the chart tells Ray Serve, run as KubeRay runs it: put to the dashboard of a Ray that was started by `ray start`."""
+"""What the chart tells Ray Serve, run as KubeRay runs it: put to the dashboard of a Ray that `ray start` started."""
 
 import json
 import os
@@ -144,17 +144,20 @@ def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.Tem
 
 async def test_answers(served: str) -> None:
     async with Client(served) as client:
-        text = "".join([response.text async for response in client.generate("def main(", max_tokens=8, temperature=0.0)])
+        text = "".join(
+            [response.text async for response in client.generate("def main(", max_tokens=8, temperature=0.0)]
+        )
         state = await client.cluster()
     assert text
     assert len(state.shards) == 2
 
 
-def test_every_process_takes_its_place(ray: Ray, served: str) -> None:
+@pytest.mark.usefixtures("served")
+def test_every_process_takes_its_place(ray: Ray) -> None:
     """What the groups offer is what the processes ask for: on Kubernetes this puts each on its group's pods."""
     code = (
-        "import ray, json; ray.init(address='127.0.0.1:%d', logging_level=40);"
-        "print(json.dumps(ray.available_resources()))" % ray.port
+        f"import ray, json; ray.init(address='127.0.0.1:{ray.port}', logging_level=40);"
+        "print(json.dumps(ray.available_resources()))"
     )
     env = ray_environment()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
@@ -166,14 +169,16 @@ def places_asked() -> tuple[str, ...]:
     return ("expertmesh_front", "expertmesh_router", "expertmesh_shard")
 
 
-def test_probes_answer(ray: Ray, served: str) -> None:
+@pytest.mark.usefixtures("served")
+def test_probes_answer(ray: Ray) -> None:
     """The paths that the kubelet asks, head and worker."""
     assert get(f"http://127.0.0.1:{ray.agent}/api/local_raylet_healthz") == b"success"
     assert get(f"{ray.url}/api/gcs_healthz") == b"success"
 
 
-def test_only_the_data_plane_takes_free_ports(ray: Ray, served: str, objects: list[dict[str, Any]]) -> None:
-    """The policy of Ray's own ports names them; what listens beside them is what the data plane's policies are about."""
+@pytest.mark.usefixtures("served")
+def test_only_the_data_plane_takes_free_ports(ray: Ray, objects: list[dict[str, Any]]) -> None:
+    """The policy of Ray's own ports names them; what listens beside them is the data plane's policies' matter."""
     policy = named(objects, "NetworkPolicy", "mesh-expertmesh-ray")
     ranges = [(one["port"], one.get("endPort", one["port"])) for one in policy["spec"]["ingress"][0]["ports"]]
     moved = {ray.port, ray.dashboard, ray.agent, *ray.others}
@@ -183,7 +188,7 @@ def test_only_the_data_plane_takes_free_ports(ray: Ray, served: str, objects: li
             if not any(first <= port <= last for first, last in ranges):
                 name = psutil.Process(pid).cmdline()[0].removeprefix("ray::ServeReplica:expertmesh:")
                 free[name] = free.get(name, 0) + 1
-    # Each replica of Serve's has a gRPC server for handles that ask for it, which ours do not; the Front's two are configured.
+    # Each replica of Serve's has a gRPC server, for handles that ask for it, as ours do not. The Front's others are ours.
     assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 3}
 
 
