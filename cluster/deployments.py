@@ -13,12 +13,20 @@ from ray import serve
 from cluster.config import ClusterConfig, config_from
 from cluster.directory import Announcement, Announcer, endpoints_of, find_directory
 from cluster.model import ServedModel, open_model
-from cluster.process import data_host, do_not_preempt, node_id, replica_id, set_logging, shard_threads
+from cluster.process import (
+    data_host,
+    do_not_preempt,
+    node_id,
+    reachable_host,
+    replica_id,
+    set_logging,
+    shard_threads,
+)
 from cluster.settle import check_process
 from experts.placement import even_placement
 from experts.server import ExpertServer
 from experts.shard import load_shard
-from experts.transport.address import Endpoint
+from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.assembly import build_engine
@@ -136,11 +144,12 @@ class FrontReplica:
     """One Front: the API. It starts when it is first asked how it is, on the loop that will drive it."""
 
     def __init__(self, data: dict[str, Any], secret: bytes, *_: Any) -> None:
-        set_logging()
         config = config_from(data)
+        self._announced = Announced("front", 0, config, 0)
+        self._directory = self._announced.directory
         model = open_model(config.model, config.weights, computes_here=False)
         text = load_text_model(model.plan.checkpoint.path)
-        self._directory = find_directory(config.cluster.application)
+        self._metrics_host = reachable_host(config.front.metrics_host)
         self._announcements: list[Announcement] = []
         self._server = FrontServer(
             replace(config.front, poll_s=FRONT_POLL_SECONDS, checksum=config.experts.checksum),
@@ -150,6 +159,7 @@ class FrontReplica:
             secret,
             node_id(),
             self._known_shards,
+            lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],
         )
         self._started = asyncio.Lock()
         self._running = False
@@ -175,6 +185,8 @@ class FrontReplica:
 
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
+        if hasattr(self, "_announced"):
+            await asyncio.to_thread(self._announced.close)
         if getattr(self, "_running", False):
             await self._server.stop()
 
@@ -183,6 +195,9 @@ class FrontReplica:
             if not self._running:
                 await self._server.start()
                 self._running = True
+                if port := self._server.metrics_port:
+                    place = (node_id(), self._metrics_host, port, "", os.getpid())
+                    self._announced.ready(Endpoint("front", 0, replica_id(), new_incarnation(), *place))
 
     async def _routers(self) -> list[Endpoint]:
         self._announcements = await self._directory.announcements.remote()
@@ -208,7 +223,8 @@ def _open_to_load(config: ClusterConfig, role: str) -> ServedModel:
 
 def _sizes(model: ServedModel, seconds: float) -> ModelSizes:
     card = model.card()
-    return ModelSizes(card.total_parameters, card.active_parameters, model.router_bytes, seconds)
+    shared = model.shared_expert_bytes
+    return ModelSizes(card.total_parameters, card.active_parameters, model.router_bytes - shared, shared, seconds)
 
 
 def _shard_report(announcement: Announcement) -> ShardReport:

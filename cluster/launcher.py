@@ -142,6 +142,8 @@ class Launcher:
     def _show(self, announcements: list[Announcement]) -> None:
         """One line when a process begins to load, one a quarter of the way, one when it is ready."""
         for one in announcements:
+            if not one.total_bytes:  # a Front has nothing to load
+                continue
             share = one.loaded_bytes / max(1, one.total_bytes)
             state = "ready" if one.state == "ready" else f"loading {int(share * 4) * 25}%"
             if self._lines.get((one.role, one.index)) != state:

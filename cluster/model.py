@@ -11,6 +11,7 @@ from experts.checkpoint_error import CheckpointError
 from experts.config import WeightsConfig
 from router_service.front.model_card import ModelCard
 from router_service.models.registry import ModelPlan, plan_model
+from router_service.models.weights import is_shared_expert, resident_bytes
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -34,6 +35,12 @@ class ServedModel:
     def router_bytes(self) -> int:
         """Bytes of the router's weights."""
         return router_bytes(self.plan.tensors, self.dtype, self.keep_packed)
+
+    @property
+    def shared_expert_bytes(self) -> int:
+        """Bytes of the shared experts, which are among the router's weights; 0 in a family without them."""
+        shared = {name: source for name, source in self.plan.tensors.router.items() if is_shared_expert(name)}
+        return resident_bytes(shared, self.dtype, self.keep_packed)
 
     def shard_bytes(self, experts: int) -> int:
         """Bytes of a shard that holds `experts` experts of each layer."""

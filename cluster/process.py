@@ -33,6 +33,11 @@ def data_host(config: ClusterConfig) -> str:
     return str(ray.util.get_node_ip_address()) if config.cluster.address else "127.0.0.1"
 
 
+def reachable_host(host: str) -> str:
+    """The address at which others find what is bound to `host`: the node's own where it is bound to all."""
+    return str(ray.util.get_node_ip_address()) if host in ("", "0.0.0.0", "::") else host
+
+
 def shard_threads(shards: int) -> int:
     """A shard's share of the cores: all shards of a layer compute at the same time."""
     return max(1, usable_cores() // shards)

@@ -36,10 +36,14 @@ class ShardClock:
         return best.under_way_ns // 2 if best else 0
 
     def corrected(self, sent_ns: int, stamps: Stamps, received_ns: int) -> Stamps:
-        """Return the shard's stamps on our clock, after learning from this exchange."""
+        """Return the shard's stamps on our clock, after learning from this exchange.
+
+        Neither way takes less than no time, which bounds the offset by each exchange anew.
+        """
         self._learn(sent_ns, stamps, received_ns)
         best = self._best()
         ahead = best.ahead_ns if best else 0
+        ahead = max(stamps.sent - received_ns, min(ahead, stamps.received - sent_ns))
         shifted = (stamps.received - ahead, stamps.started - ahead, stamps.sent - ahead)
         return replace(stamps, received=shifted[0], started=shifted[1], sent=shifted[2])
 

@@ -21,13 +21,24 @@ CONNECT_SECONDS = 2.0
 
 @dataclass(slots=True)
 class ShardLink:
-    """What is known of one shard: where it lives, what it last said of itself, how often we connected."""
+    """What is known of one shard: where it lives, what it last said of itself, how often we connected.
+
+    The endpoint is that of the last life we knew, also when that has ended; `restarts` counts the lives that followed
+    another one.
+    """
 
     endpoint: Endpoint | None = None
     control: Channel | None = None
     status: dict[str, Any] = field(default_factory=dict)
     connects: int = 0
+    restarts: int = 0
     error: str = "not found yet"
+
+    def connected_to(self, endpoint: Endpoint) -> None:
+        """Note a new connection of the data plane."""
+        self.restarts += self.endpoint is not None and self.endpoint.incarnation != endpoint.incarnation
+        self.connects += 1
+        self.endpoint = endpoint
 
 
 class ShardConnector:
@@ -65,6 +76,13 @@ class ShardConnector:
         """Whether every shard can be asked."""
         return all(self._transport.available(shard) for shard in range(len(self.links)))
 
+    def up(self, shard: int) -> bool:
+        """Whether a shard can be asked and has just answered on its control connection too.
+
+        A process that has died is noticed within a second so, also while nobody asks it for experts.
+        """
+        return self._transport.available(shard) and not self.links[shard].error
+
     def close(self) -> None:
         """Stop watching; the transport's connections stay."""
         self._stop.set()
@@ -81,9 +99,19 @@ class ShardConnector:
             self._stop.wait(STATUS_SECONDS if self.connected() else SEARCH_SECONDS)
 
     def _look(self) -> None:
-        for endpoint in self._endpoints():
-            if endpoint.index < len(self.links):
-                self._visit(self.links[endpoint.index], endpoint)
+        """Visit every shard where it is now, or where it was last: one that nobody lists may have died, or not."""
+        listed = self._listed()
+        for shard, link in enumerate(self.links):
+            endpoint = listed.get(shard, link.endpoint)
+            if endpoint is not None:
+                self._visit(link, endpoint)
+
+    def _listed(self) -> dict[int, Endpoint]:
+        try:
+            return {endpoint.index: endpoint for endpoint in self._endpoints()}
+        except Exception:
+            log.exception("the list of shards cannot be had, those known are kept")
+            return {}
 
     def _visit(self, link: ShardLink, endpoint: Endpoint) -> None:
         shard = endpoint.index
@@ -93,9 +121,10 @@ class ShardConnector:
                 channel.set_timeouts(self._call_timeout_s)
                 self._drop_control(link)
                 self._transport.offer(shard, channel)
-                link.endpoint, link.error, link.connects = endpoint, "", link.connects + 1
+                link.connected_to(endpoint)
                 self._changed()
             self._ask_status(link, endpoint)
+            link.error = ""
         except OSError as error:
             link.error = f"{type(error).__name__}: {error}"
             self._drop_control(link)

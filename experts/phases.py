@@ -2,15 +2,19 @@
 
     pack -> dispatch -> queue -> compute -> combine -> reduce
 
-On one host router and shard read the same monotonic clock (CLOCK_MONOTONIC), so every difference is exact.
+On one host router and shard read the same monotonic clock (CLOCK_MONOTONIC), so every difference is exact. A call is
+kept as packed numbers: a step may have thousands, and making objects of them would cost more than adding them up.
 """
 
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experts.grouping import ShardGroup
 from experts.transport.base import Answer, Sent
 
 PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
+CALL = struct.Struct("=12q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,43 +22,41 @@ class CallPhases:
     """One shard's call in one layer: nanoseconds by phase (in the order of `PHASES`), sizes, when it was answered."""
 
     shard: int
-    phases_ns: tuple[int, int, int, int, int, int]
+    phases_ns: tuple[int, ...]
     rows: int
     assignments: int
     dispatch_bytes: int
     combine_bytes: int
     received_ns: int
 
-    @property
-    def compute_ns(self) -> int:
-        """Nanoseconds of expert computation."""
-        return self.phases_ns[3]
-
-    @property
-    def combine_ns(self) -> int:
-        """Nanoseconds that the answer was under way."""
-        return self.phases_ns[4]
+    def packed(self) -> bytes:
+        """The numbers as `measured` packs them."""
+        sizes = (self.rows, self.assignments, self.dispatch_bytes, self.combine_bytes)
+        return CALL.pack(self.shard, *self.phases_ns, *sizes, self.received_ns)
 
     @classmethod
-    def of(cls, started_ns: int, sent: Sent, answer: Answer, reduce_ns: int, group: ShardGroup) -> "CallPhases":
-        """Split a call at its stamps. Packing lasts until this shard's own sending begins."""
-        stamps = answer.partial.stamps
-        return cls(
-            shard=sent.shard,
-            phases_ns=(
-                sent.sent_ns - started_ns,
-                stamps.received - sent.sent_ns,
-                stamps.started - stamps.received,
-                stamps.sent - stamps.started,
-                answer.received_ns - stamps.sent,
-                reduce_ns,
-            ),
-            rows=len(group.tokens_R),
-            assignments=len(group.rows_A),
-            dispatch_bytes=sent.wire_bytes,
-            combine_bytes=answer.wire_bytes,
-            received_ns=answer.received_ns,
-        )
+    def unpacked(cls, numbers: tuple[int, ...]) -> "CallPhases":
+        """The reverse of `packed`."""
+        return cls(numbers[0], numbers[1:7], *numbers[7:])
+
+
+def measured(started_ns: int, sent: Sent, answer: Answer, reduce_ns: int, group: ShardGroup) -> bytes:
+    """Split a call at its stamps. Packing lasts until this shard's own sending begins."""
+    stamps, received_ns = answer.partial.stamps, answer.received_ns
+    return CALL.pack(
+        sent.shard,
+        sent.sent_ns - started_ns,
+        stamps.received - sent.sent_ns,
+        stamps.started - stamps.received,
+        stamps.sent - stamps.started,
+        received_ns - stamps.sent,
+        reduce_ns,
+        len(group.tokens_R),
+        len(group.rows_A),
+        sent.wire_bytes,
+        answer.wire_bytes,
+        received_ns,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +67,18 @@ class LayerTrip:
     """
 
     layer: int
-    calls: tuple[CallPhases, ...]
+    packed: bytes
     pack_ns: int
     exposed_ns: int
     reduce_ns: int
     waiting_ns: int
 
-    @property
-    def straggler_ns(self) -> float:
-        """The slowest shard's answer minus the mean of the shards asked."""
-        if not self.calls:
-            return 0.0
-        answered = [call.received_ns for call in self.calls]
-        return max(answered) - sum(answered) / len(answered)
+    @classmethod
+    def of(cls, layer: int, calls: Iterable[CallPhases], *times_ns: int) -> "LayerTrip":
+        """A trip of these calls; the times are those behind `packed`."""
+        return cls(layer, b"".join(call.packed() for call in calls), *times_ns)
 
     @property
-    def exposed_compute_ns(self) -> int:
-        """The part of the wait that the last answer's computation explains; the rest of it is communication."""
-        if not self.calls:
-            return 0
-        last = max(self.calls, key=lambda call: call.received_ns)
-        computed_ns = last.received_ns - last.combine_ns
-        return max(0, min(self.exposed_ns, last.compute_ns, computed_ns - self.waiting_ns))
+    def calls(self) -> tuple[CallPhases, ...]:
+        """The calls that were answered, as objects."""
+        return tuple(CallPhases.unpacked(numbers) for numbers in CALL.iter_unpack(self.packed))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experts.call import ExpertCall
 from experts.grouping import ShardGroup, group_by_shard
-from experts.phases import CallPhases, LayerTrip
+from experts.phases import LayerTrip, measured
 from experts.placement import Placement
 from experts.routing import Routing
 from experts.transport.base import Answer, Sent, ShardUnavailable, Transport
@@ -119,10 +119,11 @@ def _add(y_TD: Tensor, tokens_R: NDArray[np.int64], y_RD: Tensor) -> None:
 
 
 def _trip(handle: Dispatched, answers: dict[int, Answer], waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
-    calls = tuple(
-        CallPhases.of(handle.started_ns, question, answers[question.shard], done_ns - reducing_ns, group)
+    reduce_ns = done_ns - reducing_ns
+    calls = [
+        measured(handle.started_ns, question, answers[question.shard], reduce_ns, group)
         for group, question in zip(handle.groups, handle.sent, strict=True)
         if question.shard in answers
-    )
+    ]
     pack_ns = handle.packed_ns - handle.started_ns
-    return LayerTrip(handle.layer, calls, pack_ns, reducing_ns - waiting_ns, done_ns - reducing_ns, waiting_ns)
+    return LayerTrip(handle.layer, b"".join(calls), pack_ns, reducing_ns - waiting_ns, reduce_ns, waiting_ns)

@@ -1,17 +1,16 @@
 """A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
 from experts.phases import PHASES
-from router_service.messages import MetricFamily, Sample
-from router_service.statistics import KINDS, Statistics, Totals
-
-PREFIX = "expertmesh_"
+from router_service.family_builder import FamilyBuilder, by_shard, rejections
+from router_service.messages import MetricFamily
+from router_service.statistics import KINDS, Statistics
+from router_service.totals import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,17 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkGauges:
+    """What a router knows of its connection to one shard; `replica` is the last known one, "" before the first."""
+
+    replica: str
+    up: bool
+    restarts: int
+    reconnects: int
+    clock_error_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """The router's state of this moment."""
 
@@ -38,34 +48,13 @@ class Gauges:
     kv_blocks_used: int
     kv_blocks_total: int
     kv_bytes: int
-    router_weights_bytes: int
+    dense_bytes: int
+    shared_expert_bytes: int
     parameters_total: int
     parameters_active: int
     router_load_seconds: float
-    clock_errors: tuple[float, ...]
-
-
-class FamilyBuilder:
-    """Collects families whose samples share labels."""
-
-    def __init__(self, labels: dict[str, str]) -> None:
-        self.families: list[MetricFamily] = []
-        self._labels = labels
-
-    def add(self, name: str, kind: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> None:
-        """A counter (its samples get the suffix _total) or a gauge."""
-        suffix = "_total" if kind == "counter" else ""
-        samples = [Sample(PREFIX + name + suffix, self._labels | labels, float(value)) for labels, value in values]
-        self.families.append(MetricFamily(PREFIX + name, text, kind, samples))
-
-    def one(self, name: str, kind: str, text: str, value: float) -> None:
-        """A family with a single sample."""
-        self.add(name, kind, text, [({}, value)])
-
-    def histogram(self, name: str, text: str, rows: Iterable[tuple[Any, int, dict[str, str]]]) -> None:
-        """A histogram family: each row is an array of histograms, the row in it, and its labels."""
-        samples = [s for array, row, labels in rows for s in array.samples(PREFIX + name, row, self._labels | labels)]
-        self.families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
+    rejected: Mapping[str, int]
+    links: tuple[LinkGauges, ...]
 
 
 def router_families(
@@ -74,8 +63,9 @@ def router_families(
     """All series that carry this router's label."""
     builder = FamilyBuilder(labels)
     _requests(builder, stats, gauges)
-    _all_to_all(builder, stats, window, gauges.clock_errors)
+    _all_to_all(builder, stats, window, [link.clock_error_s for link in gauges.links])
     _balance(builder, stats, window, config)
+    _failure(builder, gauges)
     _memory(builder, gauges)
     return builder.families
 
@@ -91,7 +81,7 @@ def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock_errors: tuple[float, ...]) -> None:
+def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock_errors: Iterable[float]) -> None:
     shards = range(len(stats.placement.shards))
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
@@ -100,7 +90,7 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock
     ]
     builder.histogram("alltoall_phase_seconds", "One MoE layer's call to one shard, by phase", phases)
     builder.add(
-        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", _by_shard(clock_errors)
+        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", by_shard(clock_errors)
     )
     wire = [
         ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))
@@ -108,8 +98,8 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock
         for column, direction in enumerate(("dispatch", "combine"))
     ]
     builder.add("alltoall_bytes", "counter", "Bytes on the wire, headers included", wire)
-    builder.add("alltoall_rows", "counter", "Token rows sent", _by_shard(stats.totals.rows_S))
-    pairs = _by_shard(stats.totals.assignments_S)
+    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.totals.rows_S))
+    pairs = by_shard(stats.totals.assignments_S)
     builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
     text = "Time the engine waited for experts with nothing else to do"
     builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
@@ -170,47 +160,29 @@ def _expert_tokens(builder: FamilyBuilder, counts_LE: Counts, layers: Counts, to
     builder.add("expert_tokens", "counter", "Tokens routed to each of a layer's busiest experts", values)
 
 
+def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
+    links = gauges.links
+    builder.one("router_ready", "gauge", "1 when every shard is connected", all(link.up for link in links))
+    replicas = [({"shard": str(n), "replica": link.replica}, link.up) for n, link in enumerate(links)]
+    builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
+    text = "Lives of a shard that took the place of an earlier one, as this router saw them"
+    builder.add("shard_restarts", "counter", text, by_shard(link.restarts for link in links))
+    text = "Connections to a shard after the first one"
+    builder.add("dataplane_reconnects", "counter", text, by_shard(link.reconnects for link in links))
+    refused = rejections({"shard": "router"}, gauges.rejected)
+    builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
+
+
 def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:
     kinds = (("total", gauges.parameters_total), ("active", gauges.parameters_active))
     builder.add("parameters", "gauge", "Parameters held, and used for one token", [({"kind": k}, v) for k, v in kinds])
     used = gauges.kv_bytes * gauges.kv_blocks_used / gauges.kv_blocks_total
     sizes = (("reserved", gauges.kv_bytes), ("used", used))
     builder.add("kv_cache_bytes", "gauge", "Bytes of the KV cache", [({"kind": k}, v) for k, v in sizes])
-    dense = {"shard": "router", "kind": "dense"}
-    builder.add("weights_bytes", "gauge", "Bytes of weights held", [(dense, gauges.router_weights_bytes)])
+    held = (("dense", gauges.dense_bytes), ("shared_expert", gauges.shared_expert_bytes))
+    values = [({"shard": "router", "kind": kind}, size) for kind, size in held]
+    builder.add("weights_bytes", "gauge", "Bytes of weights held", values)
     seconds = [({"shard": "router"}, gauges.router_load_seconds)]
     builder.add("checkpoint_load_seconds", "gauge", "Seconds it took to load the weights", seconds)
-    loaded = [({"shard": "router"}, gauges.router_weights_bytes)]
-    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded", loaded)
-
-
-def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
-    """What the shards say of themselves. No router's label: every router passes on the same numbers."""
-    builder = FamilyBuilder(labels)
-    numbers = list(_statuses(statuses))
-    builder.add(
-        "shard_tokens",
-        "counter",
-        "(token, expert) pairs that a shard computed",
-        [(n, s["assignments"]) for n, s in numbers],
-    )
-    held = [(n | {"kind": "expert"}, s["weights_bytes"]) for n, s in numbers]
-    builder.add("weights_bytes", "gauge", "Bytes of weights held", held)
-    text = "Seconds it took to load the weights"
-    builder.add("checkpoint_load_seconds", "gauge", text, [(n, s["load_seconds"]) for n, s in numbers])
-    builder.add(
-        "checkpoint_load_bytes", "counter", "Bytes of weights loaded", [(n, s["weights_bytes"]) for n, s in numbers]
-    )
-    refused = [(n | {"reason": reason}, count) for n, s in numbers for reason, count in s["rejected"].items()]
-    builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
-    return builder.families
-
-
-def _statuses(statuses: dict[int, dict[str, Any]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
-    for shard, status in sorted(statuses.items()):
-        if status:
-            yield {"shard": str(shard)}, status
-
-
-def _by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
-    return [({"shard": str(shard)}, value) for shard, value in enumerate(values)]
+    loaded = [({"shard": "router"}, gauges.dense_bytes + gauges.shared_expert_bytes)]
+    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded, in the form kept", loaded)

@@ -80,6 +80,11 @@ class FrontLinks:
         """Whether new Fronts are accepted."""
         return self._server.alive()
 
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many connections were closed, by reason: strangers, and peers that sent what is no message."""
+        return dict(self._server.rejected)
+
     def publish(self, events: list[Event]) -> None:
         """Queue a step's events for their Fronts; events of Fronts that are gone go nowhere."""
         by_front: dict[int, list[Event]] = {}

@@ -11,24 +11,35 @@ SECONDS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1
 TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0)
 RATIOS = (1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
 
+# Every third bound of SECONDS: one for each decade from 0.1 ms on.
+DECADES = SECONDS[2::3]
+# What all histograms of phases together may cost a scrape; each has a sample for +Inf, its count and its sum besides.
+PHASE_SAMPLES = 3500
+
+
+def phase_bounds(histograms: int) -> tuple[float, ...]:
+    """The finest bounds that so many histograms can afford: all, decades, or none but count and sum."""
+    for bounds in (SECONDS, DECADES):
+        if histograms * (len(bounds) + 3) <= PHASE_SAMPLES:
+            return bounds
+    return ()
+
 
 class HistogramArray:
     """`rows` histograms with common bucket bounds."""
 
     def __init__(self, bounds: Sequence[float], rows: int) -> None:
         self.bounds = tuple(bounds)
+        self._bounds = np.array(bounds)
         self.counts = np.zeros((rows, len(bounds) + 1), dtype=np.int64)
         self.sums = np.zeros(rows)
 
     def observe(self, rows_N: NDArray[np.int64], values_N: NDArray[np.float64]) -> None:
         """Add value n to histogram `rows_N[n]`."""
-        np.add.at(self.counts, (rows_N, np.searchsorted(self.bounds, values_N)), 1)
-        np.add.at(self.sums, rows_N, values_N)
-
-    def observe_one(self, row: int, value: float) -> None:
-        """Add one value to one histogram."""
-        self.counts[row, np.searchsorted(self.bounds, value)] += 1
-        self.sums[row] += value
+        rows, buckets = self.counts.shape
+        cells_N = rows_N * buckets + np.searchsorted(self._bounds, values_N)
+        self.counts += np.bincount(cells_N, minlength=rows * buckets).reshape(rows, buckets)
+        self.sums += np.bincount(rows_N, values_N, rows)
 
     def samples(self, name: str, row: int, labels: dict[str, str]) -> Iterator[Sample]:
         """The exposition of one histogram: cumulative buckets, count and sum."""

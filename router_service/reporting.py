@@ -1,20 +1,15 @@
 """A router's view of its shards, for the cluster's state."""
 
-from collections.abc import Callable, Sequence
-
-from experts.connector import ShardLink
+from experts.connector import ShardConnector, ShardLink
 from experts.phases import PHASES
 from router_service.messages import ShardReport
-from router_service.statistics import Totals
+from router_service.totals import Totals
 
 
-def shard_reports(
-    links: Sequence[ShardLink], available: Callable[[int], bool], recent: Totals, seconds: float
-) -> list[ShardReport]:
+def shard_reports(connector: ShardConnector, recent: Totals, seconds: float) -> list[ShardReport]:
     """One report a shard; rates over the window's `seconds`, phase times as means over its calls."""
-    return [
-        _report(shard, link, available(shard) and not link.error, recent, seconds) for shard, link in enumerate(links)
-    ]
+    links = enumerate(connector.links)
+    return [_report(shard, link, connector.up(shard), recent, seconds) for shard, link in links]
 
 
 def _report(shard: int, link: ShardLink, available: bool, recent: Totals, seconds: float) -> ShardReport:

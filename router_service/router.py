@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from itertools import count
 
 from experts.config import ExpertsConfig
-from experts.connector import ShardConnector
+from experts.connector import ShardConnector, ShardLink
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine import Engine
-from router_service.families import Gauges, MetricsConfig, router_families, shard_families
+from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
 from router_service.front_links import FrontLinks
 from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter
 from router_service.reporting import shard_reports
 from router_service.request import Event, Request
-from router_service.statistics import Statistics, Window
+from router_service.shard_families import shard_families
+from router_service.statistics import Statistics
+from router_service.totals import Window
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +42,12 @@ class RouterIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """Facts for the memory series: parameters and bytes."""
+    """Facts for the memory series: parameters, and bytes of the router's weights without and with shared experts."""
 
     parameters_total: int
     parameters_active: int
-    router_weights_bytes: int
+    dense_bytes: int
+    shared_expert_bytes: int
     load_seconds: float
 
 
@@ -205,10 +208,12 @@ class Router:
                 log.exception("a report failed, the next one is due in a second")
 
     def _report(self, window: Window) -> RouterReport:
+        self.statistics.settle()
         recent, seconds = window.advance(self.statistics.totals, time.monotonic())
         gauges = self._gauges()
         labels = {"model": self._identity.model}
-        statuses = {shard: link.status for shard, link in enumerate(self.connector.links)}
+        # What a shard said before it died is no longer so.
+        statuses = {n: link.status for n, link in enumerate(self.connector.links) if self.connector.up(n)}
         own = router_families(
             self.statistics, recent, gauges, labels | {"router": self._identity.replica}, self._metrics
         )
@@ -221,12 +226,9 @@ class Router:
             decode_tokens_per_second=recent.decode_tokens / recent.step_seconds if recent.step_seconds else 0.0,
             overhead_ratio=recent.overhead_ratio,
             **self.statistics.imbalance(recent),
-            shards=shard_reports(self.connector.links, self._available, recent, seconds),
+            shards=shard_reports(self.connector, recent, seconds),
             families=own + shard_families(statuses, labels),
         )
-
-    def _available(self, shard: int) -> bool:
-        return self.engine.pool.transport.available(shard)
 
     def _gauges(self) -> Gauges:
         scheduler, sizes = self.engine.scheduler, self._sizes
@@ -236,11 +238,20 @@ class Router:
             kv_blocks_used=scheduler.blocks.used,
             kv_blocks_total=scheduler.blocks.total,
             kv_bytes=self.engine.backbone.cache.nbytes,
-            router_weights_bytes=sizes.router_weights_bytes,
+            dense_bytes=sizes.dense_bytes,
+            shared_expert_bytes=sizes.shared_expert_bytes,
             parameters_total=sizes.parameters_total,
             parameters_active=sizes.parameters_active,
             router_load_seconds=sizes.load_seconds,
-            clock_errors=tuple(
-                self.engine.pool.transport.clock_error_s(shard) for shard in range(len(self.connector.links))
-            ),
+            rejected=self.fronts.rejected,
+            links=tuple(self._link(shard, link) for shard, link in enumerate(self.connector.links)),
+        )
+
+    def _link(self, shard: int, link: ShardLink) -> LinkGauges:
+        return LinkGauges(
+            replica=link.endpoint.replica if link.endpoint else "",
+            up=self.connector.up(shard),
+            restarts=link.restarts,
+            reconnects=max(0, link.connects - 1),
+            clock_error_s=self.engine.pool.transport.clock_error_s(shard),
         )

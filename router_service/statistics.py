@@ -1,137 +1,130 @@
-"""What a router has counted since it started, in plain arrays: the engine's thread adds, the reporter's reads.
+"""What a router has counted since it started, in plain arrays.
 
-S shards, L all layers, E experts. Everything only grows; windows are differences of two copies.
+S shards, L all layers, E experts. Everything only grows.
 """
 
+import threading
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
-from experts.balance import Counts, Floats, max_over_mean
-from experts.phases import PHASES
+from experts.balance import Counts, max_over_mean
+from experts.phases import PHASES, LayerTrip
 from experts.placement import Placement
+from experts.routing import LOST, Routing
+from experts.trips import TripCalls
 from router_service.engine import StepRecord
 from router_service.forward import STAGES
-from router_service.histogram import RATIOS, SECONDS, TOKENS, HistogramArray
+from router_service.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
+from router_service.totals import Totals
 
 KINDS = ("prefill", "decode", "mixed")
-WINDOW_SECONDS = 60.0
-
-
-@dataclass(slots=True)
-class Totals:
-    """The sums that windows are made of; times in seconds."""
-
-    expert_tokens_LE: Counts
-    rows_S: Counts
-    assignments_S: Counts
-    calls_S: Counts
-    phase_seconds_SP: Floats
-    decode_tokens: int = 0
-    step_seconds: float = 0.0
-    communication_seconds: float = 0.0
-
-    def copy(self) -> "Totals":
-        """A snapshot."""
-        return Totals(
-            self.expert_tokens_LE.copy(),
-            self.rows_S.copy(),
-            self.assignments_S.copy(),
-            self.calls_S.copy(),
-            self.phase_seconds_SP.copy(),
-            self.decode_tokens,
-            self.step_seconds,
-            self.communication_seconds,
-        )
-
-    def minus(self, old: "Totals") -> "Totals":
-        """What has come since `old`."""
-        return Totals(
-            self.expert_tokens_LE - old.expert_tokens_LE,
-            self.rows_S - old.rows_S,
-            self.assignments_S - old.assignments_S,
-            self.calls_S - old.calls_S,
-            self.phase_seconds_SP - old.phase_seconds_SP,
-            self.decode_tokens - old.decode_tokens,
-            self.step_seconds - old.step_seconds,
-            self.communication_seconds - old.communication_seconds,
-        )
-
-    @property
-    def overhead_ratio(self) -> float:
-        """Communication's share of step time: the exposed wait that is not expert compute, plus pack and reduce."""
-        return self.communication_seconds / self.step_seconds if self.step_seconds else 0.0
+# Small steps are added up together, up to so many and so many rows (tokens times layers): more would leave the caches.
+PENDING_STEPS = 16
+PENDING_ROWS = 512
 
 
 class Statistics:
-    """Counters and histograms of one router; `observe` is called once a step, on the engine's thread."""
+    """Counters and histograms of one router.
+
+    `observe` is called once a step, on the engine's thread, and only keeps the record: adding up several small steps at
+    once costs little more than one. `settle` adds up what is left; the reporter calls it before it reads.
+    """
 
     def __init__(self, placement: Placement, layers: int) -> None:
         shards = len(placement.shards)
         self.placement = placement
         rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
         experts_LE = np.zeros((layers, placement.experts), dtype=np.int64)
-        self.totals = Totals(experts_LE, rows_S, assignments_S, calls_S, np.zeros((shards, len(PHASES))))
+        self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))
+        seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
+        self.totals = Totals(experts_LE, rows_S, assignments_S, calls_S, seconds_SP)
         self.bytes_SD = np.zeros((shards, 2), dtype=np.int64)
         self.exposed_seconds = 0.0
         self.straggler_seconds = 0.0
         self.stage_seconds = dict.fromkeys(STAGES, 0.0)
-        self.phases = HistogramArray(SECONDS, shards * len(PHASES))
         self.steps = HistogramArray(SECONDS, len(KINDS))
         self.iteration_tokens = HistogramArray(TOKENS, 1)
         self.shard_imbalance = HistogramArray(RATIOS, 1)
         self._starts_S = placement.ends_S - np.diff(placement.ends_S, prepend=0)
+        self._shard_of_E = placement.shard_of_E
         self._order_E = np.argsort(placement.rank_of_E)
+        self._pending: deque[StepRecord] = deque()
+        self._pending_rows = 0
+        self._settling = threading.Lock()
 
     def observe(self, step: StepRecord) -> None:
-        """Add one step."""
-        seconds = step.duration_ns / 1e9
-        self.steps.observe_one(KINDS.index(step.kind), seconds)
-        self.iteration_tokens.observe_one(0, step.prompt_tokens + step.decode_tokens)
-        self.totals.step_seconds += seconds
-        self.totals.decode_tokens += step.decode_tokens
-        self._add_stages(step)
-        self._add_trips(step)
-        self._add_routings(step)
+        """Take in one step."""
+        self._pending.append(step)
+        self._pending_rows += (step.prompt_tokens + step.decode_tokens) * len(step.trace.trips)
+        if len(self._pending) >= PENDING_STEPS or self._pending_rows >= PENDING_ROWS:
+            self.settle()
 
-    def _add_stages(self, step: StepRecord) -> None:
-        rest = step.duration_ns - sum(step.trace.stages_ns.values())
-        for stage, nanoseconds in step.trace.stages_ns.items():
+    def settle(self) -> None:
+        """Add up the steps that were taken in since the last time."""
+        with self._settling:
+            self._pending_rows = 0
+            steps = [self._pending.popleft() for _ in range(len(self._pending))]
+            if steps:
+                self._add_steps(steps)
+                self._add_stages(steps)
+                self._add_trips([trip for step in steps for trip in step.trace.trips])
+                self._add_routings([one for step in steps for one in step.trace.routings])
+
+    def _add_steps(self, steps: list[StepRecord]) -> None:
+        seconds = [step.duration_ns / 1e9 for step in steps]
+        tokens = [float(step.prompt_tokens + step.decode_tokens) for step in steps]
+        self.steps.observe(np.array([KINDS.index(step.kind) for step in steps]), np.array(seconds))
+        self.iteration_tokens.observe(np.zeros(len(steps), dtype=np.int64), np.array(tokens))
+        self.totals.step_seconds += sum(seconds)
+        self.totals.decode_tokens += sum(step.decode_tokens for step in steps)
+
+    def _add_stages(self, steps: list[StepRecord]) -> None:
+        """What no stage was charged with is other; packing and adding are communication."""
+        spent = {stage: sum([step.trace.stages_ns[stage] for step in steps]) for stage in STAGES}
+        spent["other"] += sum([step.duration_ns for step in steps]) - sum(spent.values())
+        for stage, nanoseconds in spent.items():
             self.stage_seconds[stage] += nanoseconds / 1e9
-        self.stage_seconds["other"] += rest / 1e9
+        self.totals.communication_seconds += (spent["pack"] + spent["reduce"]) / 1e9
 
-    def _add_trips(self, step: StepRecord) -> None:
-        trips = step.trace.trips
-        for trip in trips:
-            self.exposed_seconds += trip.exposed_ns / 1e9
-            self.straggler_seconds += trip.straggler_ns / 1e9
-        waits = sum(trip.exposed_ns - trip.exposed_compute_ns for trip in trips)
-        stages = step.trace.stages_ns
-        self.totals.communication_seconds += (waits + stages["pack"] + stages["reduce"]) / 1e9
-        calls = [call for trip in trips for call in trip.calls]
-        if calls:
-            shards_N = np.array([call.shard for call in calls])
-            self._add_phases(shards_N, np.array([call.phases_ns for call in calls]) / 1e9)
-            sizes_N = np.array([(c.rows, c.assignments, c.dispatch_bytes, c.combine_bytes) for c in calls])
-            np.add.at(self.totals.calls_S, shards_N, 1)
-            np.add.at(self.totals.rows_S, shards_N, sizes_N[:, 0])
-            np.add.at(self.totals.assignments_S, shards_N, sizes_N[:, 1])
-            np.add.at(self.bytes_SD, shards_N, sizes_N[:, 2:])
+    def _add_trips(self, trips: list[LayerTrip]) -> None:
+        calls = TripCalls(trips)
+        exposed_ns = sum([trip.exposed_ns for trip in trips])
+        self.exposed_seconds += exposed_ns / 1e9
+        self.straggler_seconds += calls.straggler_ns() / 1e9
+        self.totals.communication_seconds += (exposed_ns - calls.exposed_compute_ns()) / 1e9
+        if len(calls):
+            self._add_calls(calls)
 
-    def _add_phases(self, shards_N: Counts, seconds_NP: Floats) -> None:
-        np.add.at(self.totals.phase_seconds_SP, shards_N, seconds_NP)
+    def _add_calls(self, calls: TripCalls) -> None:
+        totals, shards_N = self.totals, calls.shards_N
+        shards = len(totals.calls_S)
+        totals.calls_S += np.bincount(shards_N, minlength=shards)
+        for counts_S, sizes_N in (
+            (totals.rows_S, calls.rows_N),
+            (totals.assignments_S, calls.assignments_N),
+            (self.bytes_SD[:, 0], calls.dispatch_bytes_N),
+            (self.bytes_SD[:, 1], calls.combine_bytes_N),
+        ):
+            # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
+            counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)
         rows_NP = shards_N[:, None] * len(PHASES) + np.arange(len(PHASES))
-        self.phases.observe(rows_NP.reshape(-1), seconds_NP.reshape(-1))
+        self.phases.observe(rows_NP.reshape(-1), calls.phases_NP.reshape(-1) / 1e9)
 
-    def _add_routings(self, step: StepRecord) -> None:
-        for layer, routing in step.trace.routings:
-            ids = routing.expert_ids_TK.reshape(-1)
-            counts_E = np.bincount(ids[ids >= 0], minlength=self.placement.experts)
-            self.totals.expert_tokens_LE[layer] += counts_E
-            loads_S = self.by_shard(counts_E[None])[0]
-            if (mean := loads_S.mean()) > 0:
-                self.shard_imbalance.observe_one(0, float(loads_S.max() / mean))
+    def _add_routings(self, routings: list[tuple[int, Routing]]) -> None:
+        """Count all calls at once: M chosen experts of C calls, each with its layer's and its call's number."""
+        if not routings:
+            return
+        ids_M = np.concatenate([routing.expert_ids_TK.reshape(-1) for _, routing in routings])
+        calls_M = np.repeat(np.arange(len(routings)), [routing.expert_ids_TK.size for _, routing in routings])
+        if (lost_M := ids_M == LOST).any():
+            ids_M, calls_M = ids_M[~lost_M], calls_M[~lost_M]
+        layers_C = np.array([layer for layer, _ in routings])
+        self.totals.expert_tokens_LE += _table(layers_C[calls_M], ids_M, self.totals.expert_tokens_LE.shape)
+        shards = len(self.placement.shards)
+        loads_CS = _table(calls_M, self._shard_of_E[ids_M], (len(routings), shards))
+        ratios_C = max_over_mean(loads_CS)[loads_CS.any(axis=1)]
+        self.shard_imbalance.observe(np.zeros(len(ratios_C), dtype=np.int64), ratios_C)
 
     def imbalance(self, recent: Totals) -> dict[str, float]:
         """Mean over layers of max / mean, over shards and over experts; 1 where nothing was counted."""
@@ -147,17 +140,6 @@ class Statistics:
         return np.add.reduceat(counts_LE[:, self._order_E], self._starts_S, axis=1)
 
 
-class Window:
-    """The last minute, from snapshots taken about once a second."""
-
-    def __init__(self, first: Totals, now: float) -> None:
-        self._snapshots = deque([(now, first.copy())])
-
-    def advance(self, totals: Totals, now: float) -> tuple[Totals, float]:
-        """Take a snapshot; return what the window holds and its length in seconds."""
-        while len(self._snapshots) > 1 and now - self._snapshots[1][0] > WINDOW_SECONDS:
-            self._snapshots.popleft()
-        current = totals.copy()
-        self._snapshots.append((now, current))
-        since, old = self._snapshots[0]
-        return current.minus(old), now - since
+def _table(rows_M: Counts, columns_M: Counts, shape: tuple[int, ...]) -> Counts:
+    """How often each (row, column) occurs."""
+    return np.bincount(rows_M * shape[1] + columns_M, minlength=shape[0] * shape[1]).reshape(shape)

@@ -15,7 +15,7 @@ class LocalTransport:
 
     def __init__(self, shards: Mapping[int, ExpertShard]) -> None:
         self._shards = dict(shards)
-        self._calls: dict[int, ExpertCall] = {}
+        self._calls: dict[int, tuple[ExpertCall, int]] = {}
 
     def available(self, shard: int) -> bool:
         """Whether the shard lives here."""
@@ -29,17 +29,19 @@ class LocalTransport:
         """Keep the question; see `Transport.send`."""
         if shard not in self._shards:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not in this process")
-        self._calls[shard] = call
-        return Sent(shard, 0, len(call.x_RD), time.monotonic_ns(), 0)
+        now = time.monotonic_ns()
+        self._calls[shard] = call, now
+        return Sent(shard, 0, len(call.x_RD), now, 0)
 
     def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:  # noqa: ARG002 (cannot be late)
-        """Compute the first question; see `Transport.receive`."""
+        """Compute the first question; see `Transport.receive`. Until its turn comes a question is in the queue."""
         shard = sent[0].shard
+        call, asked = self._calls.pop(shard)
         started = time.monotonic_ns()
         with torch.inference_mode():
-            y_RD = self._shards[shard].compute(self._calls.pop(shard))
+            y_RD = self._shards[shard].compute(call)
         now = time.monotonic_ns()
-        return Answer(shard, Partial(y_RD, Stamps(started, started, now)), now, 0)
+        return Answer(shard, Partial(y_RD, Stamps(asked, started, now)), now, 0)
 
     def close(self) -> None:
         """Nothing to hang up."""

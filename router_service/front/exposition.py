@@ -1,11 +1,8 @@
 """The metrics page: the Front's own series and the routers', each family once."""
 
-import asyncio
 from collections.abc import Callable, Iterable
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -32,20 +29,28 @@ class MergedCollector(Collector):
 
 
 class _Family:
-    """A family that is being put together: what contradicts it or repeats one of its samples is left out."""
+    """A family that is being put together: what contradicts it is left out.
+
+    What several routers pass on of one shard comes once. Of a counter the furthest is taken: when the router that knew
+    it is gone, another's older count would look like a restart of the shard.
+    """
 
     def __init__(self, name: str, documentation: str, type: str) -> None:
         self.metric = Metric(name, documentation, type)
-        self._seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+        self._places: dict[tuple[str, frozenset[tuple[str, str]]], int] = {}
 
     def add(self, other: Metric) -> None:
         if other.type != self.metric.type:
             return
         for sample in other.samples:
             key = (sample.name, frozenset(sample.labels.items()))
-            if key not in self._seen and not sample.name.endswith("_created"):
-                self._seen.add(key)
+            if sample.name.endswith("_created"):
+                continue
+            place = self._places.setdefault(key, len(self._places))
+            if place == len(self.metric.samples):
                 self.metric.samples.append(sample)
+            elif self.metric.type == "counter" and sample.value > self.metric.samples[place].value:
+                self.metric.samples[place] = sample
 
 
 def to_metric(family: MetricFamily) -> Metric:
@@ -55,26 +60,3 @@ def to_metric(family: MetricFamily) -> Metric:
     for sample in family.samples:
         metric.add_sample(sample.name, sample.labels, sample.value)
     return metric
-
-
-class MetricsServer:
-    """Serves the page over HTTP from a thread of its own."""
-
-    def __init__(self, collector: Collector, host: str, port: int) -> None:
-        """Bind and serve; a port of 0 picks a free one.
-
-        Raises:
-            OSError: the address is taken or not ours.
-        """
-        registry = CollectorRegistry()
-        registry.register(collector)
-        self._server: WSGIServer
-        self._thread: Thread
-        self._server, self._thread = start_http_server(port, host, registry=registry)
-        self.port: int = self._server.server_port
-
-    async def stop(self) -> None:
-        """Close the port and end the thread."""
-        await asyncio.to_thread(self._server.shutdown)
-        self._server.server_close()
-        self._thread.join()

@@ -1,6 +1,6 @@
 """What the Front measures of requests (names and meaning are a contract with dashboards and alerts)."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router_service.protocol import inference_pb2 as pb
 
@@ -11,6 +11,7 @@ FIRST_TOKEN_BUCKETS = (
 TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 40)
 REQUEST_BUCKETS = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
 STAGE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, *REQUEST_BUCKETS[2:])
+CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 REASONS = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
 
 
@@ -28,10 +29,14 @@ class FrontMetrics:
         self.decode = self._histogram("request_decode_time", "From the first token to the last", STAGE_BUCKETS)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that got a token")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
+        self.routers_linked = self._gauge("routers_linked", "Routers that this Front is connected to")
         self._success = self._labelled("request_success", "Requests that ended in an answer", "finished_reason")
         self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
+        # From 0 on, or a rate would miss the first of each.
         for reason in REASONS.values():
             self._success.labels(model, reason)
+        for code in CODES:
+            self._failures.labels(model, code)
 
     def succeeded(self, reason: str) -> None:
         """Count an answer."""
@@ -44,6 +49,9 @@ class FrontMetrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         family = Histogram(f"expertmesh_{name}_seconds", text, ["model"], registry=self.registry, buckets=buckets)
         return family.labels(self.model)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"expertmesh_{name}", text, ["model"], registry=self.registry).labels(self.model)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"expertmesh_{name}_total", text, ["model"], registry=self.registry).labels(self.model)

@@ -7,10 +7,11 @@ from grpc_reflection.v1alpha import reflection
 
 from router_service.front.cluster_view import ClusterService, ShardDirectory
 from router_service.front.config import FrontConfig
-from router_service.front.exposition import MergedCollector, MetricsServer
+from router_service.front.exposition import MergedCollector
 from router_service.front.inference import InferenceService
 from router_service.front.links import EndpointSource, RouterLinks
 from router_service.front.metrics import FrontMetrics
+from router_service.front.metrics_http import MetricsServer, Targets
 from router_service.front.model_card import ModelCard
 from router_service.front.text_model import TextModel
 from router_service.protocol import cluster_pb2, inference_pb2
@@ -32,7 +33,8 @@ class FrontServer:
     """A Front. Make, start and drain it on one event loop.
 
     `endpoints` is asked for the routers about once a second; `node` is this process's node, whose routers are reached
-    by unix socket; `secret` is the deployment's. `directory` adds shards that no router knows to GetCluster.
+    by unix socket; `secret` is the deployment's. `directory` adds shards that no router knows to GetCluster; `targets`
+    lists the metrics pages of all Fronts.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class FrontServer:
         secret: bytes,
         node: str,
         directory: ShardDirectory | None = None,
+        targets: Targets | None = None,
     ) -> None:
         self.grpc_port = 0
         self.metrics_port = 0
         self._config = config
         self._metrics = FrontMetrics(card.name)
+        self._targets = targets
         self._links = RouterLinks(endpoints, node, secret, config, self._on_links)
         self._inference = InferenceService(text, card, self._links, self._metrics, config)
         self._cluster = ClusterService(card.name, self._links, directory)
@@ -102,7 +106,8 @@ class FrontServer:
         config = self._config
         if config.metrics_port is not None:
             collector = MergedCollector(self._metrics.registry, lambda: self._links.reports)
-            self._page = MetricsServer(collector, config.metrics_host, config.metrics_port)
+            place = (config.metrics_host, config.metrics_port, self._metrics.model)
+            self._page = MetricsServer(collector, *place, self._targets)
             self.metrics_port = self._page.port
 
     def _make_server(self) -> grpc.aio.Server:
@@ -131,6 +136,7 @@ class FrontServer:
         return port
 
     async def _on_links(self, count: int) -> None:
+        self._metrics.routers_linked.set(count)
         if not self._draining:
             await self._set_health(SERVING if count else NOT_SERVING)
 

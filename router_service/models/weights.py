@@ -12,6 +12,8 @@ from kernels.select import Ops
 
 # Read by `Ops.linear` alone, so they may have its layout, or stay as published; the others are used as they are.
 PROJECTIONS = frozenset({"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head"})
+# Parts of the expert that all tokens use; the rest of the router is dense.
+SHARED_EXPERT = frozenset({"shared_gate_up", "shared_down", "shared_gate"})
 
 
 def load_router_weights(
@@ -38,6 +40,11 @@ def load_router_weights(
 def is_projection(name: str) -> bool:
     """Whether a parameter, by our name, is a matrix that only `Ops.linear` sees."""
     return name.rpartition(".")[2] in PROJECTIONS
+
+
+def is_shared_expert(name: str) -> bool:
+    """Whether a parameter, by our name, belongs to a shared expert."""
+    return name.rpartition(".")[2] in SHARED_EXPERT
 
 
 def resident_bytes(params: Mapping[str, TensorSource], dtype: torch.dtype, packed: bool) -> int:

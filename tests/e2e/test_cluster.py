@@ -133,6 +133,17 @@ async def test_metrics_tell_what_was_done(served: Served) -> None:
     assert total(grown, "expertmesh_alltoall_assignments_total") == pairs
     assert total(grown, "expertmesh_shard_tokens_total") == pairs
     assert 0 < total(after, "expertmesh_alltoall_overhead_ratio") < 1
+    assert total(after, "expertmesh_shard_up") == 2
+    assert total(after, "expertmesh_router_ready") == 1
+    weights = {dict(labels)["kind"] for name, labels in after if name == "expertmesh_weights_bytes"}
+    assert weights == {"dense", "shared_expert", "expert"}
+
+
+def test_discovery_lists_the_page(served: Served) -> None:
+    page = served.server.metrics
+    with urllib.request.urlopen(page.removesuffix("/metrics") + "/sd", timeout=10) as response:
+        groups = json.load(response)
+    assert [f"http://{target}/metrics" for group in groups for target in group["targets"]] == [page]
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

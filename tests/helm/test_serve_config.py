@@ -188,7 +188,7 @@ def test_only_the_data_plane_takes_free_ports(ray: Ray, objects: list[dict[str, 
             if not any(first <= port <= last for first, last in ranges):
                 name = psutil.Process(pid).cmdline()[0].removeprefix("ray::ServeReplica:expertmesh:")
                 free[name] = free.get(name, 0) + 1
-    # Each replica of Serve's has a gRPC server, for handles that ask for it, as ours do not. The Front's others are ours.
+    # Each replica of Serve's has a gRPC server for handles that ask for it, as ours do not.
     assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 3}
 
 

@@ -10,7 +10,7 @@ from cluster.config import ModelConfig
 from cluster.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text_model import load_text_model
-from tests.benchmarks import report
+from tests.benchmarks import bench_metrics, report
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.checkpoints import SHAPES, ensure
@@ -111,3 +111,12 @@ def test_failover_figures() -> None:
 def test_the_heading_names_the_machine() -> None:
     args = Namespace(shape="qwen3", scale="small", dtype="bfloat16", shards=2, repeats=1, json=None, checkpoint=None)
     assert "torch" in report.heading({"machine": report.machine(), "settings": report.settings(args)})
+
+
+def test_measuring_is_measured(checkpoints: dict[str, Path]) -> None:
+    cost = bench_metrics.decoded(checkpoints["qwen3"], batch=2, steps=2)
+    exchange = bench_metrics.large(1)
+    assert min(cost.step_seconds, cost.observe_seconds, exchange.step_seconds, exchange.observe_seconds) > 0
+    text = bench_metrics.render([cost, exchange], {"scrape": 0.02, "series": 7.0})
+    assert "scrape 20" in text
+    assert "series 7" in text

@@ -7,6 +7,7 @@ from front_fakes import SECRET, FakeRouter, card
 from experts.transport.address import Endpoint
 from router_service.client import Client
 from router_service.front.config import FrontConfig
+from router_service.front.metrics_http import Targets
 from router_service.front.server import FrontServer
 from router_service.front.text_model import TextModel
 
@@ -19,6 +20,7 @@ class World:
         # Closing a metrics page takes half a second: only the tests that read it have one.
         self.metrics_port: int | None = None
         self.endpoints: list[Endpoint] = []
+        self.targets: Targets | None = None
         self.routers: list[FakeRouter] = []
         self.fronts: list[FrontServer] = []
         self.clients: list[Client] = []
@@ -31,7 +33,8 @@ class World:
 
     async def front(self, text: TextModel | None = None, **options: object) -> Client:
         config = FrontConfig(**({"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port} | options))  # type: ignore[arg-type]
-        self.server = FrontServer(config, text or self.text, card(), self._list, SECRET, "node", self.directory)
+        place = (self._list, SECRET, "node", self.directory, self.targets)
+        self.server = FrontServer(config, text or self.text, card(), *place)
         await self.server.start()
         self.fronts.append(self.server)
         self.clients.append(Client(f"127.0.0.1:{self.server.grpc_port}"))

@@ -1,11 +1,14 @@
 """The metrics page: it parses, holds each family once, and says what happened."""
 
 import asyncio
+import json
+import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from front_fakes import refuse, report, until
+from front_fakes import echo, refuse, report, until
 from front_world import World
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import Metric
@@ -13,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_front_generate import collect
 
 from router_service.front.exposition import MergedCollector
-from router_service.messages import MetricFamily, RouterReport, Sample
+from router_service.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
 
 
 @pytest.fixture
@@ -130,10 +133,23 @@ def test_a_family_of_both_the_front_and_a_router_comes_once() -> None:
     assert [sample.value for sample in metrics[0].samples] == [2, 5]
 
 
-def test_what_repeats_or_contradicts_is_left_out() -> None:
+def test_what_contradicts_is_left_out() -> None:
     gauge = MetricFamily("expertmesh_steps", "Steps", "gauge", [Sample("expertmesh_steps", {}, 1.0)])
-    metrics = merged(report(families=[steps("r0", 5), steps("r0", 6), gauge]))
+    metrics = merged(report(families=[steps("r0", 5), gauge]))
     assert [(metric.type, [sample.value for sample in metric.samples]) for metric in metrics] == [("counter", [5])]
+
+
+@pytest.mark.parametrize("counts", [(5, 6, 4), (6, 5, 4), (4, 5, 6)])
+def test_of_one_shards_counter_the_furthest_is_taken(counts: tuple[int, ...]) -> None:
+    """Several routers pass it on, each as it was when it last asked."""
+    metrics = merged(*(report(f"r{n}", families=[steps("-", count)]) for n, count in enumerate(counts)))
+    assert [sample.value for sample in metrics[0].samples] == [6]
+
+
+def test_a_gauge_that_repeats_comes_once() -> None:
+    gauges = [MetricFamily("expertmesh_size", "Size", "gauge", [Sample("expertmesh_size", {}, n)]) for n in (1, 2)]
+    metrics = merged(*(report(families=[gauge]) for gauge in gauges))
+    assert [sample.value for sample in metrics[0].samples] == [1]
 
 
 async def test_the_page_stops_with_the_server(world: World) -> None:
@@ -141,3 +157,111 @@ async def test_the_page_stops_with_the_server(world: World) -> None:
     await world.server.stop()
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(fetch, world)
+
+
+def get(world: World, path: str) -> tuple[str, bytes]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{world.server.metrics_port}{path}") as answer:
+        return answer.headers["Content-Type"], answer.read()
+
+
+async def test_discovery_lists_the_pages_of_all_fronts(world: World) -> None:
+    world.targets = lambda: ["10.0.0.2:9090", "10.0.0.1:9090"]
+    await world.front()
+    kind, body = await asyncio.to_thread(get, world, "/sd")
+    assert kind == "application/json"
+    groups = [{"targets": ["10.0.0.1:9090", "10.0.0.2:9090"], "labels": {"__meta_expertmesh_model": "tiny"}}]
+    assert json.loads(body) == groups
+
+
+async def test_a_front_on_its_own_lists_itself(world: World) -> None:
+    await world.front()
+    _, body = await asyncio.to_thread(get, world, "/sd")
+    assert json.loads(body)[0]["targets"] == [f"127.0.0.1:{world.server.metrics_port}"]
+
+
+@pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/favicon.ico"])
+async def test_another_path_is_a_404_that_names_both(world: World, path: str) -> None:
+    await world.front()
+    with pytest.raises(urllib.error.HTTPError) as failure:
+        await asyncio.to_thread(get, world, path)
+    with failure.value as answer:
+        assert answer.status == 404
+        assert answer.read() == b"only /metrics and /sd are served here\n"
+
+
+async def test_what_comes_later_needs_no_new_target(world: World) -> None:
+    """A router and a shard that join after the first scrape are on the same page, which is still the only target."""
+    await world.serve()
+    before, (_, listed) = await scrape(world), await asyncio.to_thread(get, world, "/sd")
+    assert not any(("router", "r1") in labels for _, labels in before)
+    assert value(before, "routers_linked") == 1
+    second = await world.router(name="r1")
+    await until(lambda: world.server.linked_routers == 2)
+    second.say(report("r1", families=[up("r1", "0"), up("r1", "1")]))
+    await until(lambda: len(world.server._links.reports) == 1)
+    after = await scrape(world)
+    assert [value(after, "shard_up", router="r1", shard=shard, replica="a") for shard in "01"] == [1, 1]
+    assert value(after, "routers_linked") == 2
+    assert await asyncio.to_thread(get, world, "/sd") == ("application/json", listed)
+
+
+def up(router: str, shard: str) -> MetricFamily:
+    labels = {"model": "tiny", "router": router, "shard": shard, "replica": "a"}
+    return MetricFamily("expertmesh_shard_up", "Up", "gauge", [Sample("expertmesh_shard_up", labels, 1)])
+
+
+Script = Callable[[Submit], Iterator[StreamOutput]]
+STEP_S = 0.08
+
+
+def timed(times: list[float]) -> Script:
+    """Answers like `echo`; `times` gets the moments of the request's coming and of each token's going."""
+    now = asyncio.get_running_loop().time
+
+    def outputs(submit: Submit) -> Iterator[StreamOutput]:
+        for output in echo(submit):
+            times.append(now())
+            yield output
+
+    def script(submit: Submit) -> Iterator[StreamOutput]:
+        times.append(now())
+        return outputs(submit)
+
+    return script
+
+
+async def test_latencies_are_those_of_the_answers(world: World) -> None:
+    """Within 5%, in the least disturbed of several requests: to the first token, between tokens, from end to end."""
+    times: list[float] = []
+    _, client = await world.serve(step_s=STEP_S, script=timed(times))
+    names = ("time_to_first_token", "inter_token_latency", "e2e_request_latency")
+    errors: dict[str, list[float]] = {name: [] for name in names}
+    before = await scrape(world)
+    while len(errors[names[0]]) < 40 and not all(min(found, default=1.0) <= 0.05 for found in errors.values()):
+        times.clear()
+        await collect(client, "hello", max_tokens=4)
+        after = await scrape(world)
+        came, first, *_, last = times
+        for name, known in zip(names, (first - came, last - first, last - came), strict=True):
+            measured = value(after, f"{name}_seconds_sum") - value(before, f"{name}_seconds_sum")
+            errors[name].append(abs(measured - known) / known)
+        before = after
+    assert {name: min(found) <= 0.05 for name, found in errors.items()} == dict.fromkeys(names, True), errors
+    assert value(before, "inter_token_latency_seconds_count") == 3 * len(errors[names[0]])
+
+
+async def test_the_routers_timings_are_passed_on_to_the_bucket(world: World) -> None:
+    def script(submit: Submit) -> Iterator[StreamOutput]:
+        yield StreamOutput(submit.stream, [5], finish="length", timings=Timings(0.003, 0.04, 0.7))
+
+    _, client = await world.serve(script=script)
+    for _ in range(3):
+        await collect(client, "hello", max_tokens=1)
+    series = await scrape(world)
+    for name, seconds, below in (("queue", 0.003, "0.001"), ("prefill", 0.04, "0.01"), ("decode", 0.7, "0.5")):
+        assert value(series, f"request_{name}_time_seconds_sum") == pytest.approx(3 * seconds)
+        assert value(series, f"request_{name}_time_seconds_count") == 3
+        assert value(series, f"request_{name}_time_seconds_bucket", le=below) == 0
+    assert value(series, "request_queue_time_seconds_bucket", le="0.005") == 3
+    assert value(series, "request_prefill_time_seconds_bucket", le="0.05") == 3
+    assert value(series, "request_decode_time_seconds_bucket", le="0.8") == 3

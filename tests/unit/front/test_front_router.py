@@ -48,7 +48,7 @@ class Service:
             engine_config = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 1024} | config)
             engine = build_engine(self.plan, transport, experts, engine_config, torch.float32, CPU)
             identity = RouterIdentity(index, f"r{index}", "tiny", NODE, "127.0.0.1", SECRET)
-            sizes = ModelSizes(1000, 400, 500, 0.1)
+            sizes = ModelSizes(1000, 400, 500, 60, 0.1)
             place = (identity, sizes, experts, MetricsConfig())
             self.routers.append(Router(engine, transport, self.servers.endpoints, *place))
             self.world.endpoints.append(self.routers[-1].endpoint)

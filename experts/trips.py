@@ -1,0 +1,79 @@
+"""The calls of many trips as columns, so that a few operations add them up, however many they are.
+
+N calls, P phases, L trips that had an answer. Times in nanoseconds.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experts.phases import CALL, PHASES, LayerTrip
+
+Column = NDArray[np.int64]
+COLUMNS = CALL.size // 8
+
+
+class TripCalls:
+    """The calls of `trips`, one after the other."""
+
+    def __init__(self, trips: Sequence[LayerTrip]) -> None:
+        self._trips = [trip for trip in trips if trip.packed]
+        table_NC = np.frombuffer(b"".join([trip.packed for trip in self._trips]), np.int64).reshape(-1, COLUMNS)
+        self.shards_N: Column = table_NC[:, 0]
+        self.phases_NP: NDArray[Any] = table_NC[:, 1 : 1 + len(PHASES)]
+        self.rows_N, self.assignments_N, *bytes_N, self._received_N = table_NC[:, 7:].T
+        self.dispatch_bytes_N, self.combine_bytes_N = bytes_N
+
+    def __len__(self) -> int:
+        return len(self.shards_N)
+
+    def straggler_ns(self) -> float:
+        """Over the trips: the slowest shard's answer minus the mean of the shards asked."""
+        if not self._trips:
+            return 0.0
+        sizes_L, starts_L = self._sizes()
+        slowest_L = np.maximum.reduceat(self._received_N, starts_L)
+        # Sums of lags, not of stamps: those may have been counting for years.
+        lags_N = np.repeat(slowest_L, sizes_L) - self._received_N
+        return float((np.add.reduceat(lags_N, starts_L) / sizes_L).sum())
+
+    def exposed_compute_ns(self) -> int:
+        """The part of the waits in which experts computed while the last shard to answer had its question.
+
+        The rest is communication: the last shard's answer was what the engine waited for.
+        """
+        if not self._trips:
+            return 0
+        sizes_L, starts_L = self._sizes()
+        waiting_L, exposed_L = np.array([(trip.waiting_ns, trip.exposed_ns) for trip in self._trips]).T
+        sent_N = self._received_N - self.phases_NP[:, 4] - np.repeat(waiting_L, sizes_L)
+        begun_N = sent_N - self.phases_NP[:, 3]
+        last_L = self._last(sizes_L, starts_L)
+        opens_L = np.maximum(begun_N[last_L] - self.phases_NP[last_L, 2], 0)
+        closes_L = np.maximum(np.minimum(sent_N[last_L], exposed_L), opens_L)
+        # One trip's wait behind the other's on one line, so that all are covered in one sweep.
+        line_L = np.cumsum(closes_L) - closes_L
+        window = (np.repeat(opens_L, sizes_L), np.repeat(closes_L, sizes_L))
+        line_N = np.repeat(line_L, sizes_L)
+        return covered(np.clip(begun_N, *window) + line_N, np.clip(sent_N, *window) + line_N)
+
+    def _sizes(self) -> tuple[Column, Column]:
+        sizes_L = np.array([len(trip.packed) for trip in self._trips]) // CALL.size
+        return sizes_L, np.cumsum(sizes_L) - sizes_L
+
+    def _last(self, sizes_L: Column, starts_L: Column) -> Column:
+        """The call of each trip that was answered last."""
+        slowest_L = np.maximum.reduceat(self._received_N, starts_L)
+        at = np.flatnonzero(self._received_N == np.repeat(slowest_L, sizes_L))
+        return at[np.searchsorted(at, starts_L)]
+
+
+def covered(begins_N: Column, ends_N: Column) -> int:
+    """The length of the union of intervals."""
+    order_N = np.argsort(begins_N, kind="stable")
+    begins_N, ends_N = begins_N[order_N], ends_N[order_N]
+    reach_N = np.maximum.accumulate(ends_N)
+    begins_N[1:] = np.maximum(begins_N[1:], reach_N[:-1])
+    return int(np.maximum(ends_N - begins_N, 0).sum())

@@ -1,0 +1,41 @@
+"""How families of samples are put together: one prefix, one set of common labels."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from router_service.messages import MetricFamily, Sample
+
+PREFIX = "expertmesh_"
+
+
+class FamilyBuilder:
+    """Collects families whose samples share labels."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self.families: list[MetricFamily] = []
+        self._labels = labels
+
+    def add(self, name: str, kind: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> None:
+        """A counter (its samples get the suffix _total) or a gauge."""
+        suffix = "_total" if kind == "counter" else ""
+        samples = [Sample(PREFIX + name + suffix, self._labels | labels, float(value)) for labels, value in values]
+        self.families.append(MetricFamily(PREFIX + name, text, kind, samples))
+
+    def one(self, name: str, kind: str, text: str, value: float) -> None:
+        """A family with a single sample."""
+        self.add(name, kind, text, [({}, value)])
+
+    def histogram(self, name: str, text: str, rows: Iterable[tuple[Any, int, dict[str, str]]]) -> None:
+        """A histogram family: each row is an array of histograms, the row in it, and its labels."""
+        samples = [s for array, row, labels in rows for s in array.samples(PREFIX + name, row, self._labels | labels)]
+        self.families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
+
+
+def by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
+    """Label the values of the shards from 0 on."""
+    return [({"shard": str(shard)}, value) for shard, value in enumerate(values)]
+
+
+def rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
+    """Strangers count from 0, or an alert would miss the first one; other reasons appear when they happen."""
+    return [(labels | {"reason": reason}, count) for reason, count in ({"secret": 0} | dict(counts)).items()]

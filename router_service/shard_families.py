@@ -1,0 +1,38 @@
+"""The series of which the shards themselves are the source; a router passes them on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from router_service.family_builder import FamilyBuilder, rejections
+from router_service.messages import MetricFamily
+
+
+def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
+    """What the shards say of themselves. No router's label: every router passes on the same numbers."""
+    builder = FamilyBuilder(labels)
+    numbers = list(_statuses(statuses))
+    builder.add(
+        "shard_tokens",
+        "counter",
+        "(token, expert) pairs that a shard computed",
+        [(n, s["assignments"]) for n, s in numbers],
+    )
+    held = [(n | {"kind": "expert"}, s["weights_bytes"]) for n, s in numbers]
+    builder.add("weights_bytes", "gauge", "Bytes of weights held", held)
+    text = "Seconds it took to load the weights"
+    builder.add("checkpoint_load_seconds", "gauge", text, [(n, s["load_seconds"]) for n, s in numbers])
+    builder.add(
+        "checkpoint_load_bytes",
+        "counter",
+        "Bytes of weights loaded, in the form kept",
+        [(n, s["weights_bytes"]) for n, s in numbers],
+    )
+    refused = [one for n, s in numbers for one in rejections(n, s["rejected"])]
+    builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
+    return builder.families
+
+
+def _statuses(statuses: dict[int, dict[str, Any]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    for shard, status in sorted(statuses.items()):
+        if status:
+            yield {"shard": str(shard)}, status

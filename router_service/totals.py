@@ -1,0 +1,72 @@
+"""The sums that windows are made of, and the window of the last minute: the difference of two copies.
+
+S shards, L all layers, E experts, P phases.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from experts.balance import Counts, Floats
+
+WINDOW_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums since the start; times in seconds."""
+
+    expert_tokens_LE: Counts
+    rows_S: Counts
+    assignments_S: Counts
+    calls_S: Counts
+    phase_seconds_SP: Floats
+    decode_tokens: int = 0
+    step_seconds: float = 0.0
+    communication_seconds: float = 0.0
+
+    def copy(self) -> "Totals":
+        """A snapshot."""
+        return Totals(
+            self.expert_tokens_LE.copy(),
+            self.rows_S.copy(),
+            self.assignments_S.copy(),
+            self.calls_S.copy(),
+            self.phase_seconds_SP.copy(),
+            self.decode_tokens,
+            self.step_seconds,
+            self.communication_seconds,
+        )
+
+    def minus(self, old: "Totals") -> "Totals":
+        """What has come since `old`."""
+        return Totals(
+            self.expert_tokens_LE - old.expert_tokens_LE,
+            self.rows_S - old.rows_S,
+            self.assignments_S - old.assignments_S,
+            self.calls_S - old.calls_S,
+            self.phase_seconds_SP - old.phase_seconds_SP,
+            self.decode_tokens - old.decode_tokens,
+            self.step_seconds - old.step_seconds,
+            self.communication_seconds - old.communication_seconds,
+        )
+
+    @property
+    def overhead_ratio(self) -> float:
+        """Communication's share of step time: the exposed wait that is not expert compute, plus pack and reduce."""
+        return self.communication_seconds / self.step_seconds if self.step_seconds else 0.0
+
+
+class Window:
+    """The last minute, from snapshots taken about once a second."""
+
+    def __init__(self, first: Totals, now: float) -> None:
+        self._snapshots = deque([(now, first.copy())])
+
+    def advance(self, totals: Totals, now: float) -> tuple[Totals, float]:
+        """Take a snapshot; return what the window holds and its length in seconds."""
+        while len(self._snapshots) > 1 and now - self._snapshots[1][0] > WINDOW_SECONDS:
+            self._snapshots.popleft()
+        current = totals.copy()
+        self._snapshots.append((now, current))
+        since, old = self._snapshots[0]
+        return current.minus(old), now - since

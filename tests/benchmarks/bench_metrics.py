@@ -1,0 +1,194 @@
+"""What measuring costs: a step's observation, decoding with and without it, and the metrics page.
+
+    python -m tests.benchmarks.bench_metrics [CHECKPOINT ...]
+
+Decodes each checkpoint (the bundled model unless told otherwise) in one process, measuring and not measuring in turns,
+and takes the same steps' records for the time of one observation. Then steps of DeepSeek-V3's shape, which are made up:
+58 layers, 256 experts, top-8, 64 shards; what such a step takes at the very least is measured as its exchange with
+shards in this process that answer at once: no socket, no attention, no expert. Last the page for that shape: what a
+report costs the router, and a scrape the Front.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from cluster.config import BUNDLED
+from cluster.table import duration, table
+from experts.call import ExpertCall, Partial, Stamps
+from experts.placement import even_placement
+from experts.pool import ExpertPool
+from experts.routing import Routing
+from experts.transport.base import Answer, Sent
+from router_service.engine import StepRecord
+from router_service.families import MetricsConfig, router_families
+from router_service.forward import StepTrace
+from router_service.messages import encode
+from router_service.statistics import Statistics
+from tests.benchmarks.report import machine
+from tests.benchmarks.sides import OneProcess
+from tests.scrape import GAUGES, LABELS, text_of
+
+LAYERS, EXPERTS, CHOSEN, SHARDS, HIDDEN = 58, 256, 8, 64, 7168
+REPEATS = 15
+PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a step and of its observation; where tokens were decoded, tokens/s without measuring, and by what
+    factor measuring changes it.
+    """
+
+    name: str
+    step_seconds: float
+    observe_seconds: float
+    rate: float | None = None
+    ratio: float | None = None
+
+
+class AtOnce:
+    """A transport whose shards answer at once: what is left of an exchange is grouping, adding and the loop itself."""
+
+    def available(self, shard: int) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+    def clock_error_s(self, shard: int) -> float:  # noqa: ARG002
+        """One clock."""
+        return 0.0
+
+    def send(self, shard: int, call: ExpertCall) -> Sent:
+        """Keep the number of rows."""
+        return Sent(shard, 0, len(call.x_RD), time.monotonic_ns(), 100)
+
+    def receive(self, sent: list[Sent], deadline_s: float) -> Answer:  # noqa: ARG002
+        """Zeros."""
+        now = time.monotonic_ns()
+        return Answer(sent[0].shard, Partial(torch.zeros(sent[0].rows, HIDDEN), Stamps(now, now, now)), now, 100)
+
+    def close(self) -> None:
+        """Nothing to hang up."""
+
+
+def observe_seconds(statistics: Statistics, records: Sequence[StepRecord]) -> float:
+    """Seconds of one observation, all that is put off included; the best of several rounds."""
+    rounds = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        for record in records:
+            statistics.observe(record)
+        statistics.settle()
+        rounds.append((time.perf_counter() - begun) / len(records))
+    return min(rounds)
+
+
+def decoded(directory: Path, batch: int, steps: int) -> Cost:
+    """Decode in turns with and without measuring."""
+    side, records = OneProcess(directory, "auto" if directory != BUNDLED else "bfloat16", 1 << 14), list[StepRecord]()
+    statistics = Statistics(side.engine.pool.placement, side.engine.backbone.spec.layers)
+    prompts = [[(7 * n + i) % 256 for i in range(PROMPT_TOKENS)] for n in range(batch)]
+    side.engine.observe = records.append
+    side.decode(prompts, steps)  # warms up, and gives the records
+    ways: dict[str, Callable[[StepRecord], None]] = {"without": lambda _: None, "with": statistics.observe}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(2 * REPEATS):
+        for name in sorted(ways, reverse=bool(number % 2)):
+            side.engine.observe = ways[name]
+            seconds[name].append(side.decode(prompts, steps) / steps)
+    rates = {name: batch / median(found) for name, found in seconds.items()}
+    observed = observe_seconds(statistics, [record for record in records if record.kind == "decode"])
+    return Cost(
+        f"{directory.name}, batch {batch}", median(seconds["without"]), observed, rates["without"], rates["with"]
+    )
+
+
+def large_step(tokens: int) -> tuple[StepRecord, float]:
+    """A step of DeepSeek-V3's shape whose shards answer at once: its record, and the seconds it took."""
+    random, placement = np.random.default_rng(0), even_placement(EXPERTS, SHARDS)
+    pool, x_TD = ExpertPool(AtOnce(), placement, 10.0), torch.zeros(tokens, HIDDEN, dtype=torch.bfloat16)
+    trace, begun = StepTrace(), time.perf_counter()
+    for layer in range(LAYERS):
+        ids = random.random((tokens, EXPERTS)).argsort(axis=1)[:, :CHOSEN]
+        routing = Routing(ids, np.ones(ids.shape, np.float32))
+        trip = pool.combine(pool.dispatch(layer, x_TD, routing), x_TD.device, HIDDEN).trip
+        trace.trips.append(trip)
+        trace.routings.append((layer, routing))
+    seconds = time.perf_counter() - begun
+    return StepRecord(int(seconds * 1e9), 0, tokens, trace), seconds
+
+
+def large(tokens: int) -> Cost:
+    """What observing such a step costs, against its exchange."""
+    steps = [large_step(tokens) for _ in range(REPEATS)]
+    statistics = Statistics(even_placement(EXPERTS, SHARDS), LAYERS)
+    observed = observe_seconds(statistics, [record for record, _ in steps])
+    return Cost(f"DeepSeek-V3's shape, batch {tokens}", min(seconds for _, seconds in steps), observed)
+
+
+def page() -> dict[str, float]:
+    """Seconds of a report and of a scrape, and the series of the page."""
+    statistics = Statistics(even_placement(EXPERTS, SHARDS), LAYERS)
+    statistics.observe(large_step(64)[0])
+    statistics.settle()
+    gauges = type(GAUGES)(**{**{f: getattr(GAUGES, f) for f in GAUGES.__slots__}, "links": GAUGES.links[:1] * SHARDS})
+    best = {"report": 1e9, "scrape": 1e9}
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        families = router_families(statistics, statistics.totals, gauges, LABELS, MetricsConfig())
+        size = len(b"".join(encode(family) for family in families))
+        best["report"] = min(best["report"], time.perf_counter() - begun)
+        begun = time.perf_counter()
+        text = text_of(families)
+        best["scrape"] = min(best["scrape"], time.perf_counter() - begun)
+    series = sum(not line.startswith("#") for line in text.splitlines())
+    return {**best, "report bytes": size, "page bytes": len(text), "series": series}
+
+
+def render(costs: Sequence[Cost], about_page: dict[str, float]) -> str:
+    """The figures as text."""
+    rows = [_row(cost) for cost in costs]
+    head = ("decoding", "step", "observe", "share", "tokens/s", "measuring")
+    said = ", ".join(f"{k} {duration(v) if k in ('report', 'scrape') else int(v)}" for k, v in about_page.items())
+    return f"{table(head, rows)}\n\npage of {SHARDS} shards: {said}"
+
+
+def _row(cost: Cost) -> list[str]:
+    share = f"{cost.observe_seconds / cost.step_seconds:.2%}"
+    times = [cost.name, duration(cost.step_seconds), f"{cost.observe_seconds * 1e6:.0f} us", share]
+    if cost.rate is None or cost.ratio is None:
+        return [*times, "-", "-"]
+    return [*times, f"{cost.rate:.1f}", f"x {cost.ratio:.4f}"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="*", type=Path, default=[BUNDLED], metavar="CHECKPOINT")
+    parser.add_argument("--steps", type=int, default=40, help="decode steps of one turn")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    costs = []
+    for directory in args.checkpoints:
+        for batch in args.batches:
+            costs.append(decoded(directory, batch, args.steps))
+            print("  ".join(_row(costs[-1])), file=sys.stderr, flush=True)
+    costs += [large(tokens) for tokens in (1, 32)]
+    about_page = page()
+    print(render(costs, about_page))
+    if args.json:
+        result = {"machine": machine(), "costs": [asdict(cost) for cost in costs], "page": about_page}
+        args.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

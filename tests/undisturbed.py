@@ -1,0 +1,33 @@
+"""Times on a machine that is shared: measured again until nothing else is in them.
+
+What else the machine does only adds to a time, so the least of many is what the cause alone takes; and of many errors
+the smallest belongs to the least disturbed measurement. Both only improve with each round, while what is told wrongly
+stays wrong however often it is measured.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+ROUNDS = 12
+
+
+def undisturbed(measure: Callable[[], None], wrong: Callable[[], list[str]]) -> None:
+    """Measure round after round until `wrong`, which looks at all that was measured, finds nothing."""
+    for _ in range(ROUNDS):
+        measure()
+        if not (found := wrong()):
+            return
+    pytest.fail(f"still so after {ROUNDS} rounds: {'; '.join(found)}")
+
+
+def tolerance(cause_ns: float) -> float:
+    """5% of a cause or 50 microseconds, whichever is larger."""
+    return max(0.05 * cause_ns, 50e3)
+
+
+def off(what: str, measured_ns: float, known_ns: float, cause_ns: float) -> list[str]:
+    """A complaint if a figure is further from the known one than the cause's tolerance."""
+    if abs(measured_ns - known_ns) <= tolerance(cause_ns):
+        return []
+    return [f"{what}: {measured_ns / 1e6:.3f} ms, not {known_ns / 1e6:.3f}, for a cause of {cause_ns / 1e6:.3f}"]
