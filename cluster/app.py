@@ -4,8 +4,6 @@
 of our configuration).
 """
 
-import os
-import secrets
 from typing import Any
 
 from ray import serve
@@ -14,15 +12,14 @@ from cluster.config import ClusterConfig, config_from
 from cluster.deployments import FrontReplica, RouterReplica, ShardReplica, deploy
 from cluster.model import open_model
 from cluster.process import environment
+from cluster.security import fixed_secret
 from experts.placement import even_placement
-
-SECRET_VARIABLE = "EXPERTMESH_SECRET"
 
 
 def build(args: dict[str, Any]) -> serve.Application:
     """Build the application from the configuration as plain data.
 
-    The secret that peers must prove is the environment's EXPERTMESH_SECRET, or drawn anew.
+    The secret that peers must prove is in cluster.secret_file, or the environment's EXPERTMESH_SECRET, or drawn anew.
     """
     return build_app(config_from(args))
 
@@ -39,7 +36,7 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     """
     model = open_model(config.model, config.weights)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
-    data, secret = config.to_dict(), _secret()
+    data, secret = config.to_dict(), fixed_secret(config)
     gpus = config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0
     compute = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": environment()}}
     shards = [
@@ -55,8 +52,3 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     return deploy(FrontReplica, name="Front", ray_actor_options=light, max_ongoing_requests=64).bind(
         data, secret, router, *shards
     )
-
-
-def _secret() -> bytes:
-    given = os.environ.get(SECRET_VARIABLE, "")
-    return given.encode() if given else secrets.token_bytes(32)

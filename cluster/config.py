@@ -65,6 +65,8 @@ class PlacementConfig:
         drain_seconds: how long streams in flight may go on after SIGTERM.
         stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced.
         gpus_per_process: GPUs of each shard and router where the device is cuda.
+        secret_file: what processes prove to each other, on one line and while it is rotated the previous one on a
+            second; on every node, read again when it changes. Empty: the variable EXPERTMESH_SECRET, or drawn anew.
     """
 
     routers: int = 1
@@ -74,6 +76,7 @@ class PlacementConfig:
     drain_seconds: float = 30.0
     stuck_seconds: float = 120.0
     gpus_per_process: float = 1.0
+    secret_file: str = ""
 
     def __post_init__(self) -> None:
         if self.routers < 1:

@@ -30,6 +30,7 @@ class FrontMetrics:
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
         self._success = self._labelled("request_success", "Requests that ended in an answer", "finished_reason")
         self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
+        self._refused = self._labelled("requests_refused", "Calls refused before they were served", "reason")
         for reason in REASONS.values():
             self._success.labels(model, reason)
 
@@ -40,6 +41,10 @@ class FrontMetrics:
     def failed(self, code: str) -> None:
         """Count an error, by its gRPC status."""
         self._failures.labels(self.model, code).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count a call that its caller may not make."""
+        self._refused.labels(self.model, reason).inc()
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         family = Histogram(f"expertmesh_{name}_seconds", text, ["model"], registry=self.registry, buckets=buckets)
