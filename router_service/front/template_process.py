@@ -60,7 +60,7 @@ class _Worker:
             # A group of its own: Ctrl-C in a terminal is for us to handle.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", WORKER],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=_environment(),
                 process_group=0,
@@ -85,7 +85,10 @@ class _Worker:
         except TimeoutError:
             self.end()
             raise TemplateError(f"it takes more than {seconds:g} s") from None
-        except (EOFError, OSError, ValueError) as error:
+        except ValueError as error:
+            self.end()
+            raise TemplateError(str(error)) from error
+        except (EOFError, OSError) as error:
             raise TemplateError(self._why(error)) from error
 
     def _why(self, error: Exception) -> str:

@@ -20,6 +20,7 @@ from router_service.front.template_wire import receive, send
 CPU_SECONDS = 2
 MEMORY_BYTES = 512 << 20
 MAX_OUTPUT_CHARACTERS = 16 << 20
+SHOWN_CHARACTERS = 1000
 
 
 def main() -> None:
@@ -74,10 +75,9 @@ def _described(error: Exception) -> str:
         return f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"
     if isinstance(error, RecursionError):
         return "it nests or recurs too deeply"
-    text = str(error)[:1000]
-    return (
-        text if isinstance(error, jinja2.TemplateError | ValueError | TypeError) else f"{type(error).__name__}: {text}"
-    )
+    text = str(error)[:SHOWN_CHARACTERS]
+    plain = isinstance(error, jinja2.TemplateError | ValueError | TypeError)
+    return text if plain else f"{type(error).__name__}: {text}"
 
 
 def _bound_memory_and_files() -> None:
