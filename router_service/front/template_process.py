@@ -97,7 +97,7 @@ class _Worker:
         code = self._process.returncode
         self.end()
         if code == -signal.SIGXCPU:
-            return "it takes more than 2 s of processor time"
+            return "it takes more than 1 s of processor time"
         return f"its process ended (exit code {code}): {error}"
 
 

@@ -17,7 +17,7 @@ import jinja2
 from router_service.front.template_environment import template_environment
 from router_service.front.template_wire import receive, send
 
-CPU_SECONDS = 2
+CPU_SECONDS = 1
 MEMORY_BYTES = 512 << 20
 MAX_OUTPUT_CHARACTERS = 16 << 20
 SHOWN_CHARACTERS = 1000
