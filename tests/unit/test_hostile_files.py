@@ -84,6 +84,11 @@ def link(directory: Path, name: str, to: str) -> None:
     (directory / name).symlink_to(to)
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 def write(name: str, content: str) -> Callable[[Path], object]:
     return lambda directory: (directory / name).write_text(content)
 
@@ -98,7 +103,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a nested config.json": (write("config.json", NESTED), "config.json: cannot be read as JSON: maximum recursion"),
     "a nested tokenizer_config.json": (
         write("tokenizer_config.json", NESTED),
-        "tokenizer_config.json: maximum recursi",
+        "er_config.json: maximum recursion",
     ),
     "a nested tokenizer.json": (write("tokenizer.json", NESTED), "tokenizer.json: "),
     "a config.json of 1 GiB": (lambda d: sparse(d / "config.json", GIGABYTE), "1073741824 bytes, at most 134217728"),
@@ -114,7 +119,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a config.json without end": (lambda d: link(d, "config.json", "/dev/zero"), "config.json: no ordinary file"),
     "a tokenizer.json without end": (lambda d: link(d, "chat_template.jinja", "/dev/zero"), "no ordinary file"),
-    "a pipe": (lambda d: os.mkfifo(d / "generation_config.json"), "generation_config.json: no ordinary file"),
+    "a pipe": (lambda d: pipe(d / "generation_config.json"), "generation_config.json: no ordinary file"),
     "a template that computes": (
         write("chat_template.jinja", "{{ 10 ** 99999999 % 7 }}"),
         "chat_template.jinja: chat_template: it takes more than",
@@ -171,10 +176,9 @@ def test_a_checkpoint_of_pickles_alone_is_refused(directory: Path) -> None:
     assert not [name for _, name in seen if name.endswith(".bin")]
 
 
-def test_links_out_of_the_directory_are_followed_as_in_a_cache(
-    directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    blobs = tmp_path_factory.mktemp("blobs")
+def test_links_out_of_the_directory_are_followed_as_in_a_cache(directory: Path) -> None:
+    blobs = directory.with_name("blobs")
+    blobs.mkdir()
     for file in list(directory.iterdir()):
         file.rename(blobs / file.name)
         file.symlink_to(blobs / file.name)
