@@ -5,8 +5,6 @@ of our configuration).
 """
 
 import logging
-import os
-import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -19,18 +17,17 @@ from cluster.deployments import FrontReplica, RouterReplica, ShardReplica, deplo
 from cluster.model import open_model
 from cluster.nodes import bytes_for_each
 from cluster.process import environment
+from cluster.security import fixed_secret
 from cluster.settle import settle_for_nodes
 from experts.placement import even_placement
 
 log = logging.getLogger(__name__)
 
-SECRET_VARIABLE = "EXPERTMESH_SECRET"
-
 
 def build(args: dict[str, Any]) -> serve.Application:
     """Build the application from the configuration as plain data.
 
-    The secret that peers must prove is the environment's EXPERTMESH_SECRET, or drawn anew.
+    The secret that peers must prove is in cluster.secret_file, or the environment's EXPERTMESH_SECRET, or drawn anew.
 
     Raises:
         CheckpointError: a tensor of the checkpoint is missing, too many or of a wrong shape; see also `build_app`.
@@ -64,7 +61,7 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     assert config.weights.resident != "auto", "whoever starts the processes resolves weights.resident first"
     model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
-    data, secret = config.to_dict(), _secret()
+    data, secret = config.to_dict(), fixed_secret(config)
     place, gpus = config.cluster, config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0
     compute = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": environment()}}
     with_shards, with_routers = compute | _one_of(place.shard_resource), compute | _one_of(place.router_resource)
@@ -87,8 +84,3 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
 def _one_of(resource: str) -> dict[str, dict[str, float]]:
     """The actor options that take one of a custom resource; an empty name takes none."""
     return {"resources": {resource: 1.0} if resource else {}}
-
-
-def _secret() -> bytes:
-    given = os.environ.get(SECRET_VARIABLE, "")
-    return given.encode() if given else secrets.token_bytes(32)

@@ -70,6 +70,8 @@ class PlacementConfig:
         router_resource: the same for each router.
         shard_resource: the same for each shard.
         memory_limit_gib: memory in GiB that may be used of each node, or of each GPU; 0 for what is available.
+        secret_file: what processes prove to each other, on one line and while it is rotated the previous one on a
+            second; on every node, read again when it changes. Empty: the variable EXPERTMESH_SECRET, or drawn anew.
     """
 
     routers: int = 1
@@ -83,6 +85,7 @@ class PlacementConfig:
     front_resource: str = ""
     router_resource: str = ""
     shard_resource: str = ""
+    secret_file: str = ""
 
     def __post_init__(self) -> None:
         if self.routers < 1:

@@ -22,6 +22,7 @@ from cluster.process import (
     set_logging,
     shard_threads,
 )
+from cluster.security import deployment_secret
 from cluster.settle import check_process
 from experts.placement import even_placement
 from experts.server import ExpertServer
@@ -87,7 +88,9 @@ class ShardReplica:
         with torch.inference_mode():
             shard.warm_up()
             threads = shard_threads(config.experts.shards)
-            self._server = ExpertServer(shard, secret, *place, config.experts.checksum, threads=threads)
+            self._server = ExpertServer(
+                shard, deployment_secret(config, secret), *place, config.experts.checksum, threads=threads
+            )
         self._announced.ready(self._server.endpoint)
 
     def check_health(self) -> None:
@@ -112,7 +115,8 @@ class RouterReplica:
         begun, transport = time.monotonic(), SocketTransport()
         source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
         engine = build_engine(*source, model.keep_packed, self._announced.progress)
-        identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), secret)
+        proven = deployment_secret(config, secret)
+        identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
         sizes = _sizes(model, time.monotonic() - begun)
         self._router = Router(engine, transport, self._shards, identity, sizes, config.experts, config.metrics)
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
@@ -156,7 +160,7 @@ class FrontReplica:
             text,
             model.card(),
             self._routers,
-            secret,
+            deployment_secret(config, secret),
             node_id(),
             self._known_shards,
             lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],

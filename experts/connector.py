@@ -10,6 +10,7 @@ from typing import Any
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
+from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class ShardConnector:
         transport: SocketTransport,
         shards: int,
         endpoints: Callable[[], list[Endpoint]],
-        secret: bytes,
+        secret: Secret,
         node: str,
         call_timeout_s: float,
         checksum: bool = False,

@@ -11,6 +11,7 @@ from itertools import count
 from experts.config import ExpertsConfig
 from experts.connector import ShardConnector, ShardLink
 from experts.transport.address import Endpoint
+from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
 from router_service.engine import Engine
 from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
@@ -37,7 +38,7 @@ class RouterIdentity:
     model: str
     node: str
     host: str
-    secret: bytes
+    secret: Secret
 
 
 @dataclass(frozen=True, slots=True)
