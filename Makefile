@@ -7,13 +7,13 @@ STAMP := $(VENV)/.installed
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint parity bench train helm-golden clean
+.PHONY: demo test lint parity dashboards dashboards-test bench train helm-golden image-test clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
 
 test: lint
-	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/unit tests/dashboards -m "not e2e" -n 2 --dist loadfile
 	$(BIN)/python -m pytest tests/ray tests/e2e -p no:randomly
 
 lint: $(STAMP)
@@ -25,6 +25,14 @@ lint: $(STAMP)
 # Every family through the cluster over 1, 2 and 3 shards; `make test` takes one of them each.
 parity: $(STAMP)
 	EXPERTMESH_ALL_SHARDS=1 $(BIN)/python -m pytest tests/e2e/test_families.py -p no:randomly
+
+# The dashboards' JSON, anew from deploy/grafana/*.py.
+dashboards: $(STAMP)
+	$(BIN)/python -m deploy.grafana.generate
+
+# Every panel, rule and alert against a real Prometheus that scrapes a real cluster: some minutes, so not in `make test`.
+dashboards-test: $(STAMP)
+	$(BIN)/python -m pytest tests/dashboards -p no:randomly -rP
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_serving --shape qwen3
@@ -38,6 +46,10 @@ helm-golden: $(STAMP)
 	$(BIN)/python -m tests.helm.sync
 	$(BIN)/python -m tests.helm.values_table
 	$(BIN)/python -m tests.helm.golden
+
+# The image, built and run for real; needs root, buildah and mmdebstrap, and about ten minutes.
+image-test: $(STAMP)
+	$(BIN)/python -m pytest tests/helm/test_image.py -p no:randomly
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -50,7 +50,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_generated_checkpoints_are_whole_for_this_server(checkpoints: dict[str, Path], name: str) -> None:
     config = ModelConfig(checkpoint=str(checkpoints[name]))
-    card = open_model(config, WeightsConfig(), verify=True).card()
+    card = open_model(config, WeightsConfig("dequantized"), verify=True).card()
     tokenizer = load_text_model(checkpoints[name]).tokenizer
     assert (card.vocabulary, card.layers, card.dtype) == (512, 2, "bfloat16")
     assert tokenizer.decode(tokenizer.encode("Grüße", True)) == "Grüße"

@@ -1,0 +1,132 @@
+"""Expert balance: how evenly tokens spread over shards and experts, each measure under its own name."""
+
+from deploy.grafana.panel import ANSWERING, Board, Kind, Panel, Query, Row
+from deploy.grafana.promql import MODEL, ROUTER, SHARD, increase, once, quantile, rate
+
+SHARDS = Row(
+    "Over shards",
+    (
+        Panel(
+            "Balancedness",
+            "Mean over layers of (mean / max over shards) of the last minute's tokens. 1 is perfect, 1 / shards the "
+            "worst. 1 / this is how many times its even share the busiest shard does.",
+            (
+                Query(once(f"expertmesh_balancedness{{{ROUTER}}}"), "{{router}}"),
+                Query(f"model:expertmesh_balancedness:avg5m{{{MODEL}}}", "{{model}} 5 min"),
+            ),
+            unit="percentunit",
+            runbook="imbalance-high",
+        ),
+        Panel(
+            "Max / mean of a window's tokens",
+            "max over shards / mean over shards of the tokens of all layers together. Layers that lean to different "
+            "shards hide each other here: compare with balancedness.",
+            tuple(
+                Query(f"model:expertmesh_shard_tokens:max_over_mean{window}{{{MODEL}}}", f"{{{{model}}}} {window}")
+                for window in ("5m", "1h", "6h")
+            ),
+            runbook="imbalance-high",
+        ),
+        Panel(
+            "Max / mean of a single call",
+            "Per layer call: max / mean of (token, expert) pairs over shards; median, p95 and mean over calls. Small "
+            "batches are uneven by nature.",
+            (
+                *(
+                    Query(
+                        quantile(number, once(rate("shard_load_imbalance_bucket", ROUTER), "le"), "model"),
+                        f"{{{{model}}}} {number}",
+                    )
+                    for number in (0.5, 0.95)
+                ),
+                Query(f"model:expertmesh_shard_load_imbalance:mean5m{{{MODEL}}}", "{{model}} mean, 5 min"),
+            ),
+            states=ANSWERING,
+        ),
+        Panel(
+            "Pairs/s by shard",
+            "(token, expert) pairs that each shard computed, counted by the shard.",
+            (Query(f"shard:expertmesh_shard_tokens:rate5m{{{SHARD}}}", "{{shard}}"),),
+            Kind.STACKED,
+            width=12,
+        ),
+        Panel(
+            "Max / mean of single calls, all of them",
+            "How many layer calls fell into each bucket of max / mean over shards.",
+            (Query(f"sum by (le) ({once(rate('shard_load_imbalance_bucket', ROUTER), 'le')})", "{{le}}"),),
+            Kind.HEATMAP,
+            width=12,
+        ),
+    ),
+)
+
+EXPERTS = Row(
+    "Over experts",
+    (
+        Panel(
+            "Max / mean over experts",
+            "The last minute's tokens of a layer: max / mean over its experts. With metrics.per_layer one line a "
+            "layer, else the mean over layers.",
+            (Query(once(f"expertmesh_expert_load_imbalance{{{ROUTER}}}", "layer"), "{{router}} {{layer}}"),),
+        ),
+        Panel(
+            "MaxVio",
+            "Mean over layers of (max - mean) / mean over experts, last minute (arXiv 2408.15664). 0 is perfect.",
+            (Query(once(f"expertmesh_max_violation{{{ROUTER}}}"), "{{router}}"),),
+        ),
+        Panel(
+            "Entropy of the load",
+            "Entropy of a layer's expert load / log(number of experts), last minute. 1 is perfectly even.",
+            (Query(once(f"expertmesh_router_entropy_ratio{{{ROUTER}}}", "layer"), "{{router}} {{layer}}"),),
+            unit="percentunit",
+        ),
+        Panel(
+            "Dead experts",
+            "Experts without a token in the last minute, once it holds 32 tokens per expert.",
+            (
+                Query(once(f"expertmesh_dead_experts{{{ROUTER}}}", "layer"), "{{router}} {{layer}}"),
+                Query(f"model:expertmesh_dead_experts:sum{{{MODEL}}}", "{{model}} all layers"),
+            ),
+            width=12,
+            runbook="dead-experts",
+        ),
+        Panel(
+            "The ten busiest experts",
+            "Tokens/s by layer and expert. Needs metrics.per_expert.",
+            (
+                Query(
+                    "topk(10, sum by (model, layer, expert) "
+                    f"({once(rate('expert_tokens_total', ROUTER), 'layer', 'expert')}))",
+                    "layer {{layer}} expert {{expert}}",
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
+            "Layer x expert",
+            "Tokens of an expert / mean over its layer's experts, in the time shown; rows are layers, columns "
+            "experts. 1 is an even share. Needs metrics.per_expert, which exports the metrics.top_experts busiest "
+            "of each layer: a hole is a quiet expert, and the mean is of those exported. Choose one model above.",
+            (
+                Query(
+                    "sum by (model, layer, expert) "
+                    f"({once(increase('expert_tokens_total', ROUTER), 'layer', 'expert')})"
+                    " / on (model, layer) group_left () avg by (model, layer) (sum by (model, layer, expert) "
+                    f"({once(increase('expert_tokens_total', ROUTER), 'layer', 'expert')}))"
+                ),
+            ),
+            Kind.MATRIX,
+            width=24,
+            bounds=(1.5, 3),
+            rows="layer",
+            columns="expert",
+        ),
+    ),
+)
+
+BOARD = Board(
+    "expertmesh-balance",
+    "ExpertMesh: expert balance",
+    "How evenly tokens spread over shards and experts. Rival measures have their formula in the panel's description.",
+    (SHARDS, EXPERTS),
+)

@@ -1,0 +1,86 @@
+"""Memory and size: what a sparse model loads against what it uses."""
+
+from deploy.grafana.panel import Board, Kind, Panel, Query, Row
+from deploy.grafana.promql import MODEL, ROUTER
+
+SIZE = Row(
+    "The model",
+    (
+        Panel(
+            "Parameters",
+            "All that are held, and those that one token's pass touches: all of the router and K experts a layer.",
+            (Query(f"max by (model, kind) (expertmesh_parameters{{{ROUTER}}})", "{{model}} {{kind}}"),),
+            Kind.STAT,
+        ),
+        Panel(
+            "Active / total",
+            "The share of the parameters that a token uses. A dense model has 100%.",
+            (
+                Query(
+                    f'max by (model) (expertmesh_parameters{{{ROUTER}, kind="active"}})'
+                    f' / max by (model) (expertmesh_parameters{{{ROUTER}, kind="total"}})',
+                    "{{model}}",
+                ),
+            ),
+            Kind.STAT,
+            "percentunit",
+        ),
+        Panel(
+            "Experts' share of the weights",
+            "Bytes of experts / bytes of all weights, one router counted.",
+            (
+                Query(
+                    f'sum by (model) (max by (model, shard) (expertmesh_weights_bytes{{{MODEL}, kind="expert"}}))'
+                    f" / sum by (model) (max by (model, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
+                    "{{model}}",
+                ),
+            ),
+            Kind.STAT,
+            "percentunit",
+        ),
+    ),
+)
+
+MEMORY = Row(
+    "Memory",
+    (
+        Panel(
+            "Weights by kind",
+            "Experts lie on the shards, dense weights and shared experts on every router.",
+            (
+                Query(
+                    f"sum by (model, kind) (max by (model, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
+                    "{{kind}}",
+                ),
+            ),
+            Kind.STACKED,
+            "bytes",
+        ),
+        Panel(
+            "Weights by shard",
+            "Bytes that each process holds.",
+            (
+                Query(
+                    "sum by (model, shard) "
+                    f"(max by (model, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
+                    "{{shard}}",
+                ),
+            ),
+            unit="bytes",
+        ),
+        Panel(
+            "KV cache",
+            "Bytes reserved when the router started, and bytes in use.",
+            (Query(f"max by (model, router, kind) (expertmesh_kv_cache_bytes{{{ROUTER}}})", "{{router}} {{kind}}"),),
+            unit="bytes",
+            runbook="kv-cache-near-full",
+        ),
+    ),
+)
+
+BOARD = Board(
+    "expertmesh-memory",
+    "ExpertMesh: memory and size",
+    "What the model loads against what a token uses, and where the memory is.",
+    (SIZE, MEMORY),
+)

@@ -1,0 +1,140 @@
+"""Shards: who is up, who restarts, who is refused."""
+
+from deploy.grafana.panel import Board, Kind, Panel, Query, Row
+from deploy.grafana.promql import COMPUTE, MODEL, ROUTER, ROUTER_SHARD, SHARD, increase, once, rate
+
+UP = Row(
+    "Who is there",
+    (
+        Panel(
+            "Shards, as each router sees them",
+            "Whether a router reaches a shard's last known replica.",
+            (
+                Query(
+                    once(f"expertmesh_shard_up{{{ROUTER_SHARD}}}", "shard", "replica"),
+                    "{{shard}} {{replica}} by {{router}}",
+                ),
+            ),
+            Kind.STATES,
+            width=12,
+            runbook="shard-down",
+        ),
+        Panel(
+            "Routers and Fronts",
+            "A router is ready when it reaches every shard; a target is a Front's metrics page.",
+            (
+                Query(once(f"expertmesh_router_ready{{{ROUTER}}}"), "router {{router}}"),
+                Query('up{job="expertmesh"}', "{{instance}}"),
+            ),
+            Kind.STATES,
+            width=12,
+            runbook="router-not-ready",
+        ),
+        Panel(
+            "Restarts",
+            "Lives of a shard that took the place of an earlier one, in the time shown.",
+            (
+                Query(
+                    f"max by (model, shard) ({increase('shard_restarts_total', ROUTER_SHARD)})",
+                    "{{shard}}",
+                ),
+            ),
+            Kind.STAT,
+            runbook="shard-restarting",
+        ),
+        Panel(
+            "Reconnects",
+            "Connections to a shard after the first one, in the time shown.",
+            (
+                Query(
+                    f"sum by (model, shard) ({once(increase('dataplane_reconnects_total', ROUTER_SHARD), 'shard')})",
+                    "{{shard}}",
+                ),
+            ),
+            Kind.STAT,
+        ),
+        Panel(
+            "Routers linked",
+            "Routers that each Front is connected to.",
+            (Query(f"max by (model, instance) (expertmesh_routers_linked{{{MODEL}}})", "{{instance}}"),),
+            Kind.STAT,
+            bounds=(1, 0.5),
+            runbook="router-not-ready",
+        ),
+    ),
+)
+
+WORK = Row(
+    "What they do",
+    (
+        Panel(
+            "Busy: compute time a second",
+            "Seconds a second in which a shard computes for a router. 1 is a shard that never idles.",
+            (
+                Query(
+                    f"sum by (model, shard) ({once(rate('alltoall_phase_seconds_sum', COMPUTE), 'shard')})",
+                    "{{shard}}",
+                ),
+            ),
+            unit="percentunit",
+        ),
+        Panel(
+            "Waiting before compute",
+            "Mean seconds of a call in a shard's queue.",
+            (
+                Query(
+                    f'shard_phase:expertmesh_alltoall_phase_seconds:mean5m{{{SHARD}, phase="queue"}}',
+                    "{{shard}}",
+                ),
+            ),
+            unit="s",
+        ),
+        Panel(
+            "Refused connections",
+            "Peers that did not prove the secret, or sent what is no message, in the time shown.",
+            (
+                Query(
+                    f"sum by (model, shard, reason) (max by (model, router, shard, reason) "
+                    f"({increase('dataplane_rejected_connections_total', MODEL)}))",
+                    "{{shard}} {{reason}}",
+                ),
+            ),
+            Kind.STAT,
+        ),
+    ),
+)
+
+START = Row(
+    "Starting",
+    (
+        Panel(
+            "Time to load the weights",
+            "Of each shard's last start, and the router's.",
+            (Query(f"max by (model, shard) (expertmesh_checkpoint_load_seconds{{{MODEL}}})", "{{shard}}"),),
+            Kind.STAT,
+            "s",
+            12,
+        ),
+        Panel(
+            "Loading speed",
+            "Bytes kept / seconds, of the last start.",
+            (
+                Query(
+                    f"max by (model, shard) (expertmesh_checkpoint_load_bytes_total{{{MODEL}}})"
+                    f" / max by (model, shard) (expertmesh_checkpoint_load_seconds{{{MODEL}}})",
+                    "{{shard}}",
+                ),
+            ),
+            Kind.STAT,
+            "Bps",
+            12,
+        ),
+    ),
+)
+
+BOARD = Board(
+    "expertmesh-shards",
+    "ExpertMesh: shards",
+    "Who is up, who restarts, how busy each shard is.",
+    (UP, WORK, START),
+)
