@@ -15,10 +15,11 @@ def cases() -> dict[str, Path]:
 
 
 def render(file: Path) -> str:
-    """What the chart makes of a values file. The secret that it draws is taken out; dashboards are not repeated."""
+    """What the chart makes of a values file, without the secret that it draws; rules and dashboards are not repeated."""
     done = template(file)
     assert done.returncode == 0, done.stderr
     text = re.sub(r'^  secret: "[^"]+"$', '  secret: "(drawn)"', done.stdout, flags=re.MULTILINE)
+    text = re.sub(r"^(  groups:\n)(?:  .*\n|\n)+", r"\1    (a copy)\n", text, flags=re.MULTILINE)
     return re.sub(r"^(  \S+\.json: \|\n)(?:    .*\n|\n)+", r"\1    (a copy)\n", text, flags=re.MULTILINE)
 
 

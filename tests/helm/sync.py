@@ -7,7 +7,11 @@ from pathlib import Path
 
 from tests.helm.chart import CHART, ROOT
 
-SOURCES = {"rules": ("deploy/prometheus", "*.yml"), "dashboards": ("deploy/grafana/dashboards", "*.json")}
+SOURCES = {
+    "rules": ("deploy/prometheus/rules", "*.yml"),
+    "alerts": ("deploy/prometheus/alerts", "*.yml"),
+    "dashboards": ("deploy/grafana/dashboards", "*.json"),
+}
 
 
 def wanted() -> dict[Path, bytes]:

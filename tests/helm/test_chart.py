@@ -1,7 +1,6 @@
 """The chart: lint, golden renders, schemas, and what its objects must say to each other."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,13 @@ import pytest
 import yaml
 
 from cluster.config import config_from
-from router_service.front.config import FrontConfig
 from tests.helm import golden, sync, values_table
-from tests.helm.chart import CHART, helm, named, ray_pods, rendered, serve_config, template
+from tests.helm.chart import CHART, ROOT, helm, named, ray_pods, rendered, serve_config, template
 from tests.helm.kube_schemas import problems
 
 CASES = golden.cases()
 CI = CHART / "ci"
-PRESETS = CHART / "presets"
-# Keys of TLS and tokens, which the chart writes where they are asked for.
-SECURITY = {"tls_cert", "tls_key", "tls_client_ca", "tokens_file", "allow_unauthenticated"}
-NOT_YET = SECURITY - {field.name for field in fields(FrontConfig)}
+DEFAULT = CI / "default-values.yaml"
 each_case = pytest.mark.parametrize("file", CASES.values(), ids=CASES.keys())
 
 
@@ -54,7 +49,7 @@ def test_schemas(file: Path) -> None:
     ],
 )
 def test_the_ray_schema_refuses(change: dict[str, Any], said: str) -> None:
-    service = named(rendered(), "RayService")
+    service = named(rendered(DEFAULT), "RayService")
     head = change["spec"].get("rayClusterConfig", {}).get("headGroupSpec", {})
     service["spec"]["rayClusterConfig"]["headGroupSpec"].update(head)
     service["spec"].update({key: value for key, value in change["spec"].items() if key != "rayClusterConfig"})
@@ -90,7 +85,7 @@ def test_an_unknown_kind_is_a_problem() -> None:
     ],
 )  # fmt: skip
 def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
-    done = template(sets=(value,))
+    done = template(DEFAULT, sets=(value,))
     assert done.returncode != 0
     assert named_key in done.stderr
 
@@ -108,11 +103,12 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (('checkpoint.type="init"',), "checkpoint.init.image"),
         (("tls.enabled=true",), "tls.existingSecret is empty"),
         (("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name is empty"),
+        (("tokens.allowUnauthenticated=false",), "tokens.enabled is false"),
         (("tokens.enabled=true",), "tokens.existingSecret and tokens.value are empty"),
     ],
 )
 def test_what_no_schema_can_refuse(values: tuple[str, ...], said: str) -> None:
-    done = template(sets=values)
+    done = template(DEFAULT, sets=values)
     assert done.returncode != 0
     assert said in done.stderr
 
@@ -152,8 +148,6 @@ def test_pods_outlive_their_streams(file: Path) -> None:
 def test_the_application_knows_its_configuration(file: Path) -> None:
     """Every key that the chart writes is one of the application's, with a value that it takes."""
     args = serve_config(rendered(file))["applications"][0]["args"]
-    for key in NOT_YET:
-        args["front"].pop(key, None)
     config = config_from(args)
     assert (config.front.host, config.cluster.address) == ("0.0.0.0", "auto")
     assert config.cluster.front_resource
@@ -237,7 +231,7 @@ def test_only_routers_reach_shards() -> None:
 
 
 def test_fixed_ports_lie_outside_the_data_plane() -> None:
-    objects = rendered()
+    objects = rendered(DEFAULT)
     cluster = named(objects, "RayService")["spec"]["rayClusterConfig"]
     for pod in ray_pods(objects).values():
         (sysctl,) = pod["spec"]["securityContext"]["sysctls"]
@@ -252,6 +246,9 @@ def test_monitoring() -> None:
     objects = rendered(CI / "monitoring-values.yaml")
     monitor, service = named(objects, "ServiceMonitor"), named(objects, "Service", "mesh-expertmesh-metrics")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    prometheus = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert {"targetLabel": "job", "replacement": prometheus["scrape_configs"][0]["job_name"]} in endpoint["relabelings"]
     assert {one["port"] for one in monitor["spec"]["endpoints"]} <= {one["name"] for one in service["spec"]["ports"]}
     pod_monitor = named(objects, "PodMonitor")
     for pod in ray_pods(objects).values():
@@ -269,7 +266,10 @@ def test_rules_and_dashboards_arrive_whole() -> None:
         if one["kind"] == "ConfigMap" and "grafana_dashboard" in one["metadata"]["labels"]
     ]
     wanted = sync.wanted()
-    assert rules == [yaml.safe_load(content) for file, content in wanted.items() if file.suffix == ".yml"]
+    assert [one for one in wanted if one.suffix == ".yml"]
+    assert sorted(map(str, rules)) == sorted(
+        str(yaml.safe_load(c)) for file, c in wanted.items() if file.suffix == ".yml"
+    )
     assert boards == [{file.name: content.decode()} for file, content in wanted.items() if file.suffix == ".json"]
 
 
@@ -304,11 +304,11 @@ def test_account_has_no_rights() -> None:
 
 
 def test_large_numbers_stay_whole() -> None:
-    args = serve_config(rendered(sets=("config.router.kv_cache_tokens=16777216",)))["applications"][0]["args"]
+    args = serve_config(rendered(DEFAULT, sets=("config.router.kv_cache_tokens=16777216",)))["applications"][0]["args"]
     assert args["router"]["kv_cache_tokens"] == 16777216
 
 
 def test_a_new_chart_alone_does_not_replace_the_pods() -> None:
     """KubeRay builds a new cluster when the pods' templates differ."""
-    for pod in ray_pods(rendered()).values():
+    for pod in ray_pods(rendered(DEFAULT)).values():
         assert not {"helm.sh/chart", "app.kubernetes.io/version"} & pod["metadata"]["labels"].keys()

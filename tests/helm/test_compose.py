@@ -56,17 +56,23 @@ def test_prometheus_finds_the_application() -> None:
 
 
 def test_rules_are_mounted_where_prometheus_looks() -> None:
-    (pattern,) = load("prometheus.yml")["rule_files"]
-    source = binds("prometheus")[str(Path(pattern).parent)]
-    assert source == ROOT / "deploy" / "prometheus"
+    """Relative patterns are of the configuration's own folder."""
+    patterns = load("prometheus.yml")["rule_files"]
+    theirs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    assert patterns == theirs["rule_files"]
+    for pattern in patterns:
+        source = binds("prometheus")[str(Path("/etc/prometheus") / Path(pattern).parent)]
+        assert list(source.glob(Path(pattern).name))
+    assert load("prometheus.yml")["scrape_configs"][0]["job_name"] == theirs["scrape_configs"][0]["job_name"]
 
 
 def test_grafana_finds_prometheus_and_dashboards() -> None:
-    (source,) = load("grafana/datasources.yaml")["datasources"]
+    (source,) = load("datasources.yaml")["datasources"]
     host, port = source["url"].removeprefix("http://").split(":")
     assert host in SERVICES
     assert SERVICES["prometheus"]["ports"][0].endswith(f":{port}")
-    (provider,) = load("grafana/dashboards.yaml")["providers"]
+    provision = binds("grafana")["/etc/grafana/provisioning/dashboards/expertmesh.yaml"]
+    (provider,) = yaml.safe_load(provision.read_text())["providers"]
     assert binds("grafana")[provider["options"]["path"]] == ROOT / "deploy" / "grafana" / "dashboards"
     assert "/etc/grafana/provisioning/datasources/expertmesh.yaml" in binds("grafana")
     assert "/etc/grafana/provisioning/dashboards/expertmesh.yaml" in binds("grafana")
@@ -76,10 +82,8 @@ def test_grafana_finds_prometheus_and_dashboards() -> None:
 def test_mounted_files_exist_and_are_read_only(service: str) -> None:
     mounts = [one for one in SERVICES[service].get("volumes", []) if isinstance(one, dict)]
     assert all(one["read_only"] for one in mounts)
-    # Rules and dashboards are folders that git keeps only with files in them.
-    here = [path for path in binds(service).values() if COMPOSE in path.parents]
-    assert here
-    assert [path for path in here if not path.exists()] == []
+    assert binds(service)
+    assert [path for path in binds(service).values() if not path.exists()] == []
 
 
 @pytest.mark.parametrize("service", SERVICES)

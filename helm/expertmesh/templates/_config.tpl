@@ -9,7 +9,7 @@
 {{- end -}}
 {{- if .Values.tokens.enabled -}}{{- $_ := set $front "tokens_file" "/etc/expertmesh/tokens/tokens" -}}{{- end -}}
 {{- if .Values.tokens.allowUnauthenticated -}}{{- $_ := set $front "allow_unauthenticated" true -}}{{- end -}}
-{{- $cluster := dict "address" "auto" "front_resource" "expertmesh_front" "router_resource" "expertmesh_router" "shard_resource" "expertmesh_shard" -}}
+{{- $cluster := dict "address" "auto" "front_resource" "expertmesh_front" "router_resource" "expertmesh_router" "shard_resource" "expertmesh_shard" "secret_file" "/etc/expertmesh/secret/secret" -}}
 {{- $model := dict -}}
 {{- if ne .Values.checkpoint.type "bundled" -}}
 {{- $model = dict "checkpoint" (printf "/checkpoint/%s" .Values.checkpoint.path | trimSuffix "/") -}}

@@ -117,9 +117,6 @@ ports:
 - {name: PYTHONDONTWRITEBYTECODE, value: "1"}
 - {name: OMP_WAIT_POLICY, value: passive}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
-- name: EXPERTMESH_SECRET
-  valueFrom:
-    secretKeyRef: {name: {{ include "expertmesh.secretName" .root }}, key: secret}
 {{- with .group.env }}
 {{ toYaml . }}
 {{- end }}
@@ -160,6 +157,7 @@ readinessProbe:
 
 {{- define "expertmesh.mounts" -}}
 - {name: tmp, mountPath: /tmp}
+- {name: secret, mountPath: /etc/expertmesh/secret, readOnly: true}
 {{- if ne .root.Values.checkpoint.type "bundled" }}
 - {name: checkpoint, mountPath: /checkpoint, readOnly: true}
 {{- end }}
@@ -175,6 +173,8 @@ readinessProbe:
 
 {{- define "expertmesh.volumes" -}}
 {{- $values := .root.Values -}}
+- name: secret
+  secret: {secretName: {{ include "expertmesh.secretName" .root }}, defaultMode: 0440}
 - name: tmp
   emptyDir: {sizeLimit: {{ $values.tmp.sizeLimit }}}
 {{- if eq $values.checkpoint.type "pvc" }}
