@@ -2,6 +2,9 @@
 {{- define "expertmesh.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $front := dict "host" "0.0.0.0" "grpc_port" (int .Values.ports.grpc) "metrics_host" "0.0.0.0" "metrics_port" (int .Values.ports.metrics) -}}
+{{- if .Values.http.enabled -}}
+{{- $front = mustMergeOverwrite $front (dict "http_host" "0.0.0.0" "http_port" (int .Values.ports.http)) -}}
+{{- end -}}
 {{- if .Values.tls.enabled -}}
 {{- $_ := set $front "tls_cert" "/etc/expertmesh/tls/tls.crt" -}}
 {{- $_ := set $front "tls_key" "/etc/expertmesh/tls/tls.key" -}}

@@ -107,6 +107,9 @@ ports:
   {{- else if gt (int .group.fronts) 0 }}
   - {name: grpc, containerPort: {{ int .root.Values.ports.grpc }}}
   - {name: front-metrics, containerPort: {{ int .root.Values.ports.metrics }}}
+  {{- if .root.Values.http.enabled }}
+  - {name: http, containerPort: {{ int .root.Values.ports.http }}}
+  {{- end }}
   {{- end }}
   - {name: metrics, containerPort: 8080}
 {{- end -}}
@@ -133,6 +136,8 @@ livenessProbe:
 readinessProbe:
   {{- if eq .kind "head" }}
   httpGet: {path: /api/gcs_healthz, port: 8265}
+  {{- else if and (gt (int .group.fronts) 0) .root.Values.http.enabled }}
+  httpGet: {path: /healthz, port: {{ int .root.Values.ports.http }}, scheme: {{ .root.Values.http.scheme }}}
   {{- else if and (gt (int .group.fronts) 0) .root.Values.tls.enabled }}
   {{- /* The kubelet's gRPC probe speaks plaintext only. */}}
   tcpSocket: {port: {{ int .root.Values.ports.grpc }}}
