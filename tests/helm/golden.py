@@ -15,7 +15,7 @@ def cases() -> dict[str, Path]:
 
 
 def render(file: Path) -> str:
-    """What the chart makes of a values file, without the secret that it draws; rules and dashboards are not repeated."""
+    """What the chart makes of a values file, but the secret that it draws, and the rules and dashboards."""
     done = template(file)
     assert done.returncode == 0, done.stderr
     text = re.sub(r'^  secret: "[^"]+"$', '  secret: "(drawn)"', done.stdout, flags=re.MULTILINE)

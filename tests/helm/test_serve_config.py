@@ -14,16 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router_service.client import Client
+from router_service.client_channel import Tls
+from router_service.front.tokens import Role, new_token
+from tests.certificates import Certificate
 from tests.e2e.server import descendants_of, environment, gone
-from tests.helm.chart import named, rendered, serve_config
+from tests.helm.chart import CHART, named, rendered, serve_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
-SECRET = "a secret of this test, long enough"
 TOKEN = "a-token-of-this-test-which-KubeRay-would-draw"
 START_SECONDS = 120.0
 
@@ -37,6 +42,7 @@ class Ray:
     dashboard: int
     agent: int
     others: list[int]
+    log: Path
 
     @property
     def url(self) -> str:
@@ -68,7 +74,7 @@ def places(cluster: dict[str, Any]) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def objects() -> list[dict[str, Any]]:
-    return rendered()
+    return rendered(CHART / "ci" / "security-values.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +89,10 @@ def ray(objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory)
     temp = tmp_path_factory.mktemp("r")
     flags = [f"--{name}={value}" for name, value in params.items()]
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--temp-dir={temp}", *flags]
-    env = ray_environment() | {"EXPERTMESH_SECRET": SECRET, "RAY_USAGE_STATS_ENABLED": "0"}
+    env = ray_environment() | {"RAY_USAGE_STATS_ENABLED": "0"}
     with (temp / "out").open("wb") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-    started = Ray(process, port, dashboard, agent, more)
+    started = Ray(process, port, dashboard, agent, more, temp / "out")
     wait_for(lambda: get(f"{started.url}/api/gcs_healthz"), "Ray", temp / "out")
     yield started
     family = descendants_of(process.pid)
@@ -120,12 +126,51 @@ def applications(ray: Ray) -> dict[str, Any]:
     return answer
 
 
+@dataclass
+class Served:
+    """Where the Front is, and what a client must show."""
+
+    target: str
+    tls: Tls
+    token: str
+
+
+def mounted(args: dict[str, Any], folder: Path) -> tuple[Tls, str]:
+    """Make the files that the chart mounts and point the configuration at them; return what a client needs."""
+    authority = Certificate.authority()
+    (ca, _), (cert, key) = authority.write(folder, "ca"), authority.sign("front").write(folder, "tls")
+    client = authority.sign("client").write(folder, "client")
+    token, line = new_token("tester", Role.ADMIN)
+    (folder / "tokens").write_text(line + "\n")
+    (folder / "secret").write_text("what the chart draws: 48 characters\n")
+    front, cluster = args["front"], args["cluster"]
+    places = {front[key]: key for key in ("tls_cert", "tls_key", "tls_client_ca", "tokens_file")}
+    assert places == {
+        "/etc/expertmesh/tls/tls.crt": "tls_cert",
+        "/etc/expertmesh/tls/tls.key": "tls_key",
+        "/etc/expertmesh/tls/ca.crt": "tls_client_ca",
+        "/etc/expertmesh/tokens/tokens": "tokens_file",
+    }
+    front |= {
+        "tls_cert": str(cert),
+        "tls_key": str(key),
+        "tls_client_ca": str(ca),
+        "tokens_file": str(folder / "tokens"),
+    }
+    assert cluster["secret_file"] == "/etc/expertmesh/secret/secret"
+    cluster["secret_file"] = str(folder / "secret")
+    return Tls(ca, *client), token
+
+
 @pytest.fixture(scope="module")
-def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the Front after the configuration has been put."""
+def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """The Front after the configuration has been put."""
     config = serve_config(objects)
     grpc_port, metrics_port = free_ports(2)
-    front = config["applications"][0]["args"]["front"]
+    args = config["applications"][0]["args"]
+    folder = tmp_path_factory.mktemp("mounted")
+    tls, token = mounted(args, folder)
+    front = args["front"]
     assert front["host"] == front["metrics_host"] == "0.0.0.0"
     front |= {"host": "127.0.0.1", "grpc_port": grpc_port, "metrics_host": "127.0.0.1", "metrics_port": metrics_port}
     body = json.dumps(config).encode()
@@ -138,18 +183,30 @@ def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.Tem
         assert application.get("status") != "DEPLOY_FAILED", application["message"]
         return application if application.get("status") == "RUNNING" else None
 
-    wait_for(running, "the application", tmp_path_factory.getbasetemp() / "r0" / "out")
-    return f"127.0.0.1:{grpc_port}"
+    wait_for(running, "the application", ray.log)
+    return Served(f"127.0.0.1:{grpc_port}", tls, token)
 
 
-async def test_answers(served: str) -> None:
-    async with Client(served) as client:
+async def test_answers(served: Served) -> None:
+    async with Client(served.target, tls=served.tls, token=served.token) as client:
         text = "".join(
             [response.text async for response in client.generate("def main(", max_tokens=8, temperature=0.0)]
         )
         state = await client.cluster()
     assert text
     assert len(state.shards) == 2
+
+
+async def test_refuses_who_has_no_token_or_certificate(served: Served) -> None:
+    for tls, token, code in (
+        (served.tls, None, grpc.StatusCode.UNAUTHENTICATED),
+        (Tls(served.tls.ca), served.token, grpc.StatusCode.UNAVAILABLE),
+        (None, served.token, grpc.StatusCode.UNAVAILABLE),
+    ):
+        async with Client(served.target, tls=tls, token=token) as client:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.cluster()
+        assert refused.value.code() == code
 
 
 @pytest.mark.usefixtures("served")
@@ -200,12 +257,9 @@ def listening(pid: int) -> set[int]:
     return {one.laddr.port for one in found if one.status == psutil.CONN_LISTEN}
 
 
-def test_drain_lets_go(ray: Ray, served: str) -> None:
+def test_drain_lets_go(ray: Ray, served: Served) -> None:
     """The Front's preStop hook: after it, health is NOT_SERVING and the readiness probe fails."""
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    with grpc.insecure_channel(served) as channel:
+    with grpc.secure_channel(served.target, served.tls.credentials()) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         serving = health_pb2.HealthCheckResponse.SERVING
         assert health.Check(health_pb2.HealthCheckRequest()).status == serving
