@@ -13,8 +13,8 @@ demo: $(STAMP)
 	$(BIN)/expertmesh demo
 
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/dashboards -m "not e2e" -n 2 --dist loadfile
-	$(BIN)/python -m pytest tests/ray tests/e2e -p no:randomly
+	$(BIN)/python -m pytest tests/unit tests/dashboards tests/helm -m "not e2e" -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/ray tests/e2e tests/helm/test_serve_config.py -p no:randomly
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from cluster import (
+    config_command,
     demo_command,
     drain_command,
     generate_command,
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         generate_command,
         status_command,
         inspect_command,
+        config_command,
         token_command,
         drain_command,
         demo_command,

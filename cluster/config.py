@@ -9,9 +9,11 @@ import msgspec
 import yaml
 
 from experts.config import ExpertsConfig, WeightsConfig
+from experts.log import LoggingConfig
 from router_service.config import EngineConfig
 from router_service.families import MetricsConfig
 from router_service.front.config import FrontConfig
+from router_service.front.tracing import TracingConfig
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -25,10 +27,11 @@ class ModelConfig:
     """What to serve.
 
     Args:
-        checkpoint: directory of a Hugging Face checkpoint; empty serves the bundled model.
-        name: what clients and metrics call the model; empty takes the directory's name.
-        dtype: auto (the checkpoint's), bfloat16, float16 or float32.
-        device: auto (a GPU where there is one), cpu or cuda.
+        checkpoint: directory of a Hugging Face checkpoint; empty serves the bundled model
+            [-; a directory, or empty]
+        name: what clients and metrics call the model; empty takes the directory's name [-; any]
+        dtype: what is computed in; auto is the checkpoint's [-; one of auto, bfloat16, float16, float32]
+        device: what computes; auto is a GPU where there is one [-; one of auto, cpu, cuda]
     """
 
     checkpoint: str = ""
@@ -58,20 +61,21 @@ class PlacementConfig:
     """How the control plane starts and watches the processes.
 
     Args:
-        routers: routers that share the shards.
-        address: a running Ray cluster to join (auto or HOST:PORT); empty starts one on this machine.
-        application: name of the Serve application; two clusters on one Ray need two names.
-        ready_timeout_seconds: how long starting may take before it is given up.
-        drain_seconds: how long streams in flight may go on after SIGTERM.
-        stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced.
-        gpus_per_process: GPUs of each shard and router where the device is cuda.
+        routers: routers that share the shards [processes; at least 1]
+        address: a running Ray cluster to join; empty starts one on this machine [-; empty, auto or HOST:PORT]
+        application: name of the Serve application; two clusters on one Ray need two names [-; any]
+        ready_timeout_seconds: how long starting may take before it is given up [seconds; over 0]
+        drain_seconds: how long streams in flight may go on after SIGTERM [seconds; over 0]
+        stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced
+            [seconds; over 0]
+        gpus_per_process: GPUs of each shard and router where the device is cuda [GPUs; over 0]
+        memory_limit_gib: memory that may be used of each node, or of each GPU; 0 is what is available [GiB; at least 0]
         front_resource: a Ray resource of which the Front takes one, so that only nodes that have it run it; empty
-            leaves the place to Ray.
-        router_resource: the same for each router.
-        shard_resource: the same for each shard.
-        memory_limit_gib: memory in GiB that may be used of each node, or of each GPU; 0 for what is available.
+            leaves the place to Ray [-; any]
+        router_resource: the same for each router [-; any]
+        shard_resource: the same for each shard [-; any]
         secret_file: what processes prove to each other, on one line and while it is rotated the previous one on a
-            second; on every node, read again when it changes. Empty: the variable EXPERTMESH_SECRET, or drawn anew.
+            second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws one [-; a path]
     """
 
     routers: int = 1
@@ -107,6 +111,8 @@ class ClusterConfig:
     router: EngineConfig = field(default_factory=EngineConfig)
     front: FrontConfig = field(default_factory=FrontConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
     cluster: PlacementConfig = field(default_factory=PlacementConfig)
 
     def to_dict(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Announced:
     """A process that tells the directory how far it is."""
 
     def __init__(self, role: str, index: int, config: ClusterConfig, total_bytes: int) -> None:
-        set_logging()
+        set_logging(config, f"{role} {index}" if role == "shard" else role)
         self.directory = find_directory(config.cluster.application)
         self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading", 0, total_bytes)
         self._announcer = Announcer(self.directory, lambda: self._state)
@@ -88,9 +88,9 @@ class ShardReplica:
         with torch.inference_mode():
             shard.warm_up()
             threads = shard_threads(config.experts.shards)
-            self._server = ExpertServer(
-                shard, deployment_secret(config, secret), *place, config.experts.checksum, threads=threads
-            )
+            proven, slow_s = deployment_secret(config, secret), config.logging.slow_call_seconds
+            checksum = config.experts.checksum
+            self._server = ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)
         self._announced.ready(self._server.endpoint)
 
     def check_health(self) -> None:
@@ -118,7 +118,8 @@ class RouterReplica:
         proven = deployment_secret(config, secret)
         identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
         sizes = _sizes(model, time.monotonic() - begun)
-        self._router = Router(engine, transport, self._shards, identity, sizes, config.experts, config.metrics)
+        settings = (config.experts, config.metrics, config.logging)
+        self._router = Router(engine, transport, self._shards, identity, sizes, *settings)
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._announced.ready(self._router.endpoint)
 
@@ -164,6 +165,7 @@ class FrontReplica:
             node_id(),
             self._known_shards,
             lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],
+            config.tracing,
         )
         self._started = asyncio.Lock()
         self._running = False

@@ -1,6 +1,5 @@
 """What each process of the cluster sets up for itself before it computes."""
 
-import logging
 import os
 
 import ray
@@ -8,6 +7,7 @@ from ray import serve
 
 from cluster.config import ClusterConfig
 from experts.cores import usable_cores
+from experts.log import set_up_logging
 
 
 def environment() -> dict[str, str]:
@@ -51,6 +51,6 @@ def do_not_preempt() -> None:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def set_logging() -> None:
-    """Log warnings and what we say ourselves, with the time."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+def set_logging(config: ClusterConfig, role: str) -> None:
+    """Log as configured; each line says that it is of this replica, whose role is front, router or shard N."""
+    set_up_logging(config.logging, role, replica_id())

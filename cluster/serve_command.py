@@ -11,6 +11,7 @@ from cluster.client_command import fail, one_line
 from cluster.config import ClusterConfig, ConfigError, load_config
 from cluster.security import check_security
 from experts.checkpoint_error import CheckpointError
+from router_service.front.tracing import check_installed
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -105,6 +106,7 @@ def run_cluster(
         model = check_model(config)
         check_security(config)
         check_ports(config)
+        check_installed(config.tracing)
         config = config if config.cluster.address else _settled(config, model)
     except (ConfigError, CheckpointError, ValueError) as error:
         return fail(one_line(str(error)))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experts.transport.frame import Buffer, FrameError
 
-_CALL = struct.Struct("<IIIII44x")
+_CALL = struct.Struct("<IIIII4xQ32x")
 _ANSWER = struct.Struct("<IIQQQ32x")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -23,7 +23,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class ExpertCall:
     """`x_RD` in the model's dtype; assignment a adds `weights_A[a]` x expert `slots_A[a]` of row `rows_A[a]`.
 
-    `rows_A` and `slots_A` are int32 and sorted by slot; `weights_A` is float32.
+    `rows_A` and `slots_A` are int32 and sorted by slot; `weights_A` is float32. `step` is the tag by which the router's
+    log knows whose requests these are (see `experts.log.step_name`); 0 for nobody's.
     """
 
     layer: int
@@ -31,6 +32,7 @@ class ExpertCall:
     rows_A: NDArray[np.int32]
     slots_A: NDArray[np.int32]
     weights_A: NDArray[np.float32]
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Partial:
 def pack_call(call: ExpertCall) -> list[Buffer]:
     """Return the payload as parts that share memory with `call`."""
     rows, hidden = call.x_RD.shape
-    head = _CALL.pack(call.layer, rows, hidden, len(call.rows_A), _DTYPES.index(call.x_RD.dtype))
+    head = _CALL.pack(call.layer, rows, hidden, len(call.rows_A), _DTYPES.index(call.x_RD.dtype), call.step)
     return [head, _bytes_of(call.x_RD), *(a.data.cast("B") for a in (call.rows_A, call.slots_A, call.weights_A))]
 
 
@@ -65,7 +67,7 @@ def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
     """
     if len(payload) < _CALL.size:
         raise FrameError("short", f"a question has at least {_CALL.size} bytes, not {len(payload)}")
-    layer, rows, hidden, count, code = _CALL.unpack_from(payload)
+    layer, rows, hidden, count, code, step = _CALL.unpack_from(payload)
     if code >= len(_DTYPES) or len(payload) != _call_bytes(rows, hidden, count, code):
         raise FrameError("length", f"{len(payload)} bytes are not {rows} rows of {hidden} and {count} assignments")
     x_RD = _tensor(payload, _DTYPES[code], rows, hidden, _CALL.size)
@@ -74,7 +76,7 @@ def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
     weights_A = np.frombuffer(payload, np.float32, count, at + 8 * count)
     if count and (rows_A.min() < 0 or rows_A.max() >= rows or slots_A.min() < 0):
         raise FrameError("index", f"an assignment points outside the {rows} rows")
-    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A)
+    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step)
 
 
 def pack_partial(partial: Partial) -> list[Buffer]:

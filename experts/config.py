@@ -8,10 +8,12 @@ class ExpertsConfig:
     """Shards and their data plane.
 
     Args:
-        shards: processes that the experts of each layer are spread over, 1 up to the number of experts.
-        call_timeout_seconds: a shard that has not answered a layer's question by then counts as failed.
-        checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB.
-        backend: auto, reference, cpu or triton; what computes the experts and the gate.
+        shards: processes that the experts of each layer are spread over
+            [processes; at least 1, at most the number of experts]
+        call_timeout_seconds: a shard that has not answered a layer's question by then counts as failed
+            [seconds; over 0]
+        checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
+        backend: what computes the experts and the gate [-; one of auto, reference, cpu, triton]
     """
 
     shards: int = 2
@@ -35,7 +37,7 @@ class WeightsConfig:
     Args:
         resident: for matrices that are stored in blocks with scales (FP8, MXFP4). packed keeps the published bytes and
             decodes them when they are used, dequantized decodes them once, auto decodes where memory allows. Others are
-            kept in the model's dtype.
+            kept in the model's dtype [-; one of auto, packed, dequantized]
     """
 
     resident: str = "auto"

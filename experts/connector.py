@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from experts.log import fields
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
@@ -123,10 +124,13 @@ class ShardConnector:
                 self._drop_control(link)
                 self._transport.offer(shard, channel)
                 link.connected_to(endpoint)
+                log.info("shard %d is connected", shard, extra=fields(replica=endpoint.replica, pid=endpoint.pid))
                 self._changed()
             self._ask_status(link, endpoint)
             link.error = ""
         except OSError as error:
+            if not link.error:
+                log.warning("shard %d cannot be reached: %s", shard, error)
             link.error = f"{type(error).__name__}: {error}"
             self._drop_control(link)
 

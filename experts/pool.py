@@ -45,11 +45,12 @@ class Combined:
 
 
 class ExpertPool:
-    """All shards behind one transport."""
+    """All shards behind one transport. Questions carry `step`, which whoever runs a step sets before it."""
 
     def __init__(self, transport: Transport, placement: Placement, call_timeout_s: float) -> None:
         self.transport = transport
         self.placement = placement
+        self.step = 0
         self._timeout_s = call_timeout_s
 
     def dispatch(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatched:
@@ -60,7 +61,7 @@ class ExpertPool:
         started = time.monotonic_ns()
         groups = group_by_shard(routing, self.placement)
         x_TD = x_TD.cpu()
-        calls = [_call(layer, x_TD, group) for group in groups]
+        calls = [_call(layer, x_TD, group, self.step) for group in groups]
         packed = time.monotonic_ns()
         asked, sent, failures, failed = [], [], [], []
         for group, call in zip(groups, calls, strict=True):
@@ -105,10 +106,10 @@ class ExpertPool:
         return answers, failures
 
 
-def _call(layer: int, x_TD: Tensor, group: ShardGroup) -> ExpertCall:
+def _call(layer: int, x_TD: Tensor, group: ShardGroup, step: int) -> ExpertCall:
     whole = len(group.tokens_R) == len(x_TD)
     x_RD = x_TD if whole else x_TD[torch.from_numpy(group.tokens_R)]
-    return ExpertCall(layer, x_RD.contiguous(), group.rows_A, group.slots_A, group.weights_A)
+    return ExpertCall(layer, x_RD.contiguous(), group.rows_A, group.slots_A, group.weights_A, step)
 
 
 def _add(y_TD: Tensor, tokens_R: NDArray[np.int64], y_RD: Tensor) -> None:

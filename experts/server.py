@@ -13,6 +13,7 @@ import time
 import torch
 
 from experts.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
+from experts.log import fields, step_name
 from experts.shard import ExpertShard
 from experts.threads import measured_threads
 from experts.transport.channel import Channel
@@ -31,6 +32,7 @@ class ExpertServer:
     Args:
         delay_s: seconds added to each computation, for tests of what is measured.
         threads: CPU threads that a computation may use.
+        slow_call_s: a question that takes longer, waiting included, is logged.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class ExpertServer:
         checksum: bool = False,
         delay_s: float = 0.0,
         threads: int = 1,
+        slow_call_s: float = float("inf"),
     ) -> None:
         self.shard = shard
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self._delay_s = delay_s
+        self._slow_call_ns = slow_call_s * 1e9
         self._compute_lock = threading.Lock()
         self._computing_since = 0.0
         self._assignments = 0
@@ -98,10 +102,13 @@ class ExpertServer:
         try:
             partial = self._compute(call, received)
         except Exception as error:
-            log.exception("shard %d could not compute layer %d", self.shard.index, call.layer)
+            log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
             channel.send(Kind.FAILURE, sequence, [f"{type(error).__name__}: {error}".encode()])
             return
         channel.send(Kind.PARTIALS, sequence, pack_partial(partial))
+        stamps = partial.stamps
+        if stamps.sent - stamps.received > self._slow_call_ns:
+            _log_slow(call, stamps)
 
     def _compute(self, call: ExpertCall, received: int) -> Partial:
         with self._compute_lock, torch.inference_mode():
@@ -116,3 +123,18 @@ class ExpertServer:
                 self._computing_since = 0.0
             self._assignments += len(call.rows_A)
         return Partial(y_RD, Stamps(received, started, time.monotonic_ns()))
+
+
+def _log_slow(call: ExpertCall, stamps: Stamps) -> None:
+    """The router sees the same two times in the answer, and logs whose requests the step's were."""
+    log.warning(
+        "slow call",
+        extra=fields(
+            step=step_name(call.step),
+            layer=call.layer,
+            rows=len(call.x_RD),
+            assignments=len(call.rows_A),
+            queue_seconds=(stamps.started - stamps.received) / 1e9,
+            compute_seconds=(stamps.sent - stamps.started) / 1e9,
+        ),
+    )

@@ -8,14 +8,15 @@ class EngineConfig:
     """How a router batches and what memory its KV cache takes.
 
     Args:
-        max_sequences: requests that run at once.
-        max_waiting: requests that may wait for room; one more is refused with RESOURCE_EXHAUSTED.
-        token_budget: tokens of one step, 0 for what the context needs, at most 8192 prompt tokens.
-        block_size: tokens of one KV block.
-        kv_cache_tokens: tokens that the KV cache holds, 0 to size it from the memory available.
-        kv_memory_fraction: the part of the available memory that an automatic KV cache may take.
-        unavailable_wait_seconds: how long a request waits for a shard that is away.
-        threads: CPU threads of the router's computation, 0 for all cores that the process may use.
+        max_sequences: requests that run at once [requests; at least 1]
+        max_waiting: requests that may wait for room; one more is refused with RESOURCE_EXHAUSTED
+            [requests; at least 1]
+        token_budget: tokens of one step; 0 is what the context needs, at most 8192 prompt tokens [tokens; at least 0]
+        block_size: tokens of one KV block [tokens; at least 1]
+        kv_cache_tokens: tokens that the KV cache holds; 0 sizes it from the memory available [tokens; at least 0]
+        kv_memory_fraction: the part of the available memory that an automatic KV cache may take [-; over 0, below 1]
+        unavailable_wait_seconds: how long a request waits for a shard that is away [seconds; at least 0]
+        threads: CPU threads of the router's computation; 0 is all cores that the process may use [threads; at least 0]
     """
 
     max_sequences: int = 64

@@ -1,8 +1,10 @@
 """The main loop's body: schedule, forward, sample, say what happened. No threads and no sockets."""
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 
@@ -16,6 +18,7 @@ from router_service.request import Event, Request
 from router_service.routing_trace import trace_routing
 from router_service.sampler import Drawn, SampleRow, sample
 from router_service.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
+from router_service.stall_log import log_back, log_lost
 from router_service.step_batch import StepBatch, build_batch
 
 DEADLINE_MARGIN_SECONDS = 0.2
@@ -23,12 +26,14 @@ DEADLINE_MARGIN_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step for the statistics: nanoseconds, what it computed, and its trace."""
+    """One step for the statistics: nanoseconds, what it computed, its trace, the tag that shards know it by, whose."""
 
     duration_ns: int
     prompt_tokens: int
     decode_tokens: int
     trace: StepTrace
+    tag: int = 0
+    requests: list[Request] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -60,6 +65,7 @@ class Engine:
     requests: dict[int, Request] = field(default_factory=dict)
     progressed: bool = True
     _missing: set[int] = field(default_factory=set)
+    _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
     def submit(self, request: Request) -> list[Event]:
         """Take a request in; the events are its refusal, if it is refused."""
@@ -98,15 +104,17 @@ class Engine:
         self.progressed = bool(scheduled)
         if not scheduled:
             return events
-        self._note_scheduled(scheduled)
+        requests = self._note_scheduled(scheduled)
         batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.keys.device)
         trace = StepTrace()
         self.threads.use(len(batch.token_ids_T))
+        self.pool.step = next(self._tags)
         trace.stages_ns["schedule"] = time.monotonic_ns() - begun
         events += self._compute(scheduled, batch, trace)
         duration = time.monotonic_ns() - begun
         decoded = sum(1 for item in scheduled if item.start > 0)
-        self.observe(StepRecord(duration, len(batch.token_ids_T) - decoded, decoded, trace))
+        sizes = (len(batch.token_ids_T) - decoded, decoded)
+        self.observe(StepRecord(duration, *sizes, trace, self.pool.step, requests))
         return events
 
     def _compute(self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace) -> list[Event]:
@@ -148,14 +156,17 @@ class Engine:
             return "stop"
         return "length" if request.generated >= params.max_tokens else None
 
-    def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> None:
+    def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
         now = time.monotonic()
-        for item in scheduled:
-            request = self.requests[item.key]
+        requests = [self.requests[item.key] for item in scheduled]
+        for request in requests:
             request.scheduled = request.scheduled or now
+        return requests
 
     def _stall(self, keys: list[int], trace: StepTrace) -> None:
         reason = "; ".join(str(failure) for failure in trace.failures.values())
+        if new := {shard: trace.failures[shard] for shard in trace.failures.keys() - self._missing}:
+            log_lost(self.pool.step, new, [self.requests[key] for key in keys])
         self._missing |= trace.failures.keys()
         for key in keys:
             self.scheduler.stall(key)
@@ -164,6 +175,7 @@ class Engine:
 
     def _resume(self) -> None:
         if self._missing and all(self.pool.transport.available(shard) for shard in self._missing):
+            log_back(self._missing, self.requests.values())
             self._missing.clear()
             self.scheduler.resume()
 

@@ -160,4 +160,5 @@ def _output(event: Event) -> StreamOutput:
         finish=event.finish,
         failure=event.failure,
         timings=event.timings,
+        summary=event.summary,
     )

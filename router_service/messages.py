@@ -33,6 +33,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
 
     `generated` counts towards `sampling.max_tokens`, and its positions are routed and reported again like the prompt's.
     `deadline_seconds` is the time that is left when the frame is sent; None waits as long as the router allows.
+    `traced` asks for a `StepSummary` now and then.
     """
 
     stream: int
@@ -42,6 +43,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     generated: list[int] = []
     deadline_seconds: float | None = None
     return_routing: bool = False
+    traced: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -97,12 +99,25 @@ class StreamFailure(msgspec.Struct, frozen=True):
     message: str
 
 
-class StreamOutput(msgspec.Struct, frozen=True):
+class StepSummary(msgspec.Struct, frozen=True, array_like=True):
+    """What one step's all-to-all exchange cost: seconds of the step and of waiting for experts, communication's share
+    of the step, the shard whose calls took longest (-1: none was asked), rows sent, tokens computed.
+    """
+
+    seconds: float
+    exposed_seconds: float
+    communication_share: float
+    slowest_shard: int
+    rows: int
+    tokens: int
+
+
+class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
     `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
     MoE layers; empty unless asked for. `timings` come with the first output (a Front that ends the stream at a stop
-    string needs them) and with the last.
+    string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
     """
 
     stream: int
@@ -112,6 +127,7 @@ class StreamOutput(msgspec.Struct, frozen=True):
     finish: str | None = None
     failure: StreamFailure | None = None
     timings: Timings | None = None
+    summary: StepSummary | None = None
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from router_service.messages import LayerRouting, SamplingParams, StreamFailure, Timings, TokenLogprobs
+from router_service.messages import LayerRouting, SamplingParams, StepSummary, StreamFailure, Timings, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -53,3 +53,4 @@ class Event:
     finish: str | None = None
     failure: StreamFailure | None = None
     timings: Timings | None = None
+    summary: StepSummary | None = None

@@ -10,17 +10,21 @@ from itertools import count
 
 from experts.config import ExpertsConfig
 from experts.connector import ShardConnector, ShardLink
+from experts.log import LoggingConfig, fields
 from experts.transport.address import Endpoint
 from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
-from router_service.engine import Engine
+from router_service.engine import Engine, StepRecord
 from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
 from router_service.front_links import FrontLinks
 from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter
 from router_service.reporting import shard_reports
 from router_service.request import Event, Request
+from router_service.request_log import log_accepted, log_cancelled, log_ended
 from router_service.shard_families import shard_families
 from router_service.statistics import Statistics
+from router_service.step_log import StepLog
+from router_service.step_summaries import StepSummaries
 from router_service.totals import Window
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,7 @@ class Router:
         sizes: ModelSizes,
         experts: ExpertsConfig,
         metrics: MetricsConfig,
+        logs: LoggingConfig | None = None,
     ) -> None:
         self.engine = engine
         self._identity = identity
@@ -71,12 +76,14 @@ class Router:
         self._metrics = metrics
         self._inbox: queue.SimpleQueue[Callable[[], list[Event]]] = queue.SimpleQueue()
         self._keys = count(1)
-        self._by_stream: dict[tuple[int, int], int] = {}
+        self._by_stream: dict[tuple[int, int], Request] = {}
         self._closing = threading.Event()
         self._report_due = threading.Event()
         self._beat = time.monotonic()
         self.statistics = Statistics(engine.pool.placement, engine.backbone.spec.layers)
-        engine.observe = self.statistics.observe
+        self._summaries = StepSummaries()
+        self._step_log = StepLog(logs or LoggingConfig())
+        engine.observe = self._observe
         limits = engine.scheduler.limits
         hello = RouterHello(identity.replica, limits.context, limits.prompt_limit)
         place = (identity.secret, identity.host, identity.node, identity.index)
@@ -133,6 +140,11 @@ class Router:
         else:
             self._inbox.put(lambda: self._cancel(front, message))
 
+    def _observe(self, step: StepRecord) -> None:
+        self.statistics.observe(step)
+        self._summaries.note(step)
+        self._step_log.observe(step)
+
     def _lost(self, front: int) -> None:
         self._inbox.put(lambda: self._drop(front))
 
@@ -153,26 +165,35 @@ class Router:
             arrived=now,
             deadline=deadline,
         )
-        self._by_stream[front, message.stream] = request.key
+        self._by_stream[front, message.stream] = request
+        if message.traced:
+            self._summaries.follow(request.key, self.engine.requests)
+        log_accepted(request)
         return self.engine.submit(request)
 
     def _cancel(self, front: int, message: Cancel) -> list[Event]:
-        key = self._by_stream.pop((front, message.stream), None)
-        if key is not None:
-            self.engine.cancel(key)
+        request = self._by_stream.pop((front, message.stream), None)
+        if request is not None:
+            self._give_up(request)
         return []
 
     def _drop(self, front: int) -> list[Event]:
-        for place in [place for place in self._by_stream if place[0] == front]:
-            self.engine.cancel(self._by_stream.pop(place))
+        places = [place for place in self._by_stream if place[0] == front]
+        log.info("front %d has gone, its requests are given up", front, extra=fields(requests=len(places)))
+        for place in places:
+            self._give_up(self._by_stream.pop(place))
         return []
+
+    def _give_up(self, request: Request) -> None:
+        self.engine.cancel(request.key)
+        log_cancelled(request)
 
     def _run(self) -> None:
         while not self._closing.is_set():
             self._beat = time.monotonic()
             try:
                 self._publish(self._take_in())
-                events = self.engine.step()
+                events = self._summaries.attach(self.engine.step(), time.monotonic_ns())
                 self._publish(events)
             except Exception:
                 log.exception("a step failed")
@@ -193,7 +214,9 @@ class Router:
     def _publish(self, events: list[Event]) -> None:
         for event in events:
             if event.finish is not None or event.failure is not None:
-                self._by_stream.pop((event.front, event.stream), None)
+                request = self._by_stream.pop((event.front, event.stream), None)
+                if request is not None:
+                    log_ended(request, event)
         if events:
             self.fronts.publish(events)
 

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from experts.log import fields, stack_of
 from router_service.front.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -27,5 +28,5 @@ async def answering(context: Context) -> AsyncIterator[None]:
     except Exception as error:
         if context.done():  # the client has gone; a write to it fails in one way or another
             return
-        logger.exception("a call failed")
+        logger.error("a call failed", extra=fields(stack=stack_of(error)))
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}: {error}")

@@ -6,18 +6,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """Ports of 0 pick free ones, a `metrics_port` of None serves no metrics page; times in seconds.
+    """Where the API listens, and how long and how much it waits.
 
-    `router_wait_s`: how long a request waits for a router when none is linked (its deadline permitting).
-    `link_silence_s`: a router that says nothing for so long is taken for dead. `max_resubmits`: how often a request may
-    outlive its router. `max_buffered_tokens`: a client that falls so far behind its stream loses it. `checksum`: frames
-    to routers carry one.
-
-    `tls_cert`, `tls_key`: PEM files, the certificate chain and its key; with them the port speaks TLS only.
-    `tls_client_ca`: PEM file; clients must show a certificate that comes from it (mutual TLS). `tokens_file`: callers
-    must send a token of this file (`expertmesh token` makes them). All four are read again when they change.
-    `allow_unauthenticated`: without a tokens file too, listen on other addresses than loopback: whoever reaches the
-    port may use everything. The metrics page asks for no token on any address: it has counts, and no prompts.
+    Args:
+        host: address that the API binds [-; an address of this machine]
+        grpc_port: port of the API; 0 picks a free one [-; 0 to 65535]
+        metrics_host: address that the metrics page binds [-; an address of this machine]
+        metrics_port: port of the metrics page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
+        reuse_port: whether several Fronts may bind one port
+        max_concurrent_streams: requests at once; one more is refused with RESOURCE_EXHAUSTED [requests; at least 1]
+        max_request_bytes: the largest request [bytes; at least 1]
+        max_buffered_tokens: a client that falls so far behind its stream loses it [tokens; at least 1]
+        router_wait_s: how long a request waits for a router when none is linked, its deadline permitting
+            [seconds; at least 0]
+        poll_s: how often the Front looks for routers [seconds; over 0]
+        connect_timeout_s: how long linking a router may take [seconds; over 0]
+        link_silence_s: a router that says nothing for so long is taken for dead [seconds; over 0]
+        max_resubmits: how often a request may outlive its router [times; at least 0]
+        checksum: whether frames to routers carry one; `experts.checksum` decides in a cluster
+        tls_cert: certificate chain; with it the port speaks TLS only; read again when it changes [-; a PEM file]
+        tls_key: its key; read again when it changes [-; a PEM file]
+        tls_client_ca: clients must show a certificate that comes from it (mutual TLS); read again when it changes
+            [-; a PEM file]
+        tokens_file: callers must send a token of this file (`expertmesh token` makes them); read again when it changes.
+            The metrics page asks for no token on any address: it has counts, and no prompts [-; a path]
+        allow_unauthenticated: without a tokens file too, listen on other addresses than loopback: whoever reaches the
+            port may use everything
     """
 
     host: str = "127.0.0.1"

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-import secrets
 
+from experts.log import fields
 from router_service.front.answer import Answer
 from router_service.front.calls import Context, answering
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, exhausted, invalid, unavailable
+from router_service.front.journal import MAX_REQUEST_ID_CHARACTERS, Entry, Journal, metadata_of
 from router_service.front.links import RouterLinks
 from router_service.front.metrics import FrontMetrics, RequestMeter
 from router_service.front.model_card import ModelCard
@@ -21,20 +22,25 @@ from router_service.protocol.inference_pb2_grpc import InferenceServicer
 
 logger = logging.getLogger(__name__)
 
-MAX_REQUEST_ID_CHARACTERS = 256
-
 
 class InferenceService(InferenceServicer):
     """Generate, Tokenize, Detokenize, GetModel."""
 
     def __init__(
-        self, text: TextModel, card: ModelCard, links: RouterLinks, metrics: FrontMetrics, config: FrontConfig
+        self,
+        text: TextModel,
+        card: ModelCard,
+        links: RouterLinks,
+        metrics: FrontMetrics,
+        config: FrontConfig,
+        journal: Journal,
     ) -> None:
         self._text = text
         self._card = card
         self._links = links
         self._metrics = metrics
         self._config = config
+        self._journal = journal
         self._draining = False
         self._active: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
@@ -44,16 +50,17 @@ class InferenceService(InferenceServicer):
         """Stream an answer; the final message or the status comes exactly once."""
         started = asyncio.get_running_loop().time()
         async with answering(context):
+            entry = self._journal.begin(request, metadata_of(context.invocation_metadata()))
             try:
-                await self._admit(request, context, started)
+                await self._admit(request, context, started, entry)
             except RequestError as error:
-                self._metrics.failed(error.code.name)
+                self._failed(entry, error.code.name, error.message)
                 raise
             except asyncio.CancelledError:
-                self._metrics.failed("CANCELLED" if _time_left(context) else "DEADLINE_EXCEEDED")
+                self._failed(entry, "CANCELLED" if _time_left(context) else "DEADLINE_EXCEEDED")
                 raise
             except Exception:
-                self._metrics.failed("CANCELLED" if context.done() else "INTERNAL")
+                self._failed(entry, "CANCELLED" if context.done() else "INTERNAL")
                 raise
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
@@ -95,15 +102,21 @@ class InferenceService(InferenceServicer):
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests and wait for those in flight; after `grace_s` they end as cancelled."""
         self._draining = True
+        logger.info("drain begins", extra=fields(streams=len(self._active), grace_seconds=grace_s))
         try:
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()
+            logger.info("drain ends, all streams have ended")
         except TimeoutError:
             logger.warning("%d streams outlive the grace period of %g s", len(self._active), grace_s)
             for scope in self._active:
                 scope.reschedule(0)
 
-    async def _admit(self, request: pb.GenerateRequest, context: Context, started: float) -> None:
+    def _failed(self, entry: Entry, code: str, message: str = "") -> None:
+        self._metrics.failed(code)
+        entry.failed(code, message)
+
+    async def _admit(self, request: pb.GenerateRequest, context: Context, started: float, entry: Entry) -> None:
         if self._draining:
             raise unavailable("the server is draining")
         if len(self._active) >= self._config.max_concurrent_streams:
@@ -114,53 +127,56 @@ class InferenceService(InferenceServicer):
         try:
             async with scope:
                 self._track(scope)
-                submit = await self._submit_of(request)
+                submit = await self._submit_of(request, entry)
                 meter.prompt(len(submit.prompt))
+                entry.submitted(submit)
                 answer = self._answer(submit, request, started, meter)
-                await self._pump(submit, answer, context, meter)
+                await self._pump(submit, answer, context, meter, entry)
         except TimeoutError:
             if not scope.expired():
                 raise
             if answer is None or answer.finished:
                 raise unavailable("the server is draining") from None
-            await self._write(answer.cut(), context, meter)
+            await self._write(answer.cut(), context, meter, entry)
         finally:
             self._untrack(scope)
 
-    async def _pump(self, submit: Submit, answer: Answer, context: Context, meter: RequestMeter) -> None:
+    async def _pump(self, submit: Submit, answer: Answer, context: Context, meter: RequestMeter, entry: Entry) -> None:
         left = context.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
         stream = RoutedStream(self._links, submit, deadline, config.router_wait_s, config.max_resubmits)
         try:
             while not answer.finished:
-                response = answer.extend(await stream.receive())
+                arrivals = await stream.receive()
+                entry.arrived(arrivals)
+                response = answer.extend(arrivals)
                 if answer.error is None or response.token_ids:
-                    await self._write(response, context, meter)
+                    await self._write(response, context, meter, entry)
                 if answer.error is not None:
                     raise answer.error
         finally:
             stream.close()
 
-    async def _write(self, response: pb.GenerateResponse, context: Context, meter: RequestMeter) -> None:
+    async def _write(self, response: pb.GenerateResponse, context: Context, meter: RequestMeter, entry: Entry) -> None:
         await context.write(response)
         if response.finish_reason:
+            entry.finished(response)
             meter.finished(response, asyncio.get_running_loop().time())
 
-    async def _submit_of(self, request: pb.GenerateRequest) -> Submit:
-        if len(request.request_id) > MAX_REQUEST_ID_CHARACTERS:
-            raise invalid(
-                "request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(request.request_id)}"
-            )
+    async def _submit_of(self, request: pb.GenerateRequest, entry: Entry) -> Submit:
+        if len(entry.request_id) > MAX_REQUEST_ID_CHARACTERS:
+            raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(entry.request_id)}")
         limits = self._links.limits(self._card.context, self._card.vocabulary)
         prompt = await encode_input(request, self._text, limits)
         sampling = resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt))
         return Submit(
             stream=0,
-            request_id=request.request_id or secrets.token_hex(8),
+            request_id=entry.request_id,
             prompt=prompt,
             sampling=sampling,
             return_routing=request.return_routing,
+            traced=entry.traced,
         )
 
     def _answer(self, submit: Submit, request: pb.GenerateRequest, started: float, meter: RequestMeter) -> Answer:

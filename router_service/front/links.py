@@ -109,6 +109,7 @@ class RouterLinks:
         self._complaints.pop(endpoint.incarnation, None)
         try:
             await self._set_links((*self._links, link))
+            logger.info("link to router %s is up", link.hello.router)
             await link.run(self._config.link_silence_s)
         finally:
             # Off the list first: a stream that hears of the loss must not choose this link again.

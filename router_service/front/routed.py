@@ -1,6 +1,7 @@
 """A request's stream of outputs, whichever routers it takes to produce them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,8 @@ from router_service.front.lane import Arrival, Lane, LinkLostError, OverflowedEr
 from router_service.front.link import RouterLink
 from router_service.front.links import RouterLinks
 from router_service.messages import StreamOutput, Submit
+
+logger = logging.getLogger(__name__)
 
 
 class RoutedStream:
@@ -48,6 +51,7 @@ class RoutedStream:
                 if not self._resubmits_left:
                     raise unavailable(f"the request has lost its router too often: {error}") from error
                 self._resubmits_left -= 1
+                logger.warning("a request has lost its router, another one goes on: %s", error)
 
     def close(self) -> None:
         """Let go of the router; it hears of it unless the stream has ended."""

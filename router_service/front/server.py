@@ -1,5 +1,7 @@
 """The Front's process: one gRPC server, one metrics page, one set of links to routers."""
 
+import asyncio
+
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
@@ -12,12 +14,14 @@ from router_service.front.cluster_view import ClusterService, ShardDirectory
 from router_service.front.config import FrontConfig
 from router_service.front.exposition import MergedCollector
 from router_service.front.inference import InferenceService
+from router_service.front.journal import Journal
 from router_service.front.links import EndpointSource, RouterLinks
 from router_service.front.metrics import FrontMetrics
 from router_service.front.metrics_http import MetricsServer, Targets
 from router_service.front.model_card import ModelCard
 from router_service.front.text_model import TextModel
 from router_service.front.tls import ServerTls
+from router_service.front.tracing import TracingConfig, open_tracer
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
@@ -52,6 +56,7 @@ class FrontServer:
         node: str,
         directory: ShardDirectory | None = None,
         targets: Targets | None = None,
+        tracing: TracingConfig | None = None,
     ) -> None:
         self.grpc_port = 0
         self.metrics_port = 0
@@ -61,7 +66,9 @@ class FrontServer:
         self.gate = Gate(config.tokens_file, self._metrics.refused)
         self.tls = ServerTls(config) if config.tls_cert else None
         self._links = RouterLinks(endpoints, node, secret, config, self._on_links)
-        self._inference = InferenceService(text, card, self._links, self._metrics, config)
+        self._tracer = None if tracing is None else open_tracer(tracing, card.name)
+        journal = Journal(self._tracer)
+        self._inference = InferenceService(text, card, self._links, self._metrics, config, journal)
         self._cluster = ClusterService(card.name, self._links, directory)
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -87,6 +94,8 @@ class FrontServer:
         except OSError:
             await self.stop()
             raise
+        if self._tracer is not None:
+            self._tracer.serves_at(self._config.host, self.grpc_port)
         await server.start()
         self._server = server
         self._links.start()
@@ -103,11 +112,14 @@ class FrontServer:
         """Stop at once: calls that do not end within `grace_s` are cancelled. May be called again."""
         server, self._server = self._server, None
         page, self._page = self._page, None
+        tracer, self._tracer = self._tracer, None
         if server is not None:
             await server.stop(grace_s)
         await self._links.stop()
         if page is not None:
             await page.stop()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     def _open_page(self) -> None:
         config = self._config

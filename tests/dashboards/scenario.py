@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,7 +16,7 @@ from deploy.grafana.panel import State
 from tests.dashboards.checkpoints import SHARDS, write_even, write_skewed
 from tests.dashboards.harm import kill_routers, slowed
 from tests.dashboards.load import Load, cluster_state
-from tests.dashboards.server import Prometheus, free_port, prometheus
+from tests.dashboards.server import DISCOVERED, Prometheus, free_port, prometheus
 from tests.dashboards.waiting import POLL_S, wait_until
 from tests.e2e.server import Server, serving
 
@@ -36,12 +37,16 @@ CONFIG = {
 
 @dataclass
 class Record:
-    """What was seen. Moments are in Prometheus' time; it still runs and can be asked about any of them."""
+    """What was seen. Moments are in Prometheus' time; it still runs and can be asked about any of them.
+
+    `page` is the metrics page in good health, `discovered` shards as another Prometheus saw them, which asked /sd.
+    """
 
     prometheus: Prometheus
     instants: dict[State, float] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
     page: str = ""
+    discovered: list[dict[str, Any]] = field(default_factory=list)
 
     def mark(self, name: str) -> None:
         """Note that something begins or ends now."""
@@ -66,7 +71,9 @@ def played(folder: Path) -> Iterator[Record]:
     with prometheus(folder, f"127.0.0.1:{port}") as server:
         record = Record(server)
         with _cluster(even, port) as cluster, Load(cluster.target) as load:
-            _healthy(record, cluster)
+            with prometheus(folder / "discovered", f"127.0.0.1:{port}", DISCOVERED) as other:
+                _healthy(record, cluster)
+                record.discovered = other.query("expertmesh_shard_up", time.time())
             _slow(record, cluster)
             _overload(record, load)
             _lose_a_shard(record, cluster)

@@ -19,6 +19,7 @@ from tests.dashboards.rules import PROMETHEUS, RULE_FILES
 from tests.dashboards.scale import scaled, scaled_rules
 from tests.dashboards.waiting import wait_until
 
+STATIC, DISCOVERED = "prometheus.yml", "prometheus-http-sd.yml"
 READY_S = 30.0
 STOP_S = 20.0
 
@@ -67,10 +68,11 @@ def alert_id(labels: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """Run Prometheus until the block ends. It keeps everything in `folder` and scrapes `target`."""
+def prometheus(folder: Path, target: str, configuration: str = STATIC) -> Iterator[Prometheus]:
+    """Run Prometheus until the block ends. It keeps everything in `folder` and scrapes `target`, or what that lists."""
+    folder.mkdir(exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
-    config = _write_config(folder, target)
+    config = _write_config(folder, target, configuration)
     command = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
@@ -92,12 +94,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _write_config(folder: Path, target: str) -> Path:
+def _write_config(folder: Path, target: str, configuration: str) -> Path:
     """Our own configuration: what changes are the durations, the target, and where the rules lie."""
-    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config = yaml.safe_load((PROMETHEUS / configuration).read_text())
     for key in ("scrape_interval", "evaluation_interval"):
         config["global"][key] = scaled(config["global"][key])
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    (job,) = config["scrape_configs"]
+    if configuration == STATIC:
+        job["static_configs"] = [{"targets": [target]}]
+    else:
+        job["http_sd_configs"] = [{"url": f"http://{target}/sd", "refresh_interval": scaled("30s")}]
     config["rule_files"] = [str(_write_rules(folder, path)) for path in RULE_FILES]
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.grafana.panel import Board, Panel, Query, State
 from deploy.grafana.variables import LABELS
-from tests.dashboards.checkpoints import DEAD_EXPERTS
+from tests.dashboards.checkpoints import DEAD_EXPERTS, SHARDS
 from tests.dashboards.expressions import exported
 from tests.dashboards.panels import each_query, substituted
 from tests.dashboards.rules import Rule, alerts, recordings
@@ -138,6 +138,13 @@ def test_an_annotations_queries_have_data(record: Record, alert: Rule) -> None:
 def test_a_variable_has_values(record: Record, name: str) -> None:
     query = LABELS[name].removeprefix("label_values(").removesuffix(f", {name})")
     assert record.prometheus.get(f"label/{name}/values", **{"match[]": substituted(query)})
+
+
+def test_discovery_finds_the_same_series_with_the_same_labels(record: Record) -> None:
+    static = record.prometheus.query("expertmesh_shard_up", record.instants[State.HEALTHY])
+    found = [sorted(sample["metric"].items()) for sample in record.discovered]
+    assert sorted(found) == sorted(sorted(sample["metric"].items()) for sample in static)
+    assert len(found) == SHARDS
 
 
 def test_the_file_of_series_is_what_a_cluster_exports(record: Record) -> None:

@@ -10,6 +10,7 @@ from router_service.front.config import FrontConfig
 from router_service.front.metrics_http import Targets
 from router_service.front.server import FrontServer
 from router_service.front.text_model import TextModel
+from router_service.front.tracing import TracingConfig
 
 
 class World:
@@ -19,6 +20,7 @@ class World:
         self.text = text
         # Closing a metrics page takes half a second: only the tests that read it have one.
         self.metrics_port: int | None = None
+        self.tracing: TracingConfig | None = None
         self.endpoints: list[Endpoint] = []
         self.targets: Targets | None = None
         self.routers: list[FakeRouter] = []
@@ -33,7 +35,7 @@ class World:
 
     async def front(self, text: TextModel | None = None, **options: object) -> Client:
         config = FrontConfig(**({"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port} | options))  # type: ignore[arg-type]
-        place = (self._list, SECRET, "node", self.directory, self.targets)
+        place = (self._list, SECRET, "node", self.directory, self.targets, self.tracing)
         self.server = FrontServer(config, text or self.text, card(), *place)
         await self.server.start()
         self.fronts.append(self.server)

@@ -1,0 +1,115 @@
+"""Every key of the configuration in one table, made from the dataclasses and their docstrings.
+
+An entry of a section's `Args:` ends with `[UNIT; BOUNDS]`, `-` for no unit; a boolean needs neither.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from cluster.config import ClusterConfig
+
+INTRODUCTION = """\
+# Configuration
+
+`expertmesh serve --config FILE.yaml` reads one YAML file of sections and keys. Flags override it, a key that neither
+names keeps its default, an unknown key is an error. `expertmesh config check FILE.yaml` prints what a file changes, or
+what is wrong with it.
+
+Made by `expertmesh config table`; a test compares.
+"""
+SECRETS = """\
+## Environment
+
+Secrets only:
+
+| variable | meaning |
+| --- | --- |
+"""
+HEADER = ("key", "type", "unit", "default", "bounds", "meaning")
+ENVIRONMENT = {
+    "EXPERTMESH_SECRET": "what the cluster's own processes prove to each other; drawn anew at each start if unset",
+    "OTEL_EXPORTER_OTLP_HEADERS": "headers for the collector of `tracing.endpoint`, `NAME=VALUE,...`: its credentials",
+}
+TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
+_ENTRY = re.compile(r"^    (\w+): (.*)")
+_FACTS = re.compile(r"\s*\[([^;\]]+); ([^\]]+)\]$")
+
+
+class UndocumentedError(ValueError):
+    """A key whose docstring lacks something; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A row of the table."""
+
+    name: str
+    type: str
+    unit: str
+    default: Any
+    bounds: str
+    meaning: str
+
+    def cells(self) -> tuple[str, ...]:
+        """The row's cells in Markdown."""
+        default = f"`{json.dumps(self.default)}`"
+        return f"`{self.name}`", self.type, self.unit, default, self.bounds, self.meaning.replace("|", "\\|")
+
+
+def keys() -> list[Key]:
+    """All keys, in the order of the sections.
+
+    Raises:
+        UndocumentedError: one lacks its meaning, its unit or its bounds.
+    """
+    sections = get_type_hints(ClusterConfig)
+    return [key for section, kind in sections.items() for key in keys_of(section, kind)]
+
+
+def keys_of(section: str, kind: Any) -> Iterator[Key]:
+    """The keys of one section's dataclass; see `keys`."""
+    entries, hints = arguments(inspect.getdoc(kind) or ""), get_type_hints(kind)
+    for field in fields(kind):
+        yield _key(f"{section}.{field.name}", entries.get(field.name, ""), hints[field.name], field)
+
+
+def arguments(docstring: str) -> dict[str, str]:
+    """The entries of a docstring's `Args:`, each on one line."""
+    entries: dict[str, str] = {}
+    name = ""
+    for line in docstring.partition("Args:\n")[2].splitlines():
+        if match := _ENTRY.match(line):
+            name, entries[match[1]] = match[1], match[2]
+        elif name and line.startswith("        "):
+            entries[name] += " " + line.strip()
+        elif line.strip():
+            break
+    return entries
+
+
+def render() -> str:
+    """The page, Markdown."""
+    rows = [HEADER, ("---",) * len(HEADER), *(key.cells() for key in keys())]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    secrets = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in ENVIRONMENT.items())
+    return f"{INTRODUCTION}\n{table}\n\n{SECRETS}{secrets}\n"
+
+
+def _key(name: str, entry: str, kind: Any, field: "Field[Any]") -> Key:
+    facts = _FACTS.search(entry)
+    meaning = entry[: facts.start()] if facts else entry
+    unit, bounds = (facts[1], facts[2]) if facts else ("-", "true, false") if kind is bool else ("", "")
+    for what, value in (("meaning", meaning.strip()), ("unit and bounds, [UNIT; BOUNDS]", unit and bounds)):
+        if not value:
+            raise UndocumentedError(f"{name}: its docstring entry lacks {what}")
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    return Key(name, _type(kind), unit, default, bounds, meaning.strip().rstrip("."))
+
+
+def _type(kind: Any) -> str:
+    return " or ".join(TYPES[one] for one in get_args(kind) or (kind,))

@@ -1,0 +1,110 @@
+"""What the Front tells of each request: a line when it is accepted, one when it has ended, and its spans if sampled.
+
+Neither holds a prompt or generated text.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from experts.log import current_request, fields
+from router_service.front.lane import Arrival
+from router_service.front.metrics import REASONS
+from router_service.messages import Submit
+from router_service.protocol import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from router_service.front.spans import RequestSpans, Tracer
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUEST_ID_CHARACTERS = 256
+REQUEST_ID_KEY = "x-request-id"
+# Statuses whose messages are words of our own; others may quote what the client sent.
+TOLD = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+EXPECTED = ("INVALID_ARGUMENT", "CANCELLED", "DEADLINE_EXCEEDED")
+
+
+class Journal:
+    """Begins entries. `tracer` is None where tracing is off."""
+
+    def __init__(self, tracer: "Tracer | None") -> None:
+        self._tracer = tracer
+
+    def begin(self, request: pb.GenerateRequest, metadata: Mapping[str, str]) -> "Entry":
+        """A request has come. Its id is the one in it, or the metadata's x-request-id, or drawn.
+
+        From now on the lines of the running task carry the id.
+        """
+        request_id = request.request_id or metadata.get(REQUEST_ID_KEY, "") or secrets.token_hex(8)
+        shown = request_id[:MAX_REQUEST_ID_CHARACTERS]
+        current_request.set(shown)
+        return Entry(request_id, None if self._tracer is None else self._tracer.begin(request, shown, metadata))
+
+
+class Entry:
+    """One request. Exactly one of `finished` and `failed` ends it."""
+
+    def __init__(self, request_id: str, spans: "RequestSpans | None") -> None:
+        self.request_id = request_id
+        self._spans = spans
+        self._begun = time.monotonic()
+        self._prompt_tokens = 0
+        self._tokens = 0
+
+    @property
+    def traced(self) -> bool:
+        """Whether the router should send summaries of steps."""
+        return self._spans is not None
+
+    def submitted(self, submit: Submit) -> None:
+        """It is about to go to a router."""
+        self._prompt_tokens = len(submit.prompt)
+        values: dict[str, Any] = {"prompt_tokens": len(submit.prompt), "max_tokens": submit.sampling.max_tokens}
+        if self._spans is not None:
+            self._spans.submitted(submit)
+            values["trace_id"] = self._spans.trace_id
+        logger.info("request accepted", extra=fields(**values))
+
+    def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """Outputs have come."""
+        for arrival in arrivals:
+            self._tokens += len(arrival.output.token_ids)
+        if self._spans is not None:
+            self._spans.arrived(arrivals)
+
+    def finished(self, last: pb.GenerateResponse) -> None:
+        """Its client has the last response."""
+        usage = last.usage
+        values = {
+            "finish": REASONS[last.finish_reason],
+            "prompt_tokens": usage.prompt_tokens,
+            "tokens": usage.generated_tokens,
+            "seconds": self._seconds(),
+            "queue_seconds": round(usage.queue_seconds, 6),
+            "prefill_seconds": round(usage.prefill_seconds, 6),
+            "decode_seconds": round(usage.decode_seconds, 6),
+        }
+        logger.info("request finished", extra=fields(**values))
+        if self._spans is not None:
+            self._spans.finished(last)
+
+    def failed(self, code: str, message: str = "") -> None:
+        """It ended with the gRPC status `code`."""
+        values = {"code": code, "prompt_tokens": self._prompt_tokens, "tokens": self._tokens}
+        if code in TOLD and message:
+            values["reason"] = message
+        level = logging.INFO if code in EXPECTED else logging.WARNING
+        logger.log(level, "request failed", extra=fields(**values, seconds=self._seconds()))
+        if self._spans is not None:
+            self._spans.failed(code, self._tokens)
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._begun, 6)
+
+
+def metadata_of(items: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """A call's metadata as text; binary entries are nobody's here."""
+    return {key: value for key, value in items or () if isinstance(value, str)}

@@ -1,0 +1,171 @@
+"""One span per request with children queue, prefill and decode, by OpenTelemetry's conventions for generative AI.
+
+No attribute holds a prompt or generated text.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Tracer as SpanMaker
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from router_service.front.lane import Arrival
+from router_service.front.tracing import TracingConfig
+from router_service.messages import StepSummary, Submit, Timings
+from router_service.protocol import inference_pb2 as pb
+
+BATCH_SPANS = 512
+SCHEDULE_SECONDS = 1.0
+LAST_FLUSH_SECONDS = 2.0
+MAX_EVENTS = 64
+EVENT = "expertmesh.step"
+PROVIDER = "expertmesh"
+Summaries = Sequence[tuple[float, StepSummary]]
+FINISH_REASONS = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
+
+
+class Tracer:
+    """Starts requests' spans and sends those that have ended, from a thread and a bounded queue of its own.
+
+    A collector that is away costs the spans that no longer fit, and nothing else.
+    """
+
+    def __init__(self, config: TracingConfig, model: str) -> None:
+        self._model = model
+        self._place: dict[str, AttributeValue] = {}
+        timeout_s = config.export_timeout_seconds
+        self._exporter = OTLPSpanExporter(config.endpoint, config.endpoint.startswith("http:"), timeout=timeout_s)
+        self._provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
+            resource=Resource({"service.name": config.service_name}),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(
+            BatchSpanProcessor(
+                self._exporter,
+                max_queue_size=config.queue_size,
+                schedule_delay_millis=SCHEDULE_SECONDS * 1e3,
+                max_export_batch_size=min(BATCH_SPANS, config.queue_size),
+            )
+        )
+        self._tracer = self._provider.get_tracer("expertmesh")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def serves_at(self, host: str, port: int) -> None:
+        """Spans say so from now on."""
+        self._place = {"server.address": host, "server.port": port}
+
+    def begin(self, request: pb.GenerateRequest, request_id: str, metadata: Mapping[str, str]) -> "RequestSpans | None":
+        """Start the span of a request, below the caller's `traceparent`; None where it is not sampled."""
+        operation = "chat" if request.HasField("chat") else "text_completion"
+        attributes: dict[str, AttributeValue] = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": PROVIDER,
+            "gen_ai.request.model": self._model,
+            "gen_ai.response.id": request_id,
+        }
+        parent = self._propagator.extract(metadata)
+        name, attributes = f"{operation} {self._model}", attributes | self._place
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+        return RequestSpans(self._tracer, span) if span.is_recording() else None
+
+    def close(self) -> None:
+        """Send what waits, for two seconds at most."""
+        flush = threading.Thread(target=self._provider.force_flush, daemon=True)
+        flush.start()
+        flush.join(LAST_FLUSH_SECONDS)
+        self._exporter.shutdown()  # first: it ends the retries that the processor would wait for
+        self._provider.shutdown()
+
+
+class RequestSpans:
+    """The spans of one request that is sampled. `at` is in the event loop's seconds, the monotonic clock's."""
+
+    def __init__(self, maker: SpanMaker, root: Span) -> None:
+        self._maker = maker
+        self._root = root
+        self._begun = time.monotonic()
+        self._wall_ns = time.time_ns() - time.monotonic_ns()
+        self._timings: Timings | None = None
+        self._first: float | None = None
+        self._last = 0.0
+        self._summaries: list[tuple[float, StepSummary]] = []
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return f"{self._root.get_span_context().trace_id:032x}"
+
+    def submitted(self, submit: Submit) -> None:
+        """Note what is asked for, all defaults filled in."""
+        sampling = submit.sampling
+        self._root.set_attributes(
+            {
+                "gen_ai.request.max_tokens": sampling.max_tokens,
+                "gen_ai.request.temperature": sampling.temperature,
+                "gen_ai.request.top_p": sampling.top_p,
+                "gen_ai.request.top_k": sampling.top_k,
+                "gen_ai.request.seed": sampling.seed,
+                "gen_ai.usage.input_tokens": len(submit.prompt),
+            }
+        )
+
+    def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """Note when tokens came, and what the router says of the time before."""
+        for arrival in arrivals:
+            output = arrival.output
+            self._timings = output.timings or self._timings
+            if output.token_ids:
+                self._first = arrival.at if self._first is None else self._first
+                self._last = arrival.at
+            if output.summary is not None and len(self._summaries) < MAX_EVENTS:
+                self._summaries.append((arrival.at, output.summary))
+
+    def finished(self, last: pb.GenerateResponse) -> None:
+        """End all spans; `last` is the answer's last response."""
+        self._root.set_attribute("gen_ai.response.finish_reasons", [FINISH_REASONS[last.finish_reason]])
+        self._end(last.usage.generated_tokens)
+
+    def failed(self, code: str, tokens: int) -> None:
+        """End all spans of a request that ended with the gRPC status `code` after `tokens`."""
+        self._root.set_attribute("error.type", code)
+        self._root.set_status(Status(StatusCode.ERROR))
+        self._end(tokens)
+
+    def _end(self, tokens: int) -> None:
+        self._root.set_attribute("gen_ai.usage.output_tokens", tokens)
+        if self._timings is not None and self._first is not None:
+            self._add_children(self._timings, self._first)
+        self._root.end()
+
+    def _add_children(self, timings: Timings, first: float) -> None:
+        """Lay out the router's durations so that the last one ends with the last token that came."""
+        decode = self._last - (timings.decode_seconds or self._last - first)
+        prefill = decode - timings.prefill_seconds
+        self._child("queue", prefill - timings.queue_seconds, prefill)
+        self._child("prefill", prefill, decode)
+        self._child("decode", decode, self._last, self._summaries)
+
+    def _child(
+        self, name: str, begun: float, ended: float, summaries: Sequence[tuple[float, StepSummary]] = ()
+    ) -> None:
+        begun = max(begun, self._begun)  # the loop's clock may be a millisecond behind
+        span = self._maker.start_span(name, set_span_in_context(self._root), start_time=self._wall(begun))
+        for at, summary in summaries:
+            span.add_event(EVENT, _attributes(summary), self._wall(at))
+        span.end(self._wall(max(begun, ended)))
+
+    def _wall(self, at: float) -> int:
+        return int(at * 1e9) + self._wall_ns
+
+
+def _attributes(summary: StepSummary) -> dict[str, AttributeValue]:
+    return {f"{EVENT}.{name}": getattr(summary, name) for name in summary.__struct_fields__}
