@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 from cluster.client_command import fail, one_line
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
 MARGIN_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -27,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
+    if args.address != "auto" and not _listens(args.address):
+        return fail(f"cannot drain {args.name}: nothing listens on {args.address}")
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -38,3 +42,13 @@ def run(args: argparse.Namespace) -> int:
     finally:
         ray.shutdown()
     return 0
+
+
+def _listens(address: str) -> bool:
+    """Whether HOST:PORT takes connections: Ray itself would wait for minutes, and a pod that ends has seconds."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True

@@ -26,6 +26,7 @@ unshare --mount --propagation private bash -euc '
 ' run "$@" &
 child=$!
 trap 'kill -TERM $child 2>/dev/null || true' TERM INT
+# A signal ends a wait: the one after it has the command's own status.
 status=0; wait $child || status=$?
-while kill -0 $child 2>/dev/null; do wait $child || status=$?; done
+if [ $status -gt 128 ]; then status=0; wait $child || status=$?; fi
 exit $status
