@@ -177,6 +177,7 @@ class FrontReplica:
         return {
             "grpc_port": self._server.grpc_port,
             "metrics_port": self._server.metrics_port,
+            "http_port": self._server.http_port,
             "routers": self._server.linked_routers,
             "announcements": self._announcements,
         }

@@ -27,6 +27,8 @@ FLAGS: dict[str, tuple[str, str]] = {
     "grpc_port": ("front", "grpc_port"),
     "metrics_host": ("front", "metrics_host"),
     "metrics_port": ("front", "metrics_port"),
+    "http_host": ("front", "http_host"),
+    "http_port": ("front", "http_port"),
     "dtype": ("model", "dtype"),
     "device": ("model", "device"),
     "address": ("cluster", "address"),
@@ -64,6 +66,8 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grpc-port", type=int, metavar="PORT", help="0 picks a free one (default)")
     parser.add_argument("--metrics-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="0 picks a free one (default)")
+    parser.add_argument("--http-host", metavar="HOST", help="address of the live page (default: 127.0.0.1)")
+    parser.add_argument("--http-port", type=int, metavar="PORT", help="0 picks a free one (default)")
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--address", metavar="RAY", help="join this Ray cluster (auto or HOST:PORT), else start one")
@@ -171,7 +175,10 @@ def check_ports(config: ClusterConfig) -> None:
     for key, host, port in (
         ("grpc_port", front.host, front.grpc_port),
         ("metrics_port", front.metrics_host, front.metrics_port),
+        ("http_port", front.http_host, front.http_port),
     ):
+        if port is None:
+            continue
         try:
             socket.create_server((host, port)).close()
         except OSError as error:
@@ -182,4 +189,5 @@ def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:
     """The line that says where the cluster is reached."""
     front = config.front
     metrics = f"http://{front.metrics_host}:{status['metrics_port']}/metrics"
-    return f"ready grpc={front.host}:{status['grpc_port']} metrics={metrics}"
+    page = f" http=http://{front.http_host}:{status['http_port']}/" if front.http_port is not None else ""
+    return f"ready grpc={front.host}:{status['grpc_port']} metrics={metrics}{page}"

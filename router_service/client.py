@@ -65,6 +65,7 @@ class Client:
         messages: Iterable[Mapping[str, str]] | None = None,
         request_id: str = "",
         return_routing: bool = False,
+        return_scores: bool = False,
         timeout: float | None = None,
         **sampling: Unpack[SamplingFields],
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
@@ -76,7 +77,10 @@ class Client:
             ValueError: not exactly one input was given.
         """
         request = inference_pb2.GenerateRequest(
-            request_id=request_id, sampling=inference_pb2.Sampling(**sampling), return_routing=return_routing
+            request_id=request_id,
+            sampling=inference_pb2.Sampling(**sampling),
+            return_routing=return_routing,
+            return_scores=return_scores,
         )
         set_input(request, prompt, tokens, messages)
         call = self._inference.Generate(request, timeout=timeout, metadata=self._metadata)

@@ -15,7 +15,7 @@ from router_service.forward import StepTrace, forward
 from router_service.messages import StreamFailure
 from router_service.models.backbone import Backbone
 from router_service.request import Event, Request
-from router_service.routing_trace import trace_routing
+from router_service.routing_trace import scored_rows, trace_routing
 from router_service.sampler import Drawn, SampleRow, sample
 from router_service.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
 from router_service.stall_log import log_back, log_lost
@@ -107,6 +107,7 @@ class Engine:
         requests = self._note_scheduled(scheduled)
         batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.keys.device)
         trace = StepTrace()
+        trace.scored_rows = scored_rows([self.requests[item.key] for item in scheduled], batch.segments)
         self.threads.use(len(batch.token_ids_T))
         self.pool.step = next(self._tags)
         trace.stages_ns["schedule"] = time.monotonic_ns() - begun
@@ -130,7 +131,7 @@ class Engine:
         picked_BV = logits_BV if len(whole) == len(scheduled) else logits_BV[whole]
         requests = [self.requests[scheduled[i].key] for i in whole]
         drawn = sample(picked_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
-        trace_routing(requests, [batch.segments[i] for i in whole], trace.routings, self.pool.placement)
+        trace_routing(requests, [batch.segments[i] for i in whole], trace, self.pool.placement)
         now = time.monotonic()
         events = [self._advance(request, draw, now) for request, draw in zip(requests, drawn, strict=True)]
         trace.stages_ns["sample"] += time.monotonic_ns() - begun

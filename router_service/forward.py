@@ -16,21 +16,27 @@ from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.transport.base import ShardUnavailable
 from kernels.select import Ops
-from router_service.gating import route
+from router_service.gating import best_scores, route
 from router_service.models.backbone import Backbone
 from router_service.step_batch import StepBatch
 
+GateScores = tuple[Tensor, Tensor]
 STAGES = ("schedule", "attention", "gate", "pack", "wait", "reduce", "shared_expert", "sample", "other")
 
 
 @dataclass(slots=True)
 class StepTrace:
-    """What a step saw: nanoseconds by stage, each MoE layer's trip and routing, tokens lost, and whose fault it was."""
+    """What a step saw: nanoseconds by stage, each MoE layer's trip and routing, tokens lost, and whose fault it was.
+
+    `scored_rows` are those whose requests ask for the gate's scores; `scores` has theirs for each MoE layer.
+    """
 
     stages_ns: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     trips: list[LayerTrip] = field(default_factory=list)
     routings: list[tuple[int, Routing]] = field(default_factory=list)
     failures: dict[int, ShardUnavailable] = field(default_factory=dict)
+    scored_rows: list[int] = field(default_factory=list)
+    scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
@@ -89,6 +95,9 @@ def _experts(
 ) -> Tensor:
     logits_TE, correction_E = backbone.gate_logits(layer, h_TD), backbone.gate_correction(layer)
     routing = route(backbone.spec.gate, logits_TE, ops, trace.lost_T, correction_E)
+    if rows := trace.scored_rows:
+        chosen_RK = torch.from_numpy(routing.expert_ids_TK[rows]).to(logits_TE.device)
+        trace.scores.append(best_scores(backbone.spec.gate, logits_TE[rows], chosen_RK, correction_E))
     watch.mark("gate")
     dispatched = pool.dispatch(layer, h_TD, routing)
     shared_TD = None

@@ -18,6 +18,7 @@ from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.secret import Secret
 from experts.transport.server import FrameServer
 from router_service.messages import (
+    Activity,
     RouterHello,
     RouterReport,
     StepOutputs,
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUED_FRAMES = 4096
 
-Outgoing = list[Event] | RouterHello | RouterReport | None
+Outgoing = list[Event] | RouterHello | RouterReport | Activity | None
 
 
 @dataclass(slots=True)
@@ -98,6 +99,10 @@ class FrontLinks:
         """Queue a report for every Front."""
         for link in list(self._by_number.values()):
             self._put(link, report)
+
+    def tell(self, front: int, activity: Activity) -> None:
+        """Queue what a Front watches."""
+        self._put(self._by_number.get(front), activity)
 
     def close(self) -> None:
         """Hang up on every Front."""

@@ -14,6 +14,7 @@ from kernels.select import Ops
 from router_service.models.spec import Gate, Rule
 
 Chosen = tuple[Tensor, Tensor]
+BEST_SCORES = 16
 
 
 def route(
@@ -42,6 +43,28 @@ def choose(gate: Gate, logits_TE: Tensor, ops: Ops, correction_E: Tensor | None 
             return sigmoid_groups(logits_TE, gate, correction_E)
         case Rule.TOPK_SIGMOID:
             return topk_sigmoid(logits_TE, gate)
+
+
+def best_scores(gate: Gate, logits_TE: Tensor, chosen_TK: Tensor, correction_E: Tensor | None = None) -> Chosen:
+    """Return scores_TN and expert_ids_TN, best first: the 16 best of what the gate ranks by, the chosen among them.
+
+    Softmax or sigmoid over all experts, with the correction where there is one. Groups may keep an expert with a high
+    score from being chosen and let one with a low score in; that one takes the place of the 16th.
+    """
+    scores_TE = gate_scores(gate, logits_TE, correction_E)
+    shown = min(max(BEST_SCORES, gate.top_k), scores_TE.shape[-1])
+    ranked_TE = scores_TE.scatter(1, chosen_TK.clamp(min=0), float("inf"))
+    ids_TN = ranked_TE.topk(shown, dim=-1, sorted=False).indices
+    scores_TN, order_TN = scores_TE.gather(1, ids_TN).sort(dim=-1, descending=True, stable=True)
+    return scores_TN, ids_TN.gather(1, order_TN)
+
+
+def gate_scores(gate: Gate, logits_TE: Tensor, correction_E: Tensor | None = None) -> Tensor:
+    """What the gate's rule ranks the experts by, float32 [T, E]."""
+    if gate.rule in (Rule.SOFTMAX_TOPK, Rule.TOPK_SOFTMAX):
+        return logits_TE.float().softmax(dim=-1)
+    scores_TE = logits_TE.float().sigmoid()
+    return scores_TE if correction_E is None else scores_TE + correction_E
 
 
 def softmax_topk(logits_TE: Tensor, gate: Gate, ops: Ops) -> Chosen:

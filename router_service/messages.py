@@ -1,7 +1,8 @@
 """What a Front and a Router say to each other: msgpack bodies of MESSAGE frames.
 
-Front to Router: `Submit`, `Cancel`. Router to Front: `RouterHello` once, then one `StepOutputs` a step, and about once
-a second a `RouterReport`. A `stream` is a number that the Front draws, unique on its connection.
+Front to Router: `Submit`, `Cancel`, `Watch`. Router to Front: `RouterHello` once, then one `StepOutputs` a step, about
+once a second a `RouterReport`, and while it watches an `Activity` twice a second. A `stream` is a number that the Front
+draws, unique on its connection.
 """
 
 import msgspec
@@ -34,6 +35,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     `generated` counts towards `sampling.max_tokens`, and its positions are routed and reported again like the prompt's.
     `deadline_seconds` is the time that is left when the frame is sent; None waits as long as the router allows.
     `traced` asks for a `StepSummary` now and then.
+    `return_scores` adds the gate's best scores to the routing that `return_routing` asks for.
     """
 
     stream: int
@@ -44,12 +46,19 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     deadline_seconds: float | None = None
     return_routing: bool = False
     traced: bool = False
+    return_scores: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """Forget a stream; its blocks are free at the next step. The router sends nothing more for it."""
 
     stream: int
+
+
+class Watch(msgspec.Struct, frozen=True, tag="watch"):
+    """Somebody looks at the live page: send `Activity` for so many seconds. It ends by itself unless it is renewed."""
+
+    seconds: float
 
 
 class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
@@ -74,13 +83,17 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
     top: list[Logprob]
 
 
-class LayerRouting(msgspec.Struct, frozen=True):
-    """Where one token went in one MoE layer: K experts, their weights, the shards that held them."""
+class LayerRouting(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where one token went in one MoE layer: K experts, their weights, the shards that held them.
+
+    `scores` are (expert, score) pairs, best first, of what the gate ranks by; the chosen experts are always among them.
+    """
 
     layer: int
     experts: list[int]
     weights: list[float]
     shards: list[int]
+    scores: list[tuple[int, float]] = []
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -188,8 +201,46 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     families: list[MetricFamily]
 
 
-ToRouter = Submit | Cancel
-ToFront = RouterHello | StepOutputs | RouterReport
+class StepTimes(msgspec.Struct, frozen=True, array_like=True):
+    """One engine step: prefill, decode or mixed, its tokens, and seconds by stage (`Activity.stages` names them)."""
+
+    kind: str
+    tokens: int
+    seconds: float
+    stages: list[float]
+
+
+class ShardActivity(msgspec.Struct, frozen=True, array_like=True):
+    """What one shard did: token rows, layer calls, and the seconds of all its calls by phase."""
+
+    shard: int
+    rows: int
+    calls: int
+    phase_seconds: dict[str, float]
+
+
+class Activity(msgspec.Struct, frozen=True, tag="activity"):
+    """What a watched router did within the last `seconds`.
+
+    `expert_tokens` has the (token, expert) pairs as uint32, little-endian, [layers, experts]; `layers` are the model's
+    MoE layers; `holders` lists the shards of each expert. `stage_seconds` adds up all `step_count` steps, `steps` has
+    only the latest of them.
+    """
+
+    router: str
+    seconds: float
+    layers: list[int]
+    holders: list[list[int]]
+    expert_tokens: bytes
+    shards: list[ShardActivity]
+    stages: list[str]
+    stage_seconds: list[float]
+    step_count: int
+    steps: list[StepTimes]
+
+
+ToRouter = Submit | Cancel | Watch
+ToFront = RouterHello | StepOutputs | RouterReport | Activity
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_router = msgspec.msgpack.Decoder(ToRouter).decode

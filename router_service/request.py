@@ -26,6 +26,7 @@ class Request:
     first_token: float = 0.0
     stalled_since: float = 0.0
     stalled_by: str = ""
+    return_scores: bool = False
     routing: list[list[LayerRouting]] = field(default_factory=list)
 
     @property

@@ -14,10 +14,11 @@ from experts.log import LoggingConfig, fields
 from experts.transport.address import Endpoint
 from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
+from router_service.activity import ActivityMonitor
 from router_service.engine import Engine, StepRecord
 from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
 from router_service.front_links import FrontLinks
-from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter
+from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter, Watch
 from router_service.reporting import shard_reports
 from router_service.request import Event, Request
 from router_service.request_log import log_accepted, log_cancelled, log_ended
@@ -88,6 +89,10 @@ class Router:
         hello = RouterHello(identity.replica, limits.context, limits.prompt_limit)
         place = (identity.secret, identity.host, identity.node, identity.index)
         self.fronts = FrontLinks(hello, self._receive, self._lost, self._report_due.set, *place, experts.checksum)
+        layers = sorted(engine.backbone.sparse_layers)
+        self.activity = ActivityMonitor(
+            identity.replica, self.statistics, layers, engine.pool.placement, self.fronts.tell
+        )
         self.connector = ShardConnector(
             transport,
             experts.shards,
@@ -127,6 +132,7 @@ class Router:
         self._closing.set()
         self._report_due.set()
         self._wake()
+        self.activity.close()
         self.fronts.close()
         self.connector.close()
         for thread in self._threads:
@@ -137,6 +143,8 @@ class Router:
         now = time.monotonic()
         if isinstance(message, Submit):
             self._inbox.put(lambda: self._submit(front, message, now))
+        elif isinstance(message, Watch):
+            self.activity.watch(front, message.seconds)
         else:
             self._inbox.put(lambda: self._cancel(front, message))
 
@@ -144,8 +152,10 @@ class Router:
         self.statistics.observe(step)
         self._summaries.note(step)
         self._step_log.observe(step)
+        self.activity.observe(step)
 
     def _lost(self, front: int) -> None:
+        self.activity.forget(front)
         self._inbox.put(lambda: self._drop(front))
 
     def _wake(self) -> None:
@@ -162,6 +172,7 @@ class Router:
             tokens=[*message.prompt, *message.generated],
             prompt_length=len(message.prompt),
             return_routing=message.return_routing,
+            return_scores=message.return_scores,
             arrived=now,
             deadline=deadline,
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-ROUNDS = 12
+ROUNDS = 30
 
 
 def undisturbed(measure: Callable[[], None], wrong: Callable[[], list[str]]) -> None:

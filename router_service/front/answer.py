@@ -123,7 +123,14 @@ class Answer:
 def _routing(layers: list[LayerRouting]) -> pb.TokenRouting:
     return pb.TokenRouting(
         layers=[
-            pb.LayerRouting(layer=one.layer, experts=one.experts, weights=one.weights, shards=one.shards)
+            pb.LayerRouting(
+                layer=one.layer,
+                experts=one.experts,
+                weights=one.weights,
+                shards=one.shards,
+                scored_experts=[expert for expert, _ in one.scores],
+                scores=[score for _, score in one.scores],
+            )
             for one in layers
         ]
     )

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """Where the API listens, and how long and how much it waits.
+    """Where the API and the pages listen, and how long and how much the Front waits.
 
     Args:
         host: address that the API binds [-; an address of this machine]
         grpc_port: port of the API; 0 picks a free one [-; 0 to 65535]
         metrics_host: address that the metrics page binds [-; an address of this machine]
         metrics_port: port of the metrics page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
+        http_host: address that the live page binds [-; an address of this machine]
+        http_port: port of the live page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
+        max_pages: live pages open at once; one more is told to come later [pages; at least 1]
         reuse_port: whether several Fronts may bind one port
         max_concurrent_streams: requests at once; one more is refused with RESOURCE_EXHAUSTED [requests; at least 1]
         max_request_bytes: the largest request [bytes; at least 1]
@@ -38,6 +41,9 @@ class FrontConfig:
     grpc_port: int = 0
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 0
+    http_host: str = "127.0.0.1"
+    http_port: int | None = 0
+    max_pages: int = 64
     reuse_port: bool = False
     max_concurrent_streams: int = 1024
     max_request_bytes: int = 16 << 20
@@ -56,10 +62,10 @@ class FrontConfig:
 
     def __post_init__(self) -> None:
         self._check_security()
-        for name in ("grpc_port", "metrics_port"):
+        for name in ("grpc_port", "metrics_port", "http_port"):
             if not 0 <= (getattr(self, name) or 0) <= 65535:
                 raise ValueError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
-        for name in ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens"):
+        for name in ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens", "max_pages"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("router_wait_s", "max_resubmits"):

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from experts.log import fields
 from router_service.front.answer import Answer
-from router_service.front.calls import Context, answering
+from router_service.front.calls import Caller, Context, answering
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, exhausted, invalid, unavailable
 from router_service.front.journal import MAX_REQUEST_ID_CHARACTERS, Entry, Journal, metadata_of
+from router_service.front.limits import Limits
 from router_service.front.links import RouterLinks
 from router_service.front.metrics import FrontMetrics, RequestMeter
 from router_service.front.model_card import ModelCard
@@ -21,6 +23,9 @@ from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
 
 logger = logging.getLogger(__name__)
+
+# A caller's deadline began by the way of its call before ours.
+ON_THE_WAY_S = 0.1
 
 
 class InferenceService(InferenceServicer):
@@ -48,20 +53,30 @@ class InferenceService(InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer; the final message or the status comes exactly once."""
-        started = asyncio.get_running_loop().time()
         async with answering(context):
-            entry = self._journal.begin(request, metadata_of(context.invocation_metadata()))
-            try:
-                await self._admit(request, context, started, entry)
-            except RequestError as error:
-                self._failed(entry, error.code.name, error.message)
-                raise
-            except asyncio.CancelledError:
-                self._failed(entry, "CANCELLED" if _time_left(context) else "DEADLINE_EXCEEDED")
-                raise
-            except Exception:
-                self._failed(entry, "CANCELLED" if context.done() else "INTERNAL")
-                raise
+            await self.answer(request, context, metadata_of(context.invocation_metadata()))
+
+    async def answer(
+        self, request: pb.GenerateRequest, caller: Caller, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the answer to `caller`, the final message exactly once; `metadata` came with a gRPC call.
+
+        Raises:
+            RequestError: it was refused, or ended without finishing.
+        """
+        started = asyncio.get_running_loop().time()
+        entry = self._journal.begin(request, metadata or {})
+        try:
+            await self._admit(request, caller, started, entry)
+        except RequestError as error:
+            self._failed(entry, error.code.name, error.message)
+            raise
+        except asyncio.CancelledError:
+            self._failed(entry, "CANCELLED" if _time_left(caller) else "DEADLINE_EXCEEDED")
+            raise
+        except Exception:
+            self._failed(entry, "CANCELLED" if caller.done() else "INTERNAL")
+            raise
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Return the ids that Generate would use."""
@@ -81,7 +96,15 @@ class InferenceService(InferenceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: ARG002
         """Describe the model."""
-        card, limits = self._card, self._links.limits(self._card.context, self._card.vocabulary)
+        return self.model()
+
+    def limits(self) -> Limits:
+        """How long a request may be now."""
+        return self._links.limits(self._card.context, self._card.vocabulary)
+
+    def model(self) -> pb.ModelInfo:
+        """Describe the model, with what the linked routers allow now."""
+        card, limits = self._card, self.limits()
         return pb.ModelInfo(
             name=card.name,
             family=card.family,
@@ -116,7 +139,7 @@ class InferenceService(InferenceServicer):
         self._metrics.failed(code)
         entry.failed(code, message)
 
-    async def _admit(self, request: pb.GenerateRequest, context: Context, started: float, entry: Entry) -> None:
+    async def _admit(self, request: pb.GenerateRequest, caller: Caller, started: float, entry: Entry) -> None:
         if self._draining:
             raise unavailable("the server is draining")
         if len(self._active) >= self._config.max_concurrent_streams:
@@ -131,18 +154,18 @@ class InferenceService(InferenceServicer):
                 meter.prompt(len(submit.prompt))
                 entry.submitted(submit)
                 answer = self._answer(submit, request, started, meter)
-                await self._pump(submit, answer, context, meter, entry)
+                await self._pump(submit, answer, caller, meter, entry)
         except TimeoutError:
             if not scope.expired():
                 raise
             if answer is None or answer.finished:
                 raise unavailable("the server is draining") from None
-            await self._write(answer.cut(), context, meter, entry)
+            await self._write(answer.cut(), caller, meter, entry)
         finally:
             self._untrack(scope)
 
-    async def _pump(self, submit: Submit, answer: Answer, context: Context, meter: RequestMeter, entry: Entry) -> None:
-        left = context.time_remaining()
+    async def _pump(self, submit: Submit, answer: Answer, caller: Caller, meter: RequestMeter, entry: Entry) -> None:
+        left = caller.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
         stream = RoutedStream(self._links, submit, deadline, config.router_wait_s, config.max_resubmits)
@@ -152,14 +175,14 @@ class InferenceService(InferenceServicer):
                 entry.arrived(arrivals)
                 response = answer.extend(arrivals)
                 if answer.error is None or response.token_ids:
-                    await self._write(response, context, meter, entry)
+                    await self._write(response, caller, meter, entry)
                 if answer.error is not None:
                     raise answer.error
         finally:
             stream.close()
 
-    async def _write(self, response: pb.GenerateResponse, context: Context, meter: RequestMeter, entry: Entry) -> None:
-        await context.write(response)
+    async def _write(self, response: pb.GenerateResponse, caller: Caller, meter: RequestMeter, entry: Entry) -> None:
+        await caller.write(response)
         if response.finish_reason:
             entry.finished(response)
             meter.finished(response, asyncio.get_running_loop().time())
@@ -167,7 +190,9 @@ class InferenceService(InferenceServicer):
     async def _submit_of(self, request: pb.GenerateRequest, entry: Entry) -> Submit:
         if len(entry.request_id) > MAX_REQUEST_ID_CHARACTERS:
             raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(entry.request_id)}")
-        limits = self._links.limits(self._card.context, self._card.vocabulary)
+        if request.return_scores and not request.return_routing:
+            raise invalid("return_scores", "comes with the routing: set return_routing too, or leave it out")
+        limits = self.limits()
         prompt = await encode_input(request, self._text, limits)
         sampling = resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt))
         return Submit(
@@ -177,6 +202,7 @@ class InferenceService(InferenceServicer):
             sampling=sampling,
             return_routing=request.return_routing,
             traced=entry.traced,
+            return_scores=request.return_scores,
         )
 
     def _answer(self, submit: Submit, request: pb.GenerateRequest, started: float, meter: RequestMeter) -> Answer:
@@ -193,6 +219,7 @@ class InferenceService(InferenceServicer):
             self._idle.set()
 
 
-def _time_left(context: Context) -> bool:
-    left = context.time_remaining()
-    return left is None or left > 0
+def _time_left(caller: Caller) -> bool:
+    """Whether a call ended before its deadline. The caller's clock began first, by the way that its call took."""
+    left = caller.time_remaining()
+    return left is None or left > ON_THE_WAY_S

@@ -9,10 +9,12 @@ import msgspec
 from experts.transport.address import Endpoint
 from experts.transport.frame import FrameError, Kind
 from experts.transport.secret import Secret
+from router_service.front.activity_window import ActivityWindow
 from router_service.front.config import FrontConfig
 from router_service.front.lane import Arrival, Lane, LinkLostError
 from router_service.front.wire import Wire, connect
 from router_service.messages import (
+    Activity,
     Cancel,
     RouterHello,
     RouterReport,
@@ -20,6 +22,7 @@ from router_service.messages import (
     Submit,
     ToFront,
     ToRouter,
+    Watch,
     decode_to_front,
     encode,
 )
@@ -34,6 +37,7 @@ class RouterLink:
         self.endpoint = endpoint
         self.hello = hello
         self.report: RouterReport | None = None
+        self.window = ActivityWindow()
         self.lost = False
         self._wire = wire
         self._max_buffered_tokens = max_buffered_tokens
@@ -68,6 +72,14 @@ class RouterLink:
         if self._lanes.pop(lane.stream, None) is not None and not lane.ended and not self.lost:
             self._send(Cancel(lane.stream))
 
+    def watch(self, seconds: float) -> None:
+        """Ask for the router's activity, which `window` gathers, for so many seconds; 0 ends it.
+
+        Raises:
+            LinkLostError: the link has ended.
+        """
+        self._send(Watch(seconds))
+
     async def run(self, silence_s: float) -> None:
         """Read until the link ends: the peer closes, sends what is no message, or is silent for `silence_s`."""
         try:
@@ -96,6 +108,8 @@ class RouterLink:
             self._deliver(message)
         elif isinstance(message, RouterReport):
             self.report = message
+        elif isinstance(message, Activity):
+            self.window.add(message, asyncio.get_running_loop().time())
         else:
             raise FrameError("hello", "a second hello")
 

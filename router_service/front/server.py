@@ -1,4 +1,4 @@
-"""The Front's process: one gRPC server, one metrics page, one set of links to routers."""
+"""The Front's process: one gRPC server, one metrics page, one live page, one set of links to routers."""
 
 import asyncio
 
@@ -16,6 +16,7 @@ from router_service.front.exposition import MergedCollector
 from router_service.front.inference import InferenceService
 from router_service.front.journal import Journal
 from router_service.front.links import EndpointSource, RouterLinks
+from router_service.front.live_page import LivePage
 from router_service.front.metrics import FrontMetrics
 from router_service.front.metrics_http import MetricsServer, Targets
 from router_service.front.model_card import ModelCard
@@ -60,6 +61,7 @@ class FrontServer:
     ) -> None:
         self.grpc_port = 0
         self.metrics_port = 0
+        self.http_port = 0
         self._config = config
         self._metrics = FrontMetrics(card.name)
         self._targets = targets
@@ -73,6 +75,9 @@ class FrontServer:
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
+        self._live: LivePage | None = None
+        if config.http_port is not None:
+            self._live = LivePage(config, text, self._inference, self._links, directory)
         self._draining = False
 
     @property
@@ -81,7 +86,7 @@ class FrontServer:
         return len(self._links.links)
 
     async def start(self) -> int:
-        """Open both ports and look for routers; return the gRPC port. Health is SERVING once a router is linked.
+        """Open the ports and look for routers; return the gRPC port. Health is SERVING once a router is linked.
 
         Raises:
             OSError: a port cannot be bound.
@@ -90,6 +95,7 @@ class FrontServer:
         self._open_page()
         server = self._make_server()
         try:
+            self.http_port = await self._live.start() if self._live is not None else 0
             self.grpc_port = self._bind(server)
         except OSError:
             await self.stop()
@@ -105,6 +111,8 @@ class FrontServer:
         """Turn NOT_SERVING, refuse new requests, let streams in flight end within `grace_s`, then stop."""
         self._draining = True
         await self._set_health(NOT_SERVING)
+        if self._live is not None:
+            self._live.drain()
         await self._inference.drain(grace_s)
         await self.stop(LAST_WORDS_S)
 
@@ -113,6 +121,9 @@ class FrontServer:
         server, self._server = self._server, None
         page, self._page = self._page, None
         tracer, self._tracer = self._tracer, None
+        live, self._live = self._live, None
+        if live is not None:
+            await live.stop()
         if server is not None:
             await server.stop(grace_s)
         await self._links.stop()

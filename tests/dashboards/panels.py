@@ -7,7 +7,6 @@ from deploy.grafana.generate import BOARDS
 from deploy.grafana.panel import Board, Panel, Query
 
 LEGEND_LABEL = re.compile(r"{{\s*(\w+)\s*}}")
-SCRAPE = "15s"
 # Grafana: four scrape intervals at least.
 RATE_INTERVAL = "60s"
 RANGE = "15m"

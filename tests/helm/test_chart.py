@@ -1,7 +1,6 @@
 """The chart: lint, golden renders, schemas, and what its objects must say to each other."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 import yaml
 
 from cluster.config import config_from
-from router_service.front.config import FrontConfig
 from tests.helm import golden, sync, values_table
 from tests.helm.chart import CHART, ROOT, helm, named, ray_pods, rendered, serve_config, template
 from tests.helm.kube_schemas import problems
@@ -17,8 +15,6 @@ from tests.helm.kube_schemas import problems
 CASES = golden.cases()
 CI = CHART / "ci"
 DEFAULT = CI / "default-values.yaml"
-# The live page's: none is left here once the application has them.
-NOT_YET = {"http_host", "http_port"} - {field.name for field in fields(FrontConfig)}
 each_case = pytest.mark.parametrize("file", CASES.values(), ids=CASES.keys())
 
 
@@ -107,6 +103,7 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (('checkpoint.type="init"',), "checkpoint.init.image"),
         (("tls.enabled=true",), "tls.existingSecret is empty"),
         (("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name is empty"),
+        (("http.enabled=true", "tokens.enabled=true", 'tokens.existingSecret="t"'), "http.enabled: the live page"),
         (("tokens.allowUnauthenticated=false",), "tokens.enabled is false"),
         (("tokens.enabled=true",), "tokens.existingSecret and tokens.value are empty"),
     ],
@@ -152,8 +149,6 @@ def test_pods_outlive_their_streams(file: Path) -> None:
 def test_the_application_knows_its_configuration(file: Path) -> None:
     """Every key that the chart writes is one of the application's, with a value that it takes."""
     args = serve_config(rendered(file))["applications"][0]["args"]
-    for key in NOT_YET:
-        args["front"].pop(key, None)
     config = config_from(args)
     assert (config.front.host, config.cluster.address) == ("0.0.0.0", "auto")
     assert config.cluster.front_resource
@@ -166,7 +161,7 @@ def test_services_reach_the_front(file: Path) -> None:
     front = serve_config(objects)["applications"][0]["args"]["front"]
     pods = [pod for group, pod in ray_pods(objects).items() if group != "head"]
     ports = {"mesh-expertmesh": front["grpc_port"], "mesh-expertmesh-metrics": front["metrics_port"]}
-    if "http_port" in front:
+    if front["http_port"] is not None:
         ports["mesh-expertmesh-http"] = front["http_port"]
     assert {one["metadata"]["name"] for one in objects if one["kind"] == "Service"} == ports.keys()
     for name, number in ports.items():

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 import pytest
 import torch
 
-from cluster.config import ClusterConfig, ModelConfig
+from cluster.config import ModelConfig
 from cluster.model import open_model
 from experts.config import ExpertsConfig, WeightsConfig
 from experts.transport.address import Endpoint
@@ -156,8 +156,7 @@ def test_the_kv_cache_is_what_a_request_needs(live: Live, prompt: int, answer: i
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "qwen2_moe"])
 def test_weights_are_told_by_what_they_are(tiny: Make, family: str) -> None:
     made = tiny(family)
-    config = ClusterConfig(model=ModelConfig(checkpoint=str(made.path), device="cpu"))
-    served = open_model(config.model, WeightsConfig("dequantized"))
+    served = open_model(ModelConfig(checkpoint=str(made.path), device="cpu"), WeightsConfig("dequantized"))
     shared_bytes = served.shared_expert_bytes
     live = Live(made, ModelSizes(1000, 400, served.router_bytes - shared_bytes, shared_bytes, 0.5))
     until(lambda: up(live) == [1, 1], "both are up")

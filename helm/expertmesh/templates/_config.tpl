@@ -17,7 +17,9 @@
 {{- if ne .Values.checkpoint.type "bundled" -}}
 {{- $model = dict "checkpoint" (printf "/checkpoint/%s" .Values.checkpoint.path | trimSuffix "/") -}}
 {{- end -}}
-{{- toYaml (mustMergeOverwrite $config (dict "front" $front "cluster" $cluster "model" $model)) -}}
+{{- $config = mustMergeOverwrite $config (dict "front" $front "cluster" $cluster "model" $model) -}}
+{{- if not .Values.http.enabled -}}{{- $_ := set $config.front "http_port" nil -}}{{- end -}}
+{{- toYaml $config -}}
 {{- end -}}
 
 {{/* What Ray Serve runs. The Front has servers of its own: Serve's proxies stay off. */}}

@@ -23,6 +23,7 @@ from router_service.messages import (
     Submit,
     Timings,
     TokenLogprobs,
+    Watch,
     decode_to_router,
     encode,
 )
@@ -149,6 +150,7 @@ class FakeRouter:
         self.incarnation = new_incarnation()
         self.submits: list[Submit] = []
         self.cancels: list[int] = []
+        self.watches: list[float] = []
         self.running: dict[int, Iterator[StreamOutput]] = {}
         self.steps = 0
         self.connections = 0
@@ -217,6 +219,8 @@ class FakeRouter:
                 elif isinstance(message, Cancel):
                     self.cancels.append(message.stream)
                     self.running.pop(message.stream, None)
+                elif isinstance(message, Watch):
+                    self.watches.append(message.seconds)
         finally:
             self.running.clear()
             stepper.cancel()

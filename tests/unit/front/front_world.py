@@ -34,7 +34,8 @@ class World:
         return router
 
     async def front(self, text: TextModel | None = None, **options: object) -> Client:
-        config = FrontConfig(**({"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port} | options))  # type: ignore[arg-type]
+        few = {"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port, "http_port": None}
+        config = FrontConfig(**(few | options))  # type: ignore[arg-type]
         place = (self._list, SECRET, "node", self.directory, self.targets, self.tracing)
         self.server = FrontServer(config, text or self.text, card(), *place)
         await self.server.start()

@@ -19,13 +19,13 @@ def test_the_stubs_are_those_of_the_proto_files(tmp_path: Path) -> None:
 
 def test_the_names_that_clients_are_written_against() -> None:
     fields = {
-        "GenerateRequest": ["request_id", "prompt", "tokens", "chat", "sampling", "return_routing"],
+        "GenerateRequest": ["request_id", "prompt", "tokens", "chat", "sampling", "return_routing", "return_scores"],
         "TokenIds": ["ids"],
         "Chat": ["messages"],
         "Message": ["role", "content"],
         "GenerateResponse": ["request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"],
         "TokenRouting": ["layers"],
-        "LayerRouting": ["layer", "experts", "weights", "shards"],
+        "LayerRouting": ["layer", "experts", "weights", "shards", "scored_experts", "scores"],
     }
     for name, expected in fields.items():
         assert [field.name for field in inference_pb2.DESCRIPTOR.message_types_by_name[name].fields] == expected

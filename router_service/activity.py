@@ -1,0 +1,143 @@
+"""What a router does from moment to moment, sent to the Fronts on which somebody looks at it.
+
+With no one watching, a step costs one question more and the thread here sleeps. S shards, L all layers, E experts.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from experts.phases import PHASES
+from experts.placement import Placement
+from router_service.engine import StepRecord
+from router_service.forward import STAGES
+from router_service.messages import Activity, ShardActivity, StepTimes
+from router_service.statistics import Statistics
+from router_service.totals import Totals
+
+log = logging.getLogger(__name__)
+
+ACTIVITY_SECONDS = 0.5
+MAX_WATCH_SECONDS = 60.0
+LATEST_STEPS = 64
+
+
+class ActivityMonitor:
+    """Collects while a Front watches and hands `send(front, activity)` what has come since the last time."""
+
+    def __init__(
+        self,
+        router: str,
+        statistics: Statistics,
+        moe_layers: Sequence[int],
+        placement: Placement,
+        send: Callable[[int, Activity], None],
+    ) -> None:
+        self._router = router
+        self._statistics = statistics
+        self._layers = list(moe_layers)
+        self._holders = [[int(shard)] for shard in placement.shard_of_E]
+        self._send = send
+        self._until: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._watched = threading.Event()
+        self._closing = threading.Event()
+        self._steps: deque[StepTimes] = deque(maxlen=LATEST_STEPS)
+        self._step_count = 0
+        self._thread = threading.Thread(target=self._run, daemon=True, name="activity")
+        self._thread.start()
+
+    def watch(self, front: int, seconds: float) -> None:
+        """Send to `front` for so many seconds from now, a minute at most; 0 ends it."""
+        with self._lock:
+            self._until[front] = time.monotonic() + min(seconds, MAX_WATCH_SECONDS)
+        self._watched.set()
+
+    def forget(self, front: int) -> None:
+        """A Front is gone."""
+        with self._lock:
+            self._until.pop(front, None)
+
+    def observe(self, step: StepRecord) -> None:
+        """Keep a step's times, if anyone watches. Called on the engine's thread."""
+        if not self._watched.is_set():
+            return
+        stages = dict(step.trace.stages_ns)
+        stages["other"] += step.duration_ns - sum(stages.values())
+        seconds = [stages[stage] / 1e9 for stage in STAGES]
+        tokens = step.prompt_tokens + step.decode_tokens
+        self._step_count += 1
+        self._steps.append(StepTimes(step.kind, tokens, step.duration_ns / 1e9, seconds))
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        self._watched.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._watched.wait()
+            try:
+                self._serve_watchers()
+            except Exception:
+                log.exception("the live page's figures cannot be sent, the next watch begins anew")
+                self._closing.wait(ACTIVITY_SECONDS)
+
+    def _serve_watchers(self) -> None:
+        """Send until the last watcher's time is over."""
+        old, since = self._snapshot(), time.monotonic()
+        while not self._closing.wait(ACTIVITY_SECONDS):
+            if not (watchers := self._watchers()):
+                return
+            new, now = self._snapshot(), time.monotonic()
+            activity = self._activity(old, new, now - since)
+            old, since = new, now
+            for front in watchers:
+                self._send(front, activity)
+
+    def _watchers(self) -> list[int]:
+        now = time.monotonic()
+        with self._lock:
+            self._until = {front: until for front, until in self._until.items() if until > now}
+            if not self._until:
+                self._watched.clear()
+            return list(self._until)
+
+    def _snapshot(self) -> tuple[Totals, list[float], int]:
+        self._statistics.settle()
+        stages = self._statistics.stage_seconds
+        return self._statistics.totals.copy(), [stages[stage] for stage in STAGES], self._step_count
+
+    def _activity(
+        self, old: tuple[Totals, list[float], int], new: tuple[Totals, list[float], int], seconds: float
+    ) -> Activity:
+        recent = new[0].minus(old[0])
+        steps = new[2] - old[2]
+        latest = [self._steps.popleft() for _ in range(len(self._steps))]
+        return Activity(
+            router=self._router,
+            seconds=seconds,
+            layers=self._layers,
+            holders=self._holders,
+            expert_tokens=recent.expert_tokens_LE[self._layers].astype("<u4").tobytes(),
+            shards=_shards(recent),
+            stages=list(STAGES),
+            stage_seconds=[after - before for before, after in zip(old[1], new[1], strict=True)],
+            step_count=steps,
+            steps=latest,
+        )
+
+
+def _shards(recent: Totals) -> list[ShardActivity]:
+    return [
+        ShardActivity(
+            shard,
+            int(recent.rows_S[shard]),
+            int(recent.calls_S[shard]),
+            dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
+        )
+        for shard in range(len(recent.rows_S))
+    ]

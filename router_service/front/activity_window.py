@@ -1,0 +1,49 @@
+"""The last seconds of what one router did, from the activities that it sends while it is watched.
+
+L MoE layers, E experts.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_service.messages import Activity, StepTimes
+
+WINDOW_SECONDS = 10.0
+SHOWN_STEPS = 60
+
+
+@dataclass(slots=True)
+class ActivityWindow:
+    """Activities that came within the last ten seconds, and the latest steps. `now` is in the event loop's seconds."""
+
+    activities: "deque[tuple[float, Activity]]" = field(default_factory=deque)
+    steps: "deque[StepTimes]" = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
+    step_count: int = 0
+
+    def add(self, activity: Activity, now: float) -> None:
+        """Take what has come."""
+        self.activities.append((now, activity))
+        self.steps.extend(activity.steps)
+        self.step_count += activity.step_count
+        self.prune(now)
+
+    def prune(self, now: float) -> None:
+        """Forget what is too old."""
+        while self.activities and now - self.activities[0][0] > WINDOW_SECONDS:
+            self.activities.popleft()
+
+    @property
+    def seconds(self) -> float:
+        """How long the activities are together."""
+        return sum(activity.seconds for _, activity in self.activities)
+
+    def expert_tokens(self) -> NDArray[np.int64]:
+        """The (token, expert) pairs of the window [L, E], in which there is at least one activity."""
+        shape = len(self.activities[-1][1].layers), len(self.activities[-1][1].holders)
+        total_LE = np.zeros(shape, dtype=np.int64)
+        for _, activity in self.activities:
+            total_LE += np.frombuffer(activity.expert_tokens, dtype="<u4").reshape(shape)
+        return total_LE

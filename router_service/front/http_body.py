@@ -1,0 +1,72 @@
+"""The JSON bodies of the live page's requests."""
+
+import asyncio
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from router_service.front.errors import deadline_exceeded, invalid
+
+BODY_SECONDS = 10.0
+MAX_BODY_BYTES = 1 << 20
+
+Body = TypeVar("Body")
+
+
+class PageMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+class GenerateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to generate: one of `prompt` and `messages`; unset sampling fields are the checkpoint's."""
+
+    prompt: str = ""
+    messages: list[PageMessage] = []
+    max_tokens: int = 128
+    temperature: float | None = None
+    seed: int | None = None
+
+
+class DomainText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A kind of text by an example."""
+
+    name: str
+    text: str
+
+
+class DomainsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The domains to compare."""
+
+    domains: list[DomainText]
+
+
+async def read_body(request: web.Request, kind: type[Body]) -> Body:
+    """Return a request's body.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, it is no such JSON; DEADLINE_EXCEEDED, it does not come.
+        HTTPRequestEntityTooLarge: it is longer than a megabyte.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            raw = await request.read()
+    except TimeoutError as error:
+        raise deadline_exceeded() from error
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid("body", f"{error}; send one JSON object as the page does") from error
+
+
+def check_range(field: str, value: float, low: float, high: float) -> None:
+    """Require a number within its bounds.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT.
+    """
+    if not low <= value <= high:
+        raise invalid(field, f"must be {low:g} to {high:g}, got {value:g}")

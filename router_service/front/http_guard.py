@@ -1,0 +1,116 @@
+"""What every answer of the live page's server has, and which requests it does not take."""
+
+import ipaddress
+import logging
+
+import grpc
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from router_service.front.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # A page of yesterday's server must not meet today's.
+    "Cache-Control": "no-store",
+}
+STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+
+
+class NotOursError(Exception):
+    """A request that another site's page makes, or that does not say where it comes from."""
+
+
+async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """Complete an answer before it is sent."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error with one JSON object."""
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return error_response(STATUS.get(error.code, 500), error.code.name, error.message)
+    except NotOursError as error:
+        return error_response(403, "PERMISSION_DENIED", str(error))
+    except web.HTTPException as error:
+        allowed = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None
+        return error_response(error.status, error.reason.upper().replace(" ", "_"), _problem(request, error), allowed)
+    except ConnectionError:  # the page has gone; there is no one to answer
+        raise
+    except Exception as error:
+        logger.exception("a request of the live page failed")
+        return error_response(500, "INTERNAL", f"internal error: {type(error).__name__}: {error}")
+
+
+def check_own_page(loopback: bool) -> Middleware:
+    """Return a middleware that takes a POST only from our own page, as its Origin says, and as JSON.
+
+    On `loopback` the Host must be this machine too: a name that an attacker has made to point here is none.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if loopback and not _is_loopback(request.host):
+            raise NotOursError(
+                f"Host is {request.host!r}; this server is on loopback, open http://127.0.0.1 or localhost"
+            )
+        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+            _check_origin(request)
+        return await handler(request)
+
+    return check
+
+
+def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    """Return an error as JSON."""
+    body = msgspec.json.encode({"error": message, "code": code})
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether an address, without port, is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_loopback(authority: str) -> bool:
+    host, colon, port = authority.rpartition(":")
+    return is_loopback_host(host if colon and port.isdecimal() else authority)
+
+
+def _check_origin(request: web.Request) -> None:
+    origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site", "same-origin")
+    if origin is None or origin.partition("://")[2] != request.host or site != "same-origin":
+        raise NotOursError(f"Origin is {origin!r}, actions are taken from the page at {request.host!r} only")
+    if request.content_type != "application/json":
+        raise NotOursError(f"Content-Type is {request.content_type!r}, it must be application/json")
+
+
+def _problem(request: web.Request, error: web.HTTPException) -> str:
+    if isinstance(error, web.HTTPNotFound):
+        return f"there is nothing at {request.path!r}; the page is at /"
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"{request.method} is not taken at {request.path!r}, only {', '.join(sorted(error.allowed_methods))}"
+    return error.text or error.reason

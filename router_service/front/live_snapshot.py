@@ -1,0 +1,114 @@
+"""What the live page shows, as one JSON object: made once for all pages, from what is at hand.
+
+Times are in seconds, sizes in bytes. Without a watched router `experts` and `steps` are missing.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from router_service.front.activity_window import WINDOW_SECONDS, ActivityWindow
+from router_service.front.cluster_view import PHASES, merge_shards, router_state
+from router_service.front.link import RouterLink
+from router_service.messages import ShardReport
+from router_service.protocol import cluster_pb2 as pb
+
+Json = dict[str, Any]
+
+
+def snapshot(links: Sequence[RouterLink], known: Iterable[ShardReport], now: float, draining: bool) -> Json:
+    """Return the state; `known` are the control plane's shards, `now` is in the event loop's seconds."""
+    for link in links:
+        link.window.prune(now)
+    windows = [link.window for link in links if link.window.activities]
+    reports = [link.report for link in links if link.report is not None]
+    rates, phases = _shard_rates(windows), _shard_phases(windows)
+    return {
+        "at": time.time(),
+        "draining": draining,
+        "shards": [_shard(shard, rates, phases) for shard in merge_shards(reports, known)],
+        "routers": [_router(router_state(link.report, link.outstanding)) for link in links if link.report is not None],
+        **({"experts": _experts(windows), "steps": _steps(windows)} if windows else {}),
+    }
+
+
+def _shard(shard: pb.Shard, rates: dict[int, float], phases: dict[int, dict[str, float]]) -> Json:
+    """A shard's row; of a shard that the watched routers ask, the last seconds instead of the last minute."""
+    ready = shard.state == "ready"
+    minute = {phase: getattr(shard.phase_seconds, phase) for phase in PHASES} if _busy(shard) else None
+    return {
+        "shard": shard.shard,
+        "replica": shard.replica,
+        "state": shard.state,
+        "node": shard.node,
+        "pid": shard.pid,
+        "experts": shard.experts,
+        "weights_bytes": shard.weights_bytes,
+        "rows_per_second": rates.get(shard.shard, shard.rows_per_second) if ready else 0.0,
+        "imbalance": shard.imbalance if shard.HasField("imbalance") else None,
+        "phases": phases.get(shard.shard, minute) if ready else None,
+        "last_error": shard.last_error,
+    }
+
+
+def _busy(shard: pb.Shard) -> bool:
+    return shard.HasField("phase_seconds") and shard.rows_per_second > 0
+
+
+def _router(router: pb.Router) -> Json:
+    names = [field.name for field in router.DESCRIPTOR.fields]
+    return {name: getattr(router, name) for name in names}
+
+
+def _shard_rates(windows: Sequence[ActivityWindow]) -> dict[int, float]:
+    """Token rows per second of each shard, over all routers."""
+    rates: Counter[int] = Counter()
+    for window in windows:
+        for shard in (shard for _, activity in window.activities for shard in activity.shards):
+            rates[shard.shard] += shard.rows / window.seconds  # type: ignore[assignment]
+    return dict(rates)
+
+
+def _shard_phases(windows: Sequence[ActivityWindow]) -> dict[int, dict[str, float]]:
+    """Mean seconds of a layer's call by phase, of the shards that were called."""
+    calls: Counter[int] = Counter()
+    sums: dict[int, Counter[str]] = {}
+    for activity in (activity for window in windows for _, activity in window.activities):
+        for shard in activity.shards:
+            calls[shard.shard] += shard.calls
+            sums.setdefault(shard.shard, Counter()).update(shard.phase_seconds)
+    return {
+        shard: {phase: seconds / calls[shard] for phase, seconds in phases.items()}
+        for shard, phases in sums.items()
+        if calls[shard]
+    }
+
+
+def _experts(windows: Sequence[ActivityWindow]) -> Json:
+    latest = windows[0].activities[-1][1]
+    total_LE = np.sum([window.expert_tokens() for window in windows], axis=0)
+    return {
+        "window_seconds": WINDOW_SECONDS,
+        "layers": latest.layers,
+        "holders": latest.holders,
+        "tokens": total_LE.tolist(),
+    }
+
+
+def _steps(windows: Sequence[ActivityWindow]) -> Json:
+    """The latest steps of the router that has stepped most, and all routers' seconds by stage."""
+    busiest = max(windows, key=lambda window: window.step_count)
+    activities = [activity for window in windows for _, activity in window.activities]
+    stages = activities[-1].stages
+    sums = [sum(column) for column in zip(*(activity.stage_seconds for activity in activities), strict=True)]
+    return {
+        "router": busiest.activities[-1][1].router,
+        "stages": stages,
+        "stage_seconds": sums,
+        "steps_in_window": sum(activity.step_count for activity in activities),
+        "step_count": busiest.step_count,
+        "latest": [[step.kind, step.tokens, step.seconds, step.stages] for step in busiest.steps],
+    }

@@ -1,0 +1,176 @@
+// All experts as a grid, layer by expert, grouped by the shard that holds them.
+
+import { $, canvasOf, colour, h, say } from "./dom.js";
+import { bytes, percent, whole } from "./format.js";
+import { byShard } from "./shards.js";
+
+const LABEL_WIDTH = 34;
+const HEAD_HEIGHT = 34;
+const GAP = 10;
+
+export class Experts {
+  constructor() {
+    this.box = $("experts");
+    this.canvas = h("canvas", { "aria-hidden": "true" });
+    this.box.append(this.canvas);
+    this.cursor = null;
+    this.box.addEventListener("pointermove", (event) => this.point(event));
+    this.box.addEventListener("pointerleave", () => this.choose(document.activeElement === this.box ? this.cursor : null));
+    this.box.addEventListener("keydown", (event) => this.key(event));
+    this.box.addEventListener("focus", () => this.choose(this.cursor ?? [0, 0]));
+    document.addEventListener("themechange", () => this.draw());
+    say($("expert-detail"), "No tokens seen yet.");
+  }
+
+  model(model) {
+    this.info = model;
+  }
+
+  snapshot(snapshot) {
+    this.shards = new Map(byShard(snapshot).map((group) => [group.shard, group]));
+    this.memory(snapshot);
+    if (!snapshot.experts) return;
+    this.data = snapshot.experts;
+    this.place();
+    this.draw();
+    this.choose(this.cursor);
+  }
+
+  /** Columns in the order of the shards: x position and width of each expert. */
+  place() {
+    const { holders } = this.data;
+    const cell = holders.length <= 16 ? 34 : holders.length <= 64 ? 18 : 9;
+    this.cell = { width: cell, height: cell >= 34 ? 26 : cell >= 18 ? 18 : 12 };
+    this.order = holders.map((_, expert) => expert).sort((a, b) => holders[a][0] - holders[b][0] || a - b);
+    let x = LABEL_WIDTH;
+    this.left = this.order.map((expert, column) => {
+      if (column && holders[this.order[column - 1]][0] !== holders[expert][0]) x += GAP;
+      x += cell;
+      return x - cell;
+    });
+    this.width = x + 1;
+    this.height = HEAD_HEIGHT + this.data.layers.length * this.cell.height + 1;
+  }
+
+  draw() {
+    if (!this.data) return;
+    const context = canvasOf(this.canvas, this.width, this.height);
+    context.font = "11px system-ui, sans-serif";
+    context.textBaseline = "middle";
+    this.heads(context);
+    this.data.tokens.forEach((row, index) => this.row(context, row, index));
+    if (this.cursor) this.outline(context, this.cursor);
+  }
+
+  heads(context) {
+    const { holders } = this.data;
+    this.order.forEach((expert, column) => {
+      const shard = holders[expert][0];
+      if (column && holders[this.order[column - 1]][0] === shard) return;
+      const state = this.shards.get(shard)?.main.state ?? "unknown";
+      context.fillStyle = state === "ready" ? colour("text") : colour("bad");
+      context.textAlign = "left";
+      context.fillText(state === "ready" ? `shard ${shard}` : `shard ${shard} \u2715 ${state}`, this.left[column], 8);
+    });
+    context.fillStyle = colour("muted");
+    context.textAlign = "center";
+    const every = this.cell.width >= 18 ? 1 : 4;
+    this.order.forEach((expert, column) => {
+      if (column % every === 0) context.fillText(String(expert), this.left[column] + this.cell.width / 2, 25);
+    });
+  }
+
+  row(context, tokens, index) {
+    const y = HEAD_HEIGHT + index * this.cell.height;
+    const mean = tokens.reduce((total, value) => total + value, 0) / tokens.length;
+    const most = Math.max(...tokens, 1);
+    context.fillStyle = colour("muted");
+    context.textAlign = "left";
+    context.fillText(`L${this.data.layers[index]}`, 2, y + this.cell.height / 2);
+    context.textAlign = "center";
+    this.order.forEach((expert, column) => {
+      const lost = this.shards.get(this.data.holders[expert][0])?.main.state !== "ready";
+      this.paint(context, this.left[column], y, tokens[expert] / most, lost);
+      if (this.cell.width < 30 || !mean) return;
+      context.fillStyle = !lost && tokens[expert] / most > 0.55 ? colour("on-heat") : colour("text");
+      context.fillText((tokens[expert] / mean).toFixed(1), this.left[column] + this.cell.width / 2, y + this.cell.height / 2);
+    });
+  }
+
+  paint(context, x, y, share, lost) {
+    const [width, height] = [this.cell.width - 2, this.cell.height - 2];
+    context.fillStyle = colour("inset");
+    context.fillRect(x, y, width, height);
+    context.globalAlpha = share ? 0.08 + 0.92 * share : 0;
+    context.fillStyle = colour(lost ? "bad" : "heat");
+    context.fillRect(x, y, width, height);
+    context.globalAlpha = 1;
+    if (!lost) return;
+    // Crossed out, for those who do not see the red.
+    context.strokeStyle = colour("bad");
+    context.beginPath();
+    context.moveTo(x, y + height);
+    context.lineTo(x + width, y);
+    context.stroke();
+  }
+
+  outline(context, [row, column]) {
+    context.strokeStyle = colour("text");
+    context.lineWidth = 2;
+    context.strokeRect(this.left[column], HEAD_HEIGHT + row * this.cell.height, this.cell.width - 2, this.cell.height - 2);
+  }
+
+  point(event) {
+    if (!this.data) return;
+    const at = this.canvas.getBoundingClientRect();
+    const [x, y] = [event.clientX - at.left, event.clientY - at.top - HEAD_HEIGHT];
+    const column = this.left.findIndex((left) => x >= left && x < left + this.cell.width);
+    const row = Math.floor(y / this.cell.height);
+    this.choose(column >= 0 && row >= 0 && row < this.data.layers.length ? [row, column] : null);
+  }
+
+  key(event) {
+    const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    if (!move || !this.data) return;
+    event.preventDefault();
+    const [row, column] = this.cursor ?? [0, 0];
+    const clamp = (value, most) => Math.max(0, Math.min(most - 1, value));
+    this.choose([clamp(row + move[0], this.data.layers.length), clamp(column + move[1], this.order.length)]);
+    const left = this.left[this.cursor[1]];
+    this.box.scrollLeft = Math.min(Math.max(this.box.scrollLeft, left + 40 - this.box.clientWidth), left - LABEL_WIDTH);
+  }
+
+  choose(cursor) {
+    const moved = String(cursor) !== String(this.cursor);
+    this.cursor = cursor;
+    if (!this.data) return;
+    if (moved) this.draw();
+    say($("expert-detail"), cursor ? this.describe(cursor) : "Point at a cell, or use the arrow keys, for its figures.");
+  }
+
+  describe([row, column]) {
+    const { holders, layers, tokens } = this.data;
+    const expert = this.order[column];
+    const mean = tokens[row].reduce((total, value) => total + value, 0) / tokens[row].length;
+    const load = mean ? ` (${(tokens[row][expert] / mean).toFixed(2)} \u00d7 the layer's mean)` : "";
+    const places = holders[expert].map((shard) => `shard ${shard}, ${this.shards.get(shard)?.main.state ?? "unknown"}`);
+    const copies = `${holders[expert].length} replica${holders[expert].length > 1 ? "s" : ""}`;
+    return `Layer ${layers[row]}, expert ${expert}: ${whole(tokens[row][expert])} tokens${load}; ${copies} on ${places.join("; ")}`;
+  }
+
+  /** What all experts weigh beside what one token uses of them. */
+  memory(snapshot) {
+    const ready = snapshot.shards.filter((shard) => shard.state === "ready");
+    const loaded = ready.reduce((total, shard) => total + shard.weights_bytes, 0);
+    if (!this.info || !loaded) return;
+    const { experts_per_token: chosen, experts } = this.info;
+    const share = chosen / experts;
+    const text = `${bytes(loaded)} loaded on ${ready.length} shard${ready.length > 1 ? "s" : ""}; a token uses `
+      + `${bytes(loaded * share)} of them: ${chosen} of ${experts} in each layer, ${percent(share)}`;
+    if (this.memoryText === text) return;
+    this.memoryText = text;
+    const bar = h("span", {});
+    bar.style.width = `${share * 100}%`;
+    $("memory").replaceChildren(h("div", { class: "bar", "aria-hidden": "true" }, bar), h("p", { class: "note" }, text));
+  }
+}

@@ -1,0 +1,95 @@
+// Shards as boxes, red while no router reaches them, and the routers' table.
+
+import { $, fillTable, h, say } from "./dom.js";
+import { bytes, percent, rate } from "./format.js";
+
+const MARKS = { ready: "\u25cf", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
+const KINDS = { ready: "good", unreachable: "bad", unknown: "" };
+
+/** Group a snapshot's entries by shard: the one that serves, or the one that was lost, and others on their way. */
+export function byShard(snapshot) {
+  const groups = new Map();
+  for (const entry of snapshot.shards) {
+    if (!groups.has(entry.shard)) groups.set(entry.shard, []);
+    groups.get(entry.shard).push(entry);
+  }
+  return [...groups].map(([shard, entries]) => {
+    const ready = entries.filter((entry) => entry.state === "ready");
+    const main = ready[0] ?? entries.find((entry) => entry.state === "unreachable") ?? entries[0];
+    return { shard, main, ready, others: entries.filter((entry) => entry !== main && entry.state !== "unreachable") };
+  });
+}
+
+export class Shards {
+  constructor() {
+    this.known = new Map();
+    this.boxes = new Map();
+  }
+
+  snapshot(snapshot) {
+    for (const group of byShard(snapshot)) this.known.set(group.shard, group);
+    const seen = new Set(snapshot.shards.map((entry) => entry.shard));
+    for (const [shard, group] of [...this.known].sort(([a], [b]) => a - b)) {
+      if (!seen.has(shard)) group.main = { ...group.main, state: "unknown", rows_per_second: 0 };
+      this.show(group);
+    }
+    fillTable(
+      $("routers"),
+      ["router", "running", "waiting", "tok/s", "KV cache", "all-to-all"],
+      snapshot.routers.map((router) => [
+        router.router,
+        String(router.running),
+        String(router.waiting),
+        rate(router.decode_tokens_per_second),
+        percent(router.kv_blocks_used / Math.max(1, router.kv_blocks_total)),
+        percent(router.overhead_ratio),
+      ]),
+    );
+    if (!snapshot.routers.length) fillTable($("routers"), ["router"], [["no router is linked"]]);
+  }
+
+  show({ shard, main, ready, others }) {
+    const box = this.box(shard);
+    if (box.root.dataset.state !== undefined && box.root.dataset.state !== main.state) {
+      say($("announcer"), `Shard ${shard} is ${main.state}`);
+    }
+    box.root.dataset.state = main.state;
+    box.root.className = `shard ${KINDS[main.state] ?? "warn"}`;
+    say(box.state, `${MARKS[main.state] ?? "\u25cc"} ${main.state}`);
+    box.state.className = `pill ${KINDS[main.state] ?? "warn"}`;
+    const facts = {
+      replica: `${main.replica || "\u2013"}${ready.length > 1 ? ` (+${ready.length - 1})` : ""}`,
+      pid: String(main.pid || "\u2013"),
+      node: main.node.slice(0, 8) || "\u2013",
+      "rows/s": rate(main.rows_per_second),
+      memory: main.weights_bytes ? bytes(main.weights_bytes) : "\u2013",
+      load: main.imbalance === null ? "\u2013" : `${main.imbalance.toFixed(2)}\u00d7`,
+    };
+    for (const [name, value] of Object.entries(facts)) say(box.facts[name], value);
+    box.root.querySelector("[data-pid]").dataset.pid = main.pid;
+    const coming = others.map((other) => `replacement ${other.state}, pid ${other.pid}`).join("; ");
+    say(box.coming, coming);
+    say(box.fault, main.last_error);
+  }
+
+  box(shard) {
+    if (!this.boxes.has(shard)) this.boxes.set(shard, this.make(shard));
+    return this.boxes.get(shard);
+  }
+
+  make(shard) {
+    const state = h("span", { class: "pill" });
+    const facts = {};
+    const list = h("dl", { "data-pid": "" });
+    for (const name of ["replica", "pid", "node", "rows/s", "memory", "load"]) {
+      facts[name] = h("dd", {});
+      list.append(h("div", {}, h("dt", {}, name), facts[name]));
+    }
+    const [coming, fault] = [h("p", { class: "coming" }), h("p", { class: "fault" })];
+    const title = h("h3", {}, `Shard ${shard} `, state);
+    const root = h("article", { class: "shard", id: `shard-${shard}`, "aria-label": `Shard ${shard}` }, title, list, coming, fault);
+    const after = [...this.boxes].find(([other]) => other > shard);
+    $("shards").insertBefore(root, after ? after[1].root : null);
+    return { root, state, facts, coming, fault };
+  }
+}

@@ -1,0 +1,167 @@
+"""POST /api/generate: an answer token by token, with where each token was routed, as server-sent events.
+
+Events: `tokens` (prompt or generated, in order), `routing` (one entry a position, in order), and at the end `end` or
+`error`. A request that is refused before its first token is answered with a status and one JSON object instead.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from router_service.front.detokenizer import Detokenizer
+from router_service.front.errors import RequestError, invalid
+from router_service.front.http_body import GenerateBody, check_range, read_body
+from router_service.front.inference import InferenceService
+from router_service.front.prompt import encode_input
+from router_service.front.sse import event, open_stream
+from router_service.front.text_model import TextModel
+from router_service.front.tokenizer import Tokenizer
+from router_service.protocol import inference_pb2 as pb
+
+# Scores of every layer come with each position: a bound on what one page asks a router for.
+MAX_PROMPT_TOKENS = 1024
+MAX_NEW_TOKENS = 1024
+MAX_SEED = (1 << 64) - 1
+SCORE_DIGITS = 6
+
+
+class GenerateHandler:
+    """Serves the page's generations the way gRPC's are served."""
+
+    def __init__(self, inference: InferenceService, text: TextModel) -> None:
+        self._inference = inference
+        self._text = text
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Stream an answer.
+
+        Raises:
+            RequestError: refused before the first token.
+        """
+        body = await read_body(request, GenerateBody)
+        wanted = self._request_of(body)
+        prompt = await encode_input(wanted, self._text, self._inference.limits())
+        check_range("prompt tokens of the page", len(prompt), 1, MAX_PROMPT_TOKENS)
+        wanted.tokens.ids.extend(prompt)
+        caller = PageCaller(request, self._text.tokenizer, prompt)
+        try:
+            await self._inference.answer(wanted, caller)
+        except RequestError as error:
+            if caller.response is None:
+                raise
+            await caller.send("error", {"error": error.message, "code": error.code.name})
+        return caller.ended()
+
+    def _request_of(self, body: GenerateBody) -> pb.GenerateRequest:
+        check_range("max_tokens", body.max_tokens, 1, MAX_NEW_TOKENS)
+        sampling = pb.Sampling(max_tokens=body.max_tokens)
+        if body.temperature is not None:
+            sampling.temperature = body.temperature
+        if body.seed is not None:
+            check_range("seed", body.seed, 0, MAX_SEED)
+            sampling.seed = body.seed
+        request = pb.GenerateRequest(sampling=sampling, return_routing=True, return_scores=True)
+        if body.messages and body.prompt:
+            raise invalid("prompt", "comes without messages; send one of both")
+        if body.messages:
+            messages = [pb.Message(role=one.role, content=one.content) for one in body.messages]
+            request.chat.CopyFrom(pb.Chat(messages=messages))
+        else:
+            request.prompt = body.prompt
+        return request
+
+
+class PageCaller:
+    """Writes responses as events; nothing is sent before the first one, so that a refusal can still be a status."""
+
+    def __init__(self, request: web.Request, tokenizer: Tokenizer, prompt: list[int]) -> None:
+        self.response: web.StreamResponse | None = None
+        self._request = request
+        self._texts = TokenTexts(tokenizer)
+        self._prompt = prompt
+
+    def time_remaining(self) -> float | None:
+        """See `Caller`."""
+        return None
+
+    def done(self) -> bool:
+        """See `Caller`."""
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
+
+    async def write(self, response: pb.GenerateResponse, /) -> None:
+        """See `Caller`."""
+        if self.response is None:
+            await self._open()
+        tokens = self._texts.of(response.token_ids)
+        ended = response.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+        if ended:
+            tokens += self._texts.rest()
+        if tokens:
+            await self.send("tokens", {"generated": True, "tokens": tokens})
+        if response.routing:
+            await self.send("routing", [_position(routing) for routing in response.routing])
+        if ended:
+            await self.send("end", _end(response))
+
+    async def send(self, kind: str, data: Any) -> None:
+        """Write one event; wait while the page does not read."""
+        assert self.response is not None
+        await self.response.write(event(kind, msgspec.json.encode(data)))
+
+    def ended(self) -> web.StreamResponse:
+        """The response, of which all is written."""
+        assert self.response is not None
+        return self.response
+
+    async def _open(self) -> None:
+        self.response = await open_stream(self._request)
+        texts = self._texts.of(self._prompt)
+        await self.send("tokens", {"generated": False, "tokens": texts})
+
+
+class TokenTexts:
+    """What each token adds to the text: whole characters, so that all of them together are the text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer)
+
+    def of(self, ids: Iterable[int]) -> list[dict[str, Any]]:
+        """Return each token's id and text; a special one's is its name."""
+        return [self._one(id) for id in ids]
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Return what an unfinished character leaves, as a token without an id."""
+        text = self._detokenizer.flush()
+        return [{"id": None, "text": text}] if text else []
+
+    def _one(self, id: int) -> dict[str, Any]:
+        if self._tokenizer.is_visible(id):
+            return {"id": id, "text": self._detokenizer.push([id])}
+        return {"id": id, "text": self._tokenizer.text_of(id), "special": True}
+
+
+def _position(routing: pb.TokenRouting) -> list[dict[str, Any]]:
+    """One position's layers, with the gate's scores as [expert, score]."""
+    return [
+        {
+            "layer": layer.layer,
+            "chosen": [
+                [expert, round(weight, SCORE_DIGITS), shard]
+                for expert, weight, shard in zip(layer.experts, layer.weights, layer.shards, strict=True)
+            ],
+            "scores": [
+                [expert, round(score, SCORE_DIGITS)]
+                for expert, score in zip(layer.scored_experts, layer.scores, strict=True)
+            ],
+        }
+        for layer in routing.layers
+    ]
+
+
+def _end(response: pb.GenerateResponse) -> dict[str, Any]:
+    usage = {field.name: getattr(response.usage, field.name) for field in response.usage.DESCRIPTOR.fields}
+    return {"finish": pb.FinishReason.Name(response.finish_reason).lower(), "usage": usage}
