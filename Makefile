@@ -7,14 +7,14 @@ STAMP := $(VENV)/.installed
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint parity dashboards dashboards-test bench train clean
+.PHONY: demo test lint parity dashboards dashboards-test bench train helm-golden image-test clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
 
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/dashboards -m "not e2e" -n 2 --dist loadfile
-	$(BIN)/python -m pytest tests/ray tests/e2e tests/page -p no:randomly
+	$(BIN)/python -m pytest tests/unit tests/dashboards tests/helm -m "not e2e" -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/ray tests/e2e tests/page tests/helm/test_serve_config.py -p no:randomly
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,6 +40,16 @@ bench: $(STAMP)
 # The bundled model, made anew from the standard library's own text.
 train: $(STAMP)
 	$(BIN)/python deploy/training/train.py --out cluster/bundled
+
+# What is made of other files: copies inside the chart, its README's table, and the renders that tests compare.
+helm-golden: $(STAMP)
+	$(BIN)/python -m tests.helm.sync
+	$(BIN)/python -m tests.helm.values_table
+	$(BIN)/python -m tests.helm.golden
+
+# The image, built and run for real; needs root, buildah and mmdebstrap, and about ten minutes.
+image-test: $(STAMP)
+	$(BIN)/python -m pytest tests/helm/test_image.py -p no:randomly
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -5,8 +5,6 @@ of our configuration).
 """
 
 import logging
-import os
-import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -19,18 +17,17 @@ from cluster.deployments import FrontReplica, RouterReplica, ShardReplica, deplo
 from cluster.model import open_model
 from cluster.nodes import bytes_for_each
 from cluster.process import environment
+from cluster.security import fixed_secret
 from cluster.settle import settle_for_nodes
 from experts.placement import even_placement
 
 log = logging.getLogger(__name__)
 
-SECRET_VARIABLE = "EXPERTMESH_SECRET"
-
 
 def build(args: dict[str, Any]) -> serve.Application:
     """Build the application from the configuration as plain data.
 
-    The secret that peers must prove is the environment's EXPERTMESH_SECRET, or drawn anew.
+    The secret that peers must prove is in cluster.secret_file, or the environment's EXPERTMESH_SECRET, or drawn anew.
 
     Raises:
         CheckpointError: a tensor of the checkpoint is missing, too many or of a wrong shape; see also `build_app`.
@@ -38,14 +35,15 @@ def build(args: dict[str, Any]) -> serve.Application:
     config = config_from(args)
     # Whoever deploys by Serve's YAML has a Ray cluster already, with nodes that we have not measured.
     config = replace(config, cluster=replace(config.cluster, address=config.cluster.address or "auto"))
-    for notice in open_model(config.model, config.weights, verify=True).plan.notices:
+    for notice in open_model(config.model, config.weights, verify=True, computes_here=False).plan.notices:
         log.warning("%s", notice)
     return build_app(settled(config))
 
 
 def settled(config: ClusterConfig) -> ClusterConfig:
     """The configuration for a Ray that is joined, with `weights.resident` resolved by what its nodes have."""
-    model, processes = open_model(config.model, config.weights), config.experts.shards + config.cluster.routers
+    model = open_model(config.model, config.weights, computes_here=False)
+    processes = config.experts.shards + config.cluster.routers
     there = bytes_for_each(ray.nodes(), processes) if ray.is_initialized() else host_bytes()
     return settle_for_nodes(config, model, there)
 
@@ -61,26 +59,28 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
         ValueError: more shards than experts.
     """
     assert config.weights.resident != "auto", "whoever starts the processes resolves weights.resident first"
-    model = open_model(config.model, config.weights)
+    model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
-    data, secret = config.to_dict(), _secret()
-    gpus = config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0
+    data, secret = config.to_dict(), fixed_secret(config)
+    place, gpus = config.cluster, config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0
     compute = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": environment()}}
+    with_shards, with_routers = compute | _one_of(place.shard_resource), compute | _one_of(place.router_resource)
     shards = [
-        deploy(ShardReplica, name=f"Shard-{index}", ray_actor_options=compute).bind(data, index, secret)
+        deploy(ShardReplica, name=f"Shard-{index}", ray_actor_options=with_shards).bind(data, index, secret)
         for index in range(config.experts.shards)
     ]
-    router = deploy(RouterReplica, name="Router", num_replicas=config.cluster.routers, ray_actor_options=compute).bind(
+    router = deploy(RouterReplica, name="Router", num_replicas=place.routers, ray_actor_options=with_routers).bind(
         data, secret
     )
     # Ray gives each node a resource of this name; next to nothing of it pins a process there.
     pin = {f"node:{front_node}": 0.001} if front_node else {}
+    pin |= _one_of(place.front_resource)["resources"]
     light = {"num_cpus": 0, "resources": pin, "runtime_env": {"env_vars": environment()}}
     return deploy(FrontReplica, name="Front", ray_actor_options=light, max_ongoing_requests=64).bind(
         data, secret, router, *shards
     )
 
 
-def _secret() -> bytes:
-    given = os.environ.get(SECRET_VARIABLE, "")
-    return given.encode() if given else secrets.token_bytes(32)
+def _one_of(resource: str) -> dict[str, dict[str, float]]:
+    """The actor options that take one of a custom resource; an empty name takes none."""
+    return {"resources": {resource: 1.0} if resource else {}}

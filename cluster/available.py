@@ -25,10 +25,10 @@ def host_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
 
 
 def device_bytes() -> int:
-    """Bytes free on the fullest of the GPUs that this process sees."""
+    """Bytes free on the fullest of the GPUs that this process sees, 0 if it sees none."""
     import torch
 
-    return min(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+    return min((torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())), default=0)
 
 
 def cgroup_rooms(root: Path, own: Path) -> Iterator[int]:

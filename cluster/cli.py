@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from cluster import config_command, demo_command, generate_command, inspect_command, serve_command, status_command
+from cluster import (
+    config_command,
+    demo_command,
+    drain_command,
+    generate_command,
+    inspect_command,
+    serve_command,
+    status_command,
+    token_command,
+)
 from cluster.client_command import EXIT_INTERRUPTED, fail
 
 
@@ -22,7 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command, return its exit code: 0 good, 2 an error said in one line on stderr."""
     parser = OneLineParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve_command, generate_command, status_command, inspect_command, config_command, demo_command):
+    commands = (
+        serve_command,
+        generate_command,
+        status_command,
+        inspect_command,
+        config_command,
+        token_command,
+        drain_command,
+        demo_command,
+    )
+    for command in commands:
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     if (clash := name_clash()) is not None:

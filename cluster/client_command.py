@@ -5,21 +5,44 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 
 import grpc
 import grpc.aio
 
+from router_service.client import Client
+from router_service.client_channel import Tls
+
+TOKEN_VARIABLE = "EXPERTMESH_TOKEN"
 DEFAULT_TARGET = "127.0.0.1:50051"
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add `--target`; the environment's EXPERTMESH_TARGET is its default."""
+    """Add `--target` and how it is reached; the environment's EXPERTMESH_TARGET and EXPERTMESH_TOKEN are defaults."""
     default = os.environ.get("EXPERTMESH_TARGET", DEFAULT_TARGET)
     parser.add_argument(
         "--target", metavar="HOST:PORT", default=default, help="server to talk to (default: %(default)s)"
     )
+    parser.add_argument("--tls", action="store_true", help="speak TLS; implied by --ca and --cert")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM: whom the server's certificate must come from")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="PEM: our certificate, for mutual TLS")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="PEM: its key")
+    # Not a default of the parser: help and errors show those.
+    parser.add_argument("--token", metavar="TOKEN", help="bearer token; better in EXPERTMESH_TOKEN, out of `ps`")
+
+
+def client_of(args: argparse.Namespace) -> Client:
+    """Return a client of the server that the arguments of `add_target` name.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, or the arguments do not go together.
+    """
+    named = args.ca or args.cert or args.key
+    tls = Tls(args.ca, args.cert, args.key) if args.tls or named else None
+    token = args.token or os.environ.get(TOKEN_VARIABLE, "").strip()
+    return Client(args.target, tls=tls, token=token)
 
 
 def run_client(work: Coroutine[object, object, None], target: str) -> int:

@@ -70,6 +70,12 @@ class PlacementConfig:
             [seconds; over 0]
         gpus_per_process: GPUs of each shard and router where the device is cuda [GPUs; over 0]
         memory_limit_gib: memory that may be used of each node, or of each GPU; 0 is what is available [GiB; at least 0]
+        front_resource: a Ray resource of which the Front takes one, so that only nodes that have it run it; empty
+            leaves the place to Ray [-; any]
+        router_resource: the same for each router [-; any]
+        shard_resource: the same for each shard [-; any]
+        secret_file: what processes prove to each other, on one line and while it is rotated the previous one on a
+            second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws one [-; a path]
     """
 
     routers: int = 1
@@ -80,6 +86,10 @@ class PlacementConfig:
     stuck_seconds: float = 120.0
     gpus_per_process: float = 1.0
     memory_limit_gib: float = 0.0
+    front_resource: str = ""
+    router_resource: str = ""
+    shard_resource: str = ""
+    secret_file: str = ""
 
     def __post_init__(self) -> None:
         if self.routers < 1:

@@ -22,6 +22,7 @@ from cluster.process import (
     set_logging,
     shard_threads,
 )
+from cluster.security import deployment_secret
 from cluster.settle import check_process
 from experts.placement import even_placement
 from experts.server import ExpertServer
@@ -87,9 +88,9 @@ class ShardReplica:
         with torch.inference_mode():
             shard.warm_up()
             threads = shard_threads(config.experts.shards)
-            slow_s = config.logging.slow_call_seconds
+            proven, slow_s = deployment_secret(config, secret), config.logging.slow_call_seconds
             checksum = config.experts.checksum
-            self._server = ExpertServer(shard, secret, *place, checksum, threads=threads, slow_call_s=slow_s)
+            self._server = ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)
         self._announced.ready(self._server.endpoint)
 
     def check_health(self) -> None:
@@ -114,7 +115,8 @@ class RouterReplica:
         begun, transport = time.monotonic(), SocketTransport()
         source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
         engine = build_engine(*source, model.keep_packed, self._announced.progress)
-        identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), secret)
+        proven = deployment_secret(config, secret)
+        identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
         sizes = _sizes(model, time.monotonic() - begun)
         settings = (config.experts, config.metrics, config.logging)
         self._router = Router(engine, transport, self._shards, identity, sizes, *settings)
@@ -150,7 +152,7 @@ class FrontReplica:
         config = config_from(data)
         self._announced = Announced("front", 0, config, 0)
         self._directory = self._announced.directory
-        model = open_model(config.model, config.weights)
+        model = open_model(config.model, config.weights, computes_here=False)
         text = load_text_model(model.plan.checkpoint.path)
         self._metrics_host = reachable_host(config.front.metrics_host)
         self._announcements: list[Announcement] = []
@@ -159,7 +161,7 @@ class FrontReplica:
             text,
             model.card(),
             self._routers,
-            secret,
+            deployment_secret(config, secret),
             node_id(),
             self._known_shards,
             lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from typing import cast
 
-from cluster.client_command import add_target, run_client
-from router_service.client import Client, SamplingFields
+from cluster.client_command import add_target, client_of, run_client
+from router_service.client import SamplingFields
 from router_service.protocol import inference_pb2 as pb
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 async def _generate(args: argparse.Namespace) -> None:
     kind = {"messages": [{"role": "user", "content": args.prompt}]} if args.chat else {"prompt": args.prompt}
     responses: list[pb.GenerateResponse] = []
-    async with Client(args.target) as client:
+    async with client_of(args) as client:
         stream = client.generate(**kind, timeout=args.timeout, **sampling_of(args))
         async with aclosing(stream):
             async for response in stream:

@@ -65,15 +65,19 @@ class ServedModel:
         )
 
 
-def open_model(config: ModelConfig, weights: WeightsConfig, verify: bool = False) -> ServedModel:
+def open_model(
+    config: ModelConfig, weights: WeightsConfig, verify: bool = False, computes_here: bool = True
+) -> ServedModel:
     """Read the checkpoint's configuration and index, and with `verify` the headers of all its files.
+
+    With `computes_here` false a GPU that is asked for may be another node's.
 
     Raises:
         CheckpointError: see `plan_model`; also a dtype that is not one of the three, or a device that is not there.
     """
     plan = plan_model(Checkpoint(config.path), verify)
     dtype = dtype_of(config.dtype, plan.spec.dtype, str(config.path / "config.json"))
-    return ServedModel(plan, config.served_name, dtype, _device(config.device), weights)
+    return ServedModel(plan, config.served_name, dtype, _device(config.device, computes_here), weights)
 
 
 def dtype_of(asked: str, published: str, where: str) -> torch.dtype:
@@ -88,8 +92,8 @@ def dtype_of(asked: str, published: str, where: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
+def _device(name: str, computes_here: bool) -> torch.device:
+    if name == "cuda" and computes_here and not torch.cuda.is_available():
         raise CheckpointError("model.device is cuda, but torch sees no GPU here")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,6 +6,7 @@ import ray
 from ray import serve
 
 from cluster.config import ClusterConfig
+from experts.cores import usable_cores
 from experts.log import set_up_logging
 
 
@@ -39,7 +40,7 @@ def reachable_host(host: str) -> str:
 
 def shard_threads(shards: int) -> int:
     """A shard's share of the cores: all shards of a layer compute at the same time."""
-    return max(1, len(os.sched_getaffinity(0)) // shards)
+    return max(1, usable_cores() // shards)
 
 
 def do_not_preempt() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.client_command import fail, one_line
 from cluster.config import ClusterConfig, ConfigError, load_config
+from cluster.security import check_security
 from experts.checkpoint_error import CheckpointError
 from router_service.front.tracing import check_installed
 
@@ -32,6 +33,19 @@ FLAGS: dict[str, tuple[str, str]] = {
     "device": ("model", "device"),
     "address": ("cluster", "address"),
     "name": ("cluster", "application"),
+    "tls_cert": ("front", "tls_cert"),
+    "tls_key": ("front", "tls_key"),
+    "tls_client_ca": ("front", "tls_client_ca"),
+    "tokens_file": ("front", "tokens_file"),
+    "allow_unauthenticated": ("front", "allow_unauthenticated"),
+    "secret_file": ("cluster", "secret_file"),
+}
+SECURITY_FLAGS = {
+    "tls-cert": "PEM: the server's certificate chain; with it the gRPC port speaks TLS only",
+    "tls-key": "PEM: its key",
+    "tls-client-ca": "PEM: whom clients' certificates must come from (mutual TLS)",
+    "tokens-file": "who may call: lines of `expertmesh token`",
+    "secret-file": "what the cluster's processes prove to each other",
 }
 
 
@@ -58,6 +72,10 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--address", metavar="RAY", help="join this Ray cluster (auto or HOST:PORT), else start one")
     parser.add_argument("--name", metavar="NAME", help="name of the Serve application (default: expertmesh)")
+    for name, text in SECURITY_FLAGS.items():
+        parser.add_argument(f"--{name}", metavar="FILE", help=text)
+    text = "without a tokens file too, listen on addresses that others reach"
+    parser.add_argument("--allow-unauthenticated", action="store_true", default=None, help=text)
 
 
 def config_of(args: argparse.Namespace) -> ClusterConfig:
@@ -90,6 +108,7 @@ def run_cluster(
     try:
         config = config_of(args)
         model = check_model(config)
+        check_security(config)
         check_ports(config)
         check_installed(config.tracing)
         config = config if config.cluster.address else _settled(config, model)

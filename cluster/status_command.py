@@ -2,10 +2,9 @@
 
 import argparse
 
-from cluster.client_command import add_target, run_client
+from cluster.client_command import add_target, client_of, run_client
 from cluster.generate_command import Subparsers
 from cluster.table import duration, size, table
-from router_service.client import Client
 from router_service.protocol import cluster_pb2 as pb
 
 TIMEOUT_S = 10.0
@@ -24,11 +23,11 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    return run_client(_status(args.target), args.target)
+    return run_client(_status(args), args.target)
 
 
-async def _status(target: str) -> None:
-    async with Client(target) as client:
+async def _status(args: argparse.Namespace) -> None:
+    async with client_of(args) as client:
         print(render(await client.cluster(timeout=TIMEOUT_S)))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from experts.checkpoint_error import CheckpointError
+from experts.checkpoint_files import MAX_JSON_BYTES, read_text
 from experts.safetensors_file import MappedFile, TensorEntry, read_header, unique_keys
 from experts.source import Stored
 
@@ -37,9 +38,11 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: no such file, not JSON, or not an object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        value = json.loads(read_text(file, MAX_JSON_BYTES), object_pairs_hook=unique_keys)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):

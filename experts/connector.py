@@ -11,6 +11,7 @@ from experts.log import fields
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
+from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class ShardConnector:
         transport: SocketTransport,
         shards: int,
         endpoints: Callable[[], list[Endpoint]],
-        secret: bytes,
+        secret: Secret,
         node: str,
         call_timeout_s: float,
         checksum: bool = False,

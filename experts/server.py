@@ -18,6 +18,7 @@ from experts.shard import ExpertShard
 from experts.threads import measured_threads
 from experts.transport.channel import Channel
 from experts.transport.frame import FrameError, Header, Kind
+from experts.transport.secret import Secret
 from experts.transport.server import FrameServer
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class ExpertServer:
     def __init__(
         self,
         shard: ExpertShard,
-        secret: bytes,
+        secret: Secret,
         host: str,
         node: str,
         replica: str,

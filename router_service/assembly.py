@@ -1,6 +1,5 @@
 """Puts an engine together from a planned model and a transport; the same with Ray and without."""
 
-import os
 from collections.abc import Callable
 
 import psutil
@@ -8,6 +7,7 @@ import torch
 
 from experts.checkpoint import read_json
 from experts.config import ExpertsConfig
+from experts.cores import usable_cores
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.shard import load_shard
@@ -60,7 +60,7 @@ def build_engine(
 @torch.inference_mode()
 def _threads(backbone: Backbone, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> ComputeThreads:
     h_TD = torch.zeros((SAMPLE_ROWS, backbone.spec.hidden), dtype=dtype, device=device)
-    most = config.threads or len(os.sched_getaffinity(0))
+    most = config.threads or usable_cores()
     return measured_threads(lambda: backbone.first_product(h_TD), most if device.type == "cpu" else 1)
 
 

@@ -13,15 +13,14 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
-import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from router_service.client_channel import Tls, open_channel, token_metadata
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import ClusterStub
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 
-MAX_RESPONSE_BYTES = 64 << 20
 READY_POLL_S = 0.1
 
 
@@ -46,11 +45,14 @@ class SamplingFields(TypedDict, total=False):
 class Client:
     """A connection to a Front. Made and used on one event loop; closed by `close` or `async with`."""
 
-    def __init__(self, target: str) -> None:
-        """`target` is HOST:PORT; nothing is dialled before the first call."""
-        self._channel = grpc.aio.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", MAX_RESPONSE_BYTES)]
-        )
+    def __init__(self, target: str, *, tls: Tls | None = None, token: str | None = None) -> None:
+        """`target` is HOST:PORT; nothing is dialled before the first call. Without `tls` a token is sent in clear.
+
+        Raises:
+            OSError, ValueError: a file of `tls` cannot be read, or `token` is none.
+        """
+        self._metadata = token_metadata(token)
+        self._channel = open_channel(target, tls)
         self._inference = InferenceStub(self._channel)
         self._cluster = ClusterStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -81,7 +83,7 @@ class Client:
             return_scores=return_scores,
         )
         set_input(request, prompt, tokens, messages)
-        call = self._inference.Generate(request, timeout=timeout)
+        call = self._inference.Generate(request, timeout=timeout, metadata=self._metadata)
         try:
             async for response in call:
                 yield response
@@ -98,23 +100,25 @@ class Client:
         """Return the token ids of a prompt or a conversation."""
         request = inference_pb2.TokenizeRequest(add_special_tokens=add_special_tokens)
         set_input(request, prompt, None, messages)
-        return list((await self._inference.Tokenize(request)).ids)
+        return list((await self._inference.Tokenize(request, metadata=self._metadata)).ids)
 
     async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`."""
         request = inference_pb2.DetokenizeRequest(ids=ids, skip_special_tokens=skip_special_tokens)
-        response: inference_pb2.DetokenizeResponse = await self._inference.Detokenize(request)
+        response: inference_pb2.DetokenizeResponse = await self._inference.Detokenize(request, metadata=self._metadata)
         return response.text
 
     async def model(self) -> inference_pb2.ModelInfo:
         """Describe the model."""
-        info: inference_pb2.ModelInfo = await self._inference.GetModel(inference_pb2.GetModelRequest())
+        info: inference_pb2.ModelInfo = await self._inference.GetModel(
+            inference_pb2.GetModelRequest(), metadata=self._metadata
+        )
         return info
 
     async def cluster(self, timeout: float | None = None) -> cluster_pb2.ClusterState:
         """Return the state of shards and routers."""
         state: cluster_pb2.ClusterState = await self._cluster.GetCluster(
-            cluster_pb2.GetClusterRequest(), timeout=timeout
+            cluster_pb2.GetClusterRequest(), timeout=timeout, metadata=self._metadata
         )
         return state
 

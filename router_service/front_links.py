@@ -15,6 +15,7 @@ import msgspec
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel
 from experts.transport.frame import FrameError, Header, Kind
+from experts.transport.secret import Secret
 from experts.transport.server import FrameServer
 from router_service.messages import (
     Activity,
@@ -57,7 +58,7 @@ class FrontLinks:
         receive: Callable[[int, ToRouter], None],
         lost: Callable[[int], None],
         joined: Callable[[], None],
-        secret: bytes,
+        secret: Secret,
         host: str,
         node: str,
         index: int,

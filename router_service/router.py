@@ -12,6 +12,7 @@ from experts.config import ExpertsConfig
 from experts.connector import ShardConnector, ShardLink
 from experts.log import LoggingConfig, fields
 from experts.transport.address import Endpoint
+from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
 from router_service.activity import ActivityMonitor
 from router_service.engine import Engine, StepRecord
@@ -42,7 +43,7 @@ class RouterIdentity:
     model: str
     node: str
     host: str
-    secret: bytes
+    secret: Secret
 
 
 @dataclass(frozen=True, slots=True)

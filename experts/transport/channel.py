@@ -18,6 +18,7 @@ from experts.transport.frame import (
     parse_header,
 )
 from experts.transport.handshake import check_proof, check_welcome, client_proof, new_nonce
+from experts.transport.secret import Secret
 
 SOCKET_BUFFER_BYTES = 4 << 20
 HANDSHAKE_PAYLOAD_BYTES = 256
@@ -131,7 +132,7 @@ def _send_all(sock: socket.socket, views: list[memoryview]) -> int:
     return total
 
 
-def connect(endpoint: Endpoint, node: str, secret: bytes, timeout_s: float, checksum: bool = False) -> Channel:
+def connect(endpoint: Endpoint, node: str, secret: Secret, timeout_s: float, checksum: bool = False) -> Channel:
     """Dial `endpoint` from `node` and prove the secret both ways.
 
     Raises:
@@ -152,7 +153,7 @@ def connect(endpoint: Endpoint, node: str, secret: bytes, timeout_s: float, chec
     return channel
 
 
-def accept(channel: Channel, secret: bytes) -> None:
+def accept(channel: Channel, secret: Secret) -> None:
     """The server's side of the handshake on a fresh connection.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Protocol
 from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation
 from experts.transport.channel import Channel, Closed, Idle, accept
 from experts.transport.frame import FrameError, Header
+from experts.transport.secret import Secret
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,15 @@ class FrameServer:
     """A process's unix and TCP listeners. `rejected` counts closed connections by reason."""
 
     def __init__(
-        self, role: str, index: int, replica: str, node: str, host: str, secret: bytes, checksum: bool, handler: Handler
+        self,
+        role: str,
+        index: int,
+        replica: str,
+        node: str,
+        host: str,
+        secret: Secret,
+        checksum: bool,
+        handler: Handler,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         self._name = f"{role} {index}"

@@ -5,19 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from experts.checkpoint_error import CheckpointError
+from experts.checkpoint_files import MAX_JSON_BYTES
+from experts.checkpoint_files import read_text as text_within
+
+# Of chat templates: published ones have 20 KB.
+MAX_TEXT_BYTES = 1 << 20
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; an absent file is an empty object.
 
     Raises:
-        CheckpointError: it cannot be read or is no JSON object.
+        CheckpointError: it cannot be read, is too large, or is no JSON object.
     """
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(text_within(path, MAX_JSON_BYTES))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -28,11 +35,13 @@ def read_text(path: Path) -> str | None:
     """Return the text of `path`, None where there is no such file.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or is too large.
     """
     if not path.exists():
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return text_within(path, MAX_TEXT_BYTES)
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -1,5 +1,6 @@
 """The Front's settings."""
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -26,6 +27,14 @@ class FrontConfig:
         link_silence_s: a router that says nothing for so long is taken for dead [seconds; over 0]
         max_resubmits: how often a request may outlive its router [times; at least 0]
         checksum: whether frames to routers carry one; `experts.checksum` decides in a cluster
+        tls_cert: certificate chain; with it the port speaks TLS only; read again when it changes [-; a PEM file]
+        tls_key: its key; read again when it changes [-; a PEM file]
+        tls_client_ca: clients must show a certificate that comes from it (mutual TLS); read again when it changes
+            [-; a PEM file]
+        tokens_file: callers must send a token of this file (`expertmesh token` makes them); read again when it changes.
+            The metrics page asks for no token on any address: it has counts, and no prompts [-; a path]
+        allow_unauthenticated: without a tokens file too, listen on other addresses than loopback: whoever reaches the
+            port may use everything
     """
 
     host: str = "127.0.0.1"
@@ -45,8 +54,14 @@ class FrontConfig:
     link_silence_s: float = 30.0
     max_resubmits: int = 3
     checksum: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    tokens_file: str = ""
+    allow_unauthenticated: bool = False
 
     def __post_init__(self) -> None:
+        self._check_security()
         for name in ("grpc_port", "metrics_port", "http_port"):
             if not 0 <= (getattr(self, name) or 0) <= 65535:
                 raise ValueError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
@@ -59,3 +74,28 @@ class FrontConfig:
         for name in ("poll_s", "connect_timeout_s", "link_silence_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be over 0, got {getattr(self, name)}")
+
+    def _check_security(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, lacking = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ValueError(f"front.{given} is set and front.{lacking} is not: TLS needs both")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("front.tls_client_ca is set and front.tls_cert is not: mutual TLS needs a certificate too")
+        if not (self.tokens_file or self.allow_unauthenticated or is_loopback(self.host)):
+            raise ValueError(
+                f"front.host is {self.host!r}, which others can reach, and front.tokens_file is not set: set it, or "
+                "front.allow_unauthenticated: true to let everyone who reaches the port use everything"
+            )
+        if self.http_port is not None and not (self.allow_unauthenticated or is_loopback(self.http_host)):
+            raise ValueError(
+                f"front.http_host is {self.http_host!r}, which others can reach, and the live page asks nobody for a "
+                "token: leave it on loopback, or set front.allow_unauthenticated: true"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches `host`; of names that is known of localhost alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

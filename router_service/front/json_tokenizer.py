@@ -8,7 +8,11 @@ from pathlib import Path
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from experts.checkpoint_error import CheckpointError
+from experts.checkpoint_files import check_file
 from router_service.front.tokenizer import Tokenizer
+
+# The largest published ones have 35 MB.
+MAX_TOKENIZER_BYTES = 256 << 20
 
 
 class JsonTokenizer(Tokenizer):
@@ -59,8 +63,9 @@ def load_json_tokenizer(path: Path) -> JsonTokenizer:
     """Read the tokenizer.json at `path`.
 
     Raises:
-        CheckpointError: it is no tokenizer.
+        CheckpointError: it is no tokenizer, or too large to be one.
     """
+    check_file(path, MAX_TOKENIZER_BYTES)  # the library reads all of it and needs several times its size
     try:
         return JsonTokenizer(HuggingFaceTokenizer.from_file(str(path)))
     except Exception as error:  # the library raises a bare Exception

@@ -8,6 +8,7 @@ import msgspec
 
 from experts.transport.address import Endpoint
 from experts.transport.frame import FrameError, Kind
+from experts.transport.secret import Secret
 from router_service.front.activity_window import ActivityWindow
 from router_service.front.config import FrontConfig
 from router_service.front.lane import Arrival, Lane, LinkLostError
@@ -122,7 +123,7 @@ class RouterLink:
                     self.release(lane)
 
 
-async def open_link(endpoint: Endpoint, node: str, secret: bytes, config: FrontConfig) -> RouterLink:
+async def open_link(endpoint: Endpoint, node: str, secret: Secret, config: FrontConfig) -> RouterLink:
     """Connect to a router and hear its hello.
 
     Raises:

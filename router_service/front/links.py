@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from experts.transport.address import Endpoint
+from experts.transport.secret import Secret
 from router_service.front.config import FrontConfig
 from router_service.front.limits import Limits
 from router_service.front.link import RouterLink, describe, open_link
@@ -27,7 +28,7 @@ class RouterLinks:
         self,
         endpoints: EndpointSource,
         node: str,
-        secret: bytes,
+        secret: Secret,
         config: FrontConfig,
         on_change: Callable[[int], Awaitable[None]],
     ) -> None:

@@ -32,6 +32,7 @@ class FrontMetrics:
         self.routers_linked = self._gauge("routers_linked", "Routers that this Front is connected to")
         self._success = self._labelled("request_success", "Requests that ended in an answer", "finished_reason")
         self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
+        self._refused = self._labelled("requests_refused", "Calls refused before they were served", "reason")
         # From 0 on, or a rate would miss the first of each.
         for reason in REASONS.values():
             self._success.labels(model, reason)
@@ -45,6 +46,10 @@ class FrontMetrics:
     def failed(self, code: str) -> None:
         """Count an error, by its gRPC status."""
         self._failures.labels(self.model, code).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count a call that its caller may not make."""
+        self._refused.labels(self.model, reason).inc()
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         family = Histogram(f"expertmesh_{name}_seconds", text, ["model"], registry=self.registry, buckets=buckets)

@@ -46,7 +46,8 @@ async def encode_chat(chat: Chat, text: TextModel) -> list[int]:
         if message.role not in ROLES:
             raise invalid(f"chat.messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
     try:
-        rendered = text.chat.render([{"role": message.role, "content": message.content} for message in chat.messages])
+        messages = [{"role": message.role, "content": message.content} for message in chat.messages]
+        rendered = await asyncio.to_thread(text.chat.render, messages)
     except ChatError as error:
         raise invalid("chat.messages", str(error)) from error
     return await encode_text(rendered, text, add_special_tokens=False)

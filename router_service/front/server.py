@@ -7,6 +7,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
 from grpc_reflection.v1alpha import reflection
 
+from experts.transport.secret import Secret
+from router_service.front.auth import Gate
+from router_service.front.auth_interceptor import AuthInterceptor
 from router_service.front.cluster_view import ClusterService, ShardDirectory
 from router_service.front.config import FrontConfig
 from router_service.front.exposition import MergedCollector
@@ -18,6 +21,7 @@ from router_service.front.metrics import FrontMetrics
 from router_service.front.metrics_http import MetricsServer, Targets
 from router_service.front.model_card import ModelCard
 from router_service.front.text_model import TextModel
+from router_service.front.tls import ServerTls
 from router_service.front.tracing import TracingConfig, open_tracer
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterServicer_to_server
@@ -38,8 +42,9 @@ class FrontServer:
     """A Front. Make, start and drain it on one event loop.
 
     `endpoints` is asked for the routers about once a second; `node` is this process's node, whose routers are reached
-    by unix socket; `secret` is the deployment's. `directory` adds shards that no router knows to GetCluster; `targets`
-    lists the metrics pages of all Fronts.
+    by unix socket; `secret` is the deployment's. `gate` asks callers for their tokens, `tls` has the certificates,
+    None for plaintext; an HTTP server beside gRPC takes both. `directory` adds shards that no router knows to
+    GetCluster; `targets` lists the metrics pages of all Fronts.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class FrontServer:
         text: TextModel,
         card: ModelCard,
         endpoints: EndpointSource,
-        secret: bytes,
+        secret: Secret,
         node: str,
         directory: ShardDirectory | None = None,
         targets: Targets | None = None,
@@ -60,6 +65,8 @@ class FrontServer:
         self._config = config
         self._metrics = FrontMetrics(card.name)
         self._targets = targets
+        self.gate = Gate(config.tokens_file, self._metrics.refused)
+        self.tls = ServerTls(config) if config.tls_cert else None
         self._links = RouterLinks(endpoints, node, secret, config, self._on_links)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name)
         journal = Journal(self._tracer)
@@ -136,11 +143,12 @@ class FrontServer:
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
         server = grpc.aio.server(
+            interceptors=[AuthInterceptor(self.gate)] if self.gate.asks else [],
             options=[
                 ("grpc.so_reuseport", int(config.reuse_port)),
                 ("grpc.max_receive_message_length", config.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
-            ]
+            ],
         )
         add_InferenceServicer_to_server(self._inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
@@ -151,12 +159,17 @@ class FrontServer:
     def _bind(self, server: grpc.aio.Server) -> int:
         address = f"{self._config.host}:{self._config.grpc_port}"
         try:
-            port = server.add_insecure_port(address)
+            port = self._open_port(server, address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         if not port:
             raise OSError(f"cannot listen on {address}")
         return port
+
+    def _open_port(self, server: grpc.aio.Server, address: str) -> int:
+        if self.tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self.tls.grpc_credentials())
 
     async def _on_links(self, count: int) -> None:
         self._metrics.routers_linked.set(count)

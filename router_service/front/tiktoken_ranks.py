@@ -8,7 +8,10 @@ import base64
 from pathlib import Path
 
 from experts.checkpoint_error import CheckpointError
+from experts.checkpoint_files import read_bytes
 
+# The largest published ones have 4 MB.
+MAX_VOCABULARY_BYTES = 64 << 20
 SHOWN_BYTES = 60
 REMEDY = "fetch the file again"
 
@@ -20,7 +23,9 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         CheckpointError: the file cannot be read, or is not such a vocabulary.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path, MAX_VOCABULARY_BYTES).splitlines()
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{path}: {error}") from error
     ranks: dict[bytes, int] = {}

@@ -7,6 +7,7 @@ import socket
 from experts.transport.address import Endpoint
 from experts.transport.frame import HEADER, FrameError, Kind, check_payload, pack_header, parse_header
 from experts.transport.handshake import check_welcome, client_proof, new_nonce
+from experts.transport.secret import Secret
 
 MAX_HANDSHAKE_BYTES = 256
 # A step's outputs with routing and log-probabilities are the largest messages.
@@ -65,7 +66,7 @@ class Wire:
             await self._writer.wait_closed()
 
 
-async def connect(endpoint: Endpoint, node: str, secret: bytes, checksum: bool = False) -> Wire:
+async def connect(endpoint: Endpoint, node: str, secret: Secret, checksum: bool = False) -> Wire:
     """Connect from `node` to `endpoint` (unix socket on the same node, else TCP) and prove the secret both ways.
 
     Raises:
@@ -97,7 +98,7 @@ def _dial_unix(endpoint: Endpoint) -> socket.socket:
     return sock
 
 
-async def _prove(wire: Wire, secret: bytes, incarnation: int) -> None:
+async def _prove(wire: Wire, secret: Secret, incarnation: int) -> None:
     challenge = await wire.receive(Kind.CHALLENGE, MAX_HANDSHAKE_BYTES)
     nonce = new_nonce()
     wire.send(Kind.PROOF, client_proof(secret, challenge, nonce, incarnation))

@@ -1,0 +1,47 @@
+"""The secret of the data plane, and what can be wrong with files of secrets before anything is started."""
+
+import os
+import secrets
+from pathlib import Path
+
+from cluster.config import ClusterConfig
+from experts.transport.secret import Secret, SecretFile, read_secrets
+from router_service.front.auth import open_tokens
+from router_service.front.tls import ServerTls
+
+SECRET_VARIABLE = "EXPERTMESH_SECRET"
+
+
+def fixed_secret(config: ClusterConfig) -> bytes:
+    """The secret that is handed to the processes: EXPERTMESH_SECRET or drawn anew; none where they read a file."""
+    if config.cluster.secret_file:
+        return b""
+    given = os.environ.get(SECRET_VARIABLE, "")
+    return given.encode() if given else secrets.token_bytes(32)
+
+
+def deployment_secret(config: ClusterConfig, fixed: bytes) -> Secret:
+    """What this process proves to its peers.
+
+    Raises:
+        ValueError: the file of secrets is wrong.
+    """
+    return SecretFile(_secret_path(config)) if config.cluster.secret_file else fixed
+
+
+def check_security(config: ClusterConfig) -> None:
+    """Find out what is wrong with certificates, tokens and secret before any process is started.
+
+    Raises:
+        ValueError: naming setting and file.
+    """
+    if config.cluster.secret_file:
+        read_secrets(_secret_path(config))
+    if config.front.tls_cert:
+        ServerTls(config.front)
+    if config.front.tokens_file:
+        open_tokens(config.front.tokens_file)
+
+
+def _secret_path(config: ClusterConfig) -> Path:
+    return Path(config.cluster.secret_file).expanduser()

@@ -1,0 +1,246 @@
+{{/* The pod of the head and of each worker group. Takes a dict: root, group (its settings), name, kind (head or worker). */}}
+{{- define "expertmesh.pod" -}}
+{{- $root := .root -}}
+{{- $group := .group -}}
+{{- $drain := int ($root.Values.config.cluster.drain_seconds | default 30) -}}
+metadata:
+  labels:
+    {{- /* No version here: a new chart alone must not make KubeRay build a new cluster. */}}
+    {{- include "expertmesh.selector" $root | nindent 4 }}
+    expertmesh.io/group: {{ .name }}
+    {{- if eq .kind "worker" }}
+    expertmesh.io/front: {{ gt (int $group.fronts) 0 | quote }}
+    expertmesh.io/router: {{ gt (int $group.routers) 0 | quote }}
+    expertmesh.io/shard: {{ gt (int $group.shards) 0 | quote }}
+    {{- end }}
+  {{- with $group.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  serviceAccountName: {{ eq .kind "head" | ternary (include "expertmesh.headServiceAccount" $root) (include "expertmesh.serviceAccount" $root) }}
+  automountServiceAccountToken: {{ and (eq .kind "head") $root.Values.autoscaling.enabled }}
+  enableServiceLinks: false
+  # The Front's last streams, and a little for Ray to end.
+  terminationGracePeriodSeconds: {{ add $drain 30 }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 1000
+    runAsGroup: 1000
+    fsGroup: 1000
+    fsGroupChangePolicy: OnRootMismatch
+    seccompProfile: {type: RuntimeDefault}
+    sysctls:
+      # The data plane takes free ports: of this range, which no fixed port lies in.
+      - name: net.ipv4.ip_local_port_range
+        value: {{ printf "%d %d" (int $root.Values.ports.dataPlane.first) (int $root.Values.ports.dataPlane.last) | quote }}
+  {{- with $root.Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with include "expertmesh.scheduling" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- if eq $root.Values.checkpoint.type "init" }}
+  initContainers:
+    - name: fetch-checkpoint
+      image: {{ $root.Values.checkpoint.init.image | quote }}
+      command:
+        {{- toYaml $root.Values.checkpoint.init.command | nindent 8 }}
+      env:
+        # Pods without routers and shards read the configuration, the tokenizer and the tensors' headers only.
+        - name: EXPERTMESH_WEIGHTS
+          value: {{ and (eq .kind "worker") (gt (add ($group.routers | default 0) ($group.shards | default 0)) 0) | quote }}
+        - {name: HOME, value: /tmp}
+        {{- with $root.Values.checkpoint.init.env }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      resources:
+        requests: {cpu: 500m, memory: 512Mi}
+        limits: {cpu: "2", memory: 4Gi}
+      securityContext:
+        {{- include "expertmesh.containerSecurity" $root | nindent 8 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        - {name: checkpoint, mountPath: /checkpoint}
+  {{- end }}
+  containers:
+    - name: ray-{{ .kind }}
+      image: {{ include "expertmesh.image" $root | quote }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      securityContext:
+        {{- include "expertmesh.containerSecurity" $root | nindent 8 }}
+      {{- include "expertmesh.containerPorts" . | nindent 6 }}
+      env:
+        {{- include "expertmesh.env" . | nindent 8 }}
+      {{- include "expertmesh.probes" . | nindent 6 }}
+      lifecycle:
+        preStop:
+          exec:
+            {{- if and (eq .kind "worker") (gt (int $group.fronts) 0) }}
+            command: [expertmesh, drain, --address, auto, --seconds, {{ $drain | quote }}]
+            {{- else }}
+            # The Front's streams need this pod until they have ended.
+            command: [sleep, {{ $drain | quote }}]
+            {{- end }}
+      resources:
+        {{- include "expertmesh.resources" . | nindent 8 }}
+      volumeMounts:
+        {{- include "expertmesh.mounts" . | nindent 8 }}
+  volumes:
+    {{- include "expertmesh.volumes" . | nindent 4 }}
+{{- end -}}
+
+{{- define "expertmesh.containerSecurity" -}}
+runAsNonRoot: true
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "expertmesh.containerPorts" -}}
+ports:
+  {{- if eq .kind "head" }}
+  - {name: gcs-server, containerPort: 6379}
+  - {name: dashboard, containerPort: 8265}
+  {{- else if gt (int .group.fronts) 0 }}
+  - {name: grpc, containerPort: {{ int .root.Values.ports.grpc }}}
+  - {name: front-metrics, containerPort: {{ int .root.Values.ports.metrics }}}
+  {{- if .root.Values.http.enabled }}
+  - {name: http, containerPort: {{ int .root.Values.ports.http }}}
+  {{- end }}
+  {{- end }}
+  - {name: metrics, containerPort: 8080}
+{{- end -}}
+
+{{- define "expertmesh.env" -}}
+- {name: HOME, value: /tmp}
+- {name: TMPDIR, value: /tmp}
+- {name: PYTHONDONTWRITEBYTECODE, value: "1"}
+- {name: OMP_WAIT_POLICY, value: passive}
+- {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+{{- with .group.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Liveness asks Ray's node process, never the model: a busy server answers, and Serve replaces hung replicas itself. */}}
+{{- define "expertmesh.probes" -}}
+livenessProbe:
+  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  initialDelaySeconds: 60
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 30
+readinessProbe:
+  {{- if eq .kind "head" }}
+  httpGet: {path: /api/gcs_healthz, port: 8265}
+  {{- else if and (gt (int .group.fronts) 0) .root.Values.http.enabled }}
+  httpGet: {path: /healthz, port: {{ int .root.Values.ports.http }}, scheme: {{ .root.Values.http.scheme }}}
+  {{- else if and (gt (int .group.fronts) 0) .root.Values.tls.enabled }}
+  {{- /* The kubelet's gRPC probe speaks plaintext only. */}}
+  tcpSocket: {port: {{ int .root.Values.ports.grpc }}}
+  {{- else if gt (int .group.fronts) 0 }}
+  grpc: {port: {{ int .root.Values.ports.grpc }}}
+  {{- else }}
+  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  {{- end }}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 3
+{{- end -}}
+
+{{- define "expertmesh.resources" -}}
+{{- $resources := deepCopy .group.resources -}}
+{{- if gt (int (.group.gpus | default 0)) 0 -}}
+{{- $gpus := dict "nvidia.com/gpu" (toString (int .group.gpus)) -}}
+{{- $resources = mustMergeOverwrite $resources (dict "requests" $gpus "limits" $gpus) -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{- define "expertmesh.mounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: secret, mountPath: /etc/expertmesh/secret, readOnly: true}
+{{- if ne .root.Values.checkpoint.type "bundled" }}
+- {name: checkpoint, mountPath: /checkpoint, readOnly: true}
+{{- end }}
+{{- if gt (int .group.fronts) 0 }}
+{{- if .root.Values.tls.enabled }}
+- {name: tls, mountPath: /etc/expertmesh/tls, readOnly: true}
+{{- end }}
+{{- if .root.Values.tokens.enabled }}
+- {name: tokens, mountPath: /etc/expertmesh/tokens, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "expertmesh.volumes" -}}
+{{- $values := .root.Values -}}
+- name: secret
+  secret: {secretName: {{ include "expertmesh.secretName" .root }}, defaultMode: 0440}
+- name: tmp
+  emptyDir: {sizeLimit: {{ $values.tmp.sizeLimit }}}
+{{- if eq $values.checkpoint.type "pvc" }}
+- name: checkpoint
+  persistentVolumeClaim: {claimName: {{ include "expertmesh.claimName" .root }}, readOnly: true}
+{{- else if eq $values.checkpoint.type "hostPath" }}
+- name: checkpoint
+  hostPath: {path: {{ $values.checkpoint.hostPath | quote }}, type: Directory}
+{{- else if eq $values.checkpoint.type "init" }}
+- name: checkpoint
+  emptyDir: {sizeLimit: {{ $values.checkpoint.init.sizeLimit }}}
+{{- end }}
+{{- if gt (int .group.fronts) 0 }}
+{{- if $values.tls.enabled }}
+- name: tls
+  secret: {secretName: {{ include "expertmesh.tlsSecret" .root }}, defaultMode: 0440}
+{{- end }}
+{{- if $values.tokens.enabled }}
+- name: tokens
+  secret:
+    secretName: {{ include "expertmesh.tokensSecret" .root }}
+    defaultMode: 0440
+    items:
+      - {key: {{ $values.tokens.key }}, path: tokens}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Where a pod may run. */}}
+{{- define "expertmesh.scheduling" -}}
+{{- $group := .group -}}
+{{- $class := $group.priorityClassName -}}
+{{- if and (not $class) .root.Values.priorityClass.create -}}
+{{- $class = printf "%s-serving" (include "expertmesh.fullname" .root) -}}
+{{- end -}}
+{{- with $class }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $group.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with $group.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $group.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $group.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if $group.topologySpread.enabled }}
+topologySpreadConstraints:
+  - maxSkew: {{ $group.topologySpread.maxSkew }}
+    topologyKey: {{ $group.topologySpread.topologyKey }}
+    whenUnsatisfiable: {{ $group.topologySpread.whenUnsatisfiable }}
+    labelSelector:
+      matchLabels:
+        {{- include "expertmesh.selector" .root | nindent 8 }}
+        expertmesh.io/group: {{ .name }}
+{{- end }}
+{{- end -}}

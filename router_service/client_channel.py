@@ -1,0 +1,56 @@
+"""How a client reaches a Front: plaintext or TLS, with or without a token."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+MAX_RESPONSE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS to a Front: PEM files.
+
+    `ca`: who the server's certificate must come from; None takes gRPC's own roots. `cert`, `key`: what the client
+    shows where the server asks for it (mutual TLS).
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key belong together: give both or neither")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        ca, key, cert = (path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
+        return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def open_channel(target: str, tls: Tls | None) -> grpc.aio.Channel:
+    """Return a channel to HOST:PORT; nothing is dialled before the first call."""
+    options = [("grpc.max_receive_message_length", MAX_RESPONSE_BYTES)]
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, tls.credentials(), options=options)
+
+
+def token_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that carries a token.
+
+    Raises:
+        ValueError: it cannot be a token; it is not shown.
+    """
+    if not token:
+        return ()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token must be printable ASCII without spaces")
+    return (("authorization", f"Bearer {token}"),)

@@ -1,0 +1,120 @@
+"""Who calls, and whether it may: tokens, roles and limits, the same for gRPC and HTTP."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+
+from experts.watched_files import WatchedFiles
+from router_service.front.caller_limits import CallerLimits
+from router_service.front.refusals import Refusals, RefusedError
+from router_service.front.tokens import Caller, Role, Token, find_token, read_tokens
+
+# Who is served where no tokens file is: everyone, as one who may do everything.
+ANYONE = Caller("", Role.ADMIN)
+
+# Health is open: load balancers and kubelets have no token, and it says one word. What is not named needs an admin.
+OPEN = "/grpc.health.v1.Health/"
+INFERENCE = "/expertmesh.v1.Inference/"
+
+
+def needed_role(method: str) -> Role | None:
+    """Return the role that a gRPC method needs, None for none."""
+    if method.startswith(OPEN):
+        return None
+    return Role.INFERENCE if method.startswith(INFERENCE) else Role.ADMIN
+
+
+class Gate:
+    """Lets calls in. Lives on one event loop.
+
+    Args:
+        tokens_file: see `read_tokens`; empty asks nobody for a token.
+        count: called with the reason of each refusal.
+    """
+
+    def __init__(
+        self, tokens_file: str, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Read the tokens.
+
+        Raises:
+            ValueError: the file is wrong.
+        """
+        self.refusals = Refusals(count, clock)
+        self._clock = clock
+        self._limits = CallerLimits()
+        self._tokens = open_tokens(tokens_file, clock) if tokens_file else None
+
+    @property
+    def asks(self) -> bool:
+        """Whether callers need a token."""
+        return self._tokens is not None
+
+    def admit(self, authorization: Sequence[str], needed: Role) -> Caller:
+        """Return who calls by the `authorization` headers; one request more counts against its rate.
+
+        Raises:
+            RefusedError: no good token, one whose role is too low, or too many requests.
+        """
+        if self._tokens is None:
+            return ANYONE
+        caller = _identify(self._tokens.current(), authorization)
+        if needed is Role.ADMIN and caller.role is not Role.ADMIN:
+            problem = f"token {caller.name} has the role {caller.role}, this needs the role {needed}"
+            raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, problem, "role", caller.name)
+        self._limits.take_request(caller, self._clock())
+        return caller
+
+    def authorize(self, headers: Mapping[str, str], needed: Role, peer: str, path: str) -> Caller:
+        """Return who makes an HTTP request; see `admit`. A refusal is counted and logged here.
+
+        Raises:
+            RefusedError: with the `http_status` and the `headers` to answer with.
+        """
+        given = [value for name, value in headers.items() if name.lower() == "authorization"]
+        try:
+            return self.admit(given, needed)
+        except RefusedError as error:
+            self.refusals.note(error, peer, path)
+            raise
+
+    def stream(self, caller: Caller) -> AbstractContextManager[None]:
+        """Count a streamed answer while it lasts; see `CallerLimits.stream`."""
+        return self._limits.stream(caller)
+
+    def check_size(self, caller: Caller, size: int) -> None:
+        """Look at a request's size; see `CallerLimits.check_size`."""
+        self._limits.check_size(caller, size)
+
+
+def open_tokens(file: str, clock: Callable[[], float] = time.monotonic) -> WatchedFiles[tuple[Token, ...]]:
+    """Read a tokens file, and again whenever it changes.
+
+    Raises:
+        ValueError: see `read_tokens`.
+    """
+    path = Path(file).expanduser()
+    return WatchedFiles(f"front.tokens_file {path}", [path], lambda: read_tokens(path), clock)
+
+
+def _identify(tokens: Sequence[Token], authorization: Sequence[str]) -> Caller:
+    if not authorization:
+        raise _unauthenticated("missing", "a token is required: send the header `authorization: Bearer TOKEN`")
+    scheme, _, presented = authorization[0].partition(" ")
+    if len(authorization) > 1 or scheme.lower() != "bearer" or not presented.strip():
+        raise _unauthenticated("malformed", "expected exactly one header `authorization: Bearer TOKEN`")
+    token = find_token(tokens, presented.strip())
+    if token is None:
+        raise _unauthenticated("unknown", "the token is not known")
+    if token.expires is not None and datetime.now(UTC) >= token.expires:
+        problem = f"token {token.caller.name} has expired at {token.expires.isoformat()}"
+        raise _unauthenticated("expired", problem, token.caller.name)
+    return token.caller
+
+
+def _unauthenticated(reason: str, problem: str, name: str = "") -> RefusedError:
+    return RefusedError(grpc.StatusCode.UNAUTHENTICATED, problem, reason, name)

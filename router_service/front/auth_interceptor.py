@@ -1,0 +1,108 @@
+"""The gate in front of every gRPC service of the Front."""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from router_service.front.auth import Gate, needed_role
+from router_service.front.calls import Context
+from router_service.front.refusals import RefusedError
+from router_service.front.tokens import Caller
+
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+else:
+    Handler = grpc.RpcMethodHandler  # no generic when it runs
+
+
+class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no generic when it runs
+    """Asks `gate` before a call's message is read, and counts what it uses while it runs."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Return the method's own handler within its caller's limits, or one that refuses."""
+        method = handler_call_details.method
+        if (needed := needed_role(method)) is None:
+            return await continuation(handler_call_details)
+        metadata = handler_call_details.invocation_metadata or ()
+        given = [str(value) for name, value in metadata if name == "authorization"]
+        try:
+            caller = self._gate.admit(given, needed)
+        except RefusedError as error:
+            return _refusing(self._gate, error, method)
+        handler: Handler | None = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler  # type: ignore[return-value]  # None is an unknown method, which the stubs do not allow for
+        return _limited(handler, Limited(self._gate, caller, method, handler))
+
+
+class Limited:
+    """One call of a caller: its request's size, and where its answer is streamed its place among the streams."""
+
+    def __init__(self, gate: Gate, caller: Caller, method: str, handler: Handler) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._method = method
+        self._handler = handler
+        self._size = 0
+
+    def deserialize(self, data: bytes) -> Any:
+        """Parse the request; one that is too large is left alone, `admitted` will refuse it."""
+        self._size = len(data)
+        try:
+            self._gate.check_size(self._caller, self._size)
+        except RefusedError:
+            return None
+        return self._handler.request_deserializer(data) if self._handler.request_deserializer else data
+
+    @asynccontextmanager
+    async def admitted(self, context: Context) -> AsyncIterator[None]:
+        """Run the call within its limits, or end it as refused."""
+        with ExitStack() as place:
+            try:
+                self._gate.check_size(self._caller, self._size)
+                if self._handler.response_streaming:
+                    place.enter_context(self._gate.stream(self._caller))
+            except RefusedError as error:
+                await _refuse(self._gate, error, self._method, context)
+            yield
+
+
+def _limited(handler: Handler, call: Limited) -> Handler:
+    behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+    async def answer(request: Any, context: Context) -> Any:
+        async with call.admitted(context):
+            return await behaviour(request, context)
+
+    async def generate(request: Any, context: Context) -> Any:
+        async with call.admitted(context):
+            async for response in behaviour(request, context):
+                yield response
+
+    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+    chosen: Any = generate if inspect.isasyncgenfunction(behaviour) else answer
+    return make(chosen, call.deserialize, handler.response_serializer)
+
+
+def _refusing(gate: Gate, error: RefusedError, method: str) -> Handler:
+    async def refuse(_: Any, context: Context) -> None:
+        await _refuse(gate, error, method, context)
+
+    # Of all kinds of handler only this one is called before a message has been read; a client cannot tell.
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def _refuse(gate: Gate, error: RefusedError, method: str, context: Context) -> None:
+    gate.refusals.note(error, context.peer(), method)
+    await context.abort(error.code, error.message, error.headers)

@@ -1,0 +1,83 @@
+"""Calls that are turned away at the door: as an error, as a line in the log, as a count."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+
+import grpc
+
+from router_service.front.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+LINES_AT_ONCE = 20
+LINES_PER_SECOND = 2.0
+SHOWN_CHARACTERS = 200
+
+HTTP_STATUS = {
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+}
+
+
+class RefusedError(RequestError):
+    """A call that its caller may not make (now). `reason` is a short word for the counter; `name` the token's."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        reason: str,
+        name: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.reason = reason
+        self.name = name
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Trailing metadata, or HTTP headers: whole seconds until a retry makes sense."""
+        if self.retry_after_s is None:
+            return ()
+        return (("retry-after", str(max(1, math.ceil(self.retry_after_s)))),)
+
+    @property
+    def http_status(self) -> HTTPStatus:
+        """What HTTP calls it."""
+        return HTTP_STATUS[self.code]
+
+
+class Refusals:
+    """Counts every refusal through `count` and logs it, a flood of them not line by line."""
+
+    def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._count = count
+        self._clock = clock
+        self._lines = float(LINES_AT_ONCE)
+        self._since = clock()
+        self._unsaid = 0
+
+    def note(self, error: RefusedError, peer: str, method: str) -> None:
+        """Count and log a refusal. The token itself is not at hand here, and so cannot be logged."""
+        self._count(error.reason)
+        if not self._may_say():
+            self._unsaid += 1
+            return
+        more = f" ({self._unsaid} more before it were not logged)" if self._unsaid else ""
+        self._unsaid = 0
+        shown = (method[:SHOWN_CHARACTERS], peer, error.reason, error.name or "unknown", error.message, more)
+        logger.warning("refused %r from %s, reason %s, token %s: %s%s", *shown)
+
+    def _may_say(self) -> bool:
+        now = self._clock()
+        self._lines = min(float(LINES_AT_ONCE), self._lines + (now - self._since) * LINES_PER_SECOND)
+        self._since = now
+        if self._lines < 1:
+            return False
+        self._lines -= 1
+        return True

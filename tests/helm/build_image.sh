@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds the image for real where no container registry can be reached: the base is made from Debian's packages, the rest is
+# deploy/docker/Dockerfile as it stands. Exit code 77: this machine lacks what it takes (the reason is on stderr).
+#   tests/helm/build_image.sh WORKDIR TAG      the image's name is TAG, WORKDIR keeps the base and buildah's storage
+set -euo pipefail
+work=$1 tag=$2
+root=$(cd "$(dirname "$0")/../.." && pwd)
+for tool in buildah mmdebstrap; do
+  command -v "$tool" >/dev/null || { echo "$tool is not installed" >&2; exit 77; }
+done
+[ "$(id -u)" = 0 ] || { echo "building in a chroot needs root" >&2; exit 77; }
+mkdir -p "$work"
+store=(--root "$work/storage" --runroot "$work/run" --storage-driver vfs)
+base=localhost/expertmesh-base:bookworm
+if ! buildah "${store[@]}" inspect --type image "$base" >/dev/null 2>&1; then
+  [ -d "$work/base" ] || mmdebstrap --variant=minbase --include=python3,python3-venv,bash,ca-certificates bookworm "$work/base" >&2 \
+    || { rm -rf "$work/base"; echo "mmdebstrap cannot make a base" >&2; exit 77; }
+  container=$(buildah "${store[@]}" from scratch)
+  buildah "${store[@]}" copy --quiet "$container" "$work/base" / >&2
+  buildah "${store[@]}" commit --quiet --rm "$container" "$base" >&2
+fi
+# This machine's own settings of pip and its certificates, as mounts, of which nothing stays in the image: one file of
+# settings, and whatever file or directory they name.
+settings=()
+python3 -m pip config list | sed -n "s/^\(global\|:env:\)\.\([a-z-]*\)='\(.*\)'$/\2 = \3/p" | sort -u -t= -k1,1 \
+  | sed '1i [global]' >"$work/pip.conf"
+settings+=(--volume "$work/pip.conf:/etc/pip.conf:ro")
+for path in $(sed 's#file://##g' "$work/pip.conf" | grep -oE '(^| )/[^ ]+' | sed 's#/simple$##' | sort -u) /etc/ssl/certs/ca-certificates.crt; do
+  if [ -e "$path" ]; then settings+=(--volume "$(realpath "$path"):$path:ro"); fi
+done
+buildah "${store[@]}" bud --format docker --isolation chroot --pull-never --network host --layers=false \
+  "${settings[@]}" --build-arg BASE="$base" --build-arg FLAVOR=cpu --build-arg TORCH_INDEX= \
+  --ignorefile "$root/.dockerignore" -f "$root/deploy/docker/Dockerfile" -t "$tag" "$root" >&2

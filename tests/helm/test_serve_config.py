@@ -1,0 +1,272 @@
+"""What the chart tells Ray Serve, run as KubeRay runs it: put to the dashboard of a Ray that `ray start` started."""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from router_service.client import Client
+from router_service.client_channel import Tls
+from router_service.front.tokens import Role, new_token
+from tests.certificates import Certificate
+from tests.e2e.server import descendants_of, environment, gone
+from tests.helm.chart import CHART, named, rendered, serve_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.e2e]
+
+TOKEN = "a-token-of-this-test-which-KubeRay-would-draw"
+START_SECONDS = 120.0
+
+
+@dataclass
+class Ray:
+    """A Ray head as one pod would start it, with the places of all groups."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    dashboard: int
+    agent: int
+    others: list[int]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+
+def ray_environment() -> dict[str, str]:
+    """With Ray's own token: what KubeRay gives the pods for `rayAuth.mode: token`."""
+    return environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def places(cluster: dict[str, Any]) -> dict[str, int]:
+    """Ray's custom resources of all groups together, read as the shell that KubeRay starts reads them."""
+    total: dict[str, int] = {}
+    for group in cluster["workerGroupSpecs"]:
+        (text,) = shlex.split(group["rayStartParams"]["resources"])
+        for name, number in json.loads(text).items():
+            total[name] = total.get(name, 0) + number * group["replicas"]
+    return total
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[dict[str, Any]]:
+    return rendered(CHART / "ci" / "security-values.yaml")
+
+
+@pytest.fixture(scope="module")
+def ray(objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
+    cluster = named(objects, "RayService")["spec"]["rayClusterConfig"]
+    port, dashboard, agent, *more = free_ports(8)
+    names = ("node-manager-port", "object-manager-port", "runtime-env-agent-port", "dashboard-agent-grpc-port")
+    params = cluster["headGroupSpec"]["rayStartParams"] | dict(zip(names, map(str, more), strict=False))
+    params |= {"port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent}
+    params |= {"metrics-export-port": more[4], "num-cpus": 3, "resources": json.dumps(places(cluster))}
+    params |= {"node-ip-address": "127.0.0.1", "dashboard-host": "127.0.0.1"}
+    temp = tmp_path_factory.mktemp("r")
+    flags = [f"--{name}={value}" for name, value in params.items()]
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--temp-dir={temp}", *flags]
+    env = ray_environment() | {"RAY_USAGE_STATS_ENABLED": "0"}
+    with (temp / "out").open("wb") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    started = Ray(process, port, dashboard, agent, more, temp / "out")
+    wait_for(lambda: get(f"{started.url}/api/gcs_healthz"), "Ray", temp / "out")
+    yield started
+    family = descendants_of(process.pid)
+    process.terminate()
+    process.wait(60)
+    for pid in gone(family):
+        os.kill(pid, 9)
+
+
+def get(url: str, token: str = "") -> bytes:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def wait_for(ask: Any, what: str, log: Path) -> Any:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if (answer := ask()) is not None:
+                return answer
+        except OSError:
+            pass
+        time.sleep(0.3)
+    raise AssertionError(f"{what} did not come up: {log.read_text()[-2000:]}")
+
+
+def applications(ray: Ray) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(get(f"{ray.url}/api/serve/applications/", TOKEN))["applications"]
+    return answer
+
+
+@dataclass
+class Served:
+    """Where the Front is, and what a client must show."""
+
+    target: str
+    tls: Tls
+    token: str
+
+
+def mounted(args: dict[str, Any], folder: Path) -> tuple[Tls, str]:
+    """Make the files that the chart mounts and point the configuration at them; return what a client needs."""
+    authority = Certificate.authority()
+    (ca, _), (cert, key) = authority.write(folder, "ca"), authority.sign("front").write(folder, "tls")
+    client = authority.sign("client").write(folder, "client")
+    token, line = new_token("tester", Role.ADMIN)
+    (folder / "tokens").write_text(line + "\n")
+    (folder / "secret").write_text("what the chart draws: 48 characters\n")
+    front, cluster = args["front"], args["cluster"]
+    places = {front[key]: key for key in ("tls_cert", "tls_key", "tls_client_ca", "tokens_file")}
+    assert places == {
+        "/etc/expertmesh/tls/tls.crt": "tls_cert",
+        "/etc/expertmesh/tls/tls.key": "tls_key",
+        "/etc/expertmesh/tls/ca.crt": "tls_client_ca",
+        "/etc/expertmesh/tokens/tokens": "tokens_file",
+    }
+    front |= {
+        "tls_cert": str(cert),
+        "tls_key": str(key),
+        "tls_client_ca": str(ca),
+        "tokens_file": str(folder / "tokens"),
+    }
+    assert cluster["secret_file"] == "/etc/expertmesh/secret/secret"
+    cluster["secret_file"] = str(folder / "secret")
+    return Tls(ca, *client), token
+
+
+@pytest.fixture(scope="module")
+def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """The Front after the configuration has been put."""
+    config = serve_config(objects)
+    grpc_port, metrics_port = free_ports(2)
+    args = config["applications"][0]["args"]
+    folder = tmp_path_factory.mktemp("mounted")
+    tls, token = mounted(args, folder)
+    front = args["front"]
+    assert front["host"] == front["metrics_host"] == "0.0.0.0"
+    front |= {"host": "127.0.0.1", "grpc_port": grpc_port, "metrics_host": "127.0.0.1", "metrics_port": metrics_port}
+    body = json.dumps(config).encode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+    request = urllib.request.Request(f"{ray.url}/api/serve/applications/", body, headers, method="PUT")
+    urllib.request.urlopen(request, timeout=60).close()
+
+    def running() -> dict[str, Any] | None:
+        application = applications(ray).get("expertmesh", {})
+        assert application.get("status") != "DEPLOY_FAILED", application["message"]
+        return application if application.get("status") == "RUNNING" else None
+
+    wait_for(running, "the application", ray.log)
+    return Served(f"127.0.0.1:{grpc_port}", tls, token)
+
+
+async def test_answers(served: Served) -> None:
+    async with Client(served.target, tls=served.tls, token=served.token) as client:
+        text = "".join(
+            [response.text async for response in client.generate("def main(", max_tokens=8, temperature=0.0)]
+        )
+        state = await client.cluster()
+    assert text
+    assert len(state.shards) == 2
+
+
+async def test_refuses_who_has_no_token_or_certificate(served: Served) -> None:
+    for tls, token, code in (
+        (served.tls, None, grpc.StatusCode.UNAUTHENTICATED),
+        (Tls(served.tls.ca), served.token, grpc.StatusCode.UNAVAILABLE),
+        (None, served.token, grpc.StatusCode.UNAVAILABLE),
+    ):
+        async with Client(served.target, tls=tls, token=token) as client:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.cluster()
+        assert refused.value.code() == code
+
+
+@pytest.mark.usefixtures("served")
+def test_every_process_takes_its_place(ray: Ray) -> None:
+    """What the groups offer is what the processes ask for: on Kubernetes this puts each on its group's pods."""
+    code = (
+        f"import ray, json; ray.init(address='127.0.0.1:{ray.port}', logging_level=40);"
+        "print(json.dumps(ray.available_resources()))"
+    )
+    env = ray_environment()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
+    left = json.loads(done.stdout.splitlines()[-1])
+    assert {name: left.get(name, 0) for name in places_asked()} == dict.fromkeys(places_asked(), 0)
+
+
+def places_asked() -> tuple[str, ...]:
+    return ("expertmesh_front", "expertmesh_router", "expertmesh_shard")
+
+
+@pytest.mark.usefixtures("served")
+def test_probes_answer(ray: Ray) -> None:
+    """The paths that the kubelet asks, head and worker."""
+    assert get(f"http://127.0.0.1:{ray.agent}/api/local_raylet_healthz") == b"success"
+    assert get(f"{ray.url}/api/gcs_healthz") == b"success"
+
+
+@pytest.mark.usefixtures("served")
+def test_only_the_data_plane_takes_free_ports(ray: Ray, objects: list[dict[str, Any]]) -> None:
+    """The policy of Ray's own ports names them; what listens beside them is the data plane's policies' matter."""
+    policy = named(objects, "NetworkPolicy", "mesh-expertmesh-ray")
+    ranges = [(one["port"], one.get("endPort", one["port"])) for one in policy["spec"]["ingress"][0]["ports"]]
+    moved = {ray.port, ray.dashboard, ray.agent, *ray.others}
+    free: dict[str, int] = {}
+    for pid in descendants_of(ray.process.pid):
+        for port in listening(pid) - moved:
+            if not any(first <= port <= last for first, last in ranges):
+                name = psutil.Process(pid).cmdline()[0].removeprefix("ray::ServeReplica:expertmesh:")
+                free[name] = free.get(name, 0) + 1
+    # Each replica of Serve's has a gRPC server for handles that ask for it, as ours do not.
+    assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 3}
+
+
+def listening(pid: int) -> set[int]:
+    try:
+        found = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return set()
+    return {one.laddr.port for one in found if one.status == psutil.CONN_LISTEN}
+
+
+def test_drain_lets_go(ray: Ray, served: Served) -> None:
+    """The Front's preStop hook: after it, health is NOT_SERVING and the readiness probe fails."""
+    with grpc.secure_channel(served.target, served.tls.credentials()) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert health.Check(health_pb2.HealthCheckRequest()).status == serving
+        command = [sys.executable, "-m", "cluster.cli", "drain", "--address", f"127.0.0.1:{ray.port}", "--seconds", "5"]
+        done = subprocess.run(command, capture_output=True, text=True, env=ray_environment(), timeout=90)
+        assert (done.returncode, done.stderr) == (0, "")
+        try:
+            assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status != serving
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.UNAVAILABLE  # noqa: PT017 - either answer makes the pod not ready
