@@ -5,7 +5,9 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from cluster.serve_command import add_cluster_flags, run_cluster
+from cluster.client_command import fail
+from cluster.config import ConfigError
+from cluster.serve_command import add_cluster_flags, config_of, run_cluster
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -30,7 +32,19 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if args.config is not None and _asks_callers(args):
+        return fail(
+            "the demo's own client has neither certificate nor token: leave front.tls_* and front.tokens_file out"
+        )
     return run_cluster(args, lambda config, status, _: asyncio.run(_show(f"{config.front.host}:{status['grpc_port']}")))
+
+
+def _asks_callers(args: argparse.Namespace) -> bool:
+    try:
+        front = config_of(args).front
+    except ConfigError:  # `run_cluster` says what is wrong
+        return False
+    return bool(front.tls_cert or front.tokens_file)
 
 
 async def _show(target: str) -> None:

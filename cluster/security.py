@@ -7,6 +7,7 @@ from pathlib import Path
 from cluster.config import ClusterConfig
 from experts.transport.secret import Secret, SecretFile, read_secrets
 from router_service.front.auth import open_tokens
+from router_service.front.config import is_loopback
 from router_service.front.tls import ServerTls
 
 SECRET_VARIABLE = "EXPERTMESH_SECRET"
@@ -41,6 +42,18 @@ def check_security(config: ClusterConfig) -> None:
         ServerTls(config.front)
     if config.front.tokens_file:
         open_tokens(config.front.tokens_file)
+
+
+def security_warnings(config: ClusterConfig) -> list[str]:
+    """What an operator should know who lets others reach the gRPC port."""
+    front = config.front
+    if is_loopback(front.host):
+        return []
+    if not front.tokens_file:
+        return [f"front.allow_unauthenticated: whoever reaches {front.host} may use everything without a token"]
+    if not front.tls_cert:
+        return ["front.tls_cert is not set: tokens, prompts and answers cross the network in clear"]
+    return []
 
 
 def _secret_path(config: ClusterConfig) -> Path:

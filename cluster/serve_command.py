@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.client_command import fail, one_line
 from cluster.config import ClusterConfig, ConfigError, load_config
-from cluster.security import check_security
+from cluster.security import check_security, security_warnings
 from experts.checkpoint_error import CheckpointError
 from router_service.front.tracing import check_installed
 
@@ -54,6 +54,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("serve", help="start a cluster and serve a checkpoint")
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="directory (default: the bundled model)")
     add_cluster_flags(parser)
+    add_security_flags(parser)
     parser.set_defaults(run=run)
 
 
@@ -72,6 +73,10 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--address", metavar="RAY", help="join this Ray cluster (auto or HOST:PORT), else start one")
     parser.add_argument("--name", metavar="NAME", help="name of the Serve application (default: expertmesh)")
+
+
+def add_security_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say who may reach the cluster; each overrides a key of the configuration file."""
     for name, text in SECURITY_FLAGS.items():
         parser.add_argument(f"--{name}", metavar="FILE", help=text)
     text = "without a tokens file too, listen on addresses that others reach"
@@ -86,7 +91,7 @@ def config_of(args: argparse.Namespace) -> ClusterConfig:
     """
     overrides: dict[str, dict[str, Any]] = {}
     for flag, (section, key) in FLAGS.items():
-        if (value := getattr(args, flag)) is not None:
+        if (value := getattr(args, flag, None)) is not None:
             overrides.setdefault(section, {})[key] = value
     if getattr(args, "checkpoint", None) is not None:
         overrides.setdefault("model", {})["checkpoint"] = args.checkpoint
@@ -114,8 +119,8 @@ def run_cluster(
         config = config if config.cluster.address else _settled(config, model)
     except (ConfigError, CheckpointError, ValueError) as error:
         return fail(one_line(str(error)))
-    for notice in model.plan.notices:
-        print(f"expertmesh: {notice}", file=sys.stderr, flush=True)
+    for line in (*model.plan.notices, *(f"warning: {warning}" for warning in security_warnings(config))):
+        print(f"expertmesh: {line}", file=sys.stderr, flush=True)
     return _run_checked(config, while_up)
 
 

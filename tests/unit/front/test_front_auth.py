@@ -13,6 +13,8 @@ import grpc
 import pytest
 from test_front_commands import ROOT
 
+from cluster.config import config_from
+from cluster.security import security_warnings
 from experts import watched_files
 from router_service.front.auth import ANYONE, Gate
 from router_service.front.config import FrontConfig
@@ -253,3 +255,25 @@ def test_serve_says_what_is_wrong_before_it_starts(arguments: tuple[str, ...], m
     done = expertmesh("serve", *arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
+
+
+def test_the_demo_says_that_it_has_no_token(tmp_path: Path) -> None:
+    config = write(tmp_path / "config.yaml", "front: {tokens_file: tokens}")
+    done = expertmesh("demo", "--config", str(config))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "leave front.tls_* and front.tokens_file out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, None),
+        ({"host": "0.0.0.0", "allow_unauthenticated": True}, "may use everything without a token"),
+        ({"host": "0.0.0.0", "tokens_file": "t"}, "front.tls_cert is not set"),
+        ({"host": "0.0.0.0", "tokens_file": "t", "tls_cert": "c", "tls_key": "k"}, None),
+    ],
+)
+def test_an_operator_is_warned(settings: dict[str, object], message: str | None) -> None:
+    warnings = security_warnings(config_from({"front": settings}))
+    assert len(warnings) == (message is not None)
+    assert message is None or message in warnings[0]
