@@ -117,7 +117,7 @@ async def test_tokens_and_roles(secured: Secured) -> None:
         async with secured.client(name) as stranger:
             assert await code_of(generate(stranger)) is grpc.StatusCode.UNAUTHENTICATED
             assert await stranger.health()
-    refused = r"WARNING .*refused '/expertmesh\.v1\.{}' from ipv4:127\.0\.0\.1:\d+, reason {}, token {}: "
+    refused = r"WARNING.*refused '/expertmesh\.v1\.{}' from ipv4:127\.0\.0\.1:\d+, reason {}, token {}: "
     await logged(
         secured,
         refused.format("Cluster/GetCluster", "role", "ann"),
