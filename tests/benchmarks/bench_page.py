@@ -39,6 +39,7 @@ async def _stream(client: Client, seed: int) -> int:
 
 async def _look(session: aiohttp.ClientSession, url: str) -> None:
     async with session.get(url + "live") as response:
+        response.raise_for_status()
         async for _ in response.content.iter_any():
             pass
 
