@@ -11,8 +11,8 @@ from experts.checkpoint_error import CheckpointError
 from experts.checkpoint_files import check_file
 from router_service.front.tokenizer import Tokenizer
 
-# The largest published ones have 35 MB.
-MAX_TOKENIZER_BYTES = 256 << 20
+# The largest published ones have 35 MB, and the library needs up to 22 times a file's size.
+MAX_TOKENIZER_BYTES = 128 << 20
 
 
 class JsonTokenizer(Tokenizer):

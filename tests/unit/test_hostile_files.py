@@ -106,12 +106,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         "er_config.json: maximum recursion",
     ),
     "a nested tokenizer.json": (write("tokenizer.json", NESTED), "tokenizer.json: "),
-    "a config.json of 1 GiB": (lambda d: sparse(d / "config.json", GIGABYTE), "1073741824 bytes, at most 134217728"),
+    "a config.json of 1 GiB": (lambda d: sparse(d / "config.json", GIGABYTE), "1073741824 bytes, at most 67108864"),
     "a tokenizer.json of 1 GiB": (
         lambda d: sparse(d / "tokenizer.json", GIGABYTE),
-        "tokenizer.json: has 1073741824 bytes, at most 268435456 (256 MiB) are read",
+        "tokenizer.json: has 1073741824 bytes, at most 134217728 (128 MiB) are read",
     ),
-    "an index of 1 GiB": (lambda d: sparse(d / "model.safetensors.index.json", GIGABYTE), "at most 134217728"),
+    "an index of 1 GiB": (lambda d: sparse(d / "model.safetensors.index.json", GIGABYTE), "at most 67108864"),
     "a chat template of 1 GiB": (lambda d: sparse(d / "chat_template.jinja", GIGABYTE), "at most 1048576"),
     "a generation_config.json of 1 GiB": (
         lambda d: sparse(d / "generation_config.json", GIGABYTE),
