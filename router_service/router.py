@@ -101,7 +101,7 @@ class Router:
             identity.node,
             experts.call_timeout_seconds,
             experts.checksum,
-            changed=self._wake,
+            changed=self._shards_changed,
         )
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._run, self._report_loop)]
         for thread in self._threads:
@@ -157,6 +157,10 @@ class Router:
     def _lost(self, front: int) -> None:
         self.activity.forget(front)
         self._inbox.put(lambda: self._drop(front))
+
+    def _shards_changed(self) -> None:
+        self._wake()
+        self._report_due.set()
 
     def _wake(self) -> None:
         self._inbox.put(list)
