@@ -34,7 +34,8 @@ from router_service.assembly import build_engine
 from router_service.front.server import FrontServer
 from router_service.front.text_model import load_text_model
 from router_service.messages import ShardReport
-from router_service.router import ModelSizes, Router, RouterIdentity
+from router_service.reporter import ModelSizes
+from router_service.router import Router, RouterIdentity
 
 DIRECTORY_SECONDS = 5.0
 FRONT_POLL_SECONDS = 0.5

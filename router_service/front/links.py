@@ -21,7 +21,7 @@ EndpointSource = Callable[[], Awaitable[list[Endpoint]]]
 class RouterLinks:
     """The links, kept up by a background task that asks `endpoints` for the routers about once a second.
 
-    `on_change` is called with the number of links whenever it changes.
+    `on_change` is called whenever a link has come or gone, and after each time that the routers were asked for.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RouterLinks:
         node: str,
         secret: Secret,
         config: FrontConfig,
-        on_change: Callable[[int], Awaitable[None]],
+        on_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._endpoints = endpoints
         self._node = node
@@ -47,6 +47,11 @@ class RouterLinks:
     def links(self) -> tuple[RouterLink, ...]:
         """The links that are up. The tuple is replaced, never changed, so other threads may read it."""
         return self._links
+
+    @property
+    def staying(self) -> list[RouterLink]:
+        """The links whose routers take new streams."""
+        return [link for link in self._links if not link.leaving]
 
     @property
     def reports(self) -> list[RouterReport]:
@@ -71,10 +76,10 @@ class RouterLinks:
         return Limits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
     async def choose(self) -> RouterLink:
-        """Return the link with the fewest streams; wait while there is none."""
+        """Return the link with the fewest streams of those that stay, one with all shards first; wait for one."""
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._links))
-            return min(self._links, key=lambda link: link.outstanding)
+            await self._changed.wait_for(lambda: bool(self.staying))
+            return min(self.staying, key=lambda link: (not link.ready, link.outstanding))
 
     async def _poll(self) -> None:
         while True:
@@ -82,6 +87,7 @@ class RouterLinks:
                 self._keep(await self._endpoints())
             except Exception:  # whatever fails in finding routers, links that are up must stay
                 logger.warning("cannot list the routers", exc_info=True)
+            await self._on_change()
             await asyncio.sleep(self._config.poll_s)
 
     def _keep(self, endpoints: list[Endpoint]) -> None:
@@ -118,7 +124,7 @@ class RouterLinks:
 
     async def _set_links(self, links: tuple[RouterLink, ...]) -> None:
         self._links = links
-        await self._on_change(len(links))
+        await self._on_change()
         async with self._changed:
             self._changed.notify_all()
 
