@@ -188,7 +188,7 @@ class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
 class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     """About once a second: what the cluster looks like from this router, and its metrics.
 
-    `ready` says that every shard is connected, `leaving` that the router takes nothing new and will end.
+    `ready` says that every shard is connected, `leaving` that the router ends when its streams have.
     """
 
     router: str

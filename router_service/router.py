@@ -147,7 +147,7 @@ class Router:
             raise RuntimeError(f"the router cannot generate a token: {event.failure.message}")
 
     def leave(self, seconds: float) -> None:
-        """Tell the Fronts to send nothing new, and wait until the requests in flight have ended, at most `seconds`."""
+        """Tell the Fronts to prefer other routers, and wait at most `seconds` until requests in flight have ended."""
         self.reporter.leaving = True
         self._report_due.set()
         deadline = time.monotonic() + seconds

@@ -15,7 +15,7 @@ SHARDS_AWAY_S = 5.0
 
 
 class FrontHealth:
-    """The Front serves while it is not draining and a router is linked that stays and has all its shards.
+    """The Front serves while it is not draining and a router is linked that has all its shards.
 
     A router proves before it can be linked that it generates a token. `word` may be asked on any thread, all else on
     the event loop.
@@ -36,8 +36,8 @@ class FrontHealth:
 
     @property
     def routers(self) -> int:
-        """How many routers are linked that take new streams."""
-        return len(self._links.staying)
+        """How many routers are linked."""
+        return len(self._links.links)
 
     async def refresh(self) -> None:
         """Look at the links and tell the watchers what has changed."""
@@ -54,9 +54,8 @@ class FrontHealth:
     def _judge(self, now: float) -> str:
         if self.draining:
             return "draining"
-        staying = self._links.staying
-        if not staying:
+        if not self._links.links:
             return "no router is linked"
-        if any(link.ready for link in staying):
+        if any(link.ready for link in self._links.links):
             self._complete_at = now
         return "serving" if now - self._complete_at <= SHARDS_AWAY_S else "shards are missing"

@@ -56,7 +56,7 @@ class RouterLink:
 
     @property
     def leaving(self) -> bool:
-        """Whether the router takes no new streams."""
+        """Whether the router will end when its streams have."""
         return self.report is not None and self.report.leaving
 
     async def submit(self, submit: Submit) -> Lane:

@@ -49,11 +49,6 @@ class RouterLinks:
         return self._links
 
     @property
-    def staying(self) -> list[RouterLink]:
-        """The links whose routers take new streams."""
-        return [link for link in self._links if not link.leaving]
-
-    @property
     def reports(self) -> list[RouterReport]:
         """The latest report of each linked router."""
         return [link.report for link in self._links if link.report is not None]
@@ -76,10 +71,13 @@ class RouterLinks:
         return Limits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
     async def choose(self) -> RouterLink:
-        """Return the link with the fewest streams of those that stay, one with all shards first; wait for one."""
+        """Return the link with the fewest streams; wait while there is none.
+
+        Routers that leave, and those that lack shards, are the last choice: better than none.
+        """
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self.staying))
-            return min(self.staying, key=lambda link: (not link.ready, link.outstanding))
+            await self._changed.wait_for(lambda: bool(self._links))
+            return min(self._links, key=lambda link: (link.leaving, not link.ready, link.outstanding))
 
     async def _poll(self) -> None:
         while True:

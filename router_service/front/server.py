@@ -79,7 +79,7 @@ class FrontServer:
 
     @property
     def linked_routers(self) -> int:
-        """How many routers are linked that take new streams."""
+        """How many routers can be reached now."""
         return self._health.routers
 
     @property
