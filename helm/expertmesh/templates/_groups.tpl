@@ -36,8 +36,8 @@
 {{- fail (printf "workers.%s.gpus is %v, its routers and shards need %v" $name $group.gpus (mulf (add $group.routers $group.shards) $share)) -}}
 {{- end -}}
 {{- end -}}
-{{- $wanted := dict "fronts" 1 "routers" .Values.config.cluster.routers "shards" .Values.config.experts.shards -}}
-{{- $keys := dict "fronts" "the Front" "routers" "config.cluster.routers" "shards" "config.experts.shards" -}}
+{{- $wanted := dict "fronts" (.Values.config.cluster.fronts | default 1) "routers" .Values.config.cluster.routers "shards" .Values.config.experts.shards -}}
+{{- $keys := dict "fronts" "config.cluster.fronts" "routers" "config.cluster.routers" "shards" "config.experts.shards" -}}
 {{- range $kind, $number := $wanted -}}
 {{- if lt (int (get $places $kind)) (int $number) -}}
 {{- fail (printf "workers.*.%s: there is room for %d, but %s needs %d" $kind (int (get $places $kind)) (get $keys $kind) (int $number)) -}}
