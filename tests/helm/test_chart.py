@@ -348,18 +348,3 @@ def test_a_new_chart_alone_does_not_replace_the_pods() -> None:
     """KubeRay builds a new cluster when the pods' templates differ."""
     for pod in ray_pods(rendered(DEFAULT)).values():
         assert not {"helm.sh/chart", "app.kubernetes.io/version"} & pod["metadata"]["labels"].keys()
-
-
-def test_readiness_asks_what_it_can() -> None:
-    """The API's health in plaintext, /healthz where that is open, else whether the port with TLS is."""
-    asked = {
-        "default": ("grpc", {"port": 50051}),
-        "http": ("httpGet", {"path": "/healthz", "port": 8000, "scheme": "HTTP"}),
-        "security": ("tcpSocket", {"port": 50051}),
-    }
-    for name, (kind, probe) in asked.items():
-        container = ray_pods(rendered(CASES[name]))["front"]["spec"]["containers"][0]
-        assert container["readinessProbe"][kind] == probe
-        assert container["livenessProbe"]["httpGet"]["path"] == "/api/local_raylet_healthz"
-        patience = container["livenessProbe"]["periodSeconds"] * container["livenessProbe"]["failureThreshold"]
-        assert patience >= 300
