@@ -176,12 +176,13 @@ def listening(pid: int) -> set[int]:
 
 
 def test_drain_lets_go(ray: Ray, served: Served) -> None:
-    """The Front's preStop hook: after it, health is NOT_SERVING and the readiness probe fails."""
+    """The pods' preStop hook: after it, health is NOT_SERVING, the readiness probe fails, and all have drained."""
     with grpc.secure_channel(served.target, served.tls.credentials()) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         serving = health_pb2.HealthCheckResponse.SERVING
         assert health.Check(health_pb2.HealthCheckRequest()).status == serving
         command = [sys.executable, "-m", "cluster.cli", "drain", "--address", f"127.0.0.1:{ray.port}", "--seconds", "5"]
+        command += ["--here", "--notice", "1"]
         done = subprocess.run(command, capture_output=True, text=True, env=ray_environment(), timeout=90)
         assert (done.returncode, done.stderr) == (0, "")
         try:
