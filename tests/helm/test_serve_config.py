@@ -163,8 +163,31 @@ def test_only_the_data_plane_takes_free_ports(ray: Ray, objects: list[dict[str, 
             if not any(first <= port <= last for first, last in ranges):
                 name = psutil.Process(pid).cmdline()[0].removeprefix("ray::ServeReplica:expertmesh:")
                 free[name] = free.get(name, 0) + 1
-    # Each replica of Serve's has a gRPC server for handles that ask for it, as ours do not.
+    # Each replica of Serve's has a gRPC server for handles that ask for it, as ours do not; it asks for Ray's token.
     assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 3}
+
+
+@pytest.mark.usefixtures("served")
+def test_serves_own_servers_ask_for_rays_token(ray: Ray) -> None:
+    """A replica's gRPC server for handles unpickles what it is sent: without Ray's token nothing gets there."""
+    refused = 0
+    for pid in descendants_of(ray.process.pid):
+        if psutil.Process(pid).cmdline()[0].startswith("ray::ServeReplica"):
+            answers = [without_a_token(port) for port in listening(pid)]
+            assert grpc.StatusCode.OK not in answers
+            refused += answers.count(grpc.StatusCode.UNAUTHENTICATED)
+    assert refused == 4
+
+
+def without_a_token(port: int) -> grpc.StatusCode:
+    """How a port of a replica answers a call on Serve's own protocol."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=5)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+    return grpc.StatusCode.OK
 
 
 def listening(pid: int) -> set[int]:
