@@ -104,7 +104,6 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (('checkpoint.type="init"',), "checkpoint.init.image"),
         (("tls.enabled=true",), "tls.existingSecret is empty"),
         (("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name is empty"),
-        (("http.enabled=true", "tokens.enabled=true", 'tokens.existingSecret="t"'), "http.enabled: the live page"),
         (("tokens.allowUnauthenticated=false",), "tokens.enabled is false"),
         (("tokens.enabled=true",), "tokens.existingSecret and tokens.value are empty"),
     ],

@@ -2,8 +2,11 @@
 
 import json
 import shlex
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +61,7 @@ class Served:
     """Where the Front is, and what a client must show."""
 
     target: str
+    page: int
     tls: Tls
     token: str
 
@@ -93,16 +97,17 @@ def mounted(args: dict[str, Any], folder: Path) -> tuple[Tls, str]:
 def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The Front after the configuration has been put."""
     config = serve_config(objects)
-    grpc_port, metrics_port = free_ports(2)
+    grpc_port, metrics_port, http_port = free_ports(3)
     args = config["applications"][0]["args"]
     folder = tmp_path_factory.mktemp("mounted")
     tls, token = mounted(args, folder)
     front = args["front"]
-    assert front["host"] == front["metrics_host"] == "0.0.0.0"
+    assert front["host"] == front["metrics_host"] == front["http_host"] == "0.0.0.0"
     front |= {"host": "127.0.0.1", "grpc_port": grpc_port, "metrics_host": "127.0.0.1", "metrics_port": metrics_port}
+    front |= {"http_host": "127.0.0.1", "http_port": http_port}
     put(ray, config)
     until_running(ray)
-    return Served(f"127.0.0.1:{grpc_port}", tls, token)
+    return Served(f"127.0.0.1:{grpc_port}", http_port, tls, token)
 
 
 async def test_answers(served: Served) -> None:
@@ -125,6 +130,22 @@ async def test_refuses_who_has_no_token_or_certificate(served: Served) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await client.cluster()
         assert refused.value.code() == code
+
+
+def test_the_page_asks_for_the_same(served: Served) -> None:
+    """The live page: a certificate and a token where the API asks for them."""
+    ours = ssl.create_default_context(cafile=str(served.tls.ca))
+    ours.load_cert_chain(str(served.tls.cert), str(served.tls.key))
+    url = f"https://127.0.0.1:{served.page}/api/model"
+    asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {served.token}"})
+    with urllib.request.urlopen(asked, timeout=10, context=ours) as answer:
+        assert json.load(answer)["family"] == "qwen3_moe"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, timeout=10, context=ours)
+    assert refused.value.code == 401
+    refused.value.close()
+    with pytest.raises((urllib.error.URLError, ConnectionError)):
+        urllib.request.urlopen(asked, timeout=10, context=ssl.create_default_context(cafile=str(served.tls.ca)))
 
 
 @pytest.mark.usefixtures("served")
@@ -164,7 +185,7 @@ def test_only_the_data_plane_takes_free_ports(ray: Ray, objects: list[dict[str, 
                 name = psutil.Process(pid).cmdline()[0].removeprefix("ray::ServeReplica:expertmesh:")
                 free[name] = free.get(name, 0) + 1
     # Each replica of Serve's has a gRPC server for handles that ask for it, as ours do not; it asks for Ray's token.
-    assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 3}
+    assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 4}
 
 
 @pytest.mark.usefixtures("served")

@@ -49,9 +49,6 @@
 {{- if not (or .Values.tokens.enabled .Values.tokens.allowUnauthenticated) -}}
 {{- fail "tokens.enabled is false: enable it, or let everyone who reaches the port use the model with tokens.allowUnauthenticated" -}}
 {{- end -}}
-{{- if and .Values.http.enabled .Values.tokens.enabled -}}
-{{- fail "http.enabled: the live page asks for no token and would be a way around tokens.enabled" -}}
-{{- end -}}
 {{- if and .Values.tls.enabled (not .Values.tls.existingSecret) (not .Values.tls.certManager.enabled) -}}
 {{- fail "tls.existingSecret is empty and tls.certManager.enabled is false, but tls.enabled needs one of them" -}}
 {{- end -}}
