@@ -9,9 +9,10 @@ import grpc
 import grpc.aio
 
 from router_service.front.auth import Gate, needed_role
-from router_service.front.calls import Context
+from router_service.front.calls import Context, name_call
 from router_service.front.refusals import RefusedError
 from router_service.front.tokens import Caller
+from router_service.request_id import request_id_metadata
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
@@ -104,5 +105,6 @@ def _refusing(gate: Gate, error: RefusedError, method: str) -> Handler:
 
 
 async def _refuse(gate: Gate, error: RefusedError, method: str, context: Context) -> None:
+    request_id = name_call(context)
     gate.refusals.note(error, context.peer(), method)
-    await context.abort(error.code, error.message, error.headers)
+    await context.abort(error.code, error.message, (*error.headers, *request_id_metadata(request_id)))
