@@ -95,9 +95,9 @@ class PlacementConfig:
         if self.routers < 1:
             raise ValueError(f"cluster.routers is {self.routers}, it must be at least 1")
         for name in ("ready_timeout_seconds", "drain_seconds", "stuck_seconds", "gpus_per_process"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be positive")
-        if self.memory_limit_gib < 0:
+        if not self.memory_limit_gib >= 0:
             raise ValueError(f"cluster.memory_limit_gib is {self.memory_limit_gib}, it must not be negative")
 
 

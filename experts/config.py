@@ -24,7 +24,7 @@ class ExpertsConfig:
     def __post_init__(self) -> None:
         if self.shards < 1:
             raise ValueError(f"experts.shards is {self.shards}, it must be at least 1")
-        if self.call_timeout_seconds <= 0:
+        if not self.call_timeout_seconds > 0:
             raise ValueError(f"experts.call_timeout_seconds is {self.call_timeout_seconds}, it must be positive")
         if self.backend not in ("auto", "reference", "cpu", "triton"):
             raise ValueError(f"experts.backend is {self.backend!r}, it must be auto, reference, cpu or triton")
