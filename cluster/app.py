@@ -13,12 +13,15 @@ from ray import serve
 
 from cluster.available import host_bytes
 from cluster.config import ClusterConfig, config_from
-from cluster.deployments import FrontReplica, RouterReplica, ShardReplica, deploy
+from cluster.deployments import deploy
+from cluster.front_replica import FrontReplica
 from cluster.model import open_model
 from cluster.nodes import bytes_for_each
 from cluster.process import environment
+from cluster.router_replica import RouterReplica
 from cluster.security import fixed_secret
 from cluster.settle import settle_for_nodes
+from cluster.shard_replica import ShardReplica
 from experts.placement import even_placement
 
 log = logging.getLogger(__name__)
@@ -66,19 +69,17 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     compute = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": environment()}}
     with_shards, with_routers = compute | _one_of(place.shard_resource), compute | _one_of(place.router_resource)
     shards = [
-        deploy(ShardReplica, name=f"Shard-{index}", ray_actor_options=with_shards).bind(data, index, secret)
+        deploy(ShardReplica, place, name=f"Shard-{index}", ray_actor_options=with_shards).bind(data, index, secret)
         for index in range(config.experts.shards)
     ]
-    router = deploy(RouterReplica, name="Router", num_replicas=place.routers, ray_actor_options=with_routers).bind(
-        data, secret
-    )
+    routers = deploy(RouterReplica, place, name="Router", num_replicas=place.routers, ray_actor_options=with_routers)
     # Ray gives each node a resource of this name; next to nothing of it pins a process there.
     pin = {f"node:{front_node}": 0.001} if front_node else {}
     pin |= _one_of(place.front_resource)["resources"]
     light = {"num_cpus": 0, "resources": pin, "runtime_env": {"env_vars": environment()}}
-    return deploy(FrontReplica, name="Front", ray_actor_options=light, max_ongoing_requests=64).bind(
-        data, secret, router, *shards
-    )
+    options = {"num_replicas": place.fronts, "ray_actor_options": light, "max_ongoing_requests": 64}
+    fronts = deploy(FrontReplica, place, name="Front", **options)
+    return fronts.bind(data, secret, routers.bind(data, secret), *shards)
 
 
 def _one_of(resource: str) -> dict[str, dict[str, float]]:

@@ -61,11 +61,16 @@ class PlacementConfig:
     """How the control plane starts and watches the processes.
 
     Args:
+        fronts: processes that serve the API, each for all; on one machine they share `front.grpc_port`
+            [processes; at least 1]
         routers: routers that share the shards [processes; at least 1]
         address: a running Ray cluster to join; empty starts one on this machine [-; empty, auto or HOST:PORT]
         application: name of the Serve application; two clusters on one Ray need two names [-; any]
         ready_timeout_seconds: how long starting may take before it is given up [seconds; over 0]
-        drain_seconds: how long streams in flight may go on after SIGTERM [seconds; over 0]
+        drain_seconds: how long streams in flight may go on when a process is to end: after SIGTERM, before an update
+            [seconds; over 0]
+        drain_notice_seconds: how long before that health is NOT_SERVING and new requests are still taken, so that load
+            balancers see it [seconds; at least 0]
         stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced
             [seconds; over 0]
         gpus_per_process: GPUs of each shard and router where the device is cuda [GPUs; over 0]
@@ -78,11 +83,13 @@ class PlacementConfig:
             second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws one [-; a path]
     """
 
+    fronts: int = 1
     routers: int = 1
     address: str = ""
     application: str = "expertmesh"
     ready_timeout_seconds: float = 600.0
     drain_seconds: float = 30.0
+    drain_notice_seconds: float = 0.0
     stuck_seconds: float = 120.0
     gpus_per_process: float = 1.0
     memory_limit_gib: float = 0.0
@@ -92,13 +99,15 @@ class PlacementConfig:
     secret_file: str = ""
 
     def __post_init__(self) -> None:
-        if self.routers < 1:
-            raise ValueError(f"cluster.routers is {self.routers}, it must be at least 1")
+        for name in ("fronts", "routers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be at least 1")
         for name in ("ready_timeout_seconds", "drain_seconds", "stuck_seconds", "gpus_per_process"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be positive")
-        if not self.memory_limit_gib >= 0:
-            raise ValueError(f"cluster.memory_limit_gib is {self.memory_limit_gib}, it must not be negative")
+        for name in ("memory_limit_gib", "drain_notice_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must not be negative")
 
 
 @dataclass(frozen=True, slots=True)

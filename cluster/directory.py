@@ -37,20 +37,35 @@ class Announcement:
     endpoint: Endpoint | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DrainOrder:
+    """What a process is told: say that you end, go on for `notice_s`, then let what is in flight end in `grace_s`."""
+
+    grace_s: float
+    notice_s: float = 0.0
+
+
 class Directory:
     """The actor's body. An entry that is not renewed for ten seconds is forgotten."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
+        self._orders: dict[str, DrainOrder] = {}
 
-    def announce(self, announcement: Announcement) -> None:
-        """Add or renew an entry."""
+    def announce(self, announcement: Announcement) -> DrainOrder | None:
+        """Add or renew an entry; return what its process has been told to do."""
         key = (announcement.role, announcement.index, announcement.replica)
         self._entries[key] = (time.monotonic(), announcement)
+        return self._orders.get(announcement.replica)
+
+    def order(self, replica: str, order: DrainOrder) -> None:
+        """Tell a process what to do; it hears of it within a second."""
+        self._orders[replica] = order
 
     def withdraw(self, role: str, index: int, replica: str) -> None:
         """Forget an entry."""
         self._entries.pop((role, index, replica), None)
+        self._orders.pop(replica, None)
 
     def announcements(self) -> list[Announcement]:
         """All entries, the youngest process last."""
@@ -72,18 +87,33 @@ def find_directory(application: str) -> Any:
     return ray.remote(Directory).options(**options).remote()
 
 
+def known_directory(application: str) -> Any:
+    """Return the application's directory actor.
+
+    Raises:
+        ValueError: there is none, so no such application runs.
+    """
+    return ray.get_actor(f"expertmesh-directory-{application}", namespace="expertmesh")
+
+
 def remove_directory(application: str) -> None:
     """End the directory actor, if there is one."""
     with contextlib.suppress(ValueError):
-        ray.kill(ray.get_actor(f"expertmesh-directory-{application}", namespace="expertmesh"))
+        ray.kill(known_directory(application))
 
 
 class Announcer:
-    """Announces what `describe` returns, again and again, on a thread of its own."""
+    """Announces what `describe` returns, again and again, on a thread of its own.
 
-    def __init__(self, directory: Any, describe: Callable[[], Announcement]) -> None:
+    `told` is called there with each order, again and again too, and must hand over, not work.
+    """
+
+    def __init__(
+        self, directory: Any, describe: Callable[[], Announcement], told: Callable[[DrainOrder], None]
+    ) -> None:
         self._directory = directory
         self._describe = describe
+        self._told = told
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="announcer")
@@ -107,7 +137,9 @@ class Announcer:
     def _run(self) -> None:
         while not self._closing:
             try:
-                ray.get(self._directory.announce.remote(self._describe()), timeout=CALL_SECONDS)
+                order = ray.get(self._directory.announce.remote(self._describe()), timeout=CALL_SECONDS)
+                if order is not None:
+                    self._told(order)
             except ray.exceptions.RayError as error:
                 log.warning("could not announce: %s", error)
             self._wake.wait(ANNOUNCE_SECONDS)

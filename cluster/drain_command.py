@@ -1,4 +1,4 @@
-"""`expertmesh drain`: let the streams of a cluster on a running Ray end, before its node goes away."""
+"""`expertmesh drain`: let the streams of a cluster on a running Ray end, before its processes or its nodes go away."""
 
 import argparse
 import logging
@@ -10,7 +10,6 @@ from cluster.client_command import fail, one_line
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
-MARGIN_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 
 
@@ -19,29 +18,49 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("drain", help="refuse new requests and wait until the streams in flight have ended")
     parser.add_argument("--address", metavar="RAY", default="auto", help="the Ray cluster: auto (default) or HOST:PORT")
     parser.add_argument("--name", metavar="NAME", default="expertmesh", help="the Serve application")
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long streams may go on")
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long streams may go on (30)")
+    parser.add_argument(
+        "--notice",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="how long health is NOT_SERVING before new requests are refused (0)",
+    )
+    parser.add_argument(
+        "--here",
+        action="store_true",
+        help="drain all processes on this node (Fronts refuse, routers hand over, shards wait), not the Fronts of all",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command and return its exit code; it does not matter which of the cluster's nodes it runs on."""
-    import ray
-    from ray import serve
-    from ray.serve.exceptions import RayServeException
-
+    """Run the command and return its exit code."""
+    if args.seconds <= 0 or args.notice < 0:
+        return fail(f"--seconds must be over 0 and --notice at least 0, got {args.seconds:g} and {args.notice:g}")
     if args.address != "auto" and not _listens(args.address):
         return fail(f"cannot drain {args.name}: nothing listens on {args.address}")
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(address=args.address, log_to_driver=False, logging_level=logging.ERROR, namespace="expertmesh")
-        front = serve.get_deployment_handle("Front", args.name)
-        front.drain.remote(args.seconds).result(timeout_s=args.seconds + MARGIN_SECONDS)
-    except (OSError, RuntimeError, ValueError, RayServeException, ray.exceptions.RayError) as error:
+        _drain(args)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         return fail(f"cannot drain {args.name}: {one_line(str(error))}")
     finally:
         ray.shutdown()
     return 0
+
+
+def _drain(args: argparse.Namespace) -> None:
+    from cluster.directory import DrainOrder, known_directory
+    from cluster.draining import drain
+    from cluster.process import node_id
+
+    here = node_id()
+    order = DrainOrder(args.seconds, args.notice)
+    drain(known_directory(args.name), order, lambda one: one.node == here if args.here else one.role == "front")
 
 
 def _listens(address: str) -> bool:

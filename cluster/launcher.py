@@ -12,7 +12,8 @@ from ray.serve.schema import ApplicationStatus
 
 from cluster.app import build_app, settled
 from cluster.config import ClusterConfig
-from cluster.directory import Announcement, remove_directory
+from cluster.directory import Announcement, DrainOrder, known_directory, remove_directory
+from cluster.draining import NotDrainedError, drain
 from cluster.memory import DoesNotFitError, refusal_in
 from cluster.model import open_model
 from cluster.process import environment
@@ -73,9 +74,12 @@ class Launcher:
 
     def drain(self) -> None:
         """Health turns NOT_SERVING, streams in flight end, within the configured time."""
-        if self._front is not None:
-            seconds = self._config.cluster.drain_seconds
-            self._front.drain.remote(seconds).result(timeout_s=seconds + CALL_SECONDS)
+        config = self._config.cluster
+        order = DrainOrder(config.drain_seconds, config.drain_notice_seconds)
+        try:
+            drain(known_directory(config.application), order, lambda one: one.role == "front")
+        except (NotDrainedError, ValueError, ray.exceptions.RayError) as error:
+            print(f"expertmesh: {' '.join(str(error).split())}", file=self._progress, flush=True)
 
     def down(self) -> None:
         """Take the application down; a Ray that we started goes down whole."""
@@ -126,7 +130,7 @@ class Launcher:
         if state.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise StartError(self._states())
         front = state.deployments.get("Front")
-        if front is None or not front.replica_states.get("RUNNING"):
+        if front is None or front.replica_states.get("RUNNING", 0) < self._config.cluster.fronts:
             return None
         if self._front is None:
             self._front = serve.get_deployment_handle("Front", application)

@@ -13,9 +13,14 @@ from experts.log import set_up_logging
 def environment() -> dict[str, str]:
     """Variables that every process must have before torch is imported.
 
-    Processes share cores: OpenMP's default busy waiting would take them from each other.
+    Processes share cores: OpenMP's default busy waiting would take them from each other. A replica that hangs cannot
+    drain: Serve must not wait for it.
     """
-    return {"OMP_WAIT_POLICY": "passive", "RAY_USAGE_STATS_ENABLED": "0"}
+    return {
+        "OMP_WAIT_POLICY": "passive",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    }
 
 
 def node_id() -> str:

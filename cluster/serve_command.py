@@ -11,6 +11,7 @@ from cluster.client_command import fail, one_line
 from cluster.config import ClusterConfig, ConfigError, load_config
 from cluster.security import check_security, security_warnings
 from experts.checkpoint_error import CheckpointError
+from router_service.front.config import FrontConfig
 from router_service.front.tracing import check_installed
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FLAGS: dict[str, tuple[str, str]] = {
     "shards": ("experts", "shards"),
     "routers": ("cluster", "routers"),
+    "fronts": ("cluster", "fronts"),
     "grpc_host": ("front", "host"),
     "grpc_port": ("front", "grpc_port"),
     "metrics_host": ("front", "metrics_host"),
@@ -63,6 +65,7 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE.yaml", type=Path, help="configuration; flags override it")
     parser.add_argument("--shards", type=int, metavar="N", help="expert shards")
     parser.add_argument("--routers", type=int, metavar="N", help="routers that share the shards")
+    parser.add_argument("--fronts", type=int, metavar="N", help="processes that serve the API")
     parser.add_argument("--grpc-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")
     parser.add_argument("--grpc-port", type=int, metavar="PORT", help="0 picks a free one (default)")
     parser.add_argument("--metrics-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")
@@ -174,9 +177,11 @@ def check_ports(config: ClusterConfig) -> None:
     """Find out whether the ports that were asked for are free here, where the Front will run.
 
     Raises:
-        ConfigError: one is taken, or the address is not this machine's.
+        ConfigError: one is taken, or the address is not this machine's, or several Fronts cannot share it.
     """
     front = config.front
+    if config.cluster.fronts > 1 and not config.cluster.address:
+        _check_shared_ports(front)
     for key, host, port in (
         ("grpc_port", front.host, front.grpc_port),
         ("metrics_port", front.metrics_host, front.metrics_port),
@@ -188,6 +193,17 @@ def check_ports(config: ClusterConfig) -> None:
             socket.create_server((host, port)).close()
         except OSError as error:
             raise ConfigError(f"front.{key}: cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _check_shared_ports(front: FrontConfig) -> None:
+    """Several Fronts on one machine answer on one API port, and each has metrics of its own."""
+    if front.grpc_port == 0:
+        raise ConfigError("front.grpc_port is 0, but cluster.fronts is over 1: set the port that the Fronts share")
+    if front.metrics_port:
+        raise ConfigError(
+            f"front.metrics_port is {front.metrics_port}, but cluster.fronts is over 1 on one machine: set 0 for a "
+            "free port each (any page's /sd lists all), or null"
+        )
 
 
 def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:

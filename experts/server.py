@@ -24,6 +24,7 @@ from experts.transport.server import FrameServer
 log = logging.getLogger(__name__)
 
 SAMPLE_ROWS = 8
+ALONE_POLL_SECONDS = 0.05
 
 
 class ExpertServer:
@@ -69,6 +70,12 @@ class ExpertServer:
         since = self._computing_since
         if since and time.monotonic() - since > limit_s:
             raise RuntimeError(f"shard {self.shard.index}: one question has been computing for over {limit_s:.0f} s")
+
+    def wait_alone(self, seconds: float) -> None:
+        """Wait until no router is connected, at most so long."""
+        deadline = time.monotonic() + seconds
+        while self._server.connections and time.monotonic() < deadline:
+            time.sleep(ALONE_POLL_SECONDS)
 
     def close(self) -> None:
         """Stop listening and end every connection."""

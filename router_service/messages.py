@@ -186,7 +186,10 @@ class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RouterReport(msgspec.Struct, frozen=True, tag="report"):
-    """About once a second: what the cluster looks like from this router, and its metrics."""
+    """About once a second: what the cluster looks like from this router, and its metrics.
+
+    `ready` says that every shard is connected, `leaving` that the router ends when its streams have.
+    """
 
     router: str
     running: int
@@ -199,6 +202,8 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     expert_imbalance: float
     shards: list[ShardReport]
     families: list[MetricFamily]
+    ready: bool = True
+    leaving: bool = False
 
 
 class StepTimes(msgspec.Struct, frozen=True, array_like=True):

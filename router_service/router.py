@@ -9,29 +9,29 @@ from dataclasses import dataclass
 from itertools import count
 
 from experts.config import ExpertsConfig
-from experts.connector import ShardConnector, ShardLink
+from experts.connector import ShardConnector
 from experts.log import LoggingConfig, fields
 from experts.transport.address import Endpoint
 from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
 from router_service.activity import ActivityMonitor
 from router_service.engine import Engine, StepRecord
-from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
+from router_service.families import MetricsConfig
 from router_service.front_links import FrontLinks
-from router_service.messages import Cancel, RouterHello, RouterReport, Submit, ToRouter, Watch
-from router_service.reporting import shard_reports
+from router_service.messages import Cancel, RouterHello, SamplingParams, Submit, ToRouter, Watch
+from router_service.reporter import Labels, ModelSizes, Reporter
 from router_service.request import Event, Request
 from router_service.request_log import log_accepted, log_cancelled, log_ended
-from router_service.shard_families import shard_families
 from router_service.statistics import Statistics
 from router_service.step_log import StepLog
 from router_service.step_summaries import StepSummaries
-from router_service.totals import Window
 
 log = logging.getLogger(__name__)
 
-REPORT_SECONDS = 1.0
 IDLE_SECONDS = 0.05
+LEAVE_POLL_SECONDS = 0.05
+# No Front has this number: what the router asks of itself.
+OURSELVES = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,6 @@ class RouterIdentity:
     node: str
     host: str
     secret: Secret
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSizes:
-    """Facts for the memory series: parameters, and bytes of the router's weights without and with shared experts."""
-
-    parameters_total: int
-    parameters_active: int
-    dense_bytes: int
-    shared_expert_bytes: int
-    load_seconds: float
 
 
 class Router:
@@ -72,14 +61,13 @@ class Router:
         logs: LoggingConfig | None = None,
     ) -> None:
         self.engine = engine
-        self._identity = identity
-        self._sizes = sizes
-        self._metrics = metrics
         self._inbox: queue.SimpleQueue[Callable[[], list[Event]]] = queue.SimpleQueue()
         self._keys = count(1)
         self._by_stream: dict[tuple[int, int], Request] = {}
         self._closing = threading.Event()
         self._report_due = threading.Event()
+        self._proofs: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._proving = False
         self._beat = time.monotonic()
         self.statistics = Statistics(engine.pool.placement, engine.backbone.spec.layers)
         self._summaries = StepSummaries()
@@ -103,9 +91,19 @@ class Router:
             experts.checksum,
             changed=self._shards_changed,
         )
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._run, self._report_loop)]
-        for thread in self._threads:
-            thread.start()
+        self.reporter = Reporter(
+            engine,
+            self.connector,
+            self.statistics,
+            Labels(identity.model, identity.replica),
+            sizes,
+            metrics,
+            lambda: self.fronts.rejected,
+            self.fronts.report,
+            self._report_due,
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True, name="engine")
+        self._thread.start()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -122,20 +120,51 @@ class Router:
         Raises:
             RuntimeError: a thread has died, or the engine has not come round for `limit_s` seconds.
         """
-        if not all(thread.is_alive() for thread in self._threads) or not self.fronts.alive():
+        threads = (self._thread, self.reporter.thread)
+        if not all(thread.is_alive() for thread in threads) or not self.fronts.alive():
             raise RuntimeError("the router's engine thread, its reporter or its listener has died")
         if time.monotonic() - self._beat > limit_s:
             raise RuntimeError(f"the router's engine has been in one step for over {limit_s:.0f} s")
 
+    def prove(self, seconds: float) -> None:
+        """Generate a token, through every layer and every shard; the statistics leave it out.
+
+        Raises:
+            RuntimeError: it could not be generated.
+            TimeoutError: it was not within `seconds`.
+        """
+        params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+        asked = (next(self._keys), OURSELVES, 0, "proof", params, [0], 1, False, time.monotonic())
+        self._proving = True
+        try:
+            self._inbox.put(lambda: self.engine.submit(Request(*asked)))
+            event = self._proofs.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(f"the router did not generate its first token within {seconds:.0f} s") from None
+        finally:
+            self._proving = False
+        if event.failure is not None:
+            raise RuntimeError(f"the router cannot generate a token: {event.failure.message}")
+
+    def leave(self, seconds: float) -> None:
+        """Tell the Fronts to prefer other routers, and wait at most `seconds` until requests in flight have ended."""
+        self.reporter.leaving = True
+        self._report_due.set()
+        deadline = time.monotonic() + seconds
+        while self._by_stream and time.monotonic() < deadline:
+            time.sleep(LEAVE_POLL_SECONDS)
+        if self._by_stream:
+            log.warning("requests outlive the router", extra=fields(requests=len(self._by_stream)))
+
     def close(self) -> None:
         """Stop the threads and hang up; requests in flight get no further word."""
         self._closing.set()
-        self._report_due.set()
+        self.reporter.close()
         self._wake()
         self.activity.close()
         self.fronts.close()
         self.connector.close()
-        for thread in self._threads:
+        for thread in (self._thread, self.reporter.thread):
             thread.join(timeout=5)
         self.engine.pool.transport.close()
 
@@ -149,6 +178,8 @@ class Router:
             self._inbox.put(lambda: self._cancel(front, message))
 
     def _observe(self, step: StepRecord) -> None:
+        if self._proving:
+            return
         self.statistics.observe(step)
         self._summaries.note(step)
         self._step_log.observe(step)
@@ -228,69 +259,11 @@ class Router:
 
     def _publish(self, events: list[Event]) -> None:
         for event in events:
-            if event.finish is not None or event.failure is not None:
+            if event.front == OURSELVES:
+                self._proofs.put(event)
+            elif event.finish is not None or event.failure is not None:
                 request = self._by_stream.pop((event.front, event.stream), None)
                 if request is not None:
                     log_ended(request, event)
         if events:
             self.fronts.publish(events)
-
-    def _report_loop(self) -> None:
-        window = Window(self.statistics.totals, time.monotonic())
-        while not self._closing.is_set():
-            # A Front that has just come is told at once; it knows nothing of the cluster yet.
-            self._report_due.wait(REPORT_SECONDS)
-            self._report_due.clear()
-            try:
-                self.fronts.report(self._report(window))
-            except Exception:
-                log.exception("a report failed, the next one is due in a second")
-
-    def _report(self, window: Window) -> RouterReport:
-        self.statistics.settle()
-        recent, seconds = window.advance(self.statistics.totals, time.monotonic())
-        gauges = self._gauges()
-        labels = {"model": self._identity.model}
-        # What a shard said before it died is no longer so.
-        statuses = {n: link.status for n, link in enumerate(self.connector.links) if self.connector.up(n)}
-        own = router_families(
-            self.statistics, recent, gauges, labels | {"router": self._identity.replica}, self._metrics
-        )
-        return RouterReport(
-            router=self._identity.replica,
-            running=gauges.running,
-            waiting=gauges.waiting,
-            kv_blocks_used=gauges.kv_blocks_used,
-            kv_blocks_total=gauges.kv_blocks_total,
-            decode_tokens_per_second=recent.decode_tokens / recent.step_seconds if recent.step_seconds else 0.0,
-            overhead_ratio=recent.overhead_ratio,
-            **self.statistics.imbalance(recent),
-            shards=shard_reports(self.connector, recent, seconds),
-            families=own + shard_families(statuses, labels),
-        )
-
-    def _gauges(self) -> Gauges:
-        scheduler, sizes = self.engine.scheduler, self._sizes
-        return Gauges(
-            running=scheduler.running,
-            waiting=scheduler.waiting,
-            kv_blocks_used=scheduler.blocks.used,
-            kv_blocks_total=scheduler.blocks.total,
-            kv_bytes=self.engine.backbone.cache.nbytes,
-            dense_bytes=sizes.dense_bytes,
-            shared_expert_bytes=sizes.shared_expert_bytes,
-            parameters_total=sizes.parameters_total,
-            parameters_active=sizes.parameters_active,
-            router_load_seconds=sizes.load_seconds,
-            rejected=self.fronts.rejected,
-            links=tuple(self._link(shard, link) for shard, link in enumerate(self.connector.links)),
-        )
-
-    def _link(self, shard: int, link: ShardLink) -> LinkGauges:
-        return LinkGauges(
-            replica=link.endpoint.replica if link.endpoint else "",
-            up=self.connector.up(shard),
-            restarts=link.restarts,
-            reconnects=max(0, link.connects - 1),
-            clock_error_s=self.engine.pool.transport.clock_error_s(shard),
-        )

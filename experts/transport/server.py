@@ -68,6 +68,11 @@ class FrameServer:
         """Whether both accepting threads live."""
         return not self._closing and all(thread.is_alive() for thread in self._accepting)
 
+    @property
+    def connections(self) -> int:
+        """How many peers are connected."""
+        return len(self._channels)
+
     def close(self) -> None:
         """Stop listening and hang up."""
         self._closing = True

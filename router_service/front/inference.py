@@ -105,6 +105,11 @@ class InferenceService(InferenceServicer):
         async with answering(context):
             return self.model()
 
+    @property
+    def active(self) -> int:
+        """How many requests are being answered."""
+        return len(self._active)
+
     def limits(self) -> Limits:
         """How long a request may be now."""
         return self._links.limits(self._card.context, self._card.vocabulary)

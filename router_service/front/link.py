@@ -49,6 +49,16 @@ class RouterLink:
         """Streams open on this link."""
         return len(self._lanes)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the router has all its shards, as far as it has said."""
+        return self.report is None or self.report.ready
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the router will end when its streams have."""
+        return self.report is not None and self.report.leaving
+
     async def submit(self, submit: Submit) -> Lane:
         """Send a request, whose `stream` is drawn here, and return where its outputs will be.
 

@@ -21,7 +21,7 @@ EndpointSource = Callable[[], Awaitable[list[Endpoint]]]
 class RouterLinks:
     """The links, kept up by a background task that asks `endpoints` for the routers about once a second.
 
-    `on_change` is called with the number of links whenever it changes.
+    `on_change` is called whenever a link has come or gone, and after each time that the routers were asked for.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RouterLinks:
         node: str,
         secret: Secret,
         config: FrontConfig,
-        on_change: Callable[[int], Awaitable[None]],
+        on_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._endpoints = endpoints
         self._node = node
@@ -71,10 +71,13 @@ class RouterLinks:
         return Limits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
     async def choose(self) -> RouterLink:
-        """Return the link with the fewest streams; wait while there is none."""
+        """Return the link with the fewest streams; wait while there is none.
+
+        Routers that leave, and those that lack shards, are the last choice: better than none.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._links))
-            return min(self._links, key=lambda link: link.outstanding)
+            return min(self._links, key=lambda link: (link.leaving, not link.ready, link.outstanding))
 
     async def _poll(self) -> None:
         while True:
@@ -82,6 +85,7 @@ class RouterLinks:
                 self._keep(await self._endpoints())
             except Exception:  # whatever fails in finding routers, links that are up must stay
                 logger.warning("cannot list the routers", exc_info=True)
+            await self._on_change()
             await asyncio.sleep(self._config.poll_s)
 
     def _keep(self, endpoints: list[Endpoint]) -> None:
@@ -118,7 +122,7 @@ class RouterLinks:
 
     async def _set_links(self, links: tuple[RouterLink, ...]) -> None:
         self._links = links
-        await self._on_change(len(links))
+        await self._on_change()
         async with self._changed:
             self._changed.notify_all()
 

@@ -1,4 +1,7 @@
-"""The metrics port: `/metrics` for a scrape, `/sd` for Prometheus' HTTP service discovery (http_sd)."""
+"""The metrics port: `/metrics` for a scrape, `/sd` for Prometheus' HTTP service discovery (http_sd), `/healthz`.
+
+It speaks plain HTTP and asks for no token, so that a kubelet can ask how the Front is also where the API has TLS.
+"""
 
 import asyncio
 import json
@@ -12,19 +15,29 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
+from router_service.front.health import FrontHealth
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # Returns HOST:PORT of each page that Prometheus must read; called on the threads that serve pages.
 Targets = Callable[[], Iterable[str]]
 
-UNKNOWN = b"only /metrics and /sd are served here\n"
+UNKNOWN = b"only /metrics, /sd and /healthz are served here\n"
 
 
 class MetricsServer:
-    """Serves both pages over HTTP from a thread of its own."""
+    """Serves the pages over HTTP from a thread of its own."""
 
-    def __init__(self, collector: Collector, host: str, port: int, model: str, targets: Targets | None = None) -> None:
+    def __init__(
+        self,
+        collector: Collector,
+        host: str,
+        port: int,
+        model: str,
+        targets: Targets | None = None,
+        health: FrontHealth | None = None,
+    ) -> None:
         """Bind and serve; a port of 0 picks a free one. Without `targets` this page is the only one.
 
         Raises:
@@ -33,7 +46,8 @@ class MetricsServer:
         registry = CollectorRegistry()
         registry.register(collector)
         listed = targets if targets is not None else lambda: [f"{host}:{self.port}"]
-        app = pages({"/metrics": make_wsgi_app(registry), "/sd": discovery(listed, model)})
+        apps = {"/metrics": make_wsgi_app(registry), "/sd": discovery(listed, model)}
+        app = pages(apps if health is None else apps | {"/healthz": health_page(health)})
         self._server: WSGIServer = make_server(host, port, app, _server_class(host, port), handler_class=_Silent)
         self.port: int = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, daemon=True, name="metrics page")
@@ -66,6 +80,18 @@ def discovery(targets: Targets, model: str) -> "WSGIApplication":
         groups = [{"targets": sorted(targets()), "labels": {"__meta_expertmesh_model": model}}]
         start("200 OK", [("Content-Type", "application/json")])
         return [json.dumps(groups).encode()]
+
+    return serve
+
+
+def health_page(health: FrontHealth) -> "WSGIApplication":
+    """Answer 200 while the Front serves, else 503; either with the word and the number of routers as JSON."""
+
+    def serve(_: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        word = health.word
+        status = "200 OK" if word == "serving" else "503 Service Unavailable"
+        start(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+        return [json.dumps({"status": word, "routers": health.routers}).encode()]
 
     return serve
 

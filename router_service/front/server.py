@@ -4,7 +4,6 @@ import asyncio
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
 from grpc_reflection.v1alpha import reflection
 
 from experts.transport.secret import Secret
@@ -13,6 +12,7 @@ from router_service.front.auth_interceptor import AuthInterceptor, grpc_limit
 from router_service.front.cluster_view import ClusterService, ShardDirectory
 from router_service.front.config import FrontConfig
 from router_service.front.exposition import MergedCollector
+from router_service.front.health import FrontHealth
 from router_service.front.inference import InferenceService
 from router_service.front.journal import Journal
 from router_service.front.links import EndpointSource, RouterLinks
@@ -32,8 +32,6 @@ SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
 )
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # Streams that were just cut have a moment to send their last message.
 LAST_WORDS_S = 1.0
 
@@ -68,22 +66,26 @@ class FrontServer:
         self.gate = Gate(config.tokens_file, self._metrics.refused, max_request_bytes=config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None
         self._links = RouterLinks(endpoints, node, secret, config, self._on_links)
+        self._health = FrontHealth(self._links, SERVICES)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name)
         journal = Journal(self._tracer)
         self._inference = InferenceService(text, card, self._links, self._metrics, config, journal)
         self._cluster = ClusterService(card.name, self._links, directory)
-        self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
         self._live: LivePage | None = None
         if config.http_port is not None:
             self._live = LivePage(config, text, self._inference, self._links, directory)
-        self._draining = False
 
     @property
     def linked_routers(self) -> int:
         """How many routers can be reached now."""
-        return len(self._links.links)
+        return self._health.routers
+
+    @property
+    def streams(self) -> int:
+        """How many requests are being answered."""
+        return self._inference.active
 
     async def start(self) -> int:
         """Open the ports and look for routers; return the gRPC port. Health is SERVING once a router is linked.
@@ -91,7 +93,7 @@ class FrontServer:
         Raises:
             OSError: a port cannot be bound.
         """
-        await self._set_health(NOT_SERVING)
+        await self._health.refresh()
         self._open_page()
         server = self._make_server()
         try:
@@ -107,14 +109,18 @@ class FrontServer:
         self._links.start()
         return self.grpc_port
 
-    async def drain(self, grace_s: float) -> None:
-        """Turn NOT_SERVING, refuse new requests, let streams in flight end within `grace_s`, then stop."""
-        self._draining = True
-        await self._set_health(NOT_SERVING)
+    async def drain(self, grace_s: float, notice_s: float = 0.0) -> None:
+        """Turn NOT_SERVING, go on for `notice_s` so that load balancers see it, refuse new requests and tell clients to
+        connect elsewhere (GOAWAY), let streams in flight end within `grace_s`, then stop.
+        """
+        await self._health.drain()
         if self._live is not None:
             self._live.drain()
+        await asyncio.sleep(notice_s)
+        closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
         await self._inference.drain(grace_s)
         await self.stop(LAST_WORDS_S)
+        await closing
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Stop at once: calls that do not end within `grace_s` are cancelled. May be called again."""
@@ -132,12 +138,16 @@ class FrontServer:
         if tracer is not None:
             await asyncio.to_thread(tracer.close)
 
+    async def _go_away(self, seconds: float) -> None:
+        if self._server is not None:
+            await self._server.stop(seconds)
+
     def _open_page(self) -> None:
         config = self._config
         if config.metrics_port is not None:
             collector = MergedCollector(self._metrics.registry, lambda: self._links.reports)
             place = (config.metrics_host, config.metrics_port, self._metrics.model)
-            self._page = MetricsServer(collector, *place, self._targets)
+            self._page = MetricsServer(collector, *place, self._targets, self._health)
             self.metrics_port = self._page.port
 
     def _make_server(self) -> grpc.aio.Server:
@@ -152,7 +162,7 @@ class FrontServer:
         )
         add_InferenceServicer_to_server(self._inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)
         return server
 
@@ -171,11 +181,6 @@ class FrontServer:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, self.tls.grpc_credentials())
 
-    async def _on_links(self, count: int) -> None:
-        self._metrics.routers_linked.set(count)
-        if not self._draining:
-            await self._set_health(SERVING if count else NOT_SERVING)
-
-    async def _set_health(self, status: int) -> None:
-        for name in ("", *SERVICES):
-            await self._health.set(name, status)
+    async def _on_links(self) -> None:
+        self._metrics.routers_linked.set(len(self._links.links))
+        await self._health.refresh()

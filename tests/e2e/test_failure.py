@@ -69,12 +69,12 @@ async def _outcome(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_lets_streams_end_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, number: int) -> None:
     oracle = write_checkpoint(tmp_path, "mixtral")
     with serving(str(tmp_path), log=tmp_path / "log") as server:
         family = server.descendants()
         async with Client(server.target) as client:
-            streams = [client.generate(tokens=[n, 1, 2], max_tokens=200, temperature=0.0) for n in range(4)]
+            streams = [client.generate(tokens=[n, 1, 2], max_tokens=200, temperature=0.0) for n in range(16)]
             begun = [await anext(stream) for stream in streams]
             _send(server, number)
             rest = await asyncio.wait_for(asyncio.gather(*(_rest(stream) for stream in streams)), 60)

@@ -1,14 +1,9 @@
 """What the chart tells Ray Serve, run as KubeRay runs it: put to the dashboard of a Ray that `ray start` started."""
 
 import json
-import os
 import shlex
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,44 +19,14 @@ from router_service.client import Client
 from router_service.client_channel import Tls
 from router_service.front.tokens import Role, new_token
 from tests.certificates import Certificate
-from tests.e2e.server import descendants_of, environment, gone
+from tests.e2e.ray_head import Ray, free_ports, get, put, ray_environment, ray_head, until_running
+from tests.e2e.server import descendants_of
 from tests.helm.chart import CHART, named, rendered, serve_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
-TOKEN = "a-token-of-this-test-which-KubeRay-would-draw"
-START_SECONDS = 120.0
 # Ray's autoscaler and dashboard on the head: no policy lets anyone in, and a second Ray on one machine goes without.
 HEAD_METRICS = (44217, 44227)
-
-
-@dataclass
-class Ray:
-    """A Ray head as one pod would start it, with the places of all groups."""
-
-    process: "subprocess.Popen[bytes]"
-    port: int
-    dashboard: int
-    agent: int
-    others: list[int]
-    log: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.dashboard}"
-
-
-def ray_environment() -> dict[str, str]:
-    """With Ray's own token: what KubeRay gives the pods for `rayAuth.mode: token`."""
-    return environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def places(cluster: dict[str, Any]) -> dict[str, int]:
@@ -81,51 +46,11 @@ def objects() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def ray(objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
+    """A Ray head as one pod would start it, with the places of all groups."""
     cluster = named(objects, "RayService")["spec"]["rayClusterConfig"]
-    port, dashboard, agent, *more = free_ports(8)
-    names = ("node-manager-port", "object-manager-port", "runtime-env-agent-port", "dashboard-agent-grpc-port")
-    params = cluster["headGroupSpec"]["rayStartParams"] | dict(zip(names, map(str, more), strict=False))
-    params |= {"port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent}
-    params |= {"metrics-export-port": more[4], "num-cpus": 3, "resources": json.dumps(places(cluster))}
-    params |= {"node-ip-address": "127.0.0.1", "dashboard-host": "127.0.0.1"}
-    temp = tmp_path_factory.mktemp("r")
-    flags = [f"--{name}={value}" for name, value in params.items()]
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--temp-dir={temp}", *flags]
-    env = ray_environment() | {"RAY_USAGE_STATS_ENABLED": "0"}
-    with (temp / "out").open("wb") as output:
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-    started = Ray(process, port, dashboard, agent, more, temp / "out")
-    wait_for(lambda: get(f"{started.url}/api/gcs_healthz"), "Ray", temp / "out")
-    yield started
-    family = descendants_of(process.pid)
-    process.terminate()
-    process.wait(60)
-    for pid in gone(family):
-        os.kill(pid, 9)
-
-
-def get(url: str, token: str = "") -> bytes:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
-        body: bytes = answer.read()
-        return body
-
-
-def wait_for(ask: Any, what: str, log: Path) -> Any:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if (answer := ask()) is not None:
-                return answer
-        except OSError:
-            pass
-        time.sleep(0.3)
-    raise AssertionError(f"{what} did not come up: {log.read_text()[-2000:]}")
-
-
-def applications(ray: Ray) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(get(f"{ray.url}/api/serve/applications/", TOKEN))["applications"]
-    return answer
+    params = cluster["headGroupSpec"]["rayStartParams"] | {"num-cpus": 3, "resources": json.dumps(places(cluster))}
+    with ray_head(tmp_path_factory.mktemp("r"), params) as started:
+        yield started
 
 
 @dataclass
@@ -175,17 +100,8 @@ def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.Tem
     front = args["front"]
     assert front["host"] == front["metrics_host"] == "0.0.0.0"
     front |= {"host": "127.0.0.1", "grpc_port": grpc_port, "metrics_host": "127.0.0.1", "metrics_port": metrics_port}
-    body = json.dumps(config).encode()
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
-    request = urllib.request.Request(f"{ray.url}/api/serve/applications/", body, headers, method="PUT")
-    urllib.request.urlopen(request, timeout=60).close()
-
-    def running() -> dict[str, Any] | None:
-        application = applications(ray).get("expertmesh", {})
-        assert application.get("status") != "DEPLOY_FAILED", application["message"]
-        return application if application.get("status") == "RUNNING" else None
-
-    wait_for(running, "the application", ray.log)
+    put(ray, config)
+    until_running(ray)
     return Served(f"127.0.0.1:{grpc_port}", tls, token)
 
 

@@ -26,9 +26,9 @@ def actor_options(monkeypatch: pytest.MonkeyPatch, **sections: Any) -> dict[str,
         from cluster import app
     real = app.deploy
 
-    def deploy(replica: type, **given: Any) -> Any:
+    def deploy(replica: type, place: Any, **given: Any) -> Any:
         options[given["name"]] = given["ray_actor_options"]
-        return real(replica, **given)
+        return real(replica, place, **given)
 
     monkeypatch.setattr(app, "deploy", deploy)
     app.build_app(config_from({"weights": {"resident": "dequantized"}, **sections}))

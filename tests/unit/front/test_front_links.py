@@ -161,7 +161,7 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
     async def endpoints() -> list:  # type: ignore[type-arg]
         return [router.endpoint]
 
-    async def ignore(_: int) -> None: ...
+    async def ignore() -> None: ...
 
     links = RouterLinks(endpoints, "node", SECRET, FrontConfig(poll_s=0.02, max_buffered_tokens=20), ignore)
     links.start()

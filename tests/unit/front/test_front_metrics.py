@@ -180,13 +180,13 @@ async def test_a_front_on_its_own_lists_itself(world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/favicon.ico"])
-async def test_another_path_is_a_404_that_names_both(world: World, path: str) -> None:
+async def test_another_path_is_a_404_that_names_all(world: World, path: str) -> None:
     await world.front()
     with pytest.raises(urllib.error.HTTPError) as failure:
         await asyncio.to_thread(get, world, path)
     with failure.value as answer:
         assert answer.status == 404
-        assert answer.read() == b"only /metrics and /sd are served here\n"
+        assert answer.read() == b"only /metrics, /sd and /healthz are served here\n"
 
 
 async def test_what_comes_later_needs_no_new_target(world: World) -> None:

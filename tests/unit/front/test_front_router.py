@@ -16,7 +16,8 @@ from router_service.assembly import build_engine
 from router_service.config import EngineConfig
 from router_service.families import MetricsConfig
 from router_service.protocol import inference_pb2 as pb
-from router_service.router import ModelSizes, Router, RouterIdentity
+from router_service.reporter import ModelSizes
+from router_service.router import Router, RouterIdentity
 from tests import oracle
 from tests.mesh import CPU, NODE, SECRET, ShardServers, load_shards
 from tests.tiny import Tiny

@@ -3,15 +3,17 @@
 import asyncio
 import socket
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from front_fakes import SECRET, card, until
+from front_fakes import SECRET, card, report, until
 from front_world import World
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from test_front_generate import check_one_end, collect, ids_of
 
+from router_service.front import health
 from router_service.front.config import FrontConfig
 from router_service.front.server import SERVICES, FrontServer
 from router_service.front.text_model import TextModel
@@ -64,13 +66,9 @@ async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World) -> No
     await until(lambda: bool(router.submits))
     drain = asyncio.create_task(world.server.drain(30))
     await asyncio.sleep(0.05)
-    assert not await client.health()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(client, "hello")
-    assert (caught.value.code(), caught.value.details()) == (
-        grpc.StatusCode.UNAVAILABLE,
-        "the server is draining",
-    )
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     responses = await running
     check_one_end(responses)
     assert responses[-1].finish_reason == pb.LENGTH
@@ -78,6 +76,79 @@ async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World) -> No
     await drain
     with pytest.raises(grpc.aio.AioRpcError):
         await client.health()
+
+
+async def test_load_balancers_have_notice_of_a_drain(world: World) -> None:
+    """Within the notice health is NOT_SERVING, and who has not heard of it is served."""
+    world.metrics_port = 0
+    _, client = await world.serve()
+    assert await healthz(world) == (200, {"status": "serving", "routers": 1})
+    drain = asyncio.create_task(world.server.drain(30, notice_s=1.0))
+    await asyncio.sleep(0.05)
+    assert not await client.health()
+    assert await healthz(world) == (503, {"status": "draining", "routers": 1})
+    check_one_end(await collect(client, "hello", max_tokens=3))
+    await asyncio.wait_for(drain, 5)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await client.health()
+
+
+async def test_a_client_that_stays_connected_is_sent_away(world: World) -> None:
+    """A service's address leads to one Front at a time: the client's next call must get a new connection, at once."""
+    router, client = await world.serve(step_s=0.1)
+    port = world.server.grpc_port
+    running = asyncio.create_task(collect(client, "hello world", max_tokens=40))
+    await until(lambda: bool(router.submits))
+    old = world.server
+    drain = asyncio.create_task(old.drain(30))
+    await until(lambda: old.streams == 1 and old._inference._draining)
+    world.endpoints.clear()  # a made router knows one Front's streams only
+    await world.router(name="r1")
+    await world.front(grpc_port=port)
+    await client.wait_ready(5)
+    check_one_end(await collect(client, "hello", max_tokens=3))
+    assert not running.done()
+    assert len(ids_of(await running)) == 40
+    await drain
+
+
+async def test_a_leaving_router_gets_new_streams_only_while_it_is_the_last(world: World) -> None:
+    first, client = await world.serve(step_s=0.1)
+    running = asyncio.create_task(collect(client, "hello world", max_tokens=20))
+    await until(lambda: bool(first.submits))
+    first.say(report(leaving=True))
+    await until(lambda: world.server._links.links[0].leaving)
+    assert await client.health()
+    check_one_end(await collect(client, "hello", max_tokens=3))
+    second = await world.router(name="r1")
+    await until(lambda: world.server.linked_routers == 2)
+    for _ in range(3):
+        check_one_end(await collect(client, "hello", max_tokens=3))
+    assert (len(first.submits), len(second.submits)) == (2, 3)
+    assert len(ids_of(await running)) == 20
+
+
+async def test_health_is_down_while_shards_are_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once: one that is replaced is back within seconds."""
+    world.metrics_port = 0
+    router, client = await world.serve()
+    router.say(report(ready=False))
+    await until(lambda: not world.server._links.links[0].ready)
+    await asyncio.sleep(0.1)
+    assert await client.health()
+    monkeypatch.setattr(health, "SHARDS_AWAY_S", 0.1)
+    await asyncio.sleep(0.3)
+    assert not await client.health()
+    assert await healthz(world) == (503, {"status": "shards are missing", "routers": 1})
+    router.say(report(ready=True))
+    await client.wait_ready(5)
+
+
+async def healthz(world: World) -> tuple[int, dict[str, object]]:
+    """The status and the body of /healthz on the metrics port."""
+    url = f"http://127.0.0.1:{world.server.metrics_port}/healthz"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.json()
 
 
 async def test_streams_that_outlive_the_grace_end_as_cancelled(world: World) -> None:

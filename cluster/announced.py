@@ -1,0 +1,66 @@
+"""A process that tells the directory how far it is, and does what it is told there."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from cluster.config import ClusterConfig
+from cluster.directory import Announcement, Announcer, DrainOrder, find_directory
+from cluster.process import node_id, replica_id, set_logging
+from experts.transport.address import Endpoint
+
+
+class Announced:
+    """An entry in the directory: loading, ready, draining, drained.
+
+    Args:
+        drain: called on a thread of its own, once, when the process is told to drain or is about to be stopped; it
+            returns when nothing is in flight any more.
+    """
+
+    def __init__(
+        self, role: str, index: int, config: ClusterConfig, total_bytes: int, drain: Callable[[DrainOrder], None]
+    ) -> None:
+        set_logging(config, f"{role} {index}" if role == "shard" else role)
+        self.directory = find_directory(config.cluster.application)
+        self._drain = drain
+        self._draining: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading", 0, total_bytes)
+        self._announcer = Announcer(self.directory, lambda: self._state, self._told)
+
+    def progress(self, loaded: int) -> None:
+        """So many more bytes are loaded."""
+        self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)
+
+    def ready(self, endpoint: Endpoint | None) -> None:
+        """The process works; peers may connect to `endpoint` from now on."""
+        self._say("ready", endpoint)
+
+    def drain(self, order: DrainOrder) -> None:
+        """Drain as told, or wait until the drain that has begun has ended. Blocks."""
+        with self._lock:
+            if self._draining is None:
+                self._draining = threading.Thread(target=self._run, args=(order,), daemon=True, name="drain")
+                self._draining.start()
+        self._draining.join()
+
+    def close(self) -> None:
+        """Withdraw."""
+        self._announcer.close()
+
+    def _told(self, order: DrainOrder) -> None:
+        if self._state.state == "ready":
+            threading.Thread(target=self.drain, args=(order,), daemon=True, name="told to drain").start()
+
+    def _run(self, order: DrainOrder) -> None:
+        self._say("draining", self._state.endpoint)
+        try:
+            self._drain(order)
+        finally:
+            self._say("drained", None)
+
+    def _say(self, state: str, endpoint: Endpoint | None) -> None:
+        self._state = replace(self._state, state=state, endpoint=endpoint)
+        self._announcer.announce_now()

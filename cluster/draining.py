@@ -1,0 +1,40 @@
+"""Tells processes of an application to drain, through its directory, and waits until they have."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from cluster.directory import CALL_SECONDS, Announcement, DrainOrder
+
+POLL_SECONDS = 0.1
+MARGIN_SECONDS = 10.0
+
+
+class NotDrainedError(RuntimeError):
+    """Some processes had not ended what was in flight when the time was over."""
+
+
+def drain(directory: Any, order: DrainOrder, whom: Callable[[Announcement], bool]) -> int:
+    """Drain the processes that `whom` picks; return how many there were.
+
+    Raises:
+        NotDrainedError: some have neither drained nor gone some seconds after the order's time is over.
+        ray.exceptions.RayError: the directory does not answer.
+    """
+    picked = {one.replica for one in _announcements(directory) if whom(one)}
+    for replica in picked:
+        ray.get(directory.order.remote(replica, order), timeout=CALL_SECONDS)
+    deadline = time.monotonic() + order.notice_s + order.grace_s + MARGIN_SECONDS
+    while left := [one for one in _announcements(directory) if one.replica in picked and one.state != "drained"]:
+        if time.monotonic() > deadline:
+            names = ", ".join(f"{one.role} {one.replica} ({one.state})" for one in left)
+            raise NotDrainedError(f"not drained in time: {names}")
+        time.sleep(POLL_SECONDS)
+    return len(picked)
+
+
+def _announcements(directory: Any) -> list[Announcement]:
+    announcements: list[Announcement] = ray.get(directory.announcements.remote(), timeout=CALL_SECONDS)
+    return announcements

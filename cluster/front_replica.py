@@ -1,0 +1,116 @@
+"""A Front as a Serve deployment."""
+
+import asyncio
+import os
+from dataclasses import replace
+from typing import Any
+
+from cluster.announced import Announced
+from cluster.config import config_from
+from cluster.deployments import end
+from cluster.directory import Announcement, DrainOrder, endpoints_of
+from cluster.model import open_model
+from cluster.process import node_id, reachable_host, replica_id
+from cluster.security import deployment_secret
+from experts.transport.address import Endpoint, new_incarnation
+from router_service.front.server import FrontServer
+from router_service.front.text_model import load_text_model
+from router_service.messages import ShardReport
+
+FRONT_POLL_SECONDS = 0.5
+
+
+class FrontReplica:
+    """One Front: the API. It starts when it is first asked how it is, on the loop that will drive it."""
+
+    def __init__(self, data: dict[str, Any], secret: bytes, *_: Any) -> None:
+        config = config_from(data)
+        self._announced = Announced("front", 0, config, 0, self._drain)
+        self._directory = self._announced.directory
+        self._config = config.cluster
+        model = open_model(config.model, config.weights, computes_here=False)
+        text = load_text_model(model.plan.checkpoint.path)
+        self._metrics_host = reachable_host(config.front.metrics_host)
+        self._announcements: list[Announcement] = []
+        self._server = FrontServer(
+            replace(
+                config.front,
+                poll_s=FRONT_POLL_SECONDS,
+                checksum=config.experts.checksum,
+                reuse_port=config.front.reuse_port or config.cluster.fronts > 1,
+            ),
+            text,
+            model.card(),
+            self._routers,
+            deployment_secret(config, secret),
+            node_id(),
+            self._known_shards,
+            lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],
+            config.tracing,
+        )
+        self._started = asyncio.Lock()
+        self._running = False
+
+    async def status(self) -> dict[str, Any]:
+        """Ports, how many routers are linked, and how far the other processes are."""
+        await self._start()
+        self._announcements = await self._directory.announcements.remote()
+        return {
+            "grpc_port": self._server.grpc_port,
+            "metrics_port": self._server.metrics_port,
+            "http_port": self._server.http_port,
+            "routers": self._server.linked_routers,
+            "announcements": self._announcements,
+        }
+
+    async def check_health(self) -> None:
+        """Called by Serve once a second; the first time it starts the server."""
+        await self._start()
+
+    async def __del__(self) -> None:
+        """Called by Serve when it stops the replica."""
+        if getattr(self, "_running", False):
+            await end(self._announced, lambda: None, self._config)
+            await self._server.stop()
+
+    async def _start(self) -> None:
+        async with self._started:
+            if not self._running:
+                self._loop = asyncio.get_running_loop()
+                await self._server.start()
+                self._running = True
+                self._announced.ready(self._metrics_page())
+
+    def _metrics_page(self) -> Endpoint | None:
+        if not self._server.metrics_port:
+            return None
+        place = (node_id(), self._metrics_host, self._server.metrics_port, "", os.getpid())
+        return Endpoint("front", 0, replica_id(), new_incarnation(), *place)
+
+    def _drain(self, order: DrainOrder) -> None:
+        drain = self._server.drain(order.grace_s, order.notice_s)
+        asyncio.run_coroutine_threadsafe(drain, self._loop).result()
+
+    async def _routers(self) -> list[Endpoint]:
+        self._announcements = await self._directory.announcements.remote()
+        return endpoints_of(self._announcements, "router")
+
+    def _known_shards(self) -> list[ShardReport]:
+        """Shards on their way, which no router knows yet; of the others the routers know better."""
+        youngest = {a.index: a for a in self._announcements if a.role == "shard"}
+        return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
+
+
+def _shard_report(announcement: Announcement) -> ShardReport:
+    return ShardReport(
+        shard=announcement.index,
+        replica=announcement.replica,
+        state=announcement.state,
+        node=announcement.node,
+        pid=announcement.pid,
+        experts=0,
+        weights_bytes=announcement.loaded_bytes,
+        rows_per_second=0.0,
+        assignments_per_second=0.0,
+        phase_seconds={},
+    )

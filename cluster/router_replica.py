@@ -1,0 +1,75 @@
+"""A router as a Serve deployment."""
+
+import asyncio
+import time
+from typing import Any
+
+import ray
+
+from cluster.announced import Announced
+from cluster.config import config_from
+from cluster.deployments import ORDER_SECONDS, end, open_to_load
+from cluster.directory import DrainOrder, endpoints_of
+from cluster.model import ServedModel
+from cluster.process import data_host, node_id, replica_id
+from cluster.security import deployment_secret
+from experts.transport.address import Endpoint
+from experts.transport.socket import SocketTransport
+from router_service.assembly import build_engine
+from router_service.reporter import ModelSizes
+from router_service.router import Router, RouterIdentity
+
+DIRECTORY_SECONDS = 5.0
+
+
+class RouterReplica:
+    """One router: everything of the model but the experts."""
+
+    def __init__(self, data: dict[str, Any], secret: bytes) -> None:
+        config = config_from(data)
+        model = open_to_load(config, "router")
+        self._announced = Announced("router", 0, config, model.router_bytes, self._drain)
+        self._config = config.cluster
+        begun, transport = time.monotonic(), SocketTransport()
+        source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
+        engine = build_engine(*source, model.keep_packed, self._announced.progress)
+        proven = deployment_secret(config, secret)
+        identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
+        sizes = _sizes(model, time.monotonic() - begun)
+        settings = (config.experts, config.metrics, config.logging)
+        self._router = Router(engine, transport, self._shards, identity, sizes, *settings)
+        self._wait_for_shards(config.cluster.ready_timeout_seconds)
+        self._router.prove(config.cluster.ready_timeout_seconds)
+        self._announced.ready(self._router.endpoint)
+
+    def check_health(self) -> None:
+        """Called by Serve once a second."""
+        self._router.check_health(self._config.stuck_seconds)
+
+    async def __del__(self) -> None:
+        """Called by Serve when it stops the replica."""
+        if hasattr(self, "_router"):
+            await end(self._announced, self.check_health, self._config)
+            await asyncio.to_thread(self._router.close)
+
+    def _drain(self, order: DrainOrder) -> None:
+        """A Front that is told to drain at the same time takes requests until its notice is over."""
+        time.sleep(order.notice_s + ORDER_SECONDS if order.notice_s else 0.0)
+        self._router.leave(order.grace_s)
+
+    def _shards(self) -> list[Endpoint]:
+        announcements = ray.get(self._announced.directory.announcements.remote(), timeout=DIRECTORY_SECONDS)
+        return endpoints_of(announcements, "shard")
+
+    def _wait_for_shards(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._router.ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not all shards were there within {seconds:.0f} s")
+            time.sleep(0.05)
+
+
+def _sizes(model: ServedModel, seconds: float) -> ModelSizes:
+    card = model.card()
+    shared = model.shared_expert_bytes
+    return ModelSizes(card.total_parameters, card.active_parameters, model.router_bytes - shared, shared, seconds)

@@ -1,0 +1,63 @@
+"""A shard as a Serve deployment."""
+
+import time
+from typing import Any
+
+import torch
+
+from cluster.announced import Announced
+from cluster.config import config_from
+from cluster.deployments import ORDER_SECONDS, end, open_to_load
+from cluster.directory import DrainOrder
+from cluster.process import data_host, do_not_preempt, node_id, replica_id, shard_threads
+from cluster.security import deployment_secret
+from experts.placement import even_placement
+from experts.server import ExpertServer
+from experts.shard import load_shard
+from kernels import select
+
+
+class ShardReplica:
+    """One expert shard."""
+
+    def __init__(self, data: dict[str, Any], index: int, secret: bytes) -> None:
+        config = config_from(data)
+        do_not_preempt()
+        model = open_to_load(config, "shard")
+        held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
+        self._announced = Announced("shard", index, config, model.shard_bytes(len(held)), self._drain)
+        self._config = config.cluster
+        shard = load_shard(
+            index,
+            held,
+            model.plan.checkpoint,
+            model.plan.tensors.experts,
+            model.dtype,
+            model.device,
+            select.ops(config.experts.backend, model.device),
+            model.keep_packed,
+            self._announced.progress,
+        )
+        place = (data_host(config), node_id(), replica_id())
+        with torch.inference_mode():
+            shard.warm_up()
+            threads = shard_threads(config.experts.shards)
+            proven, slow_s = deployment_secret(config, secret), config.logging.slow_call_seconds
+            checksum = config.experts.checksum
+            self._server = ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)
+        self._announced.ready(self._server.endpoint)
+
+    def check_health(self) -> None:
+        """Called by Serve once a second."""
+        self._server.check_health(self._config.stuck_seconds)
+
+    async def __del__(self) -> None:
+        """Called by Serve when it stops the replica."""
+        if hasattr(self, "_server"):
+            await end(self._announced, self.check_health, self._config)
+            self._server.close()
+
+    def _drain(self, order: DrainOrder) -> None:
+        """Routers need their shards as long as they have requests."""
+        time.sleep(order.notice_s)
+        self._server.wait_alone(order.grace_s + ORDER_SECONDS)

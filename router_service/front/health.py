@@ -1,0 +1,61 @@
+"""Whether the Front can answer: the gRPC health service, and one word for whoever asks over HTTP."""
+
+import asyncio
+from collections.abc import Iterable
+
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
+
+from router_service.front.links import RouterLinks
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# A shard that is replaced is back within seconds, and requests wait for it: no reason to turn away new ones.
+SHARDS_AWAY_S = 5.0
+
+
+class FrontHealth:
+    """The Front serves while it is not draining and a router is linked that has all its shards.
+
+    A router proves before it can be linked that it generates a token. `word` may be asked on any thread, all else on
+    the event loop.
+    """
+
+    def __init__(self, links: RouterLinks, services: Iterable[str]) -> None:
+        self.servicer = health_aio.HealthServicer()
+        self.draining = False
+        self._links = links
+        self._services = ("", *services)
+        self._complete_at = float("-inf")
+        self._word = "no router is linked"
+
+    @property
+    def word(self) -> str:
+        """serving, draining, "no router is linked" or "shards are missing"."""
+        return self._word
+
+    @property
+    def routers(self) -> int:
+        """How many routers are linked."""
+        return len(self._links.links)
+
+    async def refresh(self) -> None:
+        """Look at the links and tell the watchers what has changed."""
+        self._word = self._judge(asyncio.get_running_loop().time())
+        status = SERVING if self._word == "serving" else NOT_SERVING
+        for name in self._services:
+            await self.servicer.set(name, status)
+
+    async def drain(self) -> None:
+        """Turn NOT_SERVING for good."""
+        self.draining = True
+        await self.refresh()
+
+    def _judge(self, now: float) -> str:
+        if self.draining:
+            return "draining"
+        if not self._links.links:
+            return "no router is linked"
+        if any(link.ready for link in self._links.links):
+            self._complete_at = now
+        return "serving" if now - self._complete_at <= SHARDS_AWAY_S else "shards are missing"

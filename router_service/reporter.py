@@ -1,0 +1,140 @@
+"""What a router reports to its Fronts about once a second: the cluster as it sees it, and its metrics."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experts.connector import ShardConnector, ShardLink
+from router_service.engine import Engine
+from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
+from router_service.messages import RouterReport
+from router_service.reporting import shard_reports
+from router_service.shard_families import shard_families
+from router_service.statistics import Statistics
+from router_service.totals import Window
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """Facts for the memory series: parameters, and bytes of the router's weights without and with shared experts."""
+
+    parameters_total: int
+    parameters_active: int
+    dense_bytes: int
+    shared_expert_bytes: int
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Of which model the series are, and of which router."""
+
+    model: str
+    router: str
+
+
+class Reporter:
+    """Makes reports and hands each to `send`, on a thread of its own, until `close`.
+
+    Args:
+        rejected: returns how many connections the router has closed, by reason.
+        due: set by whoever does not want to wait for the next second: something has changed, or a Front has just come
+            and knows nothing yet.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        connector: ShardConnector,
+        statistics: Statistics,
+        labels: Labels,
+        sizes: ModelSizes,
+        metrics: MetricsConfig,
+        rejected: Callable[[], dict[str, int]],
+        send: Callable[[RouterReport], None],
+        due: threading.Event,
+    ) -> None:
+        self.leaving = False
+        self._engine = engine
+        self._connector = connector
+        self._statistics = statistics
+        self._labels = labels
+        self._sizes = sizes
+        self._metrics = metrics
+        self._rejected = rejected
+        self._send = send
+        self._due = due
+        self._closing = False
+        self.thread = threading.Thread(target=self._run, daemon=True, name="reporter")
+        self.thread.start()
+
+    def close(self) -> None:
+        """Stop reporting; the thread ends soon after."""
+        self._closing = True
+        self._due.set()
+
+    def report(self, window: Window) -> RouterReport:
+        """Return what there is to say, rates over the time since `window` was last advanced."""
+        self._statistics.settle()
+        recent, seconds = window.advance(self._statistics.totals, time.monotonic())
+        connector, gauges, labels = self._connector, self._gauges(), {"model": self._labels.model}
+        # What a shard said before it died is no longer so.
+        statuses = {n: link.status for n, link in enumerate(connector.links) if connector.up(n)}
+        named = labels | {"router": self._labels.router}
+        return RouterReport(
+            router=self._labels.router,
+            running=gauges.running,
+            waiting=gauges.waiting,
+            kv_blocks_used=gauges.kv_blocks_used,
+            kv_blocks_total=gauges.kv_blocks_total,
+            decode_tokens_per_second=recent.decode_tokens / recent.step_seconds if recent.step_seconds else 0.0,
+            overhead_ratio=recent.overhead_ratio,
+            **self._statistics.imbalance(recent),
+            shards=shard_reports(connector, recent, seconds),
+            families=router_families(self._statistics, recent, gauges, named, self._metrics)
+            + shard_families(statuses, labels),
+            ready=connector.connected(),
+            leaving=self.leaving,
+        )
+
+    def _run(self) -> None:
+        window = Window(self._statistics.totals, time.monotonic())
+        while not self._closing:
+            self._due.wait(REPORT_SECONDS)
+            self._due.clear()
+            try:
+                self._send(self.report(window))
+            except Exception:
+                log.exception("a report failed, the next one is due in a second")
+
+    def _gauges(self) -> Gauges:
+        scheduler, sizes = self._engine.scheduler, self._sizes
+        return Gauges(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            kv_blocks_used=scheduler.blocks.used,
+            kv_blocks_total=scheduler.blocks.total,
+            kv_bytes=self._engine.backbone.cache.nbytes,
+            dense_bytes=sizes.dense_bytes,
+            shared_expert_bytes=sizes.shared_expert_bytes,
+            parameters_total=sizes.parameters_total,
+            parameters_active=sizes.parameters_active,
+            router_load_seconds=sizes.load_seconds,
+            rejected=self._rejected(),
+            links=tuple(self._link(shard, link) for shard, link in enumerate(self._connector.links)),
+        )
+
+    def _link(self, shard: int, link: ShardLink) -> LinkGauges:
+        return LinkGauges(
+            replica=link.endpoint.replica if link.endpoint else "",
+            up=self._connector.up(shard),
+            restarts=link.restarts,
+            reconnects=max(0, link.connects - 1),
+            clock_error_s=self._engine.pool.transport.clock_error_s(shard),
+        )

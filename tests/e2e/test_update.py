@@ -1,0 +1,108 @@
+"""Updates under 16 streams: in place as Serve does it, and by a second cluster as KubeRay does it."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router_service.client import Client
+from tests.e2e.load import Load, load
+from tests.e2e.ray_head import Ray, free_ports, get, put, ray_head, until_running
+from tests.e2e.server import serving
+from tests.e2e.service import Backend, service
+from tests.tiny import greedy, random_prompts, write_checkpoint
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+
+STREAMS, TOKENS = 16, 180
+PROMPTS = random_prompts(STREAMS, seed=3)
+
+
+@pytest.fixture
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
+    with ray_head(tmp_path_factory.mktemp("r"), {"num-cpus": 4, "object-store-memory": 100_000_000}) as started:
+        yield started
+
+
+def application(checkpoint: Path, grpc_port: int, metrics_port: int, **front: Any) -> dict[str, Any]:
+    args = {
+        "model": {"checkpoint": str(checkpoint)},
+        "experts": {"shards": 2},
+        "front": {"grpc_port": grpc_port, "metrics_port": metrics_port, "http_port": None, **front},
+        "cluster": {"secret_file": str(checkpoint / "secret")},
+    }
+    one = {"name": "expertmesh", "import_path": "cluster.app:build", "route_prefix": None, "args": args}
+    return {"proxy_location": "Disabled", "applications": [one]}
+
+
+def check(made: Load, oracle: Any) -> None:
+    """Nothing was lost, and what came is what the model says."""
+    assert made.lost == []
+    answers: dict[int, list[int]] = {}
+    for which, tokens in made.answers:
+        assert len(tokens) == TOKENS
+        assert answers.setdefault(which, tokens) == tokens
+    for which in (0, 7):
+        assert answers[which] == greedy(oracle, PROMPTS[which], TOKENS)
+
+
+async def until(made: Load, more: int) -> None:
+    """Wait until so many more answers have come and all streams run."""
+    enough = len(made.answers) + more
+    await until_true(lambda: len(made.answers) >= enough and made.running == STREAMS)
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(90):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_change_in_place_breaks_no_stream(ray: Ray, tmp_path: Path) -> None:
+    """Every process is replaced, each with the only copy of its part: streams end first, new ones wait."""
+    oracle = write_checkpoint(tmp_path, "mixtral")
+    (tmp_path / "secret").write_text("what the cluster's processes prove to each other\n")
+    ports = free_ports(2)
+    put(ray, application(tmp_path, *ports))
+    await asyncio.to_thread(until_running, ray)
+    target = f"127.0.0.1:{ports[0]}"
+    async with load(target, STREAMS, PROMPTS, TOKENS) as made:
+        await until(made, STREAMS)
+        async with Client(target) as client:
+            before = {shard.pid for shard in (await client.cluster()).shards}
+        put(ray, application(tmp_path, *ports, max_pages=7))
+        await until_true(lambda: bool(made.refused))  # the old Front is ending, or has ended
+        await until(made, STREAMS)
+    async with Client(target) as client:
+        after = {shard.pid for shard in (await client.cluster()).shards}
+    assert len(before | after) == 4
+    check(made, oracle)
+    assert json.loads(get(f"http://127.0.0.1:{ports[1]}/healthz"))["status"] == "serving"
+
+
+async def test_a_second_cluster_takes_over_and_nobody_notices(tmp_path: Path) -> None:
+    """The old cluster gets SIGTERM behind a Service while 16 clients ask: no request is refused, no stream is lost."""
+    oracle = write_checkpoint(tmp_path, "mixtral")
+    (tmp_path / "notice.yaml").write_text("cluster: {drain_notice_seconds: 2}\nfront: {http_port: null}\n")
+    arguments = (str(tmp_path), "--config", str(tmp_path / "notice.yaml"), "--shards", "1")
+    async with service() as front:
+        with serving(*arguments, log=tmp_path / "old") as old:
+            front.backends.append(Backend(old.target, old.metrics))
+            await until_true(lambda: len(front.ready) == 1)
+            async with load(front.target, STREAMS, PROMPTS, TOKENS) as made:
+                await until(made, STREAMS)
+                with serving(*arguments, log=tmp_path / "new") as new:
+                    front.backends.append(Backend(new.target, new.metrics))
+                    await until_true(lambda: len(front.ready) == 2)
+                    await until(made, STREAMS)
+                    code = await asyncio.to_thread(old.stop, signal.SIGTERM)
+                    await until(made, STREAMS)
+                    made.enough.set()
+                    await until_true(lambda: made.running == 0)
+    assert code == 0
+    check(made, oracle)
+    assert made.refused == []
