@@ -154,14 +154,14 @@ def test_serves_with_a_read_only_root(work: Path, served: str) -> None:
 
 @image
 def test_health_is_what_the_server_says(work: Path, served: str) -> None:
-    """The image's own command, well within its time; it fails where nobody answers."""
+    """The image's own command, within its time; it fails where nobody answers."""
     health = configuration(work)["Healthcheck"]
     kind, *command = health["Test"]
     assert kind == "CMD"
-    begun = time.monotonic()
-    well = run(work, "env", f"EXPERTMESH_TARGET={served}", *command)
-    assert (well.returncode, time.monotonic() - begun < health["Timeout"] / 1e9) == (0, True), well.stderr
-    assert run(work, "env", "EXPERTMESH_TARGET=127.0.0.1:1", *command).returncode != 0
+    in_time = ["timeout", str(health["Timeout"] / 1e9), *command]
+    well = run(work, "env", f"EXPERTMESH_TARGET={served}", *in_time)
+    assert well.returncode == 0, well.stderr
+    assert run(work, "env", "EXPERTMESH_TARGET=127.0.0.1:1", *command).returncode == 2
 
 
 @image
