@@ -47,7 +47,7 @@ helm-golden: $(STAMP)
 	$(BIN)/python -m tests.helm.values_table
 	$(BIN)/python -m tests.helm.golden
 
-# The image, built and run for real; needs root, buildah and mmdebstrap, and about ten minutes.
+# The image, built and run for real; needs root, buildah and mmdebstrap, and about three minutes.
 image-test: $(STAMP)
 	$(BIN)/python -m pytest tests/helm/test_image.py -p no:randomly
 

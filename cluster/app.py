@@ -11,7 +11,6 @@ from typing import Any
 import ray
 from ray import serve
 
-from cluster.available import host_bytes
 from cluster.config import ClusterConfig, config_from
 from cluster.deployments import deploy
 from cluster.front_replica import FrontReplica
@@ -22,6 +21,7 @@ from cluster.router_replica import RouterReplica
 from cluster.security import fixed_secret
 from cluster.settle import settle_for_nodes
 from cluster.shard_replica import ShardReplica
+from experts.host_memory import host_bytes
 from experts.placement import even_placement
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ import grpc.aio
 
 from router_service.client import Client
 from router_service.client_channel import Tls
+from router_service.request_id import request_id_of
 
 TOKEN_VARIABLE = "EXPERTMESH_TOKEN"
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -50,7 +51,9 @@ def run_client(work: Coroutine[object, object, None], target: str) -> int:
     try:
         asyncio.run(work)
     except grpc.aio.AioRpcError as error:
-        return fail(f"{target}: {error.code().name}: {one_line(error.details() or 'no details')}")
+        said = f"{target}: {error.code().name}: {one_line(error.details() or 'no details')}"
+        request_id = one_line(request_id_of(error))
+        return fail(f"{said} (request {request_id})" if request_id else said)
     except (ValueError, OSError) as error:
         return fail(one_line(str(error)))
     except KeyboardInterrupt:

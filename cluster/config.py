@@ -103,10 +103,10 @@ class PlacementConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be at least 1")
         for name in ("ready_timeout_seconds", "drain_seconds", "stuck_seconds", "gpus_per_process"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be positive")
         for name in ("memory_limit_gib", "drain_notice_seconds"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must not be negative")
 
 

@@ -43,9 +43,9 @@ def reachable_host(host: str) -> str:
     return str(ray.util.get_node_ip_address()) if host in ("", "0.0.0.0", "::") else host
 
 
-def shard_threads(shards: int) -> int:
-    """A shard's share of the cores: all shards of a layer compute at the same time."""
-    return max(1, usable_cores() // shards)
+def shard_threads(configured: int, sharing: int) -> int:
+    """A shard's CPU threads: as configured, or with 0 its share of the cores that so many shards share."""
+    return configured or max(1, usable_cores() // sharing)
 
 
 def do_not_preempt() -> None:

@@ -159,6 +159,8 @@ def _until_signalled(_: ClusterConfig, __: dict[str, Any], interrupts: "Interrup
 def check_model(config: ClusterConfig) -> "ServedModel":
     """Find out what is wrong with the checkpoint before any process or port is opened; return what it is.
 
+    A GPU must be here only where the model is computed here: the nodes of a Ray that is joined have their own.
+
     Raises:
         CheckpointError: see `open_model` and `load_text_model`.
         ValueError: more shards than experts.
@@ -167,7 +169,7 @@ def check_model(config: ClusterConfig) -> "ServedModel":
     from experts.placement import even_placement
     from router_service.front.text_model import load_text_model
 
-    model = open_model(config.model, config.weights, verify=True)
+    model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)
     load_text_model(model.plan.checkpoint.path)
     return model

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from cluster.available import device_bytes, host_bytes, limited
+from cluster.available import device_bytes, limited
 from cluster.config import ClusterConfig
 from cluster.memory import (
     CONTROL_BYTES,
@@ -22,6 +22,7 @@ from cluster.memory import (
 from cluster.model import ServedModel
 from cluster.sizes import experts_bytes, kv_bytes_per_token, packable, router_bytes
 from cluster.table import size
+from experts.host_memory import host_bytes
 from router_service.config import EngineConfig
 from router_service.models.spec import ModelSpec, TensorMap
 

@@ -9,7 +9,8 @@ from cluster.announced import Announced
 from cluster.config import config_from
 from cluster.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.directory import DrainOrder
-from cluster.process import data_host, do_not_preempt, node_id, replica_id, shard_threads
+from cluster.neighbours import threads_of_shard
+from cluster.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.security import deployment_secret
 from experts.placement import even_placement
 from experts.server import ExpertServer
@@ -41,7 +42,7 @@ class ShardReplica:
         place = (data_host(config), node_id(), replica_id())
         with torch.inference_mode():
             shard.warm_up()
-            threads = shard_threads(config.experts.shards)
+            threads = threads_of_shard(config, self._announced.directory)
             proven, slow_s = deployment_secret(config, secret), config.logging.slow_call_seconds
             checksum = config.experts.checksum
             self._server = ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)

@@ -14,18 +14,23 @@ class ExpertsConfig:
             [seconds; over 0]
         checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
         backend: what computes the experts and the gate [-; one of auto, reference, cpu, triton]
+        threads: CPU threads of each shard's computation; 0 shares out the cores that it may use among the shards of its
+            node (a pod is one) [threads; at least 0]
     """
 
     shards: int = 2
     call_timeout_seconds: float = 10.0
     checksum: bool = False
     backend: str = "auto"
+    threads: int = 0
 
     def __post_init__(self) -> None:
         if self.shards < 1:
             raise ValueError(f"experts.shards is {self.shards}, it must be at least 1")
-        if self.call_timeout_seconds <= 0:
+        if not self.call_timeout_seconds > 0:
             raise ValueError(f"experts.call_timeout_seconds is {self.call_timeout_seconds}, it must be positive")
+        if self.threads < 0:
+            raise ValueError(f"experts.threads is {self.threads}, it must not be negative")
         if self.backend not in ("auto", "reference", "cpu", "triton"):
             raise ValueError(f"experts.backend is {self.backend!r}, it must be auto, reference, cpu or triton")
 

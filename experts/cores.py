@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
+from experts.cgroups import CGROUPS, OWN_CGROUPS, own_groups
 
 
 def usable_cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
@@ -16,13 +15,9 @@ def usable_cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
 
 def _quotas(root: Path, own: Path) -> Iterator[float]:
     """Cores that each of our control groups (version 2) has time for, from the innermost out."""
-    for line in own.read_text().splitlines() if own.exists() else []:
-        if line.startswith("0::"):
-            # In a container our path may be that of the host, of which only the mount itself is seen here.
-            inner = root / line[3:].lstrip("/")
-            for group in (inner, *inner.parents):
-                if group.is_relative_to(root) and (quota := _quota(group / "cpu.max")) is not None:
-                    yield quota
+    for group, version in own_groups("cpu", root, own):
+        if version == 2 and (quota := _quota(group / "cpu.max")) is not None:
+            yield quota
 
 
 def _quota(file: Path) -> float | None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from experts.checkpoint import read_json
 from experts.config import ExpertsConfig
 from experts.cores import usable_cores
+from experts.host_memory import host_bytes
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.shard import load_shard
@@ -92,7 +92,7 @@ def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device:
     useful = config.max_sequences * -(-spec.context // config.block_size)
     if config.kv_cache_tokens:
         return -(-config.kv_cache_tokens // config.block_size)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
     room = int(free * config.kv_memory_fraction) // (spec.kv_elements_per_token * dtype.itemsize * config.block_size)
     if room < 1:
         raise ValueError(

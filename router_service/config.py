@@ -33,7 +33,7 @@ class EngineConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"router.{name} is {getattr(self, name)}, it must be at least 1")
         for name in ("token_budget", "kv_cache_tokens", "unavailable_wait_seconds", "threads"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"router.{name} is {getattr(self, name)}, it must not be negative")
         if not 0 < self.kv_memory_fraction < 1:
             raise ValueError(f"router.kv_memory_fraction is {self.kv_memory_fraction}, it must be between 0 and 1")

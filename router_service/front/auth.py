@@ -45,10 +45,15 @@ class Gate:
     Args:
         tokens_file: see `read_tokens`; empty asks nobody for a token.
         count: called with the reason of each refusal.
+        max_request_bytes: the largest request of anyone; None is no limit here.
     """
 
     def __init__(
-        self, tokens_file: str, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        tokens_file: str,
+        count: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        max_request_bytes: int | None = None,
     ) -> None:
         """Read the tokens.
 
@@ -58,6 +63,7 @@ class Gate:
         self.refusals = Refusals(count, clock)
         self._clock = clock
         self._limits = CallerLimits()
+        self._max_bytes = max_request_bytes
         self._tokens = open_tokens(tokens_file, clock) if tokens_file else None
 
     @property
@@ -98,8 +104,15 @@ class Gate:
         return self._limits.stream(caller)
 
     def check_size(self, caller: Caller, size: int) -> None:
-        """Look at a request's size; see `CallerLimits.check_size`."""
+        """Look at a request's size in bytes.
+
+        Raises:
+            RefusedError: it is larger than its caller's requests, or anyone's, may be.
+        """
         self._limits.check_size(caller, size)
+        if self._max_bytes is not None and size > self._max_bytes:
+            problem = f"front.max_request_bytes is {self._max_bytes}: the request has {size} bytes"
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, problem, "size", caller.name)
 
 
 def open_tokens(file: str, clock: Callable[[], float] = time.monotonic) -> WatchedFiles[tuple[Token, ...]]:

@@ -1,5 +1,6 @@
 """The gate in front of every gRPC service of the Front."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -9,14 +10,27 @@ import grpc
 import grpc.aio
 
 from router_service.front.auth import Gate, needed_role
-from router_service.front.calls import Context
+from router_service.front.calls import Context, name_call
 from router_service.front.refusals import RefusedError
 from router_service.front.tokens import Caller
+from router_service.request_id import request_id_metadata
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
 else:
     Handler = grpc.RpcMethodHandler  # no generic when it runs
+
+
+# gRPC's options are signed numbers of 32 bits.
+MOST_BYTES = (1 << 31) - 1
+
+
+def grpc_limit(max_request_bytes: int) -> int:
+    """The largest message that gRPC reads, in bytes: what is larger it ends itself, without a word of ours.
+
+    Somewhat above our own limit, so that most requests over that are named; not far, as gRPC keeps them in memory.
+    """
+    return min(2 * max_request_bytes, MOST_BYTES)
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no generic when it runs
@@ -43,7 +57,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         handler: Handler | None = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler  # type: ignore[return-value]  # None is an unknown method, which the stubs do not allow for
-        return _limited(handler, Limited(self._gate, caller, method, handler))
+        call = Limited(self._gate, caller, method, handler)
+        if (task := asyncio.current_task()) is not None:
+            task.add_done_callback(call.ended)
+        return _limited(handler, call)
 
 
 class Limited:
@@ -54,13 +71,13 @@ class Limited:
         self._caller = caller
         self._method = method
         self._handler = handler
-        self._size = 0
+        self._size: int | None = None
 
     def deserialize(self, data: bytes) -> Any:
         """Parse the request; one that is too large is left alone, `admitted` will refuse it."""
-        self._size = len(data)
+        self._size = size = len(data)
         try:
-            self._gate.check_size(self._caller, self._size)
+            self._gate.check_size(self._caller, size)
         except RefusedError:
             return None
         return self._handler.request_deserializer(data) if self._handler.request_deserializer else data
@@ -70,12 +87,19 @@ class Limited:
         """Run the call within its limits, or end it as refused."""
         with ExitStack() as place:
             try:
-                self._gate.check_size(self._caller, self._size)
+                self._gate.check_size(self._caller, self._size or 0)
                 if self._handler.response_streaming:
                     place.enter_context(self._gate.stream(self._caller))
             except RefusedError as error:
                 await _refuse(self._gate, error, self._method, context)
             yield
+
+    def ended(self, _: object) -> None:
+        """Tell of a call whose request never came: gRPC ends what it finds too large without telling us."""
+        if self._size is None:
+            problem = "no request came: it was cancelled at once, or is larger than twice its limit"
+            error = RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, problem, "unread", self._caller.name)
+            self._gate.refusals.note(error, "a client", self._method)
 
 
 def _limited(handler: Handler, call: Limited) -> Handler:
@@ -104,5 +128,6 @@ def _refusing(gate: Gate, error: RefusedError, method: str) -> Handler:
 
 
 async def _refuse(gate: Gate, error: RefusedError, method: str, context: Context) -> None:
+    request_id = name_call(context)
     gate.refusals.note(error, context.peer(), method)
-    await context.abort(error.code, error.message, error.headers)
+    await context.abort(error.code, error.message, (*error.headers, *request_id_metadata(request_id)))

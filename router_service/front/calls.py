@@ -1,16 +1,17 @@
 """What all handlers share: an error becomes the status of the call."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
-from experts.log import fields, stack_of
+from experts.log import current_request, fields, stack_of
 from router_service.front.errors import RequestError
 from router_service.protocol import inference_pb2 as pb
+from router_service.request_id import new_request_id, request_id_metadata, shown_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +27,40 @@ class Caller(Protocol):
     def done(self) -> bool:
         """Whether it has gone."""
 
+    async def accepted(self, request_id: str, /) -> None:
+        """Hear that its request has nothing wrong and is about to go to a router."""
+
     async def write(self, response: pb.GenerateResponse, /) -> None:
         """Take a response; wait while it has too many."""
 
 
+class GrpcCaller:
+    """The caller of a gRPC call."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        # Called for every message: nothing of ours stands between.
+        self.time_remaining = context.time_remaining
+        self.done = context.done
+        self.write = context.write
+
+    async def accepted(self, request_id: str, /) -> None:
+        """Tell the client its id now: of a call whose deadline passes it never sees the end.
+
+        Not earlier: whom headers have reached, gRPC's own retries leave alone, and a refused request may be retried.
+        """
+        await self._context.send_initial_metadata(request_id_metadata(request_id))
+
+
 @asynccontextmanager
-async def answering(context: Context) -> AsyncIterator[None]:
-    """End the call with the status of a RequestError; what we did not foresee is INTERNAL and logged."""
+async def answering(context: Context, given: str = "") -> AsyncIterator[str]:
+    """Name the call, and end it with the status of a RequestError; what we did not foresee is INTERNAL and logged.
+
+    The block gets the request's id, see `new_request_id`; the client gets it with the call's end, however it ends.
+    """
+    request_id = name_call(context, given)
     try:
-        yield
+        yield request_id
     except RequestError as error:
         await context.abort(error.code, error.message)
     except grpc.aio.AbortError:
@@ -44,3 +70,16 @@ async def answering(context: Context) -> AsyncIterator[None]:
             return
         logger.error("a call failed", extra=fields(stack=stack_of(error)))
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}: {error}")
+
+
+def name_call(context: Context, given: str = "") -> str:
+    """Return the call's id. From now on lines of the running task carry it, and the end of the call will."""
+    request_id = new_request_id(given, metadata_of(context.invocation_metadata()))
+    current_request.set(shown_request_id(request_id))
+    context.set_trailing_metadata(request_id_metadata(request_id))
+    return request_id
+
+
+def metadata_of(items: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """A call's metadata as text; binary entries are nobody's here."""
+    return {key: value for key, value in items or () if isinstance(value, str)}

@@ -18,7 +18,8 @@ class FrontConfig:
         max_pages: live pages open at once; one more is told to come later [pages; at least 1]
         reuse_port: whether several Fronts may bind one port
         max_concurrent_streams: requests at once; one more is refused with RESOURCE_EXHAUSTED [requests; at least 1]
-        max_request_bytes: the largest request [bytes; at least 1]
+        max_request_bytes: the largest request; one more byte is refused with RESOURCE_EXHAUSTED. Up to twice as many
+            are read into memory, to say so [bytes; at least 1]
         max_buffered_tokens: a client that falls so far behind its stream loses it [tokens; at least 1]
         router_wait_s: how long a request waits for a router when none is linked, its deadline permitting
             [seconds; at least 0]
@@ -65,16 +66,16 @@ class FrontConfig:
         self._check_security()
         for name in ("grpc_port", "metrics_port", "http_port"):
             if not 0 <= (getattr(self, name) or 0) <= 65535:
-                raise ValueError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
+                raise ValueError(f"front.{name} is {getattr(self, name)}, it must be 0 to 65535")
         for name in ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens", "max_pages"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"front.{name} is {getattr(self, name)}, it must be at least 1")
         for name in ("router_wait_s", "max_resubmits"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"front.{name} is {getattr(self, name)}, it must not be negative")
         for name in ("poll_s", "connect_timeout_s", "link_silence_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be over 0, got {getattr(self, name)}")
+            if not getattr(self, name) > 0:
+                raise ValueError(f"front.{name} is {getattr(self, name)}, it must be over 0")
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from experts.log import fields
 from router_service.front.answer import Answer
-from router_service.front.calls import Caller, Context, answering
+from router_service.front.calls import Caller, Context, GrpcCaller, answering, metadata_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, exhausted, invalid, unavailable
-from router_service.front.journal import MAX_REQUEST_ID_CHARACTERS, Entry, Journal, metadata_of
+from router_service.front.journal import Entry, Journal
 from router_service.front.limits import Limits
 from router_service.front.links import RouterLinks
 from router_service.front.metrics import FrontMetrics, RequestMeter
@@ -21,6 +21,7 @@ from router_service.front.text_model import TextModel
 from router_service.messages import Submit
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
+from router_service.request_id import MAX_REQUEST_ID_CHARACTERS
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +54,24 @@ class InferenceService(InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer; the final message or the status comes exactly once."""
-        async with answering(context):
-            await self.answer(request, context, metadata_of(context.invocation_metadata()))
+        async with answering(context, request.request_id) as request_id:
+            metadata = metadata_of(context.invocation_metadata())
+            await self.answer(request, GrpcCaller(context), metadata, request_id)
 
     async def answer(
-        self, request: pb.GenerateRequest, caller: Caller, metadata: Mapping[str, str] | None = None
+        self,
+        request: pb.GenerateRequest,
+        caller: Caller,
+        metadata: Mapping[str, str] | None = None,
+        request_id: str = "",
     ) -> None:
-        """Write the answer to `caller`, the final message exactly once; `metadata` came with a gRPC call.
+        """Write the answer to `caller`, the final message exactly once; metadata and id came with a gRPC call.
 
         Raises:
             RequestError: it was refused, or ended without finishing.
         """
         started = asyncio.get_running_loop().time()
-        entry = self._journal.begin(request, metadata or {})
+        entry = self._journal.begin(request, metadata or {}, request_id)
         try:
             await self._admit(request, caller, started, entry)
         except RequestError as error:
@@ -96,7 +102,8 @@ class InferenceService(InferenceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: ARG002
         """Describe the model."""
-        return self.model()
+        async with answering(context):
+            return self.model()
 
     @property
     def active(self) -> int:
@@ -158,6 +165,7 @@ class InferenceService(InferenceServicer):
                 submit = await self._submit_of(request, entry)
                 meter.prompt(len(submit.prompt))
                 entry.submitted(submit)
+                await caller.accepted(submit.request_id)
                 answer = self._answer(submit, request, started, meter)
                 await self._pump(submit, answer, caller, meter, entry)
         except TimeoutError:

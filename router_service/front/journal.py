@@ -4,9 +4,8 @@ Neither holds a prompt or generated text.
 """
 
 import logging
-import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experts.log import current_request, fields
@@ -14,14 +13,13 @@ from router_service.front.lane import Arrival
 from router_service.front.metrics import REASONS
 from router_service.messages import Submit
 from router_service.protocol import inference_pb2 as pb
+from router_service.request_id import new_request_id, shown_request_id
 
 if TYPE_CHECKING:
     from router_service.front.spans import RequestSpans, Tracer
 
 logger = logging.getLogger(__name__)
 
-MAX_REQUEST_ID_CHARACTERS = 256
-REQUEST_ID_KEY = "x-request-id"
 # Statuses whose messages are words of our own; others may quote what the client sent.
 TOLD = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 EXPECTED = ("INVALID_ARGUMENT", "CANCELLED", "DEADLINE_EXCEEDED")
@@ -33,13 +31,13 @@ class Journal:
     def __init__(self, tracer: "Tracer | None") -> None:
         self._tracer = tracer
 
-    def begin(self, request: pb.GenerateRequest, metadata: Mapping[str, str]) -> "Entry":
-        """A request has come. Its id is the one in it, or the metadata's x-request-id, or drawn.
+    def begin(self, request: pb.GenerateRequest, metadata: Mapping[str, str], request_id: str = "") -> "Entry":
+        """A request has come; without `request_id` it gets one, see `new_request_id`.
 
         From now on the lines of the running task carry the id.
         """
-        request_id = request.request_id or metadata.get(REQUEST_ID_KEY, "") or secrets.token_hex(8)
-        shown = request_id[:MAX_REQUEST_ID_CHARACTERS]
+        request_id = request_id or new_request_id(request.request_id, metadata)
+        shown = shown_request_id(request_id)
         current_request.set(shown)
         return Entry(request_id, None if self._tracer is None else self._tracer.begin(request, shown, metadata))
 
@@ -103,8 +101,3 @@ class Entry:
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._begun, 6)
-
-
-def metadata_of(items: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
-    """A call's metadata as text; binary entries are nobody's here."""
-    return {key: value for key, value in items or () if isinstance(value, str)}

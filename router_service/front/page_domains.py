@@ -83,6 +83,9 @@ class RoutingCaller:
         """See `Caller`."""
         return False
 
+    async def accepted(self, _: str, /) -> None:
+        """See `Caller`."""
+
     async def write(self, response: pb.GenerateResponse, /) -> None:
         """See `Caller`."""
         self.positions.extend(response.routing)

@@ -91,6 +91,9 @@ class PageCaller:
         transport = self._request.transport
         return transport is None or transport.is_closing()
 
+    async def accepted(self, _: str, /) -> None:
+        """See `Caller`; the page has no use for it."""
+
     async def write(self, response: pb.GenerateResponse, /) -> None:
         """See `Caller`."""
         if self.response is None:

@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha import reflection
 
 from experts.transport.secret import Secret
 from router_service.front.auth import Gate
-from router_service.front.auth_interceptor import AuthInterceptor
+from router_service.front.auth_interceptor import AuthInterceptor, grpc_limit
 from router_service.front.cluster_view import ClusterService, ShardDirectory
 from router_service.front.config import FrontConfig
 from router_service.front.exposition import MergedCollector
@@ -63,7 +63,7 @@ class FrontServer:
         self._config = config
         self._metrics = FrontMetrics(card.name)
         self._targets = targets
-        self.gate = Gate(config.tokens_file, self._metrics.refused)
+        self.gate = Gate(config.tokens_file, self._metrics.refused, max_request_bytes=config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None
         self._links = RouterLinks(endpoints, node, secret, config, self._on_links)
         self._health = FrontHealth(self._links, SERVICES)
@@ -153,10 +153,10 @@ class FrontServer:
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
         server = grpc.aio.server(
-            interceptors=[AuthInterceptor(self.gate)] if self.gate.asks else [],
+            interceptors=[AuthInterceptor(self.gate)],
             options=[
                 ("grpc.so_reuseport", int(config.reuse_port)),
-                ("grpc.max_receive_message_length", config.max_request_bytes),
+                ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
                 ("grpc.max_send_message_length", -1),
             ],
         )

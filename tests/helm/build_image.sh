@@ -19,6 +19,7 @@ if ! buildah "${store[@]}" inspect --type image "$base" >/dev/null 2>&1; then
   buildah "${store[@]}" copy --quiet "$container" "$work/base" / >&2
   buildah "${store[@]}" commit --quiet --rm "$container" "$base" >&2
 fi
+buildah "${store[@]}" rm expertmesh-test >/dev/null 2>&1 || true  # run_image.sh's, of an older image
 # This machine's own settings of pip and its certificates, as mounts, of which nothing stays in the image: one file of
 # settings, and whatever file or directory they name.
 settings=()

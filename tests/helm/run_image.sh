@@ -6,8 +6,10 @@ set -euo pipefail
 work=$1 tag=$2
 shift 2
 store=(--root "$work/storage" --runroot "$work/run" --storage-driver vfs)
-container=$(buildah "${store[@]}" from --pull-never "$tag")
-trap 'buildah "${store[@]}" rm "$container" >/dev/null' EXIT
+# One root for all commands, as none can write to it: making one copies the whole image. build_image.sh removes it.
+container=expertmesh-test
+buildah "${store[@]}" inspect --type container "$container" >/dev/null 2>&1 \
+  || buildah "${store[@]}" from --name "$container" --pull-never "$tag" >/dev/null
 user=$(buildah "${store[@]}" inspect --format '{{.OCIv1.Config.User}}' "$container")
 environment=$(buildah "${store[@]}" inspect --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$container")
 root=$(buildah "${store[@]}" mount "$container")

@@ -1,5 +1,6 @@
-"""docker compose: no engine can be had where tests run, so the file is read and checked against the rest."""
+"""docker compose: Compose itself reads the file, and it fits the rest. No engine starts it where tests run."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 
 from cluster.config import load_config
 from tests.helm.chart import ROOT
+from tests.helm.compose_tool import compose
 
 COMPOSE = ROOT / "deploy" / "compose"
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
@@ -31,6 +33,37 @@ def binds(service: str) -> dict[str, Path]:
     """Mounted files and folders of the host by their place in the container."""
     mounts = [one for one in SERVICES[service].get("volumes", []) if isinstance(one, dict)]
     return {one["target"]: (COMPOSE / defaulted(one["source"])).resolve() for one in mounts if one["type"] == "bind"}
+
+
+def test_compose_takes_the_file() -> None:
+    done = compose("-f", str(COMPOSE / "compose.yaml"), "config", "--format", "json", GRAFANA_PASSWORD="x")
+    assert (done.returncode, done.stderr) == (0, "")
+    read = json.loads(done.stdout)
+    assert set(read["services"]) == set(SERVICES)
+    one = read["services"]["expertmesh"]
+    assert one["build"] == {"context": str(ROOT), "dockerfile": "deploy/docker/Dockerfile", "args": {"FLAVOR": "cpu"}}
+    assert (one["stop_grace_period"], one["shm_size"], one["init"]) == ("1m0s", str(1 << 30), True)
+    assert one["volumes"][0]["source"] == str(COMPOSE / "empty")
+
+
+def test_compose_mounts_the_checkpoint_that_is_named() -> None:
+    variables = {"GRAFANA_PASSWORD": "x", "CHECKPOINT": "/models/mine"}
+    done = compose("-f", str(COMPOSE / "compose.yaml"), "config", "--format", "json", **variables)
+    assert json.loads(done.stdout)["services"]["expertmesh"]["volumes"][0]["source"] == "/models/mine"
+
+
+def test_compose_refuses_to_start_without_a_password() -> None:
+    done = compose("-f", str(COMPOSE / "compose.yaml"), "config")
+    assert done.returncode != 0
+    assert done.stderr.strip().endswith("required variable GRAFANA_PASSWORD is missing a value: set GRAFANA_PASSWORD")
+
+
+def test_compose_would_find_a_wrong_key(tmp_path: Path) -> None:
+    text = (COMPOSE / "compose.yaml").read_text().replace("read_only: true\n    tmpfs", "readonly: true\n    tmpfs")
+    (tmp_path / "compose.yaml").write_text(text)
+    done = compose("-f", str(tmp_path / "compose.yaml"), "config", GRAFANA_PASSWORD="x")
+    assert done.returncode != 0
+    assert "additional properties 'readonly' not allowed" in done.stderr
 
 
 def test_the_application_takes_its_configuration() -> None:

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from router_service.front.http_assets import load_assets
 from tests.e2e.server import READY
 from tests.helm.chart import CACHE, CHART, ROOT
 
@@ -20,6 +23,7 @@ HERE = Path(__file__).parent
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 TAG = "localhost/expertmesh:test"
 NOT_HERE = 77
+PAGE = re.compile(r" http=(\S+)/")
 
 
 def test_lint() -> None:
@@ -64,21 +68,40 @@ def run(work: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(script, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture
-def served(work: Path, tmp_path: Path) -> Iterator[str]:
-    """The bundled model served by the image with a read-only root; the address of its metrics page is printed too."""
-    log = tmp_path / "log"
+def test_what_users_configure_is_installed() -> None:
+    """Tracing is a key of the configuration like others: the image has the extra that it needs."""
+    assert re.search(r"pip install .*'\.\[tracing\]'", DOCKERFILE.read_text())
+
+
+def test_health_is_asked_where_it_serves_by_default() -> None:
+    text = DOCKERFILE.read_text()
+    (target,) = re.findall(r"EXPERTMESH_TARGET=127\.0\.0\.1:(\d+)", text)
+    assert f'CMD ["serve", "--grpc-port", "{target}"' in text
+
+
+@pytest.fixture(scope="module")
+def log(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What the image said when it served the bundled model with a read-only root, its ready line among it."""
+    log = tmp_path_factory.mktemp("image") / "log"
     script = ["bash", str(HERE / "run_image.sh"), str(work), TAG, "expertmesh", "serve", "--shards", "2"]
     with log.open("w") as output:
         process = subprocess.Popen(script, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     deadline = time.monotonic() + 240
-    while not (ready := READY.search(log.read_text())):
+    while not READY.search(log.read_text()):
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.3)
-    yield ready[1]
+    yield log.read_text()
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 0, log.read_text()[-3000:]
+
+
+@pytest.fixture
+def served(log: str) -> str:
+    """The address of its gRPC port."""
+    ready = READY.search(log)
+    assert ready
+    return ready[1]
 
 
 def image(test: Callable[..., None]) -> Callable[..., None]:
@@ -103,13 +126,17 @@ def test_is_not_root_and_writes_nowhere_but_tmp(work: Path) -> None:
     assert set(found.stdout.split()) <= {"/tmp", "/var/tmp", "/run/lock"}
 
 
+def configuration(work: Path) -> dict[str, Any]:
+    store = ["--root", str(work / "storage"), "--runroot", str(work / "run"), "--storage-driver", "vfs"]
+    command = ["buildah", *store, "inspect", "--type", "image", TAG]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    config: dict[str, Any] = json.loads(done.stdout)["Docker"]["config"]
+    return config
+
+
 @image
 def test_configuration(work: Path) -> None:
-    store = ["--root", str(work / "storage"), "--runroot", str(work / "run"), "--storage-driver", "vfs"]
-    done = subprocess.run(
-        ["buildah", *store, "inspect", "--type", "image", TAG], capture_output=True, text=True, check=True
-    )
-    config = json.loads(done.stdout)["Docker"]["config"]
+    config = configuration(work)
     assert config["User"] == "1000:1000"
     assert config["Healthcheck"]["Test"] == ["CMD", "expertmesh", "status"]
     assert config["Entrypoint"] == ["expertmesh"]
@@ -123,6 +150,34 @@ def test_serves_with_a_read_only_root(work: Path, served: str) -> None:
     answer = run(work, "expertmesh", "generate", "def main(", "--max-tokens", "8", "--json", "--target", served)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["text"]
+
+
+@image
+def test_health_is_what_the_server_says(work: Path, served: str) -> None:
+    """The image's own command, within its time; it fails where nobody answers."""
+    health = configuration(work)["Healthcheck"]
+    kind, *command = health["Test"]
+    assert kind == "CMD"
+    in_time = ["timeout", str(health["Timeout"] / 1e9), *command]
+    well = run(work, "env", f"EXPERTMESH_TARGET={served}", *in_time)
+    assert well.returncode == 0, well.stderr
+    assert run(work, "env", "EXPERTMESH_TARGET=127.0.0.1:1", *command).returncode == 2
+
+
+@image
+def test_has_the_live_page(log: str) -> None:
+    """Every file of the page's folder: the wheel that the image installs has package data too."""
+    page = PAGE.search(log)
+    assert page
+    for path, (content, kind) in load_assets().items():
+        with urllib.request.urlopen(page[1] + path, timeout=30) as answer:
+            assert (answer.headers.get_content_type(), answer.read()) == (kind, content)
+
+
+@image
+def test_can_trace(work: Path) -> None:
+    done = run(work, "python3", "-c", "import router_service.front.spans")
+    assert done.returncode == 0, done.stderr
 
 
 @image

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import settle
-from cluster.available import GIB, cgroup_rooms, host_bytes, limited
+from cluster.available import GIB, limited
 from cluster.cli import main
 from cluster.config import ClusterConfig, ConfigError, config_from
 from cluster.memory import (
@@ -33,6 +34,9 @@ from cluster.model import open_model
 from cluster.nodes import bytes_for_each
 from cluster.settle import check_process, demands, settle_for_nodes, settle_here
 from experts.config import WeightsConfig
+from experts.host_memory import cgroup_rooms, host_bytes
+from router_service import assembly
+from router_service.config import EngineConfig
 from tests.quantize import write_fp8
 from tests.tiny import Tiny, write_checkpoint
 
@@ -143,6 +147,22 @@ def test_cgroup_v1_in_a_container(tmp_path: Path) -> None:
     cgroup(root / "memory", **files)
     lines = "12:cpu,cpuacct:/x\n4:memory:/docker/123\n0::/\n"
     assert list(cgroup_rooms(root, own(tmp_path, lines))) == [0]
+
+
+@pytest.mark.parametrize("limit", [8 * GIB, 2 * GIB])
+def test_the_kv_cache_is_of_the_pods_memory(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod with a limit on a node of a TiB: the node's memory is not ours to fill."""
+    root = tmp_path / "fs"
+    cgroup(root / "pod", memory__max=limit, memory__current=GIB, memory__stat="anon 1\ninactive_file 0")
+    list_of_ours = own(tmp_path, "0::/pod\n")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 40))
+    monkeypatch.setattr(assembly, "host_bytes", lambda: host_bytes(root, list_of_ours))
+    config = config_from({}).model
+    spec = open_model(config, WeightsConfig("dequantized")).plan.spec
+    router = EngineConfig(max_sequences=1 << 20, kv_memory_fraction=0.5)
+    blocks = assembly.kv_blocks(spec, router, torch.bfloat16, torch.device("cpu"))
+    taken = blocks * router.block_size * spec.kv_elements_per_token * torch.bfloat16.itemsize
+    assert 0.49 < taken / (limit - GIB) <= 0.5
 
 
 def test_no_cgroup(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -15,12 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cluster import published
 from cluster.cli import main
 from cluster.inspect_command import look
 from cluster.published import published_names
 from cluster.sizes import Kind, kind_of, stored_tensors
-from cluster.subject import open_subject
 from cluster.traffic import expected_shards_asked, layer_traffic, most_shards_asked
 from experts.call import ExpertCall, Partial, Stamps, pack_call, pack_partial
 from experts.placement import even_placement
@@ -240,20 +237,3 @@ def test_neither_ray_nor_weights_are_touched(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code, model], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "parameters" in done.stdout
-
-
-def test_an_installed_wheel_has_the_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip builds in an environment of its own, with hatchling from the index; without an index there is no build."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(REPOSITORY)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode and "hatchling" in done.stderr:
-        pytest.skip("no package index to build with")
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "installed")
-    tops = {path.name for path in (tmp_path / "installed").iterdir() if not path.name.endswith(".dist-info")}
-    assert tops == {"cluster", "experts", "kernels", "router_service"}
-    monkeypatch.setattr(published, "PLACES", (tmp_path / "installed" / "cluster" / "models",))
-    assert published_names() == sorted([*PUBLISHED, "qwen3-30b-a3b"])
-    assert open_subject("mixtral-8x7b").where.startswith(str(tmp_path))

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from cluster import model
+from cluster import model, serve_command
 from cluster.available import device_bytes
-from cluster.config import ModelConfig, config_from
+from cluster.cli import main
+from cluster.config import ClusterConfig, ModelConfig, config_from
 from experts import cores
 from experts.checkpoint_error import CheckpointError
 from experts.config import WeightsConfig
@@ -72,6 +73,21 @@ def test_who_computes_needs_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         model.open_model(ModelConfig(device="cuda"), WeightsConfig())
     assert model.open_model(ModelConfig(device="cuda"), WeightsConfig(), computes_here=False).device.type == "cuda"
     assert device_bytes() == 0
+
+
+def test_a_cluster_is_started_from_a_host_without_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`serve` gets as far as joining the Ray whose nodes have them; on a machine of our own it says what lacks."""
+    joined: list[ClusterConfig] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(serve_command, "_run_checked", lambda config, _: joined.append(config) or 0)
+    assert main(["serve", "--device", "cuda", "--address", "127.0.0.1:6379"]) == 0
+    assert [(config.model.device, config.cluster.address) for config in joined] == [("cuda", "127.0.0.1:6379")]
+    assert main(["serve", "--device", "cuda"]) == 2
+    assert "model.device is cuda, but torch sees no GPU here" in capsys.readouterr().err
+    assert len(joined) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
-from collections.abc import AsyncIterator
+import io
+import logging
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from front_fakes import byte_level_tokenizer, write_checkpoint
 from front_world import World
 
+from experts.log import PACKAGES, LoggingConfig, log_handler
 from router_service.front.json_tokenizer import JsonTokenizer
 from router_service.front.text_model import TextModel, load_text_model
 from router_service.front.tokenizer import Tokenizer
@@ -30,3 +33,18 @@ async def world(text: TextModel) -> AsyncIterator[World]:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path)
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """All that a Front's process would write at the debug level."""
+    stream = io.StringIO()
+    handler = log_handler(LoggingConfig(format="json"), "front", "f0", stream)
+    levels = {package: logging.getLogger(package).level for package in PACKAGES}
+    logging.getLogger().addHandler(handler)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(logging.DEBUG)
+    yield stream
+    logging.getLogger().removeHandler(handler)
+    for package, level in levels.items():
+        logging.getLogger(package).setLevel(level)

@@ -2,8 +2,7 @@
 
 import io
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -12,28 +11,12 @@ from front_fakes import echo, refuse
 from front_world import World
 from test_front_generate import collect, text_of
 
-from experts.log import PACKAGES, LoggingConfig, log_handler
 from router_service.client import Client
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 
 Lines = Callable[..., list[dict[str, Any]]]
 SECRET_TEXT = "the lazy fox"
-
-
-@pytest.fixture
-def written() -> Iterator[io.StringIO]:
-    """All that a Front's process would write at the debug level."""
-    stream = io.StringIO()
-    handler = log_handler(LoggingConfig(format="json"), "front", "f0", stream)
-    levels = {package: logging.getLogger(package).level for package in PACKAGES}
-    logging.getLogger().addHandler(handler)
-    for package in PACKAGES:
-        logging.getLogger(package).setLevel(logging.DEBUG)
-    yield stream
-    logging.getLogger().removeHandler(handler)
-    for package, level in levels.items():
-        logging.getLogger(package).setLevel(level)
 
 
 @pytest.fixture

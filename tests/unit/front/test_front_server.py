@@ -173,14 +173,6 @@ async def test_a_taken_port_is_an_error_that_names_it(world: World, text: TextMo
             await front.stop()
 
 
-async def test_an_oversized_request_is_refused(world: World) -> None:
-    await world.router()
-    client = await world.front(max_request_bytes=10_000)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await collect(client, "x" * 20_000)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
 async def test_a_fault_of_ours_is_internal_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     _, client = await world.serve()
 
