@@ -24,15 +24,21 @@ def drain(directory: Any, order: DrainOrder, whom: Callable[[Announcement], bool
         ray.exceptions.RayError: the directory does not answer.
     """
     picked = {one.replica for one in _announcements(directory) if whom(one)}
-    for replica in picked:
-        ray.get(directory.order.remote(replica, order), timeout=CALL_SECONDS)
     deadline = time.monotonic() + order.notice_s + order.grace_s + MARGIN_SECONDS
     while left := [one for one in _announcements(directory) if one.replica in picked and one.state != "drained"]:
         if time.monotonic() > deadline:
             names = ", ".join(f"{one.role} {one.replica} ({one.state})" for one in left)
             raise NotDrainedError(f"not drained in time: {names}")
+        _order(directory, order, left)
         time.sleep(POLL_SECONDS)
     return len(picked)
+
+
+def _order(directory: Any, order: DrainOrder, left: list[Announcement]) -> None:
+    """Tell those that have not begun, again and again: a directory that is restarted has forgotten it."""
+    for one in left:
+        if one.state not in ("draining", "drained"):
+            ray.get(directory.order.remote(one.replica, order), timeout=CALL_SECONDS)
 
 
 def _announcements(directory: Any) -> list[Announcement]:
