@@ -30,6 +30,11 @@ class Announced:
         self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading", 0, total_bytes)
         self._announcer = Announcer(self.directory, lambda: self._state, self._told)
 
+    @property
+    def ending(self) -> bool:
+        """Whether the process was told to drain, or has drained."""
+        return self._state.state in ("draining", "drained")
+
     def progress(self, loaded: int) -> None:
         """So many more bytes are loaded."""
         self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)

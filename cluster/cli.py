@@ -27,8 +27,8 @@ class OneLineParser(argparse.ArgumentParser):
         sys.exit(fail(f"{message} (see {self.prog} --help)"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, run the command, return its exit code: 0 good, 2 an error said in one line on stderr."""
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = OneLineParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     commands = (
@@ -43,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for command in commands:
         command.add_parser(subparsers)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, run the command, return its exit code: 0 good, 2 an error said in one line on stderr."""
+    args = parser().parse_args(argv)
     if (clash := name_clash()) is not None:
         return fail(clash)
     try:

@@ -43,8 +43,9 @@ class RouterReplica:
         self._announced.ready(self._router.endpoint)
 
     def check_health(self) -> None:
-        """Called by Serve once a second."""
-        self._router.check_health(self._config.stuck_seconds)
+        """Called by Serve once a second. One that was told to end is not replaced before its node goes."""
+        if not self._announced.ending:
+            self._router.check_health(self._config.stuck_seconds)
 
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
@@ -53,9 +54,13 @@ class RouterReplica:
             await asyncio.to_thread(self._router.close)
 
     def _drain(self, order: DrainOrder) -> None:
-        """A Front that is told to drain at the same time takes requests until its notice is over."""
+        """A Front that is told to drain at the same time takes requests until its notice is over.
+
+        Closed at the end, so that shards see that nobody needs them and streams that are left go on elsewhere.
+        """
         time.sleep(order.notice_s + ORDER_SECONDS if order.notice_s else 0.0)
         self._router.leave(order.grace_s)
+        self._router.close()
 
     def _shards(self) -> list[Endpoint]:
         announcements = ray.get(self._announced.directory.announcements.remote(), timeout=DIRECTORY_SECONDS)

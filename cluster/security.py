@@ -45,12 +45,15 @@ def check_security(config: ClusterConfig) -> None:
 
 
 def security_warnings(config: ClusterConfig) -> list[str]:
-    """What an operator should know who lets others reach the gRPC port."""
+    """What an operator should know who lets others reach the API or the live page."""
     front = config.front
-    if is_loopback(front.host):
+    hosts = [front.host] if front.http_port is None else [front.host, front.http_host]
+    reached = [host for host in dict.fromkeys(hosts) if not is_loopback(host)]
+    if not reached:
         return []
     if not front.tokens_file:
-        return [f"front.allow_unauthenticated: whoever reaches {front.host} may use everything without a token"]
+        where = " or ".join(reached)
+        return [f"front.allow_unauthenticated: whoever reaches {where} may use everything without a token"]
     if not front.tls_cert:
         return ["front.tls_cert is not set: tokens, prompts and answers cross the network in clear"]
     return []

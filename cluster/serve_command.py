@@ -212,5 +212,6 @@ def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:
     """The line that says where the cluster is reached."""
     front = config.front
     metrics = f"http://{front.metrics_host}:{status['metrics_port']}/metrics"
-    page = f" http=http://{front.http_host}:{status['http_port']}/" if front.http_port is not None else ""
+    scheme = "https" if front.tls_cert else "http"
+    page = f" http={scheme}://{front.http_host}:{status['http_port']}/" if front.http_port is not None else ""
     return f"ready grpc={front.host}:{status['grpc_port']} metrics={metrics}{page}"

@@ -36,8 +36,11 @@ class Tls:
 
 
 def open_channel(target: str, tls: Tls | None) -> grpc.aio.Channel:
-    """Return a channel to HOST:PORT; nothing is dialled before the first call."""
-    options = [("grpc.max_receive_message_length", MAX_RESPONSE_BYTES)]
+    """Return a channel to HOST:PORT with a connection of its own; nothing is dialled before the first call.
+
+    Several Fronts behind one address share callers by their connections, which gRPC else shares among channels.
+    """
+    options = [("grpc.max_receive_message_length", MAX_RESPONSE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
     return grpc.aio.secure_channel(target, tls.credentials(), options=options)

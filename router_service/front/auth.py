@@ -28,6 +28,17 @@ def needed_role(method: str) -> Role | None:
     return Role.INFERENCE if method.startswith(INFERENCE) else Role.ADMIN
 
 
+def needed_page_role(path: str) -> Role | None:
+    """Return the role that a path of the live page needs, None for none.
+
+    As for gRPC: generating is inference, the cluster's inside is for admins. The page's own files hold no data, and a
+    page must be there before it can ask for a token; health is open.
+    """
+    if path.startswith("/api/"):
+        return Role.INFERENCE
+    return Role.ADMIN if path == "/live" else None
+
+
 class Gate:
     """Lets calls in. Lives on one event loop.
 

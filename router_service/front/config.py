@@ -28,7 +28,8 @@ class FrontConfig:
         link_silence_s: a router that says nothing for so long is taken for dead [seconds; over 0]
         max_resubmits: how often a request may outlive its router [times; at least 0]
         checksum: whether frames to routers carry one; `experts.checksum` decides in a cluster
-        tls_cert: certificate chain; with it the port speaks TLS only; read again when it changes [-; a PEM file]
+        tls_cert: certificate chain; with it API and live page speak TLS only; read again when it changes
+            [-; a PEM file]
         tls_key: its key; read again when it changes [-; a PEM file]
         tls_client_ca: clients must show a certificate that comes from it (mutual TLS); read again when it changes
             [-; a PEM file]
@@ -82,16 +83,20 @@ class FrontConfig:
             raise ValueError(f"front.{given} is set and front.{lacking} is not: TLS needs both")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("front.tls_client_ca is set and front.tls_cert is not: mutual TLS needs a certificate too")
-        if not (self.tokens_file or self.allow_unauthenticated or is_loopback(self.host)):
-            raise ValueError(
-                f"front.host is {self.host!r}, which others can reach, and front.tokens_file is not set: set it, or "
-                "front.allow_unauthenticated: true to let everyone who reaches the port use everything"
-            )
-        if self.http_port is not None and not (self.allow_unauthenticated or is_loopback(self.http_host)):
-            raise ValueError(
-                f"front.http_host is {self.http_host!r}, which others can reach, and the live page asks nobody for a "
-                "token: leave it on loopback, or set front.allow_unauthenticated: true"
-            )
+        if not self._may_reach(self.host):
+            raise ValueError(_open_door("host", self.host))
+        if self.http_port is not None and not self._may_reach(self.http_host):
+            raise ValueError(_open_door("http_host", self.http_host))
+
+    def _may_reach(self, host: str) -> bool:
+        return bool(self.tokens_file) or self.allow_unauthenticated or is_loopback(host)
+
+
+def _open_door(key: str, host: str) -> str:
+    return (
+        f"front.{key} is {host!r}, which others can reach, and front.tokens_file is not set: set it, or "
+        "front.allow_unauthenticated: true to let everyone who reaches the port use everything"
+    )
 
 
 def is_loopback(host: str) -> bool:

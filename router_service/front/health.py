@@ -1,6 +1,7 @@
 """Whether the Front can answer: the gRPC health service, and one word for whoever asks over HTTP."""
 
 import asyncio
+import json
 from collections.abc import Iterable
 
 from grpc_health.v1 import health_pb2
@@ -38,6 +39,10 @@ class FrontHealth:
     def routers(self) -> int:
         """How many routers are linked."""
         return len(self._links.links)
+
+    def json(self) -> bytes:
+        """The word and the number of routers, for /healthz."""
+        return json.dumps({"status": self._word, "routers": self.routers}).encode()
 
     async def refresh(self) -> None:
         """Look at the links and tell the watchers what has changed."""

@@ -51,15 +51,25 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
         RequestError: INVALID_ARGUMENT, it is no such JSON; DEADLINE_EXCEEDED, it does not come.
         HTTPRequestEntityTooLarge: it is longer than a megabyte.
     """
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            raw = await request.read()
-    except TimeoutError as error:
-        raise deadline_exceeded() from error
+    raw = await read_raw(request)
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid("body", f"{error}; send one JSON object as the page does") from error
+
+
+async def read_raw(request: web.Request) -> bytes:
+    """Return a request's body as it came; it may be asked again.
+
+    Raises:
+        RequestError: DEADLINE_EXCEEDED, it does not come.
+        HTTPRequestEntityTooLarge: it is longer than a megabyte.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError as error:
+        raise deadline_exceeded() from error
 
 
 def check_range(field: str, value: float, low: float, high: float) -> None:

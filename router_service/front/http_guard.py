@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+from http import HTTPStatus
 
 import grpc
 import msgspec
@@ -9,6 +10,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from router_service.front.errors import RequestError
+from router_service.front.refusals import RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     """Answer every error with one JSON object."""
     try:
         return await handler(request)
+    except RefusedError as error:
+        asked = {"WWW-Authenticate": "Bearer"} if error.http_status == HTTPStatus.UNAUTHORIZED else {}
+        headers = {name.title(): value for name, value in error.headers} | asked
+        return error_response(error.http_status, error.code.name, error.message, headers)
     except RequestError as error:
         return error_response(STATUS.get(error.code, 500), error.code.name, error.message)
     except NotOursError as error:

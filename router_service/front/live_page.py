@@ -10,9 +10,12 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from router_service.front.auth import Gate
 from router_service.front.cluster_view import PHASES, ShardDirectory
 from router_service.front.config import FrontConfig
+from router_service.front.health import FrontHealth
 from router_service.front.http_assets import asset_routes
+from router_service.front.http_auth import ask_for_token
 from router_service.front.http_body import MAX_BODY_BYTES
 from router_service.front.http_guard import add_headers, check_own_page, errors_as_json, is_loopback_host
 from router_service.front.inference import InferenceService
@@ -23,6 +26,7 @@ from router_service.front.page_domains import DomainsHandler
 from router_service.front.page_generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
 from router_service.front.sse import event, open_stream
 from router_service.front.text_model import TextModel
+from router_service.front.tls import ServerTls
 from router_service.protocol import inference_pb2 as pb
 
 # A page that takes no byte for so long is taken for gone.
@@ -31,7 +35,7 @@ SHUTDOWN_SECONDS = 1.0
 
 
 class LivePage:
-    """Serves the page from `start` to `stop`; `drain` says to all that the end is near."""
+    """Serves the page from `start` to `stop`, over TLS where there are certificates, to whom `gate` lets in."""
 
     def __init__(
         self,
@@ -40,6 +44,9 @@ class LivePage:
         inference: InferenceService,
         links: RouterLinks,
         directory: ShardDirectory | None,
+        health: FrontHealth,
+        gate: Gate,
+        tls: ServerTls | None,
     ) -> None:
         self.port = 0
         self.hub = LiveHub(lambda: links.links, self._collect, config.max_pages)
@@ -48,7 +55,9 @@ class LivePage:
         self._inference = inference
         self._links = links
         self._directory = directory
-        self._draining = False
+        self._health = health
+        self._gate = gate
+        self._tls = tls
         self._runner = web.AppRunner(
             self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
         )
@@ -61,18 +70,16 @@ class LivePage:
         """
         config = self._config
         await self._runner.setup()
-        site = web.TCPSite(self._runner, config.http_host, config.http_port, reuse_port=config.reuse_port or None)
+        place, tls = (config.http_host, config.http_port), self._tls.http_context() if self._tls else None
+        site = web.TCPSite(self._runner, *place, ssl_context=tls, reuse_port=config.reuse_port or None)
         try:
             await site.start()
         except OSError as error:
             await self.stop()
-            raise OSError(f"cannot listen on http://{config.http_host}:{config.http_port}: {error.strerror}") from error
+            url = f"{'https' if tls else 'http'}://{config.http_host}:{config.http_port}"
+            raise OSError(f"cannot listen on {url}: {error.strerror}") from error
         self.port = int(self._runner.addresses[0][1])
         return self.port
-
-    def drain(self) -> None:
-        """Say NOT_SERVING and tell the open pages; they stay until `stop`."""
-        self._draining = True
 
     async def stop(self) -> None:
         """Close every page's stream and the port."""
@@ -81,7 +88,11 @@ class LivePage:
 
     def _app(self) -> web.Application:
         config, inference = self._config, self._inference
-        guards: list[Middleware] = [errors_as_json, check_own_page(is_loopback_host(config.http_host))]
+        guards: list[Middleware] = [
+            errors_as_json,
+            check_own_page(is_loopback_host(config.http_host)),
+            ask_for_token(self._gate),
+        ]
         app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(add_headers)
         app.router.add_get("/healthz", self._healthz)
@@ -93,10 +104,8 @@ class LivePage:
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        routers = len(self._links.links)
-        status = "draining" if self._draining else "serving" if routers else "no router is linked"
-        body = msgspec.json.encode({"status": status, "routers": routers})
-        return web.Response(body=body, content_type="application/json", status=200 if status == "serving" else 503)
+        status = 200 if self._health.word == "serving" else 503
+        return web.Response(body=self._health.json(), content_type="application/json", status=status)
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         watcher = self.hub.join()
@@ -126,7 +135,7 @@ class LivePage:
     def _collect(self) -> bytes:
         known = self._directory() if self._directory is not None else ()
         now = asyncio.get_running_loop().time()
-        return event("snapshot", msgspec.json.encode(snapshot(self._links.links, known, now, self._draining)))
+        return event("snapshot", msgspec.json.encode(snapshot(self._links.links, known, now, self._health.draining)))
 
 
 def _hang_up(request: web.Request) -> ConnectionResetError:

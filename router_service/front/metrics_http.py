@@ -88,10 +88,9 @@ def health_page(health: FrontHealth) -> "WSGIApplication":
     """Answer 200 while the Front serves, else 503; either with the word and the number of routers as JSON."""
 
     def serve(_: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
-        word = health.word
-        status = "200 OK" if word == "serving" else "503 Service Unavailable"
+        status = "200 OK" if health.word == "serving" else "503 Service Unavailable"
         start(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
-        return [json.dumps({"status": word, "routers": health.routers}).encode()]
+        return [health.json()]
 
     return serve
 

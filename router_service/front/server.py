@@ -75,7 +75,9 @@ class FrontServer:
         self._page: MetricsServer | None = None
         self._live: LivePage | None = None
         if config.http_port is not None:
-            self._live = LivePage(config, text, self._inference, self._links, directory)
+            self._live = LivePage(
+                config, text, self._inference, self._links, directory, self._health, self.gate, self.tls
+            )
 
     @property
     def linked_routers(self) -> int:
@@ -114,8 +116,6 @@ class FrontServer:
         connect elsewhere (GOAWAY), let streams in flight end within `grace_s`, then stop.
         """
         await self._health.drain()
-        if self._live is not None:
-            self._live.drain()
         await asyncio.sleep(notice_s)
         closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
         await self._inference.drain(grace_s)

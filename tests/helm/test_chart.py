@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.cli import parser
 from cluster.config import config_from
 from tests.helm import golden, sync, values_table
 from tests.helm.chart import CHART, ROOT, helm, named, ray_pods, rendered, serve_config, template
@@ -103,7 +104,6 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (('checkpoint.type="init"',), "checkpoint.init.image"),
         (("tls.enabled=true",), "tls.existingSecret is empty"),
         (("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name is empty"),
-        (("http.enabled=true", "tokens.enabled=true", 'tokens.existingSecret="t"'), "http.enabled: the live page"),
         (("tokens.allowUnauthenticated=false",), "tokens.enabled is false"),
         (("tokens.enabled=true",), "tokens.existingSecret and tokens.value are empty"),
     ],
@@ -136,13 +136,44 @@ def test_pods_are_confined(file: Path) -> None:
 @each_case
 def test_pods_outlive_their_streams(file: Path) -> None:
     objects = rendered(file)
-    drain = serve_config(objects)["applications"][0]["args"]["cluster"]["drain_seconds"]
-    for pod in ray_pods(objects).values():
+    cluster = serve_config(objects)["applications"][0]["args"]["cluster"]
+    drain, notice = cluster["drain_seconds"], cluster["drain_notice_seconds"]
+    for group, pod in ray_pods(objects).items():
         command = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        assert float(command[-1]) >= drain
-        assert pod["spec"]["terminationGracePeriodSeconds"] >= drain + 30
-        front = pod["metadata"]["labels"].get("expertmesh.io/front") == "true"
-        assert command[:2] == (["expertmesh", "drain"] if front else ["sleep", f"{drain}"])
+        assert pod["spec"]["terminationGracePeriodSeconds"] >= notice + drain + 30
+        if group == "head":
+            assert command == ["sleep", f"{notice + drain}"]
+        else:
+            args = parser().parse_args(command[1:])
+            assert (args.here, args.notice, args.seconds) == (True, notice, drain)
+
+
+def test_a_change_of_the_configuration_is_in_place_or_a_new_cluster() -> None:
+    """KubeRay starts a new cluster where the pods of one change, and hands Serve's configuration over where not."""
+
+    def pods(*sets: str) -> tuple[object, str]:
+        service = named(rendered(DEFAULT, sets=sets), "RayService")["spec"]
+        return service["rayClusterConfig"], service["serveConfigV2"]
+
+    changed = "config.router.max_sequences=7"
+    before, after = pods(), pods(changed)
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    fresh = 'upgrade.onConfigChange="NewCluster"'
+    before, after = pods(fresh), pods(fresh, changed)
+    assert (before[0] == after[0], before[1] == after[1]) == (False, False)
+    assert pods(fresh) == before
+
+
+@each_case
+def test_the_front_is_ready_when_it_says_so(file: Path) -> None:
+    """The kubelet speaks no TLS with a client certificate: it asks the metrics port."""
+    objects = rendered(file)
+    front = serve_config(objects)["applications"][0]["args"]["front"]
+    (pod,) = (
+        one for one in ray_pods(objects).values() if one["metadata"]["labels"].get("expertmesh.io/front") == "true"
+    )
+    probe = pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]
+    assert probe == {"path": "/healthz", "port": front["metrics_port"]}
 
 
 @each_case
@@ -193,7 +224,7 @@ def test_each_process_has_a_place(file: Path) -> None:
         labels = group["template"]["metadata"]["labels"]
         for role in ("front", "router", "shard"):
             assert labels[f"expertmesh.io/{role}"] == str(resources[f"expertmesh_{role}"] > 0).lower()
-    assert total["expertmesh_front"] == 1
+    assert total["expertmesh_front"] >= args["cluster"].get("fronts", 1)
     assert total["expertmesh_router"] >= args["cluster"]["routers"]
     assert total["expertmesh_shard"] >= args["experts"]["shards"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -316,18 +347,3 @@ def test_a_new_chart_alone_does_not_replace_the_pods() -> None:
     """KubeRay builds a new cluster when the pods' templates differ."""
     for pod in ray_pods(rendered(DEFAULT)).values():
         assert not {"helm.sh/chart", "app.kubernetes.io/version"} & pod["metadata"]["labels"].keys()
-
-
-def test_readiness_asks_what_it_can() -> None:
-    """The API's health in plaintext, /healthz where that is open, else whether the port with TLS is."""
-    asked = {
-        "default": ("grpc", {"port": 50051}),
-        "http": ("httpGet", {"path": "/healthz", "port": 8000, "scheme": "HTTP"}),
-        "security": ("tcpSocket", {"port": 50051}),
-    }
-    for name, (kind, probe) in asked.items():
-        container = ray_pods(rendered(CASES[name]))["front"]["spec"]["containers"][0]
-        assert container["readinessProbe"][kind] == probe
-        assert container["livenessProbe"]["httpGet"]["path"] == "/api/local_raylet_healthz"
-        patience = container["livenessProbe"]["periodSeconds"] * container["livenessProbe"]["failureThreshold"]
-        assert patience >= 300

@@ -2,8 +2,11 @@
 
 import json
 import shlex
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +61,7 @@ class Served:
     """Where the Front is, and what a client must show."""
 
     target: str
+    page: int
     tls: Tls
     token: str
 
@@ -93,16 +97,17 @@ def mounted(args: dict[str, Any], folder: Path) -> tuple[Tls, str]:
 def served(ray: Ray, objects: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The Front after the configuration has been put."""
     config = serve_config(objects)
-    grpc_port, metrics_port = free_ports(2)
+    grpc_port, metrics_port, http_port = free_ports(3)
     args = config["applications"][0]["args"]
     folder = tmp_path_factory.mktemp("mounted")
     tls, token = mounted(args, folder)
     front = args["front"]
-    assert front["host"] == front["metrics_host"] == "0.0.0.0"
+    assert front["host"] == front["metrics_host"] == front["http_host"] == "0.0.0.0"
     front |= {"host": "127.0.0.1", "grpc_port": grpc_port, "metrics_host": "127.0.0.1", "metrics_port": metrics_port}
+    front |= {"http_host": "127.0.0.1", "http_port": http_port}
     put(ray, config)
     until_running(ray)
-    return Served(f"127.0.0.1:{grpc_port}", tls, token)
+    return Served(f"127.0.0.1:{grpc_port}", http_port, tls, token)
 
 
 async def test_answers(served: Served) -> None:
@@ -125,6 +130,22 @@ async def test_refuses_who_has_no_token_or_certificate(served: Served) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await client.cluster()
         assert refused.value.code() == code
+
+
+def test_the_page_asks_for_the_same(served: Served) -> None:
+    """The live page: a certificate and a token where the API asks for them."""
+    ours = ssl.create_default_context(cafile=str(served.tls.ca))
+    ours.load_cert_chain(str(served.tls.cert), str(served.tls.key))
+    url = f"https://127.0.0.1:{served.page}/api/model"
+    asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {served.token}"})
+    with urllib.request.urlopen(asked, timeout=10, context=ours) as answer:
+        assert json.load(answer)["family"] == "qwen3_moe"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, timeout=10, context=ours)
+    assert refused.value.code == 401
+    refused.value.close()
+    with pytest.raises((urllib.error.URLError, ConnectionError)):
+        urllib.request.urlopen(asked, timeout=10, context=ssl.create_default_context(cafile=str(served.tls.ca)))
 
 
 @pytest.mark.usefixtures("served")
@@ -163,8 +184,31 @@ def test_only_the_data_plane_takes_free_ports(ray: Ray, objects: list[dict[str, 
             if not any(first <= port <= last for first, last in ranges):
                 name = psutil.Process(pid).cmdline()[0].removeprefix("ray::ServeReplica:expertmesh:")
                 free[name] = free.get(name, 0) + 1
-    # Each replica of Serve's has a gRPC server for handles that ask for it, as ours do not.
-    assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 3}
+    # Each replica of Serve's has a gRPC server for handles that ask for it, as ours do not; it asks for Ray's token.
+    assert free == {"Shard-0": 2, "Shard-1": 2, "Router": 2, "Front": 4}
+
+
+@pytest.mark.usefixtures("served")
+def test_serves_own_servers_ask_for_rays_token(ray: Ray) -> None:
+    """A replica's gRPC server for handles unpickles what it is sent: without Ray's token nothing gets there."""
+    refused = 0
+    for pid in descendants_of(ray.process.pid):
+        if psutil.Process(pid).cmdline()[0].startswith("ray::ServeReplica"):
+            answers = [without_a_token(port) for port in listening(pid)]
+            assert grpc.StatusCode.OK not in answers
+            refused += answers.count(grpc.StatusCode.UNAUTHENTICATED)
+    assert refused == 4
+
+
+def without_a_token(port: int) -> grpc.StatusCode:
+    """How a port of a replica answers a call on Serve's own protocol."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=5)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+    return grpc.StatusCode.OK
 
 
 def listening(pid: int) -> set[int]:
@@ -176,12 +220,13 @@ def listening(pid: int) -> set[int]:
 
 
 def test_drain_lets_go(ray: Ray, served: Served) -> None:
-    """The Front's preStop hook: after it, health is NOT_SERVING and the readiness probe fails."""
+    """The pods' preStop hook: after it, health is NOT_SERVING, the readiness probe fails, and all have drained."""
     with grpc.secure_channel(served.target, served.tls.credentials()) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         serving = health_pb2.HealthCheckResponse.SERVING
         assert health.Check(health_pb2.HealthCheckRequest()).status == serving
         command = [sys.executable, "-m", "cluster.cli", "drain", "--address", f"127.0.0.1:{ray.port}", "--seconds", "5"]
+        command += ["--here", "--notice", "1"]
         done = subprocess.run(command, capture_output=True, text=True, env=ray_environment(), timeout=90)
         assert (done.returncode, done.stderr) == (0, "")
         try:

@@ -36,8 +36,8 @@
 {{- fail (printf "workers.%s.gpus is %v, its routers and shards need %v" $name $group.gpus (mulf (add $group.routers $group.shards) $share)) -}}
 {{- end -}}
 {{- end -}}
-{{- $wanted := dict "fronts" 1 "routers" .Values.config.cluster.routers "shards" .Values.config.experts.shards -}}
-{{- $keys := dict "fronts" "the Front" "routers" "config.cluster.routers" "shards" "config.experts.shards" -}}
+{{- $wanted := dict "fronts" (.Values.config.cluster.fronts | default 1) "routers" .Values.config.cluster.routers "shards" .Values.config.experts.shards -}}
+{{- $keys := dict "fronts" "config.cluster.fronts" "routers" "config.cluster.routers" "shards" "config.experts.shards" -}}
 {{- range $kind, $number := $wanted -}}
 {{- if lt (int (get $places $kind)) (int $number) -}}
 {{- fail (printf "workers.*.%s: there is room for %d, but %s needs %d" $kind (int (get $places $kind)) (get $keys $kind) (int $number)) -}}
@@ -48,9 +48,6 @@
 {{- end -}}
 {{- if not (or .Values.tokens.enabled .Values.tokens.allowUnauthenticated) -}}
 {{- fail "tokens.enabled is false: enable it, or let everyone who reaches the port use the model with tokens.allowUnauthenticated" -}}
-{{- end -}}
-{{- if and .Values.http.enabled .Values.tokens.enabled -}}
-{{- fail "http.enabled: the live page asks for no token and would be a way around tokens.enabled" -}}
 {{- end -}}
 {{- if and .Values.tls.enabled (not .Values.tls.existingSecret) (not .Values.tls.certManager.enabled) -}}
 {{- fail "tls.existingSecret is empty and tls.certManager.enabled is false, but tls.enabled needs one of them" -}}

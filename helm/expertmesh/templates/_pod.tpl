@@ -2,7 +2,9 @@
 {{- define "expertmesh.pod" -}}
 {{- $root := .root -}}
 {{- $group := .group -}}
-{{- $drain := int ($root.Values.config.cluster.drain_seconds | default 30) -}}
+{{- $drain := int (ceil ($root.Values.config.cluster.drain_seconds | default 30)) -}}
+{{- $notice := int (ceil ($root.Values.config.cluster.drain_notice_seconds | default 0)) -}}
+{{- $fresh := and (eq .kind "head") (eq $root.Values.upgrade.onConfigChange "NewCluster") -}}
 metadata:
   labels:
     {{- /* No version here: a new chart alone must not make KubeRay build a new cluster. */}}
@@ -13,16 +15,21 @@ metadata:
     expertmesh.io/router: {{ gt (int $group.routers) 0 | quote }}
     expertmesh.io/shard: {{ gt (int $group.shards) 0 | quote }}
     {{- end }}
-  {{- with $group.annotations }}
+  {{- if or $group.annotations $fresh }}
   annotations:
+    {{- with $group.annotations }}
     {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- if $fresh }}
+    expertmesh.io/config: {{ include "expertmesh.serveConfig" $root | sha256sum }}
+    {{- end }}
   {{- end }}
 spec:
   serviceAccountName: {{ eq .kind "head" | ternary (include "expertmesh.headServiceAccount" $root) (include "expertmesh.serviceAccount" $root) }}
   automountServiceAccountToken: {{ and (eq .kind "head") $root.Values.autoscaling.enabled }}
   enableServiceLinks: false
-  # The Front's last streams, and a little for Ray to end.
-  terminationGracePeriodSeconds: {{ add $drain 30 }}
+  # The last streams, and a little for Ray to end.
+  terminationGracePeriodSeconds: {{ add $notice $drain 30 }}
   securityContext:
     runAsNonRoot: true
     runAsUser: 1000
@@ -77,11 +84,12 @@ spec:
       lifecycle:
         preStop:
           exec:
-            {{- if and (eq .kind "worker") (gt (int $group.fronts) 0) }}
-            command: [expertmesh, drain, --address, auto, --seconds, {{ $drain | quote }}]
+            {{- if eq .kind "worker" }}
+            # Fronts refuse, routers hand over, shards wait for their routers: only what runs in this pod.
+            command: [expertmesh, drain, --address, auto, --here, --notice, {{ $notice | quote }}, --seconds, {{ $drain | quote }}]
             {{- else }}
-            # The Front's streams need this pod until they have ended.
-            command: [sleep, {{ $drain | quote }}]
+            # Without Ray's head the others cannot drain.
+            command: [sleep, {{ add $notice $drain | quote }}]
             {{- end }}
       resources:
         {{- include "expertmesh.resources" . | nindent 8 }}
@@ -120,6 +128,8 @@ ports:
 - {name: PYTHONDONTWRITEBYTECODE, value: "1"}
 - {name: OMP_WAIT_POLICY, value: passive}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+# A replica that hangs cannot drain: Serve must not wait for it.
+- {name: RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS, value: "1"}
 {{- with .group.env }}
 {{ toYaml . }}
 {{- end }}
@@ -136,13 +146,9 @@ livenessProbe:
 readinessProbe:
   {{- if eq .kind "head" }}
   httpGet: {path: /api/gcs_healthz, port: 8265}
-  {{- else if and (gt (int .group.fronts) 0) .root.Values.http.enabled }}
-  httpGet: {path: /healthz, port: {{ int .root.Values.ports.http }}, scheme: {{ .root.Values.http.scheme }}}
-  {{- else if and (gt (int .group.fronts) 0) .root.Values.tls.enabled }}
-  {{- /* The kubelet's gRPC probe speaks plaintext only. */}}
-  tcpSocket: {port: {{ int .root.Values.ports.grpc }}}
   {{- else if gt (int .group.fronts) 0 }}
-  grpc: {port: {{ int .root.Values.ports.grpc }}}
+  {{- /* Beside the metrics, in plaintext whether the API has TLS or not. */}}
+  httpGet: {path: /healthz, port: {{ int .root.Values.ports.metrics }}}
   {{- else }}
   httpGet: {path: /api/local_raylet_healthz, port: 52365}
   {{- end }}

@@ -17,9 +17,13 @@ const WORDS = {
   reconnecting: ["\u25cc reconnecting", "bad"],
   refused: ["\u2715 refused", "bad"],
   paused: ["\u2016 paused", ""],
+  locked: ["\u2715 no token", "warn"],
+  partial: ["\u25d0 generation only", "warn"],
 };
 const BANNERS = {
   draining: "The server is draining: streams in flight end, new ones are refused.",
+  locked: "The server asks for a token.",
+  partial: "This token may generate. What the cluster does, below, is shown to tokens with the role admin.",
   reconnecting: "The connection to the server is lost; what is shown is the last that was known. Reconnecting \u2026",
 };
 

@@ -1,4 +1,6 @@
-// Server-sent events over fetch: EventSource can neither POST nor say why it was refused.
+// Server-sent events over fetch: EventSource can neither POST, nor send a token, nor say why it was refused.
+
+import { ask, authorization } from "./token.js";
 
 /** An answer that is an error; `message` is the server's. */
 export class Refused extends Error {
@@ -8,16 +10,18 @@ export class Refused extends Error {
   }
 }
 
-/** Fetch and return the response, or throw `Refused` with what the server says. */
+/** Fetch and return the response, or throw `Refused` with what the server says; a missing token is asked for. */
 export async function request(path, { body, signal } = {}) {
-  const options = body === undefined ? {} : {
+  const headers = authorization();
+  const options = body === undefined ? { headers } : {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { ...headers, "Content-Type": "application/json" },
     body: JSON.stringify(body),
   };
   const response = await fetch(path, { ...options, signal, cache: "no-store" });
   if (response.ok) return response;
   const answer = await response.json().catch(() => ({}));
+  if (response.status === 401) ask(answer.error);
   throw new Refused(response.status, answer.error ?? `the server answered ${response.status}`);
 }
 

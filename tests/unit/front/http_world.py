@@ -2,6 +2,7 @@
 
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -15,9 +16,10 @@ Event = tuple[str, Any]
 class Browser:
     """Speaks to one Front's page as a browser on that page does."""
 
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.session = aiohttp.ClientSession(self.url)
+    def __init__(self, port: int, token: str = "", tls: ssl.SSLContext | None = None) -> None:
+        self.url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.session = aiohttp.ClientSession(self.url, headers=headers, connector=aiohttp.TCPConnector(ssl=tls or True))
 
     async def __aenter__(self) -> Self:
         return self

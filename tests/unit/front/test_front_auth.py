@@ -208,6 +208,10 @@ def test_other_addresses_need_tokens_or_consent(host: str) -> None:
         FrontConfig(host=host)
     FrontConfig(host=host, allow_unauthenticated=True)
     FrontConfig(host=host, tokens_file="tokens")
+    with pytest.raises(ValueError, match=r"front\.http_host is .*front\.tokens_file is not set"):
+        FrontConfig(http_host=host)
+    FrontConfig(http_host=host, http_port=None)
+    FrontConfig(http_host=host, tokens_file="tokens")
 
 
 @pytest.mark.parametrize(
@@ -270,6 +274,8 @@ def test_the_demo_says_that_it_has_no_token(tmp_path: Path) -> None:
         ({}, None),
         ({"host": "0.0.0.0", "allow_unauthenticated": True}, "may use everything without a token"),
         ({"host": "0.0.0.0", "tokens_file": "t"}, "front.tls_cert is not set"),
+        ({"http_host": "0.0.0.0", "tokens_file": "t"}, "front.tls_cert is not set"),
+        ({"http_host": "0.0.0.0", "allow_unauthenticated": True}, "reaches 0.0.0.0 may use everything"),
         ({"host": "0.0.0.0", "tokens_file": "t", "tls_cert": "c", "tls_key": "k"}, None),
     ],
 )

@@ -175,7 +175,7 @@ async def test_open_pages_hear_of_the_drain(world: World) -> None:
     _, browser = await browse(world)
     async with browser:
         await snapshots(browser, lambda data: data["draining"] is False)
-        world.server._live.drain()  # type: ignore[union-attr]
+        await world.server._health.drain()
         await snapshots(browser, lambda data: data["draining"] is True)
 
 
