@@ -10,7 +10,7 @@ from cluster.config import ModelConfig
 from cluster.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text_model import load_text_model
-from tests.benchmarks import bench_metrics, report
+from tests.benchmarks import bench_metrics, bench_tracing, report
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.checkpoints import SHAPES, ensure
@@ -111,6 +111,12 @@ def test_failover_figures() -> None:
 def test_the_heading_names_the_machine() -> None:
     args = Namespace(shape="qwen3", scale="small", dtype="bfloat16", shards=2, repeats=1, json=None, checkpoint=None)
     assert "torch" in report.heading({"machine": report.machine(), "settings": report.settings(args)})
+
+
+def test_tracing_is_compared_by_round() -> None:
+    """A slow moment of the machine that hits both of a round is not tracing's."""
+    text = bench_tracing.compared("tokens/s", [1000.0, 100.0, 1000.0], [900.0, 95.0, 990.0])
+    assert text == "tokens/s: off 1000, on 900, ratio 0.950 (0.900 to 0.990)"
 
 
 def test_measuring_is_measured(checkpoints: dict[str, Path]) -> None:
