@@ -19,6 +19,7 @@ from router_service.front.sse import event, open_stream
 from router_service.front.text_model import TextModel
 from router_service.front.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
+from router_service.request_id import request_id_metadata
 
 # Scores of every layer come with each position: a bound on what one page asks a router for.
 MAX_PROMPT_TOKENS = 1024
@@ -81,6 +82,7 @@ class PageCaller:
         self._request = request
         self._texts = TokenTexts(tokenizer)
         self._prompt = prompt
+        self._headers: dict[str, str] = {}
 
     def time_remaining(self) -> float | None:
         """See `Caller`."""
@@ -91,8 +93,9 @@ class PageCaller:
         transport = self._request.transport
         return transport is None or transport.is_closing()
 
-    async def accepted(self, _: str, /) -> None:
-        """See `Caller`; the page has no use for it."""
+    async def accepted(self, request_id: str, /) -> None:
+        """See `Caller`; the id goes into the answer's header, by which its lines in the log are found."""
+        self._headers = dict(request_id_metadata(request_id))
 
     async def write(self, response: pb.GenerateResponse, /) -> None:
         """See `Caller`."""
@@ -120,7 +123,7 @@ class PageCaller:
         return self.response
 
     async def _open(self) -> None:
-        self.response = await open_stream(self._request)
+        self.response = await open_stream(self._request, **self._headers)
         texts = self._texts.of(self._prompt)
         await self.send("tokens", {"generated": False, "tokens": texts})
 

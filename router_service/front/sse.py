@@ -8,8 +8,8 @@ def event(kind: str, data: bytes) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
 
 
-async def open_stream(request: web.Request) -> web.StreamResponse:
+async def open_stream(request: web.Request, **headers: str) -> web.StreamResponse:
     """Begin to answer with a stream of events."""
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"} | headers)
     await response.prepare(request)
     return response

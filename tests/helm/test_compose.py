@@ -72,7 +72,7 @@ def test_the_application_takes_its_configuration() -> None:
     config = load_config(file, {})
     assert used["target"] in SERVICES["expertmesh"]["command"]
     published = {int(one.split(":")[-1]) for one in SERVICES["expertmesh"]["ports"]}
-    assert config.front.grpc_port in published
+    assert published == {config.front.grpc_port, config.front.http_port}
     assert config.front.host == config.front.metrics_host == "0.0.0.0"
     seconds = int(SERVICES["expertmesh"]["stop_grace_period"].removesuffix("s"))
     assert seconds >= config.cluster.drain_seconds + 10

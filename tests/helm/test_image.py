@@ -24,6 +24,7 @@ DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 TAG = "localhost/expertmesh:test"
 NOT_HERE = 77
 PAGE = re.compile(r" http=(\S+)/")
+METRICS = re.compile(r" metrics=(\S+)/metrics")
 
 
 def test_lint() -> None:
@@ -138,7 +139,7 @@ def configuration(work: Path) -> dict[str, Any]:
 def test_configuration(work: Path) -> None:
     config = configuration(work)
     assert config["User"] == "1000:1000"
-    assert config["Healthcheck"]["Test"] == ["CMD", "expertmesh", "status"]
+    assert config["Healthcheck"]["Test"][:3] == ["CMD", "python3", "-c"]
     assert config["Entrypoint"] == ["expertmesh"]
     assert not [one for one in config["Env"] if one.startswith("PIP_")]
 
@@ -153,15 +154,17 @@ def test_serves_with_a_read_only_root(work: Path, served: str) -> None:
 
 
 @image
-def test_health_is_what_the_server_says(work: Path, served: str) -> None:
+def test_health_is_what_the_server_says(work: Path, log: str) -> None:
     """The image's own command, within its time; it fails where nobody answers."""
     health = configuration(work)["Healthcheck"]
     kind, *command = health["Test"]
     assert kind == "CMD"
     in_time = ["timeout", str(health["Timeout"] / 1e9), *command]
-    well = run(work, "env", f"EXPERTMESH_TARGET={served}", *in_time)
+    page = METRICS.search(log)
+    assert page
+    well = run(work, "env", f"EXPERTMESH_HEALTH={page[1]}/healthz", *in_time)
     assert well.returncode == 0, well.stderr
-    assert run(work, "env", "EXPERTMESH_TARGET=127.0.0.1:1", *command).returncode == 2
+    assert run(work, "env", "EXPERTMESH_HEALTH=http://127.0.0.1:1/healthz", *command).returncode == 1
 
 
 @image

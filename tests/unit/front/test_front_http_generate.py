@@ -39,6 +39,14 @@ async def test_tokens_and_text_are_those_of_grpc(world: World) -> None:
     assert (events[-1][0], events[-1][1]["finish"], events[-1][1]["usage"]["generated_tokens"]) == ("end", "length", 40)
 
 
+async def test_the_answer_names_its_request(world: World) -> None:
+    """By the id its lines in the logs of Front and router are found."""
+    router, browser = await browse(world)
+    async with browser, browser.post("/api/generate", {"prompt": "hello", "max_tokens": 2}) as response:
+        await response.read()
+    assert response.headers["X-Request-Id"] == router.submits[0].request_id != ""
+
+
 async def test_routing_and_scores_of_each_position(world: World) -> None:
     router, browser = await browse(world, script=routed)
     async with browser:
