@@ -72,6 +72,8 @@ class FrontReplica:
         if getattr(self, "_running", False):
             await end(self._announced, lambda: None, self._config)
             await self._server.stop()
+        elif hasattr(self, "_announced"):
+            await asyncio.to_thread(self._announced.close)
 
     async def _start(self) -> None:
         async with self._started:
