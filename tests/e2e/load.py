@@ -1,6 +1,7 @@
 """Clients that ask again and again while something happens to the server."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ RETRY_SECONDS = 0.2
 
 @dataclass
 class Load:
-    """What has come of the requests: whole answers, refusals before the first token, streams that broke."""
+    """What has come of the requests: whole answers, refusals before the first token (when, why), streams that broke."""
 
     answers: list[tuple[int, list[int]]] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    refused: list[tuple[float, str]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     running: int = 0
     enough: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,6 +69,6 @@ async def _one(client: Client, made: Load, which: int, prompt: list[int], max_to
         if tokens or error.code() is not grpc.StatusCode.UNAVAILABLE:
             made.lost.append(f"{error.code().name} after {len(tokens)} tokens: {error.details()}")
         else:
-            made.refused.append(str(error.details()))
+            made.refused.append((time.monotonic(), str(error.details())))
             return False
     return True
