@@ -20,7 +20,7 @@ import aiohttp
 from router_service.client import Client
 from tests.e2e.server import serving
 
-PAGES = (0, 1, 10)
+PAGES = [1, 10]
 STREAMS, TOKENS, PROMPT = 8, 400, "def read_file(path):"
 
 
@@ -58,12 +58,12 @@ async def measured(target: str, url: str, pages: int) -> float:
         return found
 
 
-async def run(target: str, url: str, rounds: int) -> dict[int, list[float]]:
-    """Rates by number of pages; the order turns round in every second round."""
+async def run(target: str, url: str, rounds: int, numbers: list[int]) -> dict[int, list[float]]:
+    """Rates by number of pages, none among them; the order turns round in every second round."""
     await rate(target)  # warms up
-    rates: dict[int, list[float]] = {pages: [] for pages in PAGES}
+    rates: dict[int, list[float]] = {pages: [] for pages in sorted({0, *numbers})}
     for number in range(rounds):
-        for pages in PAGES if number % 2 == 0 else PAGES[::-1]:
+        for pages in list(rates) if number % 2 == 0 else list(rates)[::-1]:
             rates[pages].append(await measured(target, url, pages))
     return rates
 
@@ -72,11 +72,12 @@ def main() -> None:
     """Print tokens/s and the ratios to no page, paired by round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--pages", type=int, nargs="+", default=PAGES, help="numbers of open pages (1 10)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, serving("--shards", "2", log=Path(directory) / "log") as server:
         match = re.search(r"http=(http://\S+)$", server.log.read_text(), re.MULTILINE)
         assert match is not None
-        rates = asyncio.run(run(server.target, match[1], args.rounds))
+        rates = asyncio.run(run(server.target, match[1], args.rounds, args.pages))
     for pages, found in rates.items():
         ratios = [with_pages / without for with_pages, without in zip(found, rates[0], strict=True)]
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
