@@ -1,7 +1,7 @@
 """Who calls, and whether it may: tokens, roles and limits, the same for gRPC and HTTP."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,15 +28,15 @@ def needed_role(method: str) -> Role | None:
     return Role.INFERENCE if method.startswith(INFERENCE) else Role.ADMIN
 
 
-def needed_page_role(path: str) -> Role | None:
+def needed_page_role(path: str, files: Container[str]) -> Role | None:
     """Return the role that a path of the live page needs, None for none.
 
-    As for gRPC: generating is inference, the cluster's inside is for admins. The page's own files hold no data, and a
+    As for gRPC: generating is inference, what is not named is for admins. The page's own `files` hold no data, and a
     page must be there before it can ask for a token; health is open.
     """
-    if path.startswith("/api/"):
-        return Role.INFERENCE
-    return Role.ADMIN if path == "/live" else None
+    if path == "/healthz" or path in files:
+        return None
+    return Role.INFERENCE if path.startswith("/api/") else Role.ADMIN
 
 
 class Gate:
@@ -65,11 +65,6 @@ class Gate:
         self._limits = CallerLimits()
         self._max_bytes = max_request_bytes
         self._tokens = open_tokens(tokens_file, clock) if tokens_file else None
-
-    @property
-    def asks(self) -> bool:
-        """Whether callers need a token."""
-        return self._tokens is not None
 
     def admit(self, authorization: Sequence[str], needed: Role) -> Caller:
         """Return who calls by the `authorization` headers; one request more counts against its rate.

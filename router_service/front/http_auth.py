@@ -1,5 +1,6 @@
 """The gate in front of the live page's server: who asks, and within which limits; the same tokens as for gRPC."""
 
+from collections.abc import Container
 from contextlib import ExitStack
 
 from aiohttp import hdrs, web
@@ -8,24 +9,26 @@ from aiohttp.typedefs import Handler, Middleware
 from router_service.front.auth import Gate, needed_page_role
 from router_service.front.http_body import read_raw
 from router_service.front.refusals import RefusedError
-from router_service.front.tokens import Caller
 
 # What is answered with a stream of events.
 STREAMS = ("/live", "/api/generate")
 
 
-def ask_for_token(gate: Gate) -> Middleware:
-    """Return a middleware that lets in who may come in, and counts what each uses; refusals are logged and counted."""
+def ask_for_token(gate: Gate, files: Container[str]) -> Middleware:
+    """Return a middleware that lets in who may come in, and counts what each uses; refusals are logged and counted.
+
+    `files` are the paths of the page's own files, which are for everyone.
+    """
 
     @web.middleware
     async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
-        needed = needed_page_role(request.path)
-        if needed is None or not gate.asks:
+        needed = needed_page_role(request.path, files)
+        if needed is None:
             return await handler(request)
         caller = gate.authorize(request.headers, needed, request.remote or "?", request.path)
         with ExitStack() as place:
             try:
-                gate.check_size(caller, await _size(request, caller))
+                gate.check_size(caller, await _size(request))
                 if request.path in STREAMS:
                     place.enter_context(gate.stream(caller))
             except RefusedError as error:
@@ -36,8 +39,13 @@ def ask_for_token(gate: Gate) -> Middleware:
     return ask
 
 
-async def _size(request: web.Request, caller: Caller) -> int:
-    """The body's size in bytes; one that does not say it is read for that, as far as a page's may go."""
-    if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) or caller.max_request_bytes is None:
+async def _size(request: web.Request) -> int:
+    """The body's size in bytes; one that does not say it, or comes compressed, is read for that.
+
+    Not further than a page's may go. As with gRPC a compressed body counts as long as it is unpacked.
+    """
+    if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
         return 0
-    return request.content_length if request.content_length is not None else len(await read_raw(request))
+    if request.content_length is not None and hdrs.CONTENT_ENCODING not in request.headers:
+        return request.content_length
+    return len(await read_raw(request))

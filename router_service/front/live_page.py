@@ -87,11 +87,11 @@ class LivePage:
         await self._runner.cleanup()
 
     def _app(self) -> web.Application:
-        config, inference = self._config, self._inference
+        config, inference, files = self._config, self._inference, asset_routes()
         guards: list[Middleware] = [
             errors_as_json,
             check_own_page(is_loopback_host(config.http_host)),
-            ask_for_token(self._gate),
+            ask_for_token(self._gate, {file.path for file in files}),
         ]
         app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(add_headers)
@@ -100,7 +100,7 @@ class LivePage:
         app.router.add_get("/api/model", self._model)
         app.router.add_post("/api/generate", GenerateHandler(inference, self._text).serve)
         app.router.add_post("/api/domains", DomainsHandler(inference, inference.model().experts).serve)
-        app.router.add_routes(asset_routes())
+        app.router.add_routes(files)
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:

@@ -121,7 +121,6 @@ def test_who_is_let_in(tmp_path: Path) -> None:
 
 def test_without_a_file_everyone_may_do_everything() -> None:
     gate = Gate("", lambda _: None)
-    assert not gate.asks
     assert gate.admit([], Role.ADMIN) is ANYONE
 
 

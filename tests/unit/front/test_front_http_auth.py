@@ -1,26 +1,19 @@
-"""Tokens and TLS for the live page: who may see and do what, limits, what is logged and counted, certificates."""
+"""Tokens for the live page: who may see and do what, limits, what is logged and counted."""
 
 import asyncio
 import json
-import ssl
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 from front_fakes import until
 from front_world import World
 from http_world import Browser, browse
-from test_front_auth_tls import Pki, pki
 from test_front_http_live import snapshots
 
 from router_service.front.http_assets import load_assets
 from router_service.front.tokens import Role, new_token
-from tests.certificates import replace
-
-__all__ = ["pki"]
 
 PROMPT = {"prompt": "hello", "max_tokens": 2}
 LIMITS: dict[str, dict[str, object]] = {
@@ -100,6 +93,15 @@ async def test_strangers_get_nothing(
     assert house.tokens["old"] not in caplog.text
 
 
+async def test_what_nobody_has_named_is_closed(house: House) -> None:
+    """A route that is added later is for admins until it says otherwise."""
+    async with house.browser() as stranger, house.browser("ann") as ann, house.browser("root") as root:
+        for path in ("/nothing", "/live/", "/healthz/", "/main.js/"):
+            for browser, status in ((stranger, 401), (ann, 403), (root, 404)):
+                async with browser.get(path) as response:
+                    assert response.status == status, path
+
+
 async def test_inference_generates_and_an_admin_sees_the_cluster(house: House) -> None:
     async with house.browser("ann") as browser:
         assert [kind for kind, _ in await browser.generate(**PROMPT)][-1] == "end"
@@ -115,7 +117,7 @@ async def test_inference_generates_and_an_admin_sees_the_cluster(house: House) -
         assert [kind for kind, _ in await browser.generate(**PROMPT)][-1] == "end"
 
 
-async def test_the_limits_of_a_token_hold_here_too(house: House) -> None:
+async def test_the_limits_of_a_token_hold_here_too(house: House, caplog: pytest.LogCaptureFixture) -> None:
     async with house.browser("rate") as browser:
         async with browser.get("/api/model") as response:
             assert response.status == 200
@@ -134,6 +136,8 @@ async def test_the_limits_of_a_token_hold_here_too(house: House) -> None:
         await running
         assert [kind for kind, _ in await browser.generate(**PROMPT)][-1] == "end"
     assert house.refusals() == {"rate": 1, "size": 1, "streams": 1}
+    for reason in ("rate", "size", "streams"):
+        assert f"reason {reason}, token {reason}: " in caplog.text
 
 
 async def test_another_site_is_refused_whatever_its_token(house: House) -> None:
@@ -149,63 +153,3 @@ async def test_without_a_tokens_file_nobody_is_asked(world: World) -> None:
     _, browser = await browse(world)
     async with browser:
         assert [kind for kind, _ in await browser.generate(**PROMPT)][-1] == "end"
-
-
-def trusting(pki: Pki, **client: Any) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(pki.ca))
-    if client:
-        context.load_cert_chain(**client)
-    return context
-
-
-async def test_the_page_speaks_tls_where_the_api_does(world: World, pki: Pki) -> None:
-    await world.router()
-    await world.front(http_port=0, **pki.settings())
-    await until(lambda: world.server.linked_routers == 1)
-    port = world.server.http_port
-    async with Browser(port, tls=trusting(pki)) as browser:
-        async with browser.get("/") as response:
-            assert response.status == 200
-        assert [kind for kind, _ in await browser.generate(**PROMPT)][-1] == "end"
-    with pytest.raises(aiohttp.ClientConnectorCertificateError):
-        async with Browser(port, tls=ssl.create_default_context()) as browser, browser.get("/"):
-            pass
-    with pytest.raises(aiohttp.ClientError):
-        async with Browser(port) as browser, browser.get("/"):
-            pass
-
-
-async def test_mutual_tls_wants_a_certificate_of_the_page_too(world: World, pki: Pki) -> None:
-    await world.router()
-    await world.front(http_port=0, **pki.settings(mutual=True))
-    port = world.server.http_port
-    good = pki.client("good")
-    tls = trusting(pki, certfile=good.cert, keyfile=good.key)
-    async with Browser(port, tls=tls) as browser, browser.get("/healthz") as response:
-        assert response.status in (200, 503)
-    stranger = pki.client("stranger", issuer=pki.servers)
-    for client in ({}, {"certfile": stranger.cert, "keyfile": stranger.key}):
-        with pytest.raises(aiohttp.ClientError):
-            async with Browser(port, tls=trusting(pki, **client)) as browser, browser.get("/healthz"):
-                pass
-
-
-async def test_a_new_certificate_is_shown_without_a_restart(world: World, pki: Pki) -> None:
-    await world.router()
-    await world.front(http_port=0, **pki.settings())
-    before = await shown(world, pki)
-    for old, new in zip((pki.cert, pki.key), pki.servers.sign("server").write(pki.directory, "fresh"), strict=True):
-        replace(old, new.read_bytes())
-    async with asyncio.timeout(5):
-        while await shown(world, pki) == before:
-            await asyncio.sleep(0.05)
-
-
-async def shown(world: World, pki: Pki) -> int:
-    """The serial number of the certificate that a new connection is shown."""
-    _, writer = await asyncio.open_connection("localhost", world.server.http_port, ssl=trusting(pki))
-    serial = writer.get_extra_info("ssl_object").getpeercert()["serialNumber"]
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-    return int(serial, 16)
