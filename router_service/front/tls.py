@@ -42,15 +42,31 @@ class ServerTls:
         return grpc.dynamic_ssl_server_credentials(_configuration(first), fetch, first.client_ca is not None)
 
     def http_context(self) -> ssl.SSLContext:
-        """A context for an HTTP server; each handshake takes the certificates that are then in the files."""
-        context = self._files.current().context
-
-        def renew(sock: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
-            sock.context = self._files.current().context
-
-        # Called at the beginning of every handshake, with a server's name or without one.
-        context.sni_callback = renew
+        """A context for a server of asyncio; each handshake takes the certificates that are then in the files."""
+        context = _NewestContext(ssl.PROTOCOL_TLS_SERVER)
+        context.newest = lambda: self._files.current().context
         return context
+
+
+class _NewestContext(ssl.SSLContext):
+    """Hands each connection over to the context that is then the newest; has no certificate itself.
+
+    Exchanging a connection's context during its handshake would be too late: a session that began under a client
+    authority that has been replaced since would be resumed, and nobody asked for a certificate.
+    """
+
+    newest: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """See `SSLContext`; what asyncio makes its connections with."""
+        return self.newest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 class _Fetcher:
