@@ -43,7 +43,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "secret_file": ("cluster", "secret_file"),
 }
 SECURITY_FLAGS = {
-    "tls-cert": "PEM: the server's certificate chain; with it the gRPC port speaks TLS only",
+    "tls-cert": "PEM: the server's certificate chain; with it API and live page speak TLS only",
     "tls-key": "PEM: its key",
     "tls-client-ca": "PEM: whom clients' certificates must come from (mutual TLS)",
     "tokens-file": "who may call: lines of `expertmesh token`",

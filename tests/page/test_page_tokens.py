@@ -69,6 +69,9 @@ async def test_the_page_asks_for_a_token_and_works_with_it(guarded: Guarded) -> 
         await page.reload()
         await expect(page.locator("#connection")).to_have_attribute("data-state", "live", timeout=WAIT_MS)
         await expect(dialog).to_be_hidden()
+        kept = await page.evaluate("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]")
+        assert guarded.admin in kept[0]
+        assert guarded.admin not in str(kept[1:])
         assert unexpected(watched) == []
     assert guarded.admin not in guarded.server.log.read_text()
 
