@@ -96,6 +96,16 @@ def known_directory(application: str) -> Any:
     return ray.get_actor(f"expertmesh-directory-{application}", namespace="expertmesh")
 
 
+def announced_in(directory: Any) -> list[Announcement]:
+    """Return all entries of a directory actor, the youngest process last.
+
+    Raises:
+        ray.exceptions.RayError: it does not answer.
+    """
+    found: list[Announcement] = ray.get(directory.announcements.remote(), timeout=CALL_SECONDS)
+    return found
+
+
 def remove_directory(application: str) -> None:
     """End the directory actor, if there is one."""
     with contextlib.suppress(ValueError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from cluster.directory import CALL_SECONDS, Announcement, DrainOrder
+from cluster.directory import CALL_SECONDS, Announcement, DrainOrder, announced_in
 
 POLL_SECONDS = 0.1
 MARGIN_SECONDS = 10.0
@@ -23,9 +23,9 @@ def drain(directory: Any, order: DrainOrder, whom: Callable[[Announcement], bool
         NotDrainedError: some have neither drained nor gone some seconds after the order's time is over.
         ray.exceptions.RayError: the directory does not answer.
     """
-    picked = {one.replica for one in _announcements(directory) if whom(one)}
+    picked = {one.replica for one in announced_in(directory) if whom(one)}
     deadline = time.monotonic() + order.notice_s + order.grace_s + MARGIN_SECONDS
-    while left := [one for one in _announcements(directory) if one.replica in picked and one.state != "drained"]:
+    while left := [one for one in announced_in(directory) if one.replica in picked and one.state != "drained"]:
         if time.monotonic() > deadline:
             names = ", ".join(f"{one.role} {one.replica} ({one.state})" for one in left)
             raise NotDrainedError(f"not drained in time: {names}")
@@ -39,8 +39,3 @@ def _order(directory: Any, order: DrainOrder, left: list[Announcement]) -> None:
     for one in left:
         if one.state not in ("draining", "drained"):
             ray.get(directory.order.remote(one.replica, order), timeout=CALL_SECONDS)
-
-
-def _announcements(directory: Any) -> list[Announcement]:
-    announcements: list[Announcement] = ray.get(directory.announcements.remote(), timeout=CALL_SECONDS)
-    return announcements

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from cluster.config import ClusterConfig
-from cluster.directory import Announcement
+from cluster.directory import Announcement, announced_in
 from cluster.process import node_id, shard_threads
 from experts.log import fields
 
@@ -17,7 +17,6 @@ log = logging.getLogger(__name__)
 # Shards that start together announce themselves before they load; one that is restarted finds the others there.
 WAIT_SECONDS = 10.0
 POLL_SECONDS = 0.25
-CALL_SECONDS = 5.0
 
 
 def threads_of_shard(config: ClusterConfig, directory: Any) -> int:
@@ -51,8 +50,7 @@ def shards_here(ask: Callable[[], Iterable[Announcement]], node: str, shards: in
 def _announcements(directory: Any) -> list[Announcement]:
     """All entries; none while the directory does not answer, which is no reason to fail a shard."""
     try:
-        found: list[Announcement] = ray.get(directory.announcements.remote(), timeout=CALL_SECONDS)
+        return announced_in(directory)
     except ray.exceptions.RayError as error:
         log.warning("the directory does not answer: %s", error)
         return []
-    return found

@@ -4,12 +4,10 @@ import asyncio
 import time
 from typing import Any
 
-import ray
-
 from cluster.announced import Announced
 from cluster.config import config_from
 from cluster.deployments import ORDER_SECONDS, end, open_to_load
-from cluster.directory import DrainOrder, endpoints_of
+from cluster.directory import DrainOrder, announced_in, endpoints_of
 from cluster.model import ServedModel
 from cluster.process import data_host, node_id, replica_id
 from cluster.security import deployment_secret
@@ -18,8 +16,6 @@ from experts.transport.socket import SocketTransport
 from router_service.assembly import build_engine
 from router_service.reporter import ModelSizes
 from router_service.router import Router, RouterIdentity
-
-DIRECTORY_SECONDS = 5.0
 
 
 class RouterReplica:
@@ -63,8 +59,7 @@ class RouterReplica:
         self._router.close()
 
     def _shards(self) -> list[Endpoint]:
-        announcements = ray.get(self._announced.directory.announcements.remote(), timeout=DIRECTORY_SECONDS)
-        return endpoints_of(announcements, "shard")
+        return endpoints_of(announced_in(self._announced.directory), "shard")
 
     def _wait_for_shards(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -1,6 +1,5 @@
 """What every answer of the live page's server has, and which requests it does not take."""
 
-import ipaddress
 import logging
 from http import HTTPStatus
 
@@ -9,6 +8,7 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from router_service.front.config import is_loopback
 from router_service.front.errors import RequestError
 from router_service.front.refusals import RefusedError
 
@@ -91,19 +91,9 @@ def error_response(status: int, code: str, message: str, headers: dict[str, str]
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
-def is_loopback_host(host: str) -> bool:
-    """Whether an address, without port, is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_loopback(authority: str) -> bool:
     host, colon, port = authority.rpartition(":")
-    return is_loopback_host(host if colon and port.isdecimal() else authority)
+    return is_loopback(host if colon and port.isdecimal() else authority)
 
 
 def _check_origin(request: web.Request) -> None:

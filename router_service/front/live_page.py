@@ -12,12 +12,12 @@ from aiohttp.typedefs import Middleware
 
 from router_service.front.auth import Gate
 from router_service.front.cluster_view import PHASES, ShardDirectory
-from router_service.front.config import FrontConfig
+from router_service.front.config import FrontConfig, is_loopback
 from router_service.front.health import FrontHealth
 from router_service.front.http_assets import asset_routes
 from router_service.front.http_auth import ask_for_token
 from router_service.front.http_body import MAX_BODY_BYTES
-from router_service.front.http_guard import add_headers, check_own_page, errors_as_json, is_loopback_host
+from router_service.front.http_guard import add_headers, check_own_page, errors_as_json
 from router_service.front.inference import InferenceService
 from router_service.front.links import RouterLinks
 from router_service.front.live_hub import LiveHub
@@ -90,7 +90,7 @@ class LivePage:
         config, inference, files = self._config, self._inference, asset_routes()
         guards: list[Middleware] = [
             errors_as_json,
-            check_own_page(is_loopback_host(config.http_host)),
+            check_own_page(is_loopback(config.http_host)),
             ask_for_token(self._gate, {file.path for file in files}),
         ]
         app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)

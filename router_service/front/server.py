@@ -90,7 +90,7 @@ class FrontServer:
         return self._inference.active
 
     async def start(self) -> int:
-        """Open the ports and look for routers; return the gRPC port. Health is SERVING once a router is linked.
+        """Open the ports and look for routers; return the gRPC port. Health follows the links, see `FrontHealth`.
 
         Raises:
             OSError: a port cannot be bound.
