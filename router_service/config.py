@@ -9,7 +9,7 @@ class EngineConfig:
 
     Args:
         max_sequences: requests that run at once [requests; at least 1]
-        max_waiting: requests that may wait for room; one more is refused with RESOURCE_EXHAUSTED
+        max_waiting: requests that may wait while max_sequences run; one more is refused with RESOURCE_EXHAUSTED
             [requests; at least 1]
         token_budget: tokens of one step; 0 is what the context needs, at most 8192 prompt tokens [tokens; at least 0]
         block_size: tokens of one KV block [tokens; at least 1]

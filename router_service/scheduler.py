@@ -96,11 +96,12 @@ class Scheduler:
 
         Raises:
             NeverFitsError: longer than the context, the prompt limit or the whole cache.
-            QueueFullError: `max_waiting` wait already.
+            QueueFullError: `max_waiting` wait already, those for whom a place is free not counted: that so many
+                came between two steps is no reason to refuse one.
         """
         self._check_fits(sequence)
-        if len(self._waiting) >= self.limits.max_waiting:
-            raise QueueFullError(f"{len(self._waiting)} requests wait already, the limit is {self.limits.max_waiting}")
+        if self._left_waiting >= self.limits.max_waiting:
+            raise QueueFullError(f"{self._left_waiting} requests wait already, the limit is {self.limits.max_waiting}")
         self._waiting.append(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
@@ -139,6 +140,11 @@ class Scheduler:
             self.blocks.release(sequence.block_table)
             return
         self._waiting = deque(sequence for sequence in self._waiting if sequence.key != key)
+
+    @property
+    def _left_waiting(self) -> int:
+        """Requests that wait when all free places are taken."""
+        return max(0, len(self._waiting) - (self.limits.max_sequences - len(self._running)))
 
     def _check_fits(self, sequence: Sequence) -> None:
         limits, capacity = self.limits, self.blocks.total * self.blocks.block_size

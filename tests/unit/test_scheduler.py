@@ -41,7 +41,7 @@ class Serving(RuleBasedStateMachine):
         if not fits:
             with pytest.raises(NeverFitsError, match=r"limit is|context is|cache holds"):
                 self.scheduler.submit(job)
-        elif len(self.waiting) == limits.max_waiting:
+        elif len(self.waiting) + len(self.running) >= limits.max_waiting + limits.max_sequences:
             with pytest.raises(QueueFullError):
                 self.scheduler.submit(job)
         else:
@@ -129,6 +129,14 @@ class Serving(RuleBasedStateMachine):
             self.step(set())
         assert not self.jobs
         assert self.scheduler.blocks.used == 0
+
+
+def test_what_comes_between_two_steps_is_refused_only_beyond_places_and_queue() -> None:
+    queue = scheduler(sequences=2, waiting=3)
+    for key in range(5):
+        queue.submit(Job(key, [1], 4))
+    with pytest.raises(QueueFullError, match="3 requests wait already, the limit is 3"):
+        queue.submit(Job(5, [1], 4))
 
 
 TestServing = Serving.TestCase
