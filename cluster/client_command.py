@@ -30,6 +30,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM: whom the server's certificate must come from")
     parser.add_argument("--cert", type=Path, metavar="FILE", help="PEM: our certificate, for mutual TLS")
     parser.add_argument("--key", type=Path, metavar="FILE", help="PEM: its key")
+    parser.add_argument(
+        "--attempts", type=int, default=1, metavar="N", help="send a call refused with UNAVAILABLE up to N times (1-5)"
+    )
     # Not a default of the parser: help and errors show those.
     parser.add_argument("--token", metavar="TOKEN", help="bearer token; better in EXPERTMESH_TOKEN, out of `ps`")
 
@@ -43,7 +46,7 @@ def client_of(args: argparse.Namespace) -> Client:
     named = args.ca or args.cert or args.key
     tls = Tls(args.ca, args.cert, args.key) if args.tls or named else None
     token = args.token or os.environ.get(TOKEN_VARIABLE, "").strip()
-    return Client(args.target, tls=tls, token=token)
+    return Client(args.target, tls=tls, token=token, attempts=args.attempts)
 
 
 def run_client(work: Coroutine[object, object, None], target: str) -> int:

@@ -45,14 +45,16 @@ class SamplingFields(TypedDict, total=False):
 class Client:
     """A connection to a Front. Made and used on one event loop; closed by `close` or `async with`."""
 
-    def __init__(self, target: str, *, tls: Tls | None = None, token: str | None = None) -> None:
+    def __init__(self, target: str, *, tls: Tls | None = None, token: str | None = None, attempts: int = 1) -> None:
         """`target` is HOST:PORT; nothing is dialled before the first call. Without `tls` a token is sent in clear.
 
+        A call that is refused with UNAVAILABLE is sent again until it has been sent `attempts` times (at most 5).
+
         Raises:
-            OSError, ValueError: a file of `tls` cannot be read, or `token` is none.
+            OSError, ValueError: a file of `tls` cannot be read, `token` is none, or `attempts` is out of bounds.
         """
         self._metadata = token_metadata(token)
-        self._channel = open_channel(target, tls)
+        self._channel = open_channel(target, tls, attempts)
         self._inference = InferenceStub(self._channel)
         self._cluster = ClusterStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
