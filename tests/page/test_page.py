@@ -131,6 +131,22 @@ async def test_every_width_and_theme(server: Server, width: int, scheme: str, tm
         assert watched.faults == []
 
 
+async def test_the_theme_is_the_systems_until_one_is_chosen(server: Server) -> None:
+    async with opened(url_of(server), scheme="dark") as watched:
+        page, root, button = watched.page, watched.page.locator("html"), watched.page.locator("#theme")
+        await expect(root).to_have_attribute("data-theme", "dark")
+        await page.emulate_media(color_scheme="light")
+        await expect(root).to_have_attribute("data-theme", "light")
+        for choice in ("light", "dark"):
+            await button.click()
+            await expect(button).to_have_text(f"Theme: {choice}")
+            await expect(root).to_have_attribute("data-theme", choice)
+        another = await page.context.new_page()
+        await another.goto(url_of(server))
+        await expect(another.locator("html")).to_have_attribute("data-theme", "dark")
+        assert watched.faults == []
+
+
 async def test_a_killed_shard_turns_red_and_returns(server: Server) -> None:
     """Last: the cluster is another one afterwards."""
     async with opened(url_of(server)) as watched:

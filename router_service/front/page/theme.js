@@ -3,7 +3,7 @@
 
 (() => {
   const CHOICES = ["auto", "light", "dark"];
-  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
   let choice = "auto";
   try {
     choice = localStorage.getItem("theme") ?? "auto";
@@ -12,8 +12,8 @@
   }
 
   function apply() {
-    if (choice === "auto") root.removeAttribute("data-theme");
-    else root.setAttribute("data-theme", choice);
+    const shown = choice === "auto" ? (system.matches ? "dark" : "light") : choice;
+    document.documentElement.dataset.theme = shown;
     document.dispatchEvent(new Event("themechange"));
   }
 
@@ -24,7 +24,7 @@
 
   if (!CHOICES.includes(choice)) choice = "auto";
   apply();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+  system.addEventListener("change", apply);
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
     label(button);
