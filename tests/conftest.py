@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, settings
 from tests.tiny import Tiny, make_tiny
 
 torch.set_num_threads(1)
-settings.register_profile("shared machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "shared machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("shared machine")
 
 
