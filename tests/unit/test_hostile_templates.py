@@ -88,7 +88,7 @@ def measure(source: str) -> tuple[str, float, int]:
         input=json.dumps([source, MESSAGES]),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env=environment(),
     )
     assert done.returncode == 0, done.stderr

@@ -26,8 +26,10 @@ LARGE: dict[str, Any] = {
     "num_experts": 24,
 }
 LOADER = """
-import json, re, sys
+import ctypes, json, re, sys
 from pathlib import Path
+# PR_SET_THP_DISABLE: whether the kernel makes pages of 2 MiB out of ours is no matter of the loader's.
+assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0
 import torch
 from experts.checkpoint import Checkpoint
 from experts.placement import even_placement
