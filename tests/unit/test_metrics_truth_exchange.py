@@ -89,8 +89,11 @@ def test_a_slow_link_is_dispatch_or_combine_by_its_direction(tiny: Make, way: st
         def wrong() -> list[str]:
             held = [rig.relays[1].held_ns[kind, one.sequence(1)] for one in turns.after]
             assert min(held) >= CAUSE_S * 1e9
-            rest = min(one.ns(1, phase) - ns for one, ns in zip(turns.after, held, strict=True))
-            found = off(f"{phase} without what was held", rest, least(turns.before, 1, phase), min(held))
+            usual = least(turns.before, 1, phase)
+            # The nearest, not the least: over TCP an offset learnt from slow exchanges alone is wrong either way.
+            rests = [one.ns(1, phase) - ns for one, ns in zip(turns.after, held, strict=True)]
+            rest = min(rests, key=lambda ns: abs(ns - usual))
+            found = off(f"{phase} without what was held", rest, usual, min(held))
             return found + turns.elsewhere(phase, min(held))
 
         undisturbed(turns.measure, wrong)

@@ -80,8 +80,9 @@ def wrong_summary(record: StepRecord) -> list[str]:
     communication = summary.communication_share * summary.seconds
     found = [] if summary.slowest_shard == 1 else [f"shard {summary.slowest_shard} is the slowest"]
     found += [] if summary.exposed_seconds > slept else [f"{summary.exposed_seconds} s exposed of {slept} slept"]
-    # The sleep is the shard's own computing time, so it is not communication.
-    return found + ([] if communication < summary.seconds - slept else [f"{communication} s of communication"])
+    # The sleep is the shard's own computing time, so it is not communication, also in a step that took long.
+    most = min(summary.seconds - slept, slept / 2)
+    return found + ([] if communication < most else [f"{communication} s of communication"])
 
 
 def test_a_stream_has_at_most_one_a_second_and_64(mesh: Mesh) -> None:
