@@ -34,10 +34,10 @@ class Interrupts:
 
 @contextmanager
 def sigterm_held() -> Iterator[None]:
-    """Let SIGTERM wait until the block ends. A process that is started meanwhile never gets it: masks are inherited.
+    """Let this thread's SIGTERM wait until the block ends. What it starts meanwhile never gets one.
 
-    Who stops a server often signals all that it has started (`timeout`, systemd): if Ray's processes went at once, no
-    stream could end. They go when we take them down, or with us.
+    Masks are inherited. Who stops a server often signals all that it has started (`timeout`, systemd): if Ray's
+    processes went at once, no stream could end. They go when we take them down, or with us.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:

@@ -1,7 +1,6 @@
 """What the command line does before there is a cluster."""
 
 import errno
-import os
 import signal
 import socket
 import subprocess
@@ -48,7 +47,7 @@ def test_a_held_sigterm_comes_in_the_end() -> None:
     before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     try:
         with sigterm_held():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             assert seen == []
         assert seen == [signal.SIGTERM]
     finally:
