@@ -14,8 +14,7 @@ from experts.transport.address import Endpoint
 from experts.transport.channel import connect
 from experts.transport.socket import SocketTransport
 from router_service.assembly import build_engine
-from router_service.config import EngineConfig
-from router_service.families import MetricsConfig
+from router_service.config import EngineConfig, MetricsConfig
 from router_service.messages import Submit
 from router_service.reporter import ModelSizes
 from router_service.router import Router, RouterIdentity

@@ -12,8 +12,9 @@ import pytest
 from experts.phases import PHASES, CallPhases, LayerTrip
 from experts.placement import even_placement
 from experts.routing import Routing
+from router_service.config import MetricsConfig
 from router_service.engine import StepRecord
-from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
+from router_service.families import Gauges, LinkGauges, router_families
 from router_service.forward import StepTrace
 from router_service.histogram import DECADES, SECONDS, phase_bounds
 from router_service.shard_families import shard_families

@@ -14,8 +14,9 @@ from experts.placement import Placement
 from experts.routing import LOST, Routing
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
+from router_service.config import MetricsConfig
 from router_service.engine import StepRecord
-from router_service.families import MetricsConfig, router_families
+from router_service.families import router_families
 from router_service.forward import STAGES, StepTrace
 from router_service.shard_families import shard_families
 from router_service.statistics import Statistics

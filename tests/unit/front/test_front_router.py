@@ -14,8 +14,7 @@ from experts.config import ExpertsConfig
 from experts.transport.socket import SocketTransport
 from router_service import engine as engines
 from router_service.assembly import build_engine
-from router_service.config import EngineConfig
-from router_service.families import MetricsConfig
+from router_service.config import EngineConfig, MetricsConfig
 from router_service.protocol import inference_pb2 as pb
 from router_service.reporter import ModelSizes
 from router_service.router import Router, RouterIdentity
