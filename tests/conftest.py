@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.tiny import Tiny, make_tiny
 
 torch.set_num_threads(1)
+
+# How long an example takes, or is made, says how busy the machine is and nothing of the product.
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
