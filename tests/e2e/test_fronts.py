@@ -18,7 +18,8 @@ from tests.e2e.server import Server, serving
 from tests.e2e.test_cluster import collect, tokens_of
 from tests.tiny import greedy, random_prompts, write_checkpoint
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+# Processes end and others start within a test: on a busy machine that takes minutes.
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]
 
 FRONT = "ray::ServeReplica:expertmesh:Front"
 

@@ -16,7 +16,8 @@ from tests.e2e.server import serving
 from tests.e2e.service import Backend, service
 from tests.tiny import greedy, random_prompts, write_checkpoint
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+# Processes end and others start within a test: on a busy machine that takes minutes.
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]
 
 STREAMS, TOKENS = 16, 180
 PROMPTS = random_prompts(STREAMS, seed=3)
