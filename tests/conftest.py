@@ -19,10 +19,6 @@ settings.register_profile(
 )
 settings.load_profile("shared machine")
 
-# How long an example takes, or is made, says how busy the machine is and nothing of the product.
-settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:

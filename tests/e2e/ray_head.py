@@ -39,10 +39,13 @@ class Ray:
 def free_ports(number: int) -> list[int]:
     """Ports that are free, and that the kernel will not give to somebody else before they are bound.
 
-    Those come from a range of its own, which these are below of; Ray's workers take theirs below 20000.
+    Those come from a range of its own, which these are outside of where a machine leaves room for that; Ray's workers
+    take theirs below 20000.
     """
-    below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    candidates = random.SystemRandom().sample(range(20_000, below), 20 * number)
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    outside = [port for port in range(20_000, 65_000) if not low <= port <= high]
+    candidates = outside if len(outside) >= 20 * number else list(range(20_000, 65_000))
+    random.SystemRandom().shuffle(candidates)
     return list(islice(filter(_is_free, candidates), number))
 
 

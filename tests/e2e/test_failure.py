@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -68,15 +69,22 @@ async def _outcome(
     return tokens
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [
+        pytest.param(signal.SIGTERM, False, id="a supervisor stops the process that it has started"),
+        pytest.param(signal.SIGTERM, True, id="timeout stops the group and systemd all of a unit"),
+        pytest.param(signal.SIGINT, True, id="a terminal's Ctrl-C reaches the group"),
+    ],
+)
+async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, number: int, to_all: bool) -> None:
     oracle = write_checkpoint(tmp_path, "mixtral")
     with serving(str(tmp_path), log=tmp_path / "log") as server:
         family = server.descendants()
         async with Client(server.target) as client:
             streams = [client.generate(tokens=[n, 1, 2], max_tokens=200, temperature=0.0) for n in range(16)]
             begun = [await anext(stream) for stream in streams]
-            _send(server, number)
+            _send(server, number, to_all)
             rest = await asyncio.wait_for(asyncio.gather(*(_rest(stream) for stream in streams)), 120)
             code = await asyncio.to_thread(server.process.wait, 120)
         assert code == 0, server.log.read_text()
@@ -88,12 +96,16 @@ async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, n
         assert not gone(family)
 
 
-def _send(server: Server, number: int) -> None:
-    """A terminal's Ctrl-C reaches the whole process group, a supervisor's SIGTERM the process it has started."""
-    if number == signal.SIGINT:
-        os.killpg(server.process.pid, number)
-    else:
+def _send(server: Server, number: int, to_all: bool) -> None:
+    """To the process alone, or to it and its group; SIGTERM then also to those that have left the group."""
+    if not to_all:
         server.process.send_signal(number)
+        return
+    others = server.descendants()
+    os.killpg(server.process.pid, number)
+    for pid in others if number == signal.SIGTERM else ():
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 async def _rest(stream: object) -> list[pb.GenerateResponse]:
