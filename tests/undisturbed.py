@@ -31,7 +31,7 @@ def tolerance(cause_ns: float) -> float:
 
 
 def off(what: str, measured_ns: float, known_ns: float, cause_ns: float) -> list[str]:
-    """A complaint if a figure is further from the known one than the cause's tolerance; pytest's -rP shows every one."""
+    """A complaint if a figure is further from the known one than the cause's tolerance; pytest -rP shows each."""
     figures = f"{measured_ns / 1e6:.3f} ms measured, {known_ns / 1e6:.3f} known, for a cause of {cause_ns / 1e6:.3f}"
     print(f"{what}: {figures}")
     return [] if abs(measured_ns - known_ns) <= tolerance(cause_ns) else [f"{what}: {figures}"]
