@@ -1,12 +1,14 @@
 // All experts as a grid, layer by expert, grouped by the shard that holds them.
 
 import { $, canvasOf, colour, h, say } from "./dom.js";
-import { bytes, percent, whole } from "./format.js";
+import { bytes, counted, percent, sum } from "./format.js";
 import { byShard } from "./shards.js";
 
 const LABEL_WIDTH = 34;
 const HEAD_HEIGHT = 34;
 const GAP = 10;
+
+const meanOf = (tokens) => sum(tokens) / tokens.length;
 
 export class Experts {
   constructor() {
@@ -82,7 +84,7 @@ export class Experts {
 
   row(context, tokens, index) {
     const y = HEAD_HEIGHT + index * this.cell.height;
-    const mean = tokens.reduce((total, value) => total + value, 0) / tokens.length;
+    const mean = meanOf(tokens);
     const most = Math.max(...tokens, 1);
     context.fillStyle = colour("muted");
     context.textAlign = "left";
@@ -151,22 +153,26 @@ export class Experts {
   describe([row, column]) {
     const { holders, layers, tokens } = this.data;
     const expert = this.order[column];
-    const mean = tokens[row].reduce((total, value) => total + value, 0) / tokens[row].length;
+    const mean = meanOf(tokens[row]);
     const load = mean ? ` (${(tokens[row][expert] / mean).toFixed(2)} \u00d7 the layer's mean)` : "";
     const places = holders[expert].map((shard) => `shard ${shard}, ${this.shards.get(shard)?.main.state ?? "unknown"}`);
-    const copies = `${holders[expert].length} replica${holders[expert].length > 1 ? "s" : ""}`;
-    return `Layer ${layers[row]}, expert ${expert}: ${whole(tokens[row][expert])} tokens${load}; ${copies} on ${places.join("; ")}`;
+    const [found, copies] = [counted(tokens[row][expert], "token"), counted(holders[expert].length, "replica")];
+    return `Layer ${layers[row]}, expert ${expert}: ${found}${load}; ${copies} on ${places.join("; ")}`;
   }
 
-  /** What all experts weigh beside what one token uses of them. */
+  /** What the loaded experts weigh beside what one token uses, which a lost shard does not change. */
   memory(snapshot) {
     const ready = snapshot.shards.filter((shard) => shard.state === "ready");
-    const loaded = ready.reduce((total, shard) => total + shard.weights_bytes, 0);
-    if (!this.info || !loaded) return;
-    const { experts_per_token: chosen, experts } = this.info;
-    const share = chosen / experts;
-    const text = `${bytes(loaded)} loaded on ${ready.length} shard${ready.length > 1 ? "s" : ""}; a token uses `
-      + `${bytes(loaded * share)} of them: ${chosen} of ${experts} in each layer, ${percent(share)}`;
+    const [loaded, held] = ["weights_bytes", "experts"].map((name) => sum(ready.map((shard) => shard[name])));
+    if (!this.info || !loaded || !held) return;
+    const { experts_per_token: chosen, experts, moe_layers: layers } = this.info;
+    const [serving, all] = [new Set(ready.map((shard) => shard.shard)).size, this.shards.size];
+    const on = `${serving < all ? `${serving} of ` : ""}${counted(all, "shard")}`;
+    const used = `${bytes((loaded / held) * chosen * layers)}: ${chosen} of ${experts} in each layer, ${percent(chosen / experts)}`;
+    this.showMemory(`${bytes(loaded)} loaded on ${on}; a token uses ${used}`, chosen / experts);
+  }
+
+  showMemory(text, share) {
     if (this.memoryText === text) return;
     this.memoryText = text;
     const bar = h("span", {});

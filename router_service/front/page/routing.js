@@ -2,13 +2,16 @@
 
 import { h } from "./dom.js";
 
+const HINT = "Select a token, with the mouse or the arrow keys, to see the gate's scores, the experts that it chose and their shards.";
+
 export class Routing {
   constructor(root) {
     this.root = root;
   }
 
+  /** Nothing is selected; say that something can be. */
   clear() {
-    this.root.replaceChildren();
+    this.root.replaceChildren(h("p", { class: "note", id: "tokens-hint" }, HINT));
   }
 
   /** `layers` is undefined while the position is not computed: a last token never is. */
