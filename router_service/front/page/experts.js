@@ -1,12 +1,15 @@
 // All experts as a grid, layer by expert, grouped by the shard that holds them.
 
-import { $, canvasOf, colour, h, say } from "./dom.js";
+import { blend, canvasOf, colour } from "./canvas.js";
+import { $, h, say } from "./dom.js";
 import { bytes, counted, percent, sum } from "./format.js";
 import { byShard } from "./shards.js";
 
 const LABEL_WIDTH = 34;
 const HEAD_HEIGHT = 34;
 const GAP = 10;
+// A cell's width and height, widest first; the figure in it is drawn in the widest only.
+const CELLS = [[34, 26], [18, 18], [9, 12]];
 
 const meanOf = (tokens) => sum(tokens) / tokens.length;
 
@@ -38,17 +41,26 @@ export class Experts {
     this.choose(this.cursor);
   }
 
+  /** The widest cells with which all experts fit beside each other, or the narrowest. */
+  chooseCell() {
+    const { holders } = this.data;
+    const gaps = GAP * (new Set(holders.map(([shard]) => shard)).size - 1);
+    const room = (this.box.clientWidth - LABEL_WIDTH - gaps - 1) / holders.length;
+    const [width, height] = CELLS.find(([wide]) => wide <= room) ?? CELLS.at(-1);
+    this.cell = { width, height, figures: width === CELLS[0][0] };
+    $("experts-figures").hidden = !this.cell.figures;
+  }
+
   /** Columns in the order of the shards: x position and width of each expert. */
   place() {
     const { holders } = this.data;
-    const cell = holders.length <= 16 ? 34 : holders.length <= 64 ? 18 : 9;
-    this.cell = { width: cell, height: cell >= 34 ? 26 : cell >= 18 ? 18 : 12 };
+    this.chooseCell();
     this.order = holders.map((_, expert) => expert).sort((a, b) => holders[a][0] - holders[b][0] || a - b);
     let x = LABEL_WIDTH;
     this.left = this.order.map((expert, column) => {
       if (column && holders[this.order[column - 1]][0] !== holders[expert][0]) x += GAP;
-      x += cell;
-      return x - cell;
+      x += this.cell.width;
+      return x - this.cell.width;
     });
     this.width = x + 1;
     this.height = HEAD_HEIGHT + this.data.layers.length * this.cell.height + 1;
@@ -92,28 +104,32 @@ export class Experts {
     context.textAlign = "center";
     this.order.forEach((expert, column) => {
       const lost = this.shards.get(this.data.holders[expert][0])?.main.state !== "ready";
-      this.paint(context, this.left[column], y, tokens[expert] / most, lost);
-      if (this.cell.width < 30 || !mean) return;
-      context.fillStyle = !lost && tokens[expert] / most > 0.55 ? colour("on-heat") : colour("text");
+      const text = this.paint(context, this.left[column], y, tokens[expert] / most, lost);
+      if (!this.cell.figures || !mean) return;
+      context.fillStyle = text;
       context.fillText((tokens[expert] / mean).toFixed(1), this.left[column] + this.cell.width / 2, y + this.cell.height / 2);
     });
   }
 
+  /** Paint a cell; the colour for text on it is returned. */
   paint(context, x, y, share, lost) {
     const [width, height] = [this.cell.width - 2, this.cell.height - 2];
-    context.fillStyle = colour("inset");
+    const { fill, text } = blend("inset", lost ? "bad" : "heat", share ? 0.08 + 0.92 * share : 0);
+    context.fillStyle = fill;
     context.fillRect(x, y, width, height);
-    context.globalAlpha = share ? 0.08 + 0.92 * share : 0;
-    context.fillStyle = colour(lost ? "bad" : "heat");
-    context.fillRect(x, y, width, height);
-    context.globalAlpha = 1;
-    if (!lost) return;
-    // Crossed out, for those who do not see the red.
-    context.strokeStyle = colour("bad");
+    if (lost) this.cross(context, x, y, width, height, text);
+    return text;
+  }
+
+  /** For those who do not see the red. */
+  cross(context, x, y, width, height, style) {
+    context.strokeStyle = style;
+    context.globalAlpha = 0.35;
     context.beginPath();
     context.moveTo(x, y + height);
     context.lineTo(x + width, y);
     context.stroke();
+    context.globalAlpha = 1;
   }
 
   outline(context, [row, column]) {

@@ -1,10 +1,11 @@
 // The time of the last steps by stage, and of a layer's call to each shard by phase.
 
-import { $, canvasOf, colour, fillTable, h, say } from "./dom.js";
+import { canvasOf, colour } from "./canvas.js";
+import { $, fillTable, h, say } from "./dom.js";
 import { counted, known, NONE, percent, seconds, sum } from "./format.js";
 
 const HEIGHT = 132;
-const AXIS = 44;
+const AXIS = 52;
 const SHOWN = 60;
 
 export class Steps {
@@ -67,9 +68,9 @@ export class Steps {
   showStages() {
     const { stages, stage_seconds: sums, steps_in_window: steps, latest } = this.data;
     const total = sum(sums);
-    const kinds = latest.length ? `; the last one a ${latest.at(-1)[0]} of ${counted(latest.at(-1)[1], "token")}` : "";
-    const idle = `No step in the last 10 seconds${latest.length ? "; shown are the last ones before" : ""}.`;
-    say($("steps-note"), steps ? `${counted(steps, "step")} in the last 10 seconds, ${seconds(total / steps)} each${kinds}` : idle);
+    const kinds = latest.length ? `; the last a ${latest.at(-1)[0]} of ${counted(latest.at(-1)[1], "token")}` : "";
+    const idle = `No step in the last 10\u2009s${latest.length ? "; shown are the last ones before" : ""}.`;
+    say($("steps-note"), steps ? `${counted(steps, "step")} in the last 10\u2009s, ${seconds(total / steps)} each${kinds}` : idle);
     const rows = stages.map((stage, index) => {
       const swatch = h("span", { class: `swatch stage-${index}`, "aria-hidden": "true" });
       const name = h("span", {}, swatch, stage.replace("_", " "));

@@ -35,9 +35,8 @@ def test_a_router_that_rests_changes_no_mean() -> None:
 
 def test_means_are_weighted_by_step_time_and_by_assignments() -> None:
     """The first computes for three quarters of the time, the second computes four fifths of the pairs."""
-    slow = report(
-        "r0", step_seconds=30.0, shards=[shard(0, rows=4.0), shard(1, rows=6.0)], overhead_ratio=0.2, shard_imbalance=1.0
-    )
+    shards = [shard(0, rows=4.0), shard(1, rows=6.0)]
+    slow = report("r0", step_seconds=30.0, shards=shards, overhead_ratio=0.2, shard_imbalance=1.0)
     fast = report("r1", step_seconds=10.0, shards=[shard(0, rows=40.0)], overhead_ratio=0.6, shard_imbalance=2.0)
     both = summary(slow, fast)
     assert both.overhead_ratio == pytest.approx((0.2 * 30 + 0.6 * 10) / 40)
