@@ -119,9 +119,10 @@ export class Generation {
   }
 
   end({ finish, usage }, body) {
-    const speed = usage.decode_seconds > 0 ? `, ${rate((usage.generated_tokens - 1) / usage.decode_seconds)} tokens a second` : "";
+    const { generated_tokens: number, decode_seconds: spent } = usage;
+    const speed = number > 1 && spent > 0 ? `, ${rate((number - 1) / spent)} tokens a second` : "";
     const first = seconds(usage.queue_seconds + usage.prefill_seconds);
-    say($("generate-status"), `Ended (${finish}): ${counted(usage.generated_tokens, "token")}${speed}, the first after ${first}.`);
+    say($("generate-status"), `Ended (${finish}): ${counted(number, "token")}${speed}, the first after ${first}.`);
     if (!body.messages) return;
     const answer = this.tokens.filter((token) => token.generated && !token.special).map((token) => token.text).join("");
     this.chat = [...body.messages, { role: "assistant", content: answer }];
