@@ -25,6 +25,7 @@ export function blend(under, over, share) {
 // Black and white read equally well on this luminance, at 4.6 to 1.
 const EVEN_CONTRAST = 0.179;
 
+// The style sheet writes colours as #rrggbb.
 const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
 /** Relative luminance as WCAG defines it. */

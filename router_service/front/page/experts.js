@@ -8,8 +8,8 @@ import { byShard } from "./shards.js";
 const LABEL_WIDTH = 34;
 const HEAD_HEIGHT = 34;
 const GAP = 10;
-// A cell's width and height, widest first; the figure in it is drawn in the widest only.
-const CELLS = [[34, 26], [18, 18], [9, 12]];
+// Widths of a cell: the least, what a digit takes, from where on there is a figure in it, and the most.
+const [LEAST, DIGIT, FIGURE, MOST] = [9, 7, 30, 34];
 
 const meanOf = (tokens) => sum(tokens) / tokens.length;
 
@@ -41,13 +41,13 @@ export class Experts {
     this.choose(this.cursor);
   }
 
-  /** The widest cells with which all experts fit beside each other, or the narrowest. */
+  /** As wide as all experts fit beside each other. */
   chooseCell() {
     const { holders } = this.data;
     const gaps = GAP * (new Set(holders.map(([shard]) => shard)).size - 1);
-    const room = (this.box.clientWidth - LABEL_WIDTH - gaps - 1) / holders.length;
-    const [width, height] = CELLS.find(([wide]) => wide <= room) ?? CELLS.at(-1);
-    this.cell = { width, height, figures: width === CELLS[0][0] };
+    const room = Math.floor((this.box.clientWidth - LABEL_WIDTH - gaps - 1) / holders.length);
+    const width = Math.max(LEAST, Math.min(MOST, room));
+    this.cell = { width, height: width >= FIGURE ? 26 : width >= 14 ? 18 : 12, figures: width >= FIGURE };
     $("experts-figures").hidden = !this.cell.figures;
   }
 
@@ -77,21 +77,27 @@ export class Experts {
   }
 
   heads(context) {
-    const { holders } = this.data;
-    this.order.forEach((expert, column) => {
-      const shard = holders[expert][0];
-      if (column && holders[this.order[column - 1]][0] === shard) return;
-      const state = this.shards.get(shard)?.main.state ?? "unknown";
-      context.fillStyle = state === "ready" ? colour("text") : colour("bad");
-      context.textAlign = "left";
-      context.fillText(state === "ready" ? `shard ${shard}` : `shard ${shard} \u2715 ${state}`, this.left[column], 8);
+    const shards = this.order.map((expert) => this.data.holders[expert][0]);
+    shards.forEach((shard, column) => {
+      if (shards[column - 1] !== shard) this.head(context, shard, this.left[column], shards.lastIndexOf(shard));
     });
     context.fillStyle = colour("muted");
     context.textAlign = "center";
-    const every = this.cell.width >= 18 ? 1 : 4;
+    const every = Math.ceil((DIGIT * String(this.order.length - 1).length + 2) / this.cell.width);
     this.order.forEach((expert, column) => {
       if (column % every === 0) context.fillText(String(expert), this.left[column] + this.cell.width / 2, 25);
     });
+  }
+
+  /** A shard's name above its columns, as long as there is room for it. */
+  head(context, shard, x, last) {
+    const state = this.shards.get(shard)?.main.state ?? "unknown";
+    const mark = state === "ready" ? "" : " \u2715";
+    const words = [...(mark ? [`shard ${shard}${mark} ${state}`] : []), `shard ${shard}${mark}`, `${shard}${mark}`];
+    const room = this.left[last] + this.cell.width + GAP / 2 - x;
+    context.fillStyle = colour(mark ? "bad" : "text");
+    context.textAlign = "left";
+    context.fillText(words.find((text) => context.measureText(text).width <= room) ?? words.at(-1), x, 8);
   }
 
   row(context, tokens, index) {
