@@ -64,7 +64,7 @@ def _router(router: pb.Router) -> list[str]:
         str(router.waiting),
         f"{used:.1%}",
         f"{router.decode_tokens_per_second:.1f}",
-        f"{router.overhead_ratio:.1%}",
-        f"{router.shard_imbalance:.2f}",
-        f"{router.expert_imbalance:.2f}",
+        f"{router.overhead_ratio:.1%}" if router.HasField("overhead_ratio") else NONE,
+        f"{router.shard_imbalance:.2f}" if router.HasField("shard_imbalance") else NONE,
+        f"{router.expert_imbalance:.2f}" if router.HasField("expert_imbalance") else NONE,
     ]

@@ -104,9 +104,16 @@ def _balance(builder: FamilyBuilder, stats: Statistics, window: Totals, config: 
     text = "Per layer call: max / mean of assignments over shards"
     builder.histogram("shard_load_imbalance", text, [(stats.shard_imbalance, 0, {})])
     layers = np.flatnonzero(stats.totals.expert_tokens_LE.any(axis=1))
-    if not len(layers):
-        return
-    counts_LE = window.expert_tokens_LE[layers]
+    if config.per_expert and len(layers):
+        _expert_tokens(builder, stats.totals.expert_tokens_LE, layers, config.top_experts)
+    # Without a token nothing is even or uneven: a router that rests must not lift the mean over routers.
+    if window.expert_tokens_LE.any():
+        _layers_balance(builder, stats, layers, window.expert_tokens_LE[layers], config)
+
+
+def _layers_balance(
+    builder: FamilyBuilder, stats: Statistics, layers: Counts, counts_LE: Counts, config: MetricsConfig
+) -> None:
     _per_layer(
         builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config
     )
@@ -124,8 +131,6 @@ def _balance(builder: FamilyBuilder, stats: Statistics, window: Totals, config: 
             else [({}, dead_L.sum())]
         )
         builder.add("dead_experts", "gauge", "Experts without a token in the last minute", values)
-    if config.per_expert:
-        _expert_tokens(builder, stats.totals.expert_tokens_LE, layers, config.top_experts)
 
 
 def _per_layer(

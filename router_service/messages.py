@@ -188,6 +188,7 @@ class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
 class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     """About once a second: what the cluster looks like from this router, and its metrics.
 
+    Rates and ratios cover the last minute, `step_seconds` of which the router computed: with 0 the ratios say nothing.
     `ready` says that every shard is connected, `leaving` that the router ends when its streams have.
     """
 
@@ -204,6 +205,7 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     families: list[MetricFamily]
     ready: bool = True
     leaving: bool = False
+    step_seconds: float = 0.0
 
 
 class StepTimes(msgspec.Struct, frozen=True, array_like=True):

@@ -102,6 +102,7 @@ class Reporter:
             + shard_families(statuses, labels),
             ready=connector.connected(),
             leaving=self.leaving,
+            step_seconds=recent.step_seconds,
         )
 
     def _run(self) -> None:

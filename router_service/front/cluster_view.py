@@ -57,18 +57,20 @@ def merge_shards(reports: Iterable[RouterReport], directory: Iterable[ShardRepor
 
 def router_state(report: RouterReport, outstanding: int) -> pb.Router:
     """Return a router's report; `outstanding` counts this Front's streams on it."""
-    return pb.Router(
+    state = pb.Router(
         router=report.router,
         running=report.running,
         waiting=report.waiting,
         kv_blocks_used=report.kv_blocks_used,
         kv_blocks_total=report.kv_blocks_total,
         decode_tokens_per_second=report.decode_tokens_per_second,
-        overhead_ratio=report.overhead_ratio,
-        shard_imbalance=report.shard_imbalance,
-        expert_imbalance=report.expert_imbalance,
         outstanding=outstanding,
     )
+    if report.step_seconds:
+        state.overhead_ratio = report.overhead_ratio
+        state.shard_imbalance = report.shard_imbalance
+        state.expert_imbalance = report.expert_imbalance
+    return state
 
 
 def _identity(shard: ShardReport) -> tuple[int, str]:

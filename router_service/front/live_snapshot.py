@@ -13,6 +13,7 @@ import numpy as np
 from router_service.front.activity_window import WINDOW_SECONDS, ActivityWindow
 from router_service.front.cluster_view import PHASES, merge_shards, router_state
 from router_service.front.link import RouterLink
+from router_service.front.live_summary import summarize
 from router_service.messages import ShardReport
 from router_service.protocol import cluster_pb2 as pb
 
@@ -29,6 +30,7 @@ def snapshot(links: Sequence[RouterLink], known: Iterable[ShardReport], now: flo
     return {
         "at": time.time(),
         "draining": draining,
+        "summary": summarize(reports),
         "shards": [_shard(shard, rates, phases) for shard in merge_shards(reports, known)],
         "routers": [_router(router_state(link.report, link.outstanding)) for link in links if link.report is not None],
         **({"experts": _experts(windows), "steps": _steps(windows)} if windows else {}),
@@ -59,8 +61,11 @@ def _busy(shard: pb.Shard) -> bool:
 
 
 def _router(router: pb.Router) -> Json:
-    names = [field.name for field in router.DESCRIPTOR.fields]
-    return {name: getattr(router, name) for name in names}
+    """A router's row, None for what is not known."""
+    return {
+        field.name: None if field.has_presence and not router.HasField(field.name) else getattr(router, field.name)
+        for field in router.DESCRIPTOR.fields
+    }
 
 
 def _shard_rates(windows: Sequence[ActivityWindow]) -> dict[int, float]:

@@ -16,6 +16,7 @@ from tests.page.browser import NARROW, WAIT_MS, WIDE, Watched, opened
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 PROMPT = "def read_file(path):"
+LAYERS = 4
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,33 @@ async def generate(watched: Watched, tokens: int, seed: int) -> None:
     await page.fill("#seed", str(seed))
     await page.click("#start")
     await expect(page.locator("#generate-status")).to_contain_text("Ended", timeout=WAIT_MS)
+
+
+async def select_the_last_of_the_prompt(watched: Watched) -> None:
+    """With the mouse; the panel then has the gate's scores of each layer, the chosen ones with bars that are seen."""
+    page, layers = watched.page, watched.page.locator("#routing .layer")
+    await expect(page.locator("#tokens-hint")).to_be_visible()
+    await page.locator("#tokens .token.given").last.click()
+    await expect(layers).to_have_count(LAYERS)
+    await expect(page.locator("#tokens-hint")).to_have_count(0)
+    for layer in await layers.all():
+        await expect(layer.locator(".scores .track")).to_have_count(16)
+        await expect(layer.locator(".scores .chosen .fill")).to_have_count(2)
+        box = await layer.locator(".scores .chosen .fill").first.bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) > 8
+
+
+async def cut_off(watched: Watched) -> int:
+    """By how many pixels the widest part of the scores and of the grid is hidden."""
+    parts = "[...document.querySelectorAll('.scores, .heat')].map((part) => part.scrollWidth - part.clientWidth)"
+    hidden: int = await watched.page.evaluate(f"Math.max(...{parts})")
+    return hidden
+
+
+def kept(name: str, tmp_path: Path) -> Path:
+    """Where a screenshot goes."""
+    return Path(os.environ.get("EXPERTMESH_SCREENSHOTS", tmp_path)) / f"page-{name}.png"
 
 
 async def test_a_generation_is_watched_to_its_end(server: Server) -> None:
@@ -89,6 +117,12 @@ async def test_a_generation_can_be_stopped(server: Server) -> None:
         await expect(page.locator("#start")).to_be_enabled()
 
 
+async def test_one_token_is_not_called_tokens(server: Server) -> None:
+    async with opened(url_of(server)) as watched:
+        await generate(watched, 1, seed=5)
+        await expect(watched.page.locator("#generate-status")).to_contain_text("): 1 token, the first after")
+
+
 async def test_the_cluster_is_shown(server: Server) -> None:
     """Load of all experts, stages of steps, phases of shards, memory."""
     async with opened(url_of(server)) as watched:
@@ -98,6 +132,8 @@ async def test_the_cluster_is_shown(server: Server) -> None:
         await expect(page.locator(".steps")).to_contain_text("attention", timeout=WAIT_MS)
         await expect(page.locator("#phases")).to_contain_text("shard 1", timeout=WAIT_MS)
         await expect(page.locator("#memory")).to_contain_text("2 of 16 in each layer", timeout=WAIT_MS)
+        for name in (r"All-to-all\d+\.\d\s%", r"Shard imbalance[1-9]\.\d\d", r"Expert imbalance[1-9]\.\d\d"):
+            await expect(page.locator("#summary")).to_contain_text(re.compile(name), timeout=WAIT_MS)
         for shard in ("0", "1"):
             await expect(page.locator(f"#shard-{shard}")).to_have_attribute("data-state", "ready", timeout=WAIT_MS)
         assert watched.faults == []
@@ -119,15 +155,18 @@ async def test_domains_are_compared(server: Server) -> None:
 async def test_every_width_and_theme(server: Server, width: int, scheme: str, tmp_path: Path) -> None:
     async with opened(url_of(server), width, scheme, reduced_motion="reduce") as watched:
         await generate(watched, 24, seed=3)
+        await select_the_last_of_the_prompt(watched)
         await watched.page.click("#compare")
         await expect(watched.page.locator(".domains")).to_contain_text("Layer 3", timeout=WAIT_MS)
+        await expect(watched.page.locator("#experts-figures")).to_be_visible(visible=width == WIDE, timeout=WAIT_MS)
         assert await watched.overflow() <= 0
+        assert await cut_off(watched) <= 0
         background = await watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
         light = sum(int(part) for part in re.findall(r"\d+", background)[:3]) / 3
         assert (light > 128) == (scheme == "light")
-        kept = Path(os.environ.get("EXPERTMESH_SCREENSHOTS", tmp_path))
-        await watched.page.screenshot(path=kept / f"page-{scheme}-{width}.png", full_page=True)
-        assert (kept / f"page-{scheme}-{width}.png").stat().st_size > 10_000
+        path = kept(f"{scheme}-{width}", tmp_path)
+        await watched.page.screenshot(path=path, full_page=True)
+        assert path.stat().st_size > 10_000
         assert watched.faults == []
 
 
@@ -147,15 +186,33 @@ async def test_the_theme_is_the_systems_until_one_is_chosen(server: Server) -> N
         assert watched.faults == []
 
 
-async def test_a_killed_shard_turns_red_and_returns(server: Server) -> None:
-    """Last: the cluster is another one afterwards."""
-    async with opened(url_of(server)) as watched:
-        box = watched.page.locator("#shard-1")
+async def test_a_killed_shard_turns_red_and_returns(server: Server, tmp_path: Path) -> None:
+    """Last: the cluster is another one afterwards. What a token uses stays, and so does the routing that is shown."""
+    async with opened(url_of(server), reduced_motion="reduce") as watched:
+        page, box, memory = watched.page, watched.page.locator("#shard-1"), watched.page.locator("#memory")
         await expect(box).to_have_attribute("data-state", "ready", timeout=WAIT_MS)
+        await generate(watched, 24, seed=3)
+        await select_the_last_of_the_prompt(watched)
+        await expect(memory).to_contain_text("loaded on 2 shards", timeout=WAIT_MS)
+        uses = "; a token uses" + (await memory.inner_text()).partition("; a token uses")[2]
         pid = int(await box.locator("[data-pid]").get_attribute("data-pid") or 0)
         os.kill(pid, signal.SIGKILL)
-        red = watched.page.locator("#shard-1:is(.bad, .warn) .pill")  # both at once: it is back within seconds
-        await expect(red.filter(has_not_text="ready")).to_be_visible()
+        # All at once: the shard is soon back.
+        dead = page.locator("body:has(#shard-1.bad[data-state=unreachable]) #memory")
+        await expect(dead).to_contain_text(f"loaded on 1 of 2 shards{uses}", timeout=WAIT_MS)
+        await keep_while_dead(watched, kept("dead-shard", tmp_path))
         await expect(box).to_have_attribute("data-state", "ready", timeout=2 * WAIT_MS)
         await expect(box.locator("[data-pid]")).not_to_have_attribute("data-pid", str(pid))
+        await expect(memory).to_contain_text(f"loaded on 2 shards{uses}", timeout=WAIT_MS)
+        await expect(page.locator("#routing .layer")).to_have_count(LAYERS)
         assert watched.faults == []
+
+
+async def keep_while_dead(watched: Watched, path: Path) -> None:
+    """A picture of the panels down to the domains, unless the shard has come back meanwhile."""
+    domains = await watched.page.locator(".domains").bounding_box()
+    assert domains is not None
+    clip = {"x": 0, "y": 0, "width": WIDE, "height": domains["y"]}
+    picture = await watched.page.screenshot(full_page=True, clip=clip)  # type: ignore[arg-type]
+    if await watched.page.locator("#shard-1.bad").count():
+        path.write_bytes(picture)

@@ -41,6 +41,19 @@ def record(routings: list[tuple[int, Routing]], trips: list[LayerTrip] | None = 
     return StepRecord(10**9, 5, 3, StepTrace(trips=trips or [], routings=routings))
 
 
+def test_a_router_that_rests_says_nothing_of_balance() -> None:
+    """Its layers would be even, and the mean over routers would hide those of one that works."""
+    stats = Statistics(Placement(((5, 0, 3), (1, 2, 4))), 1)
+    stats.observe(record([(0, routed([600, 0, 100, 300, 200, 0]))]))
+    stats.settle()
+    nothing = stats.totals.minus(stats.totals)
+    resting = page(router_families(stats, nothing, GAUGES, {}, MetricsConfig(per_layer=True, per_expert=True)))
+    balance = ("expert_load_imbalance", "balancedness", "max_violation", "router_entropy_ratio", "dead_experts")
+    assert {f"expertmesh_{name}" for name in balance} & set(resting) == set()
+    assert value(resting, "shard_load_imbalance_count") == 1
+    assert value(resting, "expert_tokens_total", layer="0", expert="3") == 300
+
+
 def test_a_known_skew_has_its_known_values() -> None:
     """Layer 1 is dense. Experts 0, 3, 5 live on shard 0, the others on shard 1."""
     stats = Statistics(Placement(((5, 0, 3), (1, 2, 4))), 3)

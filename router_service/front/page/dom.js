@@ -27,18 +27,3 @@ export function fillTable(table, head, rows) {
   );
   table.replaceChildren(h("thead", {}, header), h("tbody", {}, ...body));
 }
-
-/** A colour of the style sheet, for what is drawn on a canvas. */
-export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-
-/** Size a canvas to `width` and `height` CSS pixels and return its context, scaled to the screen. */
-export function canvasOf(canvas, width, height) {
-  const scale = window.devicePixelRatio || 1;
-  canvas.style.width = `${width}px`;
-  canvas.style.height = `${height}px`;
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  const context = canvas.getContext("2d");
-  context.scale(scale, scale);
-  return context;
-}

@@ -89,7 +89,7 @@ function domainRow(name, shares, all, most) {
     cell.append(fill);
     return cell;
   });
-  return h("tr", {}, h("th", { scope: "row" }, name), ...cells, h("td", { class: "prefers" }, preferred(shares, all)));
+  return h("tr", {}, h("th", { scope: "row", title: name }, name), ...cells, h("td", { class: "prefers" }, preferred(shares, all)));
 }
 
 /** The experts that a domain uses most beyond what all domains do on average. */

@@ -1,12 +1,17 @@
 // All experts as a grid, layer by expert, grouped by the shard that holds them.
 
-import { $, canvasOf, colour, h, say } from "./dom.js";
-import { bytes, percent, whole } from "./format.js";
+import { blend, canvasOf, colour } from "./canvas.js";
+import { $, h, say } from "./dom.js";
+import { bytes, counted, percent, sum } from "./format.js";
 import { byShard } from "./shards.js";
 
 const LABEL_WIDTH = 34;
 const HEAD_HEIGHT = 34;
 const GAP = 10;
+// Widths of a cell: the least, what a digit takes, from where on there is a figure in it, and the most.
+const [LEAST, DIGIT, FIGURE, MOST] = [9, 7, 30, 34];
+
+const meanOf = (tokens) => sum(tokens) / tokens.length;
 
 export class Experts {
   constructor() {
@@ -36,17 +41,26 @@ export class Experts {
     this.choose(this.cursor);
   }
 
+  /** As wide as all experts fit beside each other. */
+  chooseCell() {
+    const { holders } = this.data;
+    const gaps = GAP * (new Set(holders.map(([shard]) => shard)).size - 1);
+    const room = Math.floor((this.box.clientWidth - LABEL_WIDTH - gaps - 1) / holders.length);
+    const width = Math.max(LEAST, Math.min(MOST, room));
+    this.cell = { width, height: width >= FIGURE ? 26 : width >= 14 ? 18 : 12, figures: width >= FIGURE };
+    $("experts-figures").hidden = !this.cell.figures;
+  }
+
   /** Columns in the order of the shards: x position and width of each expert. */
   place() {
     const { holders } = this.data;
-    const cell = holders.length <= 16 ? 34 : holders.length <= 64 ? 18 : 9;
-    this.cell = { width: cell, height: cell >= 34 ? 26 : cell >= 18 ? 18 : 12 };
+    this.chooseCell();
     this.order = holders.map((_, expert) => expert).sort((a, b) => holders[a][0] - holders[b][0] || a - b);
     let x = LABEL_WIDTH;
     this.left = this.order.map((expert, column) => {
       if (column && holders[this.order[column - 1]][0] !== holders[expert][0]) x += GAP;
-      x += cell;
-      return x - cell;
+      x += this.cell.width;
+      return x - this.cell.width;
     });
     this.width = x + 1;
     this.height = HEAD_HEIGHT + this.data.layers.length * this.cell.height + 1;
@@ -63,26 +77,32 @@ export class Experts {
   }
 
   heads(context) {
-    const { holders } = this.data;
-    this.order.forEach((expert, column) => {
-      const shard = holders[expert][0];
-      if (column && holders[this.order[column - 1]][0] === shard) return;
-      const state = this.shards.get(shard)?.main.state ?? "unknown";
-      context.fillStyle = state === "ready" ? colour("text") : colour("bad");
-      context.textAlign = "left";
-      context.fillText(state === "ready" ? `shard ${shard}` : `shard ${shard} \u2715 ${state}`, this.left[column], 8);
+    const shards = this.order.map((expert) => this.data.holders[expert][0]);
+    shards.forEach((shard, column) => {
+      if (shards[column - 1] !== shard) this.head(context, shard, this.left[column], shards.lastIndexOf(shard));
     });
     context.fillStyle = colour("muted");
     context.textAlign = "center";
-    const every = this.cell.width >= 18 ? 1 : 4;
+    const every = Math.ceil((DIGIT * String(this.order.length - 1).length + 2) / this.cell.width);
     this.order.forEach((expert, column) => {
       if (column % every === 0) context.fillText(String(expert), this.left[column] + this.cell.width / 2, 25);
     });
   }
 
+  /** A shard's name above its columns, as long as there is room for it. */
+  head(context, shard, x, last) {
+    const state = this.shards.get(shard)?.main.state ?? "unknown";
+    const mark = state === "ready" ? "" : " \u2715";
+    const words = [...(mark ? [`shard ${shard}${mark} ${state}`] : []), `shard ${shard}${mark}`, `${shard}${mark}`];
+    const room = this.left[last] + this.cell.width + GAP / 2 - x;
+    context.fillStyle = colour(mark ? "bad" : "text");
+    context.textAlign = "left";
+    context.fillText(words.find((text) => context.measureText(text).width <= room) ?? words.at(-1), x, 8);
+  }
+
   row(context, tokens, index) {
     const y = HEAD_HEIGHT + index * this.cell.height;
-    const mean = tokens.reduce((total, value) => total + value, 0) / tokens.length;
+    const mean = meanOf(tokens);
     const most = Math.max(...tokens, 1);
     context.fillStyle = colour("muted");
     context.textAlign = "left";
@@ -90,28 +110,32 @@ export class Experts {
     context.textAlign = "center";
     this.order.forEach((expert, column) => {
       const lost = this.shards.get(this.data.holders[expert][0])?.main.state !== "ready";
-      this.paint(context, this.left[column], y, tokens[expert] / most, lost);
-      if (this.cell.width < 30 || !mean) return;
-      context.fillStyle = !lost && tokens[expert] / most > 0.55 ? colour("on-heat") : colour("text");
+      const text = this.paint(context, this.left[column], y, tokens[expert] / most, lost);
+      if (!this.cell.figures || !mean) return;
+      context.fillStyle = text;
       context.fillText((tokens[expert] / mean).toFixed(1), this.left[column] + this.cell.width / 2, y + this.cell.height / 2);
     });
   }
 
+  /** Paint a cell; the colour for text on it is returned. */
   paint(context, x, y, share, lost) {
     const [width, height] = [this.cell.width - 2, this.cell.height - 2];
-    context.fillStyle = colour("inset");
+    const { fill, text } = blend("inset", lost ? "bad" : "heat", share ? 0.08 + 0.92 * share : 0);
+    context.fillStyle = fill;
     context.fillRect(x, y, width, height);
-    context.globalAlpha = share ? 0.08 + 0.92 * share : 0;
-    context.fillStyle = colour(lost ? "bad" : "heat");
-    context.fillRect(x, y, width, height);
-    context.globalAlpha = 1;
-    if (!lost) return;
-    // Crossed out, for those who do not see the red.
-    context.strokeStyle = colour("bad");
+    if (lost) this.cross(context, x, y, width, height, text);
+    return text;
+  }
+
+  /** For those who do not see the red. */
+  cross(context, x, y, width, height, style) {
+    context.strokeStyle = style;
+    context.globalAlpha = 0.35;
     context.beginPath();
     context.moveTo(x, y + height);
     context.lineTo(x + width, y);
     context.stroke();
+    context.globalAlpha = 1;
   }
 
   outline(context, [row, column]) {
@@ -151,22 +175,26 @@ export class Experts {
   describe([row, column]) {
     const { holders, layers, tokens } = this.data;
     const expert = this.order[column];
-    const mean = tokens[row].reduce((total, value) => total + value, 0) / tokens[row].length;
+    const mean = meanOf(tokens[row]);
     const load = mean ? ` (${(tokens[row][expert] / mean).toFixed(2)} \u00d7 the layer's mean)` : "";
     const places = holders[expert].map((shard) => `shard ${shard}, ${this.shards.get(shard)?.main.state ?? "unknown"}`);
-    const copies = `${holders[expert].length} replica${holders[expert].length > 1 ? "s" : ""}`;
-    return `Layer ${layers[row]}, expert ${expert}: ${whole(tokens[row][expert])} tokens${load}; ${copies} on ${places.join("; ")}`;
+    const [found, copies] = [counted(tokens[row][expert], "token"), counted(holders[expert].length, "replica")];
+    return `Layer ${layers[row]}, expert ${expert}: ${found}${load}; ${copies} on ${places.join("; ")}`;
   }
 
-  /** What all experts weigh beside what one token uses of them. */
+  /** What the loaded experts weigh beside what one token uses, which a lost shard does not change. */
   memory(snapshot) {
     const ready = snapshot.shards.filter((shard) => shard.state === "ready");
-    const loaded = ready.reduce((total, shard) => total + shard.weights_bytes, 0);
-    if (!this.info || !loaded) return;
-    const { experts_per_token: chosen, experts } = this.info;
-    const share = chosen / experts;
-    const text = `${bytes(loaded)} loaded on ${ready.length} shard${ready.length > 1 ? "s" : ""}; a token uses `
-      + `${bytes(loaded * share)} of them: ${chosen} of ${experts} in each layer, ${percent(share)}`;
+    const [loaded, held] = ["weights_bytes", "experts"].map((name) => sum(ready.map((shard) => shard[name])));
+    if (!this.info || !loaded || !held) return;
+    const { experts_per_token: chosen, experts, moe_layers: layers } = this.info;
+    const [serving, all] = [new Set(ready.map((shard) => shard.shard)).size, this.shards.size];
+    const on = `${serving < all ? `${serving} of ` : ""}${counted(all, "shard")}`;
+    const used = `${bytes((loaded / held) * chosen * layers)}: ${chosen} of ${experts} in each layer, ${percent(chosen / experts)}`;
+    this.showMemory(`${bytes(loaded)} loaded on ${on}; a token uses ${used}`, chosen / experts);
+  }
+
+  showMemory(text, share) {
     if (this.memoryText === text) return;
     this.memoryText = text;
     const bar = h("span", {});

@@ -4,6 +4,16 @@ const LOCALE = "en";
 
 export const whole = (value) => Math.round(value).toLocaleString(LOCALE);
 
+/** What stands for a figure that is not known. */
+export const NONE = "\u2013";
+
+export const known = (value, show) => (value === null || value === undefined ? NONE : show(value));
+
+export const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+/** How many of what: "1 token", "2 tokens". */
+export const counted = (value, one) => `${whole(value)} ${one}${value === 1 ? "" : "s"}`;
+
 export const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)}\u2009%`;
 
 /** Rates: whole from 100 on, one digit below. */

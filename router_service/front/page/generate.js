@@ -1,7 +1,7 @@
 // A generation: started, watched token by token, stopped.
 
 import { $, h, say } from "./dom.js";
-import { rate, seconds, visible } from "./format.js";
+import { counted, rate, seconds, visible } from "./format.js";
 import { Routing } from "./routing.js";
 import { events, request } from "./sse.js";
 
@@ -84,7 +84,7 @@ export class Generation {
       for await (const [kind, data] of events(response)) this.handlers[kind]?.(data, body);
     } catch (error) {
       const stopped = error.name === "AbortError";
-      say($("generate-status"), stopped ? `Stopped after ${this.generated.length} tokens.` : `Failed: ${error.message}`);
+      say($("generate-status"), stopped ? `Stopped after ${counted(this.generated.length, "token")}.` : `Failed: ${error.message}`);
     }
     this.busy(false);
   }
@@ -104,8 +104,8 @@ export class Generation {
   addTokens(data) {
     for (const token of data.tokens) this.add({ ...token, generated: data.generated });
     if (!data.generated) return;
-    const elapsed = (performance.now() - this.begun) / 1000;
-    say($("generate-status"), `Generating: ${this.generated.length} tokens, ${rate(this.generated.length / elapsed)} a second`);
+    const [number, elapsed] = [this.generated.length, (performance.now() - this.begun) / 1000];
+    say($("generate-status"), `Generating: ${counted(number, "token")}, ${rate(number / elapsed)} a second`);
   }
 
   add(token) {
@@ -119,9 +119,10 @@ export class Generation {
   }
 
   end({ finish, usage }, body) {
-    const speed = usage.decode_seconds > 0 ? `, ${rate((usage.generated_tokens - 1) / usage.decode_seconds)} tokens a second` : "";
+    const { generated_tokens: number, decode_seconds: spent } = usage;
+    const speed = number > 1 && spent > 0 ? `, ${rate((number - 1) / spent)} tokens a second` : "";
     const first = seconds(usage.queue_seconds + usage.prefill_seconds);
-    say($("generate-status"), `Ended (${finish}): ${usage.generated_tokens} tokens${speed}, the first after ${first}.`);
+    say($("generate-status"), `Ended (${finish}): ${counted(number, "token")}${speed}, the first after ${first}.`);
     if (!body.messages) return;
     const answer = this.tokens.filter((token) => token.generated && !token.special).map((token) => token.text).join("");
     this.chat = [...body.messages, { role: "assistant", content: answer }];

@@ -2,13 +2,16 @@
 
 import { h } from "./dom.js";
 
+const HINT = "Select a token, with the mouse or the arrow keys, to see the gate's scores, the experts that it chose and their shards.";
+
 export class Routing {
   constructor(root) {
     this.root = root;
   }
 
+  /** Nothing is selected; say that something can be. */
   clear() {
-    this.root.replaceChildren();
+    this.root.replaceChildren(h("p", { class: "note", id: "tokens-hint" }, HINT));
   }
 
   /** `layers` is undefined while the position is not computed: a last token never is. */
@@ -19,7 +22,7 @@ export class Routing {
       this.root.replaceChildren(head, h("p", { class: "note" }, text));
       return;
     }
-    const legend = h("p", { class: "note" }, "Bars: the gate's highest scores, by expert. \u2713 marks the chosen experts; beside them their weights and shards.");
+    const legend = h("p", { class: "note" }, "Bars: the gate's highest scores, by expert. \u2713 marks the chosen experts, named with their weights and shards.");
     this.root.replaceChildren(head, legend, ...layers.map(layerRow));
   }
 }
@@ -39,8 +42,8 @@ function layerRow({ layer, chosen, scores }) {
 function bar(expert, score, share, chosen) {
   const fill = h("span", { class: "fill" });
   fill.style.height = `${Math.max(0, share) * 100}%`;
-  const name = `${chosen ? "\u2713" : ""}${expert}`;
+  const name = h("b", {}, chosen ? h("span", { class: "tick" }, "\u2713") : null, String(expert));
   const title = `expert ${expert}: ${score.toFixed(4)}${chosen ? ", chosen" : ""}`;
   return h("li", { class: chosen ? "chosen" : "", title, "data-expert": expert, "data-score": score },
-    h("span", { class: "track", "aria-hidden": "true" }, fill), h("b", {}, name), h("i", {}, score.toFixed(2).replace(/^0/, "")));
+    h("span", { class: "track", "aria-hidden": "true" }, fill), name, h("i", {}, score.toFixed(2).replace(/^0/, "")));
 }

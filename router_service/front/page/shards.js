@@ -1,7 +1,7 @@
 // Shards as boxes, red while no router reaches them, and the routers' table.
 
 import { $, fillTable, h, say } from "./dom.js";
-import { bytes, percent, rate } from "./format.js";
+import { bytes, known, NONE, percent, rate } from "./format.js";
 
 const MARKS = { ready: "\u25cf", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
 const KINDS = { ready: "good", unreachable: "bad", unknown: "" };
@@ -33,19 +33,7 @@ export class Shards {
       if (!seen.has(shard)) group.main = { ...group.main, state: "unknown", rows_per_second: 0 };
       this.show(group);
     }
-    fillTable(
-      $("routers"),
-      ["router", "running", "waiting", "tok/s", "KV cache", "all-to-all"],
-      snapshot.routers.map((router) => [
-        router.router,
-        String(router.running),
-        String(router.waiting),
-        rate(router.decode_tokens_per_second),
-        percent(router.kv_blocks_used / Math.max(1, router.kv_blocks_total)),
-        percent(router.overhead_ratio),
-      ]),
-    );
-    if (!snapshot.routers.length) fillTable($("routers"), ["router"], [["no router is linked"]]);
+    showRouters(snapshot.routers);
   }
 
   show({ shard, main, ready, others }) {
@@ -57,15 +45,7 @@ export class Shards {
     box.root.className = `shard ${KINDS[main.state] ?? "warn"}`;
     say(box.state, `${MARKS[main.state] ?? "\u25cc"} ${main.state}`);
     box.state.className = `pill ${KINDS[main.state] ?? "warn"}`;
-    const facts = {
-      replica: `${main.replica || "\u2013"}${ready.length > 1 ? ` (+${ready.length - 1})` : ""}`,
-      pid: String(main.pid || "\u2013"),
-      node: main.node.slice(0, 8) || "\u2013",
-      "rows/s": rate(main.rows_per_second),
-      memory: main.weights_bytes ? bytes(main.weights_bytes) : "\u2013",
-      load: main.imbalance === null ? "\u2013" : `${main.imbalance.toFixed(2)}\u00d7`,
-    };
-    for (const [name, value] of Object.entries(facts)) say(box.facts[name], value);
+    for (const [name, value] of Object.entries(factsOf(main, ready.length))) say(box.facts[name], value);
     box.root.querySelector("[data-pid]").dataset.pid = main.pid;
     const coming = others.map((other) => `replacement ${other.state}, pid ${other.pid}`).join("; ");
     say(box.coming, coming);
@@ -92,4 +72,28 @@ export class Shards {
     $("shards").insertBefore(root, after ? after[1].root : null);
     return { root, state, facts, coming, fault };
   }
+}
+
+function factsOf(shard, replicas) {
+  return {
+    replica: `${shard.replica || NONE}${replicas > 1 ? ` (+${replicas - 1})` : ""}`,
+    pid: String(shard.pid || NONE),
+    node: shard.node.slice(0, 8) || NONE,
+    "rows/s": rate(shard.rows_per_second),
+    memory: shard.weights_bytes ? bytes(shard.weights_bytes) : NONE,
+    load: known(shard.imbalance, (load) => `${load.toFixed(2)}\u00d7`),
+  };
+}
+
+function showRouters(routers) {
+  const rows = routers.map((router) => [
+    router.router,
+    String(router.running),
+    String(router.waiting),
+    rate(router.decode_tokens_per_second),
+    percent(router.kv_blocks_used / Math.max(1, router.kv_blocks_total)),
+    known(router.overhead_ratio, percent),
+  ]);
+  if (rows.length) fillTable($("routers"), ["router", "running", "waiting", "tok/s", "KV cache", "all-to-all"], rows);
+  else fillTable($("routers"), ["router"], [["no router is linked"]]);
 }

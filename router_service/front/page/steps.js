@@ -1,10 +1,11 @@
 // The time of the last steps by stage, and of a layer's call to each shard by phase.
 
-import { $, canvasOf, colour, fillTable, h, say } from "./dom.js";
-import { percent, seconds, whole } from "./format.js";
+import { canvasOf, colour } from "./canvas.js";
+import { $, fillTable, h, say } from "./dom.js";
+import { counted, known, NONE, percent, seconds, sum } from "./format.js";
 
 const HEIGHT = 132;
-const AXIS = 44;
+const AXIS = 52;
 const SHOWN = 60;
 
 export class Steps {
@@ -66,14 +67,14 @@ export class Steps {
 
   showStages() {
     const { stages, stage_seconds: sums, steps_in_window: steps, latest } = this.data;
-    const total = sums.reduce((all, value) => all + value, 0);
-    const kinds = latest.length ? `; the last one a ${latest.at(-1)[0]} of ${whole(latest.at(-1)[1])} tokens` : "";
-    const idle = `No step in the last 10 seconds${latest.length ? "; shown are the last ones before" : ""}.`;
-    say($("steps-note"), steps ? `${whole(steps)} steps in the last 10 seconds, ${seconds(total / steps)} each${kinds}` : idle);
+    const total = sum(sums);
+    const kinds = latest.length ? `; the last a ${latest.at(-1)[0]} of ${counted(latest.at(-1)[1], "token")}` : "";
+    const idle = `No step in the last 10\u2009s${latest.length ? "; shown are the last ones before" : ""}.`;
+    say($("steps-note"), steps ? `${counted(steps, "step")} in the last 10\u2009s, ${seconds(total / steps)} each${kinds}` : idle);
     const rows = stages.map((stage, index) => {
       const swatch = h("span", { class: `swatch stage-${index}`, "aria-hidden": "true" });
       const name = h("span", {}, swatch, stage.replace("_", " "));
-      return [name, steps ? seconds(sums[index] / steps) : "\u2013", total ? percent(sums[index] / total) : "\u2013"];
+      return [name, steps ? seconds(sums[index] / steps) : NONE, total ? percent(sums[index] / total) : NONE];
     });
     fillTable($("stages"), ["stage", "mean a step", "share"], rows);
   }
@@ -81,7 +82,7 @@ export class Steps {
   showPhases(shards) {
     const rows = shards.filter((shard) => shard.state === "ready").map((shard) => [
       `shard ${shard.shard}`,
-      ...this.phases.map((phase) => (shard.phases ? seconds(shard.phases[phase] ?? 0) : "\u2013")),
+      ...this.phases.map((phase) => known(shard.phases, (phases) => seconds(phases[phase] ?? 0))),
     ]);
     fillTable($("phases"), ["", ...this.phases], rows);
   }

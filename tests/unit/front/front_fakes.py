@@ -278,6 +278,7 @@ def report(router: str = "r0", **fields: object) -> RouterReport:
         "expert_imbalance": 2.0,
         "shards": [],
         "families": [],
+        "step_seconds": 20.0,
     }
     return RouterReport(**(values | fields))  # type: ignore[arg-type]
 

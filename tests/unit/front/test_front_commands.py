@@ -128,6 +128,15 @@ async def test_status_shows_shards_and_routers(world: World) -> None:
     assert "shard 1 s1: broken pipe" in out
 
 
+async def test_status_says_nothing_of_the_steps_of_a_router_that_took_none(world: World) -> None:
+    target = await serve(world)
+    world.routers[0].say(report(step_seconds=0.0, decode_tokens_per_second=0.0, overhead_ratio=0.0))
+    await until(lambda: bool(world.server._links.reports))
+    code, out, _ = await command("status", target=target)
+    assert code == 0
+    assert out.splitlines()[-1].split() == ["r0", "1", "2", "25.0%", "0.0", "-", "-", "-"]
+
+
 async def test_status_of_nothing_is_one_line() -> None:
     code, out, err = await command("status", "--target", "127.0.0.1:1")
     assert (code, out, err.count("\n")) == (2, "", 1)
