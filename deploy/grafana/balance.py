@@ -52,7 +52,7 @@ SHARDS = Row(
         ),
         Panel(
             "Max / mean of single calls, all of them",
-            "How many layer calls fell into each bucket of max / mean over shards.",
+            "Layer calls a second that fell into each bucket of max / mean over shards.",
             (Query(f"sum by (le) ({once(rate('shard_load_imbalance_bucket', ROUTER), 'le')})", "{{le}}"),),
             Kind.HEATMAP,
             width=12,

@@ -130,7 +130,7 @@ LATENCY = Row(
         _quantiles("Whole request", "Of those that succeeded, over five minutes.", "e2e_request_latency"),
         Panel(
             "Time to first token, all requests",
-            "How many requests fell into each bucket.",
+            "Requests a second that fell into each bucket.",
             (Query(f"sum by (le) ({rate('time_to_first_token_seconds_bucket', MODEL)})", "{{le}}"),),
             Kind.HEATMAP,
             "s",

@@ -139,7 +139,7 @@ def _table(_: Panel) -> table.Panel:
 
 def _matrix(panel: Panel) -> table.Panel:
     """A table of one label against another, its cells coloured by the value."""
-    fields = {"rowField": panel.rows, "columnField": panel.columns, "valueField": "Value", "emptyValue": "zero"}
+    fields = {"rowField": panel.rows, "columnField": panel.columns, "valueField": "Value", "emptyValue": "empty"}
     background = common_models.TableColoredBackgroundCellOptions(common_models.TableCellBackgroundDisplayMode.GRADIENT)
     builder = table.Panel().with_transformation(models.DataTransformerConfig("groupingToMatrix", options=fields))
     return builder.cell_options(background).decimals(2).width(60)
