@@ -10,7 +10,8 @@ from tests.dashboards.rules import recordings
 
 Labels = frozenset[str]
 SERIES_FILE = Path(__file__).with_name("series.json")
-TARGET: Labels = frozenset({"job", "instance"})
+# Of a scrape; a namespace is there where the scrape's configuration attaches one.
+TARGET: Labels = frozenset({"job", "instance", "namespace"})
 # Prometheus' own. ALERTS has the labels of any alert.
 OWN: dict[str, Labels] = {
     "up": TARGET,

@@ -11,7 +11,7 @@ LEGEND_LABEL = re.compile(r"{{\s*(\w+)\s*}}")
 RATE_INTERVAL = "60s"
 RANGE = "15m"
 # All: the variables' own value for it.
-VALUES = {"model": ".*", "router": ".*", "shard": ".*"}
+VALUES = {"namespace": ".*", "model": ".*", "router": ".*", "shard": ".*"}
 
 
 def each_query() -> Iterator[tuple[Board, Panel, Query]]:
