@@ -61,6 +61,18 @@ def labels_of(expr: str) -> Labels:
     return _labels(promql.parse(expr))
 
 
+def selectors(expr: str) -> list[promql.VectorSelector]:
+    """Each selector of an expression, in no order."""
+    waiting, found = [promql.parse(expr)], []
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, promql.VectorSelector):
+            found.append(one)
+        parts = [getattr(one, name, None) for name in ("expr", "lhs", "rhs", "vector_selector")]
+        waiting += [*(part for part in parts if part is not None), *getattr(one, "args", ())]
+    return found
+
+
 def _labels(expr: promql.Expr) -> Labels:
     match expr:
         case promql.NumberLiteral() | promql.StringLiteral():
