@@ -22,10 +22,10 @@ def each_query() -> Iterator[tuple[Board, Panel, Query]]:
                 yield board, panel, query
 
 
-def substituted(expr: str, rate_interval: str = RATE_INTERVAL, range_: str = RANGE) -> str:
-    """What Grafana sends when every variable is All."""
+def substituted(expr: str, rate_interval: str = RATE_INTERVAL, range_: str = RANGE, **chosen: str) -> str:
+    """What Grafana sends when every variable is All, but for those that are `chosen`."""
     expr = expr.replace("$__rate_interval", rate_interval).replace("$__range", range_)
-    for name, value in VALUES.items():
+    for name, value in (VALUES | chosen).items():
         expr = expr.replace(f"${name}", value)
     return expr
 
