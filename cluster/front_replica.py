@@ -48,6 +48,7 @@ class FrontReplica:
             self._known_shards,
             lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],
             config.tracing,
+            config.cluster.routers,
         )
         self._started = asyncio.Lock()
         self._running = False

@@ -1,14 +1,14 @@
 """All-to-all: what the exchange with the experts costs, by shard and phase."""
 
 from deploy.grafana.panel import ANSWERING, Board, Kind, Panel, Query, Row
-from deploy.grafana.promql import COMPUTE, ROUTER, ROUTER_SHARD, SHARD, mean, once, quantile, rate
+from deploy.grafana.promql import COMPUTE, KEYS, ROUTER, ROUTER_SHARD, SHARD, mean, once, quantile, rate
 
 PHASE_TEXT = (
     "pack: grouping and copying on the router. dispatch: from the router's send to the shard's complete receipt. "
     "queue, compute: on the shard. combine: from the shard's send to the router's complete receipt. reduce: adding "
     "the partial sums. They add up to the call."
 )
-STEP_TIME = f"(sum by (model, router) ({once(rate('step_seconds_sum', ROUTER), 'kind')}) > 0)"
+STEP_TIME = f"(sum by ({KEYS}, router) ({once(rate('step_seconds_sum', ROUTER), 'kind')}) > 0)"
 
 
 def _share(series: str) -> str:
@@ -34,7 +34,7 @@ OVERHEAD = Row(
             "Shares of the stages; they add up to 1. wait is for experts, their compute included.",
             (
                 Query(
-                    f"avg by (model, stage) (router_stage:expertmesh_step_stage:ratio_rate5m{{{ROUTER}}})",
+                    f"avg by ({KEYS}, stage) (router_stage:expertmesh_step_stage:ratio_rate5m{{{ROUTER}}})",
                     "{{model}} {{stage}}",
                 ),
             ),
@@ -84,7 +84,6 @@ PHASES = Row(
                     quantile(
                         0.99,
                         once(rate("alltoall_phase_seconds_bucket", ROUTER_SHARD), "shard", "phase", "le"),
-                        "model",
                         "shard",
                         "phase",
                     ),
@@ -101,7 +100,7 @@ PHASES = Row(
             "rests on an estimated offset of the clocks.",
             (
                 Query(
-                    "sum by (model, shard) (shard_phase:expertmesh_alltoall_phase_seconds:mean5m"
+                    f"sum by ({KEYS}, shard) (shard_phase:expertmesh_alltoall_phase_seconds:mean5m"
                     f'{{{SHARD}, phase=~"dispatch|combine"}})',
                     "{{shard}}",
                 ),
@@ -131,7 +130,7 @@ TRAFFIC = Row(
             "On the wire, headers included.",
             (
                 Query(
-                    "sum by (model, shard, direction) "
+                    f"sum by ({KEYS}, shard, direction) "
                     f"({once(rate('alltoall_bytes_total', ROUTER_SHARD), 'shard', 'direction')})",
                     "{{shard}} {{direction}}",
                 ),
@@ -143,11 +142,11 @@ TRAFFIC = Row(
             "Calls of a layer, and token rows sent: a token goes once to a shard and layer.",
             (
                 Query(
-                    f"sum by (model, shard) ({once(rate('alltoall_phase_seconds_count', COMPUTE), 'shard')})",
+                    f"sum by ({KEYS}, shard) ({once(rate('alltoall_phase_seconds_count', COMPUTE), 'shard')})",
                     "{{shard}} calls",
                 ),
                 Query(
-                    f"sum by (model, shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')})",
+                    f"sum by ({KEYS}, shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')})",
                     "{{shard}} rows",
                 ),
             ),
@@ -158,8 +157,8 @@ TRAFFIC = Row(
             "same work.",
             (
                 Query(
-                    f"sum by (model, shard) ({once(rate('alltoall_assignments_total', ROUTER_SHARD), 'shard')})"
-                    f" / (sum by (model, shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')}) > 0)",
+                    f"sum by ({KEYS}, shard) ({once(rate('alltoall_assignments_total', ROUTER_SHARD), 'shard')})"
+                    f" / (sum by ({KEYS}, shard) ({once(rate('alltoall_rows_total', ROUTER_SHARD), 'shard')}) > 0)",
                     "{{shard}}",
                 ),
             ),

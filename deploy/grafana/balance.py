@@ -1,7 +1,7 @@
 """Expert balance: how evenly tokens spread over shards and experts, each measure under its own name."""
 
 from deploy.grafana.panel import ANSWERING, Board, Kind, Panel, Query, Row
-from deploy.grafana.promql import MODEL, ROUTER, SHARD, increase, once, quantile, rate
+from deploy.grafana.promql import KEYS, MODEL, ROUTER, SHARD, increase, once, quantile, rate
 
 SHARDS = Row(
     "Over shards",
@@ -34,7 +34,7 @@ SHARDS = Row(
             (
                 *(
                     Query(
-                        quantile(number, once(rate("shard_load_imbalance_bucket", ROUTER), "le"), "model"),
+                        quantile(number, once(rate("shard_load_imbalance_bucket", ROUTER), "le")),
                         f"{{{{model}}}} {number}",
                     )
                     for number in (0.5, 0.95)
@@ -52,7 +52,7 @@ SHARDS = Row(
         ),
         Panel(
             "Max / mean of single calls, all of them",
-            "How many layer calls fell into each bucket of max / mean over shards.",
+            "Layer calls a second that fell into each bucket of max / mean over shards.",
             (Query(f"sum by (le) ({once(rate('shard_load_imbalance_bucket', ROUTER), 'le')})", "{{le}}"),),
             Kind.HEATMAP,
             width=12,
@@ -95,7 +95,7 @@ EXPERTS = Row(
             "Tokens/s by layer and expert. Needs metrics.per_expert.",
             (
                 Query(
-                    "topk(10, sum by (model, layer, expert) "
+                    f"topk(10, sum by ({KEYS}, layer, expert) "
                     f"({once(rate('expert_tokens_total', ROUTER), 'layer', 'expert')}))",
                     "layer {{layer}} expert {{expert}}",
                 ),
@@ -106,12 +106,13 @@ EXPERTS = Row(
             "Layer x expert",
             "Tokens of an expert / mean over its layer's experts, in the time shown; rows are layers, columns "
             "experts. 1 is an even share. Needs metrics.per_expert, which exports the metrics.top_experts busiest "
-            "of each layer: a hole is a quiet expert, and the mean is of those exported. Choose one model above.",
+            "of each layer: a hole is a quiet expert, and the mean is of those exported. Choose one namespace and "
+            "one model above.",
             (
                 Query(
-                    "sum by (model, layer, expert) "
+                    f"sum by ({KEYS}, layer, expert) "
                     f"({once(increase('expert_tokens_total', ROUTER), 'layer', 'expert')})"
-                    " / on (model, layer) group_left () avg by (model, layer) (sum by (model, layer, expert) "
+                    f" / on ({KEYS}, layer) group_left () avg by ({KEYS}, layer) (sum by ({KEYS}, layer, expert) "
                     f"({once(increase('expert_tokens_total', ROUTER), 'layer', 'expert')}))"
                 ),
             ),

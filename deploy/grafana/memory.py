@@ -1,7 +1,7 @@
 """Memory and size: what a sparse model loads against what it uses."""
 
 from deploy.grafana.panel import Board, Kind, Panel, Query, Row
-from deploy.grafana.promql import MODEL, ROUTER
+from deploy.grafana.promql import KEYS, MODEL, ROUTER
 
 SIZE = Row(
     "The model",
@@ -9,7 +9,7 @@ SIZE = Row(
         Panel(
             "Parameters",
             "All that are held, and those that one token's pass touches: all of the router and K experts a layer.",
-            (Query(f"max by (model, kind) (expertmesh_parameters{{{ROUTER}}})", "{{model}} {{kind}}"),),
+            (Query(f"max by ({KEYS}, kind) (expertmesh_parameters{{{ROUTER}}})", "{{model}} {{kind}}"),),
             Kind.STAT,
         ),
         Panel(
@@ -17,8 +17,8 @@ SIZE = Row(
             "The share of the parameters that a token uses. A dense model has 100%.",
             (
                 Query(
-                    f'max by (model) (expertmesh_parameters{{{ROUTER}, kind="active"}})'
-                    f' / max by (model) (expertmesh_parameters{{{ROUTER}, kind="total"}})',
+                    f'max by ({KEYS}) (expertmesh_parameters{{{ROUTER}, kind="active"}})'
+                    f' / max by ({KEYS}) (expertmesh_parameters{{{ROUTER}, kind="total"}})',
                     "{{model}}",
                 ),
             ),
@@ -30,8 +30,8 @@ SIZE = Row(
             "Bytes of experts / bytes of all weights, one router counted.",
             (
                 Query(
-                    f'sum by (model) (max by (model, shard) (expertmesh_weights_bytes{{{MODEL}, kind="expert"}}))'
-                    f" / sum by (model) (max by (model, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
+                    f'sum by ({KEYS}) (max by ({KEYS}, shard) (expertmesh_weights_bytes{{{MODEL}, kind="expert"}}))'
+                    f" / sum by ({KEYS}) (max by ({KEYS}, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
                     "{{model}}",
                 ),
             ),
@@ -49,7 +49,8 @@ MEMORY = Row(
             "Experts lie on the shards, dense weights and shared experts on every router.",
             (
                 Query(
-                    f"sum by (model, kind) (max by (model, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
+                    f"sum by ({KEYS}, kind) "
+                    f"(max by ({KEYS}, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
                     "{{kind}}",
                 ),
             ),
@@ -58,12 +59,12 @@ MEMORY = Row(
         ),
         Panel(
             "Weights by shard",
-            "Bytes that each process holds.",
+            "Bytes that each process holds; a router's line has its name.",
             (
                 Query(
-                    "sum by (model, shard) "
-                    f"(max by (model, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
-                    "{{shard}}",
+                    f"sum by ({KEYS}, router, shard) "
+                    f"(max by ({KEYS}, router, shard, kind) (expertmesh_weights_bytes{{{MODEL}}}))",
+                    "{{shard}} {{router}}",
                 ),
             ),
             unit="bytes",
@@ -71,7 +72,7 @@ MEMORY = Row(
         Panel(
             "KV cache",
             "Bytes reserved when the router started, and bytes in use.",
-            (Query(f"max by (model, router, kind) (expertmesh_kv_cache_bytes{{{ROUTER}}})", "{{router}} {{kind}}"),),
+            (Query(f"max by ({KEYS}, router, kind) (expertmesh_kv_cache_bytes{{{ROUTER}}})", "{{router}} {{kind}}"),),
             unit="bytes",
             runbook="kv-cache-near-full",
         ),

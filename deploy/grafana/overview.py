@@ -1,7 +1,7 @@
 """Serving overview: what clients get, and whether there is room for more."""
 
 from deploy.grafana.panel import ALL, ANSWERING, Board, Kind, Panel, Query, Row, State
-from deploy.grafana.promql import MODEL, ROUTER, once, quantile, rate
+from deploy.grafana.promql import KEYS, MODEL, NAMESPACE, ROUTER, once, quantile, rate
 
 NOW = Row(
     "Now",
@@ -9,7 +9,7 @@ NOW = Row(
         Panel(
             "Shards up",
             "Shards that a router reaches. Compare with the number of shards that was configured.",
-            (Query(f"sum(max by (model, shard) (expertmesh_shard_up{{{MODEL}}}))"),),
+            (Query(f"sum(max by ({KEYS}, shard) (expertmesh_shard_up{{{MODEL}}}))"),),
             Kind.STAT,
             width=3,
             bounds=(1, 0.5),
@@ -18,7 +18,7 @@ NOW = Row(
         Panel(
             "Routers ready",
             "Routers that reach every shard.",
-            (Query(f"sum(max by (model, router) (expertmesh_router_ready{{{ROUTER}}}))"),),
+            (Query(f"sum(max by ({KEYS}, router) (expertmesh_router_ready{{{ROUTER}}}))"),),
             Kind.STAT,
             width=3,
             bounds=(1, 0.5),
@@ -88,10 +88,10 @@ REQUESTS = Row(
             "Answers by the reason they finished, errors by gRPC status.",
             (
                 Query(
-                    f"sum by (model, finished_reason) ({rate('request_success_total', MODEL)})",
+                    f"sum by ({KEYS}, finished_reason) ({rate('request_success_total', MODEL)})",
                     "answer: {{finished_reason}}",
                 ),
-                Query(f"sum by (model, code) ({rate('request_failures_total', MODEL)})", "error: {{code}}"),
+                Query(f"sum by ({KEYS}, code) ({rate('request_failures_total', MODEL)})", "error: {{code}}"),
             ),
             unit="reqps",
             runbook="error-budget-burn",
@@ -100,8 +100,8 @@ REQUESTS = Row(
             "Tokens/s",
             "Prompt tokens count when their request gets its first token.",
             (
-                Query(f"sum by (model) ({rate('prompt_tokens_total', MODEL)})", "{{model}} prompt"),
-                Query(f"sum by (model) ({rate('generation_tokens_total', MODEL)})", "{{model}} generated"),
+                Query(f"sum by ({KEYS}) ({rate('prompt_tokens_total', MODEL)})", "{{model}} prompt"),
+                Query(f"sum by ({KEYS}) ({rate('generation_tokens_total', MODEL)})", "{{model}} generated"),
             ),
         ),
         Panel(
@@ -130,7 +130,7 @@ LATENCY = Row(
         _quantiles("Whole request", "Of those that succeeded, over five minutes.", "e2e_request_latency"),
         Panel(
             "Time to first token, all requests",
-            "How many requests fell into each bucket.",
+            "Requests a second that fell into each bucket.",
             (Query(f"sum by (le) ({rate('time_to_first_token_seconds_bucket', MODEL)})", "{{le}}"),),
             Kind.HEATMAP,
             "s",
@@ -141,8 +141,8 @@ LATENCY = Row(
             "Means: waiting for the first step, from there to the first token, from there to the last.",
             tuple(
                 Query(
-                    f"sum by (model) ({rate(f'request_{part}_time_seconds_sum', MODEL)})"
-                    f" / (sum by (model) ({rate(f'request_{part}_time_seconds_count', MODEL)}) > 0)",
+                    f"sum by ({KEYS}) ({rate(f'request_{part}_time_seconds_sum', MODEL)})"
+                    f" / (sum by ({KEYS}) ({rate(f'request_{part}_time_seconds_count', MODEL)}) > 0)",
                     f"{{{{model}}}} {part}",
                 )
                 for part in ("queue", "prefill", "decode")
@@ -213,8 +213,8 @@ ERRORS = Row(
             "Each has a runbook of its name.",
             (
                 Query(
-                    "max by (alertname, severity, model, shard, router, instance) "
-                    '(ALERTS{alertname=~"ExpertMesh.+", alertstate="firing"})'
+                    f"max by (alertname, severity, {KEYS}, shard, router, instance) "
+                    f'(ALERTS{{alertname=~"ExpertMesh.+", alertstate="firing", {NAMESPACE}}})'
                 ),
             ),
             Kind.TABLE,

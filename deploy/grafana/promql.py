@@ -1,6 +1,9 @@
 """Pieces that the dashboards' expressions share."""
 
-MODEL = 'model=~"$model"'
+# A cluster is a model in a namespace, which is empty where scrapes attach none. Every `by` keeps both.
+KEYS = "namespace, model"
+NAMESPACE = 'namespace=~"$namespace"'
+MODEL = f'{NAMESPACE}, model=~"$model"'
 ROUTER = f'{MODEL}, router=~"$router"'
 SHARD = f'{MODEL}, shard=~"$shard"'
 ROUTER_SHARD = f'{ROUTER}, shard=~"$shard"'
@@ -17,18 +20,22 @@ def increase(series: str, labels: str) -> str:
     return f"increase(expertmesh_{series}{{{labels}}}[$__range])"
 
 
+def _by(*labels: str) -> str:
+    """A grouping that keeps clusters apart, and `labels`."""
+    return f"by ({', '.join((KEYS, *labels))})"
+
+
 def once(expr: str, *labels: str) -> str:
     """Each router's series once: every Front shows those of all routers, so several instances may have the same."""
-    return f"max by ({', '.join(('model', 'router', *labels))}) ({expr})"
+    return f"max {_by('router', *labels)} ({expr})"
 
 
 def quantile(number: float, buckets: str, *labels: str) -> str:
-    """A quantile of histograms; `labels` stay apart."""
-    return f"histogram_quantile({number}, sum by ({', '.join((*labels, 'le'))}) ({buckets}))"
+    """A quantile of histograms; clusters and `labels` stay apart."""
+    return f"histogram_quantile({number}, sum {_by(*labels, 'le')} ({buckets}))"
 
 
-def mean(series: str, labels: str, *by: str) -> str:
+def mean(series: str, labels: str, *kept: str) -> str:
     """A router's histogram's mean over the window, absent where nothing was observed."""
-    total, count = (once(rate(f"{series}_{part}", labels), *by) for part in ("sum", "count"))
-    kept = ", ".join(("model", *by))
-    return f"sum by ({kept}) ({total}) / (sum by ({kept}) ({count}) > 0)"
+    total, count = (once(rate(f"{series}_{part}", labels), *kept) for part in ("sum", "count"))
+    return f"sum {_by(*kept)} ({total}) / (sum {_by(*kept)} ({count}) > 0)"

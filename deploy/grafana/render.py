@@ -20,27 +20,28 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from deploy.grafana.panel import OF_NOW, Board, Kind, Panel, Query
-from deploy.grafana.promql import MODEL, rate
-from deploy.grafana.variables import DATASOURCE, RUNBOOKS, variables
+from deploy.grafana.promql import KEYS, MODEL, rate
+from deploy.grafana.variables import DATASOURCE, variables
 
 HEIGHT = 8
 STAT_HEIGHT = 4
 TAG = "expertmesh"
-RESTARTS = f"max by (model, shard) ({rate('shard_restarts_total', MODEL)}) > 0"
+RESTARTS = f"max by ({KEYS}, shard) ({rate('shard_restarts_total', MODEL)}) > 0"
 
 
 def render(board: Board, runbooks: str) -> models.Dashboard:
-    """Return the dashboard; `runbooks` is the address at which runbooks are published."""
+    """Return the dashboard; `runbooks` is the address at which runbooks are published: without it none is linked."""
     builder = dashboard.Dashboard(board.title).uid(board.uid).description(board.about).tags([TAG])
     builder = builder.time("now-1h", "now").refresh("15s").readonly().tooltip(models.DashboardCursorSync.CROSSHAIR)
-    for variable in variables(runbooks):
+    for variable in variables():
         builder = builder.with_variable(variable)
     builder = builder.annotation(_restarts())
     for row in board.rows:
         builder = builder.with_row(dashboard.Row(row.title))
         for panel in row.panels:
-            builder = builder.with_panel(_panel(panel))
-    return _numbered(builder.link(_siblings()).link(_runbook("Runbooks", "")).build())
+            builder = builder.with_panel(_panel(panel, runbooks))
+    builder = builder.link(_siblings())
+    return _numbered((builder.link(_runbook("Runbooks", runbooks, "README")) if runbooks else builder).build())
 
 
 def _numbered(board: models.Dashboard) -> models.Dashboard:
@@ -61,13 +62,12 @@ def _siblings() -> Builder[models.DashboardLink]:
     return link.as_dropdown(True).include_vars(True).keep_time(True)
 
 
-def _runbook(title: str, name: str) -> Builder[models.DashboardLink]:
-    page = f"{name}.md" if name else "README.md"
+def _runbook(title: str, runbooks: str, name: str) -> Builder[models.DashboardLink]:
     link = dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).icon("doc")
-    return link.url(f"${{{RUNBOOKS}}}/{page}").target_blank(True)
+    return link.url(f"{runbooks.rstrip('/')}/{name}.md").target_blank(True)
 
 
-def _panel(panel: Panel) -> Any:
+def _panel(panel: Panel, runbooks: str) -> Any:
     builder = _KINDS[panel.kind](panel).title(panel.title).description(panel.about).unit(panel.unit)
     builder = builder.datasource(DATASOURCE).span(panel.width)
     builder = builder.height(STAT_HEIGHT if panel.kind is Kind.STAT else HEIGHT)
@@ -75,17 +75,24 @@ def _panel(panel: Panel) -> Any:
         builder = builder.with_target(_target(panel, query, "ABCDEFGH"[number]))
     if panel.bounds is not None:
         builder = builder.thresholds(_thresholds(*panel.bounds))
-    if panel.runbook:
-        builder = builder.links([_runbook("Runbook", panel.runbook)])
+    if panel.runbook and runbooks:
+        builder = builder.links([_runbook("Runbook", runbooks, panel.runbook)])
     return builder.repeat(panel.repeat).max_per_row(4) if panel.repeat else builder
 
 
 def _target(panel: Panel, query: Query, letter: str) -> prometheus.Dataquery:
-    target = prometheus.Dataquery().ref_id(letter).expr(query.expr).legend_format(query.legend or "__auto")
+    target = prometheus.Dataquery().ref_id(letter).expr(query.expr).legend_format(_legend(panel, query))
     target = target.instant() if panel.kind in OF_NOW else target.range()
     if panel.kind is Kind.HEATMAP:
         return target.format(PromQueryFormat.HEATMAP)
     return target.format(PromQueryFormat.TABLE) if panel.kind in (Kind.TABLE, Kind.MATRIX) else target
+
+
+def _legend(panel: Panel, query: Query) -> str:
+    """The legend, and the namespace at its end, where none leaves no gap. A heatmap's is the bound of a bucket."""
+    if not query.legend or panel.kind is Kind.HEATMAP:
+        return query.legend or "__auto"
+    return f"{query.legend} {{{{namespace}}}}"
 
 
 def _thresholds(warning: float, critical: float) -> dashboard.ThresholdsConfig:
@@ -139,7 +146,7 @@ def _table(_: Panel) -> table.Panel:
 
 def _matrix(panel: Panel) -> table.Panel:
     """A table of one label against another, its cells coloured by the value."""
-    fields = {"rowField": panel.rows, "columnField": panel.columns, "valueField": "Value", "emptyValue": "zero"}
+    fields = {"rowField": panel.rows, "columnField": panel.columns, "valueField": "Value", "emptyValue": "empty"}
     background = common_models.TableColoredBackgroundCellOptions(common_models.TableCellBackgroundDisplayMode.GRADIENT)
     builder = table.Panel().with_transformation(models.DataTransformerConfig("groupingToMatrix", options=fields))
     return builder.cell_options(background).decimals(2).width(60)

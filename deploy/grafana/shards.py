@@ -1,7 +1,7 @@
 """Shards: who is up, who restarts, who is refused."""
 
 from deploy.grafana.panel import Board, Kind, Panel, Query, Row
-from deploy.grafana.promql import COMPUTE, MODEL, ROUTER, ROUTER_SHARD, SHARD, increase, once, rate
+from deploy.grafana.promql import COMPUTE, KEYS, MODEL, NAMESPACE, ROUTER, ROUTER_SHARD, SHARD, increase, once, rate
 
 UP = Row(
     "Who is there",
@@ -24,7 +24,7 @@ UP = Row(
             "A router is ready when it reaches every shard; a target is a Front's metrics page.",
             (
                 Query(once(f"expertmesh_router_ready{{{ROUTER}}}"), "router {{router}}"),
-                Query('up{job="expertmesh"}', "{{instance}}"),
+                Query(f'up{{job="expertmesh", {NAMESPACE}}}', "{{instance}}"),
             ),
             Kind.STATES,
             width=12,
@@ -35,7 +35,7 @@ UP = Row(
             "Lives of a shard that took the place of an earlier one, in the time shown.",
             (
                 Query(
-                    f"max by (model, shard) ({increase('shard_restarts_total', ROUTER_SHARD)})",
+                    f"max by ({KEYS}, shard) ({increase('shard_restarts_total', ROUTER_SHARD)})",
                     "{{shard}}",
                 ),
             ),
@@ -47,19 +47,23 @@ UP = Row(
             "Connections to a shard after the first one, in the time shown.",
             (
                 Query(
-                    f"sum by (model, shard) ({once(increase('dataplane_reconnects_total', ROUTER_SHARD), 'shard')})",
+                    f"sum by ({KEYS}, shard) ({once(increase('dataplane_reconnects_total', ROUTER_SHARD), 'shard')})",
                     "{{shard}}",
                 ),
             ),
             Kind.STAT,
         ),
         Panel(
-            "Routers linked",
-            "Routers that each Front is connected to.",
-            (Query(f"max by (model, instance) (expertmesh_routers_linked{{{MODEL}}})", "{{instance}}"),),
+            "Routers linked, of configured",
+            "Routers that each Front is connected to, and how many there should be. One that never gets ready shows "
+            "here alone.",
+            (
+                Query(f"max by ({KEYS}, instance) (expertmesh_routers_linked{{{MODEL}}})", "{{instance}}"),
+                Query(f"max by ({KEYS}) (expertmesh_routers_configured{{{MODEL}}})", "configured"),
+            ),
             Kind.STAT,
             bounds=(1, 0.5),
-            runbook="router-not-ready",
+            runbook="routers-missing",
         ),
     ),
 )
@@ -72,7 +76,7 @@ WORK = Row(
             "Seconds a second in which a shard computes for a router. 1 is a shard that never idles.",
             (
                 Query(
-                    f"sum by (model, shard) ({once(rate('alltoall_phase_seconds_sum', COMPUTE), 'shard')})",
+                    f"sum by ({KEYS}, shard) ({once(rate('alltoall_phase_seconds_sum', COMPUTE), 'shard')})",
                     "{{shard}}",
                 ),
             ),
@@ -94,7 +98,7 @@ WORK = Row(
             "Peers that did not prove the secret, or sent what is no message, in the time shown.",
             (
                 Query(
-                    f"sum by (model, shard, reason) (max by (model, router, shard, reason) "
+                    f"sum by ({KEYS}, shard, reason) (max by ({KEYS}, router, shard, reason) "
                     f"({increase('dataplane_rejected_connections_total', MODEL)}))",
                     "{{shard}} {{reason}}",
                 ),
@@ -110,7 +114,7 @@ START = Row(
         Panel(
             "Time to load the weights",
             "Of each shard's last start, and the router's.",
-            (Query(f"max by (model, shard) (expertmesh_checkpoint_load_seconds{{{MODEL}}})", "{{shard}}"),),
+            (Query(f"max by ({KEYS}, shard) (expertmesh_checkpoint_load_seconds{{{MODEL}}})", "{{shard}}"),),
             Kind.STAT,
             "s",
             12,
@@ -120,8 +124,8 @@ START = Row(
             "Bytes kept / seconds, of the last start.",
             (
                 Query(
-                    f"max by (model, shard) (expertmesh_checkpoint_load_bytes_total{{{MODEL}}})"
-                    f" / max by (model, shard) (expertmesh_checkpoint_load_seconds{{{MODEL}}})",
+                    f"max by ({KEYS}, shard) (expertmesh_checkpoint_load_bytes_total{{{MODEL}}})"
+                    f" / max by ({KEYS}, shard) (expertmesh_checkpoint_load_seconds{{{MODEL}}})",
                     "{{shard}}",
                 ),
             ),

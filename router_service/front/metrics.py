@@ -16,9 +16,9 @@ REASONS = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
 
 
 class FrontMetrics:
-    """The Front's series in a registry of their own, each labelled with the model."""
+    """The Front's series in a registry of their own, each labelled with the model; `routers` are configured."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, routers: int = 1) -> None:
         self.registry = CollectorRegistry()
         self.model = model
         self.first_token = self._histogram("time_to_first_token", "From a request's arrival", FIRST_TOKEN_BUCKETS)
@@ -30,6 +30,8 @@ class FrontMetrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that got a token")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
         self.routers_linked = self._gauge("routers_linked", "Routers that this Front is connected to")
+        # One that never gets ready is listed nowhere: only against this number does it show.
+        self._gauge("routers_configured", "Routers that there should be").set(routers)
         self._success = self._labelled("request_success", "Requests that ended in an answer", "finished_reason")
         self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
         self._refused = self._labelled("requests_refused", "Calls refused before they were served", "reason")

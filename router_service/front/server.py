@@ -42,7 +42,7 @@ class FrontServer:
     `endpoints` is asked for the routers about once a second; `node` is this process's node, whose routers are reached
     by unix socket; `secret` is the deployment's. `gate` asks callers for their tokens, `tls` has the certificates,
     None for plaintext; an HTTP server beside gRPC takes both. `directory` adds shards that no router knows to
-    GetCluster; `targets` lists the metrics pages of all Fronts.
+    GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is how many there should be.
     """
 
     def __init__(
@@ -56,12 +56,13 @@ class FrontServer:
         directory: ShardDirectory | None = None,
         targets: Targets | None = None,
         tracing: TracingConfig | None = None,
+        routers: int = 1,
     ) -> None:
         self.grpc_port = 0
         self.metrics_port = 0
         self.http_port = 0
         self._config = config
-        self._metrics = FrontMetrics(card.name)
+        self._metrics = FrontMetrics(card.name, routers)
         self._targets = targets
         self.gate = Gate(config.tokens_file, self._metrics.refused, max_request_bytes=config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None

@@ -10,7 +10,8 @@ from tests.dashboards.rules import recordings
 
 Labels = frozenset[str]
 SERIES_FILE = Path(__file__).with_name("series.json")
-TARGET: Labels = frozenset({"job", "instance"})
+# Of a scrape; a namespace is there where the scrape's configuration attaches one.
+TARGET: Labels = frozenset({"job", "instance", "namespace"})
 # Prometheus' own. ALERTS has the labels of any alert.
 OWN: dict[str, Labels] = {
     "up": TARGET,
@@ -58,6 +59,18 @@ def labels_of(expr: str) -> Labels:
             two sides are joined on all labels and have different ones, so that they never match.
     """
     return _labels(promql.parse(expr))
+
+
+def selectors(expr: str) -> list[promql.VectorSelector]:
+    """Each selector of an expression, in no order."""
+    waiting, found = [promql.parse(expr)], []
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, promql.VectorSelector):
+            found.append(one)
+        parts = [getattr(one, name, None) for name in ("expr", "lhs", "rhs", "vector_selector")]
+        waiting += [*(part for part in parts if part is not None), *getattr(one, "args", ())]
+    return found
 
 
 def _labels(expr: promql.Expr) -> Labels:

@@ -11,7 +11,7 @@ LEGEND_LABEL = re.compile(r"{{\s*(\w+)\s*}}")
 RATE_INTERVAL = "60s"
 RANGE = "15m"
 # All: the variables' own value for it.
-VALUES = {"model": ".*", "router": ".*", "shard": ".*"}
+VALUES = {"namespace": ".*", "model": ".*", "router": ".*", "shard": ".*"}
 
 
 def each_query() -> Iterator[tuple[Board, Panel, Query]]:
@@ -22,10 +22,10 @@ def each_query() -> Iterator[tuple[Board, Panel, Query]]:
                 yield board, panel, query
 
 
-def substituted(expr: str, rate_interval: str = RATE_INTERVAL, range_: str = RANGE) -> str:
-    """What Grafana sends when every variable is All."""
+def substituted(expr: str, rate_interval: str = RATE_INTERVAL, range_: str = RANGE, **chosen: str) -> str:
+    """What Grafana sends when every variable is All, but for those that are `chosen`."""
     expr = expr.replace("$__rate_interval", rate_interval).replace("$__range", range_)
-    for name, value in VALUES.items():
+    for name, value in (VALUES | chosen).items():
         expr = expr.replace(f"${name}", value)
     return expr
 

@@ -34,10 +34,10 @@ class Rule:
 
     @property
     def queries(self) -> list[str]:
-        """Queries of the annotations, with a model's name put in."""
-        return [
-            query.replace("%s", "m") for text in self.annotations.values() for query in TEMPLATE_QUERY.findall(text)
-        ]
+        """Queries of the annotations, for model m of no namespace."""
+        texts = self.annotations.values()
+        found = [query for text in texts for query in TEMPLATE_QUERY.findall(text)]
+        return [query.replace("namespace='%s'", "namespace=''").replace("%s", "m") for query in found]
 
     @property
     def used_labels(self) -> set[str]:

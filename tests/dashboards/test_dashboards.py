@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.grafana.generate import BOARDS, FOLDER, as_json
-from deploy.grafana.panel import Board, Kind, State
+from deploy.grafana.generate import ALERTS, BOARDS, FOLDER, as_json, main, with_runbooks
+from deploy.grafana.panel import Board, Kind, Panel, State
 from tests.dashboards.rules import RUNBOOKS
 
 BOARD = pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-VARIABLES = ("datasource", "model", "router", "shard", "runbooks")
+VARIABLES = ("datasource", "namespace", "model", "router", "shard")
+WIKI = "https://wiki/runbooks"
 WIDTH = 24
 
 
@@ -31,9 +32,12 @@ def test_there_is_a_file_for_each_dashboard_and_no_other() -> None:
 def test_variables(board: Board) -> None:
     variables = {one["name"]: one for one in _json(board)["templating"]["list"]}
     assert tuple(variables) == VARIABLES
-    for name in ("model", "router", "shard"):
+    for name in VARIABLES[1:]:
         assert variables[name]["multi"]
         assert variables[name]["includeAll"]
+        # Not the list of values: All matches series without the label too, as those of a plain scrape are.
+        assert variables[name]["allValue"] == ".*"
+        assert variables[name]["current"]["value"] == "$__all"
         assert variables[name]["datasource"]["uid"] == "${datasource}"
 
 
@@ -79,15 +83,25 @@ def test_what_shows_this_moment_asks_for_this_moment(board: Board) -> None:
 
 
 @BOARD
-def test_links_lead_to_the_other_dashboards_and_to_runbooks_that_exist(board: Board) -> None:
+def test_links_lead_to_the_other_dashboards(board: Board) -> None:
     data = _json(board)
-    kinds = {link["type"]: link for link in data["links"]}
-    assert kinds["dashboards"]["tags"] == data["tags"] == ["expertmesh"]
-    assert kinds["dashboards"]["includeVars"]
-    links = [*data["links"], *(link for panel in data["panels"] for link in panel.get("links", []))]
-    pages = [link["url"].removeprefix("${runbooks}/") for link in links if link["type"] == "link"]
+    (link,) = data["links"]
+    assert link["type"] == "dashboards"
+    assert link["tags"] == data["tags"] == ["expertmesh"]
+    assert link["includeVars"]
+
+
+@BOARD
+def test_with_an_address_links_lead_to_runbooks_that_exist(board: Board) -> None:
+    pages = [url.removeprefix(f"{WIKI}/") for url in _urls(json.loads(as_json(board, f"{WIKI}/")))]
     assert len(pages) == 1 + sum(bool(panel.runbook) for panel in board.panels)
     assert all((RUNBOOKS / page).is_file() for page in pages)
+
+
+@BOARD
+def test_without_one_no_runbook_is_linked(board: Board) -> None:
+    assert _urls(_json(board)) == []
+    assert "http" not in as_json(board)
 
 
 def test_names_are_unique() -> None:
@@ -102,8 +116,17 @@ def test_every_panel_has_data_in_some_state() -> None:
     assert all(panel.states & set(State) for board in BOARDS for panel in board.panels)
 
 
-def test_runbooks_address_can_be_given() -> None:
-    assert '"query": "https://wiki/runbooks"' in as_json(BOARDS[0], "https://wiki/runbooks")
+def test_alerts_get_the_same_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = ["--out", str(tmp_path / "boards"), "--alerts", str(tmp_path / "alerts")]
+    monkeypatch.setattr("sys.argv", ["generate", "--runbooks", WIKI, *places])
+    main()
+    written = {path.name: path.read_text() for path in (tmp_path / "alerts").iterdir()}
+    originals = {path.name: path.read_text() for path in ALERTS.iterdir()}
+    # The address and nothing else has changed, and giving another one later works.
+    assert {name: with_runbooks(text, "deploy/runbooks") for name, text in written.items()} == originals
+    rules = [rule for text in written.values() for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    assert all((RUNBOOKS / rule["annotations"]["runbook_url"].removeprefix(f"{WIKI}/")).is_file() for rule in rules)
+    assert WIKI in (tmp_path / "boards" / f"{BOARDS[0].uid}.json").read_text()
 
 
 def test_provisioning_finds_the_source_and_the_files() -> None:
@@ -115,6 +138,31 @@ def test_provisioning_finds_the_source_and_the_files() -> None:
     assert source["jsonData"]["timeInterval"] == scrape["scrape_interval"]
     assert provider["type"] == "file"
     assert Path(provider["options"]["path"]).is_absolute()
+
+
+def test_a_quiet_expert_is_a_hole_and_no_zero() -> None:
+    (matrix,) = [panel for board in BOARDS for panel in _json(board)["panels"] if panel["title"] == "Layer x expert"]
+    assert [one["options"]["emptyValue"] for one in matrix["transformations"]] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    "panel", [p for board in BOARDS for p in board.panels if p.kind is Kind.HEATMAP], ids=lambda panel: panel.title
+)
+def test_a_heatmap_says_that_it_draws_rates(panel: Panel) -> None:
+    assert all("rate(" in query.expr for query in panel.queries)
+    assert " a second " in panel.about
+
+
+@BOARD
+def test_legends_name_the_namespace(board: Board) -> None:
+    for panel in (one for one in _json(board)["panels"] if one["type"] not in ("row", "heatmap", "table")):
+        for legend in (target["legendFormat"] for target in panel["targets"]):
+            assert legend == "__auto" or legend.endswith(" {{namespace}}")
+
+
+def _urls(data: dict[str, Any]) -> list[str]:
+    links = [*data["links"], *(link for panel in data["panels"] for link in panel.get("links", []))]
+    return [link["url"] for link in links if link["type"] == "link"]
 
 
 def _json(board: Board) -> dict[str, Any]:

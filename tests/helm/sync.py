@@ -1,26 +1,42 @@
 """Copies of the rules and dashboards inside the chart, which cannot read outside itself.
 
-`python -m tests.helm.sync` makes them (make helm-golden); a test compares.
+In place of what a release decides, its namespace and where runbooks are published, they have words that the templates
+replace. `python -m tests.helm.sync` makes them (make helm-golden); a test compares.
 """
 
+import re
 from pathlib import Path
 
+from deploy.grafana.generate import BOARDS, as_json, with_runbooks
 from tests.helm.chart import CHART, ROOT
 
-SOURCES = {
-    "rules": ("deploy/prometheus/rules", "*.yml"),
-    "alerts": ("deploy/prometheus/alerts", "*.yml"),
-    "dashboards": ("deploy/grafana/dashboards", "*.json"),
-}
+NAMESPACE = 'namespace="RELEASE_NAMESPACE"'
+RUNBOOKS = "RUNBOOKS_URL"
+# The name of a series and, if it has any, the bracket that opens its matchers.
+SELECTOR = re.compile(r"\b(up(?=\{)|(?:[a-z_]+:)?expertmesh_\w+(?::\w+)?)(\{)?")
+# Lines that name series and are no part of a rule's expression. Annotations ask for their alert's namespace themselves.
+OTHERS = ("#", "- record:", "{{")
 
 
 def wanted() -> dict[Path, bytes]:
     """The copies that the chart should have."""
-    return {
-        CHART / "files" / kind / file.name: file.read_bytes()
-        for kind, (folder, pattern) in SOURCES.items()
-        for file in sorted((ROOT / folder).glob(pattern))
+    files = CHART / "files"
+    rules = {
+        files / kind / file.name: chart_rules(file.read_text()).encode()
+        for kind in ("rules", "alerts")
+        for file in sorted((ROOT / "deploy" / "prometheus" / kind).glob("*.yml"))
     }
+    return rules | {files / "dashboards" / f"{board.uid}.json": as_json(board, RUNBOOKS).encode() for board in BOARDS}
+
+
+def chart_rules(text: str) -> str:
+    """A file of rules with a place for the namespace in each selector, and for the address of each runbook."""
+    lines = with_runbooks(text, RUNBOOKS).splitlines(keepends=True)
+    return "".join(line if line.strip().startswith(OTHERS) else SELECTOR.sub(_placed, line) for line in lines)
+
+
+def _placed(match: re.Match[str]) -> str:
+    return f"{match[1]}{{{NAMESPACE}{', ' if match[2] else '}'}"
 
 
 def present() -> dict[Path, bytes]:

@@ -292,22 +292,6 @@ def test_monitoring() -> None:
         assert {one["port"] for one in pod_monitor["spec"]["podMetricsEndpoints"]} <= names
 
 
-def test_rules_and_dashboards_arrive_whole() -> None:
-    objects = rendered(CI / "monitoring-values.yaml")
-    rules = [one["spec"] for one in objects if one["kind"] == "PrometheusRule"]
-    boards = [
-        one["data"]
-        for one in objects
-        if one["kind"] == "ConfigMap" and "grafana_dashboard" in one["metadata"]["labels"]
-    ]
-    wanted = sync.wanted()
-    assert [one for one in wanted if one.suffix == ".yml"]
-    assert sorted(map(str, rules)) == sorted(
-        str(yaml.safe_load(c)) for file, c in wanted.items() if file.suffix == ".yml"
-    )
-    assert boards == [{file.name: content.decode()} for file, content in wanted.items() if file.suffix == ".json"]
-
-
 def test_copies_are_equal() -> None:
     assert sync.present() == sync.wanted()
 

@@ -21,6 +21,7 @@ class World:
         # Closing a metrics page takes half a second: only the tests that read it have one.
         self.metrics_port: int | None = None
         self.tracing: TracingConfig | None = None
+        self.expected_routers = 1
         self.endpoints: list[Endpoint] = []
         self.targets: Targets | None = None
         self.routers: list[FakeRouter] = []
@@ -37,7 +38,7 @@ class World:
         patience = {"router_wait_s": WAIT_S, "connect_timeout_s": WAIT_S, "link_silence_s": WAIT_S}
         few = {"poll_s": 0.02, "metrics_port": self.metrics_port, "http_port": None}
         config = FrontConfig(**(patience | few | options))  # type: ignore[arg-type]
-        place = (self._list, SECRET, "node", self.directory, self.targets, self.tracing)
+        place = (self._list, SECRET, "node", self.directory, self.targets, self.tracing, self.expected_routers)
         self.server = FrontServer(config, text or self.text, card(), *place)
         await self.server.start()
         self.fronts.append(self.server)

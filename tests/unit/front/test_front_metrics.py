@@ -213,17 +213,19 @@ async def test_another_path_is_a_404_that_names_all(world: World, path: str) -> 
 
 async def test_what_comes_later_needs_no_new_target(world: World) -> None:
     """A router and a shard that join after the first scrape are on the same page, which is still the only target."""
+    world.expected_routers = 2
     await world.serve()
     before, (_, listed) = await scrape(world), await asyncio.to_thread(get, world, "/sd")
     assert not any(("router", "r1") in labels for _, labels in before)
     assert value(before, "routers_linked") == 1
+    assert value(before, "routers_configured") == 2
     second = await world.router(name="r1")
     await until(lambda: world.server.linked_routers == 2)
     second.say(report("r1", families=[up("r1", "0"), up("r1", "1")]))
     await until(lambda: len(world.server._links.reports) == 1)
     after = await scrape(world)
     assert [value(after, "shard_up", router="r1", shard=shard, replica="a") for shard in "01"] == [1, 1]
-    assert value(after, "routers_linked") == 2
+    assert value(after, "routers_linked") == value(after, "routers_configured") == 2
     assert await asyncio.to_thread(get, world, "/sd") == ("application/json", listed)
 
 
