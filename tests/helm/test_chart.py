@@ -16,6 +16,7 @@ from tests.helm.kube_schemas import problems
 CASES = golden.cases()
 CI = CHART / "ci"
 DEFAULT = CI / "default-values.yaml"
+SOME = '{"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 1, "memory": "1Gi"}}'
 each_case = pytest.mark.parametrize("file", CASES.values(), ids=CASES.keys())
 
 
@@ -98,7 +99,10 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (("config.cluster.routers=2",), "workers.*.routers: there is room for 1, but config.cluster.routers needs 2"),
         (("workers.front.enabled=false",), "workers.*.fronts: there is room for 0"),
         (('config.model.device="cuda"',), "workers.compute.gpus is 0, its routers and shards need 3"),
-        (("workers.compute.minReplicas=3", "workers.compute.maxReplicas=2"), "workers.compute.minReplicas is 3"),
+        (("workers.compute.replicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 3, more than max"),
+        (("workers.compute.minReplicas=2",), "workers.compute.replicas is 1, less than minReplicas 2"),
+        (("workers.compute.minReplicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 1, less than"),
+        (("config.experts.shards=3", "workers.compute.maxReplicas=2"), "workers.*.shards: there is room for 2"),
         (("gcsFaultTolerance.enabled=true",), "gcsFaultTolerance.redisAddress is empty"),
         (('checkpoint.type="hostPath"',), "checkpoint.hostPath is empty"),
         (('checkpoint.type="init"',), "checkpoint.init.image"),
@@ -112,6 +116,38 @@ def test_what_no_schema_can_refuse(values: tuple[str, ...], said: str) -> None:
     done = template(DEFAULT, sets=values)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def replicas(objects: list[dict[str, Any]], group: str) -> tuple[int, int, int]:
+    """Fewest pods of a group, pods, and most."""
+    cluster = named(objects, "RayService")["spec"]["rayClusterConfig"]
+    (one,) = (one for one in cluster["workerGroupSpecs"] if one["groupName"] == group)
+    return one["minReplicas"], one["replicas"], one["maxReplicas"]
+
+
+def test_no_pods_at_all_are_a_number_too() -> None:
+    assert replicas(rendered(CI / "autoscaling-values.yaml"), "compute") == (0, 1, 3)
+    assert replicas(rendered(DEFAULT, sets=("workers.compute.minReplicas=0",)), "compute") == (0, 1, 1)
+    idle = "workers.idle={\"replicas\": 0, \"resources\": " + SOME + "}"
+    assert replicas(rendered(DEFAULT, sets=(idle,)), "idle") == (0, 0, 0)
+
+
+def test_zero_and_false_are_values() -> None:
+    """Nothing takes them for unset and puts its default there."""
+    values = (
+        "upgrade.deletionDelaySeconds=0",
+        "priorityClass={\"create\": true, \"value\": 0}",
+        "config.cluster.drain_notice_seconds=0",
+        "workers.compute.podDisruptionBudget.maxUnavailable=0",
+        "workers.front.podDisruptionBudget.enabled=false",
+    )
+    objects = rendered(DEFAULT, sets=values)
+    assert named(objects, "RayService")["spec"]["rayClusterDeletionDelaySeconds"] == 0
+    assert named(objects, "PriorityClass")["value"] == 0
+    assert ray_pods(objects)["compute"]["spec"]["terminationGracePeriodSeconds"] == 60
+    budgets = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"}
+    assert budgets.keys() == {"mesh-expertmesh-compute", "mesh-expertmesh-head"}
+    assert budgets["mesh-expertmesh-compute"]["maxUnavailable"] == 0
 
 
 @each_case
@@ -220,7 +256,8 @@ def test_each_process_has_a_place(file: Path) -> None:
         if args["model"]["device"] == "cuda":
             assert int(gpus) >= int(params["num-cpus"]) * args["cluster"].get("gpus_per_process", 1)
         for name, number in resources.items():
-            total[name] = total.get(name, 0) + number * group["maxReplicas"]
+            pods = "maxReplicas" if cluster.get("enableInTreeAutoscaling") else "replicas"
+            total[name] = total.get(name, 0) + number * group[pods]
         labels = group["template"]["metadata"]["labels"]
         for role in ("front", "router", "shard"):
             assert labels[f"expertmesh.io/{role}"] == str(resources[f"expertmesh_{role}"] > 0).lower()

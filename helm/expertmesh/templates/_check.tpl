@@ -1,0 +1,65 @@
+{{/* Refuses what no schema can: what values say to each other. */}}
+{{- define "expertmesh.check" -}}
+{{- include "expertmesh.checkReplicas" . -}}
+{{- include "expertmesh.checkPlaces" . -}}
+{{- include "expertmesh.checkChoices" . -}}
+{{- end -}}
+
+{{/* A group's bounds hold its number of pods: KubeRay would silently start another number. */}}
+{{- define "expertmesh.checkReplicas" -}}
+{{- range $name, $group := include "expertmesh.groups" . | fromYaml -}}
+{{- if gt (int $group.replicas) (int $group.maxReplicas) -}}
+{{- fail (printf "workers.%s.replicas is %v, more than maxReplicas %v" $name $group.replicas $group.maxReplicas) -}}
+{{- end -}}
+{{- if lt (int $group.replicas) (int $group.minReplicas) -}}
+{{- fail (printf "workers.%s.replicas is %v, less than minReplicas %v" $name $group.replicas $group.minReplicas) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The pods have room for the processes, as many pods as there may be: more than `replicas` only with autoscaling. */}}
+{{- define "expertmesh.checkPlaces" -}}
+{{- $places := dict "fronts" 0 "routers" 0 "shards" 0 -}}
+{{- $share := .Values.config.cluster.gpus_per_process | default 1.0 -}}
+{{- range $name, $group := include "expertmesh.groups" . | fromYaml -}}
+{{- $pods := $.Values.autoscaling.enabled | ternary $group.maxReplicas $group.replicas -}}
+{{- range $kind := list "fronts" "routers" "shards" -}}
+{{- $_ := set $places $kind (add (get $places $kind) (mul (get $group $kind) $pods)) -}}
+{{- end -}}
+{{- if and (eq $.Values.config.model.device "cuda") (gt (mulf (add $group.routers $group.shards) $share) (float64 $group.gpus)) -}}
+{{- fail (printf "workers.%s.gpus is %v, its routers and shards need %v" $name $group.gpus (mulf (add $group.routers $group.shards) $share)) -}}
+{{- end -}}
+{{- end -}}
+{{- $wanted := dict "fronts" (.Values.config.cluster.fronts | default 1) "routers" .Values.config.cluster.routers "shards" .Values.config.experts.shards -}}
+{{- $keys := dict "fronts" "config.cluster.fronts" "routers" "config.cluster.routers" "shards" "config.experts.shards" -}}
+{{- range $kind, $number := $wanted -}}
+{{- if lt (int (get $places $kind)) (int $number) -}}
+{{- fail (printf "workers.*.%s: there is room for %d, but %s needs %d" $kind (int (get $places $kind)) (get $keys $kind) (int $number)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A choice that needs another. */}}
+{{- define "expertmesh.checkChoices" -}}
+{{- if and .Values.gcsFaultTolerance.enabled (not .Values.gcsFaultTolerance.redisAddress) -}}
+{{- fail "gcsFaultTolerance.redisAddress is empty, but gcsFaultTolerance.enabled needs it" -}}
+{{- end -}}
+{{- if not (or .Values.tokens.enabled .Values.tokens.allowUnauthenticated) -}}
+{{- fail "tokens.enabled is false: enable it, or let everyone who reaches the port use the model with tokens.allowUnauthenticated" -}}
+{{- end -}}
+{{- if and .Values.tls.enabled (not .Values.tls.existingSecret) (not .Values.tls.certManager.enabled) -}}
+{{- fail "tls.existingSecret is empty and tls.certManager.enabled is false, but tls.enabled needs one of them" -}}
+{{- end -}}
+{{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
+{{- fail "tls.certManager.issuerRef.name is empty, but tls.certManager.enabled needs it" -}}
+{{- end -}}
+{{- if and .Values.tokens.enabled (not .Values.tokens.existingSecret) (not .Values.tokens.value) -}}
+{{- fail "tokens.existingSecret and tokens.value are empty, but tokens.enabled needs one of them" -}}
+{{- end -}}
+{{- if and (eq .Values.checkpoint.type "hostPath") (not .Values.checkpoint.hostPath) -}}
+{{- fail "checkpoint.hostPath is empty, but checkpoint.type is hostPath" -}}
+{{- end -}}
+{{- if and (eq .Values.checkpoint.type "init") (not (and .Values.checkpoint.init.image .Values.checkpoint.init.command)) -}}
+{{- fail "checkpoint.init.image and checkpoint.init.command must be given, since checkpoint.type is init" -}}
+{{- end -}}
+{{- end -}}
