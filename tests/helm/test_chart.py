@@ -241,6 +241,31 @@ def test_services_reach_the_front(file: Path) -> None:
 
 
 @each_case
+def test_services_say_whether_it_is_tls(file: Path) -> None:
+    """Gateways and meshes act on it: what is called cleartext is not spoken to over TLS."""
+    objects = rendered(file)
+    front = serve_config(objects)["applications"][0]["args"]["front"]
+    wanted = {"grpc": "https", "http": "https"} if "tls_cert" in front else {"grpc": "kubernetes.io/h2c", "http": "http"}
+    ports = [port for one in objects if one["kind"] == "Service" for port in one["spec"]["ports"]]
+    said = {port["name"]: port["appProtocol"] for port in ports if "appProtocol" in port}
+    assert said.items() <= wanted.items()
+    assert "grpc" in said
+
+
+def test_the_certificate_has_the_services_names() -> None:
+    objects = rendered(CI / "security-values.yaml")
+    names = named(objects, "Certificate")["spec"]["dnsNames"]
+    for service in ("mesh-expertmesh", "mesh-expertmesh-http"):
+        assert named(objects, "Service", service)["spec"]["ports"][0]["appProtocol"] == "https"
+        for domain in ("", ".serving", ".serving.svc", ".serving.svc.cluster.local"):
+            assert service + domain in names
+    assert names[-1] == "mesh.example.org"
+    assert len(set(names)) == len(names)
+    without = rendered(CI / "security-values.yaml", sets=("http.enabled=false",))
+    assert not [name for name in named(without, "Certificate")["spec"]["dnsNames"] if "-http" in name]
+
+
+@each_case
 def test_each_process_has_a_place(file: Path) -> None:
     """What Ray is told of a group is JSON for the shell, adds up to what is asked for, and GPUs are there."""
     objects = rendered(file)
