@@ -75,6 +75,13 @@ def test_an_unknown_kind_is_a_problem() -> None:
         ("config.front={\"grpc_port\": 1}", "config.front"),
         ("config.cluster.address=\"auto\"", "config.cluster"),
         ("config.expert={}", "expert"),
+        ("config.router.nosuch=1", "nosuch"),
+        ("config.metrics.topexperts=3", "topexperts"),
+        ("config.front.max_concurrent_streams=\"nope\"", "config.front.max_concurrent_streams"),
+        ("config.front.tls_cert=\"/x\"", "tls_cert"),
+        ("config.experts.checksum=\"yes\"", "config.experts.checksum"),
+        ("config.logging.level=\"chatty\"", "config.logging.level"),
+        ("config.tracing.endpoint=\"collector\"", "config.tracing.endpoint"),
         ("workers.compute.shards=-1", "workers.compute.shards"),
         ("workers.compute.resources={\"limits\": {\"cpu\": \"lots\"}}", "workers.compute.resources"),
         ("workers.front.fronts=2", "workers.front.fronts"),
@@ -99,10 +106,20 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (("config.cluster.routers=2",), "workers.*.routers: there is room for 1, but config.cluster.routers needs 2"),
         (("workers.front.enabled=false",), "workers.*.fronts: there is room for 0"),
         (('config.model.device="cuda"',), "workers.compute.gpus is 0, its routers and shards need 3"),
-        (("workers.compute.replicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 3, more than max"),
+        (("workers.compute.replicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 3, more"),
         (("workers.compute.minReplicas=2",), "workers.compute.replicas is 1, less than minReplicas 2"),
-        (("workers.compute.minReplicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 1, less than"),
+        (("workers.compute.minReplicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 1, less"),
         (("config.experts.shards=3", "workers.compute.maxReplicas=2"), "workers.*.shards: there is room for 2"),
+        (("ports.metrics=8080",), "ports.metrics is 8080, which is Ray's metrics-export port"),
+        (("ports.grpc=6379",), "ports.grpc is 6379, which is Ray's gcs port"),
+        (("ports.grpc=12000",), "ports.grpc is 12000, but Ray's workers take 10002 to 19999"),
+        (("ports.grpc=25000",), "ports.grpc is 25000, inside ports.dataPlane 20000 to 29999"),
+        (("ports.grpc=9090",), "ports.grpc and ports.metrics are both 9090"),
+        (("ports.http=9090",), "ports.metrics and ports.http are both 9090"),
+        (("ports.http=50051",), "ports.grpc and ports.http are both 50051"),
+        (("ports.dataPlane.first=50000", "ports.dataPlane.last=50100"), "ports.grpc is 50051, inside ports.dataPlane"),
+        (("ports.dataPlane.first=30000", "ports.dataPlane.last=20000"), "ports.dataPlane.first is 30000, more than"),
+        (("ports.dataPlane.last=45000",), "ports.dataPlane is 20000 to 45000, which holds 44217, Ray's autoscaler"),
         (("gcsFaultTolerance.enabled=true",), "gcsFaultTolerance.redisAddress is empty"),
         (('checkpoint.type="hostPath"',), "checkpoint.hostPath is empty"),
         (('checkpoint.type="init"',), "checkpoint.init.image"),
@@ -128,7 +145,7 @@ def replicas(objects: list[dict[str, Any]], group: str) -> tuple[int, int, int]:
 def test_no_pods_at_all_are_a_number_too() -> None:
     assert replicas(rendered(CI / "autoscaling-values.yaml"), "compute") == (0, 1, 3)
     assert replicas(rendered(DEFAULT, sets=("workers.compute.minReplicas=0",)), "compute") == (0, 1, 1)
-    idle = "workers.idle={\"replicas\": 0, \"resources\": " + SOME + "}"
+    idle = 'workers.idle={"replicas": 0, "resources": ' + SOME + "}"
     assert replicas(rendered(DEFAULT, sets=(idle,)), "idle") == (0, 0, 0)
 
 
@@ -136,7 +153,7 @@ def test_zero_and_false_are_values() -> None:
     """Nothing takes them for unset and puts its default there."""
     values = (
         "upgrade.deletionDelaySeconds=0",
-        "priorityClass={\"create\": true, \"value\": 0}",
+        'priorityClass={"create": true, "value": 0}',
         "config.cluster.drain_notice_seconds=0",
         "workers.compute.podDisruptionBudget.maxUnavailable=0",
         "workers.front.podDisruptionBudget.enabled=false",
@@ -245,7 +262,8 @@ def test_services_say_whether_it_is_tls(file: Path) -> None:
     """Gateways and meshes act on it: what is called cleartext is not spoken to over TLS."""
     objects = rendered(file)
     front = serve_config(objects)["applications"][0]["args"]["front"]
-    wanted = {"grpc": "https", "http": "https"} if "tls_cert" in front else {"grpc": "kubernetes.io/h2c", "http": "http"}
+    cleartext = {"grpc": "kubernetes.io/h2c", "http": "http"}
+    wanted = {"grpc": "https", "http": "https"} if "tls_cert" in front else cleartext
     ports = [port for one in objects if one["kind"] == "Service" for port in one["spec"]["ports"]]
     said = {port["name"]: port["appProtocol"] for port in ports if "appProtocol" in port}
     assert said.items() <= wanted.items()

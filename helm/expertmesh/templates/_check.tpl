@@ -2,6 +2,7 @@
 {{- define "expertmesh.check" -}}
 {{- include "expertmesh.checkReplicas" . -}}
 {{- include "expertmesh.checkPlaces" . -}}
+{{- include "expertmesh.checkPorts" . -}}
 {{- include "expertmesh.checkChoices" . -}}
 {{- end -}}
 
@@ -35,6 +36,51 @@
 {{- range $kind, $number := $wanted -}}
 {{- if lt (int (get $places $kind)) (int $number) -}}
 {{- fail (printf "workers.*.%s: there is room for %d, but %s needs %d" $kind (int (get $places $kind)) (get $keys $kind) (int $number)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Ray's own ports by number, and what each is. The last two are its head's metrics. */}}
+{{- define "expertmesh.rayPorts" -}}
+{{- $ports := dict "6379" "gcs" "8265" "dashboard" "10001" "client" "44217" "autoscaler metrics" "44227" "dashboard metrics" -}}
+{{- range $param, $port := include "expertmesh.rayStartParams" . | fromYaml -}}
+{{- if hasSuffix "-port" $param -}}{{- $_ := set $ports $port (trimSuffix "-port" $param) -}}{{- end -}}
+{{- end -}}
+{{- toYaml $ports -}}
+{{- end -}}
+
+{{/* The Front's ports, Ray's and those that the data plane takes as it likes are apart. */}}
+{{- define "expertmesh.checkPorts" -}}
+{{- $first := int .Values.ports.dataPlane.first -}}
+{{- $last := int .Values.ports.dataPlane.last -}}
+{{- if gt $first $last -}}
+{{- fail (printf "ports.dataPlane.first is %d, more than ports.dataPlane.last %d" $first $last) -}}
+{{- end -}}
+{{- $taken := include "expertmesh.rayPorts" . | fromYaml -}}
+{{- $workers := include "expertmesh.rayStartParams" . | fromYaml -}}
+{{- $least := int (get $workers "min-worker-port") -}}
+{{- $most := int (get $workers "max-worker-port") -}}
+{{- range $port, $what := $taken -}}
+{{- if and (ge (int $port) $first) (le (int $port) $last) -}}
+{{- fail (printf "ports.dataPlane is %d to %d, which holds %s, Ray's %s port: move it" $first $last $port $what) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "grpc" "metrics" "http" -}}
+{{- $port := int (get $.Values.ports $name) -}}
+{{- if and (ge $port $first) (le $port $last) -}}
+{{- fail (printf "ports.%s is %d, inside ports.dataPlane %d to %d: move one of them" $name $port $first $last) -}}
+{{- end -}}
+{{- if and (ge $port $least) (le $port $most) -}}
+{{- fail (printf "ports.%s is %d, but Ray's workers take %d to %d: take another" $name $port $least $most) -}}
+{{- end -}}
+{{- with get $taken (toString $port) -}}
+{{- fail (printf "ports.%s is %d, which is Ray's %s port: take another" $name $port .) -}}
+{{- end -}}
+{{- end -}}
+{{- range $pair := list (list "grpc" "metrics") (list "grpc" "http") (list "metrics" "http") -}}
+{{- $port := int (get $.Values.ports (first $pair)) -}}
+{{- if eq $port (int (get $.Values.ports (last $pair))) -}}
+{{- fail (printf "ports.%s and ports.%s are both %d: take another for one of them" (first $pair) (last $pair) $port) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
