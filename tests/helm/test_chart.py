@@ -91,6 +91,7 @@ def test_an_unknown_kind_is_a_problem() -> None:
         ("gcsFaultTolerance.redisAddress=\"redis\"", "gcsFaultTolerance.redisAddress"),
         ("fullnameOverride=\"a-name-that-is-longer-than-what-kuberay-can-take\"", "fullnameOverride"),
         ("tmp.sizeLimit=\"much\"", "tmp.sizeLimit"),
+        ("workers.compute.podDisruptionBudget.maxUnavailable=\"one\"", "podDisruptionBudget.maxUnavailable"),
     ],
 )  # fmt: skip
 def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
@@ -164,7 +165,46 @@ def test_zero_and_false_are_values() -> None:
     assert ray_pods(objects)["compute"]["spec"]["terminationGracePeriodSeconds"] == 60
     budgets = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"}
     assert budgets.keys() == {"mesh-expertmesh-compute", "mesh-expertmesh-head"}
-    assert budgets["mesh-expertmesh-compute"]["maxUnavailable"] == 0
+    assert budgets["mesh-expertmesh-compute"]["minAvailable"] == 1
+
+
+@each_case
+def test_budgets_are_such_as_kubernetes_can_count(file: Path) -> None:
+    """A RayCluster has no scale subresource: with maxUnavailable or a percentage every eviction would be refused."""
+    for one in rendered(file):
+        if one["kind"] == "PodDisruptionBudget":
+            assert one["spec"].keys() == {"minAvailable", "selector"}
+            assert type(one["spec"]["minAvailable"]) is int
+
+
+@pytest.mark.parametrize(
+    ("group", "left"),
+    [
+        ('{"replicas": 4}', 3),
+        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": 0}}', 4),
+        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": 9}}', 0),
+        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": "50%"}}', 2),
+        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": "26%"}}', 2),
+        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": "0%"}}', 4),
+        ('{"replicas": 4, "minReplicas": 2, "maxReplicas": 6}', 1),
+    ],
+)
+def test_a_budget_leaves_all_but_what_may_go(group: str, left: int) -> None:
+    scales = f"autoscaling.enabled={'true' if 'minReplicas' in group else 'false'}"
+    objects = rendered(DEFAULT, sets=(f"workers.compute={group}", scales))
+    assert named(objects, "PodDisruptionBudget", "mesh-expertmesh-compute")["spec"]["minAvailable"] == left
+
+
+def test_the_heads_eviction_waits_for_a_person() -> None:
+    def budget(*values: str) -> int:
+        objects = rendered(DEFAULT, sets=values)
+        least: int = named(objects, "PodDisruptionBudget", "mesh-expertmesh-head")["spec"]["minAvailable"]
+        return least
+
+    assert budget() == 2
+    assert budget('upgrade.type="None"') == 1
+    names = [one["metadata"]["name"] for one in rendered(CI / "autoscaling-values.yaml") if "Budget" in one["kind"]]
+    assert "mesh-expertmesh-head" not in names
 
 
 @each_case

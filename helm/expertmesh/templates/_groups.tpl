@@ -22,3 +22,15 @@
 {{- end -}}
 {{- toYaml $groups -}}
 {{- end -}}
+
+{{/* How many pods of a group must stay: all that there are always, but maxUnavailable. Takes (list root group). */}}
+{{- define "expertmesh.minAvailable" -}}
+{{- $group := index . 1 -}}
+{{- $pods := (index . 0).Values.autoscaling.enabled | ternary $group.minReplicas $group.replicas -}}
+{{- $may := $group.podDisruptionBudget.maxUnavailable -}}
+{{- if kindIs "string" $may -}}
+{{- /* Upwards, as Kubernetes counts. */ -}}
+{{- $may = ceil (divf (mulf $pods (trimSuffix "%" $may | float64)) 100) -}}
+{{- end -}}
+{{- max 0 (sub (int $pods) (int $may)) -}}
+{{- end -}}
