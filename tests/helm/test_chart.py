@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster import whole
 from cluster.cli import parser
 from cluster.config import config_from
 from tests.helm import golden, sync, values_table
@@ -267,6 +268,20 @@ def test_the_front_is_ready_when_it_says_so(file: Path) -> None:
     )
     probe = pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]
     assert probe == {"path": "/healthz", "port": front["metrics_port"]}
+
+
+@each_case
+def test_other_pods_are_ready_when_all_is_whole(file: Path) -> None:
+    objects = rendered(file)
+    (application,) = serve_config(objects)["applications"]
+    pods = [pod for group, pod in ray_pods(objects).items() if group != "head"]
+    others = [pod for pod in pods if pod["metadata"]["labels"]["expertmesh.io/front"] == "false"]
+    assert others
+    for pod in others:
+        probe = pod["spec"]["containers"][0]["readinessProbe"]
+        assert probe["exec"] == {"command": ["python3", "-P", "-m", "cluster.whole"]}
+        assert probe["timeoutSeconds"] > 2 * whole.TIMEOUT_SECONDS
+        assert application["name"] == whole.DEFAULT_NAME
 
 
 @each_case

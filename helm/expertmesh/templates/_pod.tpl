@@ -137,6 +137,7 @@ ports:
 
 {{/* Liveness asks Ray's node process, never the model: a busy server answers, and Serve replaces hung replicas itself. */}}
 {{- define "expertmesh.probes" -}}
+{{- $asks := and (eq .kind "worker") (eq (int .group.fronts) 0) -}}
 livenessProbe:
   httpGet: {path: /api/local_raylet_healthz, port: 52365}
   initialDelaySeconds: 60
@@ -150,10 +151,11 @@ readinessProbe:
   {{- /* Beside the metrics, in plaintext whether the API has TLS or not. */}}
   httpGet: {path: /healthz, port: {{ int .root.Values.ports.metrics }}}
   {{- else }}
-  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  {{- /* No Service selects these pods. A budget must not let the next one go before the last one's weights are loaded. */}}
+  exec: {command: [python3, -P, -m, cluster.whole]}
   {{- end }}
-  periodSeconds: 5
-  timeoutSeconds: 5
+  periodSeconds: {{ $asks | ternary 10 5 }}
+  timeoutSeconds: {{ $asks | ternary 10 5 }}
   failureThreshold: 3
 {{- end -}}
 
