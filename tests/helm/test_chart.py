@@ -86,6 +86,11 @@ def test_an_unknown_kind_is_a_problem() -> None:
         ("workers.compute.shards=-1", "workers.compute.shards"),
         ("workers.compute.resources={\"limits\": {\"cpu\": \"lots\"}}", "workers.compute.resources"),
         ("workers.front.fronts=2", "workers.front.fronts"),
+        ("workers.compute.gpuResource=\"gpu\"", "workers.compute.gpuResource"),
+        ("pods.labels={\"team\": 7}", "pods.labels.team"),
+        ("pods.volumes=[{\"emptyDir\": {}}]", "pods.volumes.0"),
+        ("head.volumeMounts=[{\"name\": \"a\", \"mountPath\": \"a\"}]", "head.volumeMounts.0.mountPath"),
+        ("service.loadBalancerSourceRanges=[\"all\"]", "service.loadBalancerSourceRanges.0"),
         ("workers.Compute={}", "workers"),
         ("upgrade.type=\"Rolling\"", "upgrade.type"),
         ("serviceMonitor.interval=\"often\"", "serviceMonitor.interval"),
@@ -122,6 +127,28 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (("ports.dataPlane.first=50000", "ports.dataPlane.last=50100"), "ports.grpc is 50051, inside ports.dataPlane"),
         (("ports.dataPlane.first=30000", "ports.dataPlane.last=20000"), "ports.dataPlane.first is 30000, more than"),
         (("ports.dataPlane.last=45000",), "ports.dataPlane is 20000 to 45000, which holds 44217, Ray's autoscaler"),
+        (('pods.labels={"expertmesh.io/front": "true"}',), ".labels or pods.labels sets expertmesh.io/front"),
+        (('workers.compute.labels={"ray.io/group": "x"}',), "workers.compute.labels or pods.labels sets ray.io/group"),
+        (
+            ('head.annotations={"expertmesh.io/config": "x"}',),
+            "head.annotations or pods.annotations sets expertmesh.io",
+        ),
+        (('pods.volumes=[{"name": "tmp"}]',), ".volumes or pods.volumes names tmp, which is there already"),
+        (('pods.volumes=[{"name": "a"}]', 'head.volumes=[{"name": "a"}]'), "head.volumes or pods.volumes names a"),
+        (
+            ('pods.volumes=[{"name": "a"}]', 'pods.volumeMounts=[{"name": "a", "mountPath": "/tmp/"}]'),
+            ".volumeMounts or pods.volumeMounts has /tmp/, which is mounted already",
+        ),
+        (('head.volumeMounts=[{"name": "a", "mountPath": "/a"}]',), "names a, which is no volume: add it to volumes"),
+        ((f'workers.head={{"resources": {SOME}}}',), "workers.head: so the pod of Ray's head is called"),
+        (('service.loadBalancerClass="x/y"',), "service.type is ClusterIP, but loadBalancerClass and"),
+        (
+            ('http.service.type="NodePort"', 'http.service.loadBalancerSourceRanges=["10.0.0.0/8"]'),
+            "http.service.type is",
+        ),
+        (('service.externalTrafficPolicy="Local"',), "service.type is ClusterIP, but externalTrafficPolicy needs"),
+        (('service.labels={"helm.sh/chart": "x"}',), "service.labels sets helm.sh/chart, which is set for you"),
+        (('http.service.labels={"expertmesh.io/metrics": "true"}',), "http.service.labels sets expertmesh.io/metrics"),
         (("gcsFaultTolerance.enabled=true",), "gcsFaultTolerance.redisAddress is empty"),
         (('checkpoint.type="hostPath"',), "checkpoint.hostPath is empty"),
         (('checkpoint.type="init"',), "checkpoint.init.image"),
@@ -349,7 +376,8 @@ def test_each_process_has_a_place(file: Path) -> None:
         params = group["rayStartParams"]
         resources = yaml.safe_load(params["resources"].strip('"').replace('\\"', '"'))
         assert int(params["num-cpus"]) == resources["expertmesh_router"] + resources["expertmesh_shard"]
-        gpus = group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", "0")
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        (gpus,) = [number for name, number in limits.items() if "/" in name] or ["0"]
         assert params["num-gpus"] == gpus
         if args["model"]["device"] == "cuda":
             assert int(gpus) >= int(params["num-cpus"]) * args["cluster"].get("gpus_per_process", 1)
@@ -363,6 +391,37 @@ def test_each_process_has_a_place(file: Path) -> None:
     assert total["expertmesh_router"] >= args["cluster"]["routers"]
     assert total["expertmesh_shard"] >= args["experts"]["shards"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_what_a_platform_asks_for_is_there() -> None:
+    """All pods get what `pods` says; a group's own wins, or comes last, and the chart's own stays."""
+    objects = rendered(CI / "platform-values.yaml")
+    pods = ray_pods(objects)
+    tiers = {group: pod["metadata"]["labels"]["tier"] for group, pod in pods.items()}
+    assert tiers == {"head": "control", "compute": "common", "front": "api"}
+    for group, pod in pods.items():
+        assert pod["metadata"]["labels"]["team"] == "serving"
+        assert pod["metadata"]["labels"]["expertmesh.io/group"] == group
+        assert pod["metadata"]["annotations"]["prometheus.io/scrape"] == "false"
+        container = pod["spec"]["containers"][0]
+        assert {"name": "TZ", "value": "Etc/UTC"} in container["env"]
+        assert container["envFrom"][0] == {"configMapRef": {"name": "site"}}
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]} >= {"ca", "tmp", "secret"}
+    compute = pods["compute"]["spec"]["containers"][0]
+    assert compute["env"][-1]["name"] == "NCCL_DEBUG"
+    assert compute["resources"]["limits"]["nvidia.com/mig-3g.71gb"] == "1"
+    assert "nvidia.com/gpu" not in compute["resources"]["limits"]
+
+
+def test_services_for_a_load_balancer() -> None:
+    objects = rendered(CI / "platform-values.yaml")
+    grpc, page = (named(objects, "Service", f"mesh-expertmesh{suffix}") for suffix in ("", "-http"))
+    assert grpc["metadata"]["labels"]["dns"] == "internal"
+    assert (grpc["spec"]["type"], grpc["spec"]["loadBalancerClass"]) == ("LoadBalancer", "example.org/nlb")
+    assert grpc["spec"]["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
+    assert (page["spec"]["type"], page["spec"]["externalTrafficPolicy"]) == ("NodePort", "Local")
+    assert page["metadata"]["annotations"] == {"example.org/page": "true"}
 
 
 def admitted(objects: list[dict[str, Any]], source: dict[str, str], target: dict[str, str], port: int) -> bool:

@@ -3,6 +3,8 @@
 {{- include "expertmesh.checkReplicas" . -}}
 {{- include "expertmesh.checkPlaces" . -}}
 {{- include "expertmesh.checkPorts" . -}}
+{{- include "expertmesh.checkPods" . -}}
+{{- include "expertmesh.checkServices" . -}}
 {{- include "expertmesh.checkChoices" . -}}
 {{- end -}}
 
@@ -81,6 +83,61 @@
 {{- $port := int (get $.Values.ports (first $pair)) -}}
 {{- if eq $port (int (get $.Values.ports (last $pair))) -}}
 {{- fail (printf "ports.%s and ports.%s are both %d: take another for one of them" (first $pair) (last $pair) $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a group adds to its pods leaves alone what the chart, KubeRay and Kubernetes rely on. */}}
+{{- define "expertmesh.checkPods" -}}
+{{- $groups := include "expertmesh.groups" . | fromYaml -}}
+{{- if hasKey $groups "head" -}}
+{{- fail "workers.head: so the pod of Ray's head is called: take another name" -}}
+{{- end -}}
+{{- range $name, $group := merge (dict "head" (include "expertmesh.head" . | fromYaml)) $groups -}}
+{{- $where := eq $name "head" | ternary "head" (printf "workers.%s" $name) -}}
+{{- range $kind := list "labels" "annotations" -}}
+{{- range $key, $_ := get $group $kind -}}
+{{- if or (hasPrefix "expertmesh.io/" $key) (hasPrefix "ray.io/" $key) -}}
+{{- fail (printf "%s.%s or pods.%s sets %s: those of expertmesh.io and ray.io are set for you" $where $kind $kind $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $volumes := list "secret" "tmp" "checkpoint" "tls" "tokens" "shared-mem" "ray-logs" -}}
+{{- range $volume := $group.volumes -}}
+{{- if has $volume.name $volumes -}}
+{{- fail (printf "%s.volumes or pods.volumes names %s, which is there already: take another name" $where $volume.name) -}}
+{{- end -}}
+{{- $volumes = append $volumes $volume.name -}}
+{{- end -}}
+{{- $paths := list "/tmp" "/checkpoint" "/etc/expertmesh/secret" "/etc/expertmesh/tls" "/etc/expertmesh/tokens" -}}
+{{- range $mount := $group.volumeMounts -}}
+{{- if has (clean $mount.mountPath) $paths -}}
+{{- fail (printf "%s.volumeMounts or pods.volumeMounts has %s, which is mounted already: take another mountPath" $where $mount.mountPath) -}}
+{{- end -}}
+{{- $paths = append $paths (clean $mount.mountPath) -}}
+{{- if not (has $mount.name $volumes) -}}
+{{- fail (printf "%s.volumeMounts or pods.volumeMounts names %s, which is no volume: add it to volumes" $where $mount.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Kubernetes takes a load balancer's fields of no other Service. */}}
+{{- define "expertmesh.checkServices" -}}
+{{- range $where, $service := dict "service" .Values.service "http.service" .Values.http.service -}}
+{{- if and (ne $service.type "LoadBalancer") (or $service.loadBalancerClass $service.loadBalancerSourceRanges) -}}
+{{- fail (printf "%s.type is %s, but loadBalancerClass and loadBalancerSourceRanges need LoadBalancer" $where $service.type) -}}
+{{- end -}}
+{{- range $label, $_ := $service.labels -}}
+{{- if hasKey (include "expertmesh.labels" $ | fromYaml) $label -}}
+{{- fail (printf "%s.labels sets %s, which is set for you: take another" $where $label) -}}
+{{- end -}}
+{{- if hasPrefix "expertmesh.io/" $label -}}
+{{- fail (printf "%s.labels sets %s: labels of expertmesh.io are set for you" $where $label) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $service.type "ClusterIP") $service.externalTrafficPolicy -}}
+{{- fail (printf "%s.type is ClusterIP, but externalTrafficPolicy needs NodePort or LoadBalancer" $where) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,7 +1,7 @@
 {{/* A worker group's settings with their defaults; as YAML, to be read with fromYaml. Takes (list root name group). */}}
 {{- define "expertmesh.group" -}}
 {{- $group := index . 2 -}}
-{{- $defaults := dict "enabled" true "replicas" 1 "fronts" 0 "routers" 0 "shards" 0 "gpus" 0 "env" list "annotations" dict
+{{- $defaults := dict "enabled" true "replicas" 1 "fronts" 0 "routers" 0 "shards" 0 "gpus" 0 "gpuResource" "nvidia.com/gpu"
   "nodeSelector" dict "tolerations" list "affinity" dict "priorityClassName" "" "runtimeClassName" ""
   "topologySpread" (dict "enabled" false "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway")
   "podDisruptionBudget" (dict "enabled" true "maxUnavailable" 1) -}}
@@ -10,7 +10,25 @@
 {{- range $bound := list "minReplicas" "maxReplicas" -}}
 {{- if not (hasKey $merged $bound) -}}{{- $_ := set $merged $bound $merged.replicas -}}{{- end -}}
 {{- end -}}
-{{- toYaml $merged -}}
+{{- include "expertmesh.withCommon" (list (index . 0) $merged) -}}
+{{- end -}}
+
+{{/* The head's settings, as a group's. */}}
+{{- define "expertmesh.head" -}}
+{{- include "expertmesh.withCommon" (list . (mustMergeOverwrite (dict "fronts" 0) (deepCopy .Values.head))) -}}
+{{- end -}}
+
+{{/* A group's settings with what all pods get: its own labels and annotations win, its own lists come last. */}}
+{{- define "expertmesh.withCommon" -}}
+{{- $common := (index . 0).Values.pods -}}
+{{- $group := index . 1 -}}
+{{- range $key := list "labels" "annotations" -}}
+{{- $_ := set $group $key (mustMergeOverwrite (deepCopy (get $common $key)) (get $group $key | default dict)) -}}
+{{- end -}}
+{{- range $key := list "env" "envFrom" "volumes" "volumeMounts" -}}
+{{- $_ := set $group $key (concat (get $common $key) (get $group $key | default list)) -}}
+{{- end -}}
+{{- toYaml $group -}}
 {{- end -}}
 
 {{/* Enabled worker groups by name. */}}

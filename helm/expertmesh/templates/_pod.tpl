@@ -10,6 +10,9 @@ metadata:
     {{- /* No version here: a new chart alone must not make KubeRay build a new cluster. */}}
     {{- include "expertmesh.selector" $root | nindent 4 }}
     expertmesh.io/group: {{ .name }}
+    {{- with $group.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
     {{- if eq .kind "worker" }}
     expertmesh.io/front: {{ gt (int $group.fronts) 0 | quote }}
     expertmesh.io/router: {{ gt (int $group.routers) 0 | quote }}
@@ -80,6 +83,10 @@ spec:
       {{- include "expertmesh.containerPorts" . | nindent 6 }}
       env:
         {{- include "expertmesh.env" . | nindent 8 }}
+      {{- with $group.envFrom }}
+      envFrom:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       {{- include "expertmesh.probes" . | nindent 6 }}
       lifecycle:
         preStop:
@@ -162,7 +169,7 @@ readinessProbe:
 {{- define "expertmesh.resources" -}}
 {{- $resources := deepCopy .group.resources -}}
 {{- if gt (int (.group.gpus | default 0)) 0 -}}
-{{- $gpus := dict "nvidia.com/gpu" (toString (int .group.gpus)) -}}
+{{- $gpus := dict .group.gpuResource (toString (int .group.gpus)) -}}
 {{- $resources = mustMergeOverwrite $resources (dict "requests" $gpus "limits" $gpus) -}}
 {{- end -}}
 {{- toYaml $resources -}}
@@ -181,6 +188,9 @@ readinessProbe:
 {{- if .root.Values.tokens.enabled }}
 - {name: tokens, mountPath: /etc/expertmesh/tokens, readOnly: true}
 {{- end }}
+{{- end }}
+{{- with .group.volumeMounts }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
@@ -213,6 +223,9 @@ readinessProbe:
     items:
       - {key: {{ $values.tokens.key }}, path: tokens}
 {{- end }}
+{{- end }}
+{{- with .group.volumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
