@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import whole
 from cluster.cli import parser
 from cluster.config import config_from
 from tests.helm import golden, sync, values_table
@@ -164,77 +163,6 @@ def test_what_no_schema_can_refuse(values: tuple[str, ...], said: str) -> None:
     assert said in done.stderr
 
 
-def replicas(objects: list[dict[str, Any]], group: str) -> tuple[int, int, int]:
-    """Fewest pods of a group, pods, and most."""
-    cluster = named(objects, "RayService")["spec"]["rayClusterConfig"]
-    (one,) = (one for one in cluster["workerGroupSpecs"] if one["groupName"] == group)
-    return one["minReplicas"], one["replicas"], one["maxReplicas"]
-
-
-def test_no_pods_at_all_are_a_number_too() -> None:
-    assert replicas(rendered(CI / "autoscaling-values.yaml"), "compute") == (0, 1, 3)
-    assert replicas(rendered(DEFAULT, sets=("workers.compute.minReplicas=0",)), "compute") == (0, 1, 1)
-    idle = 'workers.idle={"replicas": 0, "resources": ' + SOME + "}"
-    assert replicas(rendered(DEFAULT, sets=(idle,)), "idle") == (0, 0, 0)
-
-
-def test_zero_and_false_are_values() -> None:
-    """Nothing takes them for unset and puts its default there."""
-    values = (
-        "upgrade.deletionDelaySeconds=0",
-        'priorityClass={"create": true, "value": 0}',
-        "config.cluster.drain_notice_seconds=0",
-        "workers.compute.podDisruptionBudget.maxUnavailable=0",
-        "workers.front.podDisruptionBudget.enabled=false",
-    )
-    objects = rendered(DEFAULT, sets=values)
-    assert named(objects, "RayService")["spec"]["rayClusterDeletionDelaySeconds"] == 0
-    assert named(objects, "PriorityClass")["value"] == 0
-    assert ray_pods(objects)["compute"]["spec"]["terminationGracePeriodSeconds"] == 60
-    budgets = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"}
-    assert budgets.keys() == {"mesh-expertmesh-compute", "mesh-expertmesh-head"}
-    assert budgets["mesh-expertmesh-compute"]["minAvailable"] == 1
-
-
-@each_case
-def test_budgets_are_such_as_kubernetes_can_count(file: Path) -> None:
-    """A RayCluster has no scale subresource: with maxUnavailable or a percentage every eviction would be refused."""
-    for one in rendered(file):
-        if one["kind"] == "PodDisruptionBudget":
-            assert one["spec"].keys() == {"minAvailable", "selector"}
-            assert type(one["spec"]["minAvailable"]) is int
-
-
-@pytest.mark.parametrize(
-    ("group", "left"),
-    [
-        ('{"replicas": 4}', 3),
-        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": 0}}', 4),
-        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": 9}}', 0),
-        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": "50%"}}', 2),
-        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": "26%"}}', 2),
-        ('{"replicas": 4, "podDisruptionBudget": {"maxUnavailable": "0%"}}', 4),
-        ('{"replicas": 4, "minReplicas": 2, "maxReplicas": 6}', 1),
-    ],
-)
-def test_a_budget_leaves_all_but_what_may_go(group: str, left: int) -> None:
-    scales = f"autoscaling.enabled={'true' if 'minReplicas' in group else 'false'}"
-    objects = rendered(DEFAULT, sets=(f"workers.compute={group}", scales))
-    assert named(objects, "PodDisruptionBudget", "mesh-expertmesh-compute")["spec"]["minAvailable"] == left
-
-
-def test_the_heads_eviction_waits_for_a_person() -> None:
-    def budget(*values: str) -> int:
-        objects = rendered(DEFAULT, sets=values)
-        least: int = named(objects, "PodDisruptionBudget", "mesh-expertmesh-head")["spec"]["minAvailable"]
-        return least
-
-    assert budget() == 2
-    assert budget('upgrade.type="None"') == 1
-    names = [one["metadata"]["name"] for one in rendered(CI / "autoscaling-values.yaml") if "Budget" in one["kind"]]
-    assert "mesh-expertmesh-head" not in names
-
-
 @each_case
 def test_pods_are_confined(file: Path) -> None:
     objects = rendered(file)
@@ -298,20 +226,6 @@ def test_the_front_is_ready_when_it_says_so(file: Path) -> None:
 
 
 @each_case
-def test_other_pods_are_ready_when_all_is_whole(file: Path) -> None:
-    objects = rendered(file)
-    (application,) = serve_config(objects)["applications"]
-    pods = [pod for group, pod in ray_pods(objects).items() if group != "head"]
-    others = [pod for pod in pods if pod["metadata"]["labels"]["expertmesh.io/front"] == "false"]
-    assert others
-    for pod in others:
-        probe = pod["spec"]["containers"][0]["readinessProbe"]
-        assert probe["exec"] == {"command": ["python3", "-P", "-m", "cluster.whole"]}
-        assert probe["timeoutSeconds"] > 2 * whole.TIMEOUT_SECONDS
-        assert application["name"] == whole.DEFAULT_NAME
-
-
-@each_case
 def test_the_application_knows_its_configuration(file: Path) -> None:
     """Every key that the chart writes is one of the application's, with a value that it takes."""
     args = serve_config(rendered(file))["applications"][0]["args"]
@@ -340,32 +254,6 @@ def test_services_reach_the_front(file: Path) -> None:
 
 
 @each_case
-def test_services_say_whether_it_is_tls(file: Path) -> None:
-    """Gateways and meshes act on it: what is called cleartext is not spoken to over TLS."""
-    objects = rendered(file)
-    front = serve_config(objects)["applications"][0]["args"]["front"]
-    cleartext = {"grpc": "kubernetes.io/h2c", "http": "http"}
-    wanted = {"grpc": "https", "http": "https"} if "tls_cert" in front else cleartext
-    ports = [port for one in objects if one["kind"] == "Service" for port in one["spec"]["ports"]]
-    said = {port["name"]: port["appProtocol"] for port in ports if "appProtocol" in port}
-    assert said.items() <= wanted.items()
-    assert "grpc" in said
-
-
-def test_the_certificate_has_the_services_names() -> None:
-    objects = rendered(CI / "security-values.yaml")
-    names = named(objects, "Certificate")["spec"]["dnsNames"]
-    for service in ("mesh-expertmesh", "mesh-expertmesh-http"):
-        assert named(objects, "Service", service)["spec"]["ports"][0]["appProtocol"] == "https"
-        for domain in ("", ".serving", ".serving.svc", ".serving.svc.cluster.local"):
-            assert service + domain in names
-    assert names[-1] == "mesh.example.org"
-    assert len(set(names)) == len(names)
-    without = rendered(CI / "security-values.yaml", sets=("http.enabled=false",))
-    assert not [name for name in named(without, "Certificate")["spec"]["dnsNames"] if "-http" in name]
-
-
-@each_case
 def test_each_process_has_a_place(file: Path) -> None:
     """What Ray is told of a group is JSON for the shell, adds up to what is asked for, and GPUs are there."""
     objects = rendered(file)
@@ -391,37 +279,6 @@ def test_each_process_has_a_place(file: Path) -> None:
     assert total["expertmesh_router"] >= args["cluster"]["routers"]
     assert total["expertmesh_shard"] >= args["experts"]["shards"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-
-
-def test_what_a_platform_asks_for_is_there() -> None:
-    """All pods get what `pods` says; a group's own wins, or comes last, and the chart's own stays."""
-    objects = rendered(CI / "platform-values.yaml")
-    pods = ray_pods(objects)
-    tiers = {group: pod["metadata"]["labels"]["tier"] for group, pod in pods.items()}
-    assert tiers == {"head": "control", "compute": "common", "front": "api"}
-    for group, pod in pods.items():
-        assert pod["metadata"]["labels"]["team"] == "serving"
-        assert pod["metadata"]["labels"]["expertmesh.io/group"] == group
-        assert pod["metadata"]["annotations"]["prometheus.io/scrape"] == "false"
-        container = pod["spec"]["containers"][0]
-        assert {"name": "TZ", "value": "Etc/UTC"} in container["env"]
-        assert container["envFrom"][0] == {"configMapRef": {"name": "site"}}
-        mounts = {mount["name"] for mount in container["volumeMounts"]}
-        assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]} >= {"ca", "tmp", "secret"}
-    compute = pods["compute"]["spec"]["containers"][0]
-    assert compute["env"][-1]["name"] == "NCCL_DEBUG"
-    assert compute["resources"]["limits"]["nvidia.com/mig-3g.71gb"] == "1"
-    assert "nvidia.com/gpu" not in compute["resources"]["limits"]
-
-
-def test_services_for_a_load_balancer() -> None:
-    objects = rendered(CI / "platform-values.yaml")
-    grpc, page = (named(objects, "Service", f"mesh-expertmesh{suffix}") for suffix in ("", "-http"))
-    assert grpc["metadata"]["labels"]["dns"] == "internal"
-    assert (grpc["spec"]["type"], grpc["spec"]["loadBalancerClass"]) == ("LoadBalancer", "example.org/nlb")
-    assert grpc["spec"]["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
-    assert (page["spec"]["type"], page["spec"]["externalTrafficPolicy"]) == ("NodePort", "Local")
-    assert page["metadata"]["annotations"] == {"example.org/page": "true"}
 
 
 def admitted(objects: list[dict[str, Any]], source: dict[str, str], target: dict[str, str], port: int) -> bool:
