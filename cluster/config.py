@@ -11,8 +11,7 @@ import yaml
 from cluster.unique_keys import DuplicateKeyError, load_yaml
 from experts.config import ExpertsConfig, WeightsConfig
 from experts.log import LoggingConfig
-from router_service.config import EngineConfig
-from router_service.families import MetricsConfig
+from router_service.config import EngineConfig, MetricsConfig
 from router_service.front.config import FrontConfig
 from router_service.front.tracing import TracingConfig
 

@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+import os
 import socket
 from typing import TYPE_CHECKING
+
+import psutil
 
 from cluster.client_command import fail, one_line
 
@@ -11,12 +14,19 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
 CONNECT_SECONDS = 5.0
+# Ray's own variable: what `auto` then means.
+RAY_ADDRESS = "RAY_ADDRESS"
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = subparsers.add_parser("drain", help="refuse new requests and wait until the streams in flight have ended")
-    parser.add_argument("--address", metavar="RAY", default="auto", help="the Ray cluster: auto (default) or HOST:PORT")
+    parser.add_argument(
+        "--address",
+        metavar="RAY",
+        default="auto",
+        help="the Ray cluster: auto (default: the one of this machine) or HOST:PORT, as `serve` prints it",
+    )
     parser.add_argument("--name", metavar="NAME", default="expertmesh", help="the Serve application")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long streams may go on (30)")
     parser.add_argument(
@@ -40,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         return fail(f"--seconds must be over 0 and --notice at least 0, got {args.seconds:g} and {args.notice:g}")
     if args.address != "auto" and not _listens(args.address):
         return fail(f"cannot drain {args.name}: nothing listens on {args.address}")
+    if args.address == "auto" and RAY_ADDRESS not in os.environ and len(found := rays_here()) > 1:
+        return fail(f"cannot drain {args.name}: several Rays run here, name one by --address: {', '.join(found)}")
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -54,13 +66,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _drain(args: argparse.Namespace) -> None:
+    import ray
+
     from cluster.directory import DrainOrder, known_directory
     from cluster.draining import drain
     from cluster.process import node_id
 
-    here = node_id()
+    here, address = node_id(), ray.get_runtime_context().gcs_address
+    try:
+        directory = known_directory(args.name)
+    except ValueError:
+        raise ValueError(f"the Ray at {address} runs no such cluster (--name, --address)") from None
     order = DrainOrder(args.seconds, args.notice)
-    drain(known_directory(args.name), order, lambda one: one.node == here if args.here else one.role == "front")
+    count = drain(directory, order, lambda one: one.node == here if args.here else one.role == "front")
+    print(f"drained {args.name} of the Ray at {address}: {count} processes")
+
+
+def rays_here() -> list[str]:
+    """Addresses of the Rays that have a node on this machine, as their raylets were told them."""
+    found = set()
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "raylet":
+            options = dict(word.split("=", 1) for word in process.info["cmdline"] or () if "=" in word)
+            found.add(options.get("--gcs-address", f"pid {process.pid}"))
+    return sorted(found)
 
 
 def _listens(address: str) -> bool:

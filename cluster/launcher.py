@@ -18,7 +18,7 @@ from cluster.memory import DoesNotFitError, refusal_in
 from cluster.model import open_model
 from cluster.process import environment
 from cluster.settle import settle_here
-from cluster.signals import Interrupts
+from cluster.signals import Interrupts, sigterm_held
 from cluster.table import size
 
 POLL_SECONDS = 0.25
@@ -51,8 +51,9 @@ class Launcher:
             StartError: the model does not fit, Ray cannot be reached, the application fails, or is not ready in time.
         """
         self._settle()
-        self._start_ray()
-        interrupts.listen()
+        with sigterm_held():
+            self._start_ray()
+            interrupts.listen()
         application = self._config.cluster.application
         serve.start(proxy_location="Disabled")
         joined = bool(self._config.cluster.address)
@@ -136,7 +137,7 @@ class Launcher:
             self._front = serve.get_deployment_handle("Front", application)
         status: dict[str, Any] = self._front.status.remote().result(timeout_s=CALL_SECONDS)
         self._show(status["announcements"])
-        return status
+        return status | {"ray": ray.get_runtime_context().gcs_address}
 
     def _states(self) -> str:
         state = serve.status().applications[self._config.cluster.application]

@@ -3,7 +3,7 @@
 import argparse
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cluster.model import ServedModel
     from cluster.signals import Interrupts
 
+MAX_PORT = 65535
 # Flag name to (section, key) of the configuration.
 FLAGS: dict[str, tuple[str, str]] = {
     "shards": ("experts", "shards"),
@@ -181,31 +182,26 @@ def check_ports(config: ClusterConfig) -> None:
     Raises:
         ConfigError: one is taken, or the address is not this machine's, or several Fronts cannot share it.
     """
-    front = config.front
-    if config.cluster.fronts > 1 and not config.cluster.address:
-        _check_shared_ports(front)
-    for key, host, port in (
-        ("grpc_port", front.host, front.grpc_port),
-        ("metrics_port", front.metrics_host, front.metrics_port),
-        ("http_port", front.http_host, front.http_port),
-    ):
-        if port is None:
-            continue
+    front, fronts = config.front, 1 if config.cluster.address else config.cluster.fronts
+    if fronts > 1 and front.grpc_port == 0:
+        raise ConfigError("front.grpc_port is 0, but cluster.fronts is over 1: set the port that the Fronts share")
+    for key, host, port in _ports(front, fronts):
+        if port > MAX_PORT:
+            raise ConfigError(f"front.{key}: {fronts} Fronts need a port each, and ports end at {MAX_PORT}")
         try:
             socket.create_server((host, port)).close()
         except OSError as error:
             raise ConfigError(f"front.{key}: cannot listen on {host}:{port}: {error.strerror}") from error
 
 
-def _check_shared_ports(front: FrontConfig) -> None:
-    """Several Fronts on one machine answer on one API port, and each has metrics of its own."""
-    if front.grpc_port == 0:
-        raise ConfigError("front.grpc_port is 0, but cluster.fronts is over 1: set the port that the Fronts share")
-    if front.metrics_port:
-        raise ConfigError(
-            f"front.metrics_port is {front.metrics_port}, but cluster.fronts is over 1 on one machine: set 0 for a "
-            "free port each (any page's /sd lists all), or null"
-        )
+def _ports(front: FrontConfig, fronts: int) -> Iterator[tuple[str, str, int]]:
+    """Key, host and port of all that so many Fronts of one machine listen on: metrics are on a port each."""
+    yield "grpc_port", front.host, front.grpc_port
+    for place in range(fronts if front.metrics_port else 1):
+        if front.metrics_port is not None:
+            yield "metrics_port", front.metrics_host, front.metrics_port + place
+    if front.http_port is not None:
+        yield "http_port", front.http_host, front.http_port
 
 
 def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:
@@ -214,4 +210,4 @@ def ready_line(config: ClusterConfig, status: dict[str, Any]) -> str:
     metrics = f"http://{front.metrics_host}:{status['metrics_port']}/metrics"
     scheme = "https" if front.tls_cert else "http"
     page = f" http={scheme}://{front.http_host}:{status['http_port']}/" if front.http_port is not None else ""
-    return f"ready grpc={front.host}:{status['grpc_port']} metrics={metrics}{page}"
+    return f"ready grpc={front.host}:{status['grpc_port']} metrics={metrics}{page} ray={status['ray']}"

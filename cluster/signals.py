@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -28,3 +30,17 @@ class Interrupts:
     def _note(self, number: int, _: FrameType | None) -> None:
         self._event.set()
         signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def sigterm_held() -> Iterator[None]:
+    """Let this thread's SIGTERM wait until the block ends. What it starts meanwhile never gets one.
+
+    Masks are inherited. Who stops a server often signals all that it has started (`timeout`, systemd): if Ray's
+    processes went at once, no stream could end. They go when we take them down, or with us.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -122,9 +122,10 @@ class ShardConnector:
                 channel = connect(endpoint, self._node, self._secret, CONNECT_SECONDS, self._checksum)
                 channel.set_timeouts(self._call_timeout_s)
                 self._drop_control(link)
-                self._transport.offer(shard, channel)
+                # Before it is offered: whoever sees the shard available sees which life of it that is, and it counted.
                 link.connected_to(endpoint)
                 log.info("shard %d is connected", shard, extra=fields(replica=endpoint.replica, pid=endpoint.pid))
+                self._transport.offer(shard, channel)
                 self._changed()
             self._ask_status(link, endpoint)
             link.error = ""

@@ -27,6 +27,8 @@ DTYPES = {
 }
 MAX_HEADER_BYTES = 100 << 20
 PIECE_BYTES = 1 << 20
+# How a file begins that stands for one that Git LFS has not fetched.
+LFS_POINTER = b"version "
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _header_length(file: Path, prefix: bytes, size: int) -> int:
     if len(prefix) < 8:
         raise CheckpointError(f"{file}: truncated: {size} bytes hold no safetensors header")
+    if prefix == LFS_POINTER:
+        raise CheckpointError(f"{file}: a pointer of Git LFS, not the weights: run `git lfs pull` where it was cloned")
     length: int = struct.unpack("<Q", prefix)[0]
     if length > min(size - 8, MAX_HEADER_BYTES):
         raise CheckpointError(f"{file}: truncated or not safetensors: header of {length} bytes in a file of {size}")

@@ -36,8 +36,15 @@ class Tls:
         Raises:
             OSError: one cannot be read.
         """
-        ca, key, cert = (path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
+        ca, key, cert = (self._read(name) for name in ("ca", "key", "cert"))
         return grpc.ssl_channel_credentials(ca, key, cert)
+
+    def _read(self, name: str) -> bytes | None:
+        path: Path | None = getattr(self, name)
+        try:
+            return path.read_bytes() if path else None
+        except OSError as error:
+            raise OSError(f"{name}: cannot read {path}: {error.strerror}") from error
 
 
 def open_channel(target: str, tls: Tls | None, attempts: int = 1) -> grpc.aio.Channel:

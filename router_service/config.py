@@ -1,4 +1,4 @@
-"""Settings of the router's engine."""
+"""Settings of the router: its engine and its metrics."""
 
 from dataclasses import dataclass
 
@@ -37,3 +37,22 @@ class EngineConfig:
                 raise ValueError(f"router.{name} is {getattr(self, name)}, it must not be negative")
         if not 0 < self.kv_memory_fraction < 1:
             raise ValueError(f"router.kv_memory_fraction is {self.kv_memory_fraction}, it must be between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Which of the large series are exported.
+
+    Args:
+        per_layer: balance gauges for each layer: L series each instead of one
+        per_expert: `expert_tokens_total`, L x E series, of the `top_experts` busiest experts of each layer
+        top_experts: how many experts of a layer `per_expert` exports [experts; at least 1]
+    """
+
+    per_layer: bool = False
+    per_expert: bool = False
+    top_experts: int = 16
+
+    def __post_init__(self) -> None:
+        if self.top_experts < 1:
+            raise ValueError(f"metrics.top_experts is {self.top_experts}, it must be at least 1")

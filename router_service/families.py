@@ -7,29 +7,11 @@ import numpy as np
 
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
 from experts.phases import PHASES
+from router_service.config import MetricsConfig
 from router_service.family_builder import FamilyBuilder, by_shard, rejections
 from router_service.messages import MetricFamily
 from router_service.statistics import KINDS, Statistics
 from router_service.totals import Totals
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsConfig:
-    """Which of the large series are exported.
-
-    Args:
-        per_layer: balance gauges for each layer: L series each instead of one
-        per_expert: `expert_tokens_total`, L x E series, of the `top_experts` busiest experts of each layer
-        top_experts: how many experts of a layer `per_expert` exports [experts; at least 1]
-    """
-
-    per_layer: bool = False
-    per_expert: bool = False
-    top_experts: int = 16
-
-    def __post_init__(self) -> None:
-        if self.top_experts < 1:
-            raise ValueError(f"metrics.top_experts is {self.top_experts}, it must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experts.connector import ShardConnector, ShardLink
+from router_service.config import MetricsConfig
 from router_service.engine import Engine
-from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
+from router_service.families import Gauges, LinkGauges, router_families
 from router_service.messages import RouterReport
 from router_service.reporting import shard_reports
 from router_service.shard_families import shard_families

@@ -15,8 +15,8 @@ from experts.transport.address import Endpoint
 from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
 from router_service.activity import ActivityMonitor
+from router_service.config import MetricsConfig
 from router_service.engine import Engine, StepRecord
-from router_service.families import MetricsConfig
 from router_service.front_links import FrontLinks
 from router_service.messages import Cancel, RouterHello, SamplingParams, Submit, ToRouter, Watch
 from router_service.reporter import Labels, ModelSizes, Reporter

@@ -1,14 +1,23 @@
-"""Tiny checkpoints that the tests of one process share; torch keeps to one thread, because tests run side by side."""
+"""Tiny checkpoints that the tests of one process share.
+
+torch keeps to one thread, because tests run side by side. For the same reason hypothesis does not judge how long an
+example took to draw or to run: that is the machine's matter.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.tiny import Tiny, make_tiny
 
 torch.set_num_threads(1)
+settings.register_profile(
+    "shared machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

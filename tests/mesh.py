@@ -105,7 +105,8 @@ class Mesh:
         self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum)
         self.connector: ShardConnector | None = None
         experts = ExpertsConfig(shards, call_timeout_s, checksum)
-        engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | config)
+        # One thread: else how many compute is measured, and what is drawn could follow the machine's cores and load.
+        engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096, "threads": 1} | config)
         transport = self._transport(way, delays or {}, experts)
         self.engine = build_engine(plan, transport, experts, engine, dtype, CPU, keep_packed)
         self.engine.observe = self.records.append

@@ -6,7 +6,8 @@ from prometheus_client.openmetrics import exposition
 from prometheus_client.openmetrics import parser as strict
 from prometheus_client.parser import text_string_to_metric_families
 
-from router_service.families import Gauges, LinkGauges, MetricsConfig, router_families
+from router_service.config import MetricsConfig
+from router_service.families import Gauges, LinkGauges, router_families
 from router_service.front.exposition import MergedCollector
 from router_service.front.metrics import FrontMetrics
 from router_service.messages import MetricFamily, RouterReport

@@ -5,20 +5,24 @@ the smallest belongs to the least disturbed measurement. Both only improve with 
 stays wrong however often it is measured.
 """
 
+import time
 from collections.abc import Callable
 
 import pytest
 
 ROUNDS = 30
+# A machine that is never quiet needs more rounds than that: it is given time for them.
+LIMIT_S = 90.0
 
 
 def undisturbed(measure: Callable[[], None], wrong: Callable[[], list[str]]) -> None:
     """Measure round after round until `wrong`, which looks at all that was measured, finds nothing."""
-    for _ in range(ROUNDS):
+    begun, rounds, found = time.monotonic(), 0, [""]
+    while found and (rounds < ROUNDS or time.monotonic() - begun < LIMIT_S):
         measure()
-        if not (found := wrong()):
-            return
-    pytest.fail(f"still so after {ROUNDS} rounds: {'; '.join(found)}")
+        found, rounds = wrong(), rounds + 1
+    if found:
+        pytest.fail(f"still so after {rounds} rounds: {'; '.join(found)}")
 
 
 def tolerance(cause_ns: float) -> float:
@@ -27,7 +31,7 @@ def tolerance(cause_ns: float) -> float:
 
 
 def off(what: str, measured_ns: float, known_ns: float, cause_ns: float) -> list[str]:
-    """A complaint if a figure is further from the known one than the cause's tolerance."""
-    if abs(measured_ns - known_ns) <= tolerance(cause_ns):
-        return []
-    return [f"{what}: {measured_ns / 1e6:.3f} ms, not {known_ns / 1e6:.3f}, for a cause of {cause_ns / 1e6:.3f}"]
+    """A complaint if a figure is further from the known one than the cause's tolerance; pytest's -rP shows every one."""
+    figures = f"{measured_ns / 1e6:.3f} ms measured, {known_ns / 1e6:.3f} known, for a cause of {cause_ns / 1e6:.3f}"
+    print(f"{what}: {figures}")
+    return [] if abs(measured_ns - known_ns) <= tolerance(cause_ns) else [f"{what}: {figures}"]

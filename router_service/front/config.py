@@ -13,6 +13,8 @@ class FrontConfig:
         grpc_port: port of the API; 0 picks a free one [-; 0 to 65535]
         metrics_host: address that the metrics page binds [-; an address of this machine]
         metrics_port: port of the metrics page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
+        metrics_ports: of so many ports from metrics_port on the first free one is taken, so that several Fronts of one
+            machine have a known one each; `cluster.fronts` decides in a cluster [ports; at least 1]
         http_host: address that the live page binds [-; an address of this machine]
         http_port: port of the live page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
         max_pages: live pages open at once; one more is told to come later [pages; at least 1]
@@ -43,6 +45,7 @@ class FrontConfig:
     grpc_port: int = 0
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 0
+    metrics_ports: int = 1
     http_host: str = "127.0.0.1"
     http_port: int | None = 0
     max_pages: int = 64
@@ -67,7 +70,8 @@ class FrontConfig:
         for name in ("grpc_port", "metrics_port", "http_port"):
             if not 0 <= (getattr(self, name) or 0) <= 65535:
                 raise ValueError(f"front.{name} is {getattr(self, name)}, it must be 0 to 65535")
-        for name in ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens", "max_pages"):
+        counts = ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens", "max_pages", "metrics_ports")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"front.{name} is {getattr(self, name)}, it must be at least 1")
         for name in ("router_wait_s", "max_resubmits"):

@@ -4,6 +4,7 @@ It speaks plain HTTP and asks for no token, so that a kubelet can ask how the Fr
 """
 
 import asyncio
+import errno
 import json
 import socket
 from collections.abc import Callable, Iterable
@@ -37,18 +38,20 @@ class MetricsServer:
         model: str,
         targets: Targets | None = None,
         health: FrontHealth | None = None,
+        ports: int = 1,
     ) -> None:
-        """Bind and serve; a port of 0 picks a free one. Without `targets` this page is the only one.
+        """Bind the first free one of `ports` ports from `port` on and serve; a port of 0 picks any free one. Without
+        `targets` this page is the only one.
 
         Raises:
-            OSError: the address is taken or not ours.
+            OSError: all are taken, or the address is not ours.
         """
         registry = CollectorRegistry()
         registry.register(collector)
         listed = targets if targets is not None else lambda: [f"{host}:{self.port}"]
         apps = {"/metrics": make_wsgi_app(registry), "/sd": discovery(listed, model)}
         app = pages(apps if health is None else apps | {"/healthz": health_page(health)})
-        self._server: WSGIServer = make_server(host, port, app, _server_class(host, port), handler_class=_Silent)
+        self._server = _listen(host, range(port, port + ports) if port else range(1), app)
         self.port: int = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, daemon=True, name="metrics page")
         self._thread.start()
@@ -93,6 +96,17 @@ def health_page(health: FrontHealth) -> "WSGIApplication":
         return [health.json()]
 
     return serve
+
+
+def _listen(host: str, ports: range, app: "WSGIApplication") -> WSGIServer:
+    """A server on the first of `ports` that is free."""
+    for port in ports:
+        try:
+            return make_server(host, port, app, _server_class(host, port), handler_class=_Silent)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    raise ValueError(f"{ports} has no port")
 
 
 def _server_class(host: str, port: int) -> type[WSGIServer]:

@@ -147,7 +147,7 @@ class FrontServer:
         if config.metrics_port is not None:
             collector = MergedCollector(self._metrics.registry, lambda: self._links.reports)
             place = (config.metrics_host, config.metrics_port, self._metrics.model)
-            self._page = MetricsServer(collector, *place, self._targets, self._health)
+            self._page = MetricsServer(collector, *place, self._targets, self._health, config.metrics_ports)
             self.metrics_port = self._page.port
 
     def _make_server(self) -> grpc.aio.Server:

@@ -28,8 +28,9 @@ from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.transport.base import Answer, Sent
+from router_service.config import MetricsConfig
 from router_service.engine import StepRecord
-from router_service.families import MetricsConfig, router_families
+from router_service.families import router_families
 from router_service.forward import StepTrace
 from router_service.messages import encode
 from router_service.statistics import PENDING_STEPS, Statistics

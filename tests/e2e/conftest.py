@@ -31,7 +31,12 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[Served]:
-    """A server of its own for a test that harms it: three shards, so that one is not half of everything."""
+    """A server of its own for a test that harms it: three shards, so that one is not half of everything.
+
+    Its requests wait for a shard however long a busy machine takes to start one.
+    """
     oracle = write_checkpoint(tmp_path, "qwen3_moe")
-    with serving(str(tmp_path), "--shards", "3", log=tmp_path / "log") as server:
+    (tmp_path / "patient.yaml").write_text("router: {unavailable_wait_seconds: 200}\n")
+    arguments = (str(tmp_path), "--shards", "3", "--config", str(tmp_path / "patient.yaml"))
+    with serving(*arguments, log=tmp_path / "log") as server:
         yield Served(server, oracle, tmp_path)

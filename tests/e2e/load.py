@@ -36,7 +36,7 @@ async def load(target: str, streams: int, prompts: list[list[int]], max_tokens: 
     try:
         yield made
         made.enough.set()
-        await asyncio.wait_for(asyncio.gather(*workers), 120)
+        await asyncio.wait_for(asyncio.gather(*workers), 200)
     finally:
         for worker in workers:
             worker.cancel()

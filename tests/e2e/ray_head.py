@@ -1,8 +1,7 @@
 """A Ray head of its own, as `ray start` makes one, and what KubeRay asks of its dashboard."""
 
 import json
-import os
-import signal
+import random
 import socket
 import subprocess
 import sys
@@ -11,10 +10,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.server import descendants_of, environment, gone
+from tests.e2e.server import descendants_of, environment, gone, kill
 
 START_SECONDS = 120.0
 TOKEN = "a-token-of-this-test-which-KubeRay-would-draw"
@@ -37,19 +37,31 @@ class Ray:
 
 
 def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports that are free, and that the kernel will not give to somebody else before they are bound.
+
+    Those come from a range of its own, which these are outside of where a machine leaves room for that; Ray's workers
+    take theirs below 20000.
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    outside = [port for port in range(20_000, 65_000) if not low <= port <= high]
+    candidates = outside if len(outside) >= 20 * number else list(range(20_000, 65_000))
+    random.SystemRandom().shuffle(candidates)
+    return list(islice(filter(_is_free, candidates), number))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """Ray itself waits half a minute for its workers; here nobody needs their last words."""
     family = descendants_of(process.pid)
     process.terminate()
-    for pid in gone(family, 3.0):
-        os.kill(pid, signal.SIGKILL)
+    kill(gone(family, 3.0))
     process.wait(30)
 
 
@@ -87,7 +99,7 @@ def _healthz(ray: Ray) -> bytes:
 
 def get(url: str) -> bytes:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
         body: bytes = answer.read()
         return body
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 READY = re.compile(r"ready grpc=(\S+) metrics=(\S+)")
 START_SECONDS = 150.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 120.0
+ROUTER = re.compile(r"router: ready .*\(pid (\d+)\)")
 
 
 @dataclass
@@ -29,10 +30,24 @@ class Server:
         """Processes that it has started, at any depth."""
         return descendants_of(self.process.pid)
 
+    def router(self) -> int:
+        """The process of its router, or of the last to be ready of several."""
+        return int(ROUTER.findall(self.log.read_text())[-1])
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """Hold a process still within the block: what a router generates does not end while something is done to it."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -72,7 +87,14 @@ def descendants_of(pid: int) -> set[int]:
     return found
 
 
-def gone(pids: set[int], seconds: float = 15.0) -> set[int]:
+def kill(pids: set[int]) -> None:
+    """End what still lives of `pids`."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def gone(pids: set[int], seconds: float = 60.0) -> set[int]:
     """Wait until none of `pids` lives; return those that still do."""
     deadline = time.monotonic() + seconds
     while (alive := {pid for pid in pids if alive_process(pid)}) and time.monotonic() < deadline:
@@ -113,5 +135,4 @@ def _end(process: "subprocess.Popen[bytes]", family: set[int]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_SECONDS)
-    for pid in gone(family):
-        os.kill(pid, signal.SIGKILL)
+    kill(gone(family))

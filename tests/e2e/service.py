@@ -29,10 +29,12 @@ class Service:
     _turn: int = 0
 
     async def probe(self) -> None:
-        """Ask every backend's /healthz, as a kubelet does, until cancelled."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(2)) as session:
+        """Ask every backend's /healthz, as a kubelet does, until cancelled; one that is slow is not taken for bad."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as session:
             while True:
-                self.ready = [one for one in self.backends if await _is_ready(session, one)]
+                asked = list(self.backends)
+                answers = await asyncio.gather(*(_is_ready(session, one) for one in asked))
+                self.ready = [one for one, good in zip(asked, answers, strict=True) if good]
                 await asyncio.sleep(PROBE_SECONDS)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,25 +4,28 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router_service.client import Client
+from router_service.protocol import cluster_pb2
 from router_service.protocol import inference_pb2 as pb
 from tests.e2e.conftest import Served
 from tests.e2e.server import environment
 from tests.tiny import greedy, random_prompts
 
-# Routers report once a second, and once a second they ask the shards.
-REPORTED_SECONDS = 2.5
+# Routers report once a second, and once a second they ask the shards: more often it is late on a busy machine.
+REPORTED_SECONDS = 60.0
+ROUNDS = 4
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 
 async def collect(client: Client, **request: object) -> list[pb.GenerateResponse]:
-    return [response async for response in client.generate(timeout=60, **request)]  # type: ignore[arg-type]
+    return [response async for response in client.generate(timeout=200, **request)]  # type: ignore[arg-type]
 
 
 def tokens_of(responses: list[pb.GenerateResponse]) -> list[int]:
@@ -70,7 +73,7 @@ def _mixed(index: int, prompt: list[int]) -> dict[str, object]:
 async def _maybe_cancel(client: Client, index: int, request: dict[str, object]) -> list[pb.GenerateResponse]:
     if index % 5 != 4:
         return await collect(client, **request)
-    stream = client.generate(timeout=60, **request)  # type: ignore[arg-type]
+    stream = client.generate(timeout=200, **request)  # type: ignore[arg-type]
     first = [await anext(stream)]
     await stream.aclose()
     return first
@@ -78,11 +81,20 @@ async def _maybe_cancel(client: Client, index: int, request: dict[str, object]) 
 
 async def _all_free(client: Client) -> None:
     """Cancelled or done, everyone has given its blocks back; the routers report once a second."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(REPORTED_SECONDS):
         while True:
             state = await client.cluster()
             if all(not r.running and not r.waiting and not r.kv_blocks_used for r in state.routers):
                 return
+            await asyncio.sleep(0.2)
+
+
+async def _all_ready(client: Client) -> cluster_pb2.ClusterState:
+    async with asyncio.timeout(REPORTED_SECONDS):
+        while True:
+            state = await client.cluster()
+            if [shard.state for shard in state.shards] == ["ready", "ready"]:
+                return state
             await asyncio.sleep(0.2)
 
 
@@ -104,8 +116,7 @@ async def test_routing_is_returned(served: Served) -> None:
 async def test_cluster_state_and_model(served: Served) -> None:
     config = served.oracle.config
     async with Client(served.server.target) as client:
-        state, model = await client.cluster(), await client.model()
-    assert [shard.state for shard in state.shards] == ["ready", "ready"]
+        state, model = await _all_ready(client), await client.model()
     assert len({shard.pid for shard in state.shards}) == 2
     experts = config.num_experts if hasattr(config, "num_experts") else config.num_local_experts
     layers = config.num_hidden_layers - len(getattr(config, "mlp_only_layers", None) or [])
@@ -116,22 +127,15 @@ async def test_cluster_state_and_model(served: Served) -> None:
 
 
 async def test_metrics_tell_what_was_done(served: Served) -> None:
-    await asyncio.sleep(REPORTED_SECONDS)
-    before = scrape(served.server.metrics)
-    async with Client(served.server.target) as client:
-        await collect(client, tokens=[1, 2, 3, 4], max_tokens=8, temperature=0.0)
-    await asyncio.sleep(REPORTED_SECONDS)
-    after = scrape(served.server.metrics)
-    grown = {key: value - before.get(key, 0.0) for key, value in after.items()}
-    assert total(grown, "expertmesh_prompt_tokens_total") == 4
-    assert total(grown, "expertmesh_generation_tokens_total") == 8
-    assert total(grown, "expertmesh_request_success_total") == 1
     config = served.oracle.config
     sparse = config.num_hidden_layers - len(getattr(config, "mlp_only_layers", None) or [])
     # 4 prompt tokens and 7 of the 8 drawn ones go through each sparse layer; the last one is never fed back.
     pairs = (4 + 7) * sparse * config.num_experts_per_tok
-    assert total(grown, "expertmesh_alltoall_assignments_total") == pairs
-    assert total(grown, "expertmesh_shard_tokens_total") == pairs
+    for _ in range(ROUNDS):
+        if (grown := await growth(served, pairs)) == (4, 8, 1, pairs, pairs):
+            break  # else a late report of what was done before may have been in it; the next round has none
+    assert grown == (4, 8, 1, pairs, pairs)
+    after = scrape(served.server.metrics)
     assert 0 < total(after, "expertmesh_alltoall_overhead_ratio") < 1
     assert total(after, "expertmesh_shard_up") == 2
     assert total(after, "expertmesh_router_ready") == 1
@@ -139,15 +143,36 @@ async def test_metrics_tell_what_was_done(served: Served) -> None:
     assert weights == {"dense", "shared_expert", "expert"}
 
 
+async def growth(served: Served, pairs: int) -> tuple[float, ...]:
+    """What one request adds to the totals, once as many pairs as it should make are reported."""
+    before = totals(served)
+    async with Client(served.server.target) as client:
+        await collect(client, tokens=[1, 2, 3, 4], max_tokens=8, temperature=0.0)
+    deadline = time.monotonic() + REPORTED_SECONDS
+    while True:
+        await asyncio.sleep(1.5)  # what is counted too often would show, too
+        grown = tuple(after - known for after, known in zip(totals(served), before, strict=True))
+        if min(grown[-2:]) >= pairs or time.monotonic() > deadline:
+            return grown
+
+
+def totals(served: Served) -> list[float]:
+    names = ("prompt_tokens", "generation_tokens", "request_success", "alltoall_assignments", "shard_tokens")
+    samples = scrape(served.server.metrics)
+    return [
+        sum(value for (known, _), value in samples.items() if known == f"expertmesh_{name}_total") for name in names
+    ]
+
+
 def test_discovery_lists_the_page(served: Served) -> None:
     page = served.server.metrics
-    with urllib.request.urlopen(page.removesuffix("/metrics") + "/sd", timeout=10) as response:
+    with urllib.request.urlopen(page.removesuffix("/metrics") + "/sd", timeout=60) as response:
         groups = json.load(response)
     assert [f"http://{target}/metrics" for group in groups for target in group["targets"]] == [page]
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         text = response.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value

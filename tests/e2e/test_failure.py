@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -17,7 +17,8 @@ from tests.e2e.server import Server, gone, serving
 from tests.e2e.test_cluster import collect, tokens_of
 from tests.tiny import greedy, random_prompts, write_checkpoint
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+# Processes end and others start within a test: on a busy machine that takes minutes.
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 async def test_a_shard_killed_under_16_streams_costs_no_answer(one: Served) -> None:
@@ -27,13 +28,13 @@ async def test_a_shard_killed_under_16_streams_costs_no_answer(one: Served) -> N
         victim = (await client.cluster()).shards[1].pid
         started = asyncio.Event()
         calls = [asyncio.create_task(_outcome(client, prompt, started)) for prompt in prompts]
-        await asyncio.wait_for(started.wait(), 30)
+        await asyncio.wait_for(started.wait(), 60)
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
-        outcomes = await asyncio.wait_for(asyncio.gather(*calls), 90)
+        outcomes = await asyncio.gather(*calls)
         again = await collect(client, tokens=[9, 8, 7], max_tokens=8, temperature=0.0)
         print(f"answers again {time.monotonic() - killed:.1f} s after the kill")
-        pids = await asyncio.wait_for(_ready_again(client, 1, victim), 10)
+        pids = await asyncio.wait_for(_ready_again(client, 1, victim), 60)
     assert tokens_of(again) == greedy(one.oracle, [9, 8, 7], 8)
     for expected, outcome in zip(calm, outcomes, strict=True):
         if isinstance(outcome, list):
@@ -59,7 +60,7 @@ async def _outcome(
 ) -> list[int] | grpc.aio.AioRpcError:
     tokens: list[int] = []
     try:
-        async for response in client.generate(tokens=prompt, max_tokens=150, temperature=0.0, timeout=80):
+        async for response in client.generate(tokens=prompt, max_tokens=150, temperature=0.0, timeout=200):
             tokens += response.token_ids
             if started is not None and len(tokens) > 10:
                 started.set()
@@ -68,32 +69,43 @@ async def _outcome(
     return tokens
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [
+        pytest.param(signal.SIGTERM, False, id="a supervisor stops the process that it has started"),
+        pytest.param(signal.SIGTERM, True, id="timeout stops the group and systemd all of a unit"),
+        pytest.param(signal.SIGINT, True, id="a terminal's Ctrl-C reaches the group"),
+    ],
+)
+async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, number: int, to_all: bool) -> None:
     oracle = write_checkpoint(tmp_path, "mixtral")
     with serving(str(tmp_path), log=tmp_path / "log") as server:
         family = server.descendants()
         async with Client(server.target) as client:
             streams = [client.generate(tokens=[n, 1, 2], max_tokens=200, temperature=0.0) for n in range(16)]
             begun = [await anext(stream) for stream in streams]
-            _send(server, number)
-            rest = await asyncio.wait_for(asyncio.gather(*(_rest(stream) for stream in streams)), 60)
-            code = await asyncio.to_thread(server.process.wait, 60)
+            _send(server, number, to_all)
+            rest = await asyncio.wait_for(asyncio.gather(*(_rest(stream) for stream in streams)), 120)
+            code = await asyncio.to_thread(server.process.wait, 120)
         assert code == 0, server.log.read_text()
         assert tokens_of([begun[0], *rest[0]]) == greedy(oracle, [0, 1, 2], 200)
         for first, more in zip(begun, rest, strict=True):
             assert len(tokens_of([first, *more])) == 200
-            assert more[-1].finish_reason == pb.LENGTH
+            assert [first, *more][-1].finish_reason == pb.LENGTH
         assert len(family) > 3
         assert not gone(family)
 
 
-def _send(server: Server, number: int) -> None:
-    """A terminal's Ctrl-C reaches the whole process group, a supervisor's SIGTERM the process it has started."""
-    if number == signal.SIGINT:
-        os.killpg(server.process.pid, number)
-    else:
+def _send(server: Server, number: int, to_all: bool) -> None:
+    """To the process alone, or to it and its group; SIGTERM then also to those that have left the group."""
+    if not to_all:
         server.process.send_signal(number)
+        return
+    others = server.descendants()
+    os.killpg(server.process.pid, number)
+    for pid in others if number == signal.SIGTERM else ():
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 async def _rest(stream: object) -> list[pb.GenerateResponse]:
@@ -117,12 +129,15 @@ async def test_two_servers_side_by_side(tmp_path: Path) -> None:
 async def test_streams_go_on_when_their_router_is_killed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "mixtral")
     prompts = random_prompts(8, seed=5)
-    with serving(str(tmp_path), "--shards", "1", log=tmp_path / "log") as server:
+    # However long a busy machine takes to start a router.
+    (tmp_path / "patient.yaml").write_text("front: {router_wait_s: 200}\n")
+    arguments = (str(tmp_path), "--shards", "1", "--config", str(tmp_path / "patient.yaml"))
+    with serving(*arguments, log=tmp_path / "log") as server:
         async with Client(server.target) as client:
             calm = await asyncio.gather(*(_outcome(client, prompt) for prompt in prompts))
-            victim = int(re.findall(r"router: ready .*\(pid (\d+)\)", server.log.read_text())[-1])
+            victim = server.router()
             started = asyncio.Event()
             calls = [asyncio.create_task(_outcome(client, prompt, started)) for prompt in prompts]
-            await asyncio.wait_for(started.wait(), 30)
+            await asyncio.wait_for(started.wait(), 60)
             os.kill(victim, signal.SIGKILL)
-            assert await asyncio.wait_for(asyncio.gather(*calls), 90) == calm
+            assert await asyncio.gather(*calls) == calm

@@ -50,7 +50,8 @@ def lines_of(server: Server) -> list[dict[str, Any]]:
     pids = server.descendants()
     logs = {path.resolve() for path in Path("/tmp/ray").glob("session_*/logs/worker-*.err")}  # one session is a link
     mine = [path for path in logs if int(path.stem.rpartition("-")[2]) in pids]
-    return [json.loads(line) for path in mine for line in path.read_text().splitlines() if line.startswith("{")]
+    lines = [line for path in mine for line in path.read_text().splitlines(keepends=True)]
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]  # one may be half there
 
 
 async def generate(target: str) -> list[pb.GenerateResponse]:
@@ -85,13 +86,17 @@ def check_logs(server: Server, usage: pb.Usage) -> None:
         assert last["finish"] == "length"
         assert last["replica"]
     assert mine("front")[0]["trace_id"] == TRACE
-    lines = lines_of(server)
-    steps = {line["step"] for line in lines if line["role"] == "router" and REQUEST_ID in line.get("request_ids", [])}
+    routers = [line for line in lines_of(server) if line["role"] == "router"]
+    steps = {line["step"] for line in routers if REQUEST_ID in line.get("request_ids", [])}
     assert len(steps) == TOKENS
+
+    def slow(shard: str) -> set[int]:
+        found = [line for line in lines_of(server) if (line["role"], line["message"]) == (shard, "slow call")]
+        return {line["step"] for line in found}
+
     for shard in ("shard 0", "shard 1"):
-        slow = [line for line in lines if line["role"] == shard and line["message"] == "slow call"]
-        assert {line["step"] for line in slow} & steps
-    assert PROMPT not in "".join(map(str, lines))
+        until(lambda shard=shard: bool(slow(shard) & steps), f"{shard} has logged a slow call")  # type: ignore[misc]
+    assert PROMPT not in "".join(map(str, lines_of(server)))
 
 
 def check_trace(server: Server, collector: Collector, usage: pb.Usage) -> None:
@@ -123,8 +128,9 @@ def check_trace(server: Server, collector: Collector, usage: pb.Usage) -> None:
     assert decode.end_time_unix_nano <= root.end_time_unix_nano
     seconds = (decode.end_time_unix_nano - decode.start_time_unix_nano) / 1e9
     assert seconds == pytest.approx(usage.decode_seconds, abs=1e-3)
-    (event,) = decode.events
-    values = attributes(event.attributes)
-    assert 0 < values["expertmesh.step.exposed_seconds"] < values["expertmesh.step.seconds"] < seconds
-    assert values["expertmesh.step.tokens"] == 1
-    assert values["expertmesh.step.slowest_shard"] in (0, 1)
+    assert 1 <= len(decode.events) <= 1 + seconds  # one a second
+    for event in decode.events:
+        values = attributes(event.attributes)
+        assert 0 < values["expertmesh.step.exposed_seconds"] < values["expertmesh.step.seconds"] < seconds
+        assert values["expertmesh.step.tokens"] == 1
+        assert values["expertmesh.step.slowest_shard"] in (0, 1)

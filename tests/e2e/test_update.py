@@ -16,7 +16,8 @@ from tests.e2e.server import serving
 from tests.e2e.service import Backend, service
 from tests.tiny import greedy, random_prompts, write_checkpoint
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+# Processes end and others start within a test: on a busy machine that takes minutes.
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]
 
 STREAMS, TOKENS = 16, 180
 PROMPTS = random_prompts(STREAMS, seed=3)
@@ -57,7 +58,7 @@ async def until(made: Load, more: int) -> None:
 
 
 async def until_true(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(200):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -89,7 +90,7 @@ async def test_a_change_in_place_breaks_no_stream(ray: Ray, tmp_path: Path) -> N
 async def test_a_second_cluster_takes_over_and_nobody_notices(tmp_path: Path) -> None:
     """The old cluster gets SIGTERM behind a Service while 16 clients ask: no request is refused, no stream is lost."""
     oracle = write_checkpoint(tmp_path, "mixtral")
-    (tmp_path / "notice.yaml").write_text("cluster: {drain_notice_seconds: 2}\nfront: {http_port: null}\n")
+    (tmp_path / "notice.yaml").write_text("cluster: {drain_notice_seconds: 10}\nfront: {http_port: null}\n")
     arguments = (str(tmp_path), "--config", str(tmp_path / "notice.yaml"), "--shards", "1")
     async with service() as front:
         with serving(*arguments, log=tmp_path / "old") as old:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, Request, async_playwright
+from playwright.async_api import Page, Request, async_playwright, expect
 
 INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "chromium")
 INSTALL_SECONDS = 280
 WIDE, NARROW = 1280, 400
+WAIT_MS = 60_000
+expect.set_options(timeout=WAIT_MS)  # five seconds, the default, are short on a busy machine
 
 
 @dataclass
@@ -46,6 +48,7 @@ async def opened(url: str, width: int = WIDE, scheme: str = "light", **options: 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)  # type: ignore[arg-type]
+        context.set_default_timeout(WAIT_MS)
         page = await context.new_page()
         watched = Watched(page)
         page.on("console", lambda message: watched.faults.append(message.text) if message.type == "error" else None)

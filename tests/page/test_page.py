@@ -10,13 +10,12 @@ import pytest
 from playwright.async_api import expect
 
 from router_service.client import Client
-from tests.e2e.server import Server, serving
-from tests.page.browser import NARROW, WIDE, Watched, opened
+from tests.e2e.server import Server, held, serving
+from tests.page.browser import NARROW, WAIT_MS, WIDE, Watched, opened
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 PROMPT = "def read_file(path):"
-WAIT_MS = 30_000
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +83,9 @@ async def test_a_generation_can_be_stopped(server: Server) -> None:
         await page.fill("#temperature", "2")
         await page.click("#start")
         await expect(page.locator("#tokens .token:not(.given)").nth(5)).to_be_visible(timeout=WAIT_MS)
-        await page.click("#stop")
-        await expect(page.locator("#generate-status")).to_contain_text(re.compile("Stopped|Ended"), timeout=WAIT_MS)
+        with held(server.router()):  # or it might have ended before the click
+            await page.click("#stop")
+            await expect(page.locator("#generate-status")).to_contain_text("Stopped")
         await expect(page.locator("#start")).to_be_enabled()
 
 
@@ -154,8 +154,8 @@ async def test_a_killed_shard_turns_red_and_returns(server: Server) -> None:
         await expect(box).to_have_attribute("data-state", "ready", timeout=WAIT_MS)
         pid = int(await box.locator("[data-pid]").get_attribute("data-pid") or 0)
         os.kill(pid, signal.SIGKILL)
-        await expect(box).to_have_class(re.compile("bad|warn"), timeout=WAIT_MS)
-        assert "ready" not in await box.locator(".pill").inner_text()
+        red = watched.page.locator("#shard-1:is(.bad, .warn) .pill")  # both at once: it is back within seconds
+        await expect(red.filter(has_not_text="ready")).to_be_visible()
         await expect(box).to_have_attribute("data-state", "ready", timeout=2 * WAIT_MS)
         await expect(box.locator("[data-pid]")).not_to_have_attribute("data-pid", str(pid))
         assert watched.faults == []

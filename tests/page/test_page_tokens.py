@@ -10,8 +10,8 @@ from playwright.async_api import expect
 from router_service.front.tokens import Role, new_token
 from tests.certificates import Certificate
 from tests.e2e.server import Server, serving
-from tests.page.browser import NARROW, Watched, opened
-from tests.page.test_page import WAIT_MS, generate, url_of
+from tests.page.browser import NARROW, WAIT_MS, Watched, opened
+from tests.page.test_page import generate, url_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 

@@ -180,10 +180,11 @@ def test_chats_are_made_of_the_docstrings_and_short_functions(training: Any) -> 
     assert any("assistant\ndef add(a, b):" in chat for chat in chats)
 
 
+@pytest.mark.timeout(960)
 def test_the_training_command_writes_a_checkpoint(tmp_path: Path) -> None:
     command = [sys.executable, str(TRAINING / "train.py"), "--out", str(tmp_path)]
     quick = ["--steps", "2", "--vocab-size", "320", "--documents", "60"]
-    subprocess.run(command + quick, check=True, capture_output=True, timeout=120)
+    subprocess.run(command + quick, check=True, capture_output=True, timeout=900)
     runs = json.loads((tmp_path / "training_report.json").read_text())["runs"]
     assert set(runs) == {"balanced", "unbalanced"}
     _, info = Qwen3MoeForCausalLM.from_pretrained(tmp_path, output_loading_info=True)

@@ -114,6 +114,13 @@ def test_truncated_header(path: Path, keep: int) -> None:
     assert error_of(path).startswith(f"{path / SINGLE}: truncated")
 
 
+def test_a_pointer_of_git_lfs(path: Path) -> None:
+    """What a clone holds where `git lfs` is not installed."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4976698672\n"
+    (path / SINGLE).write_text(pointer)
+    assert error_of(path).startswith(f"{path / SINGLE}: a pointer of Git LFS, not the weights: run `git lfs pull`")
+
+
 @pytest.mark.parametrize("length", [1 << 63, (1 << 64) - 1, 10_000_000])
 def test_header_longer_than_the_file(path: Path, length: int) -> None:
     data = (path / SINGLE).read_bytes()

@@ -64,12 +64,15 @@ def test_phases_of_a_shard_on_another_clock(
     monkeypatch.setattr(experts.server, "time", shifted)
     checkpoint = tiny("mixtral")
     with Mesh(checkpoint.plan, shards=2, way="tcp") as mesh:
+        begun = time.monotonic_ns()
         mesh.generate([[1, 2, 3]], greedy(8))
+        elapsed = time.monotonic_ns() - begun
         calls = [call for record in mesh.records for trip in record.trace.trips for call in trip.calls]
         error = mesh.engine.pool.transport.clock_error_s(0)
     assert calls
     for call in calls:
-        # A call lasts a few milliseconds at most here, the clocks are hours apart, or half of this machine's life.
-        assert all(abs(nanoseconds) < 5e9 for nanoseconds in call.phases_ns)
+        # No call outlasts all of them; the clocks are hours apart, or half of this machine's life.
+        assert all(abs(nanoseconds) < elapsed for nanoseconds in call.phases_ns)
         assert sum(call.phases_ns) > 0
-    assert 0 < error < 1
+    assert elapsed < abs(ahead), "else it shows nothing"
+    assert 0 < error < elapsed / 1e9

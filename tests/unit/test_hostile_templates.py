@@ -3,14 +3,13 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from router_service.front.chat import ChatError, ChatTemplate
 from router_service.front.template_process import TemplateError
-from tests.e2e.server import environment
+from tests.e2e.server import environment, gone
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 # The worker's own start, 1 s for compiling or rendering, and the kernel's rounding to whole seconds.
@@ -21,6 +20,8 @@ ALLOWED_BYTES = 600 << 20
 # Of processor time; on a busy machine the Front's own clock may be first.
 TOO_LONG = "it takes more than 1"
 TOO_LARGE = "it needs more than 512 MiB of memory"
+# What writes all that memory before it is refused: where that is slow, its time may be over first.
+EITHER = f"{TOO_LARGE}|{TOO_LONG}"
 BOMBS = {
     "nested loops": (
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -31,12 +32,12 @@ BOMBS = {
     "a product of what is sent": ("{{ messages[0].content * 100000000000 }}", TOO_LARGE),
     "a text that doubles": (
         "{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-        TOO_LARGE,
+        EITHER,
     ),
     "a block that doubles": (
         "{% set n = namespace(s='a') %}"
         "{% for i in range(60) %}{% set b %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = b %}{% endfor %}",
-        TOO_LARGE,
+        EITHER,
     ),
     "a power": ("{{ (messages | length + 9) ** 99999999 % 7 }}", TOO_LONG),
     "a power that compiling computes": ("{{ 10 ** 99999999 % 7 }}", TOO_LONG),
@@ -87,7 +88,7 @@ def measure(source: str) -> tuple[str, float, int]:
         input=json.dumps([source, MESSAGES]),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env=environment(),
     )
     assert done.returncode == 0, done.stderr
@@ -129,10 +130,7 @@ def test_its_process_ends_with_the_template_and_with_the_front() -> None:
     script = "import os, time\nfrom router_service.front.chat import ChatTemplate\n"
     script += "t = ChatTemplate('x', {})\nprint(t._process._worker._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
-    pid, deadline = int(killed.stdout), time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline, "it lives on"
-        time.sleep(0.02)
+    assert not gone({int(killed.stdout)})
 
 
 def test_a_template_that_does_not_compile_leaves_no_process() -> None:

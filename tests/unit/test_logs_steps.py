@@ -1,12 +1,16 @@
 """A request's id from a router to its shards: they know a step's tag, and the router says whose requests it had."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from experts.call import ExpertCall, Partial, Stamps
 from experts.log import MAX_IDS, LoggingConfig
+from experts.server import ExpertServer
 from router_service.step_log import StepLog
 from tests.mesh import Mesh, greedy, until
 from tests.tiny import Tiny
@@ -40,19 +44,35 @@ def watch(mesh: Mesh, **config: float) -> None:
         server._slow_call_ns = settings.slow_call_seconds * 1e9
 
 
-def test_a_slow_call_is_logged_by_its_shard_and_with_the_ids_by_its_router(mesh: Mesh, lines: Lines) -> None:
+def takes_no_time(server: ExpertServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a shard say so, however long a busy machine keeps it."""
+    compute = server._compute
+
+    def at_once(call: ExpertCall, received: int) -> Partial:
+        return replace(compute(call, received), stamps=Stamps(received, received, received))
+
+    monkeypatch.setattr(server, "_compute", at_once)
+
+
+def test_a_slow_call_is_logged_by_its_shard_and_with_the_ids_by_its_router(
+    mesh: Mesh, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watch(mesh, slow_call_seconds=0.04)
+    takes_no_time(mesh.servers.running[0], monkeypatch)
+    begun = time.monotonic()
     mesh.submit([5, 6, 7], greedy(3), request_id="a")
     mesh.submit([8], greedy(1), request_id="b")
     mesh.drain()
-    by_router, by_shard = lines("router_service.step_log", "slow call"), lines("experts.server", "slow call")
+    by_router, elapsed = lines("router_service.step_log", "slow call"), time.monotonic() - begun
     assert [line["request_ids"] for line in by_router] == [["a", "b"], ["a"], ["a"]]
-    assert {line["step"] for line in by_router} == {line["step"] for line in by_shard}
-    assert len({line["step"] for line in by_shard}) == 3
-    layers = len(mesh.engine.backbone.sparse_layers)
+    # A shard logs after it has answered.
+    steps = lambda: {line["step"] for line in lines("experts.server", "slow call")}  # noqa: E731
+    until(lambda: steps() == {line["step"] for line in by_router}, "the shard has logged its calls")
+    assert len(steps()) == 3
+    by_shard, layers = lines("experts.server", "slow call"), len(mesh.engine.backbone.sparse_layers)
     assert 0 < len(by_shard) <= 3 * layers
     assert all(
-        0.04 < line["compute_seconds"] < line["compute_seconds"] + line["queue_seconds"] < 5 for line in by_shard
+        0.04 < line["compute_seconds"] < line["compute_seconds"] + line["queue_seconds"] < elapsed for line in by_shard
     )
     assert all(line["shards"] == [1] for line in by_router)
     assert not lines("router_service.step_log", "step")
@@ -120,6 +140,9 @@ def test_two_routers_have_different_steps(tiny: Callable[..., Tiny]) -> None:
 
 
 def test_a_connector_says_when_a_shard_comes_and_goes(mesh: Mesh, lines: Lines) -> None:
+    connector = mesh.connector
+    assert connector is not None
+    until(lambda: connector.up(1), "it has answered once, so that it can be missed")
     mesh.servers.running[1].close()
     until(lambda: bool(lines("experts.connector", "shard 1 cannot be reached")), "it is missed")
     mesh.servers.start(1)

@@ -1,6 +1,7 @@
 """Peak memory of loading, in processes of their own: a shard and a router need little more than what they keep."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,9 @@ LARGE: dict[str, Any] = {
     "intermediate_size": 4096,
     "num_experts": 24,
 }
+# Freed memory goes back at once, as that of real models' matrices does: they are beyond malloc's largest threshold of
+# 32 MiB. Of ours the allocator would keep what it likes, up to a fifth of the weights from one run to the next.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 LOADER = """
 import json, re, sys
 from pathlib import Path
@@ -67,8 +71,9 @@ def load(checkpoints: dict[str, Path]) -> Callable[..., tuple[int, int]]:
     @cache
     def run(which: str, role: str, dtype: str, attempt: int) -> tuple[int, int]:  # noqa: ARG001 (each is measured)
         """Return the bytes of the weights kept and the peak of resident memory."""
+        env = os.environ | ALLOCATOR
         command = [sys.executable, "-c", LOADER, str(checkpoints[which]), role, dtype]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=env)
         kept, peak = json.loads(done.stdout)
         return kept, peak
 

@@ -8,8 +8,8 @@ import pytest
 
 from experts.placement import Placement
 from experts.routing import Routing
+from router_service.config import MetricsConfig
 from router_service.engine import StepRecord
-from router_service.families import MetricsConfig
 from router_service.forward import StepTrace
 from router_service.statistics import Statistics
 from tests.scrape import Page, exposed, value

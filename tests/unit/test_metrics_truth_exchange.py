@@ -3,6 +3,7 @@
 Calls with and without the cause take turns; see `tests.undisturbed` for how they are compared.
 """
 
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+import experts.clock
 import experts.server
 from experts.call import ExpertCall, pack_call, unpack_partial
 from experts.phases import PHASES
-from experts.transport.channel import connect
+from experts.server import ExpertServer
+from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
 from experts.trips import TripCalls
 from router_service.shard_families import shard_families
@@ -86,8 +89,11 @@ def test_a_slow_link_is_dispatch_or_combine_by_its_direction(tiny: Make, way: st
         def wrong() -> list[str]:
             held = [rig.relays[1].held_ns[kind, one.sequence(1)] for one in turns.after]
             assert min(held) >= CAUSE_S * 1e9
-            rest = min(one.ns(1, phase) - ns for one, ns in zip(turns.after, held, strict=True))
-            found = off(f"{phase} without what was held", rest, least(turns.before, 1, phase), min(held))
+            usual = least(turns.before, 1, phase)
+            # The nearest, not the least: over TCP an offset learnt from slow exchanges alone is wrong either way.
+            rests = [one.ns(1, phase) - ns for one, ns in zip(turns.after, held, strict=True)]
+            rest = min(rests, key=lambda ns: abs(ns - usual))
+            found = off(f"{phase} without what was held", rest, usual, min(held))
             return found + turns.elsewhere(phase, min(held))
 
         undisturbed(turns.measure, wrong)
@@ -196,7 +202,7 @@ def test_another_routers_question_is_queue_until_it_is_answered(tiny: Make) -> N
 
             def measure() -> None:
                 other.send(Kind.EXPERTS, 1, pack_call(question(rig.hidden)))
-                until(lambda: server._computing_since > 0, "the other's question is being computed")
+                until(lambda: begun(server, other), "the other's question is being computed")
                 ours = rig.ask(IDS)
                 left = unpack_partial(other.receive()[1]).stamps.sent - received(ours)
                 if left > CAUSE_S / 2 * 1e9:  # else our question came late
@@ -204,6 +210,11 @@ def test_another_routers_question_is_queue_until_it_is_answered(tiny: Make) -> N
 
             undisturbed(measure, lambda: off("after its answer", min(late, default=1e9), 0, CAUSE_S / 2 * 1e9))
         assert min(late) >= 0
+
+
+def begun(server: ExpertServer, asker: Channel) -> bool:
+    """Whether the asker's question is being computed, or has been: who looks seldom may see only that."""
+    return server._computing_since > 0 or bool(select.select([asker], [], [], 0)[0])
 
 
 def question(hidden: int) -> ExpertCall:
@@ -220,9 +231,10 @@ def test_bytes_rows_and_assignments_are_exact(tiny: Make, way: str) -> None:
         metrics = exposed(rig.statistics)
         for shard, relay in enumerate(rig.relays):
             for direction, kind in (("dispatch", Kind.EXPERTS), ("combine", Kind.PARTIALS)):
-                until(lambda kind=kind, relay=relay: relay.bytes[kind] > 0, "the relay has counted")
-                labels = {"shard": str(shard), "direction": direction}
-                assert value(metrics, "alltoall_bytes_total", **labels) == relay.bytes[kind]
+                told = value(metrics, "alltoall_bytes_total", shard=str(shard), direction=direction)
+                # The relay counts a frame after it has sent it on.
+                until(lambda kind=kind, relay=relay, told=told: relay.bytes[kind] >= told, "the relay has counted")
+                assert told == relay.bytes[kind]
         counted = page(shard_families({shard: rig.status(shard) for shard in (0, 1)}, {"model": "m"}))
     assert [value(metrics, "alltoall_rows_total", shard=shard) for shard in "01"] == [4 * 2 + 1, 4 * 2 + 5]
     assert [value(metrics, "alltoall_assignments_total", shard=shard) for shard in "01"] == [4 * 3 + 1, 4 * 3 + 9]
@@ -240,6 +252,8 @@ def test_an_offset_between_hosts_is_within_the_error_that_is_told(
         monotonic_ns=lambda: time.monotonic_ns() + ahead_ns, monotonic=time.monotonic, sleep=time.sleep
     )
     monkeypatch.setattr(experts.server, "time", shifted)
+    # However many rounds it takes: the fastest exchange of all is then what the bound is made of.
+    monkeypatch.setattr(experts.clock, "HALF_MINUTE_NS", 10**15)
     usual, after, errors = list[Exchange](), list[Exchange](), list[float]()
     with Rig(tiny("mixtral").plan, way="tcp") as fast, Rig(tiny("mixtral").plan, way="tcp") as slow:
         hold(slow, Kind.EXPERTS)(CAUSE_S)

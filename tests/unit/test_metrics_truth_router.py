@@ -14,8 +14,7 @@ from experts.transport.address import Endpoint
 from experts.transport.channel import connect
 from experts.transport.socket import SocketTransport
 from router_service.assembly import build_engine
-from router_service.config import EngineConfig
-from router_service.families import MetricsConfig
+from router_service.config import EngineConfig, MetricsConfig
 from router_service.messages import Submit
 from router_service.reporter import ModelSizes
 from router_service.router import Router, RouterIdentity
@@ -39,7 +38,7 @@ class Live:
             self.servers.start(index)
         self.listed = self.servers.endpoints()
         experts, transport = ExpertsConfig(2, 10.0), SocketTransport()
-        config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK)
+        config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK, threads=1)
         engine = build_engine(tiny.plan, transport, experts, config, torch.float32, CPU)
         identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", SECRET)
         self.router = Router(engine, transport, self._endpoints, identity, sizes, experts, MetricsConfig())
@@ -88,13 +87,13 @@ def test_a_shard_that_died_is_down_by_its_last_name_though_nobody_asks_it(live: 
     live.servers.stop(1)
     if withdrawn:
         live.listed = live.servers.endpoints()
-    until(lambda: up(live) == [1, 0], "the loss is seen", 10)
+    until(lambda: up(live) == [1, 0], "the loss is seen")
     assert value(live.page(), "router_ready") == 0
     # Its memory is free and its counters are gone with it.
     assert [s.labels["shard"] for s in live.page()["expertmesh_shard_tokens"].samples] == ["0"]
     live.servers.start(1)
     live.listed = live.servers.endpoints()
-    until(lambda: up(live) == [1, 1], "it is back", 10)
+    until(lambda: up(live) == [1, 1], "it is back")
     assert told(live, "shard_restarts_total") == [0, 1]
     assert told(live, "dataplane_reconnects_total") == [0, 1]
 
@@ -103,7 +102,7 @@ def test_a_shard_that_no_list_names_but_that_answers_is_up(live: Live) -> None:
     until(lambda: up(live) == [1, 1], "both are up")
     live.listed = []
     asked = live.router.connector.links[1].status
-    until(lambda: live.router.connector.links[1].status is not asked, "it was asked again", 10)
+    until(lambda: live.router.connector.links[1].status is not asked, "it was asked again")
     assert up(live) == [1, 1]
 
 
@@ -112,8 +111,8 @@ def test_a_connection_that_broke_is_a_reconnect_and_no_restart(live: Live) -> No
     for channel in list(live.servers.running[1]._server._channels):
         channel.close()
     live.router._receive(0, Submit(1, "a", list(range(40)), greedy(2)))
-    until(lambda: told(live, "dataplane_reconnects_total")[1] == 1, "it is connected again", 10)
-    until(lambda: up(live) == [1, 1], "and up", 10)
+    until(lambda: told(live, "dataplane_reconnects_total")[1] == 1, "it is connected again")
+    until(lambda: up(live) == [1, 1], "and up")
     assert told(live, "shard_restarts_total") == [0, 0]
     until(lambda: not live.router.engine.requests, "the request ends")
 
@@ -121,8 +120,8 @@ def test_a_connection_that_broke_is_a_reconnect_and_no_restart(live: Live) -> No
 def test_every_restart_counts_once(live: Live) -> None:
     for restarts in (1, 2, 3):
         live.replace(0)
-        until(lambda restarts=restarts: told(live, "shard_restarts_total") == [restarts, 0], "counted", 10)
-    until(lambda: up(live) == [1, 1], "both are up", 10)
+        until(lambda restarts=restarts: told(live, "shard_restarts_total") == [restarts, 0], "counted")
+    until(lambda: up(live) == [1, 1], "both are up")
     assert told(live, "shard_restarts_total") == [3, 0]
 
 
@@ -133,7 +132,7 @@ def test_strangers_at_the_routers_own_door_are_counted(live: Live) -> None:
         with suppress(OSError), closing(connect(live.router.endpoint, NODE, b"wrong", 10.0)):
             pass
     counted = lambda: value(live.page(), "dataplane_rejected_connections_total", **reasons)  # noqa: E731
-    until(lambda: counted() == 3, "three are counted", 10)
+    until(lambda: counted() == 3, "three are counted")
 
 
 @pytest.mark.parametrize(("prompt", "answer"), [(5, 30), (40, 9), (1, 1), (15, 1), (16, 1)])

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from router_service.engine import StepRecord
 from router_service.models.backbone import Backbone
 from tests.mesh import Mesh, greedy
 from tests.tiny import Tiny
+from tests.undisturbed import undisturbed
 
-SLEEP = 0.03
+# Long beside what a step computes, also where that takes ten times as long as on a quiet machine.
+SLEEP = 0.06
 
 
 @pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v3", "llama4"])
@@ -28,14 +31,20 @@ def test_shared_experts_and_shards_work_at_the_same_time(
     monkeypatch.setattr(Backbone, "shared", slow)
     plan = tiny(family).plan
     with Mesh(plan, 2, "unix", delays={0: SLEEP, 1: SLEEP}) as mesh:
-        mesh.generate([[1, 2, 3]], greedy(6))
-        decodes = [record for record in mesh.records if record.kind == "decode"]
-    layers = len(plan.spec.moe_layers)
-    fastest = min(decodes, key=lambda record: record.duration_ns)
-    assert layers * SLEEP <= fastest.duration_ns / 1e9 < 1.7 * layers * SLEEP
-    assert fastest.trace.stages_ns["shared_expert"] / 1e9 >= layers * SLEEP
+        slept = len(plan.spec.moe_layers) * SLEEP
+        undisturbed(lambda: mesh.generate([[1, 2, 3]], greedy(6)) and None, lambda: in_turn(mesh.records, slept))
+    for record in mesh.records:
+        assert record.duration_ns / 1e9 >= record.trace.stages_ns["shared_expert"] / 1e9 >= slept
+
+
+def in_turn(records: list[StepRecord], slept: float) -> list[str]:
+    """A complaint if no decode was as fast as both sides at once are."""
+    fastest = min((record for record in records if record.kind == "decode"), key=lambda record: record.duration_ns)
+    took, waited = fastest.duration_ns / 1e9, fastest.trace.stages_ns["wait"] / 1e9
     # Nothing is left to wait for but what the shards took longer.
-    assert fastest.trace.stages_ns["wait"] / 1e9 < 0.5 * layers * SLEEP
+    if took < 1.7 * slept and waited < 0.5 * slept:
+        return []
+    return [f"{took:.3f} s, of which {waited:.3f} were waited, for {slept:.3f} of either side's sleep"]
 
 
 def test_the_order_of_a_layer(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:

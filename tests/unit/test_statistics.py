@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from statistics import median
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from experts.placement import Placement
 from experts.routing import LOST, Routing
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
+from router_service.config import MetricsConfig
 from router_service.engine import StepRecord
-from router_service.families import MetricsConfig, router_families
+from router_service.families import router_families
 from router_service.forward import STAGES, StepTrace
 from router_service.shard_families import shard_families
 from router_service.statistics import Statistics
@@ -24,9 +24,10 @@ from router_service.totals import Window
 from tests.mesh import Mesh, greedy, until
 from tests.scrape import GAUGES, exposed, openmetrics, page, value
 from tests.tiny import Tiny
+from tests.undisturbed import undisturbed
 
 DELAY_S = 0.05
-# What a busy machine may add to the median of a measured time.
+# What a busy machine may add to the least disturbed of many times.
 SLACK_S = 0.03
 
 
@@ -131,12 +132,18 @@ def slow(tiny: Callable[..., Tiny]) -> Iterator[Mesh]:
     """Three shards, of which number 1 sleeps; a few steps are done."""
     with Mesh(tiny("mixtral").plan, 3, "unix", delays={1: DELAY_S}) as mesh:
         mesh.stats = Statistics(mesh.engine.pool.placement, 3)  # type: ignore[attr-defined]
-        prompts = torch.randint(0, 131, (6, 8), generator=torch.Generator().manual_seed(1)).tolist()
-        mesh.generate(prompts, greedy(6))
-        for step in mesh.records:
-            mesh.stats.observe(step)  # type: ignore[attr-defined]
-        mesh.stats.settle()  # type: ignore[attr-defined]
+        measure(mesh)
         yield mesh
+
+
+def measure(mesh: Mesh) -> None:
+    """A few steps, or a few more; `mesh.stats` has seen them all."""
+    prompts = torch.randint(0, 131, (6, 8), generator=torch.Generator().manual_seed(1)).tolist()
+    seen = len(mesh.records)
+    mesh.generate(prompts, greedy(6))
+    for step in mesh.records[seen:]:
+        mesh.stats.observe(step)  # type: ignore[attr-defined]
+    mesh.stats.settle()  # type: ignore[attr-defined]
 
 
 def calls_of(mesh: Mesh, shard: int) -> list[CallPhases]:
@@ -144,34 +151,67 @@ def calls_of(mesh: Mesh, shard: int) -> list[CallPhases]:
 
 
 def test_a_known_delay_is_the_compute_of_its_shard_and_of_no_other(slow: Mesh) -> None:
-    for shard in range(3):
-        phases = np.median([call.phases_ns for call in calls_of(slow, shard)], axis=0) / 1e9
-        for phase, seconds in zip(PHASES, phases, strict=True):
-            delay = DELAY_S if (shard, phase) == (1, "compute") else 0.0
-            assert delay <= seconds < delay + SLACK_S, f"shard {shard}, {phase}"
+    def wrong() -> list[str]:
+        return [
+            f"shard {shard}, {phase}: {seconds:.3f} s"
+            for shard in range(3)
+            for phase, seconds in zip(PHASES, least_phases(slow, shard), strict=True)
+            if seconds >= (DELAY_S if (shard, phase) == (1, "compute") else 0.0) + SLACK_S
+        ]
+
+    undisturbed(lambda: measure(slow), wrong)
+    assert min(call.phases_ns[PHASES.index("compute")] for call in calls_of(slow, 1)) >= DELAY_S * 1e9
+    assert all(min(call.phases_ns) >= 0 for shard in range(3) for call in calls_of(slow, shard))
+
+
+def least_phases(mesh: Mesh, shard: int) -> list[float]:
+    """The least seconds of each phase of a shard's calls."""
+    phases: list[float] = (np.min([call.phases_ns for call in calls_of(mesh, shard)], axis=0) / 1e9).tolist()
+    return phases
 
 
 def test_a_known_delay_is_waited_for_and_is_no_communication(slow: Mesh) -> None:
-    trips = [trip for step in slow.records for trip in step.trace.trips if len(trip.calls) == 3]
+    undisturbed(lambda: measure(slow), lambda: wrong_wait(trips_of_all(slow)))
+    trips = trips_of_all(slow)
     assert len(trips) >= 9
-    straggler = median(TripCalls([trip]).straggler_ns() for trip in trips) / 1e9
-    assert DELAY_S * 2 / 3 - SLACK_S / 2 < straggler < DELAY_S * 2 / 3 + SLACK_S
-    assert DELAY_S <= median(trip.exposed_ns for trip in trips) / 1e9 < DELAY_S + SLACK_S
-    computed = [TripCalls([trip]).exposed_compute_ns() for trip in trips]
-    assert all(ours <= trip.exposed_ns for ours, trip in zip(computed, trips, strict=True))
-    assert median(trip.exposed_ns - ours for ours, trip in zip(computed, trips, strict=True)) / 1e9 < SLACK_S
+    assert all(TripCalls([trip]).exposed_compute_ns() <= trip.exposed_ns for trip in trips)
+    # What the last answer was waited for; an engine that is held up before it waits has less left to wait for.
+    assert all(trip.exposed_ns >= max(c.received_ns for c in trip.calls) - trip.waiting_ns for trip in trips)
+
+
+def trips_of_all(mesh: Mesh) -> list[LayerTrip]:
+    """The trips that asked all three shards."""
+    return [trip for step in mesh.records for trip in step.trace.trips if len(trip.calls) == 3]
+
+
+def wrong_wait(trips: list[LayerTrip]) -> list[str]:
+    """Of the least disturbed trip: the straggler is two thirds of the delay behind the mean; the wait is the delay."""
+    behind = min(abs(TripCalls([trip]).straggler_ns() / 1e9 - DELAY_S * 2 / 3) for trip in trips)
+    waiting = min(abs(trip.exposed_ns / 1e9 - DELAY_S) for trip in trips)
+    communication = min(trip.exposed_ns - TripCalls([trip]).exposed_compute_ns() for trip in trips) / 1e9
+    errors = {
+        "straggling": behind - SLACK_S / 2,
+        "waiting": waiting - SLACK_S,
+        "communication": communication - SLACK_S,
+    }
+    return [f"{what}: {over:.3f} s too far off" for what, over in errors.items() if over >= 0]
 
 
 def test_the_stages_add_up_to_the_steps(slow: Mesh) -> None:
     stats: Statistics = slow.stats  # type: ignore[attr-defined]
+    undisturbed(lambda: measure(slow), lambda: unmeasured(slow.records))
     total = sum(step.duration_ns for step in slow.records) / 1e9
-    assert sum(stats.stage_seconds.values()) == pytest.approx(total, rel=0.02)
-    measured = sum(sum(step.trace.stages_ns.values()) for step in slow.records) / 1e9
-    assert measured == pytest.approx(total, rel=0.02), "without what nobody has measured"
+    assert sum(stats.stage_seconds.values()) == pytest.approx(total)
     assert all(seconds >= 0 for seconds in stats.stage_seconds.values())
+    assert all(sum(step.trace.stages_ns.values()) <= step.duration_ns for step in slow.records)
     assert stats.stage_seconds["wait"] == pytest.approx(stats.exposed_seconds)
-    assert stats.stage_seconds["wait"] >= DELAY_S * len(calls_of(slow, 1))
     assert set(stats.stage_seconds) == set(STAGES)
+
+
+def unmeasured(records: list[StepRecord]) -> list[str]:
+    """A complaint if no step is measured by its stages but for 2%: what a machine takes in between is nobody's."""
+    parts = [1 - sum(step.trace.stages_ns.values()) / step.duration_ns for step in records]
+    return [f"{min(parts):.1%} of the step is no stage's"] if min(parts) > 0.02 else []
 
 
 def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: Mesh) -> None:
@@ -195,7 +235,7 @@ def test_what_shards_count_is_what_the_router_sent(slow: Mesh) -> None:
     connector = slow.connector
     assert connector is not None
     told = lambda: [link.status.get("assignments", 0) for link in connector.links]  # noqa: E731
-    until(lambda: (np.array(told()) >= stats.totals.assignments_S).all(), "the shards have told", 10)
+    until(lambda: (np.array(told()) >= stats.totals.assignments_S).all(), "the shards have told")
 
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"

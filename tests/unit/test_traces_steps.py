@@ -4,16 +4,20 @@ from collections.abc import Callable
 
 import pytest
 
+from router_service.engine import StepRecord
 from router_service.messages import StepOutputs, StreamOutput, decode_to_front, encode
 from router_service.request import Event
 from router_service.step_summaries import INTERVAL_NS, MAX_SUMMARIES, StepSummaries, summary_of
 from tests.mesh import Mesh, greedy
 from tests.tiny import Tiny
+from tests.undisturbed import undisturbed
+
+DELAY_S = 0.02
 
 
 @pytest.fixture
 def mesh(tiny: Callable[..., Tiny]) -> Mesh:
-    return Mesh(tiny("mixtral").plan, 2, "unix", delays={1: 0.02})
+    return Mesh(tiny("mixtral").plan, 2, "unix", delays={1: DELAY_S})
 
 
 class Stepping:
@@ -54,18 +58,31 @@ def test_only_traced_streams_have_summaries_and_none_with_the_first_token(mesh: 
 def test_a_summary_says_what_the_step_cost(mesh: Mesh) -> None:
     with mesh:
         stepping = Stepping(mesh)
-        stepping.submit(2, traced=True)
-        summary = stepping.run()[1][0].summary
-    record = mesh.records[1]
-    assert summary == summary_of(record)
-    assert summary is not None
-    trips = record.trace.trips
-    assert (summary.slowest_shard, summary.tokens) == (1, 1)
+        undisturbed(lambda: second_step(stepping), lambda: wrong_summary(mesh.records[-1]))
+    summary = summary_of(mesh.records[-1])
+    trips = mesh.records[-1].trace.trips
+    assert summary.tokens == 1
     assert summary.rows == sum(call.rows for trip in trips for call in trip.calls)
-    asked = sum(any(call.shard == 1 for call in trip.calls) for trip in trips)
-    assert 0.02 * asked < summary.exposed_seconds < summary.seconds
-    # The sleep is the shard's own computing time, so it is not communication.
-    assert 0 < summary.communication_share * summary.seconds < summary.seconds - 0.02 * asked
+    assert 0 < summary.exposed_seconds < summary.seconds
+    assert summary.communication_share > 0
+
+
+def second_step(stepping: Stepping) -> None:
+    """Run a stream of two tokens; its second has the summary of its step."""
+    stepping.submit(2, traced=True)
+    assert stepping.run()[1][0].summary == summary_of(stepping.mesh.records[-1])
+
+
+def wrong_summary(record: StepRecord) -> list[str]:
+    """Complaints if a summary does not show that shard 1 slept; an engine that is held up waits less for it."""
+    summary, trips = summary_of(record), record.trace.trips
+    slept = DELAY_S * sum(any(call.shard == 1 for call in trip.calls) for trip in trips)
+    communication = summary.communication_share * summary.seconds
+    found = [] if summary.slowest_shard == 1 else [f"shard {summary.slowest_shard} is the slowest"]
+    found += [] if summary.exposed_seconds > slept else [f"{summary.exposed_seconds} s exposed of {slept} slept"]
+    # The sleep is the shard's own computing time, so it is not communication, also in a step that took long.
+    most = min(summary.seconds - slept, slept / 2)
+    return found + ([] if communication < most else [f"{communication} s of communication"])
 
 
 def test_a_stream_has_at_most_one_a_second_and_64(mesh: Mesh) -> None:

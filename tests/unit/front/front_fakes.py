@@ -29,6 +29,8 @@ from router_service.messages import (
 )
 
 SECRET = b"a secret of the tests"
+# Bounds a wait for what comes at once where nobody else uses the machine.
+WAIT_S = 60.0
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CORPUS = ["the quick brown fox jumps over the lazy dog", "hello world, hello expert", "a stop string: END. and more"]
 TEMPLATE = (
@@ -173,6 +175,11 @@ class FakeRouter:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def let_step(self) -> None:
+        """Let one that stalls make one more step."""
+        assert self.stall_after_steps is not None
+        self.stall_after_steps += 1
+
     def cut(self) -> None:
         """Break every connection."""
         for writer in list(self._writers):
@@ -275,7 +282,7 @@ def report(router: str = "r0", **fields: object) -> RouterReport:
     return RouterReport(**(values | fields))  # type: ignore[arg-type]
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)

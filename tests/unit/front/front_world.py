@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from front_fakes import SECRET, FakeRouter, card
+from front_fakes import SECRET, WAIT_S, FakeRouter, card
 
 from experts.transport.address import Endpoint
 from router_service.client import Client
@@ -34,8 +34,9 @@ class World:
         return router
 
     async def front(self, text: TextModel | None = None, **options: object) -> Client:
-        few = {"poll_s": 0.02, "router_wait_s": 5.0, "metrics_port": self.metrics_port, "http_port": None}
-        config = FrontConfig(**(few | options))  # type: ignore[arg-type]
+        patience = {"router_wait_s": WAIT_S, "connect_timeout_s": WAIT_S, "link_silence_s": WAIT_S}
+        few = {"poll_s": 0.02, "metrics_port": self.metrics_port, "http_port": None}
+        config = FrontConfig(**(patience | few | options))  # type: ignore[arg-type]
         place = (self._list, SECRET, "node", self.directory, self.targets, self.tracing)
         self.server = FrontServer(config, text or self.text, card(), *place)
         await self.server.start()

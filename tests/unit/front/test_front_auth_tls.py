@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from front_fakes import WAIT_S, until
 from front_world import World
 from test_front_commands import ROOT, command
 from test_front_generate import collect, ids_of
@@ -70,7 +71,7 @@ async def test_tls_proves_the_server_and_plaintext_is_not_spoken(world: World, p
     await good.wait_ready(10)
     assert len(ids_of(await collect(good, "hello", max_tokens=2))) == 2
     for wrong in (Tls(pki.client_ca), Tls(), None):
-        assert await is_refused(client(world, target, wrong).health(timeout=10))
+        assert await is_refused(client(world, target, wrong).health(timeout=WAIT_S))
 
 
 async def test_mutual_tls_wants_a_good_certificate(world: World, pki: Pki) -> None:
@@ -80,21 +81,24 @@ async def test_mutual_tls_wants_a_good_certificate(world: World, pki: Pki) -> No
     assert (await good.model()).name == "tiny"
     strangers = [Tls(pki.ca), pki.client("late", days=-1), pki.client("foreign", issuer=pki.servers)]
     for stranger in strangers:
-        assert await is_refused(client(world, target, stranger).health(timeout=10))
+        assert await is_refused(client(world, target, stranger).health(timeout=WAIT_S))
 
 
 async def test_certificates_are_replaced_while_a_stream_runs(world: World, pki: Pki) -> None:
     target = await start(world, pki.settings())
     old = client(world, target, Tls(pki.ca))
     await old.wait_ready(10)
+    router = world.routers[0]
+    router.stall_after_steps = 3  # making certificates may take longer than any stream
     running = asyncio.create_task(collect(old, "hello", max_tokens=200))
-    await asyncio.sleep(0.05)
+    await until(lambda: router.steps == 3)
     successor = Certificate.authority("successor")
     ca, _ = successor.write(pki.directory, "successor")
     successor.sign("server").write(pki.directory, "server")
     new = client(world, target, Tls(ca))
     await new.wait_ready(10)
     assert not running.done()
+    router.stall_after_steps = None
     assert len(ids_of(await running)) == 200
 
 

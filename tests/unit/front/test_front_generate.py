@@ -33,11 +33,14 @@ def check_one_end(responses: Responses) -> None:
 
 
 async def test_an_answer_streams_and_ends_once(world: World) -> None:
-    router, client = await world.serve(step_s=0.002)
+    router, client = await world.serve(stall_after_steps=1)
     ids = await client.tokenize("hello world")
-    responses = await collect(client, "hello world", max_tokens=2 * len(ids), request_id="mine", seed=7)
+    responses = []
+    async for response in client.generate("hello world", max_tokens=2 * len(ids), request_id="mine", seed=7):
+        responses.append(response)
+        router.let_step()  # a token that comes while another is on its way may share its response
     check_one_end(responses)
-    assert len(responses) > 2
+    assert len(responses) == 2 * len(ids)
     assert {response.request_id for response in responses} == {"mine"}
     assert text_of(responses) == "hello worldhello world"
     assert ids_of(responses) == ids + ids
@@ -50,7 +53,7 @@ async def test_an_answer_streams_and_ends_once(world: World) -> None:
         prefill_seconds=0.5,
         decode_seconds=1.0,
     )
-    submit = router.submits[0]
+    (submit,) = router.submits  # in one go: a token that is withheld until the link is lost comes by a second
     assert (submit.request_id, submit.prompt, submit.sampling.seed) == ("mine", ids, 7)
     assert submit.deadline_seconds is None
     assert router.cancels == []
@@ -68,7 +71,7 @@ async def test_multi_byte_characters_arrive_whole(world: World) -> None:
 async def test_a_stop_string_across_tokens_never_leaks(world: World, tokenizer: Tokenizer) -> None:
     router, client = await world.serve(step_s=0.001)
     prompt = "the lazy END. dog"
-    responses = await collect(client, prompt, max_tokens=200, stop=["zz", "y END. d"])
+    responses = await collect(client, prompt, max_tokens=4000, stop=["zz", "y END. d"])
     check_one_end(responses)
     assert text_of(responses) == "the laz"
     assert responses[-1].finish_reason == pb.STOP
@@ -151,7 +154,9 @@ async def test_64_streams_some_cancelled_end_exactly_once(world: World, tokenize
 
     async def one(index: int) -> Responses | None:
         prompt = f"hello world {index}. the END. fox"
-        options = {"max_tokens": 20 + index} | ({"stop": ["END."]} if index % 4 == 1 else {})
+        # What is cut short must not end by itself before the router hears of it.
+        most = 4000 if index % 4 in (1, 2) else 20 + index
+        options = {"max_tokens": most} | ({"stop": ["END."]} if index % 4 == 1 else {})
         stream = client.generate(prompt, **options)  # type: ignore[arg-type]
         if index % 4 == 2:
             await anext(stream)
@@ -219,11 +224,11 @@ async def test_the_front_refuses_more_streams_than_its_limit(world: World) -> No
 async def test_a_deadline_ends_the_call_and_cancels_the_stream(world: World) -> None:
     router, client = await world.serve(stall_after_steps=0)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await collect(client, "hello", timeout=0.3)
+        await collect(client, "hello", timeout=2.0)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     left = router.submits[0].deadline_seconds
     assert left is not None
-    assert 0.0 < left < 0.35
+    assert 0.0 < left < 2.05
     await until(lambda: len(router.cancels) == 1)
 
 

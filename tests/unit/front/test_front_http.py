@@ -6,7 +6,7 @@ import socket
 
 import aiohttp
 import pytest
-from front_fakes import SECRET, card, until
+from front_fakes import SECRET, WAIT_S, card, until
 from front_world import World
 from http_world import Browser, browse
 
@@ -133,8 +133,8 @@ async def test_stopping_ends_open_pages(world: World) -> None:
         await response.content.readline()
         hub = world.server._live.hub  # type: ignore[union-attr]
         assert hub.watchers == 1
-        await asyncio.wait_for(world.server.stop(), 5)
-        async with asyncio.timeout(5):
+        await asyncio.wait_for(world.server.stop(), WAIT_S)
+        async with asyncio.timeout(WAIT_S):
             await response.content.read()
         await until(lambda: hub.watchers == 0)
     with pytest.raises(aiohttp.ClientError):

@@ -129,10 +129,13 @@ async def test_the_limits_of_a_token_hold_here_too(house: House, caplog: pytest.
         assert (status, "max_request_bytes of token size" in error) == (429, True)
         assert [kind for kind, _ in await browser.generate(**PROMPT)][-1] == "end"
     async with house.browser("streams") as browser:
+        router = house.world.routers[0]
+        router.stall_after_steps = router.steps  # it must not end before the other is refused
         running = asyncio.create_task(browser.generate(prompt="hello", max_tokens=60))
         await until(lambda: house.world.server.streams == 1)
         status, error = await browser.refused("/api/generate", PROMPT)
         assert (status, "max_concurrent_streams of token streams" in error) == (429, True)
+        router.stall_after_steps = None
         await running
         assert [kind for kind, _ in await browser.generate(**PROMPT)][-1] == "end"
     assert house.refusals() == {"rate": 1, "size": 1, "streams": 1}

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from front_fakes import until
+from front_fakes import WAIT_S, until
 from front_world import World
 from http_world import Browser
 from test_front_auth_tls import Pki, pki
@@ -82,7 +82,7 @@ async def test_a_session_ends_with_the_authority_that_it_began_under(
 
 def greet(port: int, tls: ssl.SSLContext, session: ssl.SSLSession | None) -> tuple[bool, bool, ssl.SSLSession | None]:
     """Ask for /healthz: whether it is answered, whether `session` was resumed, the session now."""
-    plain = socket.create_connection(("127.0.0.1", port), timeout=5)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
     try:
         with tls.wrap_socket(plain, server_hostname="localhost", session=session) as line:
             line.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -99,7 +99,7 @@ async def test_a_new_certificate_is_shown_without_a_restart(world: World, pki: P
     before = await shown(world, pki)
     for old, new in zip((pki.cert, pki.key), pki.servers.sign("server").write(pki.directory, "fresh"), strict=True):
         replace(old, new.read_bytes())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_S):
         while await shown(world, pki) == before:
             await asyncio.sleep(0.05)
 

@@ -5,7 +5,7 @@ import logging
 
 import grpc
 import pytest
-from front_fakes import SECRET, FakeRouter, echo, report, until
+from front_fakes import SECRET, WAIT_S, FakeRouter, echo, report, until
 from front_world import World
 from test_front_generate import check_one_end, collect, ids_of, text_of
 
@@ -33,10 +33,11 @@ async def test_a_stream_goes_on_at_another_router(world: World) -> None:
 
 
 async def test_a_stream_goes_on_when_the_same_router_is_back(world: World) -> None:
-    router, client = await world.serve(step_s=0.002)
+    router, client = await world.serve(stall_after_steps=1)  # or it might be done before it is cut
     stream = client.generate("hello world fox", max_tokens=60)
     responses = [await anext(stream)]
     router.cut()
+    router.stall_after_steps = None
     responses += [response async for response in stream]
     check_one_end(responses)
     assert len(ids_of(responses)) == 60
@@ -75,10 +76,11 @@ async def test_a_request_that_kills_routers_is_given_up(world: World) -> None:
     ("payload", "kind"), [(b"\xff\xff", Kind.MESSAGE), (b"", Kind.PARTIALS), (b"\x81\xa4type\xa5hello", Kind.MESSAGE)]
 )
 async def test_garbage_from_a_router_ends_its_link_alone(world: World, payload: bytes, kind: Kind) -> None:
-    router, client = await world.serve(step_s=0.002)
+    router, client = await world.serve(stall_after_steps=1)  # or it might be done before the garbage
     stream = client.generate("hello world", max_tokens=50)
     responses = [await anext(stream)]
     router.shout(payload, kind)
+    router.stall_after_steps = None
     responses += [response async for response in stream]
     check_one_end(responses)
     assert len(ids_of(responses)) == 50
@@ -90,12 +92,13 @@ async def test_bytes_that_are_no_frame_end_the_link(world: World) -> None:
     for writer in router._writers:
         writer.write(b"GET / HTTP/1.1\r\n" + b"x" * 40)
     await until(lambda: router.connections == 2)
-    await client.wait_ready(5)
+    await client.wait_ready(WAIT_S)
 
 
 async def test_a_silent_router_is_taken_for_dead(world: World) -> None:
     stalled = await world.router(stall_after_steps=3)
-    client = await world.front(link_silence_s=0.3)
+    # One that is idle says nothing either, so links come and go here.
+    client = await world.front(link_silence_s=0.5, max_resubmits=100)
     await client.wait_ready(10)
     task = asyncio.create_task(collect(client, "hello", max_tokens=9))
     await until(lambda: stalled.steps == 3)
@@ -156,7 +159,7 @@ async def test_a_lane_keeps_no_more_than_its_limit() -> None:
 
 
 async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> None:
-    router = await FakeRouter().start()
+    router = await FakeRouter(stall_after_steps=1).start()  # nothing more until the reader has read and turned away
 
     async def endpoints() -> list:  # type: ignore[type-arg]
         return [router.endpoint]
@@ -165,8 +168,9 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
 
     links = RouterLinks(endpoints, "node", SECRET, FrontConfig(poll_s=0.02, max_buffered_tokens=20), ignore)
     links.start()
-    stream = RoutedStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, 5.0, 3)
+    stream = RoutedStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, WAIT_S, 3)
     await stream.receive()
+    router.stall_after_steps = None
     await until(lambda: len(router.cancels) == 1)
     with pytest.raises(RequestError, match="too slowly") as caught:
         await stream.receive()
@@ -181,4 +185,4 @@ async def test_a_second_hello_and_late_outputs_are_survived(world: World) -> Non
     router.say(report())
     router.say(RouterHello("r0", 10, 10))
     await until(lambda: router.connections == 2)
-    await client.wait_ready(5)
+    await client.wait_ready(WAIT_S)

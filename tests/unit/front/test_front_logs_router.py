@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from front_fakes import until
-from test_front_router import Service, ask, service  # noqa: F401 (a fixture)
+from test_front_router import Brake, Service, ask, service  # noqa: F401 (a fixture)
 
 LOGGER = "router_service.request_log"
 
@@ -30,6 +30,7 @@ async def test_a_request_is_logged_when_it_comes_and_when_it_is_finished(service
 
 async def test_a_request_that_is_cancelled_is_logged(service: Service, logged: Any) -> None:  # noqa: F811
     await service.start()
+    Brake(service.routers[0], steps=1)  # it must not be finished before its client has left
     stream = service.client.generate(tokens=[5], max_tokens=40, temperature=0, ignore_eos=True, request_id="left")
     await anext(stream)
     await stream.aclose()
@@ -40,10 +41,13 @@ async def test_a_request_that_is_cancelled_is_logged(service: Service, logged: A
 
 async def test_a_request_that_is_refused_is_logged(service: Service, logged: Any) -> None:  # noqa: F811
     await service.start(max_sequences=1, max_waiting=1)
-    asked = (ask(service, [5], 40, request_id=str(number)) for number in range(6))
+    brake = Brake(service.routers[0])  # or the first would have ended before the last has come
+    asked = [asyncio.create_task(ask(service, [5], 40, request_id=str(number))) for number in range(6)]
+    await until(lambda: sum(one.done() for one in asked) == 4)
+    brake.release()
     refused = [one for one in await asyncio.gather(*asked, return_exceptions=True) if isinstance(one, Exception)]
-    assert len(refused) >= 1
+    assert len(refused) == 4
     lines = logged("request failed")
-    assert [line["code"] for line in lines] == ["RESOURCE_EXHAUSTED"] * len(refused)
+    assert [line["code"] for line in lines] == ["RESOURCE_EXHAUSTED"] * 4
     assert {line["request_id"] for line in lines} <= set("012345")
     await service.idle()

@@ -4,18 +4,21 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from front_fakes import echo, refuse, report, until
+from front_fakes import WAIT_S, echo, refuse, report, until
 from front_world import World
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from test_front_generate import collect
 
+from router_service.front import inference
 from router_service.front.exposition import MergedCollector
+from router_service.front.lane import Arrival, Lane
 from router_service.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
 
 
@@ -49,12 +52,27 @@ def value(series: Series, name: str, **labels: str) -> float:
     return series[f"expertmesh_{name}", tuple(sorted({"model": "tiny", **labels}.items()))]
 
 
-async def test_requests_are_counted_and_timed(world: World) -> None:
+def seen_arrivals(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
+    """When each stream's tokens reach the Front: how far apart they are sent is no measure on a busy machine."""
+    put, seen = Lane.put, defaultdict[int, list[float]](list)
+
+    def noted(lane: Lane, arrival: Arrival) -> None:
+        seen[lane.stream] += [arrival.at] * len(arrival.output.token_ids)
+        put(lane, arrival)
+
+    monkeypatch.setattr(Lane, "put", noted)
+    return seen
+
+
+async def test_requests_are_counted_and_timed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     router, client = await world.serve(step_s=0.02)
+    arrivals = seen_arrivals(monkeypatch)
     prompt = len(await client.tokenize("hello world"))
+    begun = asyncio.get_running_loop().time()
     await collect(client, "hello world", max_tokens=6)
     await collect(client, tokens=[9, 10, 2], max_tokens=6)
     stopped = await collect(client, "hello END. fox", max_tokens=90, stop=["END."])
+    taken = asyncio.get_running_loop().time() - begun
     stop_tokens = stopped[-1].usage.generated_tokens
     router.script = refuse("UNAVAILABLE", "shard 0 is gone")
     with pytest.raises(grpc.aio.AioRpcError):
@@ -72,10 +90,11 @@ async def test_requests_are_counted_and_timed(world: World) -> None:
     assert value(series, "prompt_tokens_total") == prompt + 3 + stopped[-1].usage.prompt_tokens
     assert value(series, "time_to_first_token_seconds_count") == 3
     assert value(series, "inter_token_latency_seconds_count") == generated - 3
-    between = value(series, "inter_token_latency_seconds_sum") / (generated - 3)
-    assert 0.018 < between < 0.08
+    streams = zip(arrivals.values(), (6, 3, stop_tokens))  # one that was stopped may get more than belong to it
+    between = sum(times[count - 1] - times[0] for times, count in streams)
+    assert value(series, "inter_token_latency_seconds_sum") == pytest.approx(between)
     assert value(series, "e2e_request_latency_seconds_count") == 3
-    assert value(series, "e2e_request_latency_seconds_sum") >= 0.018 * generated
+    assert between < value(series, "e2e_request_latency_seconds_sum") < taken
     assert value(series, "request_queue_time_seconds_sum") == pytest.approx(3 * 0.25)
     assert value(series, "request_prefill_time_seconds_sum") == pytest.approx(3 * 0.5)
     assert value(series, "request_decode_time_seconds_count") == 3
@@ -83,11 +102,14 @@ async def test_requests_are_counted_and_timed(world: World) -> None:
     assert len(buckets) == 23
 
 
-async def test_cancels_and_deadlines_are_failures_with_their_code(world: World) -> None:
+async def test_cancels_and_deadlines_are_failures_with_their_code(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "ON_THE_WAY_S", 2.0)  # as long as the call may last: its way here may take as long
     router, client = await world.serve(stall_after_steps=1)
     with pytest.raises(grpc.aio.AioRpcError):
-        await collect(client, "hello", timeout=0.2)
-    stream = client.generate("hello")
+        await collect(client, "hello", timeout=2.0)
+    stream = client.generate("hello", timeout=10 * WAIT_S)
     task = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
     await until(lambda: len(router.submits) == 2)
     task.cancel()

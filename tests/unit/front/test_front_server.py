@@ -2,22 +2,32 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from types import SimpleNamespace
 
 import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from front_fakes import SECRET, card, report, until
+from front_fakes import SECRET, WAIT_S, card, report, until
 from front_world import World
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from test_front_generate import check_one_end, collect, ids_of
+from test_front_generate import Responses, check_one_end, collect, ids_of
 
-from router_service.front import health
+from router_service.client import Client
+from router_service.front import health, server
 from router_service.front.config import FrontConfig
 from router_service.front.server import SERVICES, FrontServer
 from router_service.front.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Front whose calls have as long for their last message as they need."""
+    monkeypatch.setattr(server, "LAST_WORDS_S", WAIT_S)
 
 
 async def test_health_follows_the_links(world: World) -> None:
@@ -26,15 +36,22 @@ async def test_health_follows_the_links(world: World) -> None:
     with pytest.raises(TimeoutError):
         await client.wait_ready(0.2)
     router = await world.router()
-    await client.wait_ready(5)
+    await client.wait_ready(WAIT_S)
     for service in SERVICES:
         assert await client.health(service)
     world.endpoints.clear()
     router.cut()
     await until(lambda: world.server.linked_routers == 0)
-    assert not await client.health()
+    await until_health(client, False)
 
 
+async def until_health(client: Client, serving: bool) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while await client.health() != serving:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_watcher_of_health_hears_of_the_drain(world: World) -> None:
     _, _ = await world.serve()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{world.server.grpc_port}") as channel:
@@ -61,14 +78,15 @@ async def test_reflection_lists_and_describes_the_services(world: World) -> None
 
 
 async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World) -> None:
-    router, client = await world.serve(step_s=0.01)
+    router, client = await world.serve(stall_after_steps=3)  # or it might end before the other is refused
     running = asyncio.create_task(collect(client, "hello world", max_tokens=40))
-    await until(lambda: bool(router.submits))
-    drain = asyncio.create_task(world.server.drain(30))
-    await asyncio.sleep(0.05)
+    await until(lambda: router.steps == 3)
+    drain = asyncio.create_task(world.server.drain(WAIT_S))
+    await until(lambda: world.server._inference._draining)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(client, "hello")
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    router.stall_after_steps = None
     responses = await running
     check_one_end(responses)
     assert responses[-1].finish_reason == pb.LENGTH
@@ -78,38 +96,56 @@ async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World) -> No
         await client.health()
 
 
-async def test_load_balancers_have_notice_of_a_drain(world: World) -> None:
+async def test_load_balancers_have_notice_of_a_drain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the notice health is NOT_SERVING, and who has not heard of it is served."""
+    over = asyncio.Event()
+
+    async def notice(seconds: float) -> None:
+        assert seconds == 7.0
+        await over.wait()
+
+    monkeypatch.setattr(server, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": notice}))
     world.metrics_port = 0
     _, client = await world.serve()
     assert await healthz(world) == (200, {"status": "serving", "routers": 1})
-    drain = asyncio.create_task(world.server.drain(30, notice_s=1.0))
-    await asyncio.sleep(0.05)
-    assert not await client.health()
+    drain = asyncio.create_task(world.server.drain(WAIT_S, notice_s=7.0))
+    await until_health(client, False)
     assert await healthz(world) == (503, {"status": "draining", "routers": 1})
     check_one_end(await collect(client, "hello", max_tokens=3))
-    await asyncio.wait_for(drain, 5)
+    over.set()
+    await asyncio.wait_for(drain, WAIT_S)
     with pytest.raises(grpc.aio.AioRpcError):
         await client.health()
 
 
 async def test_a_client_that_stays_connected_is_sent_away(world: World) -> None:
     """A service's address leads to one Front at a time: the client's next call must get a new connection, at once."""
-    router, client = await world.serve(step_s=0.1)
+    router, client = await world.serve(stall_after_steps=3)  # it outlives the start of another Front
     port = world.server.grpc_port
     running = asyncio.create_task(collect(client, "hello world", max_tokens=40))
-    await until(lambda: bool(router.submits))
+    await until(lambda: router.steps == 3)
     old = world.server
-    drain = asyncio.create_task(old.drain(30))
+    drain = asyncio.create_task(old.drain(WAIT_S))
     await until(lambda: old.streams == 1 and old._inference._draining)
     world.endpoints.clear()  # a made router knows one Front's streams only
     await world.router(name="r1")
-    await world.front(grpc_port=port)
-    await client.wait_ready(5)
+    await front_at(world, port)
+    await client.wait_ready(WAIT_S)
     check_one_end(await collect(client, "hello", max_tokens=3))
     assert not running.done()
+    router.stall_after_steps = None
     assert len(ids_of(await running)) == 40
     await drain
+
+
+async def front_at(world: World, port: int) -> None:
+    """Start a Front on a port that another is about to let go."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            with suppress(OSError):
+                await world.front(grpc_port=port)
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_a_leaving_router_gets_new_streams_only_while_it_is_the_last(world: World) -> None:
@@ -131,17 +167,17 @@ async def test_a_leaving_router_gets_new_streams_only_while_it_is_the_last(world
 async def test_health_is_down_while_shards_are_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at once: one that is replaced is back within seconds."""
     world.metrics_port = 0
+    monkeypatch.setattr(health, "SHARDS_AWAY_S", WAIT_S)
     router, client = await world.serve()
     router.say(report(ready=False))
     await until(lambda: not world.server._links.links[0].ready)
     await asyncio.sleep(0.1)
     assert await client.health()
     monkeypatch.setattr(health, "SHARDS_AWAY_S", 0.1)
-    await asyncio.sleep(0.3)
-    assert not await client.health()
+    await until_health(client, False)
     assert await healthz(world) == (503, {"status": "shards are missing", "routers": 1})
     router.say(report(ready=True))
-    await client.wait_ready(5)
+    await client.wait_ready(WAIT_S)
 
 
 async def healthz(world: World) -> tuple[int, dict[str, object]]:
@@ -151,16 +187,24 @@ async def healthz(world: World) -> tuple[int, dict[str, object]]:
         return response.status, await response.json()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_streams_that_outlive_the_grace_end_as_cancelled(world: World) -> None:
     router, client = await world.serve(stall_after_steps=3)
-    running = asyncio.create_task(collect(client, "hello world", max_tokens=40))
-    await until(lambda: router.steps == 3)
+    stream = client.generate("hello world", max_tokens=40)
+    responses: Responses = []
+    while len(ids_of(responses)) < 3:
+        responses.append(await anext(stream))
+    running = asyncio.create_task(rest_of(stream))
     await world.server.drain(0.2)
-    responses = await running
+    responses += await running
     check_one_end(responses)
     assert responses[-1].finish_reason == pb.CANCELLED
     assert responses[-1].usage.generated_tokens == 3
     await until(lambda: not router.running)
+
+
+async def rest_of(stream: AsyncIterator[pb.GenerateResponse]) -> Responses:
+    return [response async for response in stream]
 
 
 async def test_a_taken_port_is_an_error_that_names_it(world: World, text: TextModel) -> None:
