@@ -44,6 +44,7 @@ train: $(STAMP)
 # What is made of other files: copies inside the chart, its README's table, and the renders that tests compare.
 helm-golden: $(STAMP)
 	$(BIN)/python -m tests.helm.sync
+	$(BIN)/python -m tests.helm.config_schema
 	$(BIN)/python -m tests.helm.values_table
 	$(BIN)/python -m tests.helm.golden
 

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 import msgspec
 import yaml
 
+from cluster.unique_keys import DuplicateKeyError, load_yaml
 from experts.config import ExpertsConfig, WeightsConfig
 from experts.log import LoggingConfig
 from router_service.config import EngineConfig, MetricsConfig
@@ -132,7 +133,8 @@ def load_config(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -
     """Read the file, if one is given, and let `overrides` (section to key to value) win.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown section or key, a value of a wrong type or out of its bounds.
+        ConfigError: no such file, not YAML, an unknown section or key, a key twice, a value of a wrong type or out of
+            its bounds.
     """
     data = _read_yaml(file) if file is not None else {}
     merged = {section: dict(values or {}) for section, values in data.items()}
@@ -150,7 +152,9 @@ def config_from(data: Mapping[str, Any]) -> ClusterConfig:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = load_yaml(file.read_text(encoding="utf-8"))
+    except DuplicateKeyError as error:
+        raise ConfigError(f"{file}: {error}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(data or {}, dict) or not all(isinstance(v or {}, dict) for v in (data or {}).values()):

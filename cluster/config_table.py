@@ -17,8 +17,8 @@ INTRODUCTION = """\
 # Configuration
 
 `expertmesh serve --config FILE.yaml` reads one YAML file of sections and keys. Flags override it, a key that neither
-names keeps its default, an unknown key is an error. `expertmesh config check FILE.yaml` prints what a file changes, or
-what is wrong with it.
+names keeps its default, an unknown key or one that stands twice is an error. `expertmesh config check FILE.yaml` prints
+what a file changes, or what is wrong with it.
 
 Made by `expertmesh config table`; a test compares.
 """

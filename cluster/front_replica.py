@@ -38,7 +38,7 @@ class FrontReplica:
                 poll_s=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
                 reuse_port=config.front.reuse_port or config.cluster.fronts > 1,
-                metrics_ports=max(config.front.metrics_ports, config.cluster.fronts),
+                metrics_ports=config.front.metrics_ports if config.cluster.address else config.cluster.fronts,
             ),
             text,
             model.card(),

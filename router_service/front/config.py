@@ -14,7 +14,7 @@ class FrontConfig:
         metrics_host: address that the metrics page binds [-; an address of this machine]
         metrics_port: port of the metrics page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
         metrics_ports: of so many ports from metrics_port on the first free one is taken, so that several Fronts of one
-            machine have a known one each; `cluster.fronts` decides in a cluster [ports; at least 1]
+            machine have a known one each; on a machine of our own `cluster.fronts` decides [ports; at least 1]
         http_host: address that the live page binds [-; an address of this machine]
         http_port: port of the live page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
         max_pages: live pages open at once; one more is told to come later [pages; at least 1]

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, nargs="+", default=PAGES, help="numbers of open pages (1 10)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, serving("--shards", "2", log=Path(directory) / "log") as server:
-        match = re.search(r"http=(http://\S+)$", server.log.read_text(), re.MULTILINE)
+        match = re.search(r"http=(http://\S+)", server.log.read_text())
         assert match is not None
         rates = asyncio.run(run(server.target, match[1], args.rounds, args.pages))
     for pages, found in rates.items():

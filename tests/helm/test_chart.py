@@ -16,6 +16,7 @@ from tests.helm.kube_schemas import problems
 CASES = golden.cases()
 CI = CHART / "ci"
 DEFAULT = CI / "default-values.yaml"
+SOME = '{"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 1, "memory": "1Gi"}}'
 each_case = pytest.mark.parametrize("file", CASES.values(), ids=CASES.keys())
 
 
@@ -74,15 +75,28 @@ def test_an_unknown_kind_is_a_problem() -> None:
         ("config.front={\"grpc_port\": 1}", "config.front"),
         ("config.cluster.address=\"auto\"", "config.cluster"),
         ("config.expert={}", "expert"),
+        ("config.router.nosuch=1", "nosuch"),
+        ("config.metrics.topexperts=3", "topexperts"),
+        ("config.front.max_concurrent_streams=\"nope\"", "config.front.max_concurrent_streams"),
+        ("config.front.tls_cert=\"/x\"", "tls_cert"),
+        ("config.experts.checksum=\"yes\"", "config.experts.checksum"),
+        ("config.logging.level=\"chatty\"", "config.logging.level"),
+        ("config.tracing.endpoint=\"collector\"", "config.tracing.endpoint"),
         ("workers.compute.shards=-1", "workers.compute.shards"),
         ("workers.compute.resources={\"limits\": {\"cpu\": \"lots\"}}", "workers.compute.resources"),
         ("workers.front.fronts=2", "workers.front.fronts"),
+        ("workers.compute.gpuResource=\"gpu\"", "workers.compute.gpuResource"),
+        ("pods.labels={\"team\": 7}", "pods.labels.team"),
+        ("pods.volumes=[{\"emptyDir\": {}}]", "pods.volumes.0"),
+        ("head.volumeMounts=[{\"name\": \"a\", \"mountPath\": \"a\"}]", "head.volumeMounts.0.mountPath"),
+        ("service.loadBalancerSourceRanges=[\"all\"]", "service.loadBalancerSourceRanges.0"),
         ("workers.Compute={}", "workers"),
         ("upgrade.type=\"Rolling\"", "upgrade.type"),
         ("serviceMonitor.interval=\"often\"", "serviceMonitor.interval"),
         ("gcsFaultTolerance.redisAddress=\"redis\"", "gcsFaultTolerance.redisAddress"),
         ("fullnameOverride=\"a-name-that-is-longer-than-what-kuberay-can-take\"", "fullnameOverride"),
         ("tmp.sizeLimit=\"much\"", "tmp.sizeLimit"),
+        ("workers.compute.podDisruptionBudget.maxUnavailable=\"one\"", "podDisruptionBudget.maxUnavailable"),
     ],
 )  # fmt: skip
 def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
@@ -98,7 +112,42 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
         (("config.cluster.routers=2",), "workers.*.routers: there is room for 1, but config.cluster.routers needs 2"),
         (("workers.front.enabled=false",), "workers.*.fronts: there is room for 0"),
         (('config.model.device="cuda"',), "workers.compute.gpus is 0, its routers and shards need 3"),
-        (("workers.compute.minReplicas=3", "workers.compute.maxReplicas=2"), "workers.compute.minReplicas is 3"),
+        (("workers.compute.replicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 3, more"),
+        (("workers.compute.minReplicas=2",), "workers.compute.replicas is 1, less than minReplicas 2"),
+        (("workers.compute.minReplicas=3", "workers.compute.maxReplicas=2"), "workers.compute.replicas is 1, less"),
+        (("config.experts.shards=3", "workers.compute.maxReplicas=2"), "workers.*.shards: there is room for 2"),
+        (("ports.metrics=8080",), "ports.metrics is 8080, which is Ray's metrics-export port"),
+        (("ports.grpc=6379",), "ports.grpc is 6379, which is Ray's gcs port"),
+        (("ports.grpc=12000",), "ports.grpc is 12000, but Ray's workers take 10002 to 19999"),
+        (("ports.grpc=25000",), "ports.grpc is 25000, inside ports.dataPlane 20000 to 29999"),
+        (("ports.grpc=9090",), "ports.grpc and ports.metrics are both 9090"),
+        (("ports.http=9090",), "ports.metrics and ports.http are both 9090"),
+        (("ports.http=50051",), "ports.grpc and ports.http are both 50051"),
+        (("ports.dataPlane.first=50000", "ports.dataPlane.last=50100"), "ports.grpc is 50051, inside ports.dataPlane"),
+        (("ports.dataPlane.first=30000", "ports.dataPlane.last=20000"), "ports.dataPlane.first is 30000, more than"),
+        (("ports.dataPlane.last=45000",), "ports.dataPlane is 20000 to 45000, which holds 44217, Ray's autoscaler"),
+        (('pods.labels={"expertmesh.io/front": "true"}',), ".labels or pods.labels sets expertmesh.io/front"),
+        (('workers.compute.labels={"ray.io/group": "x"}',), "workers.compute.labels or pods.labels sets ray.io/group"),
+        (
+            ('head.annotations={"expertmesh.io/config": "x"}',),
+            "head.annotations or pods.annotations sets expertmesh.io",
+        ),
+        (('pods.volumes=[{"name": "tmp"}]',), ".volumes or pods.volumes names tmp, which is there already"),
+        (('pods.volumes=[{"name": "a"}]', 'head.volumes=[{"name": "a"}]'), "head.volumes or pods.volumes names a"),
+        (
+            ('pods.volumes=[{"name": "a"}]', 'pods.volumeMounts=[{"name": "a", "mountPath": "/tmp/"}]'),
+            ".volumeMounts or pods.volumeMounts has /tmp/, which is mounted already",
+        ),
+        (('head.volumeMounts=[{"name": "a", "mountPath": "/a"}]',), "names a, which is no volume: add it to volumes"),
+        ((f'workers.head={{"resources": {SOME}}}',), "workers.head: so the pod of Ray's head is called"),
+        (('service.loadBalancerClass="x/y"',), "service.type is ClusterIP, but loadBalancerClass and"),
+        (
+            ('http.service.type="NodePort"', 'http.service.loadBalancerSourceRanges=["10.0.0.0/8"]'),
+            "http.service.type is",
+        ),
+        (('service.externalTrafficPolicy="Local"',), "service.type is ClusterIP, but externalTrafficPolicy needs"),
+        (('service.labels={"helm.sh/chart": "x"}',), "service.labels sets helm.sh/chart, which is set for you"),
+        (('http.service.labels={"expertmesh.io/metrics": "true"}',), "http.service.labels sets expertmesh.io/metrics"),
         (("gcsFaultTolerance.enabled=true",), "gcsFaultTolerance.redisAddress is empty"),
         (('checkpoint.type="hostPath"',), "checkpoint.hostPath is empty"),
         (('checkpoint.type="init"',), "checkpoint.init.image"),
@@ -215,12 +264,14 @@ def test_each_process_has_a_place(file: Path) -> None:
         params = group["rayStartParams"]
         resources = yaml.safe_load(params["resources"].strip('"').replace('\\"', '"'))
         assert int(params["num-cpus"]) == resources["expertmesh_router"] + resources["expertmesh_shard"]
-        gpus = group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", "0")
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        (gpus,) = [number for name, number in limits.items() if "/" in name] or ["0"]
         assert params["num-gpus"] == gpus
         if args["model"]["device"] == "cuda":
             assert int(gpus) >= int(params["num-cpus"]) * args["cluster"].get("gpus_per_process", 1)
         for name, number in resources.items():
-            total[name] = total.get(name, 0) + number * group["maxReplicas"]
+            pods = "maxReplicas" if cluster.get("enableInTreeAutoscaling") else "replicas"
+            total[name] = total.get(name, 0) + number * group[pods]
         labels = group["template"]["metadata"]["labels"]
         for role in ("front", "router", "shard"):
             assert labels[f"expertmesh.io/{role}"] == str(resources[f"expertmesh_{role}"] > 0).lower()

@@ -193,3 +193,9 @@ def test_has_what_kuberay_starts_it_with(work: Path) -> None:
         "ray --version && ray health-check --help >/dev/null && python3 -c 'import ray.dashboard.optional_deps'",
     )
     assert done.returncode == 0, done.stderr
+
+
+@image
+def test_has_the_probe_of_pods_that_compute(work: Path) -> None:
+    done = run(work, "python3", "-P", "-m", "cluster.whole")
+    assert (done.returncode, done.stdout.partition(":")[0]) == (1, "Ray does not answer"), done.stderr

@@ -1,7 +1,9 @@
 """What the chart tells Ray Serve, run as KubeRay runs it: put to the dashboard of a Ray that `ray start` started."""
 
 import json
+import os
 import shlex
+import signal
 import ssl
 import subprocess
 import sys
@@ -22,9 +24,9 @@ from router_service.client import Client
 from router_service.client_channel import Tls
 from router_service.front.tokens import Role, new_token
 from tests.certificates import Certificate
-from tests.e2e.ray_head import Ray, free_ports, get, put, ray_environment, ray_head, until_running
+from tests.e2e.ray_head import Ray, free_ports, get, put, ray_environment, ray_head, until_running, wait_for
 from tests.e2e.server import descendants_of
-from tests.helm.chart import CHART, named, rendered, serve_config
+from tests.helm.chart import CHART, named, ray_pods, rendered, serve_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
@@ -170,6 +172,33 @@ def test_probes_answer(ray: Ray) -> None:
     """The paths that the kubelet asks, head and worker."""
     assert get(f"http://127.0.0.1:{ray.agent}/api/local_raylet_healthz") == b"success"
     assert get(f"{ray.url}/api/gcs_healthz") == b"success"
+
+
+def ready(ray: Ray, objects: list[dict[str, Any]], *more: str) -> tuple[bool, str]:
+    """What the readiness probe of the pods that compute says, and why."""
+    (python, *command) = ray_pods(objects)["compute"]["spec"]["containers"][0]["readinessProbe"]["exec"]["command"]
+    assert python == "python3"
+    command = [sys.executable, *command, "--head", ray.url, "--node", f"http://127.0.0.1:{ray.agent}", *more]
+    done = subprocess.run(command, capture_output=True, text=True, env=ray_environment(), timeout=30)
+    assert (done.returncode in (0, 1), done.stderr) == (True, "")
+    return done.returncode == 0, done.stdout
+
+
+@pytest.mark.usefixtures("served")
+def test_pods_that_compute_are_ready_when_all_is_whole(ray: Ray, objects: list[dict[str, Any]]) -> None:
+    """Not before the application is there, and not while a shard that died loads its weights again."""
+    assert ready(ray, objects) == (True, "")
+    assert ready(ray, objects, "--name", "another") == (False, "another is not deployed yet\n")
+    os.kill(replica_pid(ray, "ray::ServeReplica:expertmesh:Shard-1"), signal.SIGKILL)
+    wait_for(lambda: None if ready(ray, objects)[0] else True, "the probe to see it", ray.log)
+    wait_for(lambda: True if ready(ray, objects)[0] else None, "the shard's return", ray.log)
+    assert replica_pid(ray, "ray::ServeReplica:expertmesh:Shard-1")
+
+
+def replica_pid(ray: Ray, title: str) -> int:
+    """The process of the one replica of a deployment."""
+    (pid,) = (pid for pid in descendants_of(ray.process.pid) if psutil.Process(pid).cmdline()[:1] == [title])
+    return pid
 
 
 @pytest.mark.usefixtures("served")

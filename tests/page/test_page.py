@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def url_of(server: Server) -> str:
-    match = re.search(r"http=(https?://\S+)$", server.log.read_text(), re.MULTILINE)
+    match = re.search(r"http=(https?://\S+)", server.log.read_text())
     assert match is not None
     return match[1]
 

@@ -21,6 +21,12 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert (config.experts.shards, config.experts.checksum, config.front.grpc_port) == (3, True, 7)
 
 
+def test_a_key_may_stand_in_two_sections_and_override_what_is_merged(tmp_path: Path) -> None:
+    merged = "router: &one {threads: 3}\nexperts:\n  <<: *one\n  threads: 2\n"
+    config = load_config(write(tmp_path, merged), {})
+    assert (config.router.threads, config.experts.threads) == (3, 2)
+
+
 def test_plain_data_and_back() -> None:
     config = config_from({"experts": {"shards": 5}, "model": {"dtype": "float32"}})
     assert config_from(config.to_dict()) == config
@@ -41,6 +47,9 @@ def test_plain_data_and_back() -> None:
         ("- a\n- list\n", "must hold sections"),
         ("experts: 3\n", "must hold sections"),
         ("a: [\n", "cannot be read"),
+        ("experts:\n  shards: 4\nrouter: {}\nexperts:\n  checksum: true\n", "experts stands twice, in lines 1 and 4"),
+        ("experts:\n  shards: 4\n  shards: 5\n", "shards stands twice, in lines 2 and 3: keep one"),
+        ("experts: {shards: 4, 'shards': 5}\n", "shards stands twice, in lines 1 and 1"),
     ],
 )
 def test_an_error_names_the_key(tmp_path: Path, text: str, said: str) -> None:

@@ -1,14 +1,34 @@
 {{/* A worker group's settings with their defaults; as YAML, to be read with fromYaml. Takes (list root name group). */}}
 {{- define "expertmesh.group" -}}
 {{- $group := index . 2 -}}
-{{- $defaults := dict "enabled" true "replicas" 1 "fronts" 0 "routers" 0 "shards" 0 "gpus" 0 "env" list "annotations" dict
+{{- $defaults := dict "enabled" true "replicas" 1 "fronts" 0 "routers" 0 "shards" 0 "gpus" 0 "gpuResource" "nvidia.com/gpu"
   "nodeSelector" dict "tolerations" list "affinity" dict "priorityClassName" "" "runtimeClassName" ""
   "topologySpread" (dict "enabled" false "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway")
   "podDisruptionBudget" (dict "enabled" true "maxUnavailable" 1) -}}
 {{- $merged := mustMergeOverwrite (deepCopy $defaults) (deepCopy $group) -}}
-{{- $_ := set $merged "minReplicas" (get $merged "minReplicas" | default $merged.replicas) -}}
-{{- $_ := set $merged "maxReplicas" (get $merged "maxReplicas" | default $merged.replicas) -}}
-{{- toYaml $merged -}}
+{{- /* Not `default`, which takes 0 for unset. */ -}}
+{{- range $bound := list "minReplicas" "maxReplicas" -}}
+{{- if not (hasKey $merged $bound) -}}{{- $_ := set $merged $bound $merged.replicas -}}{{- end -}}
+{{- end -}}
+{{- include "expertmesh.withCommon" (list (index . 0) $merged) -}}
+{{- end -}}
+
+{{/* The head's settings, as a group's. */}}
+{{- define "expertmesh.head" -}}
+{{- include "expertmesh.withCommon" (list . (mustMergeOverwrite (dict "fronts" 0) (deepCopy .Values.head))) -}}
+{{- end -}}
+
+{{/* A group's settings with what all pods get: its own labels and annotations win, its own lists come last. */}}
+{{- define "expertmesh.withCommon" -}}
+{{- $common := (index . 0).Values.pods -}}
+{{- $group := index . 1 -}}
+{{- range $key := list "labels" "annotations" -}}
+{{- $_ := set $group $key (mustMergeOverwrite (deepCopy (get $common $key)) (get $group $key | default dict)) -}}
+{{- end -}}
+{{- range $key := list "env" "envFrom" "volumes" "volumeMounts" -}}
+{{- $_ := set $group $key (concat (get $common $key) (get $group $key | default list)) -}}
+{{- end -}}
+{{- toYaml $group -}}
 {{- end -}}
 
 {{/* Enabled worker groups by name. */}}
@@ -21,47 +41,14 @@
 {{- toYaml $groups -}}
 {{- end -}}
 
-{{/* Refuses what no schema can: sums over groups. */}}
-{{- define "expertmesh.check" -}}
-{{- $places := dict "fronts" 0 "routers" 0 "shards" 0 -}}
-{{- $share := .Values.config.cluster.gpus_per_process | default 1.0 -}}
-{{- range $name, $group := include "expertmesh.groups" . | fromYaml -}}
-{{- range $kind := list "fronts" "routers" "shards" -}}
-{{- $_ := set $places $kind (add (get $places $kind) (mul (get $group $kind) $group.maxReplicas)) -}}
+{{/* How many pods of a group must stay: all that there are always, but maxUnavailable. Takes (list root group). */}}
+{{- define "expertmesh.minAvailable" -}}
+{{- $group := index . 1 -}}
+{{- $pods := (index . 0).Values.autoscaling.enabled | ternary $group.minReplicas $group.replicas -}}
+{{- $may := $group.podDisruptionBudget.maxUnavailable -}}
+{{- if kindIs "string" $may -}}
+{{- /* Upwards, as Kubernetes counts. */ -}}
+{{- $may = ceil (divf (mulf $pods (trimSuffix "%" $may | float64)) 100) -}}
 {{- end -}}
-{{- if gt (int $group.minReplicas) (int $group.maxReplicas) -}}
-{{- fail (printf "workers.%s.minReplicas is %v, more than maxReplicas %v" $name $group.minReplicas $group.maxReplicas) -}}
-{{- end -}}
-{{- if and (eq $.Values.config.model.device "cuda") (gt (mulf (add $group.routers $group.shards) $share) (float64 $group.gpus)) -}}
-{{- fail (printf "workers.%s.gpus is %v, its routers and shards need %v" $name $group.gpus (mulf (add $group.routers $group.shards) $share)) -}}
-{{- end -}}
-{{- end -}}
-{{- $wanted := dict "fronts" (.Values.config.cluster.fronts | default 1) "routers" .Values.config.cluster.routers "shards" .Values.config.experts.shards -}}
-{{- $keys := dict "fronts" "config.cluster.fronts" "routers" "config.cluster.routers" "shards" "config.experts.shards" -}}
-{{- range $kind, $number := $wanted -}}
-{{- if lt (int (get $places $kind)) (int $number) -}}
-{{- fail (printf "workers.*.%s: there is room for %d, but %s needs %d" $kind (int (get $places $kind)) (get $keys $kind) (int $number)) -}}
-{{- end -}}
-{{- end -}}
-{{- if and .Values.gcsFaultTolerance.enabled (not .Values.gcsFaultTolerance.redisAddress) -}}
-{{- fail "gcsFaultTolerance.redisAddress is empty, but gcsFaultTolerance.enabled needs it" -}}
-{{- end -}}
-{{- if not (or .Values.tokens.enabled .Values.tokens.allowUnauthenticated) -}}
-{{- fail "tokens.enabled is false: enable it, or let everyone who reaches the port use the model with tokens.allowUnauthenticated" -}}
-{{- end -}}
-{{- if and .Values.tls.enabled (not .Values.tls.existingSecret) (not .Values.tls.certManager.enabled) -}}
-{{- fail "tls.existingSecret is empty and tls.certManager.enabled is false, but tls.enabled needs one of them" -}}
-{{- end -}}
-{{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
-{{- fail "tls.certManager.issuerRef.name is empty, but tls.certManager.enabled needs it" -}}
-{{- end -}}
-{{- if and .Values.tokens.enabled (not .Values.tokens.existingSecret) (not .Values.tokens.value) -}}
-{{- fail "tokens.existingSecret and tokens.value are empty, but tokens.enabled needs one of them" -}}
-{{- end -}}
-{{- if and (eq .Values.checkpoint.type "hostPath") (not .Values.checkpoint.hostPath) -}}
-{{- fail "checkpoint.hostPath is empty, but checkpoint.type is hostPath" -}}
-{{- end -}}
-{{- if and (eq .Values.checkpoint.type "init") (not (and .Values.checkpoint.init.image .Values.checkpoint.init.command)) -}}
-{{- fail "checkpoint.init.image and checkpoint.init.command must be given, since checkpoint.type is init" -}}
-{{- end -}}
+{{- max 0 (sub (int $pods) (int $may)) -}}
 {{- end -}}

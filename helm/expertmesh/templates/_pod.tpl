@@ -10,6 +10,9 @@ metadata:
     {{- /* No version here: a new chart alone must not make KubeRay build a new cluster. */}}
     {{- include "expertmesh.selector" $root | nindent 4 }}
     expertmesh.io/group: {{ .name }}
+    {{- with $group.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
     {{- if eq .kind "worker" }}
     expertmesh.io/front: {{ gt (int $group.fronts) 0 | quote }}
     expertmesh.io/router: {{ gt (int $group.routers) 0 | quote }}
@@ -80,6 +83,10 @@ spec:
       {{- include "expertmesh.containerPorts" . | nindent 6 }}
       env:
         {{- include "expertmesh.env" . | nindent 8 }}
+      {{- with $group.envFrom }}
+      envFrom:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       {{- include "expertmesh.probes" . | nindent 6 }}
       lifecycle:
         preStop:
@@ -137,6 +144,7 @@ ports:
 
 {{/* Liveness asks Ray's node process, never the model: a busy server answers, and Serve replaces hung replicas itself. */}}
 {{- define "expertmesh.probes" -}}
+{{- $asks := and (eq .kind "worker") (eq (int .group.fronts) 0) -}}
 livenessProbe:
   httpGet: {path: /api/local_raylet_healthz, port: 52365}
   initialDelaySeconds: 60
@@ -150,17 +158,18 @@ readinessProbe:
   {{- /* Beside the metrics, in plaintext whether the API has TLS or not. */}}
   httpGet: {path: /healthz, port: {{ int .root.Values.ports.metrics }}}
   {{- else }}
-  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  {{- /* No Service selects these pods. A budget must not let the next one go before the last one's weights are loaded. */}}
+  exec: {command: [python3, -P, -m, cluster.whole]}
   {{- end }}
-  periodSeconds: 5
-  timeoutSeconds: 5
+  periodSeconds: {{ $asks | ternary 10 5 }}
+  timeoutSeconds: {{ $asks | ternary 10 5 }}
   failureThreshold: 3
 {{- end -}}
 
 {{- define "expertmesh.resources" -}}
 {{- $resources := deepCopy .group.resources -}}
 {{- if gt (int (.group.gpus | default 0)) 0 -}}
-{{- $gpus := dict "nvidia.com/gpu" (toString (int .group.gpus)) -}}
+{{- $gpus := dict .group.gpuResource (toString (int .group.gpus)) -}}
 {{- $resources = mustMergeOverwrite $resources (dict "requests" $gpus "limits" $gpus) -}}
 {{- end -}}
 {{- toYaml $resources -}}
@@ -179,6 +188,9 @@ readinessProbe:
 {{- if .root.Values.tokens.enabled }}
 - {name: tokens, mountPath: /etc/expertmesh/tokens, readOnly: true}
 {{- end }}
+{{- end }}
+{{- with .group.volumeMounts }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
@@ -211,6 +223,9 @@ readinessProbe:
     items:
       - {key: {{ $values.tokens.key }}, path: tokens}
 {{- end }}
+{{- end }}
+{{- with .group.volumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 

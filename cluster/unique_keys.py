@@ -1,0 +1,31 @@
+"""YAML in which no key may stand twice; PyYAML alone takes the last one and says nothing."""
+
+from typing import Any
+
+import yaml
+
+
+class DuplicateKeyError(ValueError):
+    """A key stands twice in one mapping; the message names it and both lines."""
+
+
+def load_yaml(text: str) -> Any:
+    """Read a YAML document of plain data.
+
+    Raises:
+        DuplicateKeyError: a key stands twice in one mapping.
+        yaml.YAMLError: it is not YAML.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Look here, where `<<` has not been put in yet: what it brings may be overridden."""
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], yaml.ScalarNode] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and first.setdefault((key.tag, key.value), key) is not key:
+                lines = first[key.tag, key.value].start_mark.line + 1, key.start_mark.line + 1
+                raise DuplicateKeyError(f"{key.value} stands twice, in lines {lines[0]} and {lines[1]}: keep one")
+        return node
