@@ -192,7 +192,7 @@ async def test_the_commands_speak_tls_and_send_a_token(world: World, pki: Pki, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--ca", "/nowhere"), "No such file or directory: '/nowhere'"),
+        (("--ca", "/nowhere"), "cannot read /nowhere: No such file or directory"),
         (("--tls", "--cert", "/nowhere"), "cert and key belong together"),
         (("--token", "not one"), "the token must be printable ASCII without spaces"),
     ],

@@ -103,7 +103,7 @@ async def test_an_error_is_one_line(world: World, arguments: tuple[str, ...], me
 
 async def test_an_interrupt_cancels_the_call(world: World) -> None:
     target = await serve(world, step_s=0.01)
-    process = await start("generate", "hello world", target=target)
+    process = await start("generate", "hello world", "--max-tokens", "4000", target=target)
     assert process.stdout is not None
     await process.stdout.read(1)
     process.send_signal(signal.SIGINT)
