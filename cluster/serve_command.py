@@ -197,8 +197,8 @@ def check_ports(config: ClusterConfig) -> None:
 def _ports(front: FrontConfig, fronts: int) -> Iterator[tuple[str, str, int]]:
     """Key, host and port of all that so many Fronts of one machine listen on: metrics are on a port each."""
     yield "grpc_port", front.host, front.grpc_port
-    for place in range(fronts if front.metrics_port else 1):
-        if front.metrics_port is not None:
+    if front.metrics_port is not None:
+        for place in range(fronts if front.metrics_port else 1):
             yield "metrics_port", front.metrics_host, front.metrics_port + place
     if front.http_port is not None:
         yield "http_port", front.http_host, front.http_port

@@ -12,6 +12,7 @@ MAX_RESPONSE_BYTES = 64 << 20
 MAX_ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
+RETRIED = [{"service": "expertmesh.v1.Inference"}, {"service": "expertmesh.v1.Cluster"}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ def open_channel(target: str, tls: Tls | None, attempts: int = 1) -> grpc.aio.Ch
 
 
 def _service_config(attempts: int) -> str:
-    """Return gRPC's service config (its proposal A6) for as many attempts of every method."""
+    """Return gRPC's service config (its proposal A6) for as many attempts of each call but health's: that one is asked
+    to hear how the server is now.
+    """
     if not 1 <= attempts <= MAX_ATTEMPTS:
         raise ValueError(f"attempts: {attempts} is not within 1 to {MAX_ATTEMPTS}")
     policy = {
@@ -80,7 +83,7 @@ def _service_config(attempts: int) -> str:
         "backoffMultiplier": 2,
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
-    return json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]} if attempts > 1 else {})
+    return json.dumps({"methodConfig": [{"name": RETRIED, "retryPolicy": policy}]} if attempts > 1 else {})
 
 
 def token_metadata(token: str | None) -> tuple[tuple[str, str], ...]:

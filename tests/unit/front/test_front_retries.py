@@ -63,6 +63,22 @@ async def test_what_was_accepted_is_never_sent_again(world: World) -> None:
     assert len(router.submits) == 1
 
 
+async def test_health_is_asked_once(world: World) -> None:
+    """Who waits for a server asks it again and again: pauses in between would only keep the answer from them."""
+    await world.serve()
+    client = again(world, attempts=5)
+    await world.server.stop()
+    async with asyncio.timeout(60):
+        codes = [await code_of(client) for _ in range(20)]  # with pauses each would take some seconds
+    assert set(codes) == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def code_of(client: Client) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.health()
+    return caught.value.code()
+
+
 @pytest.mark.parametrize("attempts", [0, -1, 6])
 async def test_how_often_has_bounds(attempts: int) -> None:
     with pytest.raises(ValueError, match=f"attempts: {attempts} is not within 1 to 5"):
