@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 # Ray's own variable: what `auto` then means.
 RAY_ADDRESS = "RAY_ADDRESS"
+# A Ray that `ray.init` starts asks for the token in this file. Ray shows it to one that it finds by itself, and to one
+# that is named only if the variable says so; we name those of this machine.
+RAY_AUTH_MODE = "RAY_AUTH_MODE"
+TOKEN_FILE = "~/.ray/auth_token"
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -50,8 +54,11 @@ def run(args: argparse.Namespace) -> int:
         return fail(f"--seconds must be over 0 and --notice at least 0, got {args.seconds:g} and {args.notice:g}")
     if args.address != "auto" and not _listens(args.address):
         return fail(f"cannot drain {args.name}: nothing listens on {args.address}")
-    if args.address == "auto" and RAY_ADDRESS not in os.environ and len(found := rays_here()) > 1:
+    found = rays_here()
+    if args.address == "auto" and RAY_ADDRESS not in os.environ and len(found) > 1:
         return fail(f"cannot drain {args.name}: several Rays run here, name one by --address: {', '.join(found)}")
+    if args.address in found and os.path.exists(os.path.expanduser(TOKEN_FILE)):
+        os.environ.setdefault(RAY_AUTH_MODE, "token")
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -79,7 +86,7 @@ def _drain(args: argparse.Namespace) -> None:
         raise ValueError(f"the Ray at {address} runs no such cluster (--name, --address)") from None
     order = DrainOrder(args.seconds, args.notice)
     count = drain(directory, order, lambda one: one.node == here if args.here else one.role == "front")
-    print(f"drained {args.name} of the Ray at {address}: {count} processes")
+    print(f"drained {args.name} of the Ray at {address}, processes: {count}")
 
 
 def rays_here() -> list[str]:

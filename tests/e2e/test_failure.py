@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import re
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from router_service.client import Client
 from router_service.protocol import inference_pb2 as pb
 from tests.e2e.conftest import Served
-from tests.e2e.server import Server, gone, serving
+from tests.e2e.server import Server, environment, gone, serving
 from tests.e2e.test_cluster import collect, tokens_of
 from tests.tiny import greedy, random_prompts, write_checkpoint
 
@@ -124,6 +126,21 @@ async def test_two_servers_side_by_side(tmp_path: Path) -> None:
             async with Client(server.target) as client:
                 answer = await collect(client, tokens=[3, 1, 4], max_tokens=16, temperature=0.0)
                 assert tokens_of(answer) == greedy(oracles[name], [3, 1, 4], 16)
+        await drained(a)
+        async with Client(b.target) as client:
+            assert await client.health()
+
+
+async def drained(server: Server) -> None:
+    """Drain the server by the Ray that its ready line names, where several run."""
+    (address,) = re.findall(r"^ready .* ray=(\S+)$", server.log.read_text(), re.MULTILINE)
+    command = (sys.executable, "-m", "cluster.cli", "drain", "--address", address, "--seconds", "5")
+    process = await asyncio.create_subprocess_exec(*command, env=environment(), stdout=asyncio.subprocess.PIPE)
+    said, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert (process.returncode, said.decode()) == (0, f"drained expertmesh of the Ray at {address}, processes: 1\n")
+    async with Client(server.target) as client:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.health(timeout=60)
 
 
 async def test_streams_go_on_when_their_router_is_killed(tmp_path: Path) -> None:
