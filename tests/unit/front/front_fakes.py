@@ -153,7 +153,8 @@ class FakeRouter:
         self.submits: list[Submit] = []
         self.cancels: list[int] = []
         self.watches: list[float] = []
-        self.running: dict[int, Iterator[StreamOutput]] = {}
+        # One for each connection: every Front counts its streams from one.
+        self._running: dict[asyncio.StreamWriter, dict[int, Iterator[StreamOutput]]] = {}
         self.steps = 0
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,6 +168,11 @@ class FakeRouter:
     @property
     def endpoint(self) -> Endpoint:
         return Endpoint("router", 0, self.name, self.incarnation, "node", "127.0.0.1", self.port, "", 1)
+
+    @property
+    def running(self) -> int:
+        """How many streams it has."""
+        return sum(map(len, self._running.values()))
 
     async def stop(self) -> None:
         self._server.close()
@@ -216,26 +222,28 @@ class FakeRouter:
         self._writers.add(writer)
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stepper = asyncio.create_task(self._step_forever(writer))
+        running: dict[int, Iterator[StreamOutput]] = {}
+        self._running[writer] = running
+        stepper = asyncio.create_task(self._step_forever(writer, running))
         try:
             while True:
                 message = decode_to_router(await self._read(reader))
                 if isinstance(message, Submit):
                     self.submits.append(message)
-                    self.running[message.stream] = self.script(message)
+                    running[message.stream] = self.script(message)
                 elif isinstance(message, Cancel):
                     self.cancels.append(message.stream)
-                    self.running.pop(message.stream, None)
+                    running.pop(message.stream, None)
                 elif isinstance(message, Watch):
                     self.watches.append(message.seconds)
         finally:
-            self.running.clear()
+            del self._running[writer]
             stepper.cancel()
 
-    async def _step_forever(self, writer: asyncio.StreamWriter) -> None:
+    async def _step_forever(self, writer: asyncio.StreamWriter, running: dict[int, Iterator[StreamOutput]]) -> None:
         while True:
             await asyncio.sleep(self.step_s)
-            if not self.running or (self.stall_after_steps is not None and self.steps >= self.stall_after_steps):
+            if not running or (self.stall_after_steps is not None and self.steps >= self.stall_after_steps):
                 await asyncio.sleep(0.002)
                 continue
             if self.steps == self.die_after_steps:
@@ -243,18 +251,10 @@ class FakeRouter:
                 writer.transport.abort()
                 return
             self.steps += 1
-            self._frame(writer, Kind.MESSAGE, encode(StepOutputs([*self._outputs()])))
+            self._frame(writer, Kind.MESSAGE, encode(StepOutputs([*outputs_of(running)])))
 
     async def stop_listening(self) -> None:
         self._server.close()
-
-    def _outputs(self) -> Iterator[StreamOutput]:
-        for stream, outputs in list(self.running.items()):
-            output = next(outputs, None)
-            if output is None or output.finish or output.failure:
-                del self.running[stream]
-            if output is not None:
-                yield output
 
     def _frame(self, writer: asyncio.StreamWriter, kind: Kind, payload: bytes) -> None:
         writer.write(pack_header(kind, self.incarnation, 0, (payload,)) + payload)
@@ -263,6 +263,16 @@ class FakeRouter:
         header = parse_header(await reader.readexactly(HEADER.size))
         assert header.incarnation == self.incarnation
         return await reader.readexactly(header.length)
+
+
+def outputs_of(running: dict[int, Iterator[StreamOutput]]) -> Iterator[StreamOutput]:
+    """One output of each stream; those that end are taken out."""
+    for stream, outputs in list(running.items()):
+        output = next(outputs, None)
+        if output is None or output.finish or output.failure:
+            del running[stream]
+        if output is not None:
+            yield output
 
 
 def report(router: str = "r0", **fields: object) -> RouterReport:

@@ -127,7 +127,7 @@ async def test_a_client_that_stays_connected_is_sent_away(world: World) -> None:
     old = world.server
     drain = asyncio.create_task(old.drain(WAIT_S))
     await until(lambda: old.streams == 1 and old._inference._draining)
-    world.endpoints.clear()  # a made router knows one Front's streams only
+    world.endpoints.clear()  # the other Front needs a router that does not stall
     await world.router(name="r1")
     await front_at(world, port)
     await client.wait_ready(WAIT_S)
