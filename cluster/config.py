@@ -8,9 +8,9 @@ from typing import Any, get_type_hints
 import msgspec
 import yaml
 
-from cluster.unique_keys import DuplicateKeyError, load_yaml
 from experts.config import ExpertsConfig, WeightsConfig
 from experts.log import LoggingConfig
+from experts.unique_keys import DuplicateKeyError, load_yaml
 from router_service.config import EngineConfig, MetricsConfig
 from router_service.front.config import FrontConfig
 from router_service.front.tracing import TracingConfig

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from experts.checkpoint_error import CheckpointError
 from experts.checkpoint_files import MAX_JSON_BYTES, read_text
-from experts.safetensors_file import MappedFile, TensorEntry, read_header, unique_keys
+from experts.safetensors_file import MappedFile, TensorEntry, read_header
 from experts.source import Stored
+from experts.unique_keys import unique_keys
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from experts.checkpoint_error import CheckpointError
+from experts.unique_keys import unique_keys
 
 DTYPES = {
     "F32": torch.float32,
@@ -61,20 +62,6 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: not a safetensors file: {error}") from error
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object of which no key stands twice; of two tensors of one name chance would choose.
-
-    Raises:
-        ValueError: a key stands twice.
-    """
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice} stands there twice")
-    return made
 
 
 def _header_length(file: Path, prefix: bytes, size: int) -> int:

@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from experts.unique_keys import DuplicateKeyError, load_yaml, unique_keys
+
 NAME_CHARACTERS = 64
 TOKEN_PREFIX = "em_"
 
@@ -95,9 +97,11 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     where = f"front.tokens_file: {path}"
     try:
         text = path.read_text(encoding="utf-8")
-        entries = _json_lines(text) if text.lstrip().startswith("{") else yaml.safe_load(text) or []
+        entries = _json_lines(text) if text.lstrip().startswith("{") else load_yaml(text) or []
     except OSError as error:
         raise ValueError(f"{where}: cannot be read: {error.strerror}") from error
+    except DuplicateKeyError as error:
+        raise ValueError(f"{where}: {error}") from error
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{where}: neither YAML nor JSON lines: {' '.join(str(error).split())}") from error
     if not isinstance(entries, list):
@@ -108,7 +112,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
 
 
 def _json_lines(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [json.loads(line, object_pairs_hook=unique_keys) for line in text.splitlines() if line.strip()]
 
 
 def _token(where: str, written: Any) -> Token:

@@ -67,6 +67,8 @@ GOOD = json.loads(line("ann")[1])
 WRONG = {
     "not yaml": ("- {", "neither YAML nor JSON lines"),
     "not json": ('{"name": ', "neither YAML nor JSON lines"),
+    "a key twice": ("- {name: ann,\n role: admin, role: inference}", "role stands twice, in lines 2 and 2: keep one"),
+    "a key twice in JSON": (json.dumps(GOOD)[:-1] + ', "role": "admin"}', "role stands there twice"),
     "no list": ("name: ann", "must be a list"),
     "no object": ("- ann", "entry 1: "),
     "a field too few": (json.dumps({"name": "ann", "role": "admin"}), "entry 1: .*sha256"),

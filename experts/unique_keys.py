@@ -1,4 +1,4 @@
-"""YAML in which no key may stand twice; PyYAML alone takes the last one and says nothing."""
+"""JSON and YAML in which no key may stand twice; their libraries take the last one and say nothing."""
 
 from typing import Any
 
@@ -7,6 +7,20 @@ import yaml
 
 class DuplicateKeyError(ValueError):
     """A key stands twice in one mapping; the message names it and both lines."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, as `json.loads(object_pairs_hook=)` asks for it.
+
+    Raises:
+        DuplicateKeyError: a key stands twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DuplicateKeyError(f"{twice} stands there twice")
+    return made
 
 
 def load_yaml(text: str) -> Any:
