@@ -105,10 +105,10 @@ async def test_requests_are_counted_and_timed(world: World, monkeypatch: pytest.
 async def test_cancels_and_deadlines_are_failures_with_their_code(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "ON_THE_WAY_S", 2.0)  # as long as the call may last: its way here may take as long
+    monkeypatch.setattr(inference, "ON_THE_WAY_S", 5.0)  # as long as the call may last: its way here may take as long
     router, client = await world.serve(stall_after_steps=1)
     with pytest.raises(grpc.aio.AioRpcError):
-        await collect(client, "hello", timeout=2.0)
+        await collect(client, "hello", timeout=5.0)
     stream = client.generate("hello", timeout=10 * WAIT_S)
     task = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
     await until(lambda: len(router.submits) == 2)
