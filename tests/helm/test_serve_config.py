@@ -197,7 +197,7 @@ def test_pods_that_compute_are_ready_when_all_is_whole(ray: Ray, objects: list[d
 
 def replica_pid(ray: Ray, title: str) -> int:
     """The process of the one replica of a deployment."""
-    (pid,) = (pid for pid in descendants_of(ray.process.pid) if psutil.Process(pid).cmdline()[:1] == [title])
+    (pid,) = (pid for pid in descendants_of(ray.process.pid) if command_of(pid) == title)
     return pid
 
 
