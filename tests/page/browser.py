@@ -1,18 +1,14 @@
-"""Headless Chromium, installed where that is one command, and a page that remembers what went wrong on it."""
+"""Headless Chromium, and a page that remembers what went wrong on it."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from playwright.async_api import Page, Request, async_playwright, expect
 
-INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "chromium")
-INSTALL_SECONDS = 280
+from tests.packages import program
+
 WIDE, NARROW = 1280, 400
 WAIT_MS = 60_000
 expect.set_options(timeout=WAIT_MS)  # five seconds, the default, are short on a busy machine
@@ -31,22 +27,13 @@ class Watched:
         return wider
 
 
-def chromium() -> str:
-    """The path of Chromium; a test on a machine that cannot have it is skipped."""
-    if shutil.which("chromium") is None and os.geteuid() == 0 and shutil.which(INSTALL[0]):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(INSTALL, env=environment, capture_output=True, timeout=INSTALL_SECONDS, check=False)
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip(f"chromium is not installed, and {' '.join(INSTALL)} needs root and a package list")
-    return path
-
-
 @asynccontextmanager
 async def opened(url: str, width: int = WIDE, scheme: str = "light", **options: Any) -> AsyncIterator[Watched]:
     """A fresh browser on `url`."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(
+            executable_path=program("chromium", "chromium"), args=["--no-sandbox"]
+        )
         context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)  # type: ignore[arg-type]
         context.set_default_timeout(WAIT_MS)
         page = await context.new_page()

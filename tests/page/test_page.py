@@ -13,7 +13,8 @@ from router_service.client import Client
 from tests.e2e.server import Server, held, serving
 from tests.page.browser import NARROW, WAIT_MS, WIDE, Watched, opened
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+# The first one may have to install Chromium.
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 
 PROMPT = "def read_file(path):"
 LAYERS = 4

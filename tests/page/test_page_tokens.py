@@ -13,7 +13,8 @@ from tests.e2e.server import Server, serving
 from tests.page.browser import NARROW, WAIT_MS, Watched, opened
 from tests.page.test_page import generate, url_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+# The first one may have to install Chromium.
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 
 # What Chromium itself says of an answer that the page expects, and of the stream that a reload ends.
 EXPECTED = ("status of 401", "status of 403", "/live: net::ERR_ABORTED")
