@@ -6,7 +6,7 @@ import yaml
 
 
 class DuplicateKeyError(ValueError):
-    """A key stands twice in one mapping; the message names it and both lines."""
+    """A key stands twice in one mapping; the message names it, and both lines where they are known."""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

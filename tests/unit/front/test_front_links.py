@@ -15,7 +15,7 @@ from router_service.front.errors import RequestError
 from router_service.front.lane import Arrival, Lane, OverflowedError
 from router_service.front.links import RouterLinks
 from router_service.front.routed import RoutedStream
-from router_service.messages import RouterHello, SamplingParams, StreamOutput, Submit
+from router_service.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
 
 
 async def test_a_stream_goes_on_at_another_router(world: World) -> None:
@@ -183,6 +183,9 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
 async def test_a_second_hello_and_late_outputs_are_survived(world: World) -> None:
     router, client = await world.serve()
     router.say(report())
+    router.say(StepOutputs([StreamOutput(99, [5])]))  # of a stream that nobody waits for any more
+    assert len(ids_of(await collect(client, "hello", max_tokens=4))) == 4
+    assert router.connections == 1
     router.say(RouterHello("r0", 10, 10))
     await until(lambda: router.connections == 2)
     await client.wait_ready(WAIT_S)
