@@ -18,6 +18,8 @@ from router_service.front.text_model import load_text_model
 from router_service.messages import ShardReport
 
 FRONT_POLL_SECONDS = 0.5
+# Of the notice of a drain; gRPC varies a connection's age by a tenth.
+CONNECTION_AGE_SHARE = 0.8
 
 
 class FrontReplica:
@@ -38,6 +40,7 @@ class FrontReplica:
                 poll_s=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
                 reuse_port=config.front.reuse_port or config.cluster.fronts > 1,
+                connection_age_s=connection_age(config.front.connection_age_s, config.cluster.drain_notice_seconds),
                 metrics_ports=config.front.metrics_ports if config.cluster.address else config.cluster.fronts,
             ),
             text,
@@ -103,6 +106,11 @@ class FrontReplica:
         """Shards on their way, which no router knows yet; of the others the routers know better."""
         youngest = {a.index: a for a in self._announcements if a.role == "shard"}
         return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
+
+
+def connection_age(own_s: float | None, notice_s: float) -> float | None:
+    """Seconds after which clients connect anew: what is configured, else within a drain's notice, if there is any."""
+    return own_s if own_s is not None or not notice_s else CONNECTION_AGE_SHARE * notice_s
 
 
 def _shard_report(announcement: Announcement) -> ShardReport:

@@ -134,9 +134,13 @@ class InferenceService(InferenceServicer):
             has_chat_template=self._text.chat is not None,
         )
 
+    def refuse(self) -> None:
+        """Refuse new requests from now on."""
+        self._draining = True
+
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests and wait for those in flight; after `grace_s` they end as cancelled."""
-        self._draining = True
+        self.refuse()
         logger.info("drain begins", extra=fields(streams=len(self._active), grace_seconds=grace_s))
         try:
             async with asyncio.timeout(grace_s):

@@ -1,6 +1,7 @@
 """The Front's process: one gRPC server, one metrics page, one live page, one set of links to routers."""
 
 import asyncio
+import math
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -34,6 +35,8 @@ SERVICES = (
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Streams that were just cut have a moment to send their last message.
 LAST_WORDS_S = 1.0
+# gRPC cancels calls that it has not handed to us when its server stops; we refuse them with a word first.
+QUEUED_S = 0.2
 
 
 class FrontServer:
@@ -118,6 +121,8 @@ class FrontServer:
         """
         await self._health.drain()
         await asyncio.sleep(notice_s)
+        self._inference.refuse()
+        await asyncio.sleep(QUEUED_S)
         closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
         await self._inference.drain(grace_s)
         await self.stop(LAST_WORDS_S)
@@ -153,14 +158,14 @@ class FrontServer:
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
-        server = grpc.aio.server(
-            interceptors=[AuthInterceptor(self.gate)],
-            options=[
-                ("grpc.so_reuseport", int(config.reuse_port)),
-                ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
-                ("grpc.max_send_message_length", -1),
-            ],
-        )
+        options = [
+            ("grpc.so_reuseport", int(config.reuse_port)),
+            ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
+            ("grpc.max_send_message_length", -1),
+        ]
+        if config.connection_age_s is not None:
+            options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_s)))
+        server = grpc.aio.server(interceptors=[AuthInterceptor(self.gate)], options=options)
         add_InferenceServicer_to_server(self._inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
