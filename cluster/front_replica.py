@@ -40,7 +40,8 @@ class FrontReplica:
                 poll_s=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
                 reuse_port=config.front.reuse_port or config.cluster.fronts > 1,
-                connection_age_s=connection_age(config.front.connection_age_s, config.cluster.drain_notice_seconds),
+                connection_age_s=config.front.connection_age_s
+                or CONNECTION_AGE_SHARE * config.cluster.drain_notice_seconds,
                 metrics_ports=config.front.metrics_ports if config.cluster.address else config.cluster.fronts,
             ),
             text,
@@ -106,11 +107,6 @@ class FrontReplica:
         """Shards on their way, which no router knows yet; of the others the routers know better."""
         youngest = {a.index: a for a in self._announcements if a.role == "shard"}
         return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
-
-
-def connection_age(own_s: float | None, notice_s: float) -> float | None:
-    """Seconds after which clients connect anew: what is configured, else within a drain's notice, if there is any."""
-    return own_s if own_s is not None or not notice_s else CONNECTION_AGE_SHARE * notice_s
 
 
 def _shard_report(announcement: Announcement) -> ShardReport:

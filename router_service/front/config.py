@@ -27,9 +27,9 @@ class FrontConfig:
             [seconds; at least 0]
         poll_s: how often the Front looks for routers [seconds; over 0]
         connect_timeout_s: how long linking a router may take [seconds; over 0]
-        connection_age_s: after about so long a client is told to connect anew (GOAWAY), while its calls go on; null is
+        connection_age_s: after about so long a client is told to connect anew (GOAWAY), while its calls go on; 0 is
             never, or a little below `cluster.drain_notice_seconds` where that is set: when a drain then refuses new
-            calls, nobody that load balancers have led elsewhere is connected here any more [seconds; over 0, or null]
+            calls, nobody that load balancers have led elsewhere is connected here any more [seconds; at least 0]
         link_silence_s: a router that says nothing for so long is taken for dead [seconds; over 0]
         max_resubmits: how often a request may outlive its router [times; at least 0]
         checksum: whether frames to routers carry one; `experts.checksum` decides in a cluster
@@ -59,7 +59,7 @@ class FrontConfig:
     router_wait_s: float = 30.0
     poll_s: float = 1.0
     connect_timeout_s: float = 5.0
-    connection_age_s: float | None = None
+    connection_age_s: float = 0.0
     link_silence_s: float = 30.0
     max_resubmits: int = 3
     checksum: bool = False
@@ -78,15 +78,12 @@ class FrontConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"front.{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("router_wait_s", "max_resubmits"):
+        for name in ("router_wait_s", "max_resubmits", "connection_age_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"front.{name} is {getattr(self, name)}, it must not be negative")
         for name in ("poll_s", "connect_timeout_s", "link_silence_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"front.{name} is {getattr(self, name)}, it must be over 0")
-
-        if self.connection_age_s is not None and not self.connection_age_s > 0:
-            raise ValueError(f"front.connection_age_s is {self.connection_age_s}, it must be over 0, or null for never")
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -163,7 +163,7 @@ class FrontServer:
             ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
             ("grpc.max_send_message_length", -1),
         ]
-        if config.connection_age_s is not None:
+        if config.connection_age_s:
             options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_s)))
         server = grpc.aio.server(interceptors=[AuthInterceptor(self.gate)], options=options)
         add_InferenceServicer_to_server(self._inference, server)

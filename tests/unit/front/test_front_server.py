@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -77,7 +77,9 @@ async def test_reflection_lists_and_describes_the_services(world: World) -> None
     assert answers[1].file_descriptor_response.file_descriptor_proto
 
 
-async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World) -> None:
+async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = asyncio.Event()
+    monkeypatch.setattr(server, "asyncio", paused(refused.wait))
     router, client = await world.serve(stall_after_steps=3)  # or it might end before the other is refused
     running = asyncio.create_task(collect(client, "hello world", max_tokens=40))
     await until(lambda: router.steps == 3)
@@ -86,6 +88,7 @@ async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World) -> No
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(client, "hello")
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    refused.set()
     router.stall_after_steps = None
     responses = await running
     check_one_end(responses)
@@ -141,13 +144,7 @@ async def test_a_client_that_stays_connected_is_sent_away(world: World) -> None:
 async def test_calls_that_a_drain_meets_are_refused_by_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """gRPC would cancel those that it has not handed over yet when its server stops."""
     codes: list[grpc.StatusCode] = []
-
-    async def pause(seconds: float) -> None:
-        """As long as it takes: a busy machine may not have handed them over in time."""
-        if seconds == server.QUEUED_S:
-            await until(lambda: len(codes) == 32)
-
-    monkeypatch.setattr(server, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": pause}))
+    monkeypatch.setattr(server, "asyncio", paused(lambda: until(lambda: len(codes) == 32)))
     await world.serve()
     target = f"127.0.0.1:{world.server.grpc_port}"
     asking = [asyncio.create_task(ask_until_refused(target, codes)) for _ in range(32)]
@@ -155,6 +152,16 @@ async def test_calls_that_a_drain_meets_are_refused_by_name(world: World, monkey
     await world.server.drain(WAIT_S)
     await asyncio.gather(*asking)
     assert codes == [grpc.StatusCode.UNAVAILABLE] * 32
+
+
+def paused(wait: Callable[[], Awaitable[object]]) -> SimpleNamespace:
+    """asyncio for a Front that refuses as long as `wait` takes before it stops its server: the machine may be slow."""
+
+    async def sleep(seconds: float) -> None:
+        if seconds == server.QUEUED_S:
+            await wait()
+
+    return SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
 
 
 async def ask_until_refused(target: str, codes: list[grpc.StatusCode]) -> None:
