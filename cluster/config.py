@@ -9,11 +9,11 @@ import msgspec
 import yaml
 
 from experts.config import ExpertsConfig, WeightsConfig
-from experts.log import LoggingConfig
-from experts.unique_keys import DuplicateKeyError, load_yaml
+from experts.host.log import LoggingConfig
+from experts.host.unique_keys import DuplicateKeyError, load_yaml
 from router_service.config import EngineConfig, MetricsConfig
 from router_service.front.config import FrontConfig
-from router_service.front.tracing import TracingConfig
+from router_service.front.telemetry.tracing_config import TracingConfig
 
 BUNDLED = Path(__file__).parent / "bundled"
 

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.call import ExpertCall
 from experts.grouping import ShardGroup, group_by_shard
 from experts.phases import LayerTrip, measured
 from experts.placement import Placement
 from experts.routing import Routing
 from experts.transport.base import Answer, Sent, ShardUnavailable, Transport
+from experts.transport.call import ExpertCall
 
 
 @dataclass(frozen=True, slots=True)

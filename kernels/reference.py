@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.quantized import Matrix, as_dense
+from kernels.formats.quantized import Matrix, as_dense
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
 
 M = TypeVar("M", bound=Matrix)

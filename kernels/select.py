@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from kernels.quantized import Matrix, Quantized
+from kernels.formats.quantized import Matrix, Quantized
 from kernels.weights import ExpertForm, ExpertWeights, Matrices
 
 M = TypeVar("M", Tensor, Quantized)
@@ -131,7 +131,8 @@ def _reference_ops() -> Ops:
 
 
 def _cpu_ops() -> Ops:
-    from kernels import cpu, cpu_linear
+    from kernels.cpu import linear as cpu_linear
+    from kernels.cpu import ops as cpu
 
     return Ops(
         Backend.CPU, cpu.gate_topk, cpu.group_by_expert, cpu.gate_up, cpu.down, cpu.sum_rows,
@@ -140,7 +141,7 @@ def _cpu_ops() -> Ops:
 
 
 def _triton_ops() -> Ops:
-    from kernels import triton_ops as t
+    from kernels.triton import ops as t
 
     return Ops(
         Backend.TRITON, t.gate_topk, t.group_by_expert, t.gate_up, t.down, t.sum_rows,

@@ -12,7 +12,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from kernels.quantized import FLOAT_DTYPES, Matrix, Quantized
+from kernels.formats.quantized import FLOAT_DTYPES, Matrix, Quantized
 
 # One matrix per expert: stacked in one tensor, or one each (a tensor, maybe in a library's own layout, or quantized).
 Matrices = Tensor | tuple[Matrix, ...]

@@ -15,10 +15,10 @@ from experts.routing import Routing
 from experts.transport.channel import connect
 from experts.transport.frame import Kind
 from experts.transport.socket import SocketTransport
-from router_service.engine import StepRecord
-from router_service.forward import StepTrace
-from router_service.models.registry import ModelPlan
-from router_service.statistics import Statistics
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import StepTrace
+from router_service.metrics.collector import Statistics
+from router_service.models.families.registry import ModelPlan
 from tests.mesh import CPU, NODE, SECRET, ShardServers, load_shards
 from tests.relay import Relay
 

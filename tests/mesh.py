@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-import router_service.engine
+import router_service.engine.engine
 from experts.config import ExpertsConfig
-from experts.connector import ShardConnector
 from experts.placement import even_placement
-from experts.server import ExpertServer
-from experts.shard import ExpertShard, load_shard
+from experts.shard.local import LocalTransport
+from experts.shard.server import ExpertServer
+from experts.shard.shard import ExpertShard, load_shard
 from experts.transport.address import Endpoint
 from experts.transport.base import Transport
-from experts.transport.local import LocalTransport
+from experts.transport.connector import ShardConnector
 from experts.transport.socket import SocketTransport
 from kernels import select
-from router_service.assembly import build_engine
 from router_service.config import EngineConfig
-from router_service.engine import StepRecord
-from router_service.messages import SamplingParams
-from router_service.models.registry import ModelPlan
-from router_service.request import Event, Request
+from router_service.engine.builder import build_engine
+from router_service.engine.engine import StepRecord
+from router_service.engine.request import Event, Request
+from router_service.models.families.registry import ModelPlan
+from router_service.protocol.messages import SamplingParams
 
 SECRET = b"a secret of the tests"
 NODE = "node"
@@ -194,5 +194,5 @@ class LogitsSpy:
                 spy.steps.append(logits_BV.clone())
             return logits_BV
 
-        monkeypatch.setattr(router_service.engine, "forward", watched)
+        monkeypatch.setattr(router_service.engine.engine, "forward", watched)
         return spy

@@ -7,11 +7,11 @@ from prometheus_client.openmetrics import parser as strict
 from prometheus_client.parser import text_string_to_metric_families
 
 from router_service.config import MetricsConfig
-from router_service.families import Gauges, LinkGauges, router_families
-from router_service.front.exposition import MergedCollector
-from router_service.front.metrics import FrontMetrics
-from router_service.messages import MetricFamily, RouterReport
-from router_service.statistics import Statistics
+from router_service.front.telemetry.exposition import MergedCollector
+from router_service.front.telemetry.metrics import FrontMetrics
+from router_service.metrics.collector import Statistics
+from router_service.metrics.router_series import Gauges, LinkGauges, router_families
+from router_service.protocol.messages import MetricFamily, RouterReport
 
 Page = dict[str, Metric]
 

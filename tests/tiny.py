@@ -10,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.utils import logging
 
-from experts.checkpoint import Checkpoint
-from router_service.models.registry import ModelPlan, plan_model
+from experts.checkpoint.directory import Checkpoint
+from router_service.models.families.registry import ModelPlan, plan_model
 
 logging.disable_progress_bar()
 

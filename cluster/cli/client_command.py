@@ -10,9 +10,9 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from router_service.client import Client
-from router_service.client_channel import Tls
-from router_service.request_id import request_id_of
+from router_service.client.channel import Tls
+from router_service.client.client import Client
+from router_service.protocol.request_id import request_id_of
 
 TOKEN_VARIABLE = "EXPERTMESH_TOKEN"
 DEFAULT_TARGET = "127.0.0.1:50051"

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.client_command import fail, one_line
+from cluster.cli.client_command import fail, one_line
 from cluster.config import ClusterConfig, ConfigError, load_config
-from experts.checkpoint_error import CheckpointError
-from router_service.front.tracing import check_installed
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.telemetry.tracing import check_installed
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -41,7 +41,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_table(_: argparse.Namespace) -> int:
     """Run `config table` and return its exit code."""
-    from cluster.config_table import render
+    from cluster.cli.config_table import render
 
     print(render(), end="")
     return 0
@@ -59,6 +59,6 @@ def changes(config: ClusterConfig) -> list[str]:
 
 
 def _check_checkpoint(config: ClusterConfig) -> None:
-    from cluster.serve_command import check_model
+    from cluster.cli.serve_command import check_model
 
     check_model(config)

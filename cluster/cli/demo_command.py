@@ -5,15 +5,15 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from cluster.client_command import fail
+from cluster.cli.client_command import fail
+from cluster.cli.serve_command import add_cluster_flags, config_of, run_cluster
 from cluster.config import ConfigError
-from cluster.serve_command import add_cluster_flags, config_of, run_cluster
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
     from collections.abc import AsyncGenerator
 
-    from router_service.client import Client, SamplingFields
+    from router_service.client.client import Client, SamplingFields
     from router_service.protocol.inference_pb2 import GenerateResponse
 
 PROMPTS = ("def read_file(path):", "import os", "class Queue:")
@@ -48,8 +48,8 @@ def _asks_callers(args: argparse.Namespace) -> bool:
 
 
 async def _show(target: str) -> None:
-    from cluster.status_command import render
-    from router_service.client import Client
+    from cluster.cli.status_command import render
+    from router_service.client.client import Client
 
     async with Client(target) as client:
         await client.wait_ready(30.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.client_command import fail, one_line
+from cluster.cli.client_command import fail, one_line
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -75,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
 def _drain(args: argparse.Namespace) -> None:
     import ray
 
-    from cluster.directory import DrainOrder, known_directory
-    from cluster.draining import drain
-    from cluster.process import node_id
+    from cluster.serve.draining import drain
+    from cluster.serve.process import node_id
+    from cluster.serve.service_registry import DrainOrder, known_directory
 
     here, address = node_id(), ray.get_runtime_context().gcs_address
     try:

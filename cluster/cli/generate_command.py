@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from typing import cast
 
-from cluster.client_command import add_target, client_of, run_client
-from router_service.client import SamplingFields
+from cluster.cli.client_command import add_target, client_of, run_client
+from router_service.client.client import SamplingFields
 from router_service.protocol import inference_pb2 as pb
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns

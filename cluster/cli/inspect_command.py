@@ -5,12 +5,12 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cluster.client_command import fail, one_line
+from cluster.cli.client_command import fail, one_line
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
-    from cluster.inspection import Inspection
+    from cluster.planner.inspection import Inspection
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -25,7 +25,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from cluster.inspect_text import render
+    from cluster.cli.inspect_text import render
 
     try:
         found = look(args.model, args.shards, args.dtype)
@@ -46,10 +46,10 @@ def look(model: str, shards: int, dtype: str = "auto") -> "Inspection":
     import torch
 
     from cluster.config import ClusterConfig
-    from cluster.inspection import inspect
-    from cluster.model import dtype_of
-    from cluster.settle import forms_of, room_here
-    from cluster.subject import open_subject
+    from cluster.planner.config_resolver import forms_of, room_here
+    from cluster.planner.inspected_model import open_subject
+    from cluster.planner.inspection import inspect
+    from cluster.planner.model import dtype_of
 
     subject, config, on_gpu = open_subject(model), ClusterConfig(), torch.cuda.is_available()
     served = dtype_of(dtype, subject.spec.dtype, subject.where)

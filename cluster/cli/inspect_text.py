@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from cluster.inspection import FormSizes, Inspection
-from cluster.subject import Skipped
+from cluster.planner.inspected_model import Skipped
+from cluster.planner.inspection import FormSizes, Inspection
+from cluster.planner.wire_traffic import LayerTraffic
 from cluster.table import size, table
-from cluster.traffic import LayerTraffic
 
 
 def render(found: Inspection) -> str:

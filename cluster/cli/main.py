@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from cluster import (
+from cluster.cli import (
     config_command,
     demo_command,
     drain_command,
@@ -16,7 +16,7 @@ from cluster import (
     status_command,
     token_command,
 )
-from cluster.client_command import EXIT_INTERRUPTED, fail
+from cluster.cli.client_command import EXIT_INTERRUPTED, fail
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.client_command import fail, one_line
+from cluster.cli.client_command import fail, one_line
 from cluster.config import ClusterConfig, ConfigError, load_config
-from cluster.security import check_security, security_warnings
-from experts.checkpoint_error import CheckpointError
+from cluster.serve.security import check_security, security_warnings
+from experts.checkpoint.errors import CheckpointError
 from router_service.front.config import FrontConfig
-from router_service.front.tracing import check_installed
+from router_service.front.telemetry.tracing import check_installed
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
-    from cluster.model import ServedModel
-    from cluster.signals import Interrupts
+    from cluster.planner.model import ServedModel
+    from cluster.serve.signals import Interrupts
 
 MAX_PORT = 65535
 # Flag name to (section, key) of the configuration.
@@ -129,14 +129,14 @@ def run_cluster(
 
 
 def _settled(config: ClusterConfig, model: "ServedModel") -> ClusterConfig:
-    from cluster.settle import settle_here
+    from cluster.planner.config_resolver import settle_here
 
     return settle_here(config, model)
 
 
 def _run_checked(config: ClusterConfig, while_up: Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]) -> int:
-    from cluster.launcher import Launcher, StartError
-    from cluster.signals import Interrupts
+    from cluster.serve.launcher import Launcher, StartError
+    from cluster.serve.signals import Interrupts
 
     interrupts = Interrupts()
     with Launcher(config) as launcher:
@@ -166,9 +166,9 @@ def check_model(config: ClusterConfig) -> "ServedModel":
         CheckpointError: see `open_model` and `load_text_model`.
         ValueError: more shards than experts.
     """
-    from cluster.model import open_model
+    from cluster.planner.model import open_model
     from experts.placement import even_placement
-    from router_service.front.text_model import load_text_model
+    from router_service.front.text.text_model import load_text_model
 
     model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards)

@@ -4,8 +4,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from cluster.client_command import fail
-from router_service.front.tokens import Role, new_token
+from cluster.cli.client_command import fail
+from router_service.front.auth.tokens import Role, new_token
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers

@@ -1,4 +1,4 @@
-"""How much memory there is for what we start, beyond what `experts.host_memory` says of the host."""
+"""How much memory there is for what we start, beyond what `experts.host.memory` says of the host."""
 
 GIB = 1 << 30
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from cluster.available import device_bytes, limited
 from cluster.config import ClusterConfig
-from cluster.memory import (
+from cluster.planner.available_memory import device_bytes, limited
+from cluster.planner.memory_plan import (
     CONTROL_BYTES,
     DEVICE_PROCESS_BYTES,
     LEAST_CACHE_TOKENS,
@@ -19,10 +19,10 @@ from cluster.memory import (
     choose,
     refusal,
 )
-from cluster.model import ServedModel
-from cluster.sizes import experts_bytes, kv_bytes_per_token, packable, router_bytes
+from cluster.planner.model import ServedModel
+from cluster.planner.sizes import experts_bytes, kv_bytes_per_token, packable, router_bytes
 from cluster.table import size
-from experts.host_memory import host_bytes
+from experts.host.memory import host_bytes
 from router_service.config import EngineConfig
 from router_service.models.spec import ModelSpec, TensorMap
 

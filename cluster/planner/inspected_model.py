@@ -4,13 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.published import published_config
-from cluster.sizes import Holdings, published_dtype, stored_bytes
-from experts.checkpoint import Checkpoint
-from experts.source import Stored
-from router_service.models import llama4
-from router_service.models.names import PublishedNames, TensorNames, fp8_block
-from router_service.models.registry import family_of, plan_model, read_model, text_part
+from cluster.planner.published_models import published_config
+from cluster.planner.sizes import Holdings, published_dtype, stored_bytes
+from experts.checkpoint.directory import Checkpoint
+from experts.checkpoint.source import Stored
+from router_service.models.families import llama4
+from router_service.models.families.names import PublishedNames, TensorNames, fp8_block
+from router_service.models.families.registry import family_of, plan_model, read_model, text_part
 from router_service.models.spec import ModelSpec, TensorMap
 
 

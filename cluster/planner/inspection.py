@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cluster.memory import DoesNotFitError, Forms, Room, choose
-from cluster.sizes import (
+from cluster.planner.inspected_model import Skipped, Subject
+from cluster.planner.memory_plan import DoesNotFitError, Forms, Room, choose
+from cluster.planner.model_description import attention_words, routing_words
+from cluster.planner.sizes import (
     Parameters,
     experts_bytes,
     kv_bytes_per_token,
@@ -15,9 +17,7 @@ from cluster.sizes import (
     uncompressed_kv_bytes_per_token,
     weights_bytes,
 )
-from cluster.subject import Skipped, Subject
-from cluster.traffic import LayerTraffic, expected_shards_asked, layer_traffic, most_shards_asked
-from cluster.words import attention_words, routing_words
+from cluster.planner.wire_traffic import LayerTraffic, expected_shards_asked, layer_traffic, most_shards_asked
 from experts.placement import even_placement
 
 GIB = 1 << 30

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from cluster.config import ModelConfig
-from cluster.sizes import experts_bytes, parameters, router_bytes
-from experts.checkpoint import Checkpoint
-from experts.checkpoint_error import CheckpointError
+from cluster.planner.sizes import experts_bytes, parameters, router_bytes
+from experts.checkpoint.directory import Checkpoint
+from experts.checkpoint.errors import CheckpointError
 from experts.config import WeightsConfig
-from router_service.front.model_card import ModelCard
-from router_service.models.registry import ModelPlan, plan_model
+from router_service.front.api.model_card import ModelCard
+from router_service.models.families.registry import ModelPlan, plan_model
 from router_service.models.weights import is_shared_expert, resident_bytes
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

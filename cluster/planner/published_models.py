@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from experts.checkpoint import read_json
-from experts.checkpoint_error import CheckpointError
+from experts.checkpoint.directory import read_json
+from experts.checkpoint.errors import CheckpointError
 
 # In an installed wheel, and in a checkout.
-PLACES = (Path(__file__).parent / "models", Path(__file__).parents[1] / "deploy" / "models")
+PLACES = (Path(__file__).parents[1] / "models", Path(__file__).parents[2] / "deploy" / "models")
 
 
 def published_names() -> list[str]:

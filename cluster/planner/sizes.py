@@ -8,8 +8,8 @@ from enum import StrEnum
 
 import torch
 
-from experts.safetensors_file import DTYPES
-from experts.source import Stored, scales_name
+from experts.checkpoint.safetensors_file import DTYPES
+from experts.checkpoint.source import Stored, scales_name
 from router_service.models.spec import LatentAttention, ModelSpec, TensorMap
 from router_service.models.weights import is_projection, resident_bytes
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
 
-# What `experts.call` packs: int32 row, int32 slot and float32 weight an assignment; a shard's sum comes in float32.
+# What `experts.transport.call` packs: int32 row, int32 slot and float32 weight an assignment; a shard's sum comes in
+# float32.
 ASSIGNMENT_BYTES = 12
 SUM_ITEM_BYTES = 4
 

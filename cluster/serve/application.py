@@ -1,7 +1,7 @@
 """The Serve application: a deployment for each shard, the Router, and the Front as ingress.
 
-`build` is also an application builder for Serve's own YAML (`import_path: cluster.app:build`, `args`: the sections
-of our configuration).
+`build` is also an application builder for Serve's own YAML (`import_path: cluster.serve.application:build`, `args`:
+the sections of our configuration).
 """
 
 import logging
@@ -12,16 +12,16 @@ import ray
 from ray import serve
 
 from cluster.config import ClusterConfig, config_from
-from cluster.deployments import deploy
-from cluster.front_replica import FrontReplica
-from cluster.model import open_model
-from cluster.nodes import bytes_for_each
-from cluster.process import environment
-from cluster.router_replica import RouterReplica
-from cluster.security import fixed_secret
-from cluster.settle import settle_for_nodes
-from cluster.shard_replica import ShardReplica
-from experts.host_memory import host_bytes
+from cluster.planner.config_resolver import settle_for_nodes
+from cluster.planner.model import open_model
+from cluster.serve.deployments import deploy
+from cluster.serve.front_replica import FrontReplica
+from cluster.serve.nodes import bytes_for_each
+from cluster.serve.process import environment
+from cluster.serve.router_replica import RouterReplica
+from cluster.serve.security import fixed_secret
+from cluster.serve.shard_replica import ShardReplica
+from experts.host.memory import host_bytes
 from experts.placement import even_placement
 
 log = logging.getLogger(__name__)

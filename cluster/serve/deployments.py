@@ -7,11 +7,11 @@ from typing import Any
 
 from ray import serve
 
-from cluster.announced import Announced
 from cluster.config import ClusterConfig, PlacementConfig
-from cluster.directory import DrainOrder
-from cluster.model import ServedModel, open_model
-from cluster.settle import check_process
+from cluster.planner.config_resolver import check_process
+from cluster.planner.model import ServedModel, open_model
+from cluster.serve.registered_process import Announced
+from cluster.serve.service_registry import DrainOrder
 
 log = logging.getLogger(__name__)
 

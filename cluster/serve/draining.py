@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from cluster.directory import CALL_SECONDS, Announcement, DrainOrder, announced_in
+from cluster.serve.service_registry import CALL_SECONDS, Announcement, DrainOrder, announced_in
 
 POLL_SECONDS = 0.1
 MARGIN_SECONDS = 10.0

@@ -5,17 +5,17 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from cluster.announced import Announced
 from cluster.config import config_from
-from cluster.deployments import end
-from cluster.directory import Announcement, DrainOrder, endpoints_of
-from cluster.model import open_model
-from cluster.process import node_id, reachable_host, replica_id
-from cluster.security import deployment_secret
+from cluster.planner.model import open_model
+from cluster.serve.deployments import end
+from cluster.serve.process import node_id, reachable_host, replica_id
+from cluster.serve.registered_process import Announced
+from cluster.serve.security import deployment_secret
+from cluster.serve.service_registry import Announcement, DrainOrder, endpoints_of
 from experts.transport.address import Endpoint, new_incarnation
 from router_service.front.server import FrontServer
-from router_service.front.text_model import load_text_model
-from router_service.messages import ShardReport
+from router_service.front.text.text_model import load_text_model
+from router_service.protocol.messages import ShardReport
 
 FRONT_POLL_SECONDS = 0.5
 # Of the notice of a drain; gRPC varies a connection's age by a tenth.

@@ -10,15 +10,15 @@ import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from cluster.app import build_app, settled
 from cluster.config import ClusterConfig
-from cluster.directory import Announcement, DrainOrder, known_directory, remove_directory
-from cluster.draining import NotDrainedError, drain
-from cluster.memory import DoesNotFitError, refusal_in
-from cluster.model import open_model
-from cluster.process import environment
-from cluster.settle import settle_here
-from cluster.signals import Interrupts, sigterm_held
+from cluster.planner.config_resolver import settle_here
+from cluster.planner.memory_plan import DoesNotFitError, refusal_in
+from cluster.planner.model import open_model
+from cluster.serve.application import build_app, settled
+from cluster.serve.draining import NotDrainedError, drain
+from cluster.serve.process import environment
+from cluster.serve.service_registry import Announcement, DrainOrder, known_directory, remove_directory
+from cluster.serve.signals import Interrupts, sigterm_held
 from cluster.table import size
 
 POLL_SECONDS = 0.25

@@ -6,8 +6,8 @@ import ray
 from ray import serve
 
 from cluster.config import ClusterConfig
-from experts.cores import usable_cores
-from experts.log import set_up_logging
+from experts.host.cores import usable_cores
+from experts.host.log import set_up_logging
 
 
 def environment() -> dict[str, str]:

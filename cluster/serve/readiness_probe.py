@@ -1,4 +1,4 @@
-"""`python -m cluster.whole`: whether a pod of routers and shards is ready, for its readiness probe.
+"""`python -m cluster.serve.readiness_probe`: whether a pod of routers and shards is ready, for its readiness probe.
 
 It is when Ray's process on this node answers and every process of the application serves, those on other nodes too. No
 Service selects such a pod: what hangs on its readiness is whether another may be evicted, which must wait until the
@@ -56,7 +56,8 @@ def _get(url: str) -> bytes:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cluster.whole", description="Whether a pod is ready.")
+    program = "python -m cluster.serve.readiness_probe"
+    parser = argparse.ArgumentParser(prog=program, description="Whether a pod is ready.")
     head = f"http://{os.environ.get('FQ_RAY_IP', '127.0.0.1')}:8265"
     parser.add_argument(
         "--head", metavar="URL", default=head, help="Ray's dashboard (the host of FQ_RAY_IP, port 8265)"

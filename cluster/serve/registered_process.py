@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.config import ClusterConfig
-from cluster.directory import Announcement, Announcer, DrainOrder, find_directory
-from cluster.process import node_id, replica_id, set_logging
+from cluster.serve.process import node_id, replica_id, set_logging
+from cluster.serve.service_registry import Announcement, Announcer, DrainOrder, find_directory
 from experts.transport.address import Endpoint
 
 

@@ -4,18 +4,18 @@ import asyncio
 import time
 from typing import Any
 
-from cluster.announced import Announced
 from cluster.config import config_from
-from cluster.deployments import ORDER_SECONDS, end, open_to_load
-from cluster.directory import DrainOrder, announced_in, endpoints_of
-from cluster.model import ServedModel
-from cluster.process import data_host, node_id, replica_id
-from cluster.security import deployment_secret
+from cluster.planner.model import ServedModel
+from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
+from cluster.serve.process import data_host, node_id, replica_id
+from cluster.serve.registered_process import Announced
+from cluster.serve.security import deployment_secret
+from cluster.serve.service_registry import DrainOrder, announced_in, endpoints_of
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
-from router_service.assembly import build_engine
-from router_service.reporter import ModelSizes
-from router_service.router import Router, RouterIdentity
+from router_service.engine.builder import build_engine
+from router_service.router.reporter import ModelSizes
+from router_service.router.router import Router, RouterIdentity
 
 
 class RouterReplica:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cluster.config import ClusterConfig
 from experts.transport.secret import Secret, SecretFile, read_secrets
-from router_service.front.auth import open_tokens
+from router_service.front.auth.authenticator import open_tokens
+from router_service.front.auth.tls import ServerTls
 from router_service.front.config import is_loopback
-from router_service.front.tls import ServerTls
 
 SECRET_VARIABLE = "EXPERTMESH_SECRET"
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 
-from cluster.announced import Announced
 from cluster.config import config_from
-from cluster.deployments import ORDER_SECONDS, end, open_to_load
-from cluster.directory import DrainOrder
-from cluster.neighbours import threads_of_shard
-from cluster.process import data_host, do_not_preempt, node_id, replica_id
-from cluster.security import deployment_secret
+from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
+from cluster.serve.neighbours import threads_of_shard
+from cluster.serve.process import data_host, do_not_preempt, node_id, replica_id
+from cluster.serve.registered_process import Announced
+from cluster.serve.security import deployment_secret
+from cluster.serve.service_registry import DrainOrder
 from experts.placement import even_placement
-from experts.server import ExpertServer
-from experts.shard import load_shard
+from experts.shard.server import ExpertServer
+from experts.shard.shard import load_shard
 from kernels import select
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from experts.checkpoint_error import CheckpointError
-from experts.checkpoint_files import MAX_JSON_BYTES, read_text
-from experts.safetensors_file import MappedFile, TensorEntry, read_header
-from experts.source import Stored
-from experts.unique_keys import unique_keys
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.files import MAX_JSON_BYTES, read_text
+from experts.checkpoint.safetensors_file import MappedFile, TensorEntry, read_header
+from experts.checkpoint.source import Stored
+from experts.host.unique_keys import unique_keys
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

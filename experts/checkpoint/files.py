@@ -7,7 +7,7 @@ there may as well put the file; what is read goes into tensors, a tokenizer or a
 import stat
 from pathlib import Path
 
-from experts.checkpoint_error import CheckpointError
+from experts.checkpoint.errors import CheckpointError
 
 # Of configurations and indices: the largest published index has 15 MB, and Python needs up to 24 times a file's size.
 MAX_JSON_BYTES = 64 << 20

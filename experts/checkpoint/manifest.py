@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from experts.source import Stored, TensorSource
+from experts.checkpoint.source import Stored, TensorSource
 from kernels.weights import ExpertForm
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from experts.checkpoint import Checkpoint, Copy
-from experts.source import Encoding, Part, Shape, TensorSource, as_stored
-from kernels.block_fp8 import BlockFp8
-from kernels.mxfp4 import Mxfp4
-from kernels.quantized import Matrix, Quantized, RowStack
+from experts.checkpoint.directory import Checkpoint, Copy
+from experts.checkpoint.source import Encoding, Part, Shape, TensorSource, as_stored
+from kernels.formats.block_fp8 import BlockFp8
+from kernels.formats.mxfp4 import Mxfp4
+from kernels.formats.quantized import Matrix, Quantized, RowStack
 from kernels.select import Ops
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experts.checkpoint_error import CheckpointError
-from experts.unique_keys import unique_keys
+from experts.checkpoint.errors import CheckpointError
+from experts.host.unique_keys import unique_keys
 
 DTYPES = {
     "F32": torch.float32,

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from experts.cgroups import CGROUPS, OWN_CGROUPS, own_groups
+from experts.host.cgroups import CGROUPS, OWN_CGROUPS, own_groups
 
 
 def usable_cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:

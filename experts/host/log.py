@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from experts.log_limit import LogLimit
+from experts.host.log_limit import LogLimit
 
 # Our packages log from the configured level on, everyone else's from WARNING.
 PACKAGES = ("kernels", "experts", "router_service", "cluster")

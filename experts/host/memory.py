@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from experts.cgroups import CGROUPS, OWN_CGROUPS, own_groups
+from experts.host.cgroups import CGROUPS, OWN_CGROUPS, own_groups
 
 # Names of limit, usage and what the kernel gives back on demand, by the version of control groups.
 NAMES = {

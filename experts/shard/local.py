@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import torch
 
-from experts.call import ExpertCall, Partial, Stamps
-from experts.shard import ExpertShard
+from experts.shard.shard import ExpertShard
 from experts.transport.base import Answer, Sent, ShardUnavailable
+from experts.transport.call import ExpertCall, Partial, Stamps
 
 
 class LocalTransport:

@@ -12,14 +12,14 @@ import time
 
 import torch
 
-from experts.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
-from experts.log import fields, step_name
-from experts.shard import ExpertShard
-from experts.threads import measured_threads
+from experts.host.log import fields, step_name
+from experts.host.threads import measured_threads
+from experts.shard.shard import ExpertShard
+from experts.transport.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
 from experts.transport.channel import Channel
 from experts.transport.frame import FrameError, Header, Kind
+from experts.transport.listener import FrameServer
 from experts.transport.secret import Secret
-from experts.transport.server import FrameServer
 
 log = logging.getLogger(__name__)
 

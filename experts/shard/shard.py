@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experts.call import ExpertCall
-from experts.checkpoint import Checkpoint
-from experts.manifest import ExpertManifest
-from experts.packer import Packer
-from experts.source import TensorSource
+from experts.checkpoint.directory import Checkpoint
+from experts.checkpoint.manifest import ExpertManifest
+from experts.checkpoint.packer import Packer
+from experts.checkpoint.source import TensorSource
+from experts.transport.call import ExpertCall
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from experts.call import ExpertCall, Partial
+from experts.transport.call import ExpertCall, Partial
 
 
 class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)

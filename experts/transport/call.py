@@ -24,7 +24,7 @@ class ExpertCall:
     """`x_RD` in the model's dtype; assignment a adds `weights_A[a]` x expert `slots_A[a]` of row `rows_A[a]`.
 
     `rows_A` and `slots_A` are int32 and sorted by slot; `weights_A` is float32. `step` is the tag by which the router's
-    log knows whose requests these are (see `experts.log.step_name`); 0 for nobody's.
+    log knows whose requests these are (see `experts.host.log.step_name`); 0 for nobody's.
     """
 
     layer: int

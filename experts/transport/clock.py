@@ -8,7 +8,7 @@ most.
 
 from dataclasses import dataclass, replace
 
-from experts.call import Stamps
+from experts.transport.call import Stamps
 
 HALF_MINUTE_NS = 30_000_000_000
 

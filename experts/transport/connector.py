@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from experts.log import fields
+from experts.host.log import fields
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind

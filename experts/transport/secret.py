@@ -6,7 +6,7 @@ plus what the platform needs to bring the file to each node), then remove the ol
 
 from pathlib import Path
 
-from experts.watched_files import WatchedFiles
+from experts.host.watched_files import WatchedFiles
 
 MAX_SECRETS = 2
 MIN_SECRET_CHARACTERS = 16

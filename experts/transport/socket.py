@@ -5,10 +5,10 @@ import threading
 import time
 from dataclasses import replace
 
-from experts.call import ExpertCall, pack_call, unpack_partial
-from experts.clock import ShardClock
 from experts.transport.base import Answer, Sent, ShardUnavailable
+from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel
+from experts.transport.clock import ShardClock
 from experts.transport.frame import FrameError, Kind
 
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kernels.buffers import BUFFERS
-from kernels.quantized import Matrix, Quantized, Scratch
+from kernels.formats.buffers import BUFFERS
+from kernels.formats.quantized import Matrix, Quantized, Scratch
 
 M = TypeVar("M", Tensor, Quantized)
 

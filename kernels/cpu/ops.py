@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.cpu_linear import linear, pack, padded
-from kernels.quantized import Matrix
+from kernels.cpu.linear import linear, pack, padded
+from kernels.formats.quantized import Matrix
 from kernels.reference import activate, gate_topk, weighted
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
 

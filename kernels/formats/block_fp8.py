@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from kernels.quantized import FLOAT_DTYPES, Coded, Scratch
+from kernels.formats.quantized import FLOAT_DTYPES, Coded, Scratch
 
 
 @dataclass(frozen=True, eq=False)

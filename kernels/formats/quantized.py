@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kernels.buffers import BUFFERS
+from kernels.formats.buffers import BUFFERS
 
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

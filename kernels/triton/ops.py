@@ -11,11 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels import triton_ffn, triton_quantized
 from kernels.reference import linear, pack
-from kernels.triton_ffn import stacked
-from kernels.triton_gate import gate_topk
-from kernels.triton_permute import group_by_expert, sum_rows
+from kernels.triton import ffn as triton_ffn
+from kernels.triton import quantized as triton_quantized
+from kernels.triton.ffn import stacked
+from kernels.triton.gate import gate_topk
+from kernels.triton.permute import group_by_expert, sum_rows
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_rows, check_weights
 
 __all__ = [

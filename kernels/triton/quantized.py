@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels import triton_ffn
-from kernels.quantized import as_dense
+from kernels.formats.quantized import as_dense
+from kernels.triton import ffn as triton_ffn
 from kernels.weights import ExpertWeights, segments
 
 

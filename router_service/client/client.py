@@ -16,7 +16,7 @@ from typing import Self, TypedDict, Unpack
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from router_service.client_channel import Tls, open_channel, token_metadata
+from router_service.client.channel import Tls, open_channel, token_metadata
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import ClusterStub
 from router_service.protocol.inference_pb2_grpc import InferenceStub

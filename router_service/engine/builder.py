@@ -4,26 +4,26 @@ from collections.abc import Callable
 
 import torch
 
-from experts.checkpoint import read_json
+from experts.checkpoint.directory import read_json
 from experts.config import ExpertsConfig
-from experts.cores import usable_cores
-from experts.host_memory import host_bytes
+from experts.host.cores import usable_cores
+from experts.host.memory import host_bytes
+from experts.host.threads import ComputeThreads, measured_threads
 from experts.placement import even_placement
 from experts.pool import ExpertPool
-from experts.shard import load_shard
-from experts.threads import ComputeThreads, measured_threads
+from experts.shard.local import LocalTransport
+from experts.shard.shard import load_shard
 from experts.transport.base import Transport
-from experts.transport.local import LocalTransport
 from kernels import select
-from router_service.blocks import BlockManager
 from router_service.config import EngineConfig
-from router_service.engine import Engine
-from router_service.kv_cache import KVCache
+from router_service.engine.block_manager import BlockManager
+from router_service.engine.engine import Engine
+from router_service.engine.scheduler import Scheduler, SchedulerLimits
 from router_service.models.backbone import Backbone
-from router_service.models.registry import ModelPlan
+from router_service.models.families.registry import ModelPlan
+from router_service.models.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
-from router_service.scheduler import Scheduler, SchedulerLimits
 
 AUTO_PROMPT_LIMIT = 8192
 SAMPLE_ROWS = 8

@@ -8,18 +8,19 @@ from itertools import count
 
 import torch
 
+from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
-from experts.threads import ComputeThreads
 from kernels.select import Ops
-from router_service.forward import StepTrace, forward
-from router_service.messages import StreamFailure
+from router_service.engine.batch_builder import build_batch
+from router_service.engine.forward import StepTrace, forward
+from router_service.engine.request import Event, Request
+from router_service.engine.routing_trace import scored_rows, trace_routing
+from router_service.engine.sampler import Drawn, SampleRow, sample
+from router_service.engine.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
+from router_service.engine.stall_log import log_back, log_lost
 from router_service.models.backbone import Backbone
-from router_service.request import Event, Request
-from router_service.routing_trace import scored_rows, trace_routing
-from router_service.sampler import Drawn, SampleRow, sample
-from router_service.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
-from router_service.stall_log import log_back, log_lost
-from router_service.step_batch import StepBatch, build_batch
+from router_service.models.step_batch import StepBatch
+from router_service.protocol.messages import StreamFailure
 
 DEADLINE_MARGIN_SECONDS = 0.2
 

@@ -16,9 +16,9 @@ from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.transport.base import ShardUnavailable
 from kernels.select import Ops
-from router_service.gating import best_scores, route
+from router_service.engine.gating import best_scores, route
 from router_service.models.backbone import Backbone
-from router_service.step_batch import StepBatch
+from router_service.models.step_batch import StepBatch
 
 GateScores = tuple[Tensor, Tensor]
 STAGES = ("schedule", "attention", "gate", "pack", "wait", "reduce", "shared_expert", "sample", "other")

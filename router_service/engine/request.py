@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from router_service.messages import LayerRouting, SamplingParams, StepSummary, StreamFailure, Timings, TokenLogprobs
+from router_service.protocol.messages import (
+    LayerRouting,
+    SamplingParams,
+    StepSummary,
+    StreamFailure,
+    Timings,
+    TokenLogprobs,
+)
 
 
 @dataclass(slots=True)

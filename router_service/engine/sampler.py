@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from router_service.messages import Logprob, SamplingParams, TokenLogprobs
+from router_service.protocol.messages import Logprob, SamplingParams, TokenLogprobs
 
 FIRST_CANDIDATES = 1024
 _MASK64 = (1 << 64) - 1

@@ -8,7 +8,7 @@ chunks, or one whose beginning is cached, changes this file only.
 from collections import deque
 from dataclasses import dataclass, field
 
-from router_service.blocks import BlockManager
+from router_service.engine.block_manager import BlockManager
 
 
 class NeverFitsError(ValueError):

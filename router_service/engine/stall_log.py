@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Iterable, Mapping
 
-from experts.log import MAX_IDS, fields, step_name
+from experts.host.log import MAX_IDS, fields, step_name
 from experts.transport.base import ShardUnavailable
-from router_service.request import Request
+from router_service.engine.request import Request
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
 
-from router_service.front.links import RouterLinks
+from router_service.front.routing.router_pool import RouterLinks
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -8,22 +8,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from experts.transport.secret import Secret
-from router_service.front.auth import Gate
-from router_service.front.auth_interceptor import AuthInterceptor, grpc_limit
-from router_service.front.cluster_view import ClusterService, ShardDirectory
+from router_service.front.api.cluster_service import ClusterService, ShardDirectory
+from router_service.front.api.inference_service import InferenceService
+from router_service.front.api.model_card import ModelCard
+from router_service.front.auth.authenticator import Gate
+from router_service.front.auth.grpc_interceptor import AuthInterceptor, grpc_limit
+from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
-from router_service.front.exposition import MergedCollector
 from router_service.front.health import FrontHealth
-from router_service.front.inference import InferenceService
-from router_service.front.journal import Journal
-from router_service.front.links import EndpointSource, RouterLinks
-from router_service.front.live_page import LivePage
-from router_service.front.metrics import FrontMetrics
-from router_service.front.metrics_http import MetricsServer, Targets
-from router_service.front.model_card import ModelCard
-from router_service.front.text_model import TextModel
-from router_service.front.tls import ServerTls
-from router_service.front.tracing import TracingConfig, open_tracer
+from router_service.front.page.server import LivePage
+from router_service.front.routing.router_pool import EndpointSource, RouterLinks
+from router_service.front.telemetry.exposition import MergedCollector
+from router_service.front.telemetry.metrics import FrontMetrics
+from router_service.front.telemetry.metrics_server import MetricsServer, Targets
+from router_service.front.telemetry.request_log import Journal
+from router_service.front.telemetry.tracing import open_tracer
+from router_service.front.telemetry.tracing_config import TracingConfig
+from router_service.front.text.text_model import TextModel
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server

@@ -13,10 +13,10 @@ from experts.phases import PHASES, LayerTrip
 from experts.placement import Placement
 from experts.routing import LOST, Routing
 from experts.trips import TripCalls
-from router_service.engine import StepRecord
-from router_service.forward import STAGES
-from router_service.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
-from router_service.totals import Totals
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import STAGES
+from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
+from router_service.metrics.windows import Totals
 
 KINDS = ("prefill", "decode", "mixed")
 # Small steps are added up together, up to so many and so many rows (tokens times layers): more would leave the caches.

@@ -8,10 +8,10 @@ import numpy as np
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
 from experts.phases import PHASES
 from router_service.config import MetricsConfig
-from router_service.family_builder import FamilyBuilder, by_shard, rejections
-from router_service.messages import MetricFamily
-from router_service.statistics import KINDS, Statistics
-from router_service.totals import Totals
+from router_service.metrics.collector import KINDS, Statistics
+from router_service.metrics.series_builder import FamilyBuilder, by_shard, rejections
+from router_service.metrics.windows import Totals
+from router_service.protocol.messages import MetricFamily
 
 
 @dataclass(frozen=True, slots=True)

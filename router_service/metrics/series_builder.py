@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from router_service.messages import MetricFamily, Sample
+from router_service.protocol.messages import MetricFamily, Sample
 
 PREFIX = "expertmesh_"
 

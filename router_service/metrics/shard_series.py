@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from router_service.family_builder import FamilyBuilder, rejections
-from router_service.messages import MetricFamily
+from router_service.metrics.series_builder import FamilyBuilder, rejections
+from router_service.protocol.messages import MetricFamily
 
 
 def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:

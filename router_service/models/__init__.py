@@ -1,1 +1,1 @@
-"""Model families: one file each."""
+"""A model without its routed experts: its spec, its families, attention, the paged cache."""

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.quantized import Matrix
+from kernels.formats.quantized import Matrix
 from kernels.select import Ops
-from router_service.kv_cache import KVCache
-from router_service.models.grouped_attention import GroupedQueryAttention
-from router_service.models.latent_attention import MultiHeadLatentAttention
+from router_service.models.attention.grouped import GroupedQueryAttention
+from router_service.models.attention.latent import MultiHeadLatentAttention
+from router_service.models.attention.rope import Rotation, frequencies, rotation
+from router_service.models.kv_cache import KVCache
 from router_service.models.norm import rms_norm
 from router_service.models.projections import Projections
-from router_service.models.rope import Rotation, frequencies, rotation
 from router_service.models.spec import LatentAttention, ModelSpec
-from router_service.step_batch import StepBatch
+from router_service.models.step_batch import StepBatch
 
 
 class Backbone:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from kernels.quantized import Matrix
+from kernels.formats.quantized import Matrix
 from kernels.select import Ops
 
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from experts.manifest import ExpertManifest
-from experts.source import TensorSource
+from experts.checkpoint.manifest import ExpertManifest
+from experts.checkpoint.source import TensorSource
 from kernels.weights import ExpertForm
 
 PLAIN_FORM = ExpertForm()
 
 
 class Rule(StrEnum):
-    """How a token's experts are chosen and weighted; each is a function of `router_service.gating`."""
+    """How a token's experts are chosen and weighted; each is a function of `router_service.engine.gating`."""
 
     SOFTMAX_TOPK = "softmax_topk"
     TOPK_SOFTMAX = "topk_softmax"

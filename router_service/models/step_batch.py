@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
-
-from router_service.scheduler import ScheduledSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +27,3 @@ class StepBatch:
     slots_T: Tensor
     segments: tuple[Segment, ...]
     last_rows_B: Tensor
-
-
-def build_batch(scheduled: list[ScheduledSequence], block_size: int, device: torch.device) -> StepBatch:
-    """Lay out what the scheduler chose."""
-    tokens, positions, slots, segments, row = [], [], [], [], 0
-    for item in scheduled:
-        context = item.start + len(item.token_ids)
-        all_slots = _slots(item.block_table, context, block_size)
-        tokens.append(np.asarray(item.token_ids, dtype=np.int64))
-        positions.append(np.arange(item.start, context))
-        slots.append(all_slots[item.start :])
-        segments.append(Segment(row, len(item.token_ids), context, _in_place(all_slots, device)))
-        row += len(item.token_ids)
-    last = np.array([segment.start + segment.length - 1 for segment in segments])
-    parts = (np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots))
-    ids, places, cells = (torch.from_numpy(part).to(device) for part in parts)
-    return StepBatch(ids, places, cells, tuple(segments), torch.from_numpy(last).to(device))
-
-
-def _slots(block_table: list[int], context: int, block_size: int) -> np.ndarray:
-    blocks = np.asarray(block_table, dtype=np.int64)
-    return (blocks[:, None] * block_size + np.arange(block_size)).reshape(-1)[:context]
-
-
-def _in_place(slots: np.ndarray, device: torch.device) -> slice | Tensor:
-    first, last = int(slots[0]), int(slots[-1])
-    if last - first + 1 == len(slots):
-        return slice(first, last + 1)
-    return torch.from_numpy(slots).to(device)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from experts.checkpoint import Checkpoint
-from experts.packer import Packer
-from experts.source import TensorSource
-from kernels.quantized import Matrix
+from experts.checkpoint.directory import Checkpoint
+from experts.checkpoint.packer import Packer
+from experts.checkpoint.source import TensorSource
+from kernels.formats.quantized import Matrix
 from kernels.select import Ops
 
 # Read by `Ops.linear` alone, so they may have its layout, or stay as published; the others are used as they are.

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 from experts.phases import PHASES
 from experts.placement import Placement
-from router_service.engine import StepRecord
-from router_service.forward import STAGES
-from router_service.messages import Activity, ShardActivity, StepTimes
-from router_service.statistics import Statistics
-from router_service.totals import Totals
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import STAGES
+from router_service.metrics.collector import Statistics
+from router_service.metrics.windows import Totals
+from router_service.protocol.messages import Activity, ShardActivity, StepTimes
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ import msgspec
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel
 from experts.transport.frame import FrameError, Header, Kind
+from experts.transport.listener import FrameServer
 from experts.transport.secret import Secret
-from experts.transport.server import FrameServer
-from router_service.messages import (
+from router_service.engine.request import Event
+from router_service.protocol.messages import (
     Activity,
     RouterHello,
     RouterReport,
@@ -27,7 +28,6 @@ from router_service.messages import (
     decode_to_router,
     encode,
 )
-from router_service.request import Event
 
 log = logging.getLogger(__name__)
 

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from experts.connector import ShardConnector, ShardLink
+from experts.transport.connector import ShardConnector, ShardLink
 from router_service.config import MetricsConfig
-from router_service.engine import Engine
-from router_service.families import Gauges, LinkGauges, router_families
-from router_service.messages import RouterReport
-from router_service.reporting import shard_reports
-from router_service.shard_families import shard_families
-from router_service.statistics import Statistics
-from router_service.totals import Window
+from router_service.engine.engine import Engine
+from router_service.metrics.collector import Statistics
+from router_service.metrics.router_series import Gauges, LinkGauges, router_families
+from router_service.metrics.shard_series import shard_families
+from router_service.metrics.windows import Window
+from router_service.protocol.messages import RouterReport
+from router_service.router.shard_reports import shard_reports
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 import logging
 
-from experts.log import fields
-from router_service.request import Event, Request
+from experts.host.log import fields
+from router_service.engine.request import Event, Request
 
 log = logging.getLogger(__name__)
 

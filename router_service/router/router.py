@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from itertools import count
 
 from experts.config import ExpertsConfig
-from experts.connector import ShardConnector
-from experts.log import LoggingConfig, fields
+from experts.host.log import LoggingConfig, fields
 from experts.transport.address import Endpoint
+from experts.transport.connector import ShardConnector
 from experts.transport.secret import Secret
 from experts.transport.socket import SocketTransport
-from router_service.activity import ActivityMonitor
 from router_service.config import MetricsConfig
-from router_service.engine import Engine, StepRecord
-from router_service.front_links import FrontLinks
-from router_service.messages import Cancel, RouterHello, SamplingParams, Submit, ToRouter, Watch
-from router_service.reporter import Labels, ModelSizes, Reporter
-from router_service.request import Event, Request
-from router_service.request_log import log_accepted, log_cancelled, log_ended
-from router_service.statistics import Statistics
-from router_service.step_log import StepLog
-from router_service.step_summaries import StepSummaries
+from router_service.engine.engine import Engine, StepRecord
+from router_service.engine.request import Event, Request
+from router_service.metrics.collector import Statistics
+from router_service.protocol.messages import Cancel, RouterHello, SamplingParams, Submit, ToRouter, Watch
+from router_service.router.activity import ActivityMonitor
+from router_service.router.front_connections import FrontLinks
+from router_service.router.reporter import Labels, ModelSizes, Reporter
+from router_service.router.request_log import log_accepted, log_cancelled, log_ended
+from router_service.router.step_log import StepLog
+from router_service.router.step_summaries import StepSummaries
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
 """A router's view of its shards, for the cluster's state."""
 
-from experts.connector import ShardConnector, ShardLink
 from experts.phases import PHASES
-from router_service.messages import ShardReport
-from router_service.totals import Totals
+from experts.transport.connector import ShardConnector, ShardLink
+from router_service.metrics.windows import Totals
+from router_service.protocol.messages import ShardReport
 
 
 def shard_reports(connector: ShardConnector, recent: Totals, seconds: float) -> list[ShardReport]:

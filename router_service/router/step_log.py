@@ -6,9 +6,9 @@ A shard's line of a slow call has its counterpart here, by the same two times an
 import logging
 from typing import Any
 
-from experts.log import LoggingConfig, fields, step_name
-from router_service.engine import StepRecord
-from router_service.stall_log import request_ids
+from experts.host.log import LoggingConfig, fields, step_name
+from router_service.engine.engine import StepRecord
+from router_service.engine.stall_log import request_ids
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from experts.trips import TripCalls
-from router_service.engine import StepRecord
-from router_service.messages import StepSummary
-from router_service.request import Event
+from router_service.engine.engine import StepRecord
+from router_service.engine.request import Event
+from router_service.protocol.messages import StepSummary
 
 # Of one stream; traces are looked at by people.
 INTERVAL_NS = 10**9

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import select
-from kernels.block_fp8 import BlockFp8
-from kernels.mxfp4 import Mxfp4
-from kernels.quantized import Quantized
+from kernels.formats.block_fp8 import BlockFp8
+from kernels.formats.mxfp4 import Mxfp4
+from kernels.formats.quantized import Quantized
 from kernels.weights import ExpertWeights
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.table import table
-from router_service.client import Client
+from router_service.client.client import Client
 from tests.benchmarks.streams import Stream
 
 WARM_TOKENS = 8  # that every stream has before the kill

@@ -23,17 +23,17 @@ import torch
 
 from cluster.config import BUNDLED
 from cluster.table import duration, table
-from experts.call import ExpertCall, Partial, Stamps
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.transport.base import Answer, Sent
+from experts.transport.call import ExpertCall, Partial, Stamps
 from router_service.config import MetricsConfig
-from router_service.engine import StepRecord
-from router_service.families import router_families
-from router_service.forward import StepTrace
-from router_service.messages import encode
-from router_service.statistics import PENDING_STEPS, Statistics
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import StepTrace
+from router_service.metrics.collector import PENDING_STEPS, Statistics
+from router_service.metrics.router_series import router_families
+from router_service.protocol.messages import encode
 from tests.benchmarks.report import machine
 from tests.benchmarks.sides import OneProcess
 from tests.scrape import GAUGES, LABELS, text_of

@@ -17,7 +17,7 @@ from statistics import median
 
 import aiohttp
 
-from router_service.client import Client
+from router_service.client.client import Client
 from tests.e2e.server import serving
 
 PAGES = [1, 10]

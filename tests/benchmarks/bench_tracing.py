@@ -19,7 +19,7 @@ from statistics import median
 import psutil
 import yaml
 
-from router_service.client import Client
+from router_service.client.client import Client
 from tests.benchmarks.streams import Stream, decode_rate
 from tests.e2e.server import Server, serving
 from tests.otlp import Collector, collecting

@@ -13,10 +13,10 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.config import ClusterConfig, ModelConfig, PlacementConfig
-from cluster.launcher import Launcher
-from cluster.signals import Interrupts
+from cluster.serve.launcher import Launcher
+from cluster.serve.signals import Interrupts
 from experts.config import ExpertsConfig
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.config import EngineConfig
 from tests.benchmarks.sides import Tokens
 from tests.benchmarks.streams import Stream, decode_rate

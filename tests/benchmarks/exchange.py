@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from experts.call import ExpertCall
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
-from experts.server import ExpertServer
+from experts.shard.server import ExpertServer
 from experts.transport.address import Endpoint
+from experts.transport.call import ExpertCall
 from experts.transport.channel import connect
 from experts.transport.socket import SocketTransport
 from tests.benchmarks.worker import Worker

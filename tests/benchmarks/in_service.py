@@ -10,7 +10,7 @@ PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
 
 def gate_of(cluster: Cluster) -> tuple[int, int, int]:
     """Experts, experts per token, hidden size."""
-    from cluster.model import open_model
+    from cluster.planner.model import open_model
 
     spec = open_model(cluster.config.model, cluster.config.weights).plan.spec
     return spec.gate.experts, spec.gate.top_k, spec.hidden

@@ -63,10 +63,10 @@ class OneProcess:
 
     def __init__(self, directory: Path, dtype: str, kv_tokens: int = 0) -> None:
         from cluster.config import ModelConfig
-        from cluster.model import open_model
+        from cluster.planner.model import open_model
         from experts.config import ExpertsConfig, WeightsConfig
-        from router_service.assembly import build_engine, local_shards
         from router_service.config import EngineConfig
+        from router_service.engine.builder import build_engine, local_shards
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
@@ -98,8 +98,8 @@ class OneProcess:
             raise RuntimeError(f"the token budget is too small for {len(prompts)} prompts in one step")
 
     def _submit(self, tokens: Tokens, new_tokens: int) -> None:
-        from router_service.messages import SamplingParams
-        from router_service.request import Request
+        from router_service.engine.request import Request
+        from router_service.protocol.messages import SamplingParams
 
         params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
         key = next(self._keys)

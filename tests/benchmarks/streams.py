@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.protocol import inference_pb2
 
 

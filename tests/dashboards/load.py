@@ -7,7 +7,7 @@ from typing import Self
 
 import grpc
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.protocol import cluster_pb2
 from tests.tiny import random_prompts
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import main
+from cluster.cli.main import main
 from cluster.config import ClusterConfig
 from tests.dashboards.expressions import UnknownError, labels_of_series
 from tests.dashboards.rules import RUNBOOKS, alerts

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
-from router_service.client import Client
+from router_service.client.client import Client
 
 RETRY_SECONDS = 0.2
 

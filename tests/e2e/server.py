@@ -53,7 +53,7 @@ def held(pid: int) -> Iterator[None]:
 @contextmanager
 def serving(*args: str, log: Path) -> Iterator[Server]:
     """Run `expertmesh serve ARGS` until the block ends; what it prints goes to `log`."""
-    command = [sys.executable, "-m", "cluster.cli", "serve", *args]
+    command = [sys.executable, "-m", "cluster.cli.main", "serve", *args]
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment()

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.protocol import cluster_pb2
 from router_service.protocol import inference_pb2 as pb
 from tests.e2e.conftest import Served
@@ -206,7 +206,7 @@ def _byte_tokens(served: Served, text: str) -> list[int]:
 
 def command(*args: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", *args], capture_output=True, text=True, timeout=60, env=environment()
+        [sys.executable, "-m", "cluster.cli.main", *args], capture_output=True, text=True, timeout=60, env=environment()
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

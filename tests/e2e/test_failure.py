@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 from tests.e2e.conftest import Served
 from tests.e2e.server import Server, environment, gone, serving
@@ -134,7 +134,7 @@ async def test_two_servers_side_by_side(tmp_path: Path) -> None:
 async def drained(server: Server) -> None:
     """Drain the server by the Ray that its ready line names, where several run."""
     (address,) = re.findall(r"^ready .* ray=(\S+)$", server.log.read_text(), re.MULTILINE)
-    command = (sys.executable, "-m", "cluster.cli", "drain", "--address", address, "--seconds", "5")
+    command = (sys.executable, "-m", "cluster.cli.main", "drain", "--address", address, "--seconds", "5")
     process = await asyncio.create_subprocess_exec(*command, env=environment(), stdout=asyncio.subprocess.PIPE)
     said, _ = await asyncio.wait_for(process.communicate(), 120)
     assert (process.returncode, said.decode()) == (0, f"drained expertmesh of the Ray at {address}, processes: 1\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 from tests import oracle
 from tests.e2e.server import descendants_of, environment, gone, serving

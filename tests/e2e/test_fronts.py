@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from router_service.client import Client
+from router_service.client.client import Client
 from tests.e2e.load import load
 from tests.e2e.ray_head import free_ports, get
 from tests.e2e.server import Server, serving

@@ -17,7 +17,17 @@ def test_nodes_too_small_are_said_in_one_line(address: str, tmp_path: Path) -> N
     write_checkpoint(tmp_path, "qwen3_moe")
     file = tmp_path / "cluster.yaml"
     file.write_text("cluster:\n  memory_limit_gib: 0.1\n")
-    command = [sys.executable, "-m", "cluster.cli", "serve", str(tmp_path), "--address", address, "--config", str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.cli.main",
+        "serve",
+        str(tmp_path),
+        "--address",
+        address,
+        "--config",
+        str(file),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment())
     assert done.returncode == 2
     assert done.stdout == ""

@@ -16,9 +16,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from router_service.client import Client
-from router_service.client_channel import Tls
-from router_service.front.tokens import Role, new_token
+from router_service.client.channel import Tls
+from router_service.client.client import Client
+from router_service.front.auth.tokens import Role, new_token
 from tests.certificates import Certificate, replace
 from tests.e2e.server import Server, held, serving
 

@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from router_service.client import Client
+from router_service.client.client import Client
 from tests.e2e.load import Load, load
 from tests.e2e.ray_head import Ray, free_ports, get, put, ray_head, until_running
 from tests.e2e.server import serving
@@ -38,7 +38,7 @@ def application(checkpoint: Path, grpc_port: int, metrics_port: int, **front: An
         "front": {"grpc_port": grpc_port, "metrics_port": metrics_port, "http_port": None, **front},
         "cluster": {"secret_file": str(checkpoint / "secret")},
     }
-    one = {"name": "expertmesh", "import_path": "cluster.app:build", "route_prefix": None, "args": args}
+    one = {"name": "expertmesh", "import_path": "cluster.serve.application:build", "route_prefix": None, "args": args}
     return {"proxy_location": "Disabled", "applications": [one]}
 
 

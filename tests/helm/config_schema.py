@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from cluster.config_table import Key, keys
+from cluster.cli.config_table import Key, keys
 from tests.helm.chart import CHART
 
 SCHEMA = CHART / "values.schema.json"

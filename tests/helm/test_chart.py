@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.cli import parser
+from cluster.cli.main import parser
 from cluster.config import config_from
 from tests.helm import golden, sync, values_table
 from tests.helm.chart import CHART, ROOT, helm, named, ray_pods, rendered, serve_config, template

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster import whole
+from cluster.serve import readiness_probe as whole
 from tests.helm import golden
 from tests.helm.chart import CHART, named, ray_pods, rendered, serve_config
 
@@ -95,7 +95,7 @@ def test_other_pods_are_ready_when_all_is_whole(file: Path) -> None:
     assert others
     for pod in others:
         probe = pod["spec"]["containers"][0]["readinessProbe"]
-        assert probe["exec"] == {"command": ["python3", "-P", "-m", "cluster.whole"]}
+        assert probe["exec"] == {"command": ["python3", "-P", "-m", "cluster.serve.readiness_probe"]}
         assert probe["timeoutSeconds"] > 2 * whole.TIMEOUT_SECONDS
         assert application["name"] == whole.DEFAULT_NAME
 

@@ -5,7 +5,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cluster.config_table import Key, keys
+from cluster.cli.config_table import Key, keys
 from tests.helm import config_schema
 from tests.helm.config_schema import CHART_SETS, FURTHER, SCHEMA, SECTIONS, key_schema
 from tests.unit.test_config_table import inside, outside

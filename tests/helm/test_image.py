@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from router_service.front.http_assets import load_assets
+from router_service.front.http.assets import load_assets
 from tests.e2e.server import READY
 from tests.helm.chart import CACHE, CHART, ROOT
 
@@ -179,7 +179,7 @@ def test_has_the_live_page(log: str) -> None:
 
 @image
 def test_can_trace(work: Path) -> None:
-    done = run(work, "python3", "-c", "import router_service.front.spans")
+    done = run(work, "python3", "-c", "import router_service.front.telemetry.spans")
     assert done.returncode == 0, done.stderr
 
 
@@ -197,5 +197,5 @@ def test_has_what_kuberay_starts_it_with(work: Path) -> None:
 
 @image
 def test_has_the_probe_of_pods_that_compute(work: Path) -> None:
-    done = run(work, "python3", "-P", "-m", "cluster.whole")
+    done = run(work, "python3", "-P", "-m", "cluster.serve.readiness_probe")
     assert (done.returncode, done.stdout.partition(":")[0]) == (1, "Ray does not answer"), done.stderr

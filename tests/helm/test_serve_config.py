@@ -20,9 +20,9 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from router_service.client import Client
-from router_service.client_channel import Tls
-from router_service.front.tokens import Role, new_token
+from router_service.client.channel import Tls
+from router_service.client.client import Client
+from router_service.front.auth.tokens import Role, new_token
 from tests.certificates import Certificate
 from tests.e2e.ray_head import Ray, free_ports, get, put, ray_environment, ray_head, until_running, wait_for
 from tests.e2e.server import descendants_of
@@ -262,7 +262,16 @@ def test_drain_lets_go(ray: Ray, served: Served) -> None:
         health = health_pb2_grpc.HealthStub(channel)
         serving = health_pb2.HealthCheckResponse.SERVING
         assert health.Check(health_pb2.HealthCheckRequest()).status == serving
-        command = [sys.executable, "-m", "cluster.cli", "drain", "--address", f"127.0.0.1:{ray.port}", "--seconds", "5"]
+        command = [
+            sys.executable,
+            "-m",
+            "cluster.cli.main",
+            "drain",
+            "--address",
+            f"127.0.0.1:{ray.port}",
+            "--seconds",
+            "5",
+        ]
         command += ["--here", "--notice", "1"]
         done = subprocess.run(command, capture_output=True, text=True, env=ray_environment(), timeout=90)
         assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from router_service.client import Client
+from router_service.client.client import Client
 from tests.e2e.server import Server, held, serving
 from tests.page.browser import NARROW, WAIT_MS, WIDE, Watched, opened
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from router_service.front.tokens import Role, new_token
+from router_service.front.auth.tokens import Role, new_token
 from tests.certificates import Certificate
 from tests.e2e.server import Server, serving
 from tests.page.browser import NARROW, WAIT_MS, Watched, opened

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router_service.client import Client
+from router_service.client.client import Client
 from tests.e2e.server import descendants_of, environment, gone, serving
 from tests.e2e.test_cluster import collect, tokens_of
 from tests.tiny import greedy, write_checkpoint

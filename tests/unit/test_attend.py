@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from router_service.models import attend as module
-from router_service.models.attend import attend
+from router_service.models.attention import attend as module
+from router_service.models.attention.attend import attend
 from router_service.models.spec import Layer
 
 HEADS, KV_HEADS, SIZE, VALUE = 6, 2, 8, 8

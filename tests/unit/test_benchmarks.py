@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cluster.config import ModelConfig
-from cluster.model import open_model
+from cluster.planner.model import open_model
 from experts.config import WeightsConfig
-from router_service.front.text_model import load_text_model
+from router_service.front.text.text_model import load_text_model
 from tests.benchmarks import bench_metrics, bench_tracing, report
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experts.checkpoint import INDEX, SINGLE, Checkpoint, Copy
-from experts.checkpoint_error import CheckpointError
-from router_service.models.registry import plan_model
+from experts.checkpoint.directory import INDEX, SINGLE, Checkpoint, Copy
+from experts.checkpoint.errors import CheckpointError
+from router_service.models.families.registry import plan_model
 from tests.tiny import write_checkpoint
 
 NORM = "model.norm.weight"
@@ -248,7 +248,7 @@ def test_values_equal_what_safetensors_reads(
     tmp_path: Path, stored: torch.dtype, kept: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In pieces that divide nothing, and for sizes on both sides of a piece."""
-    monkeypatch.setattr("experts.safetensors_file.PIECE_BYTES", 1000)
+    monkeypatch.setattr("experts.checkpoint.safetensors_file.PIECE_BYTES", 1000)
     tensors = {f"t{n}": torch.randn(n, 3).to(stored) for n in (1, 7, 166, 167, 500, 3001)} | {
         "empty": torch.empty(0, 3)
     }

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import experts.server
-from experts.call import Stamps
-from experts.clock import HALF_MINUTE_NS, ShardClock
+import experts.shard.server
+from experts.transport.call import Stamps
+from experts.transport.clock import HALF_MINUTE_NS, ShardClock
 from tests.mesh import Mesh, greedy
 from tests.tiny import Tiny
 

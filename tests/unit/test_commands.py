@@ -12,17 +12,17 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cluster.cli import main
-from cluster.signals import sigterm_held
-from router_service.client_channel import Tls
-from router_service.front.metrics_http import MetricsServer
+from cluster.cli.main import main
+from cluster.serve.signals import sigterm_held
+from router_service.client.channel import Tls
+from router_service.front.telemetry.metrics_server import MetricsServer
 
 HEAVY = ("torch", "ray", "numpy")
 
 
 def test_the_command_line_is_there_without_torch_and_ray() -> None:
     """They take seconds to import: `generate`, `status` and --help need none of them."""
-    program = f"import sys, cluster.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    program = f"import sys, cluster.cli.main; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
 

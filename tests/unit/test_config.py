@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import main
+from cluster.cli.main import main
 from cluster.config import ClusterConfig, ConfigError, config_from, load_config
 
 
@@ -101,6 +101,6 @@ def test_wrong_flags_are_one_line_too(arguments: list[str], capsys: pytest.Captu
 def test_a_foreign_kernels_distribution_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.cli.version", lambda _: "0.4.1")
+    monkeypatch.setattr("cluster.cli.main.version", lambda _: "0.4.1")
     assert main(["status", "--target", "127.0.0.1:1"]) == 2
     assert "pip uninstall kernels" in capsys.readouterr().err

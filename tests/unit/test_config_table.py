@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import main
+from cluster.cli.config_table import Key, UndocumentedError, keys, keys_of, render
+from cluster.cli.main import main
 from cluster.config import ConfigError, config_from
-from cluster.config_table import Key, UndocumentedError, keys, keys_of, render
 from tests.tiny import write_checkpoint
 
 PAGE = Path(__file__).parents[2] / "deploy" / "configuration.md"
@@ -155,7 +155,7 @@ def test_check_says_that_tracing_is_not_installed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    monkeypatch.delitem(sys.modules, "router_service.front.spans", raising=False)
+    monkeypatch.delitem(sys.modules, "router_service.front.telemetry.spans", raising=False)
     file = tmp_path / "cluster.yaml"
     file.write_text("tracing:\n  endpoint: http://127.0.0.1:4317\n")
     assert main(["config", "check", str(file)]) == 2

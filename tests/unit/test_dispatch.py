@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from experts.call import ExpertCall
 from experts.grouping import group_by_shard
 from experts.placement import Placement, even_placement
 from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing
-from experts.shard import ExpertShard
+from experts.shard.local import LocalTransport
+from experts.shard.shard import ExpertShard
 from experts.transport.base import Answer, Sent, ShardUnavailable
-from experts.transport.local import LocalTransport
+from experts.transport.call import ExpertCall
 from kernels import select
 
 HIDDEN, FFN, MOST = 8, 6, 9

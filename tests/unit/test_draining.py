@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster import draining
-    from cluster.directory import Announcement, Directory, DrainOrder
-    from cluster.draining import NotDrainedError, drain
+    from cluster.serve import draining
+    from cluster.serve.draining import NotDrainedError, drain
+    from cluster.serve.service_registry import Announcement, Directory, DrainOrder
 
 ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 

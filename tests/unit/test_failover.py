@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import router_service.engine
-from experts.checkpoint import Checkpoint
-from router_service.engine import DEADLINE_MARGIN_SECONDS
-from router_service.messages import StreamFailure
-from router_service.models.registry import plan_model
-from router_service.request import Event
+import router_service.engine.engine
+from experts.checkpoint.directory import Checkpoint
+from router_service.engine.engine import DEADLINE_MARGIN_SECONDS
+from router_service.engine.request import Event
+from router_service.models.families.registry import plan_model
+from router_service.protocol.messages import StreamFailure
 from tests import oracle
 from tests.mesh import Mesh, greedy, tokens_of, until
 from tests.tiny import Tiny, make_tiny
@@ -130,7 +130,7 @@ def test_who_has_a_deadline_hears_of_it_before(mesh: Mesh, monkeypatch: pytest.M
     """By a clock of the test's own: a slow machine may not reach the first step within any real deadline."""
     now = begun = time.monotonic()
     clock = SimpleNamespace(monotonic=lambda: now, monotonic_ns=time.monotonic_ns)
-    monkeypatch.setattr(router_service.engine, "time", clock)
+    monkeypatch.setattr(router_service.engine.engine, "time", clock)
     mesh.engine.unavailable_wait_s = 1000.0
     mesh.servers.stop(1)
     key = mesh.submit([THERE] * 4, greedy(20), deadline=begun + 10)

@@ -12,11 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import serve_command, settle
-from cluster.available import GIB, limited
-from cluster.cli import main
+from cluster.cli import serve_command
+from cluster.cli.main import main
 from cluster.config import ClusterConfig, ConfigError, config_from
-from cluster.memory import (
+from cluster.planner import config_resolver as settle
+from cluster.planner.available_memory import GIB, limited
+from cluster.planner.config_resolver import check_process, demands, settle_for_nodes, settle_here
+from cluster.planner.memory_plan import (
     CONTROL_BYTES,
     PROCESS_BYTES,
     Demand,
@@ -29,13 +31,12 @@ from cluster.memory import (
     smallest_shards,
     while_loading,
 )
-from cluster.model import open_model
-from cluster.nodes import bytes_for_each
-from cluster.settle import check_process, demands, settle_for_nodes, settle_here
+from cluster.planner.model import open_model
+from cluster.serve.nodes import bytes_for_each
 from experts.config import WeightsConfig
-from experts.host_memory import cgroup_rooms, host_bytes
-from router_service import assembly
+from experts.host.memory import cgroup_rooms, host_bytes
 from router_service.config import EngineConfig
+from router_service.engine import builder as assembly
 from tests.quantize import write_fp8
 from tests.tiny import Tiny, write_checkpoint
 

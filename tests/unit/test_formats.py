@@ -10,10 +10,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from experts.checkpoint import Checkpoint
-from experts.checkpoint_error import CheckpointError
-from router_service.models.llama4 import skipped_elements
-from router_service.models.registry import plan_model
+from experts.checkpoint.directory import Checkpoint
+from experts.checkpoint.errors import CheckpointError
+from router_service.models.families.llama4 import skipped_elements
+from router_service.models.families.registry import plan_model
 from tests import oracle, quantize
 from tests.mesh import LogitsSpy, Mesh, greedy, tokens_of
 from tests.tiny import COMMON, LLAMA4, Tiny, make_tiny

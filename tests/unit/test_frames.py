@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.call import ExpertCall, Partial, Stamps, pack_call, pack_partial, unpack_call, unpack_partial
+from experts.transport.call import ExpertCall, Partial, Stamps, pack_call, pack_partial, unpack_call, unpack_partial
 from experts.transport.channel import Channel, Closed, Idle
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header, parse_header
 from experts.transport.handshake import check_proof, check_welcome, client_proof, new_nonce

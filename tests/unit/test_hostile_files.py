@@ -25,10 +25,10 @@ opened = []
 sys.addaudithook(lambda event, args: opened.append((event, str(args[0]))) if watched(event) else None)
 def watched(event):
     return event in ("open", "pickle.find_class", "compile", "exec", "import", "os.system", "subprocess.Popen")
-from cluster.model import open_model
+from cluster.planner.model import open_model
 from cluster.config import ModelConfig
 from experts.config import WeightsConfig
-from router_service.front.text_model import load_text_model
+from router_service.front.text.text_model import load_text_model
 directory, said = Path(sys.argv[1]), None
 begun = time.process_time()
 del opened[:]

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cluster.cli import main
-from cluster.inspect_command import look
-from cluster.published import published_names
-from cluster.sizes import Kind, kind_of, stored_tensors
-from cluster.traffic import expected_shards_asked, layer_traffic, most_shards_asked
-from experts.call import ExpertCall, Partial, Stamps, pack_call, pack_partial
+from cluster.cli.inspect_command import look
+from cluster.cli.main import main
+from cluster.planner.published_models import published_names
+from cluster.planner.sizes import Kind, kind_of, stored_tensors
+from cluster.planner.wire_traffic import expected_shards_asked, layer_traffic, most_shards_asked
 from experts.placement import even_placement
+from experts.transport.call import ExpertCall, Partial, Stamps, pack_call, pack_partial
 from tests.quantize import SINGLE, write_fp8, write_mxfp4
 from tests.tiny import FAMILIES, Tiny, write_checkpoint
 
@@ -143,7 +143,7 @@ def test_what_is_skipped_is_counted(
     notice = "2 tensors of multi-token prediction are not used and not loaded"
     assert capsys.readouterr().out.count(notice) == 1
     # What `serve` does behind its checks is not this test's.
-    monkeypatch.setattr("cluster.serve_command._run_checked", lambda *_: 0)
+    monkeypatch.setattr("cluster.cli.serve_command._run_checked", lambda *_: 0)
     assert main(["serve", str(tmp_path), "--device", "cpu"]) == 0
     assert capsys.readouterr().err.count(notice) == 1
 
@@ -229,7 +229,8 @@ def test_a_directory_without_a_configuration(tmp_path: Path, capsys: pytest.Capt
 def test_neither_ray_nor_weights_are_touched(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "mixtral")
     code = (
-        "import sys; from cluster.cli import main; import experts.checkpoint; experts.checkpoint.MappedFile = None; "
+        "import sys; from cluster.cli.main import main; "
+        "import experts.checkpoint.directory as d; d.MappedFile = None; "
         "code = main(['inspect', sys.argv[1]]); assert not [m for m in sys.modules if m.split('.')[0] == 'ray']; "
         "sys.exit(code)"
     )

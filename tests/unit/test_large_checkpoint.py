@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experts.checkpoint import INDEX, SINGLE, Checkpoint
-from experts.checkpoint_error import CheckpointError
-from router_service.models.registry import plan_model
+from experts.checkpoint.directory import INDEX, SINGLE, Checkpoint
+from experts.checkpoint.errors import CheckpointError
+from router_service.models.families.registry import plan_model
 from tests import large
 from tests.tiny import make_tiny
 
@@ -19,8 +19,8 @@ from tests.tiny import make_tiny
 PLAN = """
 import json, resource, sys
 from pathlib import Path
-from experts.checkpoint import Checkpoint
-from router_service.models.registry import plan_model
+from experts.checkpoint.directory import Checkpoint
+from router_service.models.families.registry import plan_model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 plan = plan_model(Checkpoint(Path(sys.argv[1])))
@@ -35,11 +35,11 @@ LOAD = """
 import json, sys
 from pathlib import Path
 import torch
-from experts.checkpoint import Checkpoint
+from experts.checkpoint.directory import Checkpoint
 from experts.placement import even_placement
-from experts.shard import load_shard
+from experts.shard.shard import load_shard
 from kernels import select
-from router_service.models.registry import plan_model
+from router_service.models.families.registry import plan_model
 
 opened = set()
 sys.addaudithook(lambda event, args: opened.add(str(args[0])) if event == "open" else None)

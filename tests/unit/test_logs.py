@@ -7,8 +7,8 @@ import subprocess
 import sys
 from datetime import datetime, timedelta
 
-from experts.log import LoggingConfig, current_request, fields, log_handler, step_name
-from experts.log_limit import MAX_MESSAGES, LogLimit
+from experts.host.log import LoggingConfig, current_request, fields, log_handler, step_name
+from experts.host.log_limit import MAX_MESSAGES, LogLimit
 
 
 class Log:
@@ -92,7 +92,7 @@ def test_auto_is_text_on_a_terminal_alone() -> None:
 def test_our_packages_log_from_the_level_on_and_others_from_warning() -> None:
     code = """if True:
         import logging
-        from experts.log import LoggingConfig, set_up_logging
+        from experts.host.log import LoggingConfig, set_up_logging
         logging.basicConfig()
         set_up_logging(LoggingConfig(format="json", level="debug"), "front", "r0")
         for name in ("router_service.front", "a_library"):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from experts.call import ExpertCall, Partial, Stamps
-from experts.log import MAX_IDS, LoggingConfig
-from experts.server import ExpertServer
-from router_service.step_log import StepLog
+from experts.host.log import MAX_IDS, LoggingConfig
+from experts.shard.server import ExpertServer
+from experts.transport.call import ExpertCall, Partial, Stamps
+from router_service.router.step_log import StepLog
 from tests.mesh import Mesh, greedy, until
 from tests.tiny import Tiny
 
@@ -63,19 +63,19 @@ def test_a_slow_call_is_logged_by_its_shard_and_with_the_ids_by_its_router(
     mesh.submit([5, 6, 7], greedy(3), request_id="a")
     mesh.submit([8], greedy(1), request_id="b")
     mesh.drain()
-    by_router, elapsed = lines("router_service.step_log", "slow call"), time.monotonic() - begun
+    by_router, elapsed = lines("router_service.router.step_log", "slow call"), time.monotonic() - begun
     assert [line["request_ids"] for line in by_router] == [["a", "b"], ["a"], ["a"]]
     # A shard logs after it has answered.
-    steps = lambda: {line["step"] for line in lines("experts.server", "slow call")}  # noqa: E731
+    steps = lambda: {line["step"] for line in lines("experts.shard.server", "slow call")}  # noqa: E731
     until(lambda: steps() == {line["step"] for line in by_router}, "the shard has logged its calls")
     assert len(steps()) == 3
-    by_shard, layers = lines("experts.server", "slow call"), len(mesh.engine.backbone.sparse_layers)
+    by_shard, layers = lines("experts.shard.server", "slow call"), len(mesh.engine.backbone.sparse_layers)
     assert 0 < len(by_shard) <= 3 * layers
     assert all(
         0.04 < line["compute_seconds"] < line["compute_seconds"] + line["queue_seconds"] < elapsed for line in by_shard
     )
     assert all(line["shards"] == [1] for line in by_router)
-    assert not lines("router_service.step_log", "step")
+    assert not lines("router_service.router.step_log", "step")
 
 
 def test_a_quick_step_is_silent_and_its_calls_are_not_looked_at(
@@ -84,15 +84,15 @@ def test_a_quick_step_is_silent_and_its_calls_are_not_looked_at(
     caplog.set_level(logging.INFO)
     watch(mesh, slow_call_seconds=1000.0, slow_step_seconds=1000.0)
     mesh.generate([[5, 6]], greedy(2))
-    assert not lines("experts.server", "")
-    assert not lines("router_service.step_log", "")
+    assert not lines("experts.shard.server", "")
+    assert not lines("router_service.router.step_log", "")
 
 
 def test_a_slow_step_is_logged_where_no_call_was_slow(mesh: Mesh, lines: Lines) -> None:
     watch(mesh, slow_step_seconds=0.04, slow_call_seconds=1000.0)
     mesh.submit([5], greedy(1), request_id="a")
     mesh.drain()
-    (line,) = lines("router_service.step_log", "slow step")
+    (line,) = lines("router_service.router.step_log", "slow step")
     assert (line["level"], line["request_ids"], line["kind"], line["tokens"]) == ("WARNING", ["a"], "prefill", 1)
     assert line["seconds"] > 0.04
 
@@ -103,7 +103,7 @@ def test_debug_names_every_step_and_a_line_holds_a_bounded_number_of_ids(
     with Mesh(tiny("mixtral").plan, 2, max_sequences=100) as mesh:
         watch(mesh)
         mesh.generate([[5]] * (MAX_IDS + 6), greedy(1))
-    (line,) = lines("router_service.step_log", "step")
+    (line,) = lines("router_service.router.step_log", "step")
     assert (line["level"], line["requests"], len(line["request_ids"])) == ("DEBUG", MAX_IDS + 6, MAX_IDS)
 
 
@@ -119,9 +119,9 @@ def test_a_failure_is_logged_on_both_sides_and_the_stalled_are_counted(
         patch.setattr(mesh.servers.running[0], "_compute", lambda *_: broken(None))
         assert mesh.engine.step() == []
     mesh.drain()
-    (failed,) = lines("experts.server", "could not compute a layer")
-    (lost,) = lines("router_service.stall_log", "shard 0 lost")
-    (back,) = lines("router_service.stall_log", "shards are back")
+    (failed,) = lines("experts.shard.server", "could not compute a layer")
+    (lost,) = lines("router_service.engine.stall_log", "shard 0 lost")
+    (back,) = lines("router_service.engine.stall_log", "shards are back")
     assert (failed["level"], lost["level"], back["level"]) == ("ERROR", "WARNING", "INFO")
     assert failed["step"] == lost["step"]
     assert (lost["stalled"], sorted(lost["request_ids"])) == (2, ["a", "b"])
@@ -144,7 +144,7 @@ def test_a_connector_says_when_a_shard_comes_and_goes(mesh: Mesh, lines: Lines) 
     assert connector is not None
     until(lambda: connector.up(1), "it has answered once, so that it can be missed")
     mesh.servers.running[1].close()
-    until(lambda: bool(lines("experts.connector", "shard 1 cannot be reached")), "it is missed")
+    until(lambda: bool(lines("experts.transport.connector", "shard 1 cannot be reached")), "it is missed")
     mesh.servers.start(1)
-    until(lambda: bool(lines("experts.connector", "shard 1 is connected")), "it is back")
-    assert not lines("experts.connector", "shard 0")
+    until(lambda: bool(lines("experts.transport.connector", "shard 1 is connected")), "it is back")
+    assert not lines("experts.transport.connector", "shard 0")

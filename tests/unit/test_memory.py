@@ -33,11 +33,11 @@ LOADER = """
 import json, re, sys
 from pathlib import Path
 import torch
-from experts.checkpoint import Checkpoint
+from experts.checkpoint.directory import Checkpoint
 from experts.placement import even_placement
-from experts.shard import load_shard
+from experts.shard.shard import load_shard
 from kernels import select
-from router_service.models.registry import plan_model
+from router_service.models.families.registry import plan_model
 from router_service.models.weights import load_router_weights
 
 torch.set_num_threads(1)

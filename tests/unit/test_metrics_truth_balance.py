@@ -9,9 +9,9 @@ import pytest
 from experts.placement import Placement
 from experts.routing import Routing
 from router_service.config import MetricsConfig
-from router_service.engine import StepRecord
-from router_service.forward import StepTrace
-from router_service.statistics import Statistics
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import StepTrace
+from router_service.metrics.collector import Statistics
 from tests.scrape import Page, exposed, value
 
 # Eight experts on three shards of unlike sizes; two experts a token; layers 1 and 3 have experts.

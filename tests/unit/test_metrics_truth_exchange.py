@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-import experts.clock
-import experts.server
-from experts.call import ExpertCall, pack_call, unpack_partial
+import experts.shard.server
+import experts.transport.clock
 from experts.phases import PHASES
-from experts.server import ExpertServer
+from experts.shard.server import ExpertServer
+from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
 from experts.trips import TripCalls
-from router_service.shard_families import shard_families
+from router_service.metrics.shard_series import shard_families
 from tests.exchange_rig import WAIT_S, Exchange, Rig
 from tests.mesh import SECRET, until
 from tests.scrape import exposed, page, value
@@ -253,7 +253,7 @@ def test_an_offset_between_hosts_is_within_the_error_that_is_told(
     )
     monkeypatch.setattr(experts.server, "time", shifted)
     # However many rounds it takes: the fastest exchange of all is then what the bound is made of.
-    monkeypatch.setattr(experts.clock, "HALF_MINUTE_NS", 10**15)
+    monkeypatch.setattr(experts.transport.clock, "HALF_MINUTE_NS", 10**15)
     usual, after, errors = list[Exchange](), list[Exchange](), list[float]()
     with Rig(tiny("mixtral").plan, way="tcp") as fast, Rig(tiny("mixtral").plan, way="tcp") as slow:
         hold(slow, Kind.EXPERTS)(CAUSE_S)

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from cluster.config import ModelConfig
-from cluster.model import open_model
+from cluster.planner.model import open_model
 from experts.config import ExpertsConfig, WeightsConfig
 from experts.transport.address import Endpoint
 from experts.transport.channel import connect
 from experts.transport.socket import SocketTransport
-from router_service.assembly import build_engine
 from router_service.config import EngineConfig, MetricsConfig
-from router_service.messages import Submit
-from router_service.reporter import ModelSizes
-from router_service.router import Router, RouterIdentity
-from router_service.totals import Window
+from router_service.engine.builder import build_engine
+from router_service.metrics.windows import Window
+from router_service.protocol.messages import Submit
+from router_service.router.reporter import ModelSizes
+from router_service.router.router import Router, RouterIdentity
 from tests.mesh import CPU, NODE, SECRET, ShardServers, greedy, load_shards, until
 from tests.scrape import Page, page, value
 from tests.tiny import Tiny

@@ -13,12 +13,12 @@ from experts.phases import PHASES, CallPhases, LayerTrip
 from experts.placement import even_placement
 from experts.routing import Routing
 from router_service.config import MetricsConfig
-from router_service.engine import StepRecord
-from router_service.families import Gauges, LinkGauges, router_families
-from router_service.forward import StepTrace
-from router_service.histogram import DECADES, SECONDS, phase_bounds
-from router_service.shard_families import shard_families
-from router_service.statistics import Statistics
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import StepTrace
+from router_service.metrics.collector import Statistics
+from router_service.metrics.histogram import DECADES, SECONDS, phase_bounds
+from router_service.metrics.router_series import Gauges, LinkGauges, router_families
+from router_service.metrics.shard_series import shard_families
 from tests.scrape import LABELS, exposed, text_of, value
 
 LAYERS, EXPERTS, SHARDS, CHOSEN = 58, 256, 64, 8

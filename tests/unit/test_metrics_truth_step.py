@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 import experts.pool
-import experts.shard
-import router_service.engine
-import router_service.forward
+import experts.shard.shard
+import router_service.engine.engine
+import router_service.engine.forward
 from experts.phases import LayerTrip
 from experts.trips import TripCalls
-from router_service.engine import StepRecord
-from router_service.forward import STAGES
-from router_service.messages import Timings
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import STAGES
+from router_service.engine.scheduler import Scheduler
+from router_service.metrics.collector import Statistics
 from router_service.models.backbone import Backbone
-from router_service.scheduler import Scheduler
-from router_service.statistics import Statistics
+from router_service.protocol.messages import Timings
 from tests.mesh import Mesh, greedy
 from tests.scrape import exposed, value
 from tests.tiny import Tiny
@@ -34,12 +34,12 @@ STEPS = 4  # of a round, with and without the cause each
 CAUSES: dict[str, tuple[Any, str]] = {
     "schedule": (Scheduler, "schedule"),
     "attention": (Backbone, "attention"),
-    "gate": (router_service.forward, "route"),
+    "gate": (router_service.engine.forward, "route"),
     "pack": (experts.pool, "group_by_shard"),
-    "wait": (experts.shard.ExpertShard, "compute"),
+    "wait": (experts.shard.shard.ExpertShard, "compute"),
     "reduce": (experts.pool, "_add"),
     "shared_expert": (Backbone, "shared"),
-    "sample": (router_service.engine, "sample"),
+    "sample": (router_service.engine.engine, "sample"),
     "other": (Backbone, "logits"),
 }
 
@@ -166,7 +166,7 @@ def test_shards_in_one_process_compute_in_turn_and_that_is_no_communication(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sleeper = Sleeper()
-    sleeper.into(monkeypatch, experts.shard.ExpertShard, "compute")
+    sleeper.into(monkeypatch, experts.shard.shard.ExpertShard, "compute")
     with Mesh(tiny("mixtral").plan, 2) as mesh:
         undisturbed(
             lambda: mesh.generate([[1, 2, 3, 4, 5, 6]], greedy(6)) and None,

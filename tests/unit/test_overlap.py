@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from router_service.engine import StepRecord
+from router_service.engine.engine import StepRecord
 from router_service.models.backbone import Backbone
 from tests.mesh import Mesh, greedy
 from tests.tiny import Tiny

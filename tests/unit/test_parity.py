@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from experts.checkpoint import Checkpoint
-from router_service.models.registry import plan_model
+from experts.checkpoint.directory import Checkpoint
+from router_service.models.families.registry import plan_model
 from tests import oracle
 from tests.mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
 from tests.tiny import GPT_OSS, LLAMA4, YARN, Tiny, make_tiny

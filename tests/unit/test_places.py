@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from cluster import model, serve_command
-from cluster.available import device_bytes
-from cluster.cli import main
+from cluster.cli import serve_command
+from cluster.cli.main import main
 from cluster.config import ClusterConfig, ModelConfig, config_from
-from experts import cores
-from experts.checkpoint_error import CheckpointError
+from cluster.planner import model
+from cluster.planner.available_memory import device_bytes
+from experts.checkpoint.errors import CheckpointError
 from experts.config import WeightsConfig
+from experts.host import cores
 
 PLACES = {"front_resource": "em_front", "router_resource": "em_router", "shard_resource": "em_shard"}
 
@@ -24,7 +25,7 @@ def actor_options(monkeypatch: pytest.MonkeyPatch, **sections: Any) -> dict[str,
     """Ray's options of each deployment that the application would start."""
     options: dict[str, dict[str, Any]] = {}
     with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-        from cluster import app
+        from cluster.serve import application as app
     real = app.deploy
 
     def deploy(replica: type, place: Any, **given: Any) -> Any:
@@ -124,7 +125,7 @@ def test_cores_where_the_path_is_the_hosts(tmp_path: Path, monkeypatch: pytest.M
 
 def test_drain_says_in_one_line_what_is_wrong() -> None:
     """And it ends: Ray would go on trying."""
-    command = [sys.executable, "-m", "cluster.cli", "drain", "--address", "127.0.0.1:1", "--seconds", "1"]
+    command = [sys.executable, "-m", "cluster.cli.main", "drain", "--address", "127.0.0.1:1", "--seconds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert done.stderr.startswith("expertmesh: cannot drain expertmesh: ")

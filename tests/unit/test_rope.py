@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from experts.checkpoint_error import CheckpointError
-from router_service.models.config_reader import ConfigReader
-from router_service.models.rope import Rotation, frequencies, rotate, rotation
+from experts.checkpoint.errors import CheckpointError
+from router_service.models.attention.rope import Rotation, frequencies, rotate, rotation
+from router_service.models.families.config_reader import ConfigReader
 from router_service.models.spec import Rope
 
 DEEPSEEK = {

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from experts import watched_files
+from experts.host import watched_files
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.handshake import check_proof, check_welcome, client_proof, new_nonce
+from experts.transport.listener import FrameServer
 from experts.transport.secret import SecretFile, read_secrets
-from experts.transport.server import FrameServer
 
 OLD, NEW = "the old secret of all", "the new secret of all"
 KNOWLEDGE = {"old": [OLD], "both": [NEW, OLD], "new": [NEW]}

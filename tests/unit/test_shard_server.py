@@ -15,13 +15,13 @@ import psutil
 import pytest
 import torch
 
-import experts.transport.server
-from experts.call import ExpertCall, pack_call, unpack_partial
-from experts.server import ExpertServer
+import experts.transport.listener
+from experts.shard.server import ExpertServer
 from experts.transport.address import Endpoint
+from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
-from experts.transport.server import FrameServer
+from experts.transport.listener import FrameServer
 from tests.mesh import NODE, SECRET, load_shards, until
 from tests.tiny import Tiny
 
@@ -154,14 +154,14 @@ def test_silent_peers_are_closed_before_the_proof_only(server: ExpertServer, mon
     with join(server) as good:
         ask(good)  # so it has the time of the proven, as that was
         with monkeypatch.context() as patch:
-            patch.setattr(experts.transport.server, "HANDSHAKE_SECONDS", 0.1)
+            patch.setattr(experts.transport.listener, "HANDSHAKE_SECONDS", 0.1)
             with raw(server.endpoint, "unix") as silent, raw(server.endpoint, "tcp") as slow:
                 slow.sendall(header(Kind.PROOF, server.endpoint.incarnation, 64)[:7])
                 for sock in (silent, slow):
                     assert len(read_to_the_end(sock)) == HEADER.size + 32
             until(lambda: server.rejected["timeout"] == 2, "both are counted")
         ask(good)
-        monkeypatch.setattr(experts.transport.server, "FRAME_SECONDS", 0.1)
+        monkeypatch.setattr(experts.transport.listener, "FRAME_SECONDS", 0.1)
         with join(server) as halting:
             halting._sock.sendall(header(Kind.EXPERTS, halting.incarnation, 1000))
             with pytest.raises(ConnectionError):

@@ -15,12 +15,12 @@ from experts.routing import LOST, Routing
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
 from router_service.config import MetricsConfig
-from router_service.engine import StepRecord
-from router_service.families import router_families
-from router_service.forward import STAGES, StepTrace
-from router_service.shard_families import shard_families
-from router_service.statistics import Statistics
-from router_service.totals import Window
+from router_service.engine.engine import StepRecord
+from router_service.engine.forward import STAGES, StepTrace
+from router_service.metrics.collector import Statistics
+from router_service.metrics.router_series import router_families
+from router_service.metrics.shard_series import shard_families
+from router_service.metrics.windows import Window
 from tests.mesh import Mesh, greedy, until
 from tests.scrape import GAUGES, exposed, openmetrics, page, value
 from tests.tiny import Tiny

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from router_service.engine import StepRecord
-from router_service.messages import StepOutputs, StreamOutput, decode_to_front, encode
-from router_service.request import Event
-from router_service.step_summaries import INTERVAL_NS, MAX_SUMMARIES, StepSummaries, summary_of
+from router_service.engine.engine import StepRecord
+from router_service.engine.request import Event
+from router_service.protocol.messages import StepOutputs, StreamOutput, decode_to_front, encode
+from router_service.router.step_summaries import INTERVAL_NS, MAX_SUMMARIES, StepSummaries, summary_of
 from tests.mesh import Mesh, greedy
 from tests.tiny import Tiny
 from tests.undisturbed import undisturbed

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import published
-from cluster.published import published_names
-from cluster.subject import open_subject
+from cluster.planner import published_models as published
+from cluster.planner.inspected_model import open_subject
+from cluster.planner.published_models import published_names
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("cluster", "experts", "kernels", "router_service")
@@ -54,8 +54,8 @@ def test_it_has_the_live_page_and_the_bundled_model(installed: Path) -> None:
 
 SERVE = """
 from cluster.config import BUNDLED, config_from
-from cluster.model import open_model
-from router_service.front.http_assets import load_assets
+from cluster.planner.model import open_model
+from router_service.front.http.assets import load_assets
 config = config_from({})
 model = open_model(config.model, config.weights, verify=True)
 print(BUNDLED.parents[1], model.name, "/main.js" in load_assets())

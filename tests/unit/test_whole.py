@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from cluster.whole import main, missing
+from cluster.serve.readiness_probe import main, missing
 
 
 class Ray(BaseHTTPRequestHandler):
@@ -88,6 +88,7 @@ def test_an_answer_of_something_else_is_no_answer() -> None:
 
 def test_it_imports_nothing_heavy() -> None:
     """It is run anew every few seconds."""
-    code = "import cluster.whole, sys; print(sorted({'ray', 'torch', 'yaml', 'msgspec'} & sys.modules.keys()))"
+    code = "import cluster.serve.readiness_probe, sys; "
+    code += "print(sorted({'ray', 'torch', 'yaml', 'msgspec'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"

@@ -27,7 +27,7 @@
 proxy_location: Disabled
 applications:
   - name: expertmesh
-    import_path: cluster.app:build
+    import_path: cluster.serve.application:build
     route_prefix: null
     args:
       {{- include "expertmesh.config" . | nindent 6 }}

@@ -159,7 +159,7 @@ readinessProbe:
   httpGet: {path: /healthz, port: {{ int .root.Values.ports.metrics }}}
   {{- else }}
   {{- /* No Service selects these pods. A budget must not let the next one go before the last one's weights are loaded. */}}
-  exec: {command: [python3, -P, -m, cluster.whole]}
+  exec: {command: [python3, -P, -m, cluster.serve.readiness_probe]}
   {{- end }}
   periodSeconds: {{ $asks | ternary 10 5 }}
   timeoutSeconds: {{ $asks | ternary 10 5 }}

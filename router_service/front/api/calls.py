@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
-from experts.log import current_request, fields, stack_of
+from experts.host.log import current_request, fields, stack_of
 from router_service.front.errors import RequestError
 from router_service.protocol import inference_pb2 as pb
-from router_service.request_id import new_request_id, request_id_metadata, shown_request_id
+from router_service.protocol.request_id import new_request_id, request_id_metadata, shown_request_id
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from statistics import fmean
 
-from router_service.front.calls import Context, answering
-from router_service.front.links import RouterLinks
-from router_service.messages import RouterReport, ShardReport
+from router_service.front.api.calls import Context, answering
+from router_service.front.routing.router_pool import RouterLinks
 from router_service.protocol import cluster_pb2 as pb
 from router_service.protocol.cluster_pb2_grpc import ClusterServicer
+from router_service.protocol.messages import RouterReport, ShardReport
 
 PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
 

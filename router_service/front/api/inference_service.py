@@ -4,24 +4,24 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from experts.log import fields
-from router_service.front.answer import Answer
-from router_service.front.calls import Caller, Context, GrpcCaller, answering, metadata_of
+from experts.host.log import fields
+from router_service.front.api.calls import Caller, Context, GrpcCaller, answering, metadata_of
+from router_service.front.api.model_card import ModelCard
+from router_service.front.api.prompt import encode_input, encode_request
+from router_service.front.api.response_builder import Answer
+from router_service.front.api.sampling import check_token_ids, resolve_sampling
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, exhausted, invalid, unavailable
-from router_service.front.journal import Entry, Journal
-from router_service.front.limits import Limits
-from router_service.front.links import RouterLinks
-from router_service.front.metrics import FrontMetrics, RequestMeter
-from router_service.front.model_card import ModelCard
-from router_service.front.prompt import encode_input, encode_request
-from router_service.front.routed import RoutedStream
-from router_service.front.sampling import check_token_ids, resolve_sampling
-from router_service.front.text_model import TextModel
-from router_service.messages import Submit
+from router_service.front.routing.failover_stream import RoutedStream
+from router_service.front.routing.length_limits import Limits
+from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.telemetry.metrics import FrontMetrics, RequestMeter
+from router_service.front.telemetry.request_log import Entry, Journal
+from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
-from router_service.request_id import MAX_REQUEST_ID_CHARACTERS
+from router_service.protocol.messages import Submit
+from router_service.protocol.request_id import MAX_REQUEST_ID_CHARACTERS
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 
-from router_service.front.chat import ROLES, ChatError
+from router_service.front.api.sampling import check_token_ids
 from router_service.front.errors import invalid
-from router_service.front.limits import Limits
-from router_service.front.sampling import check_token_ids
-from router_service.front.text_model import TextModel
+from router_service.front.routing.length_limits import Limits
+from router_service.front.text.chat import ROLES, ChatError
+from router_service.front.text.text_model import TextModel
 from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
 
 # Longer texts are encoded on a thread: the library lets go of the interpreter lock, and other streams go on.

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from router_service.front.detokenizer import Detokenizer
 from router_service.front.errors import RequestError, from_router
-from router_service.front.lane import Arrival
-from router_service.front.stops import StopMatcher
-from router_service.front.tokenizer import Tokenizer
-from router_service.messages import LayerRouting, Logprob, Timings, TokenLogprobs
+from router_service.front.routing.stream_queue import Arrival
+from router_service.front.text.detokenizer import Detokenizer
+from router_service.front.text.stop_strings import StopMatcher
+from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.messages import LayerRouting, Logprob, Timings, TokenLogprobs
 
 FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 

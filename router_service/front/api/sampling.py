@@ -4,11 +4,11 @@ import math
 import secrets
 from collections.abc import Sequence
 
-from router_service.front.defaults import SamplingDefaults
 from router_service.front.errors import invalid
-from router_service.front.limits import Limits
-from router_service.messages import SamplingParams
+from router_service.front.routing.length_limits import Limits
+from router_service.front.text.generation_config import SamplingDefaults
 from router_service.protocol.inference_pb2 import Sampling
+from router_service.protocol.messages import SamplingParams
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16

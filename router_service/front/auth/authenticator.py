@@ -8,10 +8,10 @@ from pathlib import Path
 
 import grpc
 
-from experts.watched_files import WatchedFiles
-from router_service.front.caller_limits import CallerLimits
-from router_service.front.refusals import Refusals, RefusedError
-from router_service.front.tokens import Caller, Role, Token, find_token, read_tokens
+from experts.host.watched_files import WatchedFiles
+from router_service.front.auth.caller_limits import CallerLimits
+from router_service.front.auth.refusals import Refusals, RefusedError
+from router_service.front.auth.tokens import Caller, Role, Token, find_token, read_tokens
 
 # Who is served where no tokens file is: everyone, as one who may do everything.
 ANYONE = Caller("", Role.ADMIN)

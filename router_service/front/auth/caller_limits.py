@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import grpc
 
-from router_service.front.refusals import RefusedError
-from router_service.front.tokens import Caller
+from router_service.front.auth.refusals import RefusedError
+from router_service.front.auth.tokens import Caller
 
 
 class CallerLimits:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import grpc.aio
 
-from router_service.front.auth import Gate, needed_role
-from router_service.front.calls import Context, name_call
-from router_service.front.refusals import RefusedError
-from router_service.front.tokens import Caller
-from router_service.request_id import request_id_metadata
+from router_service.front.api.calls import Context, name_call
+from router_service.front.auth.authenticator import Gate, needed_role
+from router_service.front.auth.refusals import RefusedError
+from router_service.front.auth.tokens import Caller
+from router_service.protocol.request_id import request_id_metadata
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]

@@ -8,7 +8,7 @@ from typing import cast
 
 import grpc
 
-from experts.watched_files import WatchedFiles
+from experts.host.watched_files import WatchedFiles
 from router_service.front.config import FrontConfig
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from experts.unique_keys import DuplicateKeyError, load_yaml, unique_keys
+from experts.host.unique_keys import DuplicateKeyError, load_yaml, unique_keys
 
 NAME_CHARACTERS = 64
 TOKEN_PREFIX = "em_"

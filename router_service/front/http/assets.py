@@ -19,7 +19,7 @@ def load_assets() -> dict[str, tuple[bytes, str]]:
     Raises:
         FileNotFoundError: the package lacks the page.
     """
-    folder = files("router_service.front") / "page"
+    folder = files("router_service.front.page") / "static"
     assets = {}
     for file in folder.iterdir():
         kind = TYPES.get(file.name.rpartition(".")[2])

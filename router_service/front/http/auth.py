@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from router_service.front.auth import Gate, needed_page_role
-from router_service.front.http_body import read_raw
-from router_service.front.refusals import RefusedError
+from router_service.front.auth.authenticator import Gate, needed_page_role
+from router_service.front.auth.refusals import RefusedError
+from router_service.front.http.body import read_raw
 
 # What is answered with a stream of events.
 STREAMS = ("/live", "/api/generate")

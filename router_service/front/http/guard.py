@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from router_service.front.auth.refusals import RefusedError
 from router_service.front.config import is_loopback
 from router_service.front.errors import RequestError
-from router_service.front.refusals import RefusedError
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 from aiohttp import web
 from numpy.typing import NDArray
 
+from router_service.front.api.inference_service import InferenceService
 from router_service.front.errors import RequestError, exhausted, invalid
-from router_service.front.http_body import DomainsBody, DomainText, read_body
-from router_service.front.inference import InferenceService
-from router_service.front.specialization import BLOCK_TOKENS, PERMUTATIONS, block_counts, specialization
+from router_service.front.http.body import DomainsBody, DomainText, read_body
+from router_service.front.page.specialization import BLOCK_TOKENS, PERMUTATIONS, block_counts, specialization
 from router_service.protocol import inference_pb2 as pb
 
 MAX_DOMAINS = 8

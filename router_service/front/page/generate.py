@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from router_service.front.detokenizer import Detokenizer
+from router_service.front.api.inference_service import InferenceService
+from router_service.front.api.prompt import encode_input
 from router_service.front.errors import RequestError, invalid
-from router_service.front.http_body import GenerateBody, check_range, read_body
-from router_service.front.inference import InferenceService
-from router_service.front.prompt import encode_input
-from router_service.front.sse import event, open_stream
-from router_service.front.text_model import TextModel
-from router_service.front.tokenizer import Tokenizer
+from router_service.front.http.body import GenerateBody, check_range, read_body
+from router_service.front.http.server_sent_events import event, open_stream
+from router_service.front.text.detokenizer import Detokenizer
+from router_service.front.text.text_model import TextModel
+from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
-from router_service.request_id import request_id_metadata
+from router_service.protocol.request_id import request_id_metadata
 
 # Scores of every layer come with each position: a bound on what one page asks a router for.
 MAX_PROMPT_TOKENS = 1024

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from router_service.front.errors import unavailable
-from router_service.front.lane import LinkLostError
-from router_service.front.link import RouterLink
+from router_service.front.routing.router_link import RouterLink
+from router_service.front.routing.stream_queue import LinkLostError
 
 logger = logging.getLogger(__name__)
 

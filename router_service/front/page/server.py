@@ -10,23 +10,23 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router_service.front.auth import Gate
-from router_service.front.cluster_view import PHASES, ShardDirectory
+from router_service.front.api.cluster_service import PHASES, ShardDirectory
+from router_service.front.api.inference_service import InferenceService
+from router_service.front.auth.authenticator import Gate
+from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig, is_loopback
 from router_service.front.health import FrontHealth
-from router_service.front.http_assets import asset_routes
-from router_service.front.http_auth import ask_for_token
-from router_service.front.http_body import MAX_BODY_BYTES
-from router_service.front.http_guard import add_headers, check_own_page, errors_as_json
-from router_service.front.inference import InferenceService
-from router_service.front.links import RouterLinks
-from router_service.front.live_hub import LiveHub
-from router_service.front.live_snapshot import snapshot
-from router_service.front.page_domains import DomainsHandler
-from router_service.front.page_generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
-from router_service.front.sse import event, open_stream
-from router_service.front.text_model import TextModel
-from router_service.front.tls import ServerTls
+from router_service.front.http.assets import asset_routes
+from router_service.front.http.auth import ask_for_token
+from router_service.front.http.body import MAX_BODY_BYTES
+from router_service.front.http.guard import add_headers, check_own_page, errors_as_json
+from router_service.front.http.server_sent_events import event, open_stream
+from router_service.front.page.domains import DomainsHandler
+from router_service.front.page.generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
+from router_service.front.page.hub import LiveHub
+from router_service.front.page.snapshot import snapshot
+from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 
 # A page that takes no byte for so long is taken for gone.

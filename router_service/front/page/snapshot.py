@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from router_service.front.activity_window import WINDOW_SECONDS, ActivityWindow
-from router_service.front.cluster_view import PHASES, merge_shards, router_state
-from router_service.front.link import RouterLink
-from router_service.front.live_summary import summarize
-from router_service.messages import ShardReport
+from router_service.front.api.cluster_service import PHASES, merge_shards, router_state
+from router_service.front.page.summary import summarize
+from router_service.front.routing.activity_window import WINDOW_SECONDS, ActivityWindow
+from router_service.front.routing.router_link import RouterLink
 from router_service.protocol import cluster_pb2 as pb
+from router_service.protocol.messages import ShardReport
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from router_service.messages import RouterReport
+from router_service.protocol.messages import RouterReport
 
 
 @dataclass(frozen=True, slots=True)

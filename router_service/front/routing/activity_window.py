@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from router_service.messages import Activity, StepTimes
+from router_service.protocol.messages import Activity, StepTimes
 
 WINDOW_SECONDS = 10.0
 SHOWN_STEPS = 60

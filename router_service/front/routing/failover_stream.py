@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from router_service.front.errors import deadline_exceeded, exhausted, unavailable
-from router_service.front.lane import Arrival, Lane, LinkLostError, OverflowedError
-from router_service.front.link import RouterLink
-from router_service.front.links import RouterLinks
-from router_service.messages import StreamOutput, Submit
+from router_service.front.routing.router_link import RouterLink
+from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.routing.stream_queue import Arrival, Lane, LinkLostError, OverflowedError
+from router_service.protocol.messages import StreamOutput, Submit
 
 logger = logging.getLogger(__name__)
 

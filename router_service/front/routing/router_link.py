@@ -9,11 +9,11 @@ import msgspec
 from experts.transport.address import Endpoint
 from experts.transport.frame import FrameError, Kind
 from experts.transport.secret import Secret
-from router_service.front.activity_window import ActivityWindow
 from router_service.front.config import FrontConfig
-from router_service.front.lane import Arrival, Lane, LinkLostError
-from router_service.front.wire import Wire, connect
-from router_service.messages import (
+from router_service.front.routing.activity_window import ActivityWindow
+from router_service.front.routing.frame_stream import Wire, connect
+from router_service.front.routing.stream_queue import Arrival, Lane, LinkLostError
+from router_service.protocol.messages import (
     Activity,
     Cancel,
     RouterHello,

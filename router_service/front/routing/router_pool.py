@@ -9,9 +9,9 @@ import msgspec
 from experts.transport.address import Endpoint
 from experts.transport.secret import Secret
 from router_service.front.config import FrontConfig
-from router_service.front.limits import Limits
-from router_service.front.link import RouterLink, describe, open_link
-from router_service.messages import RouterReport
+from router_service.front.routing.length_limits import Limits
+from router_service.front.routing.router_link import RouterLink, describe, open_link
+from router_service.protocol.messages import RouterReport
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from router_service.messages import StreamOutput
+from router_service.protocol.messages import StreamOutput
 
 
 class LinkLostError(ConnectionError):

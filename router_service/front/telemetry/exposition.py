@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from router_service.messages import MetricFamily, RouterReport
+from router_service.protocol.messages import MetricFamily, RouterReport
 
 
 class MergedCollector(Collector):

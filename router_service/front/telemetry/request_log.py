@@ -8,15 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experts.log import current_request, fields
-from router_service.front.lane import Arrival
-from router_service.front.metrics import REASONS
-from router_service.messages import Submit
+from experts.host.log import current_request, fields
+from router_service.front.routing.stream_queue import Arrival
+from router_service.front.telemetry.metrics import REASONS
 from router_service.protocol import inference_pb2 as pb
-from router_service.request_id import new_request_id, shown_request_id
+from router_service.protocol.messages import Submit
+from router_service.protocol.request_id import new_request_id, shown_request_id
 
 if TYPE_CHECKING:
-    from router_service.front.spans import RequestSpans, Tracer
+    from router_service.front.telemetry.spans import RequestSpans, Tracer
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from opentelemetry.trace import Tracer as SpanMaker
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from router_service.front.lane import Arrival
-from router_service.front.tracing import TracingConfig
-from router_service.messages import StepSummary, Submit, Timings
+from router_service.front.routing.stream_queue import Arrival
+from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.messages import StepSummary, Submit, Timings
 
 BATCH_SPANS = 512
 SCHEDULE_SECONDS = 1.0

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experts.checkpoint_error import CheckpointError
-from router_service.front.checkpoint_files import read_json, read_text
-from router_service.front.template_process import TemplateError, TemplateProcess
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.text.checkpoint_files import read_json, read_text
+from router_service.front.text.templates.process import TemplateError, TemplateProcess
 
 ROLES = ("system", "user", "assistant", "tool")
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experts.checkpoint_error import CheckpointError
-from experts.checkpoint_files import MAX_JSON_BYTES
-from experts.checkpoint_files import read_text as text_within
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.files import MAX_JSON_BYTES
+from experts.checkpoint.files import read_text as text_within
 
 # Of chat templates: published ones have 20 KB.
 MAX_TEXT_BYTES = 1 << 20

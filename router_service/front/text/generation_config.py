@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experts.checkpoint_error import CheckpointError
-from router_service.front.chat import load_special_tokens
-from router_service.front.checkpoint_files import read_json
-from router_service.front.tokenizer import Tokenizer
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.text.chat import load_special_tokens
+from router_service.front.text.checkpoint_files import read_json
+from router_service.front.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

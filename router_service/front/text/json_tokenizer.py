@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from experts.checkpoint_error import CheckpointError
-from experts.checkpoint_files import check_file
-from router_service.front.tokenizer import Tokenizer
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.files import check_file
+from router_service.front.text.tokenizer import Tokenizer
 
 # The largest published ones have 35 MB, and the library needs up to 22 times a file's size.
 MAX_TOKENIZER_BYTES = 128 << 20

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from experts.checkpoint_error import CheckpointError
-from router_service.front.json_tokenizer import load_json_tokenizer
-from router_service.front.tiktoken_tokenizer import load_tiktoken_tokenizer
-from router_service.front.tokenizer import Tokenizer
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.text.json_tokenizer import load_json_tokenizer
+from router_service.front.text.tiktoken.tokenizer import load_tiktoken_tokenizer
+from router_service.front.text.tokenizer import Tokenizer
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:

@@ -6,13 +6,13 @@ T tokens of the step, D hidden, H heads, J key-value heads, C head size.
 import torch
 from torch import Tensor
 
-from router_service.kv_cache import KVCache
-from router_service.models.attend import attend
+from router_service.models.attention.attend import attend
+from router_service.models.attention.rope import Rotation, rotate
+from router_service.models.kv_cache import KVCache
 from router_service.models.norm import rms_norm
 from router_service.models.projections import Projections
-from router_service.models.rope import Rotation, rotate
 from router_service.models.spec import GroupedAttention, Layer, ModelSpec, QueryKeyNorm, Temperature
-from router_service.step_batch import StepBatch
+from router_service.models.step_batch import StepBatch
 
 
 class GroupedQueryAttention:

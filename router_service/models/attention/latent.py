@@ -10,13 +10,13 @@ C query and key size, V value size.
 import torch
 from torch import Tensor
 
-from router_service.kv_cache import KVCache
-from router_service.models.attend import attend
+from router_service.models.attention.attend import attend
+from router_service.models.attention.rope import Rotation, rotate
+from router_service.models.kv_cache import KVCache
 from router_service.models.norm import rms_norm
 from router_service.models.projections import Projections
-from router_service.models.rope import Rotation, rotate
 from router_service.models.spec import LatentAttention, ModelSpec
-from router_service.step_batch import Segment, StepBatch
+from router_service.models.step_batch import Segment, StepBatch
 
 # The makers' code gives the latents' norms this epsilon, whatever the model's rms_norm_eps.
 LATENT_NORM_EPS = 1e-6

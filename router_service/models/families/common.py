@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from experts.manifest import ExpertManifest, ExpertSource
-from experts.source import Layout, Part, TensorSource, plain, stacked
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames
+from experts.checkpoint.manifest import ExpertManifest, ExpertSource
+from experts.checkpoint.source import Layout, Part, TensorSource, plain, stacked
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames
 from router_service.models.spec import GroupedAttention, ModelSpec, QueryKeyNorm
 
 Params = dict[str, TensorSource]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experts.checkpoint_error import CheckpointError
+from experts.checkpoint.errors import CheckpointError
 from router_service.models.spec import Rope
 
 # What each kind of scaled rope needs, and what it may have besides.

@@ -4,11 +4,18 @@ layers, sigmoid scores with a correction bias and groups, shared experts, YaRN, 
 
 from typing import Any
 
-from experts.source import Part, plain, stacked
-from router_service.models.common import Params, feed_forward_params, manifest, norm_params, outer_params, read_shared
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames
-from router_service.models.rope import yarn_scale
+from experts.checkpoint.source import Part, plain, stacked
+from router_service.models.attention.rope import yarn_scale
+from router_service.models.families.common import (
+    Params,
+    feed_forward_params,
+    manifest,
+    norm_params,
+    outer_params,
+    read_shared,
+)
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, LatentAttention, Layer, ModelSpec, Rope, Rule, Shared, TensorMap
 
 ARCHITECTURES = ("DeepseekV3ForCausalLM", "KimiK2ForCausalLM")

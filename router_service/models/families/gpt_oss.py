@@ -4,10 +4,10 @@ with biases, experts in MXFP4 as published.
 
 from dataclasses import replace
 
-from experts.manifest import ExpertManifest, ExpertSource
-from experts.source import Encoding, Layout, Part, plain, stacked
+from experts.checkpoint.manifest import ExpertManifest, ExpertSource
+from experts.checkpoint.source import Encoding, Layout, Part, plain, stacked
 from kernels.weights import Activation, ExpertForm
-from router_service.models.common import (
+from router_service.models.families.common import (
     fused_experts,
     grouped_attention_params,
     manifest_of,
@@ -16,8 +16,8 @@ from router_service.models.common import (
     read_heads,
     read_shared,
 )
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, Rule, TensorMap
 
 ARCHITECTURES = ("GptOssForCausalLM",)

@@ -7,9 +7,9 @@ the attention of late positions. A multimodal checkpoint holds the text model un
 from dataclasses import replace
 from typing import Any
 
-from experts.source import Layout, plain
+from experts.checkpoint.source import Layout, plain
 from kernels.weights import ExpertForm
-from router_service.models.common import (
+from router_service.models.families.common import (
     Params,
     feed_forward_params,
     fused_experts,
@@ -20,8 +20,8 @@ from router_service.models.common import (
     read_heads,
     read_shared,
 )
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames
 from router_service.models.spec import (
     Gate,
     GroupedAttention,

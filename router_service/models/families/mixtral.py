@@ -1,7 +1,7 @@
 """Mixtral (Jiang et al. 2024, arXiv 2401.04088): every layer sparse, softmax over experts, K weights that sum to 1."""
 
-from experts.source import plain
-from router_service.models.common import (
+from experts.checkpoint.source import plain
+from router_service.models.families.common import (
     grouped_attention_params,
     manifest,
     norm_params,
@@ -9,8 +9,8 @@ from router_service.models.common import (
     read_heads,
     read_shared,
 )
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, TensorMap
 
 ARCHITECTURES = ("MixtralForCausalLM",)

@@ -3,8 +3,8 @@
 from collections.abc import Container, Mapping
 from typing import Any
 
-from experts.checkpoint_error import CheckpointError
-from experts.source import Encoding, Part, scales_name
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.source import Encoding, Part, scales_name
 
 DEFAULT_BLOCK = (128, 128)
 

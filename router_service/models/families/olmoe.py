@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from experts.source import plain
-from router_service.models.common import (
+from experts.checkpoint.source import plain
+from router_service.models.families.common import (
     grouped_attention_params,
     manifest,
     norm_params,
@@ -11,8 +11,8 @@ from router_service.models.common import (
     read_heads,
     read_shared,
 )
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, QueryKeyNorm, TensorMap
 
 ARCHITECTURES = ("OlmoeForCausalLM",)

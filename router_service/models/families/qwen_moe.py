@@ -6,8 +6,8 @@ and keys instead.
 
 from dataclasses import replace
 
-from experts.source import plain
-from router_service.models.common import (
+from experts.checkpoint.source import plain
+from router_service.models.families.common import (
     feed_forward_params,
     grouped_attention_params,
     manifest,
@@ -16,8 +16,8 @@ from router_service.models.common import (
     read_heads,
     read_shared,
 )
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, QueryKeyNorm, Shared, TensorMap
 
 ARCHITECTURES = ("Qwen3MoeForCausalLM", "Qwen2MoeForCausalLM")

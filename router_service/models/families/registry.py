@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experts.checkpoint import Checkpoint
-from experts.checkpoint_error import CheckpointError
-from experts.source import Stored
-from router_service.models import deepseek_v3, gpt_oss, llama4, mixtral, olmoe, qwen_moe
-from router_service.models.config_reader import ConfigReader
-from router_service.models.names import TensorNames, fp8_block
+from experts.checkpoint.directory import Checkpoint
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.source import Stored
+from router_service.models.families import deepseek_v3, gpt_oss, llama4, mixtral, olmoe, qwen_moe
+from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.names import TensorNames, fp8_block
 from router_service.models.spec import ModelSpec, TensorMap
 
 

@@ -7,10 +7,10 @@ import pytest
 from front_fakes import byte_level_tokenizer, write_checkpoint
 from front_world import World
 
-from experts.log import PACKAGES, LoggingConfig, log_handler
-from router_service.front.json_tokenizer import JsonTokenizer
-from router_service.front.text_model import TextModel, load_text_model
-from router_service.front.tokenizer import Tokenizer
+from experts.host.log import PACKAGES, LoggingConfig, log_handler
+from router_service.front.text.json_tokenizer import JsonTokenizer
+from router_service.front.text.text_model import TextModel, load_text_model
+from router_service.front.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.frame import HEADER, Kind, pack_header, parse_header
 from experts.transport.handshake import check_proof, new_nonce
-from router_service.front.model_card import ModelCard
-from router_service.messages import (
+from router_service.front.api.model_card import ModelCard
+from router_service.protocol.messages import (
     Cancel,
     Logprob,
     RouterHello,

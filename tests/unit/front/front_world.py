@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 from front_fakes import SECRET, WAIT_S, FakeRouter, card
 
 from experts.transport.address import Endpoint
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.front.config import FrontConfig
-from router_service.front.metrics_http import Targets
 from router_service.front.server import FrontServer
-from router_service.front.text_model import TextModel
-from router_service.front.tracing import TracingConfig
+from router_service.front.telemetry.metrics_server import Targets
+from router_service.front.telemetry.tracing_config import TracingConfig
+from router_service.front.text.text_model import TextModel
 
 
 class World:

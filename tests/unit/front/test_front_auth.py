@@ -14,12 +14,12 @@ import pytest
 from test_front_commands import ROOT
 
 from cluster.config import config_from
-from cluster.security import security_warnings
-from experts import watched_files
-from router_service.front.auth import ANYONE, Gate
+from cluster.serve.security import security_warnings
+from experts.host import watched_files
+from router_service.front.auth.authenticator import ANYONE, Gate
+from router_service.front.auth.refusals import LINES_AT_ONCE, RefusedError
+from router_service.front.auth.tokens import Role, new_token, read_tokens
 from router_service.front.config import FrontConfig
-from router_service.front.refusals import LINES_AT_ONCE, RefusedError
-from router_service.front.tokens import Role, new_token, read_tokens
 from tests.certificates import replace
 
 
@@ -230,7 +230,7 @@ def test_tls_settings_belong_together(settings: dict[str, str], message: str) ->
 
 
 def expertmesh(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "cluster.cli", *arguments]
+    command = [sys.executable, "-m", "cluster.cli.main", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment)
 

@@ -15,11 +15,11 @@ from front_world import World
 from test_front_commands import ROOT, command
 from test_front_generate import collect, ids_of
 
-from experts import watched_files
-from router_service.client import Client
-from router_service.client_channel import Tls
+from experts.host import watched_files
+from router_service.client.channel import Tls
+from router_service.client.client import Client
+from router_service.front.auth.tls import ServerTls, read_certificates
 from router_service.front.config import FrontConfig
-from router_service.front.tls import ServerTls, read_certificates
 from tests.certificates import Certificate, replace
 
 
@@ -168,7 +168,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_a_password(pki: Pki
 
 async def test_the_commands_speak_tls_and_send_a_token(world: World, pki: Pki, tmp_path: Path) -> None:
     token, line = (
-        subprocess.run([sys.executable, "-m", "cluster.cli", "token", "new", "ann"], capture_output=True, cwd=ROOT)
+        subprocess.run([sys.executable, "-m", "cluster.cli.main", "token", "new", "ann"], capture_output=True, cwd=ROOT)
         .stdout.decode()
         .splitlines()
     )
@@ -207,8 +207,8 @@ async def test_wrong_arguments_are_one_line_and_show_no_token(arguments: tuple[s
 async def test_the_environments_token_is_used_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     import argparse
 
-    from cluster.client_command import client_of
-    from cluster.status_command import add_parser
+    from cluster.cli.client_command import client_of
+    from cluster.cli.status_command import add_parser
 
     parser = argparse.ArgumentParser()
     monkeypatch.setenv("EXPERTMESH_TOKEN", "em_of_the_environment\n")

@@ -7,10 +7,10 @@ import pytest
 from front_fakes import TEMPLATE, byte_fallback_tokenizer, write_checkpoint
 from transformers import PreTrainedTokenizerFast
 
-from experts.checkpoint_error import CheckpointError
-from router_service.front.chat import ChatError, ChatTemplate, load_chat_template, load_special_tokens
-from router_service.front.text_model import load_text_model
-from router_service.front.tokenizer_files import load_tokenizer
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.text.chat import ChatError, ChatTemplate, load_chat_template, load_special_tokens
+from router_service.front.text.text_model import load_text_model
+from router_service.front.text.tokenizer_files import load_tokenizer
 
 MESSAGES = [
     {"role": "system", "content": "be  brief <b>&"},

@@ -4,8 +4,8 @@ import pytest
 from front_fakes import report, until
 from front_world import World
 
-from router_service.front.cluster_view import PHASES, merge_shards
-from router_service.messages import ShardReport
+from router_service.front.api.cluster_service import PHASES, merge_shards
+from router_service.protocol.messages import ShardReport
 
 
 def shard(

@@ -14,14 +14,15 @@ from front_fakes import report, until
 from front_world import World
 from test_front_cluster import shard
 
-from cluster import generate_command, status_command
+from cluster.cli import generate_command, status_command
 from cluster.table import duration, size, table
 from router_service.protocol import cluster_pb2, inference_pb2
 
 ROOT = Path(__file__).parents[3]
 MAIN = """
 import argparse, sys
-from cluster import generate_command, status_command
+from cluster.cli import generate_command
+from cluster.cli import status_command
 parser = argparse.ArgumentParser(prog="expertmesh")
 subparsers = parser.add_subparsers(required=True)
 generate_command.add_parser(subparsers)

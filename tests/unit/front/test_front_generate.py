@@ -7,10 +7,10 @@ import pytest
 from front_fakes import FakeRouter, echo, refuse, until
 from front_world import World
 
-from router_service.client import Client
-from router_service.front.tokenizer import Tokenizer
-from router_service.messages import LayerRouting, StreamOutput, Submit
+from router_service.client.client import Client
+from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.messages import LayerRouting, StreamOutput, Submit
 
 Responses = list[pb.GenerateResponse]
 

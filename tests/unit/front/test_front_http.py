@@ -11,9 +11,9 @@ from front_world import World
 from http_world import Browser, browse
 
 from router_service.front.config import FrontConfig
-from router_service.front.http_assets import load_assets
+from router_service.front.http.assets import load_assets
 from router_service.front.server import FrontServer
-from router_service.front.text_model import TextModel
+from router_service.front.text.text_model import TextModel
 
 MODULE = re.compile(r'from "\./([a-z]+\.js)"')
 REFERENCE = re.compile(r'(?:href|src)="([a-z.]+)"')

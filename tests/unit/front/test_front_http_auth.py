@@ -12,8 +12,8 @@ from front_world import World
 from http_world import Browser, browse
 from test_front_http_live import snapshots
 
-from router_service.front.http_assets import load_assets
-from router_service.front.tokens import Role, new_token
+from router_service.front.auth.tokens import Role, new_token
+from router_service.front.http.assets import load_assets
 
 PROMPT = {"prompt": "hello", "max_tokens": 2}
 LIMITS: dict[str, dict[str, object]] = {

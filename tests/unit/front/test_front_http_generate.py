@@ -9,7 +9,7 @@ from front_world import World
 from http_world import Event, browse
 from test_front_generate import collect, ids_of, text_of
 
-from router_service.messages import LayerRouting, StreamFailure, StreamOutput, Submit
+from router_service.protocol.messages import LayerRouting, StreamFailure, StreamOutput, Submit
 
 
 def routed(submit: Submit) -> Iterator[StreamOutput]:

@@ -11,8 +11,8 @@ from http_world import Browser, browse, events
 from test_front_cluster import shard
 
 from router_service.front.errors import RequestError
-from router_service.front.live_hub import LiveHub
-from router_service.messages import Activity, ShardActivity, StepTimes
+from router_service.front.page.hub import LiveHub
+from router_service.protocol.messages import Activity, ShardActivity, StepTimes
 
 FEW_TICKS_S = 0.2
 

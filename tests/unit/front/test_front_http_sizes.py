@@ -13,7 +13,7 @@ from front_world import World
 from http_world import Browser
 from test_front_http_auth import PROMPT, House, answer, house
 
-from router_service.front.tokens import Role, new_token
+from router_service.front.auth.tokens import Role, new_token
 
 __all__ = ["house"]
 

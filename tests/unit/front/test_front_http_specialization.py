@@ -6,8 +6,8 @@ from front_world import World
 from http_world import browse
 from test_front_http_generate import routed
 
-from router_service.front.page_domains import compare
-from router_service.front.specialization import block_counts, normalized_information, specialization
+from router_service.front.page.domains import compare
+from router_service.front.page.specialization import block_counts, normalized_information, specialization
 
 EXPERTS, LAYERS, TOKENS = 8, 3, 320
 

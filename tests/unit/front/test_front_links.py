@@ -12,10 +12,10 @@ from test_front_generate import check_one_end, collect, ids_of, text_of
 from experts.transport.frame import Kind
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError
-from router_service.front.lane import Arrival, Lane, OverflowedError
-from router_service.front.links import RouterLinks
-from router_service.front.routed import RoutedStream
-from router_service.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
+from router_service.front.routing.failover_stream import RoutedStream
+from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.routing.stream_queue import Arrival, Lane, OverflowedError
+from router_service.protocol.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
 
 
 async def test_a_stream_goes_on_at_another_router(world: World) -> None:

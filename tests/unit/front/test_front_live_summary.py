@@ -7,8 +7,8 @@ from http_world import browse
 from test_front_cluster import shard
 from test_front_http_live import snapshots
 
-from router_service.front.live_summary import Summary, summarize
-from router_service.messages import RouterReport
+from router_service.front.page.summary import Summary, summarize
+from router_service.protocol.messages import RouterReport
 
 IDLE = {"step_seconds": 0.0, "decode_tokens_per_second": 0.0, "overhead_ratio": 0.0}
 EVEN = {"shard_imbalance": 1.0, "expert_imbalance": 1.0}

@@ -11,7 +11,7 @@ from front_fakes import echo, refuse
 from front_world import World
 from test_front_generate import collect, text_of
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 

@@ -8,7 +8,7 @@ import pytest
 from front_fakes import until
 from test_front_router import Brake, Service, ask, service  # noqa: F401 (a fixture)
 
-LOGGER = "router_service.request_log"
+LOGGER = "router_service.router.request_log"
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from test_front_generate import collect
 
-from router_service.front import inference
-from router_service.front.exposition import MergedCollector
-from router_service.front.lane import Arrival, Lane
-from router_service.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
+from router_service.front.api import inference_service as inference
+from router_service.front.routing.stream_queue import Arrival, Lane
+from router_service.front.telemetry.exposition import MergedCollector
+from router_service.protocol.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_front_commands import command, serve
 
-from router_service.front.tokens import Role, new_token
+from router_service.front.auth.tokens import Role, new_token
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
-from router_service.request_id import PLAIN, REQUEST_ID_KEY, new_request_id, request_id_metadata, request_id_of
+from router_service.protocol.request_id import PLAIN, REQUEST_ID_KEY, new_request_id, request_id_metadata, request_id_of
 
 MINE = ((REQUEST_ID_KEY, "mine"),)
 

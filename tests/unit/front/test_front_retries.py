@@ -7,7 +7,7 @@ import pytest
 from front_fakes import refuse, until
 from front_world import World
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 
 

@@ -12,13 +12,13 @@ from test_front_generate import Responses, check_one_end, collect, ids_of, text_
 
 from experts.config import ExpertsConfig
 from experts.transport.socket import SocketTransport
-from router_service import engine as engines
-from router_service.assembly import build_engine
 from router_service.config import EngineConfig, MetricsConfig
+from router_service.engine import engine as engines
+from router_service.engine.builder import build_engine
+from router_service.engine.scheduler import ScheduledSequence
 from router_service.protocol import inference_pb2 as pb
-from router_service.reporter import ModelSizes
-from router_service.router import Router, RouterIdentity
-from router_service.scheduler import ScheduledSequence
+from router_service.router.reporter import ModelSizes
+from router_service.router.router import Router, RouterIdentity
 from tests import oracle
 from tests.mesh import CPU, NODE, SECRET, ShardServers, load_shards
 from tests.tiny import Tiny

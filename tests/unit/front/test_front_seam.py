@@ -8,9 +8,9 @@ from front_fakes import SECRET, until
 from front_world import World
 from test_front_generate import check_one_end, collect, ids_of
 
-from router_service.front_links import FrontLinks
-from router_service.messages import Cancel, RouterHello, Submit, ToRouter
-from router_service.request import Event
+from router_service.engine.request import Event
+from router_service.protocol.messages import Cancel, RouterHello, Submit, ToRouter
+from router_service.router.front_connections import FrontLinks
 
 
 class Echo:

@@ -16,11 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from test_front_generate import Responses, check_one_end, collect, ids_of
 
-from router_service.client import Client
+from router_service.client.client import Client
 from router_service.front import health, server
 from router_service.front.config import FrontConfig
 from router_service.front.server import SERVICES, FrontServer
-from router_service.front.text_model import TextModel
+from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiktoken_fakes import kimi_tokenizer
 
-from router_service.front.detokenizer import Detokenizer
-from router_service.front.json_tokenizer import JsonTokenizer
-from router_service.front.stops import StopMatcher
-from router_service.front.tokenizer import Tokenizer
+from router_service.front.text.detokenizer import Detokenizer
+from router_service.front.text.json_tokenizer import JsonTokenizer
+from router_service.front.text.stop_strings import StopMatcher
+from router_service.front.text.tokenizer import Tokenizer
 
 TOKENIZERS: dict[str, Tokenizer] = {
     "byte-level": JsonTokenizer(byte_level_tokenizer()),

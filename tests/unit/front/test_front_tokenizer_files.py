@@ -9,10 +9,10 @@ import pytest
 from front_fakes import byte_level_tokenizer
 from tiktoken_fakes import BASE, RANKS, added, vocabulary, write_kimi
 
-from experts.checkpoint_error import CheckpointError
-from router_service.front.json_tokenizer import JsonTokenizer
-from router_service.front.tiktoken_tokenizer import TiktokenTokenizer
-from router_service.front.tokenizer_files import load_tokenizer
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.text.json_tokenizer import JsonTokenizer
+from router_service.front.text.tiktoken.tokenizer import TiktokenTokenizer
+from router_service.front.text.tokenizer_files import load_tokenizer
 
 
 def refusal(directory: Path) -> str:

@@ -19,12 +19,12 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from test_front_generate import collect
 
-from router_service.front import spans
-from router_service.front.spans import MAX_EVENTS
-from router_service.front.tracing import TracingConfig
-from router_service.messages import StepSummary, StreamOutput, Submit, Timings
+from router_service.front.telemetry import spans
+from router_service.front.telemetry.spans import MAX_EVENTS
+from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
+from router_service.protocol.messages import StepSummary, StreamOutput, Submit, Timings
 from tests.otlp import Collector, attributes, collecting
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -232,7 +232,8 @@ def test_nothing_is_imported_while_tracing_is_off() -> None:
     code = """if True:
         import sys
         import router_service.front.server
-        from router_service.front.tracing import TracingConfig, open_tracer
+        from router_service.front.telemetry.tracing import open_tracer
+        from router_service.front.telemetry.tracing_config import TracingConfig
         assert open_tracer(TracingConfig(), "m") is None
         assert not [name for name in sys.modules if name.startswith("opentelemetry")]
         sys.modules["opentelemetry"] = None

@@ -9,14 +9,14 @@ from front_fakes import VOCABULARY, card, write_checkpoint
 from front_world import World
 from test_front_generate import collect
 
-from experts.checkpoint_error import CheckpointError
-from router_service.front.defaults import SamplingDefaults
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.api.sampling import resolve_sampling
 from router_service.front.errors import RequestError
-from router_service.front.limits import Limits
-from router_service.front.sampling import resolve_sampling
-from router_service.front.text_model import load_text_model
-from router_service.messages import SamplingParams
+from router_service.front.routing.length_limits import Limits
+from router_service.front.text.generation_config import SamplingDefaults
+from router_service.front.text.text_model import load_text_model
 from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.messages import SamplingParams
 
 LIMITS = Limits(context=100, prompt=80, vocabulary=VOCABULARY)
 

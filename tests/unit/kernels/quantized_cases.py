@@ -12,9 +12,9 @@ import torch
 from kernel_cases import Case
 from torch import Tensor
 
-from kernels.block_fp8 import BlockFp8
-from kernels.mxfp4 import Mxfp4
-from kernels.quantized import Quantized, RowStack
+from kernels.formats.block_fp8 import BlockFp8
+from kernels.formats.mxfp4 import Mxfp4
+from kernels.formats.quantized import Quantized, RowStack
 
 FORMATS = ("fp8", "mxfp4")
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 
-from kernels import cpu, cpu_linear, reference
+from kernels import reference
+from kernels.cpu import linear as cpu_linear
+from kernels.cpu import ops as cpu
 
 
 @pytest.fixture(params=["packed", "dense"])

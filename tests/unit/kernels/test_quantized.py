@@ -13,11 +13,11 @@ from kernel_cases import DTYPES
 from quantized_cases import any_fp8, any_mxfp4, exact
 from torch import Tensor
 
-from kernels import quantized
-from kernels.block_fp8 import BlockFp8
-from kernels.buffers import Buffers
-from kernels.mxfp4 import Mxfp4
-from kernels.quantized import Quantized, RowStack, Scratch, as_dense
+from kernels.formats import quantized
+from kernels.formats.block_fp8 import BlockFp8
+from kernels.formats.buffers import Buffers
+from kernels.formats.mxfp4 import Mxfp4
+from kernels.formats.quantized import Quantized, RowStack, Scratch, as_dense
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 300)

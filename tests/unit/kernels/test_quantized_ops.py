@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 from quantized_cases import FORMATS, near_one, quantize, quantized_case
 
-from kernels import cpu, cpu_linear, quantized, reference
-from kernels.buffers import Buffers
-from kernels.quantized import RowStack
+from kernels import reference
+from kernels.cpu import linear as cpu_linear
+from kernels.cpu import ops as cpu
+from kernels.formats import quantized
+from kernels.formats.buffers import Buffers
+from kernels.formats.quantized import RowStack
 from kernels.select import ops
 
 BACKENDS = ("reference", "cpu")

@@ -16,7 +16,9 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels import triton_ffn, triton_gate, triton_permute  # noqa: E402
+from kernels.triton import ffn as triton_ffn  # noqa: E402
+from kernels.triton import gate as triton_gate  # noqa: E402
+from kernels.triton import permute as triton_permute  # noqa: E402
 
 pytestmark = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="kernels are being interpreted")
 

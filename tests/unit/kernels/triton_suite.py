@@ -11,8 +11,10 @@ import torch
 from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 from quantized_cases import FORMATS, near_one, quantize, quantized_case
 
-from kernels import reference, triton_ffn, triton_permute
+from kernels import reference
 from kernels.select import ops
+from kernels.triton import ffn as triton_ffn
+from kernels.triton import permute as triton_permute
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="asks the device itself: no GPU here")

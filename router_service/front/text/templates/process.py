@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from router_service.front.template_wire import receive, send
+from router_service.front.text.templates.wire import receive, send
 
-WORKER = "router_service.front.template_worker"
+WORKER = "router_service.front.text.templates.worker"
 # The worker bounds its processor time itself; these bound what a worker costs that waits instead, on a busy machine.
 RENDER_SECONDS = 10.0
 START_SECONDS = 30.0

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import jinja2
 
-from router_service.front.template_environment import template_environment
-from router_service.front.template_wire import receive, send
+from router_service.front.text.templates.environment import template_environment
+from router_service.front.text.templates.wire import receive, send
 
 CPU_SECONDS = 1
 MEMORY_BYTES = 512 << 20

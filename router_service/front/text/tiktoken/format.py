@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.checkpoint_error import CheckpointError
-from router_service.front.checkpoint_files import read_json
+from experts.checkpoint.errors import CheckpointError
+from router_service.front.text.checkpoint_files import read_json
 
 
 @dataclass(frozen=True, slots=True)

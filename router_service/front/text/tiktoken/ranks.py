@@ -7,8 +7,8 @@ and does not say which line is wrong. So the file is read here.
 import base64
 from pathlib import Path
 
-from experts.checkpoint_error import CheckpointError
-from experts.checkpoint_files import read_bytes
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.files import read_bytes
 
 # The largest published ones have 4 MB.
 MAX_VOCABULARY_BYTES = 64 << 20

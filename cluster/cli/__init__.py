@@ -1,0 +1,1 @@
+"""The `expertmesh` command: a module for each of its commands."""

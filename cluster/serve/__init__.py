@@ -1,0 +1,1 @@
+"""The Serve application: its replicas, the registry of its processes, starting, draining."""

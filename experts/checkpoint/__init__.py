@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints: which tensors there are, where they lie, and reading them."""

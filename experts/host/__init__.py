@@ -1,0 +1,1 @@
+"""What a process has of its machine: memory, cores, threads, logs, files that change under way."""

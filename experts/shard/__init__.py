@@ -1,0 +1,1 @@
+"""A shard: its experts' weights, and the two ways to reach it, in the process and on sockets."""

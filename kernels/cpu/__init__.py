@@ -1,0 +1,1 @@
+"""The CPU path: oneDNN's products on weights packed once."""

@@ -1,0 +1,1 @@
+"""Matrices in the formats that checkpoints publish, and how they are decoded."""

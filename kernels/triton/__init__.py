@@ -1,0 +1,1 @@
+"""The GPU path: Triton kernels. Importing it needs triton."""

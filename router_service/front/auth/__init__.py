@@ -1,0 +1,1 @@
+"""Who may call, within which limits, and the certificates of the connection."""

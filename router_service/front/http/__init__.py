@@ -1,0 +1,1 @@
+"""What every HTTP answer of the Front shares: guard, bodies, authentication, events, assets."""

@@ -1,0 +1,1 @@
+"""What the Front tells of requests: metrics, log lines, spans."""

@@ -1,0 +1,1 @@
+"""Tokenizers whose vocabulary is a tiktoken file."""

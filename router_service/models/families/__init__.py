@@ -1,0 +1,1 @@
+"""Model families, one file each: configuration, tensor names, the gate's rule."""
