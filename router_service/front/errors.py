@@ -1,6 +1,18 @@
 """Why a request fails, as a gRPC status."""
 
+from http import HTTPStatus
+
 import grpc
+
+# As google.api's `code.proto` maps them; a code that is not here is our own fault.
+HTTP_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+}
 
 
 class RequestError(Exception):
@@ -10,6 +22,11 @@ class RequestError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+    @property
+    def http_status(self) -> HTTPStatus:
+        """What HTTP calls the code."""
+        return HTTP_STATUS.get(self.code, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def invalid(field: str, problem: str) -> RequestError:

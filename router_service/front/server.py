@@ -101,9 +101,9 @@ class FrontServer:
             OSError: a port cannot be bound.
         """
         await self._health.refresh()
-        self._open_page()
         server = self._make_server()
         try:
+            await self._open_page()
             self.http_port = await self._live.start() if self._live is not None else 0
             self.grpc_port = self._bind(server)
         except OSError:
@@ -149,13 +149,13 @@ class FrontServer:
         if self._server is not None:
             await self._server.stop(seconds)
 
-    def _open_page(self) -> None:
+    async def _open_page(self) -> None:
         config = self._config
         if config.metrics_port is not None:
             collector = MergedCollector(self._metrics.registry, lambda: self._links.reports)
-            place = (config.metrics_host, config.metrics_port, self._metrics.model)
-            self._page = MetricsServer(collector, *place, self._targets, self._health, config.metrics_ports)
-            self.metrics_port = self._page.port
+            page = MetricsServer(collector, self._metrics.model, self._targets, self._health)
+            self.metrics_port = await page.start(config.metrics_host, config.metrics_port, config.metrics_ports)
+            self._page = page
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config

@@ -70,19 +70,21 @@ def test_drain_does_not_guess_which_ray_is_meant(
     assert said.endswith("10.0.0.1:6379, 10.0.0.1:7000\n")
 
 
-def page(port: int, ports: int) -> MetricsServer:
-    return MetricsServer(CollectorRegistry(), "127.0.0.1", port, "m", ports=ports)
+async def page(port: int, ports: int) -> MetricsServer:
+    server = MetricsServer(CollectorRegistry(), "m")
+    await server.start("127.0.0.1", port, ports)
+    return server
 
 
 async def test_metrics_pages_of_one_machine_take_the_first_free_ports() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = taken.getsockname()[1]
-        second = page(first, 20)
-        third = page(first, 20)
+        second = await page(first, 20)
+        third = await page(first, 20)
         try:
             assert first < second.port < third.port < first + 20
             with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{first}") as caught:
-                page(first, 1)
+                await page(first, 1)
             assert caught.value.errno == errno.EADDRINUSE
         finally:
             await second.stop()

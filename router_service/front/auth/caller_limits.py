@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import grpc
 
 from router_service.front.auth.refusals import RefusedError
+from router_service.front.auth.token_bucket import TokenBucket
 from router_service.front.auth.tokens import Caller
 
 
@@ -15,7 +16,7 @@ class CallerLimits:
 
     def __init__(self) -> None:
         self._streams: Counter[str] = Counter()
-        self._levels: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def take_request(self, caller: Caller, now: float) -> None:
         """Count a request at `now` seconds. A minute's worth may come at once; it fills up evenly.
@@ -26,12 +27,11 @@ class CallerLimits:
         rate = caller.requests_per_minute
         if rate is None:
             return
-        level, since = self._levels.get(caller.name, (float(rate), now))
-        level = min(float(rate), level + (now - since) * rate / 60)
-        self._levels[caller.name] = (max(level - 1, 0.0) if level >= 1 else level, now)
-        if level < 1:
+        bucket = self._buckets.setdefault(caller.name, TokenBucket.full(rate, rate / 60, now))
+        bucket.resize(rate, rate / 60, now)
+        if (wait_s := bucket.take(now)) > 0:
             problem = f"requests_per_minute of token {caller.name}: {rate} are used up"
-            raise _exhausted("rate", problem, caller, retry_after_s=(1 - level) * 60 / rate)
+            raise _exhausted("rate", problem, caller, retry_after_s=wait_s)
 
     @contextmanager
     def stream(self, caller: Caller) -> Iterator[None]:

@@ -4,10 +4,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 
 import grpc
 
+from router_service.front.auth.token_bucket import TokenBucket
 from router_service.front.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -15,12 +15,6 @@ logger = logging.getLogger(__name__)
 LINES_AT_ONCE = 20
 LINES_PER_SECOND = 2.0
 SHOWN_CHARACTERS = 200
-
-HTTP_STATUS = {
-    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
-    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
-}
 
 
 class RefusedError(RequestError):
@@ -46,11 +40,6 @@ class RefusedError(RequestError):
             return ()
         return (("retry-after", str(max(1, math.ceil(self.retry_after_s)))),)
 
-    @property
-    def http_status(self) -> HTTPStatus:
-        """What HTTP calls it."""
-        return HTTP_STATUS[self.code]
-
 
 class Refusals:
     """Counts every refusal through `count` and logs it, a flood of them not line by line."""
@@ -58,26 +47,16 @@ class Refusals:
     def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._count = count
         self._clock = clock
-        self._lines = float(LINES_AT_ONCE)
-        self._since = clock()
+        self._lines = TokenBucket.full(LINES_AT_ONCE, LINES_PER_SECOND, clock())
         self._unsaid = 0
 
     def note(self, error: RefusedError, peer: str, method: str) -> None:
         """Count and log a refusal. The token itself is not at hand here, and so cannot be logged."""
         self._count(error.reason)
-        if not self._may_say():
+        if self._lines.take(self._clock()) > 0:
             self._unsaid += 1
             return
         more = f" ({self._unsaid} more before it were not logged)" if self._unsaid else ""
         self._unsaid = 0
         shown = (method[:SHOWN_CHARACTERS], peer, error.reason, error.name or "unknown", error.message, more)
         logger.warning("refused %r from %s, reason %s, token %s: %s%s", *shown)
-
-    def _may_say(self) -> bool:
-        now = self._clock()
-        self._lines = min(float(LINES_AT_ONCE), self._lines + (now - self._since) * LINES_PER_SECOND)
-        self._since = now
-        if self._lines < 1:
-            return False
-        self._lines -= 1
-        return True

@@ -3,7 +3,6 @@
 import logging
 from http import HTTPStatus
 
-import grpc
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -24,12 +23,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     # A page of yesterday's server must not meet today's.
     "Cache-Control": "no-store",
-}
-STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 
 
@@ -53,7 +46,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         headers = {name.title(): value for name, value in error.headers} | asked
         return error_response(error.http_status, error.code.name, error.message, headers)
     except RequestError as error:
-        return error_response(STATUS.get(error.code, 500), error.code.name, error.message)
+        return error_response(error.http_status, error.code.name, error.message)
     except NotOursError as error:
         return error_response(403, "PERMISSION_DENIED", str(error))
     except web.HTTPException as error:

@@ -7,114 +7,130 @@ import asyncio
 import errno
 import json
 import socket
-from collections.abc import Callable, Iterable
-from threading import Thread
-from typing import TYPE_CHECKING
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from router_service.front.health import FrontHealth
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-# Returns HOST:PORT of each page that Prometheus must read; called on the threads that serve pages.
+# Returns HOST:PORT of each page that Prometheus must read; called on a thread of its own, since it may ask Ray.
 Targets = Callable[[], Iterable[str]]
+Page = Callable[[web.Request], Awaitable[web.Response]]
 
-UNKNOWN = b"only /metrics, /sd and /healthz are served here\n"
+UNKNOWN = "only /metrics, /sd and /healthz are served here\n"
+# Prometheus gives a scrape up after 10 s unless told otherwise.
+PAGE_SECONDS = 10.0
+SHUTDOWN_SECONDS = 1.0
 
 
 class MetricsServer:
-    """Serves the pages over HTTP from a thread of its own."""
+    """Serves the pages over HTTP from `start` to `stop`, on the running event loop.
+
+    What takes long, or asks others, is done on threads: a scrape of many series holds up no stream.
+    """
 
     def __init__(
         self,
         collector: Collector,
-        host: str,
-        port: int,
         model: str,
         targets: Targets | None = None,
         health: FrontHealth | None = None,
-        ports: int = 1,
     ) -> None:
-        """Bind the first free one of `ports` ports from `port` on and serve; a port of 0 picks any free one. Without
-        `targets` this page is the only one.
+        """Without `targets` this page is the only one that `/sd` lists; without `health` there is no `/healthz`."""
+        self.port = 0
+        self._host = ""
+        registry = CollectorRegistry()
+        registry.register(collector)
+        listed = targets if targets is not None else lambda: [f"{self._host}:{self.port}"]
+        pages = {"/metrics": metrics_page(registry), "/sd": discovery(listed, model)}
+        if health is not None:
+            pages["/healthz"] = health_page(health)
+        app = web.Application()
+        app.add_routes([web.get(path, bounded(page)) for path, page in pages.items()])
+        app.router.add_route("*", "/{unknown:.*}", _unknown)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+
+    async def start(self, host: str, port: int, ports: int = 1) -> int:
+        """Bind the first free one of `ports` ports from `port` on; a port of 0 picks any free one. Return the port.
 
         Raises:
             OSError: all are taken, or the address is not ours.
         """
-        registry = CollectorRegistry()
-        registry.register(collector)
-        listed = targets if targets is not None else lambda: [f"{host}:{self.port}"]
-        apps = {"/metrics": make_wsgi_app(registry), "/sd": discovery(listed, model)}
-        app = pages(apps if health is None else apps | {"/healthz": health_page(health)})
-        self._server = _listen(host, range(port, port + ports) if port else range(1), app)
-        self.port: int = self._server.server_port
-        self._thread = Thread(target=self._server.serve_forever, daemon=True, name="metrics page")
-        self._thread.start()
+        taken = _listen(host, range(port, port + ports) if port else range(1))
+        self._host, self.port = host, taken.getsockname()[1]
+        await self._runner.setup()
+        await web.SockSite(self._runner, taken).start()
+        return self.port
 
     async def stop(self) -> None:
-        """Close the port and end the thread."""
-        await asyncio.to_thread(self._server.shutdown)
-        self._server.server_close()
-        self._thread.join()
+        """Close the port and the connections."""
+        await self._runner.cleanup()
 
 
-def pages(apps: "dict[str, WSGIApplication]") -> "WSGIApplication":
-    """Serve each path by its application, any other path by a 404 that names those there are."""
+def metrics_page(registry: CollectorRegistry) -> Page:
+    """Return the series in the form that the scraper accepts."""
 
-    def serve(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
-        app = apps.get(environ["PATH_INFO"])
-        if app is not None:
-            return app(environ, start)
-        start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [UNKNOWN]
+    async def serve(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        body = await asyncio.to_thread(encode, registry)
+        response = web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+        response.enable_compression()
+        return response
 
     return serve
 
 
-def discovery(targets: Targets, model: str) -> "WSGIApplication":
+def discovery(targets: Targets, model: str) -> Page:
     """List the scrape targets. The model is a meta label: a plain one would clash with the label of the series."""
 
-    def serve(_: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
-        groups = [{"targets": sorted(targets()), "labels": {"__meta_expertmesh_model": model}}]
-        start("200 OK", [("Content-Type", "application/json")])
-        return [json.dumps(groups).encode()]
+    async def serve(_: web.Request) -> web.Response:
+        listed = await asyncio.to_thread(lambda: sorted(targets()))
+        groups = [{"targets": listed, "labels": {"__meta_expertmesh_model": model}}]
+        return web.Response(body=json.dumps(groups).encode(), content_type="application/json")
 
     return serve
 
 
-def health_page(health: FrontHealth) -> "WSGIApplication":
+def health_page(health: FrontHealth) -> Page:
     """Answer 200 while the Front serves, else 503; either with the word and the number of routers as JSON."""
 
-    def serve(_: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
-        status = "200 OK" if health.word == "serving" else "503 Service Unavailable"
-        start(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
-        return [health.json()]
+    async def serve(_: web.Request) -> web.Response:
+        status = HTTPStatus.OK if health.word == "serving" else HTTPStatus.SERVICE_UNAVAILABLE
+        headers = {hdrs.CACHE_CONTROL: "no-store"}
+        return web.Response(body=health.json(), status=status, content_type="application/json", headers=headers)
 
     return serve
 
 
-def _listen(host: str, ports: range, app: "WSGIApplication") -> WSGIServer:
-    """A server on the first of `ports` that is free."""
+def bounded(page: Page, seconds: float = PAGE_SECONDS) -> Page:
+    """Answer 503 where `page` takes longer than whoever asks would wait."""
+
+    async def serve(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(seconds):
+                return await page(request)
+        except TimeoutError:
+            text = f"{request.path} was not ready within {seconds:g} s\n"
+            return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
+
+    return serve
+
+
+async def _unknown(_: web.Request) -> web.Response:
+    return web.Response(status=HTTPStatus.NOT_FOUND, text=UNKNOWN)
+
+
+def _listen(host: str, ports: range) -> socket.socket:
+    """A listening socket of the address's own family, IPv4 or IPv6, on the first of `ports` that is free."""
     for port in ports:
         try:
-            return make_server(host, port, app, _server_class(host, port), handler_class=_Silent)
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+            return socket.create_server((host, port), family=family)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port == ports[-1]:
                 raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
     raise ValueError(f"{ports} has no port")
-
-
-def _server_class(host: str, port: int) -> type[WSGIServer]:
-    """A threading server of the address's own family, IPv4 or IPv6."""
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-    return type("MetricsWSGIServer", (ThreadingWSGIServer,), {"address_family": family})
-
-
-class _Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """A scrape every few seconds is no news."""

@@ -7,8 +7,11 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
+import aiohttp
 import grpc
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from front_fakes import WAIT_S, echo, refuse, report, until
 from front_world import World
 from prometheus_client import CollectorRegistry, Counter
@@ -18,6 +21,7 @@ from test_front_generate import collect
 
 from router_service.front.api import inference_service as inference
 from router_service.front.routing.stream_queue import Arrival, Lane
+from router_service.front.telemetry import metrics_server
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.protocol.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
 
@@ -289,3 +293,26 @@ async def test_the_routers_timings_are_passed_on_to_the_bucket(world: World) -> 
     assert value(series, "request_queue_time_seconds_bucket", le="0.005") == 3
     assert value(series, "request_prefill_time_seconds_bucket", le="0.05") == 3
     assert value(series, "request_decode_time_seconds_bucket", le="0.8") == 3
+
+
+async def test_a_page_that_takes_too_long_is_given_up_and_the_others_go_on() -> None:
+    answer, asked = asyncio.Event(), asyncio.Event()
+
+    async def never(_: web.Request) -> web.Response:
+        asked.set()
+        await answer.wait()
+        return web.Response(text="late")
+
+    app = web.Application()
+    app.router.add_get("/slow", metrics_server.bounded(never, seconds=0.01))
+    async with TestClient(TestServer(app)) as client, client.get("/slow") as response:
+        assert asked.is_set()
+        assert (response.status, await response.text()) == (503, "/slow was not ready within 0.01 s\n")
+
+
+async def test_a_scrape_is_compressed_for_whom_it_may_be(world: World) -> None:
+    await world.serve()
+    url = f"http://127.0.0.1:{world.server.metrics_port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        assert response.headers["Content-Encoding"] in ("deflate", "gzip")
+        assert "expertmesh_routers_configured" in await response.text()
