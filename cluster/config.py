@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 import yaml
 
 from experts.config import ExpertsConfig, WeightsConfig
+from experts.host.bounds import FilePath, Seconds, SecondsOrZero, Text, check_settings, setting
 from experts.host.log import LoggingConfig
 from experts.host.unique_keys import DuplicateKeyError, load_yaml
 from router_service.config import EngineConfig, MetricsConfig
@@ -28,22 +29,18 @@ class ModelConfig:
 
     Args:
         checkpoint: directory of a Hugging Face checkpoint; empty serves the bundled model
-            [-; a directory, or empty]
-        name: what clients and metrics call the model; empty takes the directory's name [-; any]
-        dtype: what is computed in; auto is the checkpoint's [-; one of auto, bfloat16, float16, float32]
-        device: what computes; auto is a GPU where there is one [-; one of auto, cpu, cuda]
+        name: what clients and metrics call the model; empty takes the directory's name
+        dtype: what is computed in; auto is the checkpoint's
+        device: what computes; auto is a GPU where there is one
     """
 
-    checkpoint: str = ""
-    name: str = ""
-    dtype: str = "auto"
-    device: str = "auto"
+    checkpoint: Annotated[str, setting(said="a directory, or empty")] = ""
+    name: Text = ""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("auto", "bfloat16", "float16", "float32"):
-            raise ValueError(f"model.dtype is {self.dtype!r}, it must be auto, bfloat16, float16 or float32")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"model.device is {self.device!r}, it must be auto, cpu or cuda")
+        check_settings("model", self)
 
     @property
     def path(self) -> Path:
@@ -62,52 +59,41 @@ class PlacementConfig:
 
     Args:
         fronts: processes that serve the API, each for all; on one machine they share `front.grpc_port`
-            [processes; at least 1]
-        routers: routers that share the shards [processes; at least 1]
-        address: a running Ray cluster to join; empty starts one on this machine [-; empty, auto or HOST:PORT]
-        application: name of the Serve application; two clusters on one Ray need two names [-; any]
-        ready_timeout_seconds: how long starting may take before it is given up [seconds; over 0]
+        routers: routers that share the shards
+        address: a running Ray cluster to join; empty starts one on this machine
+        application: name of the Serve application; two clusters on one Ray need two names
+        ready_timeout_seconds: how long starting may take before it is given up
         drain_seconds: how long streams in flight may go on when a process is to end: after SIGTERM, before an update
-            [seconds; over 0]
         drain_notice_seconds: how long before that health is NOT_SERVING and new requests are still taken, so that load
-            balancers see it [seconds; at least 0]
+            balancers see it
         stuck_seconds: a step or a question that takes longer counts as hung, and its process is replaced
-            [seconds; over 0]
-        gpus_per_process: GPUs of each shard and router where the device is cuda [GPUs; over 0]
-        memory_limit_gib: memory that may be used of each node, or of each GPU; 0 is what is available [GiB; at least 0]
+        gpus_per_process: GPUs of each shard and router where the device is cuda
+        memory_limit_gib: memory that may be used of each node, or of each GPU; 0 is what is available
         front_resource: a Ray resource of which the Front takes one, so that only nodes that have it run it; empty
-            leaves the place to Ray [-; any]
-        router_resource: the same for each router [-; any]
-        shard_resource: the same for each shard [-; any]
+            leaves the place to Ray
+        router_resource: the same for each router
+        shard_resource: the same for each shard
         secret_file: what processes prove to each other, on one line and while it is rotated the previous one on a
-            second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws one [-; a path]
+            second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws one
     """
 
-    fronts: int = 1
-    routers: int = 1
-    address: str = ""
-    application: str = "expertmesh"
-    ready_timeout_seconds: float = 600.0
-    drain_seconds: float = 30.0
-    drain_notice_seconds: float = 0.0
-    stuck_seconds: float = 120.0
-    gpus_per_process: float = 1.0
-    memory_limit_gib: float = 0.0
-    front_resource: str = ""
-    router_resource: str = ""
-    shard_resource: str = ""
-    secret_file: str = ""
+    fronts: Annotated[int, setting("processes", ge=1)] = 1
+    routers: Annotated[int, setting("processes", ge=1)] = 1
+    address: Annotated[str, setting(said="empty, auto or HOST:PORT")] = ""
+    application: Text = "expertmesh"
+    ready_timeout_seconds: Seconds = 600.0
+    drain_seconds: Seconds = 30.0
+    drain_notice_seconds: SecondsOrZero = 0.0
+    stuck_seconds: Seconds = 120.0
+    gpus_per_process: Annotated[float, setting("GPUs", gt=0)] = 1.0
+    memory_limit_gib: Annotated[float, setting("GiB", ge=0)] = 0.0
+    front_resource: Text = ""
+    router_resource: Text = ""
+    shard_resource: Text = ""
+    secret_file: FilePath = ""
 
     def __post_init__(self) -> None:
-        for name in ("fronts", "routers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("ready_timeout_seconds", "drain_seconds", "stuck_seconds", "gpus_per_process"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must be positive")
-        for name in ("memory_limit_gib", "drain_notice_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}, it must not be negative")
+        check_settings("cluster", self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +149,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _build(kind: Any, data: Mapping[str, Any], where: str) -> object:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     known = [f.name for f in fields(kind)]
     for key in data:
         if key not in known:
-            raise ConfigError(f"unknown key {where}{key}, known: {', '.join(known)}")
+            raise ConfigError(_unknown(key, known, where))
     try:
         return kind(**{key: _value(hints[key], value, f"{where}{key}") for key, value in data.items()})
     except ConfigError:
@@ -176,10 +162,17 @@ def _build(kind: Any, data: Mapping[str, Any], where: str) -> object:
         raise ConfigError(str(error)) from error
 
 
+def _unknown(key: str, known: list[str], where: str) -> str:
+    # Keys with a unit of time ended in _s before 0.2.
+    if key.endswith("_s") and (new := f"{key}econds") in known:
+        return f"{where}{key} is called {where}{new} now"
+    return f"unknown key {where}{key}, known: {', '.join(known)}"
+
+
 def _value(kind: Any, value: Any, where: str) -> object:
     if is_dataclass(kind):
         return _build(kind, value, f"{where}.")
     try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where} is {value!r}: {error}") from error
+        return msgspec.convert(value, kind)  # 600 becomes 600.0
+    except msgspec.ValidationError:
+        return value  # the section refuses it, with its name and its bounds

@@ -1,6 +1,9 @@
 """Settings of the experts' side: how many shards, and how they are reached."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from experts.host.bounds import Seconds, Threads, check_settings, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,30 +12,24 @@ class ExpertsConfig:
 
     Args:
         shards: processes that the experts of each layer are spread over
-            [processes; at least 1, at most the number of experts]
         call_timeout_seconds: a shard that has not answered a layer's question by then counts as failed
-            [seconds; over 0]
         checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
-        backend: what computes the experts and the gate [-; one of auto, reference, cpu, triton]
+        backend: what computes the experts and the gate
         threads: CPU threads of each shard's computation; 0 shares out the cores that it may use among the shards of its
-            node (a pod is one) [threads; at least 0]
+            node (a pod is one)
     """
 
-    shards: int = 2
-    call_timeout_seconds: float = 10.0
+    shards: Annotated[int, setting("processes", said="at most the number of experts", ge=1)] = 2
+    call_timeout_seconds: Seconds = 10.0
     checksum: bool = False
-    backend: str = "auto"
-    threads: int = 0
+    backend: Literal["auto", "reference", "cpu", "triton"] = "auto"
+    threads: Threads = 0
 
     def __post_init__(self) -> None:
-        if self.shards < 1:
-            raise ValueError(f"experts.shards is {self.shards}, it must be at least 1")
-        if not self.call_timeout_seconds > 0:
-            raise ValueError(f"experts.call_timeout_seconds is {self.call_timeout_seconds}, it must be positive")
-        if self.threads < 0:
-            raise ValueError(f"experts.threads is {self.threads}, it must not be negative")
-        if self.backend not in ("auto", "reference", "cpu", "triton"):
-            raise ValueError(f"experts.backend is {self.backend!r}, it must be auto, reference, cpu or triton")
+        check_settings("experts", self)
+
+
+Residence = Literal["auto", "packed", "dequantized"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +39,13 @@ class WeightsConfig:
     Args:
         resident: for matrices that are stored in blocks with scales (FP8, MXFP4). packed keeps the published bytes and
             decodes them when they are used, dequantized decodes them once, auto decodes where memory allows. Others are
-            kept in the model's dtype [-; one of auto, packed, dequantized]
+            kept in the model's dtype
     """
 
-    resident: str = "auto"
+    resident: Residence = "auto"
 
     def __post_init__(self) -> None:
-        if self.resident not in ("auto", "packed", "dequantized"):
-            raise ValueError(f"weights.resident is {self.resident!r}, it must be auto, packed or dequantized")
+        check_settings("weights", self)
 
     @property
     def keep_packed(self) -> bool:

@@ -1,7 +1,4 @@
-"""Every key of the configuration in one table, made from the dataclasses and their docstrings.
-
-An entry of a section's `Args:` ends with `[UNIT; BOUNDS]`, `-` for no unit; a boolean needs neither.
-"""
+"""Every key of the configuration in one table: units and bounds from the types, meanings from the docstrings."""
 
 import inspect
 import json
@@ -9,9 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from cluster.config import ClusterConfig
+from experts.host.bounds import Bounds, settings_of
 
 INTRODUCTION = """\
 # Configuration
@@ -37,7 +35,6 @@ ENVIRONMENT = {
 }
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
 _ENTRY = re.compile(r"^    (\w+): (.*)")
-_FACTS = re.compile(r"\s*\[([^;\]]+); ([^\]]+)\]$")
 
 
 class UndocumentedError(ValueError):
@@ -49,23 +46,33 @@ class Key:
     """A row of the table."""
 
     name: str
-    type: str
-    unit: str
     default: Any
-    bounds: str
+    bounds: Bounds
     meaning: str
+
+    @property
+    def type(self) -> str:
+        """In words."""
+        return " or ".join(TYPES[one] for one in self.bounds.types)
 
     def cells(self) -> tuple[str, ...]:
         """The row's cells in Markdown."""
         default = f"`{json.dumps(self.default)}`"
-        return f"`{self.name}`", self.type, self.unit, default, self.bounds, self.meaning.replace("|", "\\|")
+        return (
+            f"`{self.name}`",
+            self.type,
+            self.bounds.unit,
+            default,
+            str(self.bounds),
+            self.meaning.replace("|", "\\|"),
+        )
 
 
 def keys() -> list[Key]:
     """All keys, in the order of the sections.
 
     Raises:
-        UndocumentedError: one lacks its meaning, its unit or its bounds.
+        UndocumentedError: one lacks its meaning or its bounds.
     """
     sections = get_type_hints(ClusterConfig)
     return [key for section, kind in sections.items() for key in keys_of(section, kind)]
@@ -73,9 +80,9 @@ def keys() -> list[Key]:
 
 def keys_of(section: str, kind: Any) -> Iterator[Key]:
     """The keys of one section's dataclass; see `keys`."""
-    entries, hints = arguments(inspect.getdoc(kind) or ""), get_type_hints(kind)
+    entries, bounds = arguments(inspect.getdoc(kind) or ""), settings_of(kind)
     for field in fields(kind):
-        yield _key(f"{section}.{field.name}", entries.get(field.name, ""), hints[field.name], field)
+        yield _key(f"{section}.{field.name}", entries.get(field.name, ""), bounds[field.name], field)
 
 
 def arguments(docstring: str) -> dict[str, str]:
@@ -100,16 +107,10 @@ def render() -> str:
     return f"{INTRODUCTION}\n{table}\n\n{SECRETS}{secrets}\n"
 
 
-def _key(name: str, entry: str, kind: Any, field: "Field[Any]") -> Key:
-    facts = _FACTS.search(entry)
-    meaning = entry[: facts.start()] if facts else entry
-    unit, bounds = (facts[1], facts[2]) if facts else ("-", "true, false") if kind is bool else ("", "")
-    for what, value in (("meaning", meaning.strip()), ("unit and bounds, [UNIT; BOUNDS]", unit and bounds)):
-        if not value:
-            raise UndocumentedError(f"{name}: its docstring entry lacks {what}")
+def _key(name: str, meaning: str, bounds: Bounds, field: "Field[Any]") -> Key:
+    if not meaning.strip():
+        raise UndocumentedError(f"{name}: its docstring entry lacks meaning")
+    if not str(bounds):
+        raise UndocumentedError(f"{name}: its type lacks unit and bounds, Annotated[..., setting(UNIT, ...)]")
     default = field.default_factory() if field.default_factory is not MISSING else field.default
-    return Key(name, _type(kind), unit, default, bounds, meaning.strip().rstrip("."))
-
-
-def _type(kind: Any) -> str:
-    return " or ".join(TYPES[one] for one in get_args(kind) or (kind,))
+    return Key(name, default, bounds, meaning.strip().rstrip("."))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.table import size
+from experts.config import Residence
 
 # Loading peaks at no more than 1.15 times the weights kept (tests/unit/test_memory.py); a fraction, to stay exact.
 HEADROOM = (23, 20)
@@ -114,7 +115,7 @@ def smallest_shards(demand: Demand, each: int) -> int | None:
     return -(-demand.experts // held)
 
 
-def choose(resident: str, forms: Forms, room: Room, shards: int) -> str:
+def choose(resident: Residence, forms: Forms, room: Room, shards: int) -> Residence:
     """Resolve `weights.resident`: auto is dequantized where that fits, else packed.
 
     Raises:
@@ -127,7 +128,7 @@ def choose(resident: str, forms: Forms, room: Room, shards: int) -> str:
     raise DoesNotFitError(refusal(asked[-1], forms, room, shards))
 
 
-def allowed(resident: str, forms: Forms) -> tuple[str, ...]:
+def allowed(resident: Residence, forms: Forms) -> tuple[Residence, ...]:
     """The forms that a setting allows, the fastest first."""
     if resident != "auto":
         return (resident,)

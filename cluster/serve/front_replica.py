@@ -37,10 +37,10 @@ class FrontReplica:
         self._server = FrontServer(
             replace(
                 config.front,
-                poll_s=FRONT_POLL_SECONDS,
+                poll_seconds=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
                 reuse_port=config.front.reuse_port or config.cluster.fronts > 1,
-                connection_age_s=config.front.connection_age_s
+                connection_age_seconds=config.front.connection_age_seconds
                 or CONNECTION_AGE_SHARE * config.cluster.drain_notice_seconds,
                 metrics_ports=config.front.metrics_ports if config.cluster.address else config.cluster.fronts,
             ),

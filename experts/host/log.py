@@ -12,14 +12,13 @@ import traceback
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
+from experts.host.bounds import Seconds, check_settings, setting
 from experts.host.log_limit import LogLimit
 
 # Our packages log from the configured level on, everyone else's from WARNING.
 PACKAGES = ("kernels", "experts", "router_service", "cluster")
-LEVELS = ("debug", "info", "warning", "error")
-FORMATS = ("auto", "json", "text")
 MAX_IDS = 64
 
 # The request that the current task or thread works for, so that every line that it causes can be found by it.
@@ -32,33 +31,23 @@ class LoggingConfig:
 
     Args:
         format: json writes one object a line, text a line for people, auto takes text on a terminal and json elsewhere
-            [-; one of auto, json, text]
         level: the least important lines that are written, of ours; of libraries at least warning
-            [-; one of debug, info, warning, error]
-        burst: lines of one message within an interval; of the others only the number is written [lines; at least 1]
-        interval_seconds: the interval of burst [seconds; over 0]
+        burst: lines of one message within an interval; of the others only the number is written
+        interval_seconds: the interval of burst
         slow_call_seconds: a layer's call that takes a shard longer, waiting included, is logged by it, and by its
-            router with the request ids [seconds; over 0]
-        slow_step_seconds: a router's step that takes longer is logged with the request ids [seconds; over 0]
+            router with the request ids
+        slow_step_seconds: a router's step that takes longer is logged with the request ids
     """
 
-    format: str = "auto"
-    level: str = "info"
-    burst: int = 100
-    interval_seconds: float = 10.0
-    slow_call_seconds: float = 1.0
-    slow_step_seconds: float = 5.0
+    format: Literal["auto", "json", "text"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    burst: Annotated[int, setting("lines", ge=1)] = 100
+    interval_seconds: Seconds = 10.0
+    slow_call_seconds: Seconds = 1.0
+    slow_step_seconds: Seconds = 5.0
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"logging.format is {self.format!r}, it must be {', '.join(FORMATS)}")
-        if self.level not in LEVELS:
-            raise ValueError(f"logging.level is {self.level!r}, it must be {', '.join(LEVELS)}")
-        if self.burst < 1:
-            raise ValueError(f"logging.burst is {self.burst}, it must be at least 1")
-        for name in ("interval_seconds", "slow_call_seconds", "slow_step_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"logging.{name} is {getattr(self, name)}, it must be over 0")
+        check_settings("logging", self)
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 import ipaddress
 from dataclasses import dataclass
+from typing import Annotated
+
+from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Times, check_settings, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,81 +12,66 @@ class FrontConfig:
     """Where the API and the pages listen, and how long and how much the Front waits.
 
     Args:
-        host: address that the API binds [-; an address of this machine]
-        grpc_port: port of the API; 0 picks a free one [-; 0 to 65535]
-        metrics_host: address that the metrics page binds [-; an address of this machine]
-        metrics_port: port of the metrics page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
+        host: address that the API binds
+        grpc_port: port of the API; 0 picks a free one
+        metrics_host: address that the metrics page binds
+        metrics_port: port of the metrics page; 0 picks a free one, null serves no page
         metrics_ports: of so many ports from metrics_port on the first free one is taken, so that several Fronts of one
-            machine have a known one each; on a machine of our own `cluster.fronts` decides [ports; at least 1]
-        http_host: address that the live page binds [-; an address of this machine]
-        http_port: port of the live page; 0 picks a free one, null serves no page [-; 0 to 65535, or null]
-        max_pages: live pages open at once; one more is told to come later [pages; at least 1]
+            machine have a known one each; on a machine of our own `cluster.fronts` decides
+        http_host: address that the live page binds
+        http_port: port of the live page; 0 picks a free one, null serves no page
+        max_pages: live pages open at once; one more is told to come later
         reuse_port: whether several Fronts may bind one port
-        max_concurrent_streams: requests at once; one more is refused with RESOURCE_EXHAUSTED [requests; at least 1]
+        max_concurrent_streams: requests at once; one more is refused with RESOURCE_EXHAUSTED
         max_request_bytes: the largest request; one more byte is refused with RESOURCE_EXHAUSTED. Up to twice as many
-            are read into memory, to say so [bytes; at least 1]
-        max_buffered_tokens: a client that falls so far behind its stream loses it [tokens; at least 1]
-        router_wait_s: how long a request waits for a router when none is linked, its deadline permitting
-            [seconds; at least 0]
-        poll_s: how often the Front looks for routers [seconds; over 0]
-        connect_timeout_s: how long linking a router may take [seconds; over 0]
-        connection_age_s: after about so long a client is told to connect anew (GOAWAY), while its calls go on; 0 is
-            never, or a little below `cluster.drain_notice_seconds` where that is set: when a drain then refuses new
-            calls, nobody that load balancers have led elsewhere is connected here any more [seconds; at least 0]
-        link_silence_s: a router that says nothing for so long is taken for dead [seconds; over 0]
-        max_resubmits: how often a request may outlive its router [times; at least 0]
+            are read into memory, to say so
+        max_buffered_tokens: a client that falls so far behind its stream loses it
+        router_wait_seconds: how long a request waits for a router when none is linked, its deadline permitting
+        poll_seconds: how often the Front looks for routers
+        connect_timeout_seconds: how long linking a router may take
+        connection_age_seconds: after about so long a client is told to connect anew (GOAWAY), while its calls go on; 0
+            is never, or a little below `cluster.drain_notice_seconds` where that is set: when a drain then refuses new
+            calls, nobody that load balancers have led elsewhere is connected here any more
+        link_silence_seconds: a router that says nothing for so long is taken for dead
+        max_resubmits: how often a request may outlive its router
         checksum: whether frames to routers carry one; `experts.checksum` decides in a cluster
         tls_cert: certificate chain; with it API and live page speak TLS only; read again when it changes
-            [-; a PEM file]
-        tls_key: its key; read again when it changes [-; a PEM file]
+        tls_key: its key; read again when it changes
         tls_client_ca: clients must show a certificate that comes from it (mutual TLS); read again when it changes
-            [-; a PEM file]
         tokens_file: callers must send a token of this file (`expertmesh token` makes them); read again when it changes.
-            The metrics page asks for no token on any address: it has counts, and no prompts [-; a path]
+            The metrics page asks for no token on any address: it has counts, and no prompts
         allow_unauthenticated: without a tokens file too, listen on other addresses than loopback: whoever reaches the
             port may use everything
     """
 
-    host: str = "127.0.0.1"
-    grpc_port: int = 0
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int | None = 0
-    metrics_ports: int = 1
-    http_host: str = "127.0.0.1"
-    http_port: int | None = 0
-    max_pages: int = 64
+    host: Host = "127.0.0.1"
+    grpc_port: Port = 0
+    metrics_host: Host = "127.0.0.1"
+    metrics_port: Port | None = 0
+    metrics_ports: Annotated[int, setting("ports", ge=1)] = 1
+    http_host: Host = "127.0.0.1"
+    http_port: Port | None = 0
+    max_pages: Annotated[int, setting("pages", ge=1)] = 64
     reuse_port: bool = False
-    max_concurrent_streams: int = 1024
-    max_request_bytes: int = 16 << 20
-    max_buffered_tokens: int = 16384
-    router_wait_s: float = 30.0
-    poll_s: float = 1.0
-    connect_timeout_s: float = 5.0
-    connection_age_s: float = 0.0
-    link_silence_s: float = 30.0
-    max_resubmits: int = 3
+    max_concurrent_streams: Annotated[int, setting("requests", ge=1)] = 1024
+    max_request_bytes: Annotated[int, setting("bytes", ge=1)] = 16 << 20
+    max_buffered_tokens: Annotated[int, setting("tokens", ge=1)] = 16384
+    router_wait_seconds: SecondsOrZero = 30.0
+    poll_seconds: Seconds = 1.0
+    connect_timeout_seconds: Seconds = 5.0
+    connection_age_seconds: SecondsOrZero = 0.0
+    link_silence_seconds: Seconds = 30.0
+    max_resubmits: Times = 3
     checksum: bool = False
-    tls_cert: str = ""
-    tls_key: str = ""
-    tls_client_ca: str = ""
-    tokens_file: str = ""
+    tls_cert: Annotated[str, setting(said="a PEM file")] = ""
+    tls_key: Annotated[str, setting(said="a PEM file")] = ""
+    tls_client_ca: Annotated[str, setting(said="a PEM file")] = ""
+    tokens_file: FilePath = ""
     allow_unauthenticated: bool = False
 
     def __post_init__(self) -> None:
+        check_settings("front", self)
         self._check_security()
-        for name in ("grpc_port", "metrics_port", "http_port"):
-            if not 0 <= (getattr(self, name) or 0) <= 65535:
-                raise ValueError(f"front.{name} is {getattr(self, name)}, it must be 0 to 65535")
-        counts = ("max_concurrent_streams", "max_request_bytes", "max_buffered_tokens", "max_pages", "metrics_ports")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"front.{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("router_wait_s", "max_resubmits", "connection_age_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"front.{name} is {getattr(self, name)}, it must not be negative")
-        for name in ("poll_s", "connect_timeout_s", "link_silence_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"front.{name} is {getattr(self, name)}, it must be over 0")
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -164,8 +164,8 @@ class FrontServer:
             ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
             ("grpc.max_send_message_length", -1),
         ]
-        if config.connection_age_s:
-            options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_s)))
+        if config.connection_age_seconds:
+            options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_seconds)))
         server = grpc.aio.server(interceptors=[AuthInterceptor(self.gate)], options=options)
         add_InferenceServicer_to_server(self._inference, server)
         add_ClusterServicer_to_server(self._cluster, server)

@@ -147,7 +147,7 @@ async def test_streams_go_on_when_their_router_is_killed(tmp_path: Path) -> None
     write_checkpoint(tmp_path, "mixtral")
     prompts = random_prompts(8, seed=5)
     # However long a busy machine takes to start a router.
-    (tmp_path / "patient.yaml").write_text("front: {router_wait_s: 200}\n")
+    (tmp_path / "patient.yaml").write_text("front: {router_wait_seconds: 200}\n")
     arguments = (str(tmp_path), "--shards", "1", "--config", str(tmp_path / "patient.yaml"))
     with serving(*arguments, log=tmp_path / "log") as server:
         async with Client(server.target) as client:

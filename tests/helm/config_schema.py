@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 from typing import Any
 
 from cluster.cli.config_table import Key, keys
@@ -45,24 +44,23 @@ FURTHER: dict[str, Schema] = {
     "cluster.drain_seconds": {"minimum": 1, "maximum": 3600},
     "cluster.drain_notice_seconds": {"maximum": 300},
 }
-PATTERNS = (
-    (r"at least (\d+)", "minimum"),
-    (r"over (\d+)", "exclusiveMinimum"),
-    (r"below (\d+)", "exclusiveMaximum"),
-    (r"^(\d+) to \d+", "minimum"),
-    (r"^\d+ to (\d+)", "maximum"),
-)
+LIMITS = {
+    "at_least": "minimum",
+    "over": "exclusiveMinimum",
+    "at_most": "maximum",
+    "below": "exclusiveMaximum",
+}
 
 
 def key_schema(key: Key) -> Schema:
-    """The schema of one key: its type and the bounds that the table of keys names."""
+    """The schema of one key: its type and bounds."""
     names = key.type.split(" or ")
     schema: Schema = {"type": names[0] if len(names) == 1 else names}
-    if key.bounds.startswith("one of "):
-        schema["enum"] = key.bounds.removeprefix("one of ").split(", ")
-    for pattern, name in PATTERNS:
-        if schema["type"] != "string" and (found := re.search(pattern, key.bounds)):
-            schema[name] = int(found[1])
+    if key.bounds.choices:
+        schema["enum"] = list(key.bounds.choices)
+    for name, keyword in LIMITS.items():
+        if (limit := getattr(key.bounds, name)) is not None:
+            schema[keyword] = limit
     schema |= FURTHER.get(key.name, {})
     if "minimum" in schema:
         schema.pop("exclusiveMinimum", None)

@@ -42,7 +42,7 @@ def test_plain_data_and_back() -> None:
         ("experts:\n  shards: 0\n", "experts.shards is 0, it must be at least 1"),
         ("experts:\n  backend: fast\n", "experts.backend is 'fast'"),
         ("router:\n  kv_memory_fraction: 1.5\n", "router.kv_memory_fraction is 1.5"),
-        ("cluster:\n  drain_seconds: -1\n", "cluster.drain_seconds is -1.0"),
+        ("cluster:\n  drain_seconds: -1\n", "cluster.drain_seconds is -1"),
         ("model:\n  dtype: int8\n", "model.dtype is 'int8'"),
         ("- a\n- list\n", "must hold sections"),
         ("experts: 3\n", "must hold sections"),

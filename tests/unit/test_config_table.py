@@ -5,17 +5,20 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any
 
 import pytest
 
 from cluster.cli.config_table import Key, UndocumentedError, keys, keys_of, render
 from cluster.cli.main import main
 from cluster.config import ConfigError, config_from
+from experts.host.bounds import Seconds, Text, setting
 from tests.tiny import write_checkpoint
 
 PAGE = Path(__file__).parents[2] / "deploy" / "configuration.md"
 NUMBERS = ("integer", "number", "integer or null")
+WRONG_TYPES = {str: "much", int: 3, float: 2.5, bool: True, NoneType: None, list: [1], dict: {}}
 
 
 def test_the_page_is_what_the_code_says() -> None:
@@ -33,62 +36,57 @@ class Documented:
 
     Args:
         good: what it is, over
-            two lines [bytes; at least 1]
+            two lines
         flag: whether
         bare: what it is
-        empty: [seconds; over 0]
+        empty:
 
     Raises:
-        other: not a key [-; any]
+        other: not a key
     """
 
-    good: int = 1
+    good: Annotated[int, setting("bytes", ge=1)] = 1
     flag: bool = False
     bare: int = 0
-    empty: float = 1.0
-    other: str = ""
+    empty: Seconds = 1.0
+    other: Text = ""
 
 
 def test_a_key_that_lacks_something_is_named() -> None:
     rows = keys_of("part", Documented)
-    assert next(rows) == Key("part.good", "integer", "bytes", 1, "at least 1", "what it is, over two lines")
-    assert next(rows) == Key("part.flag", "boolean", "-", False, "true, false", "whether")
-    with pytest.raises(UndocumentedError, match=r"part\.bare: its docstring entry lacks unit and bounds"):
+    assert next(rows).cells() == ("`part.good`", "integer", "bytes", "`1`", "at least 1", "what it is, over two lines")
+    assert next(rows).cells() == ("`part.flag`", "boolean", "-", "`false`", "true, false", "whether")
+    with pytest.raises(UndocumentedError, match=r"part\.bare: its type lacks unit and bounds"):
         next(rows)
 
 
-@pytest.mark.parametrize(("name", "said"), [("empty", "lacks meaning"), ("other", "lacks meaning")])
-def test_a_key_without_a_meaning_is_named(name: str, said: str) -> None:
-    kind = type("One", (), {"__doc__": Documented.__doc__, "__annotations__": {name: str}, name: ""})
-    with pytest.raises(UndocumentedError, match=f"part.{name}: its docstring entry {said}"):
+@pytest.mark.parametrize("name", ["empty", "other"])
+def test_a_key_without_a_meaning_is_named(name: str) -> None:
+    kind = type("One", (), {"__doc__": Documented.__doc__, "__annotations__": {name: Text}, name: ""})
+    with pytest.raises(UndocumentedError, match=f"part.{name}: its docstring entry lacks meaning"):
         list(keys_of("part", dataclass(kind)))
 
 
 def outside(key: Key) -> list[Any]:
-    """Values just beyond the bounds that the table names."""
-    step = 0.001 if key.type == "number" else 1
-    values: list[Any] = []
-    if found := re.search(r"at least (\d+)", key.bounds):
-        values.append(int(found[1]) - step)
-    if found := re.search(r"over (\d+)", key.bounds):
-        values.append(int(found[1]))
-    if found := re.search(r"below (\d+)", key.bounds):
-        values.append(int(found[1]))
-    if found := re.search(r"^(\d+) to (\d+)", key.bounds):
-        values += [int(found[1]) - step, int(found[2]) + step]
-    if key.bounds.startswith("one of"):
+    """Values just beyond the bounds, and of other types."""
+    step, bounds = 0.001 if key.type == "number" else 1, key.bounds
+    values: list[Any] = [limit for limit in (bounds.over, bounds.below) if limit is not None]
+    values += [] if bounds.at_least is None else [bounds.at_least - step]
+    values += [] if bounds.at_most is None else [bounds.at_most + step]
+    if bounds.choices:
         values.append("something else")
-    return [*map(float, values), math.nan] if values and key.type == "number" else values
+    if values and key.type == "number":
+        values = [*map(float, values), math.nan]
+    wrong = [value for kind, value in WRONG_TYPES.items() if kind not in bounds.types]
+    return values + [value for value in wrong if not (type(value) is int and float in bounds.types)]
 
 
 def inside(key: Key) -> list[Any]:
-    """Values at the bounds that the table names."""
-    step = 0.001 if key.type == "number" else 1
-    if key.bounds.startswith("one of"):
-        return key.bounds.removeprefix("one of ").split(", ")
-    found = re.findall(r"at least (\d+)|^(\d+) to|to (\d+)", key.bounds)
-    over = [int(value) + step for value in re.findall(r"over (\d+)", key.bounds)]
-    return [int(value) for values in found for value in values if value] + over
+    """Values at the bounds."""
+    step, bounds = 0.001 if key.type == "number" else 1, key.bounds
+    values: list[Any] = [limit for limit in (bounds.at_least, bounds.at_most) if limit is not None]
+    values += [] if bounds.over is None else [bounds.over + step]
+    return [*values, *bounds.choices]
 
 
 def set_to(key: Key, value: Any) -> dict[str, Any]:
@@ -103,6 +101,18 @@ def test_the_bounds_of_the_table_are_those_of_the_code(key: Key) -> None:
             config_from(set_to(key, value))
     for value in inside(key):
         config_from(set_to(key, value))
+
+
+@pytest.mark.parametrize("key", ["router_wait", "poll", "connect_timeout", "connection_age", "link_silence"])
+def test_check_names_the_new_key_for_an_old_one(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"front:\n  {key}_s: 2\n")
+    assert main(["config", "check", str(file)]) == 2
+    assert capsys.readouterr().err == f"expertmesh: front.{key}_s is called front.{key}_seconds now\n"
+
+
+def test_units_of_time_are_named_one_way() -> None:
+    assert [key.name for key in keys() if key.bounds.unit == "seconds" and not key.name.endswith("_seconds")] == []
 
 
 def test_every_number_has_bounds_that_are_tested() -> None:

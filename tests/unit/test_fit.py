@@ -273,7 +273,7 @@ def test_an_auto_that_reaches_a_process_is_our_error(tiny: Callable[..., Tiny]) 
 
 
 def test_a_limit_must_not_be_negative() -> None:
-    with pytest.raises(ConfigError, match=r"cluster.memory_limit_gib is -1.0, it must not be negative"):
+    with pytest.raises(ConfigError, match=r"cluster.memory_limit_gib is -1.0, it must be at least 0"):
         config_from({"cluster": {"memory_limit_gib": -1.0}})
 
 

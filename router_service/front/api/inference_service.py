@@ -185,7 +185,7 @@ class InferenceService(InferenceServicer):
         left = caller.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
-        stream = RoutedStream(self._links, submit, deadline, config.router_wait_s, config.max_resubmits)
+        stream = RoutedStream(self._links, submit, deadline, config.router_wait_seconds, config.max_resubmits)
         try:
             while not answer.finished:
                 arrivals = await stream.receive()

@@ -24,12 +24,12 @@ class RoutedStream:
     """
 
     def __init__(
-        self, links: RouterLinks, submit: Submit, deadline: float | None, router_wait_s: float, max_resubmits: int
+        self, links: RouterLinks, submit: Submit, deadline: float | None, router_wait_seconds: float, max_resubmits: int
     ) -> None:
         self._links = links
         self._submit = submit
         self._deadline = deadline
-        self._router_wait_s = router_wait_s
+        self._router_wait_seconds = router_wait_seconds
         self._resubmits_left = max_resubmits
         self._generated: list[int] = []
         self._open: tuple[RouterLink, Lane] | None = None
@@ -82,7 +82,7 @@ class RoutedStream:
 
     async def _choose(self) -> RouterLink:
         try:
-            async with asyncio.timeout(self._router_wait_s):
+            async with asyncio.timeout(self._router_wait_seconds):
                 return await self._links.choose()
         except TimeoutError as error:
             raise unavailable("no router is linked") from error

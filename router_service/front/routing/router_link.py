@@ -140,7 +140,7 @@ async def open_link(endpoint: Endpoint, node: str, secret: Secret, config: Front
         OSError, EOFError: there is no such router, or it does not know the secret.
         msgspec.MsgspecError: it says something else.
     """
-    async with asyncio.timeout(config.connect_timeout_s):
+    async with asyncio.timeout(config.connect_timeout_seconds):
         wire = await connect(endpoint, node, secret, config.checksum)
         try:
             hello = decode_to_front(await wire.receive(Kind.MESSAGE))

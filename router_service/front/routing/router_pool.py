@@ -86,7 +86,7 @@ class RouterLinks:
             except Exception:  # whatever fails in finding routers, links that are up must stay
                 logger.warning("cannot list the routers", exc_info=True)
             await self._on_change()
-            await asyncio.sleep(self._config.poll_s)
+            await asyncio.sleep(self._config.poll_seconds)
 
     def _keep(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -114,7 +114,7 @@ class RouterLinks:
         try:
             await self._set_links((*self._links, link))
             logger.info("link to router %s is up", link.hello.router)
-            await link.run(self._config.link_silence_s)
+            await link.run(self._config.link_silence_seconds)
         finally:
             # Off the list first: a stream that hears of the loss must not choose this link again.
             await self._set_links(tuple(other for other in self._links if other is not link))

@@ -35,8 +35,8 @@ class World:
         return router
 
     async def front(self, text: TextModel | None = None, **options: object) -> Client:
-        patience = {"router_wait_s": WAIT_S, "connect_timeout_s": WAIT_S, "link_silence_s": WAIT_S}
-        few = {"poll_s": 0.02, "metrics_port": self.metrics_port, "http_port": None}
+        patience = {"router_wait_seconds": WAIT_S, "connect_timeout_seconds": WAIT_S, "link_silence_seconds": WAIT_S}
+        few = {"poll_seconds": 0.02, "metrics_port": self.metrics_port, "http_port": None}
         config = FrontConfig(**(patience | few | options))  # type: ignore[arg-type]
         place = (self._list, SECRET, "node", self.directory, self.targets, self.tracing, self.expected_routers)
         self.server = FrontServer(config, text or self.text, card(), *place)

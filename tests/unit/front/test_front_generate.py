@@ -241,7 +241,7 @@ async def test_leaving_the_iterator_cancels_at_the_router(world: World) -> None:
 
 
 async def test_a_request_without_any_router_waits_then_is_unavailable(world: World) -> None:
-    client = await world.front(router_wait_s=0.2)
+    client = await world.front(router_wait_seconds=0.2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(client, "hello")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

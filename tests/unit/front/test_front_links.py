@@ -98,7 +98,7 @@ async def test_bytes_that_are_no_frame_end_the_link(world: World) -> None:
 async def test_a_silent_router_is_taken_for_dead(world: World) -> None:
     stalled = await world.router(stall_after_steps=3)
     # One that is idle says nothing either, so links come and go here.
-    client = await world.front(link_silence_s=0.5, max_resubmits=100)
+    client = await world.front(link_silence_seconds=0.5, max_resubmits=100)
     await client.wait_ready(10)
     task = asyncio.create_task(collect(client, "hello", max_tokens=9))
     await until(lambda: stalled.steps == 3)
@@ -166,7 +166,7 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
 
     async def ignore() -> None: ...
 
-    links = RouterLinks(endpoints, "node", SECRET, FrontConfig(poll_s=0.02, max_buffered_tokens=20), ignore)
+    links = RouterLinks(endpoints, "node", SECRET, FrontConfig(poll_seconds=0.02, max_buffered_tokens=20), ignore)
     links.start()
     stream = RoutedStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, WAIT_S, 3)
     await stream.receive()

@@ -176,7 +176,7 @@ async def ask_until_refused(target: str, codes: list[grpc.StatusCode]) -> None:
 async def test_a_client_connects_anew_after_a_while_and_loses_nothing(world: World) -> None:
     """Where the address then leads to another Front, it is there before the first one ends."""
     await world.router()
-    old = await world.front(connection_age_s=0.2, reuse_port=True)
+    old = await world.front(connection_age_seconds=0.2, reuse_port=True)
     port = world.server.grpc_port
     await old.wait_ready(WAIT_S)
     assert len(ids_of(await collect(old, "hello", max_tokens=4))) == 4
@@ -295,7 +295,7 @@ async def test_a_fault_of_ours_is_internal_and_logged(world: World, caplog: pyte
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"grpc_port": 70000}, {"max_concurrent_streams": 0}, {"router_wait_s": -1.0}, {"poll_s": 0.0}],
+    [{"grpc_port": 70000}, {"max_concurrent_streams": 0}, {"router_wait_seconds": -1.0}, {"poll_seconds": 0.0}],
 )
 def test_settings_out_of_bounds_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

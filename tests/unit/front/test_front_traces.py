@@ -254,7 +254,7 @@ def test_nothing_is_imported_while_tracing_is_off() -> None:
         ({"endpoint": "http://collector"}, "must be http://HOST:PORT"),
         ({"endpoint": "http://user:password@collector:4317"}, "must be http://HOST:PORT"),
         ({"endpoint": "http://collector:many"}, "must be http://HOST:PORT"),
-        ({"sample_ratio": float("nan")}, "must be from 0 to 1"),
+        ({"sample_ratio": float("nan")}, "must be 0 to 1"),
         ({"service_name": ""}, "must not be empty"),
     ],
 )
