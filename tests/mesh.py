@@ -186,7 +186,7 @@ class LogitsSpy:
     @classmethod
     def on(cls, monkeypatch: pytest.MonkeyPatch) -> "LogitsSpy":
         """Watch the engine until the test ends."""
-        spy, forward = cls(), router_service.engine.forward
+        spy, forward = cls(), router_service.engine.engine.forward
 
         def watched(*args: Any) -> Tensor | None:
             logits_BV = forward(*args)

@@ -47,7 +47,7 @@ def test_it_has_all_files_of_the_packages_and_nothing_else(installed: Path) -> N
 
 def test_it_has_the_live_page_and_the_bundled_model(installed: Path) -> None:
     """By name: whoever moves them out of the packages must move this too."""
-    page, bundled = installed / "router_service" / "front" / "page", installed / "cluster" / "bundled"
+    page, bundled = installed / "router_service" / "front" / "page" / "static", installed / "cluster" / "bundled"
     assert {"index.html", "main.js", "base.css", "icon.svg"} <= {file.name for file in page.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in bundled.iterdir()}
 
