@@ -61,7 +61,7 @@ def test_phases_of_a_shard_on_another_clock(
     shifted = SimpleNamespace(
         monotonic_ns=lambda: time.monotonic_ns() + ahead, monotonic=time.monotonic, sleep=time.sleep
     )
-    monkeypatch.setattr(experts.server, "time", shifted)
+    monkeypatch.setattr(experts.shard.server, "time", shifted)
     checkpoint = tiny("mixtral")
     with Mesh(checkpoint.plan, shards=2, way="tcp") as mesh:
         begun = time.monotonic_ns()

@@ -251,7 +251,7 @@ def test_an_offset_between_hosts_is_within_the_error_that_is_told(
     shifted = SimpleNamespace(
         monotonic_ns=lambda: time.monotonic_ns() + ahead_ns, monotonic=time.monotonic, sleep=time.sleep
     )
-    monkeypatch.setattr(experts.server, "time", shifted)
+    monkeypatch.setattr(experts.shard.server, "time", shifted)
     # However many rounds it takes: the fastest exchange of all is then what the bound is made of.
     monkeypatch.setattr(experts.transport.clock, "HALF_MINUTE_NS", 10**15)
     usual, after, errors = list[Exchange](), list[Exchange](), list[float]()
