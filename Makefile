@@ -48,7 +48,7 @@ helm-golden: $(STAMP)
 	$(BIN)/python -m tests.helm.values_table
 	$(BIN)/python -m tests.helm.golden
 
-# The image, built and run for real; needs root, buildah and mmdebstrap, and about three minutes.
+# The image, built and run for real; needs root, buildah and mmdebstrap, and about eight minutes: both flavors.
 image-test: $(STAMP)
 	$(BIN)/python -m pytest tests/helm/test_image.py -p no:randomly
 

@@ -15,10 +15,16 @@ def cases() -> dict[str, Path]:
 
 
 def render(file: Path) -> str:
-    """What the chart makes of a values file, but the secret that it draws, and the rules and dashboards."""
+    """What the chart makes of a values file, but what it draws at random, and the rules and dashboards."""
     done = template(file)
     assert done.returncode == 0, done.stderr
     text = re.sub(r'^  secret: "[^"]+"$', '  secret: "(drawn)"', done.stdout, flags=re.MULTILINE)
+    text = re.sub(
+        r'^  (first-token): "[^"]+"\n  (\S+): "[^"]+"$',
+        r'  \1: "(drawn)"\n  \2: "(its hash)"',
+        text,
+        flags=re.MULTILINE,
+    )
     text = re.sub(r"^(  groups:\n)(?:  .*\n|\n)+", r"\1    (a copy)\n", text, flags=re.MULTILINE)
     return re.sub(r"^(  \S+\.json: \|\n)(?:    .*\n|\n)+", r"\1    (a copy)\n", text, flags=re.MULTILINE)
 

@@ -7,7 +7,7 @@ work=$1 tag=$2
 shift 2
 store=(--root "$work/storage" --runroot "$work/run" --storage-driver vfs)
 # One root for all commands, as none can write to it: making one copies the whole image. build_image.sh removes it.
-container=expertmesh-test
+container=expertmesh-${tag##*:}
 buildah "${store[@]}" inspect --type container "$container" >/dev/null 2>&1 \
   || buildah "${store[@]}" from --name "$container" --pull-never "$tag" >/dev/null
 user=$(buildah "${store[@]}" inspect --format '{{.OCIv1.Config.User}}' "$container")

@@ -22,6 +22,7 @@ from tests.helm.chart import CACHE, CHART, ROOT
 HERE = Path(__file__).parent
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 TAG = "localhost/expertmesh:test"
+CUDA_TAG = "localhost/expertmesh:test-cuda"
 NOT_HERE = 77
 PAGE = re.compile(r" http=(\S+)/")
 METRICS = re.compile(r" metrics=(\S+)/metrics")
@@ -51,21 +52,25 @@ def test_version_is_the_charts() -> None:
     assert f"expertmesh:{version}-cpu" in DOCKERFILE.read_text()
 
 
-@pytest.fixture(scope="module")
-def work() -> Path:
-    """Where the image was built; the base is kept in the user's cache."""
+def built(tag: str, flavor: str) -> Path:
+    """Build an image and return where; the user's cache keeps the base. Skips the test where that cannot be done."""
     folder = Path(os.environ.get("EXPERTMESH_IMAGE_WORK", CACHE / "image"))
-    done = subprocess.run(
-        ["bash", str(HERE / "build_image.sh"), str(folder), TAG], capture_output=True, text=True, timeout=1500
-    )
+    script = ["bash", str(HERE / "build_image.sh"), str(folder), tag, flavor]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=1500)
     if done.returncode == NOT_HERE:
         pytest.skip(f"the image cannot be built here: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
 
-def run(work: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    script = ["bash", str(HERE / "run_image.sh"), str(work), TAG, *command]
+@pytest.fixture(scope="module")
+def work() -> Path:
+    """Where the image of flavor cpu was built."""
+    return built(TAG, "cpu")
+
+
+def run(work: Path, *command: str, tag: str = TAG) -> "subprocess.CompletedProcess[str]":
+    script = ["bash", str(HERE / "run_image.sh"), str(work), tag, *command]
     return subprocess.run(script, capture_output=True, text=True, timeout=300)
 
 
@@ -199,3 +204,32 @@ def test_has_what_kuberay_starts_it_with(work: Path) -> None:
 def test_has_the_probe_of_pods_that_compute(work: Path) -> None:
     done = run(work, "python3", "-P", "-m", "cluster.serve.readiness_probe")
     assert (done.returncode, done.stdout.partition(":")[0]) == (1, "Ray does not answer"), done.stderr
+
+
+# As Triton's driver does when it first starts, with a module of one function.
+TRITON_BUILDS = """
+from triton.runtime.build import compile_module_from_src
+
+SOURCE = '''
+#include <Python.h>
+#include <stdlib.h>
+static PyObject *answer(PyObject *self, PyObject *none) { return PyLong_FromLong(labs(-42)); }
+static PyMethodDef methods[] = {{"answer", answer, METH_NOARGS, 0}, {0}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "tiny", 0, -1, methods};
+PyMODINIT_FUNC PyInit_tiny(void) { return PyModule_Create(&module); }
+'''
+print(compile_module_from_src(SOURCE, "tiny").answer())
+"""
+
+
+def test_only_the_flavor_with_triton_has_a_compiler() -> None:
+    text = DOCKERFILE.read_text()
+    assert re.search(r'if \[ "\$FLAVOR" = cuda \]; then \\\n.*apt-get install .* gcc=\S+ libc6-dev=\S+; \\', text)
+
+
+@image
+def test_triton_compiles_its_driver() -> None:
+    """The image has the compiler and the headers that Triton starts with; no GPU is needed to see that."""
+    folder = built(CUDA_TAG, "cuda")
+    done = run(folder, "python3", "-c", TRITON_BUILDS, tag=CUDA_TAG)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr[-3000:]

@@ -156,8 +156,8 @@
 {{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.issuerRef.name is empty, but tls.certManager.enabled needs it" -}}
 {{- end -}}
-{{- if and .Values.tokens.enabled (not .Values.tokens.existingSecret) (not .Values.tokens.value) -}}
-{{- fail "tokens.existingSecret and tokens.value are empty, but tokens.enabled needs one of them" -}}
+{{- if and .Values.tokens.enabled .Values.tokens.allowUnauthenticated -}}
+{{- fail "tokens.allowUnauthenticated is true, but tokens.enabled is true, too: set tokens.enabled to false to let everyone who reaches the port use the model" -}}
 {{- end -}}
 {{- if and (eq .Values.checkpoint.type "hostPath") (not .Values.checkpoint.hostPath) -}}
 {{- fail "checkpoint.hostPath is empty, but checkpoint.type is hostPath" -}}

@@ -15,7 +15,7 @@
 {{- $cluster := dict "address" "auto" "front_resource" "expertmesh_front" "router_resource" "expertmesh_router" "shard_resource" "expertmesh_shard" "secret_file" "/etc/expertmesh/secret/secret" -}}
 {{- $model := dict -}}
 {{- if ne .Values.checkpoint.type "bundled" -}}
-{{- $model = dict "checkpoint" (printf "/checkpoint/%s" .Values.checkpoint.path | trimSuffix "/") -}}
+{{- $model = dict "checkpoint" (printf "/checkpoint/%s" (.Values.checkpoint.path | default "") | trimSuffix "/") -}}
 {{- end -}}
 {{- $config = mustMergeOverwrite $config (dict "front" $front "cluster" $cluster "model" $model) -}}
 {{- if not .Values.http.enabled -}}{{- $_ := set $config.front "http_port" nil -}}{{- end -}}

@@ -19,9 +19,14 @@ expertmesh.io/release: {{ include "expertmesh.fullname" . }}
 {{ include "expertmesh.selector" . }}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "expertmesh.labelValue" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | include "expertmesh.labelValue" }}
+{{- end -}}
+
+{{/* A version as a label's value: no + (which build metadata has), at most 63 characters, the last a letter or a digit. */}}
+{{- define "expertmesh.labelValue" -}}
+{{- regexReplaceAll "[^A-Za-z0-9]+$" (. | replace "+" "_" | trunc 63) "" -}}
 {{- end -}}
 
 {{- define "expertmesh.serviceAccount" -}}
@@ -54,6 +59,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
 {{- define "expertmesh.image" -}}
-{{- $default := printf "%s-%s" .Chart.AppVersion (ternary "cuda" "cpu" (eq .Values.config.model.device "cuda")) -}}
+{{- /* Tags have no + either. */ -}}
+{{- $default := printf "%s-%s" (.Chart.AppVersion | replace "+" "_") (ternary "cuda" "cpu" (eq .Values.config.model.device "cuda")) -}}
 {{- printf "%s:%s" .Values.image.repository (default $default .Values.image.tag) -}}
 {{- end -}}

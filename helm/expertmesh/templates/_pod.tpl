@@ -34,16 +34,16 @@ spec:
   # The last streams, and a little for Ray to end.
   terminationGracePeriodSeconds: {{ add $notice $drain 30 }}
   securityContext:
-    runAsNonRoot: true
-    runAsUser: 1000
-    runAsGroup: 1000
-    fsGroup: 1000
-    fsGroupChangePolicy: OnRootMismatch
-    seccompProfile: {type: RuntimeDefault}
+    {{- with omit ($root.Values.podSecurityContext | default dict) "sysctls" }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
     sysctls:
       # The data plane takes free ports: of this range, which no fixed port lies in.
       - name: net.ipv4.ip_local_port_range
         value: {{ printf "%d %d" (int $root.Values.ports.dataPlane.first) (int $root.Values.ports.dataPlane.last) | quote }}
+      {{- with get ($root.Values.podSecurityContext | default dict) "sysctls" }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
   {{- with $root.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
@@ -68,8 +68,9 @@ spec:
       resources:
         requests: {cpu: 500m, memory: 512Mi}
         limits: {cpu: "2", memory: 4Gi}
-      securityContext:
-        {{- include "expertmesh.containerSecurity" $root | nindent 8 }}
+      {{- with include "expertmesh.containerSecurity" $root }}
+      {{- . | nindent 6 }}
+      {{- end }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: checkpoint, mountPath: /checkpoint}
@@ -78,8 +79,9 @@ spec:
     - name: ray-{{ .kind }}
       image: {{ include "expertmesh.image" $root | quote }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-      securityContext:
-        {{- include "expertmesh.containerSecurity" $root | nindent 8 }}
+      {{- with include "expertmesh.containerSecurity" $root }}
+      {{- . | nindent 6 }}
+      {{- end }}
       {{- include "expertmesh.containerPorts" . | nindent 6 }}
       env:
         {{- include "expertmesh.env" . | nindent 8 }}
@@ -107,11 +109,10 @@ spec:
 {{- end -}}
 
 {{- define "expertmesh.containerSecurity" -}}
-runAsNonRoot: true
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
+{{- with .Values.containerSecurityContext -}}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
 {{- end -}}
 
 {{- define "expertmesh.containerPorts" -}}
@@ -135,6 +136,10 @@ ports:
 - {name: PYTHONDONTWRITEBYTECODE, value: "1"}
 - {name: OMP_WAIT_POLICY, value: passive}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+# Ray would give what it starts the lowest priority of the node's processes.
+- {name: RAY_worker_niceness, value: "0"}
+- {name: RAY_ROTATION_MAX_BYTES, value: {{ int64 .root.Values.rayLogs.maxBytes | quote }}}
+- {name: RAY_ROTATION_BACKUP_COUNT, value: {{ int64 .root.Values.rayLogs.backupCount | quote }}}
 # A replica that hangs cannot drain: Serve must not wait for it.
 - {name: RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS, value: "1"}
 {{- with .group.env }}
