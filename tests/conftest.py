@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.tiny import Tiny, make_tiny
 
+pytest_plugins = ["pytester", "tests.rerun", "tests.e2e.shared_ray"]
+
 torch.set_num_threads(1)
 settings.register_profile(
     "shared machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]

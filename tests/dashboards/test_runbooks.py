@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,37 +12,42 @@ from tests.dashboards.expressions import UnknownError, labels_of_series
 from tests.dashboards.rules import RUNBOOKS, alerts
 
 PAGES = sorted(RUNBOOKS.glob("*.md"))
-PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 SERIES = re.compile(r"\b(?:[a-z_]+:)?expertmesh_[a-z0-9_]+(?::[a-z0-9_]+)?")
 SETTING = re.compile(r"`(model|weights|experts|router|front|metrics|cluster)\.([a-z_]+)")
 COMMAND = re.compile(r"`expertmesh ([a-z]+)")
+LINK = re.compile(r"\]\(([^)]+)\)")
 
 
-@PAGE
-def test_series_exist(page: Path) -> None:
-    for name in set(SERIES.findall(page.read_text())):
-        assert _exists(name) or _exists(f"{name}_bucket"), name
+def written(pattern: re.Pattern[str]) -> Any:
+    """Run a test with each thing that a page writes of, `thing`; its name says on which page."""
+    found = [(page.name, match[0], match.groups()) for page in PAGES for match in pattern.finditer(page.read_text())]
+    each = {(page, text): groups or (text,) for page, text, groups in found}
+    return pytest.mark.parametrize(
+        "thing", [pytest.param(it, id=f"{page}-{text}") for (page, text), it in each.items()]
+    )
 
 
-@PAGE
-def test_settings_exist(page: Path) -> None:
-    config = ClusterConfig().to_dict()
-    for section, key in SETTING.findall(page.read_text()):
-        assert key in config[section], f"{section}.{key}"
+@written(SERIES)
+def test_a_series_exists(thing: tuple[str]) -> None:
+    assert _exists(thing[0]) or _exists(f"{thing[0]}_bucket")
 
 
-@PAGE
-def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in set(COMMAND.findall(page.read_text())):
-        with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
-        assert stopped.value.code == 0, capsys.readouterr().err
+@written(SETTING)
+def test_a_setting_exists(thing: tuple[str, str]) -> None:
+    section, key = thing
+    assert key in ClusterConfig().to_dict()[section]
 
 
-@PAGE
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-        assert (RUNBOOKS / target).exists(), target
+@written(COMMAND)
+def test_a_command_exists(thing: tuple[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([thing[0], "--help"])
+    assert stopped.value.code == 0, capsys.readouterr().err
+
+
+@written(LINK)
+def test_a_link_leads_somewhere(thing: tuple[str]) -> None:
+    assert (RUNBOOKS / thing[0]).exists()
 
 
 def test_the_index_is_complete() -> None:

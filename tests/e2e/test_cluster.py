@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router_service.client.client import Client
 from router_service.protocol import cluster_pb2
 from router_service.protocol import inference_pb2 as pb
-from tests.e2e.conftest import Served
+from tests.e2e.answers import Served, collect, tokens_of
 from tests.e2e.server import environment
 from tests.tiny import greedy, random_prompts
 
@@ -22,14 +22,6 @@ REPORTED_SECONDS = 60.0
 ROUNDS = 4
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
-
-
-async def collect(client: Client, **request: object) -> list[pb.GenerateResponse]:
-    return [response async for response in client.generate(timeout=200, **request)]  # type: ignore[arg-type]
-
-
-def tokens_of(responses: list[pb.GenerateResponse]) -> list[int]:
-    return [token for response in responses for token in response.token_ids]
 
 
 async def test_greedy_tokens_equal_transformers(served: Served) -> None:

@@ -1,15 +1,11 @@
-"""Every family through the whole cluster: transformers' tokens, logits and experts.
+"""Families through the whole cluster: transformers' tokens, logits and experts.
 
-Each over one number of shards; with EXPERTMESH_ALL_SHARDS=1 (`make parity`) each over 1, 2 and 3, which takes minutes
-of starting processes. The clusters join one Ray, so that each costs its own processes' start and no more.
+Two of them; with EXPERTMESH_ALL_SHARDS=1 (`make parity`) every family over 1, 2 and 3 shards, which takes minutes of
+starting processes. In one process tests/unit/test_parity.py has every family.
 """
 
 import asyncio
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,45 +15,20 @@ import torch
 from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 from tests import oracle
-from tests.e2e.server import descendants_of, environment, gone, serving
-from tests.e2e.test_cluster import collect, tokens_of
+from tests.e2e.answers import collect, tokens_of
+from tests.e2e.server import serving
+from tests.e2e.shared_ray import SharedRay
 from tests.tiny import FAMILIES, write_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
 PROMPTS = oracle.prompts()
 TOKENS = 64
-WAIT_SECONDS = 60
 LOGIT_TOLERANCE = 1e-4
-# One node with room for a few clusters' processes.
-RAY = """
-import json, sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "include_dashboard": False})
-print(json.dumps(cluster.address), flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
 
 ALL = [(family, shards) for family in FAMILIES for shards in (1, 2, 3)]
-SOME = [(family, 1 + number % 3) for number, family in enumerate(FAMILIES)]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The address of a Ray of one node, which goes down with the module."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    command = [sys.executable, "-c", RAY]
-    process = subprocess.Popen(command, text=True, start_new_session=True, env=environment(), **pipes)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    yield json.loads(next(line for line in process.stdout if line.startswith('"')))
-    family = descendants_of(process.pid)
-    process.stdin.close()
-    process.wait(WAIT_SECONDS)
-    process.stdout.close()
-    assert not gone(family)
+# Plain experts, and the one with most of its own: groups, shared experts, latent attention.
+SOME = [("mixtral", 2), ("deepseek_v3", 3)]
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +44,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize(("family", "shards"), ALL if os.environ.get("EXPERTMESH_ALL_SHARDS") else SOME)
-async def test_a_family_over_shards(address: str, checkpoint, family: str, shards: int, tmp_path: Path) -> None:
+async def test_a_family_over_shards(
+    shared_ray: SharedRay, checkpoint, family: str, shards: int, tmp_path: Path
+) -> None:
     path, expected = checkpoint(family)
-    where = ("--address", address, "--name", f"{family}-{shards}", "--shards", str(shards))
-    with serving(str(path), *where, log=tmp_path / "log") as server:
+    where = shared_ray.joined_as(f"{family}-{shards}")
+    with serving(str(path), *where, "--shards", str(shards), log=tmp_path / "log") as server:
         async with Client(server.target) as client:
             options = {"max_tokens": TOKENS, "temperature": 0.0, "logprobs": 1, "return_routing": True}
             answers = await asyncio.gather(*(collect(client, tokens=p, **options) for p in PROMPTS))

@@ -12,21 +12,23 @@ import psutil
 import pytest
 
 from router_service.client.client import Client
+from tests.e2e.answers import collect, tokens_of
 from tests.e2e.load import load
 from tests.e2e.ray_head import free_ports, get
-from tests.e2e.server import Server, serving
-from tests.e2e.test_cluster import collect, tokens_of
+from tests.e2e.server import serving
+from tests.e2e.shared_ray import SharedRay
 from tests.tiny import greedy, random_prompts, write_checkpoint
 
 # Processes end and others start within a test: on a busy machine that takes minutes.
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]
 
-FRONT = "ray::ServeReplica:expertmesh:Front"
+NAME = "fronts"
+FRONT = f"ray::ServeReplica:{NAME}:Front"
 
 
-def fronts(server: Server) -> set[int]:
+def fronts(ray: SharedRay) -> set[int]:
     """The processes of the Fronts."""
-    return {pid for pid in server.descendants() if title(pid).startswith(FRONT)}
+    return {pid for pid in ray.descendants() if title(pid).startswith(FRONT)}
 
 
 def title(pid: int) -> str:
@@ -45,12 +47,12 @@ def callers(pids: set[int], port: int) -> Counter[int]:
     return found
 
 
-async def test_two_fronts_share_callers_and_one_may_die(tmp_path: Path) -> None:
+async def test_two_fronts_share_callers_and_one_may_die(shared_ray: SharedRay, tmp_path: Path) -> None:
     oracle = write_checkpoint(tmp_path, "mixtral")
     prompts, (port,) = random_prompts(4, seed=3), free_ports(1)
     arguments = (str(tmp_path), "--shards", "1", "--fronts", "2", "--grpc-port", str(port))
-    with serving(*arguments, log=tmp_path / "log") as server:
-        both = fronts(server)
+    with serving(*arguments, *shared_ray.joined_as(NAME), log=tmp_path / "log") as server:
+        both = fronts(shared_ray)
         assert len(both) == 2
         async with load(server.target, 16, prompts, 60) as made:
             async with asyncio.timeout(200):
@@ -60,9 +62,9 @@ async def test_two_fronts_share_callers_and_one_may_die(tmp_path: Path) -> None:
             victim = min(both)
             os.kill(victim, signal.SIGKILL)
             async with asyncio.timeout(200):
-                while len(now := fronts(server)) < 2 or victim in now:
+                while len(now := fronts(shared_ray)) < 2 or victim in now:
                     await asyncio.sleep(0.1)
-        pages = await asyncio.wait_for(listed(server), 200)
+        pages = await asyncio.wait_for(listed(shared_ray), 200)
         async with Client(server.target) as client:
             answer = await collect(client, tokens=[3, 1, 4], max_tokens=16, temperature=0.0)
     assert all(shares.values()), "gRPC clients of their own connections, all on one Front"
@@ -75,10 +77,10 @@ async def test_two_fronts_share_callers_and_one_may_die(tmp_path: Path) -> None:
     assert len(pages) == 2
 
 
-async def listed(server: Server) -> list[str]:
+async def listed(ray: SharedRay) -> list[str]:
     """The metrics pages once there are two again: the ready line's own may be of the Front that died."""
     while True:
-        for pid in fronts(server):
+        for pid in fronts(ray):
             for one in psutil.Process(pid).net_connections("tcp"):
                 if one.status == psutil.CONN_LISTEN and (pages := targets(one.laddr.port)):
                     return pages

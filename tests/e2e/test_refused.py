@@ -7,27 +7,18 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.server import environment
-from tests.ray.test_join import address  # noqa: F401 (a fixture)
+from tests.e2e.shared_ray import SharedRay
 from tests.tiny import write_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 
-def test_nodes_too_small_are_said_in_one_line(address: str, tmp_path: Path) -> None:  # noqa: F811
+def test_nodes_too_small_are_said_in_one_line(shared_ray: SharedRay, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "qwen3_moe")
     file = tmp_path / "cluster.yaml"
     file.write_text("cluster:\n  memory_limit_gib: 0.1\n")
-    command = [
-        sys.executable,
-        "-m",
-        "cluster.cli.main",
-        "serve",
-        str(tmp_path),
-        "--address",
-        address,
-        "--config",
-        str(file),
-    ]
+    command = [sys.executable, "-m", "cluster.cli.main", "serve", str(tmp_path), "--config", str(file)]
+    command += shared_ray.joined_as("refused")
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment())
     assert done.returncode == 2
     assert done.stdout == ""

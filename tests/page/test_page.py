@@ -11,6 +11,7 @@ from playwright.async_api import expect
 
 from router_service.client.client import Client
 from tests.e2e.server import Server, held, serving
+from tests.e2e.shared_ray import SharedRay
 from tests.page.browser import NARROW, WAIT_MS, WIDE, Watched, opened
 
 # The first one may have to install Chromium.
@@ -21,8 +22,10 @@ LAYERS = 4
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving("--shards", "2", log=tmp_path_factory.mktemp("page") / "log") as running:
+def server(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(
+        *shared_ray.joined_as("page"), "--shards", "2", log=tmp_path_factory.mktemp("page") / "log"
+    ) as running:
         yield running
 
 

@@ -10,6 +10,7 @@ from playwright.async_api import expect
 from router_service.front.auth.tokens import Role, new_token
 from tests.certificates import Certificate
 from tests.e2e.server import Server, serving
+from tests.e2e.shared_ray import SharedRay
 from tests.page.browser import NARROW, WAIT_MS, Watched, opened
 from tests.page.test_page import generate, url_of
 
@@ -28,13 +29,13 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder: Path = tmp_path_factory.mktemp("guarded")
     cert, key = Certificate.authority().sign("localhost").write(folder, "server")
     (infer, first), (admin, second) = new_token("ann", Role.INFERENCE), new_token("root", Role.ADMIN)
     (folder / "tokens").write_text(f"{first}\n{second}\n")
     flags = ("--tokens-file", str(folder / "tokens"), "--tls-cert", str(cert), "--tls-key", str(key))
-    with serving("--shards", "1", *flags, log=folder / "log") as server:
+    with serving(*shared_ray.joined_as("guarded"), "--shards", "1", *flags, log=folder / "log") as server:
         yield Guarded(server, infer, admin)
 
 

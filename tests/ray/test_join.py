@@ -1,16 +1,14 @@
 """Joining a Ray cluster that runs already, of three nodes: the data plane goes over TCP."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from router_service.client.client import Client
-from tests.e2e.server import descendants_of, environment, gone, serving
-from tests.e2e.test_cluster import collect, tokens_of
+from tests.e2e.answers import collect, tokens_of
+from tests.e2e.server import gone, serving
+from tests.e2e.shared_ray import running
 from tests.tiny import greedy, write_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
@@ -31,19 +29,8 @@ cluster.shutdown()
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The address of a running Ray, which goes down with the test."""
-    command = [sys.executable, "-c", THREE_NODES]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, text=True, start_new_session=True, env=environment(), **pipes)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    lines = (line for line in process.stdout if line.startswith('"'))
-    yield json.loads(next(lines))
-    family = descendants_of(process.pid)
-    process.stdin.close()
-    process.wait(60)
-    process.stdout.close()
-    assert not gone(family)
+    with running(THREE_NODES) as started:
+        yield started.address
 
 
 async def test_join_three_nodes(address: str, tmp_path: Path) -> None:

@@ -98,9 +98,14 @@ def check_batch(mesh: Mesh, answers: list[oracle.Reference], spy: LogitsSpy) -> 
     spy.steps.clear()
 
 
-@pytest.mark.parametrize("way", WAYS)
+# What goes over a socket is the same for every family but for its sizes and its ways of routing: two are enough there.
+FAMILIES_AND_WAYS = [
+    (one, way) for one in FAMILIES for way in (WAYS if one in ("mixtral", "deepseek_v3") else WAYS[:1])
+]
+
+
 @pytest.mark.parametrize("shards", [1, 2, 3, 5])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "way"), FAMILIES_AND_WAYS)
 def test_tokens_and_logits_equal_transformers(
     case: Callable[[str], Case], family: str, shards: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,16 +199,9 @@ def test_half_precision_is_as_near_the_truth_as_transformers(
         truth = logits_of(true, ids, count)
         ours.append(errors(torch.stack([step[row] for step in spy.steps]), truth))
         theirs.append(errors(logits_of(same, ids, count), truth))
-    print(
-        family,
-        dtype,
-        torch.cat(ours).median() / torch.finfo(dtype).eps,
-        torch.cat(theirs).median() / torch.finfo(dtype).eps,
-        torch.cat(ours).mean(),
-        torch.cat(theirs).mean(),
-    )
-    assert torch.cat(ours).median() < 12 * torch.finfo(dtype).eps
-    assert torch.cat(ours).median() < 1.25 * torch.cat(theirs).median()
+    roundings, theirs_too = (torch.cat(one).median() / torch.finfo(dtype).eps for one in (ours, theirs))
+    assert 0 < roundings < 12
+    assert roundings < 1.25 * theirs_too
 
 
 def logits_of(model: Any, ids: Tensor, count: int) -> Tensor:

@@ -75,6 +75,7 @@ def test_the_layer_that_specializes_is_found() -> None:
 
 def test_shares_are_each_domains_own() -> None:
     result = judge("disjoint")
+    assert [layer["layer"] for layer in result["layers"]] == [0, 2, 5]
     for layer in result["layers"]:
         for domain, shares in enumerate(layer["shares"]):
             assert sum(shares) == pytest.approx(1.0, abs=1e-3)
