@@ -16,13 +16,12 @@ from torch import Tensor
 
 from kernels.formats.buffers import BUFFERS
 from kernels.formats.quantized import Matrix, Quantized, Scratch
+from kernels.widening import native, plain_linear
 
-M = TypeVar("M", Tensor, Quantized)
+M = TypeVar("M", Tensor, Quantized, Matrix)
 
 # Up to here every row count gets a primitive of its own; above, eight sizes an octave share them.
 _EXACT_ROWS = 15
-# torch's own float16 product is row by row; from this many rows on, widening the weight costs less.
-_WIDEN_ROWS = 4
 # Of a quantized matrix decoded at a time, so that it is still in a cache when it is multiplied. From half of this to
 # twice as much takes the same time within 15%, with one thread or two.
 _PIECE_BYTES = 1 << 21
@@ -31,9 +30,10 @@ _PIECE_BYTES = 1 << 21
 def pack(w_OI: M) -> M:
     """The matrix in oneDNN's blocked layout (opaque: `is_mkldnn`), or as it is where this CPU gains nothing from that.
 
-    A packed or quantized matrix comes back unchanged. Copies; the caller may drop the original.
+    A packed or quantized matrix comes back unchanged, and so does one of a dtype that this CPU has no instructions for:
+    there `linear` is as fast as it gets with torch's layout. Copies; the caller may drop the original.
     """
-    if isinstance(w_OI, Quantized) or w_OI.is_mkldnn or not _can_pack(w_OI.dtype):
+    if not native(w_OI.dtype) or isinstance(w_OI, Quantized) or w_OI.is_mkldnn or not _can_pack(w_OI.dtype):
         return w_OI
     return _reorder(w_OI.contiguous())
 
@@ -48,20 +48,14 @@ def linear(x_MI: Tensor, w_OI: Matrix, bias_O: Tensor | None = None) -> Tensor:
     if w_OI.is_mkldnn:
         y_MO: Tensor = torch.ops.mkldnn._linear_pointwise.default(x_MI, w_OI, bias_O, "none", [], "")
         return y_MO
-    return _plain(x_MI, w_OI, bias_O)
-
-
-def _plain(x_MI: Tensor, w_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """`linear` for a dense matrix in torch's own layout."""
-    if x_MI.dtype == torch.float16 and len(x_MI) >= _WIDEN_ROWS:
-        return _plain(x_MI.float(), w_OI.float(), None if bias_O is None else bias_O.float()).half()
-    return torch.mm(x_MI, w_OI.t()) if bias_O is None else torch.addmm(bias_O, x_MI, w_OI.t())
+    return plain_linear(x_MI, w_OI, bias_O)
 
 
 def _by_pieces(x_MI: Tensor, w_OI: Quantized, bias_O: Tensor | None) -> Tensor:
     """`linear` for a quantized matrix: rows of it are decoded and multiplied while they lie in the cache.
 
-    Needs 3 MiB besides (8 where threads share work), more only for 128 rows above 2 MiB; a thread keeps that memory.
+    Needs 3 MiB besides (8 where threads share work), 4 more where it is widened to be multiplied, and more only for 128
+    rows above 2 MiB; a thread keeps that memory.
     """
     outputs, inputs = w_OI.shape
     step = min(outputs, max(128, _PIECE_BYTES // (inputs * w_OI.dtype.itemsize) // 128 * 128))
@@ -71,7 +65,7 @@ def _by_pieces(x_MI: Tensor, w_OI: Quantized, bias_O: Tensor | None) -> Tensor:
     for start in range(0, outputs, step):
         end = min(outputs, start + step)
         w_OI.decode_into(start, piece_SI[: end - start], scratch)
-        y_MO[:, start:end] = _plain(x_MI, piece_SI[: end - start], None if bias_O is None else bias_O[start:end])
+        y_MO[:, start:end] = plain_linear(x_MI, piece_SI[: end - start], None if bias_O is None else bias_O[start:end])
     return y_MO
 
 
@@ -94,12 +88,8 @@ def padded(rows: int) -> int:
 
 @cache
 def _can_pack(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there and computes this dtype on this CPU: the ops are private to torch, so ask them."""
+    """Whether oneDNN is there and takes this dtype: the ops are private to torch, so try them."""
     try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
-        if dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
-            return False
         y_MO = linear(torch.ones(1, 16, dtype=dtype), _reorder(torch.ones(16, 16, dtype=dtype)))
     except (AttributeError, NotImplementedError, RuntimeError):
         return False

@@ -116,7 +116,7 @@ def _output(h_MF: Tensor, weights: ExpertWeights, expert: int) -> Tensor:
 
 
 def _packed(matrices: Matrices) -> tuple[Matrix, ...]:
-    return tuple(pack(w) if isinstance(w, Tensor) else w for w in matrices)
+    return tuple(pack(w) for w in matrices)
 
 
 def _gather(x_TD: Tensor, token_N: Ints, most_rows: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels.formats.quantized import Matrix
 from kernels.select import Ops
+from kernels.widening import plain_linear
 from router_service.models.attention.grouped import GroupedQueryAttention
 from router_service.models.attention.latent import MultiHeadLatentAttention
 from router_service.models.attention.rope import Rotation, frequencies, rotation
@@ -56,7 +57,7 @@ class Backbone:
         """Return logits_TE in the model's dtype, or in float32 where the family computes them so."""
         gate = self.spec.gate
         bias_E = self._w.tensor(f"{layer}.gate_bias") if gate.bias else None
-        return F.linear(h_TD.float() if gate.float32 else h_TD, self._w.tensor(f"{layer}.gate"), bias_E)
+        return plain_linear(h_TD.float() if gate.float32 else h_TD, self._w.tensor(f"{layer}.gate"), bias_E)
 
     def gate_correction(self, layer: int) -> Tensor | None:
         """Return what is added to the scores [E] when experts are chosen, float32."""
@@ -72,7 +73,7 @@ class Backbone:
         assert self.spec.shared is not None
         if not self.spec.shared.gated:
             return y_TD
-        return F.linear(h_TD, self._w.tensor(f"{layer}.shared_gate")).sigmoid() * y_TD
+        return plain_linear(h_TD, self._w.tensor(f"{layer}.shared_gate")).sigmoid() * y_TD
 
     def first_product(self, h_TD: Tensor) -> Tensor:
         """The first product of the first layer's attention: a sample of what a step computes."""

@@ -10,6 +10,7 @@ C query and key size, V value size.
 import torch
 from torch import Tensor
 
+from kernels.widening import plain_linear
 from router_service.models.attention.attend import attend
 from router_service.models.attention.rope import Rotation, rotate
 from router_service.models.kv_cache import KVCache
@@ -84,7 +85,7 @@ class MultiHeadLatentAttention:
         """A prompt's rows: each head's keys and values are made from the latents."""
         form = self._form
         latent_MR, rope_ME = torch.split(cached_MX, [form.kv_rank, form.rope_dim], dim=-1)
-        made_MHU = (latent_MR @ up_HUR.flatten(0, 1).t()).view(len(latent_MR), form.heads, -1)
+        made_MHU = plain_linear(latent_MR, up_HUR.flatten(0, 1)).view(len(latent_MR), form.heads, -1)
         k_MHP, v_MHV = torch.split(made_MHU, [form.nope_dim, form.value_dim], dim=-1)
         k_MHC = torch.cat((k_MHP, rope_ME.unsqueeze(1).expand(-1, form.heads, -1)), dim=-1)
         return attend(q_NHC, k_MHC, v_MHV, self._spec.per_layer[layer], form.scale)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from pairwise import pairwise
 
 from kernels import reference
 from kernels.cpu import linear as cpu_linear
@@ -25,9 +26,7 @@ def both(problem):
 
 
 @pytest.mark.usefixtures("packing")
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
 def test_expert_ffn(case, dtype, kind):
     problem = make(case, dtype, kind=kind)
     fast, plain = both(problem)
@@ -35,9 +34,7 @@ def test_expert_ffn(case, dtype, kind):
     assert_near(cpu.expert_ffn(problem.x_TD, fast, *problem.rows), expected, dtype)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
 def test_parts(case, dtype, kind):
     problem = make(case, dtype, kind=kind)
     fast, plain = both(problem)

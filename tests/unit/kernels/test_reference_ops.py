@@ -8,6 +8,7 @@ from itertools import combinations
 import pytest
 import torch
 from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from pairwise import pairwise
 
 from kernels import reference
 from kernels.select import ops
@@ -36,9 +37,7 @@ def activated(gate: torch.Tensor, up: torch.Tensor, form: ExpertForm) -> torch.T
     return (up + 1) * gate / (1 + torch.exp(-form.alpha * gate))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
 def test_expert_ffn_is_the_weighted_sum_of_experts(case, dtype, kind):
     problem = make(case, dtype, kind=kind)
     actual = reference.expert_ffn(problem.x_TD, problem.prepare(reference), *problem.rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from pairwise import pairwise
 from quantized_cases import FORMATS, near_one, quantize, quantized_case
 
 from kernels import reference
@@ -25,9 +26,7 @@ def triton_ops():
     return ops("triton", DEVICE)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
 def test_expert_ffn(triton_ops, case, dtype, kind):
     problem = make(case, dtype, DEVICE, kind)
     expected = reference.expert_ffn(problem.x_TD, problem.prepare(reference), *problem.rows)
@@ -35,9 +34,7 @@ def test_expert_ffn(triton_ops, case, dtype, kind):
     assert_near(actual, expected, dtype)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", [case for case in CASES if case.tokens in (0, 4, 9)], ids=str)
+@pairwise(case=[case for case in CASES if case.tokens in (0, 4, 9)], dtype=DTYPES, kind=KINDS)
 def test_parts(triton_ops, case, dtype, kind):
     problem = make(case, dtype, DEVICE, kind)
     ours, plain = problem.prepare(triton_ops), problem.prepare(reference)
@@ -137,10 +134,7 @@ def test_one_broken_token_stays_alone(triton_ops, kind):
     assert broken.any(1).sum() == 1
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("case", [case for case in CASES if case.tokens in (0, 4, 7, 9)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pairwise(case=[case for case in CASES if case.tokens in (0, 4, 7, 9)], dtype=DTYPES, form=FORMATS, kind=KINDS)
 def test_quantized_experts(triton_ops, dtype, case, form, kind):
     problem = make(quantized_case(case, form), dtype, DEVICE, kind)
     packed = quantize(problem.w_gate_up_E2FD, form), quantize(problem.w_down_EDF, form)
