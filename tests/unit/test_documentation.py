@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from cluster.cli.main import parser
+from cluster.config import ClusterConfig
 
 REPOSITORY = Path(__file__).parents[2]
 TOPS = ("cluster", "deploy", "experts", "helm", "kernels", "router_service", "tests")
@@ -31,6 +32,8 @@ FILE = re.compile(r"[\w-]+(?:\.(?:py|proto|ya?ml|json|safetensors)|/)|Dockerfile
 TARGET = re.compile(r"^([a-z][\w-]*):", re.MULTILINE)
 MAKE = re.compile(r"\bmake ([a-z][\w-]*)")
 COMMAND = re.compile(r"(?:^|/)expertmesh ([a-z]+)(?: ([a-z]+))?", re.MULTILINE)
+SUFFIXES = ("json", "proto", "py", "safetensors")
+SETTING = re.compile(rf"`({'|'.join(ClusterConfig().to_dict())})\.(?!(?:{'|'.join(SUFFIXES)})\b)([a-z_]+)(?=[`:])")
 MODULE = re.compile(rf"\bpython -m ((?:{'|'.join(TOPS)})[\w.]*)")
 
 
@@ -89,6 +92,13 @@ def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stopped:
             parser().parse_args([*filter(None, command), "--help"])
         assert stopped.value.code == 0, capsys.readouterr().err
+
+
+@PAGE
+def test_settings_exist(page: Path) -> None:
+    config = ClusterConfig().to_dict()
+    found = SETTING.findall(FENCE.sub("", page.read_text()))
+    assert [f"{section}.{key}" for section, key in found if key not in config[section]] == []
 
 
 def test_the_command_line_is_known_without_torch() -> None:
