@@ -127,12 +127,16 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+def make_config(family: str, **changes: Any) -> Any:
+    """The configuration of a tiny model."""
+    config_class, model_class, sizes = FAMILIES[family]
+    return getattr(transformers, config_class)(**{**COMMON, **sizes, **changes}, architectures=[model_class])
+
+
 def make_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
     """A random model of transformers. What it starts at zero or one is random too, else mistakes would not show."""
-    config_class, model_class, sizes = FAMILIES[family]
     torch.manual_seed(seed)
-    config = getattr(transformers, config_class)(**{**COMMON, **sizes, **changes})
-    model = getattr(transformers, model_class)(config)
+    model = getattr(transformers, FAMILIES[family][1])(make_config(family, **changes))
     randomize(model)
     return model.to(dtype).eval()
 

@@ -53,12 +53,12 @@ def open_subject(model: str) -> Subject:
 
 def _published(name: str) -> Subject:
     config, where = published_config(name)
-    spec, tensors = read_model(config, where, TensorNames(PublishedNames(config), fp8_block(config, where)))
+    spec, tensors = read_model(config, where, TensorNames(PublishedNames(config, where), fp8_block(config, where)))
     stored = stored_bytes(tensors, lambda tensor: published_dtype(spec, tensor))
     skipped = []
     if parameters := llama4.skipped_elements(config):
         skipped.append(Skipped("vision", 0, parameters, 2 * parameters))  # published in bfloat16
-    if predicted := text_part(config).get("num_nextn_predict_layers"):
+    if predicted := text_part(config, where).integer("num_nextn_predict_layers", default=0):
         skipped.append(Skipped(f"multi-token prediction (layers by the configuration: {predicted})", 0, 0, 0))
     return Subject(name, where, True, spec, tensors, stored, tuple(skipped))
 

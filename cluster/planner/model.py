@@ -9,6 +9,7 @@ from cluster.planner.sizes import experts_bytes, parameters, router_bytes
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from experts.config import WeightsConfig
+from experts.shown import shown
 from router_service.front.api.model_card import ModelCard
 from router_service.models.families.registry import ModelPlan, plan_model
 from router_service.models.weights import is_shared_expert, resident_bytes
@@ -88,7 +89,7 @@ def dtype_of(asked: str, published: str, where: str) -> torch.dtype:
     """
     dtype = published if asked == "auto" else asked
     if dtype not in DTYPES:
-        raise CheckpointError(f"{where}: dtype is {dtype!r}, supported: {', '.join(DTYPES)}")
+        raise CheckpointError(f"{where}: dtype or torch_dtype is {shown(dtype)}, supported: {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 

@@ -4,20 +4,18 @@ Opening reads config.json and the index. A file's header is read when a tensor o
 opens only the files that hold its experts.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, KeysView
 from dataclasses import dataclass
 from itertools import groupby
+from os.path import isfile
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.files import MAX_JSON_BYTES, read_text
 from experts.checkpoint.safetensors_file import MappedFile, TensorEntry, read_header
 from experts.checkpoint.source import Stored
-from experts.host.unique_keys import unique_keys
+from experts.json_reader import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -30,25 +28,6 @@ class Copy:
     name: str
     out: Tensor
     index: int | None = None
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object in which no key stands twice.
-
-    Raises:
-        CheckpointError: no such file, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(read_text(file, MAX_JSON_BYTES), object_pairs_hook=unique_keys)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file") from None
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 class Checkpoint:
@@ -173,7 +152,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path / INDEX}: has no object 'weight_map' from tensors to file names")
         files = {name: _inside(self.path, name) for name in sorted(set(weight_map.values()))}
         for file in files.values():
-            if not file.is_file():
+            if not isfile(file):  # which is false of a name that no file can have, too
                 raise CheckpointError(f"{file}: no such file, but {INDEX} places tensors there")
         return {tensor: files[name] for tensor, name in weight_map.items()}
 

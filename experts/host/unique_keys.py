@@ -1,8 +1,11 @@
 """JSON and YAML in which no key may stand twice; their libraries take the last one and say nothing."""
 
+from collections import Counter
 from typing import Any
 
 import yaml
+
+from experts.shown import shown_key
 
 
 class DuplicateKeyError(ValueError):
@@ -17,9 +20,9 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DuplicateKeyError(f"{twice} stands there twice")
+        count = Counter(name for name, _ in pairs)
+        twice = next(name for name, number in count.items() if number > 1)
+        raise DuplicateKeyError(f"{shown_key(twice)} stands there twice")
     return made
 
 

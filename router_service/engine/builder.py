@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 
-from experts.checkpoint.directory import read_json
 from experts.config import ExpertsConfig
 from experts.host.cores import usable_cores
 from experts.host.memory import host_bytes
 from experts.host.threads import ComputeThreads, measured_threads
+from experts.json_reader import open_json
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport
@@ -103,8 +103,5 @@ def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device:
 
 def eos_token_ids(plan: ModelPlan) -> frozenset[int]:
     """The ids that end a text: generation_config.json's word counts before config.json's, as in transformers."""
-    file = plan.checkpoint.path / "generation_config.json"
-    value = read_json(file).get("eos_token_id") if file.exists() else None
-    if value is None:
-        return frozenset(plan.spec.eos_token_ids)
-    return frozenset(value if isinstance(value, list) else [value])
+    ids = open_json(plan.checkpoint.path / "generation_config.json", optional=True).token_ids("eos_token_id")
+    return frozenset(plan.spec.eos_token_ids if ids is None else ids)

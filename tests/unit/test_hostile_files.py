@@ -103,7 +103,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a nested config.json": (write("config.json", NESTED), "config.json: cannot be read as JSON: maximum recursion"),
     "a nested tokenizer_config.json": (
         write("tokenizer_config.json", NESTED),
-        "er_config.json: maximum recursion",
+        "er_config.json: cannot be read as JSON: maximum recursion",
     ),
     "a nested tokenizer.json": (write("tokenizer.json", NESTED), "tokenizer.json: "),
     "a config.json of 1 GiB": (lambda d: sparse(d / "config.json", GIGABYTE), "1073741824 bytes, at most 67108864"),

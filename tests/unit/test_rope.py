@@ -77,9 +77,15 @@ def read(dim: int, theta: float, numbers: dict[str, Any], spelling: str) -> Rope
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rope_scaling": {"type": "longrope"}}, "rope_type is 'longrope', supported: 'default', 'linear', 'yarn'"),
+        (
+            {"rope_scaling": {"type": "longrope"}},
+            "rope_scaling.type is 'longrope', supported: 'default', 'linear', 'yarn'",
+        ),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "original_max_position_embeddings is None"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": "8"}}, "factor is '8', llama3 rope needs a number"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": "8"}},
+            "rope_scaling.factor is '8', it must be a number from",
+        ),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
     ],
 )

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.text.checkpoint_files import read_json, read_text
+from experts.json_reader import JsonReader, is_whole, open_json
+from router_service.front.text.checkpoint_files import read_text
 from router_service.front.text.templates.process import TemplateError, TemplateProcess
 
 ROLES = ("system", "user", "assistant", "tool")
+# What transformers knows by name; a model may have more.
+USUAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 class ChatError(ValueError):
@@ -61,15 +64,25 @@ def load_special_tokens(directory: Path) -> dict[str, str]:
     """Return a checkpoint's named special tokens (`eos_token`: its content, and so on).
 
     Raises:
-        CheckpointError: a file is unreadable.
+        CheckpointError: a file is unreadable, or one of the usual tokens is none.
     """
     named: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        for key, value in read_json(directory / file).items():
-            content = value.get("content") if isinstance(value, dict) else value
-            if key.endswith("_token") and isinstance(content, str):
-                named[key] = content
+        reader = open_json(directory / file, optional=True)
+        # Other keys end so too, as `add_bos_token`; what is no token under them is no error.
+        named |= {key: value for key in reader.values if key.endswith("_token") and (value := _content(reader, key))}
     return named
+
+
+def _content(reader: JsonReader, key: str) -> str | None:
+    value = reader.get(key)
+    if isinstance(value, str):
+        return reader.text(key, default=None)
+    if isinstance(value, dict):
+        return reader.object(key).text("content", default=None)
+    if value is not None and key in USUAL_TOKENS:
+        raise reader.error(key, value, "it must be a string, or an object with its content")
+    return None
 
 
 def _find_source(directory: Path) -> tuple[Path, str] | None:
@@ -77,17 +90,20 @@ def _find_source(directory: Path) -> tuple[Path, str] | None:
     if (source := read_text(path)) is not None:
         return path, source
     for file in ("chat_template.json", "tokenizer_config.json"):
-        path = directory / file
-        if (value := read_json(path).get("chat_template")) is not None:
-            return path, _default_of(path, value)
+        reader = open_json(directory / file, optional=True)
+        if reader.get("chat_template") is not None:
+            return directory / file, _default_of(reader)
     return None
 
 
-def _default_of(path: Path, value: object) -> str:
+def _default_of(reader: JsonReader) -> str:
     """Return the template, or of a list of named ones that called default."""
+    value = reader.get("chat_template")
     if isinstance(value, list):
-        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
-        value = named.get("default")
-    if not isinstance(value, str):
-        raise CheckpointError(f"{path}: chat_template: expected a template or a list with one named default")
-    return value
+        entries = [entry for entry in value if isinstance(entry, dict) and entry.get("name") == "default"]
+        default = entries[-1].get("template") if entries else None
+    else:
+        default = value
+    if not isinstance(default, str) or not is_whole(default):
+        raise reader.error("chat_template", value, "it must be a template or a list with one named default")
+    return default

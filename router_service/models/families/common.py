@@ -5,7 +5,8 @@ from typing import Any
 
 from experts.checkpoint.manifest import ExpertManifest, ExpertSource
 from experts.checkpoint.source import Layout, Part, TensorSource, plain, stacked
-from router_service.models.families.config_reader import ConfigReader
+from experts.json_reader import MAX_INT32
+from router_service.models.families.config_reader import MAX_EXPERTS, ConfigReader
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import GroupedAttention, ModelSpec, QueryKeyNorm
 
@@ -22,9 +23,9 @@ def read_shared(config: ConfigReader, norm_eps: float) -> dict[str, Any]:
     return {
         "vocabulary": config.positive("vocab_size"),
         "hidden": config.positive("hidden_size"),
-        "context": config.positive("max_position_embeddings"),
-        "norm_eps": config.number("rms_norm_eps", norm_eps),
-        "tied_embeddings": bool(config.get("tie_word_embeddings", default=False)),
+        "context": config.positive("max_position_embeddings", most=MAX_INT32),
+        "norm_eps": config.number("rms_norm_eps", norm_eps, least=0, most=1),
+        "tied_embeddings": config.flag("tie_word_embeddings", False),
         "eos_token_ids": config.eos(),
         "dtype": config.dtype(),
     }
@@ -40,7 +41,24 @@ def read_heads(config: ConfigReader) -> GroupedAttention:
     kv_heads = config.positive("num_key_value_heads", default=heads)
     if heads % kv_heads:
         raise config.error("num_key_value_heads", kv_heads, f"it must divide num_attention_heads, {heads}")
+    if config.get("head_dim") is None and hidden % heads:
+        raise config.error("num_attention_heads", heads, f"without a head_dim it must divide hidden_size, {hidden}")
     return GroupedAttention(heads, kv_heads, config.positive("head_dim", default=hidden // heads))
+
+
+def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = None) -> tuple[int, int]:
+    """Read how many experts a layer has, and how many of them a token uses; `default` of the latter.
+
+    Raises:
+        CheckpointError: more than there are, or a value that is missing or bad.
+    """
+    experts = config.positive(*experts_keys, most=MAX_EXPERTS)
+    keys = ("num_experts_per_tok", "experts_per_token")
+    top_k = config.positive(*keys, default=default)
+    if top_k > experts:
+        most = f"it must be at most {config.name(config.key_of(*experts_keys))}, {experts}"
+        raise config.error(config.key_of(*keys), top_k, most)
+    return experts, top_k
 
 
 def outer_params(spec: ModelSpec, root: str = "") -> Params:

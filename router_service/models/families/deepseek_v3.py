@@ -12,9 +12,10 @@ from router_service.models.families.common import (
     manifest,
     norm_params,
     outer_params,
+    read_choice,
     read_shared,
 )
-from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.config_reader import MAX_EXPERTS, ConfigReader
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, LatentAttention, Layer, ModelSpec, Rope, Rule, Shared, TensorMap
 
@@ -26,9 +27,9 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
     for key, allowed in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"), ("moe_layer_freq", 1)):
         config.must_be(key, [allowed])
-    layers, dense = config.positive("num_hidden_layers"), config.get("first_k_dense_replace", default=0)
+    layers, dense = config.layers(), config.integer("first_k_dense_replace", default=0)
     ffn, rope_dim = config.positive("moe_intermediate_size"), config.positive("qk_rope_head_dim")
-    rope = config.rope(rope_dim, 1e4, interleaved=bool(config.get("rope_interleave", default=True)))
+    rope = config.rope(rope_dim, 1e4, interleaved=config.flag("rope_interleave", True), dim_key="qk_rope_head_dim")
     return ModelSpec(
         family=MODEL_TYPES[0],
         per_layer=tuple(Layer(sparse=n >= dense) for n in range(layers)),
@@ -43,13 +44,13 @@ def read_spec(config: ConfigReader) -> ModelSpec:
 
 
 def _attention(config: ConfigReader, rope: Rope) -> LatentAttention:
-    rank, nope_dim = config.get("q_lora_rank"), config.positive("qk_nope_head_dim")
-    biased = bool(config.get("attention_bias", default=False))
+    rank, nope_dim = config.integer("q_lora_rank", default=None, least=1), config.positive("qk_nope_head_dim")
+    biased = config.flag("attention_bias", False)
     if biased and rank is None:
         raise config.error("attention_bias", biased, "it is supported only with a q_lora_rank")
     return LatentAttention(
         heads=config.positive("num_attention_heads"),
-        query_rank=None if rank is None else config.positive("q_lora_rank"),
+        query_rank=rank,
         kv_rank=config.positive("kv_lora_rank"),
         nope_dim=nope_dim,
         rope_dim=rope.dim,
@@ -67,19 +68,24 @@ def _stretched_scale(rope: Rope) -> float:
 
 
 def _gate(config: ConfigReader) -> Gate:
-    experts = config.positive("n_routed_experts", "num_local_experts", "num_experts")
+    keys = ("n_routed_experts", "num_local_experts", "num_experts")
+    (experts, top_k), there = read_choice(config, *keys), config.key_of(*keys)
     groups = config.positive("n_group", default=1)
     chosen = config.positive("topk_group", default=1)
     if experts % groups or (groups > 1 and experts // groups < 2):
-        raise config.error("n_group", groups, f"it must divide the {experts} experts into groups of at least 2")
-    if chosen > groups or config.positive("num_experts_per_tok") > chosen * (experts // groups):
-        raise config.error("topk_group", chosen, f"of {groups} groups they must hold num_experts_per_tok experts")
+        raise config.error(
+            "n_group", groups, f"it must divide the {experts} experts ({there}) into groups of at least 2"
+        )
+    if chosen > groups or top_k > chosen * (experts // groups):
+        raise config.error(
+            "topk_group", chosen, f"of {groups} groups (n_group) they must hold num_experts_per_tok experts ({there})"
+        )
     return Gate(
         experts=experts,
-        top_k=config.positive("num_experts_per_tok"),
+        top_k=top_k,
         rule=Rule.SIGMOID_GROUPS,
-        normalize=bool(config.get("norm_topk_prob", default=True)),
-        scale=config.number("routed_scaling_factor", 1.0),
+        normalize=config.flag("norm_topk_prob", True),
+        scale=config.number("routed_scaling_factor", 1.0, above=0, most=1e6),
         groups=groups,
         top_groups=chosen,
         correction=True,
@@ -89,8 +95,8 @@ def _gate(config: ConfigReader) -> Gate:
 
 def _shared(config: ConfigReader, ffn: int) -> Shared | None:
     """The makers' several shared experts are one of their summed width."""
-    count = config.get("n_shared_experts", default=0)
-    return Shared(ffn * config.positive("n_shared_experts")) if count else None
+    count = config.integer("n_shared_experts", default=0, most=MAX_EXPERTS)
+    return Shared(ffn * count) if count else None
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:

@@ -13,6 +13,7 @@ from router_service.models.families.common import (
     manifest_of,
     norm_params,
     outer_params,
+    read_choice,
     read_heads,
     read_shared,
 )
@@ -26,10 +27,10 @@ MODEL_TYPES = ("gpt_oss",)
 
 def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    heads, count = read_heads(config), config.positive("num_hidden_layers")
-    biased = bool(config.get("attention_bias", default=True))
-    window = config.get("sliding_window")
-    kinds = config.per_layer("layer_types", count) or [
+    heads, count = read_heads(config), config.layers()
+    biased = config.flag("attention_bias", True)
+    window = config.window("sliding_window")
+    kinds = config.per_layer("layer_types", count, ("full_attention", "sliding_attention")) or [
         "full_attention" if n % 2 else "sliding_attention" for n in range(count)
     ]
     return ModelSpec(
@@ -37,18 +38,13 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         per_layer=tuple(Layer(True, window=window if kind == "sliding_attention" else None) for kind in kinds),
         attention=replace(heads, qkv_bias=biased, out_bias=biased, sinks=True),
         rope=config.rope(heads.head_dim, 150000.0),
-        gate=Gate(
-            config.positive("num_local_experts", "num_experts"),
-            config.positive("num_experts_per_tok", "experts_per_token"),
-            Rule.TOPK_SOFTMAX,
-            bias=True,
-        ),
+        gate=Gate(*read_choice(config, "num_local_experts", "num_experts"), Rule.TOPK_SOFTMAX, bias=True),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         form=ExpertForm(
             Activation.CLAMPED_SWIGLU,
-            alpha=config.number("swiglu_alpha", 1.702),
-            limit=config.number("swiglu_limit", 7.0),
+            alpha=config.number("swiglu_alpha", 1.702, least=-1e6, most=1e6),
+            limit=config.number("swiglu_limit", 7.0, above=0),
         ),
         norms_round_last=True,
         **read_shared(config, norm_eps=1e-5),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from experts.checkpoint.source import Layout, plain
+from experts.json_reader import MAX_INT32
 from kernels.weights import ExpertForm
 from router_service.models.families.common import (
     Params,
@@ -17,6 +18,7 @@ from router_service.models.families.common import (
     manifest_of,
     norm_params,
     outer_params,
+    read_choice,
     read_heads,
     read_shared,
 )
@@ -50,9 +52,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         per_layer=layers,
         attention=_attention(config, heads),
         rope=config.rope(heads.head_dim, 5e5, interleaved=True, float32=True),
-        gate=Gate(
-            config.positive("num_local_experts"), config.positive("num_experts_per_tok", default=1), Rule.TOPK_SIGMOID
-        ),
+        gate=Gate(*read_choice(config, "num_local_experts", default=1), Rule.TOPK_SIGMOID),
         expert_ffn=ffn,
         dense_ffn=0 if all(layer.sparse for layer in layers) else config.positive("intermediate_size_mlp"),
         form=ExpertForm(weight_inputs=True),
@@ -62,26 +62,36 @@ def read_spec(config: ConfigReader) -> ModelSpec:
 
 
 def _attention(config: ConfigReader, heads: GroupedAttention) -> GroupedAttention:
-    biased = bool(config.get("attention_bias", default=False))
-    tuned = config.get("attn_temperature_tuning", default=True)
-    temperature = Temperature(config.number("attn_scale", 0.1), config.number("floor_scale", 8192))
+    biased = config.flag("attention_bias", False)
+    scale = config.number("attn_scale", 0.1, least=0, most=1e6)
+    temperature = Temperature(scale, config.number("floor_scale", 8192.0, least=1, most=MAX_INT32))
     return replace(
         heads,
         qkv_bias=biased,
         out_bias=biased,
-        norm=QueryKeyNorm.L2_AFTER_ROPE if config.get("use_qk_norm", default=True) else QueryKeyNorm.NONE,
-        temperature=temperature if tuned else None,
+        norm=QueryKeyNorm.L2_AFTER_ROPE if config.flag("use_qk_norm", True) else QueryKeyNorm.NONE,
+        temperature=temperature if _is_tuned(config) else None,
     )
+
+
+def _is_tuned(config: ConfigReader) -> bool:
+    """The makers wrote a number here, 4, which no code of theirs uses but as true."""
+    key = "attn_temperature_tuning"
+    written = config.get(key, default=True)
+    return written if isinstance(written, bool) else config.integer(key, default=1) > 0
 
 
 def _layers(config: ConfigReader) -> tuple[Layer, ...]:
     """`no_rope_layers` says 1 where a layer HAS rope; those are the ones that attend within chunks."""
-    count, chunk = config.positive("num_hidden_layers"), config.get("attention_chunk_size")
+    count, chunk = config.layers(), config.window("attention_chunk_size")
     every = config.positive("no_rope_layer_interval", default=4)
-    rope = config.per_layer("no_rope_layers", count) or [(n + 1) % every != 0 for n in range(count)]
-    kinds = config.per_layer("layer_types", count) or ["chunked_attention" if r else "full_attention" for r in rope]
+    rope = config.per_layer("no_rope_layers", count, (0, 1)) or [(n + 1) % every != 0 for n in range(count)]
+    kinds = config.per_layer("layer_types", count, ("full_attention", "chunked_attention")) or [
+        "chunked_attention" if turned else "full_attention" for turned in rope
+    ]
     step = config.positive("interleave_moe_layer_step", default=1)
-    sparse = set(config.get("moe_layers", default=range(step - 1, count, step)))
+    listed = config.integers("moe_layers")
+    sparse = set(range(step - 1, count, step) if listed is None else listed)
     return tuple(
         Layer(n in sparse, rope=bool(rope[n]), chunk=chunk if kinds[n] == "chunked_attention" else None)
         for n in range(count)

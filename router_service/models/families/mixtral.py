@@ -6,6 +6,7 @@ from router_service.models.families.common import (
     manifest,
     norm_params,
     outer_params,
+    read_choice,
     read_heads,
     read_shared,
 )
@@ -20,15 +21,13 @@ MODEL_TYPES = ("mixtral",)
 def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
     heads = read_heads(config)
-    layer = Layer(sparse=True, window=config.get("sliding_window"))
+    layer = Layer(sparse=True, window=config.window("sliding_window"))
     return ModelSpec(
         family=MODEL_TYPES[0],
-        per_layer=(layer,) * config.positive("num_hidden_layers"),
+        per_layer=(layer,) * config.layers(),
         attention=heads,
         rope=config.rope(heads.head_dim, 1e6),
-        gate=Gate(
-            config.positive("num_local_experts", "num_experts"), config.positive("num_experts_per_tok"), normalize=True
-        ),
+        gate=Gate(*read_choice(config, "num_local_experts", "num_experts"), normalize=True),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         **read_shared(config, norm_eps=1e-5),

@@ -3,8 +3,8 @@
 from collections.abc import Container, Mapping
 from typing import Any
 
-from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.source import Encoding, Part, scales_name
+from experts.json_reader import JsonReader
 
 DEFAULT_BLOCK = (128, 128)
 
@@ -33,8 +33,8 @@ class PublishedNames(Container[str]):
     Every projection has scales if the configuration says FP8, every expert is MXFP4 if it says so.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._method = (config.get("quantization_config") or {}).get("quant_method")
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self._method = JsonReader(config, where).object("quantization_config").text("quant_method", default=None)
 
     def __contains__(self, name: object) -> bool:
         text = str(name)
@@ -49,15 +49,14 @@ def fp8_block(config: Mapping[str, Any], where: str) -> tuple[int, int]:
     Raises:
         CheckpointError: another method, or FP8 with other scales than one for each block.
     """
-    written = config.get("quantization_config") or {}
-    method, block = written.get("quant_method"), written.get("weight_block_size")
+    written = JsonReader(config, where).object("quantization_config")
+    method, key = written.text("quant_method", default=None), "weight_block_size"
     if method not in (None, "fp8", "mxfp4"):
-        raise CheckpointError(
-            f"{where}: quantization_config: quant_method is {method!r}, supported: 'fp8' (block scales), 'mxfp4'"
-        )
+        raise written.error("quant_method", method, "supported: 'fp8' (block scales), 'mxfp4'")
     if method != "fp8":
         return DEFAULT_BLOCK
-    if not isinstance(block, list) or len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
-        wanted = "FP8 needs two positive numbers, as [128, 128]"
-        raise CheckpointError(f"{where}: quantization_config: weight_block_size is {block!r}, {wanted}")
-    return block[0], block[1]
+    block = written.get(key)
+    sides = written.integers(key) if isinstance(block, list) and len(block) == 2 else None
+    if sides is None or not all(sides):
+        raise written.error(key, block, "FP8 needs two positive numbers, as [128, 128]")
+    return sides[0], sides[1]

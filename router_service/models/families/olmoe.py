@@ -8,6 +8,7 @@ from router_service.models.families.common import (
     manifest,
     norm_params,
     outer_params,
+    read_choice,
     read_heads,
     read_shared,
 )
@@ -21,23 +22,21 @@ MODEL_TYPES = ("olmoe",)
 
 def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    heads, clip = read_heads(config), config.get("clip_qkv")
-    biased = bool(config.get("attention_bias", default=False))
+    heads, biased = read_heads(config), config.flag("attention_bias", False)
     return ModelSpec(
         family=MODEL_TYPES[0],
-        per_layer=(Layer(sparse=True),) * config.positive("num_hidden_layers"),
+        per_layer=(Layer(sparse=True),) * config.layers(),
         attention=replace(
             heads,
             qkv_bias=biased,
             out_bias=biased,
             norm=QueryKeyNorm.WHOLE,
-            clip=None if clip is None else config.number("clip_qkv", 0.0),
+            clip=config.number("clip_qkv", None, above=0),
         ),
         rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
-            experts=config.positive("num_experts", "num_local_experts"),
-            top_k=config.positive("num_experts_per_tok"),
-            normalize=bool(config.get("norm_topk_prob", default=False)),
+            *read_choice(config, "num_experts", "num_local_experts"),
+            normalize=config.flag("norm_topk_prob", False),
         ),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,

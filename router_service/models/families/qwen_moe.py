@@ -13,6 +13,7 @@ from router_service.models.families.common import (
     manifest,
     norm_params,
     outer_params,
+    read_choice,
     read_heads,
     read_shared,
 )
@@ -34,9 +35,8 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         attention=heads,
         rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
-            experts=config.positive("num_experts", "num_local_experts"),
-            top_k=config.positive("num_experts_per_tok"),
-            normalize=bool(config.get("norm_topk_prob", default=False)),
+            *read_choice(config, "num_experts", "num_local_experts"),
+            normalize=config.flag("norm_topk_prob", False),
         ),
         expert_ffn=config.positive("moe_intermediate_size"),
         dense_ffn=config.positive("intermediate_size") if dense else 0,
@@ -46,36 +46,36 @@ def read_spec(config: ConfigReader) -> ModelSpec:
 
 
 def _is_qwen2(config: ConfigReader) -> bool:
-    return "Qwen2MoeForCausalLM" in config.get("architectures", default=[]) or config.get("model_type") == "qwen2_moe"
+    return "Qwen2MoeForCausalLM" in config.strings("architectures") or config.get("model_type") == "qwen2_moe"
 
 
 def _qwen2(config: ConfigReader, spec: ModelSpec, heads: GroupedAttention) -> ModelSpec:
     return replace(
         spec,
         family="qwen2_moe",
-        attention=replace(heads, qkv_bias=bool(config.get("qkv_bias", default=True))),
+        attention=replace(heads, qkv_bias=config.flag("qkv_bias", True)),
         shared=Shared(config.positive("shared_expert_intermediate_size"), gated=True),
     )
 
 
 def _qwen3(config: ConfigReader, spec: ModelSpec, heads: GroupedAttention) -> ModelSpec:
-    biased = bool(config.get("attention_bias", default=False))
+    biased = config.flag("attention_bias", False)
     return replace(spec, attention=replace(heads, qkv_bias=biased, out_bias=biased, norm=QueryKeyNorm.HEAD))
 
 
 def _layers(config: ConfigReader) -> tuple[Layer, ...]:
-    count, step = config.positive("num_hidden_layers"), config.positive("decoder_sparse_step", default=1)
-    dense, windows = set(config.get("mlp_only_layers", default=[])), _windows(config, count)
+    count, step = config.layers(), config.positive("decoder_sparse_step", default=1)
+    dense, windows = set(config.integers("mlp_only_layers") or []), _windows(config, count)
     return tuple(Layer(n not in dense and (n + 1) % step == 0, window=windows[n]) for n in range(count))
 
 
 def _windows(config: ConfigReader, count: int) -> list[int | None]:
     """Qwen3 slides in every layer; Qwen2 in those that `layer_types` names, else in even ones below a limit."""
-    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    window = config.window("sliding_window") if config.flag("use_sliding_window", False) else None
     if not _is_qwen2(config):
         return [window] * count
-    until = config.get("max_window_layers", default=28)
-    kinds = config.per_layer("layer_types", count) or [
+    until = config.integer("max_window_layers", default=28)
+    kinds = config.per_layer("layer_types", count, ("full_attention", "sliding_attention")) or [
         "sliding_attention" if n % 2 == 0 and n < until else "full_attention" for n in range(count)
     ]
     return [window if kind == "sliding_attention" else None for kind in kinds]

@@ -8,6 +8,8 @@ from typing import Any
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.source import Stored
+from experts.json_reader import JsonReader
+from experts.shown import shown
 from router_service.models.families import deepseek_v3, gpt_oss, llama4, mixtral, olmoe, qwen_moe
 from router_service.models.families.config_reader import ConfigReader
 from router_service.models.families.names import TensorNames, fp8_block
@@ -41,6 +43,15 @@ FAMILIES = (
     ),
     Family(llama4.ARCHITECTURES, llama4.MODEL_TYPES, llama4.read_spec, llama4.tensor_map, llama4.skipped),
     Family(gpt_oss.ARCHITECTURES, gpt_oss.MODEL_TYPES, gpt_oss.read_spec, gpt_oss.tensor_map),
+)
+# What says which layers have experts, in some family.
+SPARSITY_KEYS = (
+    "num_hidden_layers",
+    "first_k_dense_replace",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "moe_layers",
+    "interleave_moe_layer_step",
 )
 
 
@@ -87,11 +98,11 @@ def read_model(config: Mapping[str, Any], where: str, there: TensorNames) -> tup
         CheckpointError: unknown family, or a bad configuration value.
     """
     family = family_of(config, where)
-    spec = family.read_spec(ConfigReader(text_part(config), where))
-    if spec.gate.top_k > spec.gate.experts:
-        raise CheckpointError(f"{where}: num_experts_per_tok {spec.gate.top_k} is over the {spec.gate.experts} experts")
+    text = text_part(config, where)
+    spec = family.read_spec(text)
     if not spec.moe_layers:
-        raise CheckpointError(f"{where}: no layer has experts: a dense model is not for this server")
+        said = ", ".join(text.name(key) for key in SPARSITY_KEYS if text.get(key) is not None)
+        raise CheckpointError(f"{where}: no layer has experts, by {said}: a dense model is not for this server")
     return spec, family.tensor_map(spec, there)
 
 
@@ -101,21 +112,26 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
     Raises:
         CheckpointError: none that we know.
     """
-    architectures, model_type = config.get("architectures") or [], config.get("model_type")
+    reader = JsonReader(config, where)
+    architectures, model_type = reader.strings("architectures"), reader.text("model_type", default=None)
     for family in FAMILIES:
         named = any(name in architectures for name in family.architectures)
         if named or (not architectures and model_type in family.model_types):
             return family
     known = ", ".join(name for family in FAMILIES for name in family.architectures)
-    raise CheckpointError(f"{where}: unknown model family {architectures or model_type!r}, supported: {known}")
+    named_by = f"{shown(architectures)} (architectures)" if architectures else f"{shown(model_type)} (model_type)"
+    raise CheckpointError(f"{where}: unknown model family {named_by}, supported: {known}")
 
 
-def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the text model: a multimodal one keeps it in a section of its own, which wins."""
-    nested = config.get("text_config")
-    if not isinstance(nested, dict):
-        return dict(config)
-    return dict(config) | {key: value for key, value in nested.items() if value is not None}
+def text_part(config: Mapping[str, Any], where: str) -> ConfigReader:
+    """The configuration of the text model: a multimodal one keeps it in a section of its own, which wins.
+
+    Raises:
+        CheckpointError: the section is none.
+    """
+    section = JsonReader(config, where).object("text_config").values
+    inner = {key: value for key, value in section.items() if value is not None}
+    return ConfigReader(dict(config) | inner, where, inner)
 
 
 def _stored(tensors: TensorMap) -> Iterator[Stored]:

@@ -139,7 +139,6 @@ FIRST, LAST = str(BASE), str(BASE + 255)
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ([], "expected tokens by their ids, found list"),
         ({"x": added("a")}, "'x': expected a token id"),
         ({f"0{FIRST}": added("a")}, f"'0{FIRST}': expected a token id"),
         ({"-1": added("a")}, "'-1': expected a token id"),
@@ -168,3 +167,9 @@ def test_tokens_that_nothing_names_are_reserved(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.special_ids == set(range(BASE, BASE + 256))
     assert tokenizer.id_of(f"<|reserved_token_{BASE + 2}|>") == BASE + 2
+
+
+def test_added_tokens_that_are_no_object(tmp_path: Path) -> None:
+    path = write_kimi(tmp_path) / "tokenizer_config.json"
+    path.write_text(json.dumps({"added_tokens_decoder": []}))
+    assert refusal(tmp_path) == f"{path}: added_tokens_decoder is [], it must be an object"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.text.checkpoint_files import read_json
+from experts.json_reader import open_json
+from experts.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,11 @@ def format_of(vocabulary: Path) -> TiktokenFormat:
         CheckpointError: config.json is unreadable, or its model_type is of no known format.
     """
     config = vocabulary.parent / "config.json"
-    model_type = read_json(config).get("model_type")
+    model_type = open_json(config, optional=True).get("model_type")
     key = str(model_type)
     found = FORMATS.get(key) or FORMATS_BY_FILE.get((key, vocabulary.name))
     if found is None:
-        problem = f"how model_type {model_type!r} splits text for {vocabulary.name} is not known, only for"
+        problem = f"how model_type {shown(model_type)} splits text for {vocabulary.name} is not known, only for"
         known = ", ".join([*FORMATS, *(f"{name} with {file}" for name, file in FORMATS_BY_FILE)])
         raise CheckpointError(f"{config}: {problem} {known}; add a tokenizer.json made from the vocabulary")
     return found

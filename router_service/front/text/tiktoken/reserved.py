@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.text.checkpoint_files import read_json
+from experts.json_reader import open_json
+from experts.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,8 @@ def read_reserved(directory: Path, ids: range) -> dict[int, ReservedToken]:
         CheckpointError: tokenizer_config.json is unreadable, or names another id, or two ids alike.
     """
     path = directory / "tokenizer_config.json"
-    named = read_json(path).get("added_tokens_decoder", {})
+    named = open_json(path, optional=True).object("added_tokens_decoder").values
     where = f"{path}: added_tokens_decoder"
-    if not isinstance(named, dict):
-        raise CheckpointError(f"{where}: expected tokens by their ids, found {type(named).__name__}; fetch it again")
     tokens = {id: ReservedToken(f"<|reserved_token_{id}|>", special=True) for id in ids}
     for key, entry in named.items():
         tokens[_id(where, key, ids)] = _token(f"{where}: {key}", entry)
@@ -38,7 +37,7 @@ def _id(where: str, key: str, ids: range) -> int:
     id = int(key) if key.isdecimal() and len(key) < 10 else -1
     # One spelling for each id, so that no two keys mean the same.
     if id < 0 or str(id) != key:
-        raise CheckpointError(f"{where}: {key[:40]!r}: expected a token id, such as '{ids[0]}'; correct the key")
+        raise CheckpointError(f"{where}: {shown(key)}: expected a token id, such as '{ids[0]}'; correct the key")
     if id not in ids:
         problem = "is an id of the vocabulary file" if id < ids[0] else "is out of range"
         remedy = f"added tokens are {ids[0]} to {ids[-1]}; fetch both files of the same model"
@@ -51,10 +50,10 @@ def _token(where: str, entry: object) -> ReservedToken:
     special = entry.get("special", False) if isinstance(entry, Mapping) else None
     if not isinstance(content, str) or not content or not isinstance(special, bool):
         raise CheckpointError(
-            f"{where}: expected a content and whether it is special, found {repr(entry)[:80]}; correct it"
+            f"{where}: expected a content and whether it is special, found {shown(entry)}; correct it"
         )
     if any("\ud800" <= character <= "\udfff" for character in content):
-        raise CheckpointError(f"{where}: content {content!r} has half a surrogate pair and is no text; correct it")
+        raise CheckpointError(f"{where}: content {shown(content)} has half a surrogate pair and is no text; correct it")
     return ReservedToken(content, special)
 
 
@@ -63,4 +62,6 @@ def _check_contents(where: str, tokens: Mapping[int, ReservedToken]) -> None:
     for id, token in tokens.items():
         first = id_of.setdefault(token.content, id)
         if first != id:
-            raise CheckpointError(f"{where}: {first} and {id} are both {token.content!r}; give each its own content")
+            raise CheckpointError(
+                f"{where}: {first} and {id} are both {shown(token.content)}; give each its own content"
+            )
