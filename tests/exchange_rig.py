@@ -19,7 +19,7 @@ from router_service.engine.engine import StepRecord
 from router_service.engine.forward import StepTrace
 from router_service.metrics.collector import Statistics
 from router_service.models.families.registry import ModelPlan
-from tests.mesh import CPU, NODE, SECRET, ShardServers, load_shards
+from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
 from tests.relay import Relay
 
 WAIT_S = 30.0
@@ -58,7 +58,7 @@ class Rig:
         for index in range(shards):
             server = self.servers.start(index, (delays or {}).get(index, 0.0))
             self.relays.append(Relay(server.endpoint, self.node))
-            channel = connect(self.relays[index].endpoint, self.node, SECRET, WAIT_S)
+            channel = connect(self.relays[index].endpoint, self.node, CREDENTIALS, WAIT_S)
             channel.set_timeouts(WAIT_S)
             self.transport.offer(index, channel)
 
@@ -91,7 +91,7 @@ class Rig:
 
     def status(self, shard: int) -> dict[str, Any]:
         """What a shard says of itself."""
-        with closing(connect(self.servers.running[shard].endpoint, self.node, SECRET, WAIT_S)) as channel:
+        with closing(connect(self.servers.running[shard].endpoint, self.node, CREDENTIALS, WAIT_S)) as channel:
             channel.send(Kind.STATUS, 0, [])
             status: dict[str, Any] = json.loads(bytes(channel.receive()[1]))
         return status

@@ -19,6 +19,7 @@ from experts.shard.shard import ExpertShard, load_shard
 from experts.transport.address import Endpoint
 from experts.transport.base import Transport
 from experts.transport.connector import ShardConnector
+from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.config import EngineConfig
@@ -29,6 +30,8 @@ from router_service.models.families.registry import ModelPlan
 from router_service.protocol.messages import SamplingParams
 
 SECRET = b"a secret of the tests"
+DIGEST = bytes(range(32))
+CREDENTIALS = Credentials(SECRET, DIGEST)
 NODE = "node"
 CPU = torch.device("cpu")
 WAYS = ("local", "unix", "tcp")
@@ -68,7 +71,7 @@ class ShardServers:
 
     def start(self, index: int, delay_s: float = 0.0) -> ExpertServer:
         """Start a new life of a shard."""
-        server = ExpertServer(self.shards[index], SECRET, "127.0.0.1", NODE, f"r{index}", self.checksum, delay_s)
+        server = ExpertServer(self.shards[index], CREDENTIALS, "127.0.0.1", NODE, f"r{index}", self.checksum, delay_s)
         self.running[index] = server
         return server
 
@@ -119,7 +122,7 @@ class Mesh:
         for index in range(shards):
             self.servers.start(index, delays.get(index, 0.0))
         node = NODE if way == "unix" else "another node"
-        place = (SECRET, node, experts.call_timeout_seconds, experts.checksum)
+        place = (CREDENTIALS, node, experts.call_timeout_seconds, experts.checksum)
         self.connector = ShardConnector(transport, shards, self.servers.endpoints, *place)
         until(self.connector.connected, "all shards are connected")
         return transport

@@ -10,6 +10,8 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from experts.config import WeightsConfig
 from experts.shown import shown
+from experts.deployment_digest import deployment_digest
+from experts.placement import even_placement
 from router_service.front.api.model_card import ModelCard
 from router_service.models.families.registry import ModelPlan, plan_model
 from router_service.models.weights import is_shared_expert, resident_bytes
@@ -46,6 +48,17 @@ class ServedModel:
     def shard_bytes(self, experts: int) -> int:
         """Bytes of a shard that holds `experts` experts of each layer."""
         return experts_bytes(self.plan.tensors, experts, self.dtype, self.keep_packed)
+
+    def digest(self, shards: int) -> bytes:
+        """What the processes of a deployment over `shards` shards must have in common. Reads the headers of all files.
+
+        Raises:
+            CheckpointError: a file cannot be read.
+            ValueError: more shards than experts.
+        """
+        placement = even_placement(self.plan.spec.gate.experts, shards)
+        form = "packed" if self.keep_packed else "dequantized"
+        return deployment_digest(self.plan.checkpoint, self.dtype, form, placement)
 
     def card(self) -> ModelCard:
         """The facts that clients see. Active counts all of the router and top_k experts a layer."""

@@ -10,7 +10,7 @@ from cluster.planner.model import open_model
 from cluster.serve.deployments import end
 from cluster.serve.process import node_id, reachable_host, replica_id
 from cluster.serve.registered_process import Announced
-from cluster.serve.security import deployment_secret
+from cluster.serve.security import credentials_of
 from cluster.serve.service_registry import Announcement, DrainOrder, endpoints_of
 from experts.transport.address import Endpoint, new_incarnation
 from router_service.front.server import FrontServer
@@ -25,7 +25,7 @@ CONNECTION_AGE_SHARE = 0.8
 class FrontReplica:
     """One Front: the API. It starts when it is first asked how it is, on the loop that will drive it."""
 
-    def __init__(self, data: dict[str, Any], secret: bytes, *_: Any) -> None:
+    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
         config = config_from(data)
         self._announced = Announced("front", 0, config, 0, self._drain)
         self._directory = self._announced.directory
@@ -47,7 +47,7 @@ class FrontReplica:
             text,
             model.card(),
             self._routers,
-            deployment_secret(config, secret),
+            credentials_of(config, secret, digest),
             node_id(),
             self._known_shards,
             lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],

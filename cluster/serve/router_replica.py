@@ -9,7 +9,7 @@ from cluster.planner.model import ServedModel
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.process import data_host, node_id, replica_id
 from cluster.serve.registered_process import Announced
-from cluster.serve.security import deployment_secret
+from cluster.serve.security import credentials_of
 from cluster.serve.service_registry import DrainOrder, announced_in, endpoints_of
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
@@ -21,7 +21,7 @@ from router_service.router.router import Router, RouterIdentity
 class RouterReplica:
     """One router: everything of the model but the experts."""
 
-    def __init__(self, data: dict[str, Any], secret: bytes) -> None:
+    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         model = open_to_load(config, "router")
         self._announced = Announced("router", 0, config, model.router_bytes, self._drain)
@@ -29,7 +29,7 @@ class RouterReplica:
         begun, transport = time.monotonic(), SocketTransport()
         source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
         engine = build_engine(*source, model.keep_packed, self._announced.progress)
-        proven = deployment_secret(config, secret)
+        proven = credentials_of(config, secret, digest)
         identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
         sizes = _sizes(model, time.monotonic() - begun)
         settings = (config.experts, config.metrics, config.logging)

@@ -1,11 +1,12 @@
-"""The secret of the data plane, and what can be wrong with files of secrets before anything is started."""
+"""The credentials of the data plane, and what can be wrong with files of secrets before anything is started."""
 
 import os
 import secrets
 from pathlib import Path
 
 from cluster.config import ClusterConfig
-from experts.transport.secret import Secret, SecretFile, read_secrets
+from experts.transport.credentials import Credentials
+from experts.transport.secret import SecretFile, read_secrets
 from router_service.front.auth.authenticator import open_tokens
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import is_loopback
@@ -21,13 +22,14 @@ def fixed_secret(config: ClusterConfig) -> bytes:
     return given.encode() if given else secrets.token_bytes(32)
 
 
-def deployment_secret(config: ClusterConfig, fixed: bytes) -> Secret:
-    """What this process proves to its peers.
+def credentials_of(config: ClusterConfig, fixed: bytes, digest: bytes) -> Credentials:
+    """What this process proves to its peers: the secret, and the deployment's digest as it was handed to all.
 
     Raises:
         ValueError: the file of secrets is wrong.
     """
-    return SecretFile(_secret_path(config)) if config.cluster.secret_file else fixed
+    secret = SecretFile(_secret_path(config)) if config.cluster.secret_file else fixed
+    return Credentials(secret, digest)
 
 
 def check_security(config: ClusterConfig) -> None:

@@ -10,7 +10,7 @@ from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.neighbours import threads_of_shard
 from cluster.serve.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.serve.registered_process import Announced
-from cluster.serve.security import deployment_secret
+from cluster.serve.security import credentials_of
 from cluster.serve.service_registry import DrainOrder
 from experts.placement import even_placement
 from experts.shard.server import ExpertServer
@@ -21,7 +21,7 @@ from kernels import select
 class ShardReplica:
     """One expert shard."""
 
-    def __init__(self, data: dict[str, Any], index: int, secret: bytes) -> None:
+    def __init__(self, data: dict[str, Any], index: int, secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         do_not_preempt()
         model = open_to_load(config, "shard")
@@ -43,7 +43,7 @@ class ShardReplica:
         with torch.inference_mode():
             shard.warm_up()
             threads = threads_of_shard(config, self._announced.directory)
-            proven, slow_s = deployment_secret(config, secret), config.logging.slow_call_seconds
+            proven, slow_s = credentials_of(config, secret, digest), config.logging.slow_call_seconds
             checksum = config.experts.checksum
             self._server = ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)
         self._announced.ready(self._server.endpoint)

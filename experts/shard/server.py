@@ -17,9 +17,9 @@ from experts.host.threads import measured_threads
 from experts.shard.shard import ExpertShard
 from experts.transport.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
 from experts.transport.channel import Channel
+from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
-from experts.transport.secret import Secret
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ ALONE_POLL_SECONDS = 0.05
 
 
 class ExpertServer:
-    """Serves `shard` to routers that prove `secret`, on a unix socket and on TCP `host`.
+    """Serves `shard` to routers that prove `credentials`, on a unix socket and on TCP `host`.
 
     Args:
         delay_s: seconds added to each computation, for tests of what is measured.
@@ -39,7 +39,7 @@ class ExpertServer:
     def __init__(
         self,
         shard: ExpertShard,
-        secret: Secret,
+        credentials: Credentials,
         host: str,
         node: str,
         replica: str,
@@ -55,7 +55,7 @@ class ExpertServer:
         self._compute_lock = threading.Lock()
         self._computing_since = 0.0
         self._assignments = 0
-        self._server = FrameServer("shard", shard.index, replica, node, host, secret, checksum, self)
+        self._server = FrameServer("shard", shard.index, replica, node, host, credentials, checksum, self)
         self.endpoint = self._server.endpoint
         self.rejected = self._server.rejected
 

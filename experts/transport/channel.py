@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from experts.transport.address import Endpoint, dial
+from experts.transport.credentials import Credentials
 from experts.transport.frame import (
     HEADER,
     Buffer,
@@ -17,11 +18,9 @@ from experts.transport.frame import (
     pack_header,
     parse_header,
 )
-from experts.transport.handshake import check_proof, check_welcome, client_proof, new_nonce
-from experts.transport.secret import Secret
+from experts.transport.handshake import Handshake, client_handshake, server_handshake
 
 SOCKET_BUFFER_BYTES = 4 << 20
-HANDSHAKE_PAYLOAD_BYTES = 256
 
 
 class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
@@ -98,6 +97,22 @@ class Channel:
         self.received_bytes += HEADER.size + header.length
         return header, payload
 
+    def carry_out(self, handshake: Handshake) -> None:
+        """Do all turns of `handshake`, before any other frame.
+
+        Raises:
+            Closed: the peer hung up, as it does when it refuses our proof.
+            FrameError: the peer is none of ours; the rest as in `receive`.
+        """
+        while not handshake.proven:
+            turn = handshake.turn
+            if turn.out:
+                self.sent_bytes += _send_all(self._sock, [memoryview(turn.out)])
+            data = bytearray(turn.want)
+            self._read(memoryview(data), turn.within)
+            self.received_bytes += turn.want
+            handshake.advance(bytes(data))
+
     def close(self) -> None:
         """Close the socket and wake whoever waits on it."""
         with contextlib.suppress(OSError):
@@ -132,41 +147,30 @@ def _send_all(sock: socket.socket, views: list[memoryview]) -> int:
     return total
 
 
-def connect(endpoint: Endpoint, node: str, secret: Secret, timeout_s: float, checksum: bool = False) -> Channel:
-    """Dial `endpoint` from `node` and prove the secret both ways.
+def connect(
+    endpoint: Endpoint, node: str, credentials: Credentials, timeout_s: float, checksum: bool = False
+) -> Channel:
+    """Dial `endpoint` from `node` and prove the credentials both ways.
 
     Raises:
-        OSError: nobody answers, or somebody who is not the process that `endpoint` names.
+        OSError: nobody answers, or somebody who is not the process that `endpoint` names, or one of another deployment
+            (a `FrameError` with reason `digest`).
     """
     sock = dial(endpoint, node, timeout_s)
     channel = Channel(sock, endpoint.incarnation, checksum)
     try:
         channel.set_timeouts(timeout_s)
-        _, challenge = _expect(channel, Kind.CHALLENGE)
-        nonce = new_nonce()
-        channel.send(Kind.PROOF, 0, [client_proof(secret, challenge, nonce, channel.incarnation)])
-        _, welcome = _expect(channel, Kind.WELCOME)
-        check_welcome(secret, challenge, nonce, welcome, channel.incarnation)
+        channel.carry_out(client_handshake(credentials, endpoint.incarnation))
     except BaseException:
         channel.close()
         raise
     return channel
 
 
-def accept(channel: Channel, secret: Secret) -> None:
+def accept(channel: Channel, credentials: Credentials) -> None:
     """The server's side of the handshake on a fresh connection.
 
     Raises:
-        OSError: the peer could not prove the secret (a `FrameError` that says why), or left, or was silent.
+        OSError: the peer could not prove the credentials (a `FrameError` that says why), or left, or was silent.
     """
-    challenge = new_nonce()
-    channel.send(Kind.CHALLENGE, 0, [challenge])
-    _, proof = _expect(channel, Kind.PROOF)
-    channel.send(Kind.WELCOME, 0, [check_proof(secret, challenge, proof, channel.incarnation)])
-
-
-def _expect(channel: Channel, kind: Kind) -> tuple[Header, bytes]:
-    header, payload = channel.receive(HANDSHAKE_PAYLOAD_BYTES)
-    if header.kind != kind:
-        raise FrameError("handshake", f"expected {kind.name}, the peer sent {header.kind.name}")
-    return header, bytes(payload)
+    channel.carry_out(server_handshake(credentials, channel.incarnation))

@@ -10,8 +10,8 @@ from typing import Any
 from experts.host.log import fields
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
-from experts.transport.frame import Kind
-from experts.transport.secret import Secret
+from experts.transport.credentials import Credentials
+from experts.transport.frame import FrameError, Kind
 from experts.transport.socket import SocketTransport
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ShardConnector:
         transport: SocketTransport,
         shards: int,
         endpoints: Callable[[], list[Endpoint]],
-        secret: Secret,
+        credentials: Credentials,
         node: str,
         call_timeout_s: float,
         checksum: bool = False,
@@ -65,7 +65,7 @@ class ShardConnector:
         self.links = [ShardLink() for _ in range(shards)]
         self._transport = transport
         self._endpoints = endpoints
-        self._secret = secret
+        self._credentials = credentials
         self._node = node
         self._call_timeout_s = call_timeout_s
         self._checksum = checksum
@@ -119,7 +119,7 @@ class ShardConnector:
         shard = endpoint.index
         try:
             if self._transport.incarnation(shard) != endpoint.incarnation:
-                channel = connect(endpoint, self._node, self._secret, CONNECT_SECONDS, self._checksum)
+                channel = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
                 channel.set_timeouts(self._call_timeout_s)
                 self._drop_control(link)
                 # Before it is offered: whoever sees the shard available sees which life of it that is, and it counted.
@@ -130,9 +130,11 @@ class ShardConnector:
             self._ask_status(link, endpoint)
             link.error = ""
         except OSError as error:
-            if not link.error:
+            said = f"{type(error).__name__}: {error}"
+            # A shard that is not there yet is no news; one that answers and is none of ours is, from the start.
+            if not link.error or (isinstance(error, FrameError) and said != link.error):
                 log.warning("shard %d cannot be reached: %s", shard, error)
-            link.error = f"{type(error).__name__}: {error}"
+            link.error = said
             self._drop_control(link)
 
     def _drop_control(self, link: ShardLink) -> None:
@@ -143,7 +145,7 @@ class ShardConnector:
     def _ask_status(self, link: ShardLink, endpoint: Endpoint) -> None:
         """Ask on a connection of its own: control never queues behind data."""
         if link.control is None:
-            link.control = connect(endpoint, self._node, self._secret, CONNECT_SECONDS, self._checksum)
+            link.control = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
         link.control.send(Kind.STATUS, 0, [])
         _, payload = link.control.receive()
         link.status = json.loads(bytes(payload))

@@ -18,7 +18,8 @@ from enum import IntEnum
 Buffer = bytes | bytearray | memoryview
 
 MAGIC = b"EMFR"
-VERSION = 1
+# 2: the handshake proves the deployment's digest too.
+VERSION = 2
 FLAG_CHECKSUM = 1
 HEADER = struct.Struct("<4sBBBBQQQII")
 MAX_PAYLOAD_BYTES = 1 << 30
@@ -46,6 +47,7 @@ class Kind(IntEnum):
     FAILURE = 6
     STATUS = 7
     MESSAGE = 8
+    REFUSAL = 9
 
 
 @dataclass(frozen=True, slots=True)

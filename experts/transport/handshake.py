@@ -1,73 +1,131 @@
-"""Mutual proof of the deployment's secret: HMAC-SHA256 over both sides' fresh nonces (RFC 2104, challenge-response).
+"""Mutual proof of the deployment's secret and digest (RFC 2104, challenge-response), as a machine without sockets.
 
     server -> client  CHALLENGE  server nonce (32 bytes); the header's incarnation names the server process
-    client -> server  PROOF      client nonce (32 bytes) + HMAC(secret, "client" ...) for each of its secrets
-    server -> client  WELCOME    HMAC(secret, "server" ...) with the secret that both know
+    client -> server  PROOF      client nonce, and what proves each of its secrets and its digest
+    server -> client  WELCOME    what proves the secret that both know, to a client of the same digest; or
+                      REFUSAL    the same and the server's digest, to a client of another
 
 While a secret is rotated a process knows two. Processes read the new one at different moments, so a client proves all
 that it knows, the newest first: whoever of the two is ahead, they share one.
 
-The functions work on bytes so that blocking sockets and asyncio streams share them.
+A `Handshake` takes and gives bytes, so that blocking sockets and asyncio streams share it. Its frames carry no
+checksum, the proofs cover them; a header that differs in any byte from ours is refused.
 """
 
-import hmac
 import secrets
+from collections.abc import Generator
+from dataclasses import dataclass
 
-from experts.transport.frame import FrameError
-from experts.transport.secret import MAX_SECRETS, Secret, good_secrets
+from experts.transport.credentials import Credentials, short
+from experts.transport.frame import HEADER, FrameError, Kind, pack_header, parse_header
+from experts.transport.proof import (
+    NONCE_BYTES,
+    Meeting,
+    check_welcome,
+    make_proof,
+    make_refusal,
+    make_welcome,
+    open_proof,
+    open_refusal,
+)
 
-NONCE_BYTES = 32
-MAC_BYTES = 32
+MAX_PAYLOAD_BYTES = 256
 
 
-def new_nonce() -> bytes:
-    """Return 32 fresh random bytes."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Send `out`, then read exactly `want` bytes, which are the rest of a frame if `within` one."""
+
+    out: bytes
+    want: int = 0
+    within: bool = False
+
+
+Steps = Generator[Turn, bytes, bool]
+
+
+class Handshake:
+    """One side of a handshake. Until it is `proven`: do `turn`, and `advance` with what was read."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.proven = False
+        self._steps = steps
+        self.turn = next(steps)
+
+    def advance(self, data: bytes) -> None:
+        """Take the bytes that the turn wanted; then the peer is proven, or there is a new turn.
+
+        Raises:
+            FrameError: the peer is none of ours, or of another deployment (reason `digest`); hang up.
+        """
+        try:
+            self.turn = self._steps.send(data)
+        except StopIteration as end:
+            if not end.value:
+                raise RuntimeError("this handshake has failed before") from None
+            self.proven = True
+
+
+def client_handshake(credentials: Credentials, incarnation: int) -> Handshake:
+    """The side of the one who connects, to the process that `incarnation` names."""
+    return Handshake(_client(credentials, incarnation))
+
+
+def server_handshake(credentials: Credentials, incarnation: int) -> Handshake:
+    """The side of the one who accepts."""
+    return Handshake(_server(credentials, incarnation))
+
+
+def _client(ours: Credentials, incarnation: int) -> Steps:
+    _, challenge = yield from _receive(b"", incarnation, Kind.CHALLENGE)
+    if len(challenge) != NONCE_BYTES:
+        raise FrameError("handshake", f"a challenge has {NONCE_BYTES} bytes, not {len(challenge)}")
+    meeting = Meeting(incarnation, challenge, _new_nonce())
+    proof = make_proof(ours.secret, meeting, ours.digest)
+    out = _frame(Kind.PROOF, incarnation, proof)
+    kind, answer = yield from _receive(out, incarnation, Kind.WELCOME, Kind.REFUSAL)
+    if kind is Kind.REFUSAL:
+        raise _mismatch(ours.digest, open_refusal(ours.secret, meeting, proof, answer))
+    check_welcome(ours.secret, meeting, ours.digest, proof, answer)
+    return True
+
+
+def _server(ours: Credentials, incarnation: int) -> Steps:
+    challenge = _new_nonce()
+    _, proof = yield from _receive(_frame(Kind.CHALLENGE, incarnation, challenge), incarnation, Kind.PROOF)
+    meeting, known, digest = open_proof(ours.secret, incarnation, challenge, proof)
+    if digest != ours.digest:
+        yield Turn(_frame(Kind.REFUSAL, incarnation, make_refusal(known, meeting, ours.digest, proof)))
+        raise _mismatch(ours.digest, digest)
+    yield Turn(_frame(Kind.WELCOME, incarnation, make_welcome(known, meeting, digest, proof)))
+    return True
+
+
+def _receive(out: bytes, incarnation: int, *kinds: Kind) -> Generator[Turn, bytes, tuple[Kind, bytes]]:
+    """Send `out`, then read one frame, which must be of one of `kinds`."""
+    data = yield Turn(out, HEADER.size)
+    header = parse_header(data, MAX_PAYLOAD_BYTES)
+    if header.incarnation != incarnation:
+        raise FrameError("incarnation", f"a frame for incarnation {header.incarnation}, this is {incarnation}")
+    if header.kind not in kinds:
+        expected = " or ".join(kind.name for kind in kinds)
+        raise FrameError("handshake", f"expected {expected}, the peer sent {header.kind.name}")
+    payload = yield Turn(b"", header.length, within=True)
+    if data != pack_header(header.kind, incarnation, 0, [payload]):
+        raise FrameError("handshake", f"the header of the {header.kind.name} is not as a handshake's must be")
+    return header.kind, payload
+
+
+def _frame(kind: Kind, incarnation: int, payload: bytes) -> bytes:
+    return pack_header(kind, incarnation, 0, [payload]) + payload
+
+
+def _new_nonce() -> bytes:
     return secrets.token_bytes(NONCE_BYTES)
 
 
-def client_proof(secret: Secret, challenge: bytes, nonce: bytes, incarnation: int) -> bytes:
-    """Return the PROOF payload that answers `challenge`.
-
-    Raises:
-        FrameError: the challenge does not have 32 bytes.
-    """
-    if len(challenge) != NONCE_BYTES:
-        raise FrameError("handshake", f"a challenge has {NONCE_BYTES} bytes, not {len(challenge)}")
-    macs = [_mac(known, b"client", challenge, nonce, incarnation) for known in good_secrets(secret)]
-    return nonce + b"".join(macs)
-
-
-def check_proof(secret: Secret, challenge: bytes, proof: bytes, incarnation: int) -> bytes:
-    """Verify a client's PROOF payload and return the WELCOME payload.
-
-    Raises:
-        FrameError: the peer does not know the secret.
-    """
-    nonce, macs = proof[:NONCE_BYTES], _split(proof[NONCE_BYTES:])
-    for known in good_secrets(secret):
-        expected = _mac(known, b"client", challenge, nonce, incarnation)
-        if any(hmac.compare_digest(mac, expected) for mac in macs):
-            return _mac(known, b"server", challenge, nonce, incarnation)
-    raise FrameError("secret", "the peer could not prove the deployment's secret")
-
-
-def check_welcome(secret: Secret, challenge: bytes, nonce: bytes, welcome: bytes, incarnation: int) -> None:
-    """Verify the server's WELCOME payload.
-
-    Raises:
-        FrameError: the server does not know the secret.
-    """
-    expected = [_mac(known, b"server", challenge, nonce, incarnation) for known in good_secrets(secret)]
-    if not any(hmac.compare_digest(welcome, mac) for mac in expected):
-        raise FrameError("secret", "the server could not prove the deployment's secret")
-
-
-def _split(macs: bytes) -> list[bytes]:
-    """The single proofs; none of what has another length."""
-    if len(macs) % MAC_BYTES or len(macs) > MAX_SECRETS * MAC_BYTES:
-        return []
-    return [macs[begin : begin + MAC_BYTES] for begin in range(0, len(macs), MAC_BYTES)]
-
-
-def _mac(secret: bytes, role: bytes, challenge: bytes, nonce: bytes, incarnation: int) -> bytes:
-    return hmac.digest(secret, role + challenge + nonce + incarnation.to_bytes(8, "little"), "sha256")
+def _mismatch(ours: bytes, theirs: bytes) -> FrameError:
+    what = "config.json, the tensors' headers, model.dtype, weights.resident or experts.shards differ"
+    todo = "start both from one configuration and one checkpoint, or give each cluster a secret of its own"
+    said = f"the peer is of deployment {short(theirs)}, this process of {short(ours)}: {what}; {todo}"
+    return FrameError("digest", said)

@@ -1,4 +1,4 @@
-"""Listens for peers that can prove the secret; one blocking thread a connection. Strangers are closed and counted."""
+"""Listens for peers that prove the credentials; one blocking thread a connection. Strangers are closed and counted."""
 
 import contextlib
 import logging
@@ -12,8 +12,8 @@ from typing import Protocol
 
 from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation
 from experts.transport.channel import Channel, Closed, Idle, accept
+from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header
-from experts.transport.secret import Secret
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ class FrameServer:
         replica: str,
         node: str,
         host: str,
-        secret: Secret,
+        credentials: Credentials,
         checksum: bool,
         handler: Handler,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         self._name = f"{role} {index}"
-        self._secret = secret
+        self._credentials = credentials
         self._checksum = checksum
         self._handler = handler
         self._channels: set[Channel] = set()
@@ -106,7 +106,7 @@ class FrameServer:
             channel.close()
         try:
             channel.set_timeouts(HANDSHAKE_SECONDS)
-            accept(channel, self._secret)
+            accept(channel, self._credentials)
             channel.set_timeouts(FRAME_SECONDS)
             self._read_all(channel)
         except Closed:

@@ -7,7 +7,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from experts.transport.secret import Secret
+from experts.transport.credentials import Credentials
 from router_service.front.api.cluster_service import ClusterService, ShardDirectory
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
@@ -44,9 +44,9 @@ class FrontServer:
     """A Front. Make, start and drain it on one event loop.
 
     `endpoints` is asked for the routers about once a second; `node` is this process's node, whose routers are reached
-    by unix socket; `secret` is the deployment's. `gate` asks callers for their tokens, `tls` has the certificates,
-    None for plaintext; an HTTP server beside gRPC takes both. `directory` adds shards that no router knows to
-    GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is how many there should be.
+    by unix socket; `credentials` are the deployment's. `gate` asks callers for their tokens, `tls` has the
+    certificates, None for plaintext; an HTTP server beside gRPC takes both. `directory` adds shards that no router
+    knows to GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is how many there should be.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FrontServer:
         text: TextModel,
         card: ModelCard,
         endpoints: EndpointSource,
-        secret: Secret,
+        credentials: Credentials,
         node: str,
         directory: ShardDirectory | None = None,
         targets: Targets | None = None,
@@ -70,7 +70,7 @@ class FrontServer:
         self._targets = targets
         self.gate = Gate(config.tokens_file, self._metrics.refused, max_request_bytes=config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None
-        self._links = RouterLinks(endpoints, node, secret, config, self._on_links)
+        self._links = RouterLinks(endpoints, node, credentials, config, self._on_links)
         self._health = FrontHealth(self._links, SERVICES)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name)
         journal = Journal(self._tracer)

@@ -37,5 +37,7 @@ def by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
 
 
 def rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
-    """Strangers count from 0, or an alert would miss the first one; other reasons appear when they happen."""
-    return [(labels | {"reason": reason}, count) for reason, count in ({"secret": 0} | dict(counts)).items()]
+    """Strangers and other deployments count from 0, or an alert would miss the first one; other reasons appear when
+    they happen."""
+    from_zero = {"secret": 0, "digest": 0} | dict(counts)
+    return [(labels | {"reason": reason}, count) for reason, count in from_zero.items()]

@@ -14,9 +14,9 @@ import msgspec
 
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel
+from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
-from experts.transport.secret import Secret
 from router_service.engine.request import Event
 from router_service.protocol.messages import (
     Activity,
@@ -58,7 +58,7 @@ class FrontLinks:
         receive: Callable[[int, ToRouter], None],
         lost: Callable[[int], None],
         joined: Callable[[], None],
-        secret: Secret,
+        credentials: Credentials,
         host: str,
         node: str,
         index: int,
@@ -71,7 +71,7 @@ class FrontLinks:
         self._links: dict[Channel, FrontLink] = {}
         self._by_number: dict[int, FrontLink] = {}
         self._numbers = count(1)
-        self._server = FrameServer("router", index, hello.router, node, host, secret, checksum, self)
+        self._server = FrameServer("router", index, hello.router, node, host, credentials, checksum, self)
 
     @property
     def endpoint(self) -> Endpoint:

@@ -12,7 +12,7 @@ from experts.config import ExpertsConfig
 from experts.host.log import LoggingConfig, fields
 from experts.transport.address import Endpoint
 from experts.transport.connector import ShardConnector
-from experts.transport.secret import Secret
+from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine, StepRecord
@@ -36,14 +36,14 @@ OURSELVES = 0
 
 @dataclass(frozen=True, slots=True)
 class RouterIdentity:
-    """Who this router is, where it binds, and the secret of its deployment."""
+    """Who this router is, where it binds, and what it proves to its peers."""
 
     index: int
     replica: str
     model: str
     node: str
     host: str
-    secret: Secret
+    credentials: Credentials
 
 
 class Router:
@@ -75,7 +75,7 @@ class Router:
         engine.observe = self._observe
         limits = engine.scheduler.limits
         hello = RouterHello(identity.replica, limits.context, limits.prompt_limit)
-        place = (identity.secret, identity.host, identity.node, identity.index)
+        place = (identity.credentials, identity.host, identity.node, identity.index)
         self.fronts = FrontLinks(hello, self._receive, self._lost, self._report_due.set, *place, experts.checksum)
         layers = sorted(engine.backbone.sparse_layers)
         self.activity = ActivityMonitor(
@@ -85,7 +85,7 @@ class Router:
             transport,
             experts.shards,
             shards,
-            identity.secret,
+            identity.credentials,
             identity.node,
             experts.call_timeout_seconds,
             experts.checksum,

@@ -21,6 +21,7 @@ from experts.shard.server import ExpertServer
 from experts.transport.address import Endpoint
 from experts.transport.call import ExpertCall
 from experts.transport.channel import connect
+from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
 from tests.benchmarks.worker import Worker
 
@@ -40,12 +41,12 @@ class Payload:
 class EchoShard:
     """Stands in for a shard that computes nothing: its answer is zeros of the right size."""
 
-    def __init__(self, index: int, secret: bytes) -> None:
+    def __init__(self, index: int, credentials: Credentials) -> None:
         torch.set_num_threads(1)
         self.index, self.experts = index, ()
         self.layers: dict[int, object] = {}
         self.weights_bytes, self.load_seconds = 0, 0.0
-        self._server = ExpertServer(self, secret, "127.0.0.1", NODE, "echo")  # type: ignore[arg-type]
+        self._server = ExpertServer(self, credentials, "127.0.0.1", NODE, "echo")  # type: ignore[arg-type]
 
     def endpoint(self) -> Endpoint:
         """Where it listens."""
@@ -58,11 +59,11 @@ class EchoShard:
 
 def our_data_plane(shards: int, experts: int, top_k: int, hidden: int, tokens: int, rounds: int) -> list[float]:
     """`ExpertPool` over the socket transport: grouping, packing, frames, waiting and the sum of the partials."""
-    secret, transport = secrets.token_bytes(32), SocketTransport()
-    workers = [Worker(EchoShard, index, secret, environment=PASSIVE) for index in range(shards)]
+    credentials, transport = Credentials(secrets.token_bytes(32), bytes(32)), SocketTransport()
+    workers = [Worker(EchoShard, index, credentials, environment=PASSIVE) for index in range(shards)]
     try:
         for index, worker in enumerate(workers):
-            transport.offer(index, connect(worker.call("endpoint"), NODE, secret, 10.0))
+            transport.offer(index, connect(worker.call("endpoint"), NODE, credentials, 10.0))
             transport._offered[index].set_timeouts(30.0)
         pool = ExpertPool(transport, even_placement(experts, shards), 30.0)
         return _time_pool(pool, experts, top_k, torch.randn(tokens, hidden).bfloat16(), rounds)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from router_service.metrics.windows import Window
 from router_service.protocol.messages import Submit
 from router_service.router.reporter import ModelSizes
 from router_service.router.router import Router, RouterIdentity
-from tests.mesh import CPU, NODE, SECRET, ShardServers, greedy, load_shards, until
+from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, greedy, load_shards, until
 from tests.scrape import Page, page, value
 from tests.tiny import Tiny
 
@@ -40,7 +41,7 @@ class Live:
         experts, transport = ExpertsConfig(2, 10.0), SocketTransport()
         config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK, threads=1)
         engine = build_engine(tiny.plan, transport, experts, config, torch.float32, CPU)
-        identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", SECRET)
+        identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", CREDENTIALS)
         self.router = Router(engine, transport, self._endpoints, identity, sizes, experts, MetricsConfig())
         until(self.router.ready, "every shard is connected")
 
@@ -129,7 +130,10 @@ def test_strangers_at_the_routers_own_door_are_counted(live: Live) -> None:
     reasons = {"shard": "router", "router": "r0", "reason": "secret"}
     assert value(live.page(), "dataplane_rejected_connections_total", **reasons) == 0
     for _ in range(3):
-        with suppress(OSError), closing(connect(live.router.endpoint, NODE, b"wrong", 10.0)):
+        with (
+            suppress(OSError),
+            closing(connect(live.router.endpoint, NODE, replace(CREDENTIALS, secret=b"wrong"), 10.0)),
+        ):
             pass
     counted = lambda: value(live.page(), "dataplane_rejected_connections_total", **reasons)  # noqa: E731
     until(lambda: counted() == 3, "three are counted")

@@ -8,10 +8,13 @@ import pytest
 
 from experts.host import watched_files
 from experts.transport.channel import Channel, connect
+from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
-from experts.transport.handshake import check_proof, check_welcome, client_proof, new_nonce
+from experts.transport.handshake import client_handshake, server_handshake
 from experts.transport.listener import FrameServer
 from experts.transport.secret import SecretFile, read_secrets
+from tests.meeting import meet
+from tests.mesh import DIGEST
 
 OLD, NEW = "the old secret of all", "the new secret of all"
 KNOWLEDGE = {"old": [OLD], "both": [NEW, OLD], "new": [NEW]}
@@ -39,33 +42,19 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("client", "server"), list(itertools.product(KNOWLEDGE, KNOWLEDGE)))
 def test_two_processes_meet_where_they_share_a_secret(tmp_path: Path, client: str, server: str) -> None:
     ours, theirs = (SecretFile(write(tmp_path / side, k)) for side, k in (("client", client), ("server", server)))
-    challenge, nonce = new_nonce(), new_nonce()
-
-    def meet() -> None:
-        welcome = check_proof(theirs, challenge, client_proof(ours, challenge, nonce, 7), 7)
-        check_welcome(ours, challenge, nonce, welcome, 7)
-
+    client_side = client_handshake(Credentials(ours, DIGEST), 7)
+    server_side = server_handshake(Credentials(theirs, DIGEST), 7)
     if {client, server} == {"old", "new"}:
-        with pytest.raises(FrameError):
-            meet()
+        with pytest.raises(FrameError, match="could not prove"):
+            meet(client_side, server_side)
     else:
-        meet()
-
-
-def test_a_process_that_knows_two_is_understood_by_one_with_fixed_bytes() -> None:
-    challenge, nonce = new_nonce(), new_nonce()
-    proof = client_proof(b"fixed", challenge, nonce, 7)
-    assert len(proof) == 64
-    check_welcome(b"fixed", challenge, nonce, check_proof(b"fixed", challenge, proof, 7), 7)
-    for wrong in (proof[:-1], proof + bytes(1), proof[:32], proof + bytes(64)):
-        with pytest.raises(FrameError):
-            check_proof(b"fixed", challenge, wrong, 7)
+        assert meet(client_side, server_side)
 
 
 @pytest.fixture
 def server(tmp_path: Path, at_once: None) -> Iterator[FrameServer]:  # noqa: ARG001
     secret = SecretFile(write(tmp_path / "server", "old"))
-    server = FrameServer("shard", 0, "s0", "node", "127.0.0.1", secret, False, Echo())
+    server = FrameServer("shard", 0, "s0", "node", "127.0.0.1", Credentials(secret, DIGEST), False, Echo())
     yield server
     server.close()
 
@@ -75,17 +64,17 @@ def test_a_rotation_in_either_order(server: FrameServer, tmp_path: Path, first: 
     """Old everywhere, then both here and there, then new here and there; what is connected stays."""
     second = "server" if first == "client" else "client"
     secret = SecretFile(write(tmp_path / "client", "old"))
-    channels = [connect(server.endpoint, "node", secret, 10.0)]
+    channels = [connect(server.endpoint, "node", Credentials(secret, DIGEST), 10.0)]
     for knowledge in ("both", "new"):
         for side in (first, second):
             write(tmp_path / side, knowledge)
-            channels.append(connect(server.endpoint, "node", secret, 10.0))
+            channels.append(connect(server.endpoint, "node", Credentials(secret, DIGEST), 10.0))
     for channel in channels:
         channel.send(Kind.STATUS, 3, [b"still here"])
         assert bytes(channel.receive()[1]) == b"still here"
         channel.close()
     with pytest.raises(ConnectionError):
-        connect(server.endpoint, "node", OLD.encode(), 10.0)
+        connect(server.endpoint, "node", Credentials(OLD.encode(), DIGEST), 10.0)
 
 
 def test_a_broken_new_file_leaves_the_old_secret(

@@ -22,13 +22,13 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
 from experts.transport.listener import FrameServer
-from tests.mesh import NODE, SECRET, load_shards, until
+from tests.mesh import CREDENTIALS, NODE, load_shards, until
 from tests.tiny import Tiny
 
 
 @pytest.fixture
 def server(tiny: Callable[..., Tiny]) -> Iterator[ExpertServer]:
-    server = ExpertServer(load_shards(tiny("mixtral").plan, 2)[0], SECRET, "127.0.0.1", NODE, "r0")
+    server = ExpertServer(load_shards(tiny("mixtral").plan, 2)[0], CREDENTIALS, "127.0.0.1", NODE, "r0")
     yield server
     server.close()
 
@@ -46,7 +46,7 @@ def ask(channel: Channel, sequence: int = 1) -> torch.Tensor:
 
 
 def join(server: ExpertServer, node: str = NODE) -> closing[Channel]:
-    return closing(connect(server.endpoint, node, SECRET, 10.0))
+    return closing(connect(server.endpoint, node, CREDENTIALS, 10.0))
 
 
 def raw(endpoint: Endpoint, way: str) -> socket.socket:
@@ -172,9 +172,9 @@ def test_silent_peers_are_closed_before_the_proof_only(server: ExpertServer, mon
 
 def test_who_answers_must_know_the_secret_too(server: ExpertServer) -> None:
     with pytest.raises(ConnectionError):
-        connect(server.endpoint, NODE, b"another secret", 10.0)
+        connect(server.endpoint, NODE, replace(CREDENTIALS, secret=b"another secret"), 10.0)
     with pytest.raises(FrameError, match="incarnation"):
-        connect(replace(server.endpoint, incarnation=1), NODE, SECRET, 10.0)
+        connect(replace(server.endpoint, incarnation=1), NODE, CREDENTIALS, 10.0)
     until(lambda: server.rejected["secret"] == 1, "the client is counted")
 
 
@@ -186,7 +186,7 @@ def test_the_listener_is_on_loopback_alone(server: ExpertServer) -> None:
 
 def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
     """A second connection is served while the first one's question computes; a second question queues."""
-    server = ExpertServer(load_shards(tiny("mixtral").plan, 1)[0], SECRET, "127.0.0.1", NODE, "r0")
+    server = ExpertServer(load_shards(tiny("mixtral").plan, 1)[0], CREDENTIALS, "127.0.0.1", NODE, "r0")
     go, came = threading.Event(), list[int]()
     wrap(monkeypatch, server.shard, "compute", lambda *_: go.wait(60))
     wrap(monkeypatch, server, "_answer", lambda *args: came.append(args[-1]))
@@ -247,7 +247,7 @@ def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
         def frame(self, *_: object) -> None: ...
         def closed(self, channel: Channel) -> None: ...
 
-    late = Late("shard", 0, "r", NODE, "127.0.0.1", SECRET, False, Deaf())
+    late = Late("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Deaf())
     with raw(late.endpoint, "unix") as sock:
         assert late.held.wait(10)
         late.close()

@@ -1,15 +1,14 @@
-"""Frames on asyncio streams, and the client's half of the handshake."""
+"""Frames on asyncio streams, and how they are opened."""
 
 import asyncio
 import contextlib
 import socket
 
 from experts.transport.address import Endpoint
+from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, FrameError, Kind, check_payload, pack_header, parse_header
-from experts.transport.handshake import check_welcome, client_proof, new_nonce
-from experts.transport.secret import Secret
+from experts.transport.handshake import Handshake, client_handshake
 
-MAX_HANDSHAKE_BYTES = 256
 # A step's outputs with routing and log-probabilities are the largest messages.
 MAX_MESSAGE_BYTES = 64 << 20
 
@@ -59,6 +58,18 @@ class Wire:
         """
         await self._writer.drain()
 
+    async def carry_out(self, handshake: Handshake) -> None:
+        """Do all turns of `handshake`, before any other frame.
+
+        Raises:
+            FrameError: the peer is none of ours.
+            EOFError: the peer has closed.
+            OSError: the connection broke.
+        """
+        while not handshake.proven:
+            self._writer.write(handshake.turn.out)
+            handshake.advance(await self._reader.readexactly(handshake.turn.want))
+
     async def close(self) -> None:
         """Close without waiting for what is queued."""
         self._writer.transport.abort()
@@ -66,11 +77,12 @@ class Wire:
             await self._writer.wait_closed()
 
 
-async def connect(endpoint: Endpoint, node: str, secret: Secret, checksum: bool = False) -> Wire:
-    """Connect from `node` to `endpoint` (unix socket on the same node, else TCP) and prove the secret both ways.
+async def connect(endpoint: Endpoint, node: str, credentials: Credentials, checksum: bool = False) -> Wire:
+    """Connect from `node` to `endpoint` (unix socket on the same node, else TCP) and prove the credentials both ways.
 
     Raises:
-        OSError: nothing answers there (a FrameError: what answers is not the process that `endpoint` names).
+        OSError: nothing answers there (a FrameError: what answers is not the process that `endpoint` names,
+            or, with reason `digest`, is of another deployment).
         EOFError: the peer has closed, as it does when it refuses our proof.
     """
     if endpoint.unix_name and endpoint.node == node:
@@ -79,7 +91,7 @@ async def connect(endpoint: Endpoint, node: str, secret: Secret, checksum: bool 
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     wire = Wire(reader, writer, endpoint.incarnation, checksum)
     try:
-        await _prove(wire, secret, endpoint.incarnation)
+        await wire.carry_out(client_handshake(credentials, endpoint.incarnation))
     except BaseException:
         await wire.close()
         raise
@@ -96,11 +108,3 @@ def _dial_unix(endpoint: Endpoint) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-async def _prove(wire: Wire, secret: Secret, incarnation: int) -> None:
-    challenge = await wire.receive(Kind.CHALLENGE, MAX_HANDSHAKE_BYTES)
-    nonce = new_nonce()
-    wire.send(Kind.PROOF, client_proof(secret, challenge, nonce, incarnation))
-    welcome = await wire.receive(Kind.WELCOME, MAX_HANDSHAKE_BYTES)
-    check_welcome(secret, challenge, nonce, welcome, incarnation)

@@ -7,8 +7,8 @@ import logging
 import msgspec
 
 from experts.transport.address import Endpoint
+from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
-from experts.transport.secret import Secret
 from router_service.front.config import FrontConfig
 from router_service.front.routing.activity_window import ActivityWindow
 from router_service.front.routing.frame_stream import Wire, connect
@@ -133,15 +133,15 @@ class RouterLink:
                     self.release(lane)
 
 
-async def open_link(endpoint: Endpoint, node: str, secret: Secret, config: FrontConfig) -> RouterLink:
+async def open_link(endpoint: Endpoint, node: str, credentials: Credentials, config: FrontConfig) -> RouterLink:
     """Connect to a router and hear its hello.
 
     Raises:
-        OSError, EOFError: there is no such router, or it does not know the secret.
+        OSError, EOFError: there is no such router, or it does not know the secret, or is of another deployment.
         msgspec.MsgspecError: it says something else.
     """
     async with asyncio.timeout(config.connect_timeout_seconds):
-        wire = await connect(endpoint, node, secret, config.checksum)
+        wire = await connect(endpoint, node, credentials, config.checksum)
         try:
             hello = decode_to_front(await wire.receive(Kind.MESSAGE))
             if not isinstance(hello, RouterHello):

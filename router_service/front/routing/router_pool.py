@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from experts.transport.address import Endpoint
-from experts.transport.secret import Secret
+from experts.transport.credentials import Credentials
 from router_service.front.config import FrontConfig
 from router_service.front.routing.length_limits import Limits
 from router_service.front.routing.router_link import RouterLink, describe, open_link
@@ -28,13 +28,13 @@ class RouterLinks:
         self,
         endpoints: EndpointSource,
         node: str,
-        secret: Secret,
+        credentials: Credentials,
         config: FrontConfig,
         on_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._endpoints = endpoints
         self._node = node
-        self._secret = secret
+        self._credentials = credentials
         self._config = config
         self._on_change = on_change
         self._keepers: dict[int, asyncio.Task[None]] = {}
@@ -106,7 +106,7 @@ class RouterLinks:
     async def _connect(self, endpoint: Endpoint) -> None:
         """Connect once and stay until the link ends; the next poll tries again."""
         try:
-            link = await open_link(endpoint, self._node, self._secret, self._config)
+            link = await open_link(endpoint, self._node, self._credentials, self._config)
         except (OSError, EOFError, msgspec.MsgspecError) as error:
             self._complain(endpoint, describe(error))
             return

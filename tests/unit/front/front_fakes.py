@@ -9,8 +9,9 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from experts.transport.address import Endpoint, new_incarnation
+from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Kind, pack_header, parse_header
-from experts.transport.handshake import check_proof, new_nonce
+from experts.transport.handshake import server_handshake
 from router_service.front.api.model_card import ModelCard
 from router_service.protocol.messages import (
     Cancel,
@@ -28,7 +29,7 @@ from router_service.protocol.messages import (
     encode,
 )
 
-SECRET = b"a secret of the tests"
+CREDENTIALS = Credentials(b"a secret of the tests", bytes(range(32)))
 # Bounds a wait for what comes at once where nobody else uses the machine.
 WAIT_S = 60.0
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -148,7 +149,7 @@ class FakeRouter:
         self.prompt_limit = context
         self.die_after_steps = die_after_steps
         self.stall_after_steps = stall_after_steps
-        self.secret = SECRET
+        self.credentials = CREDENTIALS
         self.incarnation = new_incarnation()
         self.submits: list[Submit] = []
         self.cancels: list[int] = []
@@ -213,10 +214,10 @@ class FakeRouter:
                 writer.transport.abort()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        challenge = new_nonce()
-        self._frame(writer, Kind.CHALLENGE, challenge)
-        proof = await self._read(reader)
-        self._frame(writer, Kind.WELCOME, check_proof(self.secret, challenge, proof, self.incarnation))
+        handshake = server_handshake(self.credentials, self.incarnation)
+        while not handshake.proven:
+            writer.write(handshake.turn.out)
+            handshake.advance(await reader.readexactly(handshake.turn.want))
         self._frame(writer, Kind.MESSAGE, encode(RouterHello(self.name, self.context, self.prompt_limit)))
         self.connections += 1
         self._writers.add(writer)

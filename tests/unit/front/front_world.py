@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from front_fakes import SECRET, WAIT_S, FakeRouter, card
+from front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card
 
 from experts.transport.address import Endpoint
 from router_service.client.client import Client
@@ -38,7 +38,7 @@ class World:
         patience = {"router_wait_seconds": WAIT_S, "connect_timeout_seconds": WAIT_S, "link_silence_seconds": WAIT_S}
         few = {"poll_seconds": 0.02, "metrics_port": self.metrics_port, "http_port": None}
         config = FrontConfig(**(patience | few | options))  # type: ignore[arg-type]
-        place = (self._list, SECRET, "node", self.directory, self.targets, self.tracing, self.expected_routers)
+        place = (self._list, CREDENTIALS, "node", self.directory, self.targets, self.tracing, self.expected_routers)
         self.server = FrontServer(config, text or self.text, card(), *place)
         await self.server.start()
         self.fronts.append(self.server)

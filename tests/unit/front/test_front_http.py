@@ -6,7 +6,7 @@ import socket
 
 import aiohttp
 import pytest
-from front_fakes import SECRET, WAIT_S, card, until
+from front_fakes import CREDENTIALS, WAIT_S, card, until
 from front_world import World
 from http_world import Browser, browse
 
@@ -117,7 +117,7 @@ async def test_a_taken_port_is_said(text: TextModel) -> None:
         async def none() -> list[object]:
             return []
 
-        server = FrontServer(config, text, card(), none, SECRET, "node")  # type: ignore[arg-type]
+        server = FrontServer(config, text, card(), none, CREDENTIALS, "node")  # type: ignore[arg-type]
         with pytest.raises(OSError, match=f"cannot listen on http://127.0.0.1:{port}"):
             await server.start()
 

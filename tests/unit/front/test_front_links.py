@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import grpc
 import pytest
-from front_fakes import SECRET, WAIT_S, FakeRouter, echo, report, until
+from front_fakes import CREDENTIALS, WAIT_S, FakeRouter, echo, report, until
 from front_world import World
 from test_front_generate import check_one_end, collect, ids_of, text_of
 
@@ -108,11 +109,13 @@ async def test_a_silent_router_is_taken_for_dead(world: World) -> None:
     assert len(other.submits[0].generated) == 3
 
 
-@pytest.mark.parametrize("fault", ["secret", "incarnation"])
+@pytest.mark.parametrize("fault", ["secret", "digest", "incarnation"])
 async def test_a_stranger_is_not_linked(world: World, fault: str, caplog: pytest.LogCaptureFixture) -> None:
     stranger = await world.router()
     if fault == "secret":
-        stranger.secret = b"another"
+        stranger.credentials = replace(CREDENTIALS, secret=b"another")
+    elif fault == "digest":
+        stranger.credentials = replace(CREDENTIALS, digest=b"d" * 32)
     else:
         stranger.incarnation += 1
     client = await world.front()
@@ -120,6 +123,7 @@ async def test_a_stranger_is_not_linked(world: World, fault: str, caplog: pytest
         await until(lambda: "cannot link router r0" in caplog.text)
         await asyncio.sleep(0.1)
     assert caplog.text.count("cannot link router r0") == 1
+    assert (f"is of deployment {'64' * 6}, this process of 000102030405" in caplog.text) == (fault == "digest")
     assert not await client.health()
 
 
@@ -166,7 +170,7 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
 
     async def ignore() -> None: ...
 
-    links = RouterLinks(endpoints, "node", SECRET, FrontConfig(poll_seconds=0.02, max_buffered_tokens=20), ignore)
+    links = RouterLinks(endpoints, "node", CREDENTIALS, FrontConfig(poll_seconds=0.02, max_buffered_tokens=20), ignore)
     links.start()
     stream = RoutedStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, WAIT_S, 3)
     await stream.receive()

@@ -20,7 +20,7 @@ from router_service.protocol import inference_pb2 as pb
 from router_service.router.reporter import ModelSizes
 from router_service.router.router import Router, RouterIdentity
 from tests import oracle
-from tests.mesh import CPU, NODE, SECRET, ShardServers, load_shards
+from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
 from tests.tiny import Tiny
 
 SHARDS, LONGEST = 3, 48
@@ -70,7 +70,7 @@ class Service:
             transport = SocketTransport()
             engine_config = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 1024} | config)
             engine = build_engine(self.plan, transport, experts, engine_config, torch.float32, CPU)
-            identity = RouterIdentity(index, f"r{index}", "tiny", NODE, "127.0.0.1", SECRET)
+            identity = RouterIdentity(index, f"r{index}", "tiny", NODE, "127.0.0.1", CREDENTIALS)
             sizes = ModelSizes(1000, 400, 500, 60, 0.1)
             place = (identity, sizes, experts, MetricsConfig())
             self.routers.append(Router(engine, transport, self.servers.endpoints, *place))

@@ -4,7 +4,7 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
-from front_fakes import SECRET, until
+from front_fakes import CREDENTIALS, until
 from front_world import World
 from test_front_generate import check_one_end, collect, ids_of
 
@@ -20,7 +20,7 @@ class Echo:
         self.cancels: list[Cancel] = []
         self.lost = threading.Event()
         self.whole = True
-        place = (SECRET, "127.0.0.1", node, 0)
+        place = (CREDENTIALS, "127.0.0.1", node, 0)
         self.links = FrontLinks(RouterHello("r0", 4096, 4095), self.receive, self._lost, lambda: None, *place, checksum)
 
     def receive(self, front: int, message: ToRouter) -> None:

@@ -10,7 +10,7 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from front_fakes import SECRET, WAIT_S, card, report, until
+from front_fakes import CREDENTIALS, WAIT_S, card, report, until
 from front_world import World
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -270,7 +270,7 @@ async def test_a_taken_port_is_an_error_that_names_it(world: World, text: TextMo
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for field in ("grpc_port", "metrics_port"):
-            front = FrontServer(FrontConfig(**{field: port}), text, card(), world._list, SECRET, "node")
+            front = FrontServer(FrontConfig(**{field: port}), text, card(), world._list, CREDENTIALS, "node")
             with pytest.raises(OSError, match=str(port) if field == "grpc_port" else "in use"):
                 await front.start()
             await front.stop()

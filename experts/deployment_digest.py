@@ -1,0 +1,58 @@
+"""A name for what a deployment computes: peers that differ in it must not work together, for they would not notice."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experts.checkpoint.directory import Checkpoint
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.safetensors_file import TensorEntry
+from experts.placement import Placement
+
+
+def deployment_digest(checkpoint: Checkpoint, dtype: torch.dtype, resident: str, placement: Placement) -> bytes:
+    """SHA-256 of config.json, the tensors' headers, the sizes of their files, and how all is served. Reads no weights.
+
+    Args:
+        dtype: what is computed in.
+        resident: the form of the weights, packed or dequantized.
+        placement: the shards and which experts each holds.
+
+    Raises:
+        CheckpointError: see `Checkpoint.entries`; also a file that has gone since.
+    """
+    entries = list(checkpoint.entries())
+    served = {
+        "config": checkpoint.config,
+        "tensors": sorted(_described(entry, checkpoint.path) for entry in entries),
+        "files": _sizes((entry.file for entry in entries), checkpoint.path),
+        "dtype": str(dtype).removeprefix("torch."),
+        "resident": resident,
+        "placement": placement.shards,
+    }
+    return hashlib.sha256(_canonical(served)).digest()
+
+
+def _canonical(value: dict[str, Any]) -> bytes:
+    """JSON that does not depend on the order of keys, nor on spaces and escapes in the file it came from."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _described(entry: TensorEntry, path: Path) -> tuple[str, str, str, tuple[int, ...], int, int]:
+    return entry.name, _named(entry.file, path), entry.dtype, entry.shape, entry.begin, entry.end
+
+
+def _sizes(files: Iterable[Path], path: Path) -> dict[str, int]:
+    try:
+        return {_named(file, path): file.stat().st_size for file in set(files)}
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def _named(file: Path, path: Path) -> str:
+    """Nodes may have the checkpoint in different places."""
+    return file.relative_to(path).as_posix()
