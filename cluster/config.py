@@ -122,11 +122,16 @@ def load_config(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -
         ConfigError: no such file, not YAML, an unknown section or key, a key twice, a value of a wrong type or out of
             its bounds.
     """
+    return config_from(given(file, overrides))
+
+
+def given(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the file and `overrides` set, section to key to value; see `load_config`."""
     data = _read_yaml(file) if file is not None else {}
     merged = {section: dict(values or {}) for section, values in data.items()}
     for section, values in overrides.items():
         merged.setdefault(section, {}).update(values)
-    return config_from(merged)
+    return merged
 
 
 def config_from(data: Mapping[str, Any]) -> ClusterConfig:

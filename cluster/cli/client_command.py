@@ -50,13 +50,19 @@ def client_of(args: argparse.Namespace) -> Client:
 
 
 def run_client(work: Coroutine[object, object, None], target: str) -> int:
-    """Run a command to its end and return the exit code; what goes wrong is one line on stderr."""
+    """Run a command to its end and return the exit code; what goes wrong is one line on stderr.
+
+    Raises:
+        BrokenPipeError: nobody reads what it prints any more.
+    """
     try:
         asyncio.run(work)
     except grpc.aio.AioRpcError as error:
         said = f"{target}: {error.code().name}: {one_line(error.details() or 'no details')}"
         request_id = one_line(request_id_of(error))
         return fail(f"{said} (request {request_id})" if request_id else said)
+    except BrokenPipeError:  # of what is printed; calls fail with gRPC's errors
+        raise
     except (ValueError, OSError) as error:
         return fail(one_line(str(error)))
     except KeyboardInterrupt:

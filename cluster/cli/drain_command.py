@@ -1,6 +1,7 @@
 """`expertmesh drain`: let the streams of a cluster on a running Ray end, before its processes or its nodes go away."""
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
@@ -61,14 +62,18 @@ def run(args: argparse.Namespace) -> int:
         os.environ.setdefault(RAY_AUTH_MODE, "token")
     import ray
 
+    from cluster.serve.ray_calls import START_SECONDS, RayTimeoutError, call, leave
+
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(address=args.address, log_to_driver=False, logging_level=logging.ERROR, namespace="expertmesh")
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "expertmesh"}
+        call(lambda: ray.init(address=args.address, **quiet), f"joining the Ray at {args.address}", START_SECONDS)
         _drain(args)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         return fail(f"cannot drain {args.name}: {one_line(str(error))}")
     finally:
-        ray.shutdown()
+        with contextlib.suppress(RayTimeoutError):  # what there was to say is said
+            leave()
     return 0
 
 

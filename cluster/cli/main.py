@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
 
+from cluster.broken_pipe import until_nobody_reads
 from cluster.cli import (
     config_command,
     demo_command,
@@ -17,20 +17,14 @@ from cluster.cli import (
     token_command,
 )
 from cluster.cli.client_command import EXIT_INTERRUPTED, fail
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all our errors."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with 2."""
-        sys.exit(fail(f"{message} (see {self.prog} --help)"))
+from cluster.one_line_parser import OneLineParser
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = OneLineParser(prog="expertmesh", description="Serve Mixture-of-Experts language models.")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=f"expertmesh {own_version()}")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
     commands = (
         serve_command,
         generate_command,
@@ -47,8 +41,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, run the command, return its exit code: 0 good, 2 an error said in one line on stderr."""
-    args = parser().parse_args(argv)
+    """Parse the arguments, run the command, return its exit code.
+
+    0 is good, 2 an error said in one line on stderr, 130 an interrupt, 141 that nobody reads what is printed any more.
+    """
+    return until_nobody_reads(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    whole = parser()
+    args = whole.parse_args(argv)
+    if not hasattr(args, "run"):
+        whole.print_help()
+        return 0
     if (clash := name_clash()) is not None:
         return fail(clash)
     try:
@@ -56,6 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code
+
+
+def own_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return version("expertmesh")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
 
 
 def name_clash() -> str | None:

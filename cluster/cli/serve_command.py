@@ -4,11 +4,13 @@ import argparse
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.client_command import fail, one_line
-from cluster.config import ClusterConfig, ConfigError, load_config
+from cluster.config import ClusterConfig, ConfigError, config_from, given
+from cluster.default_ports import DefaultPorts
 from cluster.serve.security import check_security, security_warnings
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.config import FrontConfig
@@ -68,9 +70,13 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--routers", type=int, metavar="N", help="routers that share the shards")
     parser.add_argument("--fronts", type=int, metavar="N", help="processes that serve the API")
     parser.add_argument("--grpc-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")
-    parser.add_argument("--grpc-port", type=int, metavar="PORT", help="0 picks a free one (default)")
+    parser.add_argument(
+        "--grpc-port", type=int, metavar="PORT", help="0 picks a free one (default: 50051, or the next free one)"
+    )
     parser.add_argument("--metrics-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")
-    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="0 picks a free one (default)")
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="0 picks a free one (default: 9090, or the next free one)"
+    )
     parser.add_argument("--http-host", metavar="HOST", help="address of the live page (default: 127.0.0.1)")
     parser.add_argument("--http-port", type=int, metavar="PORT", help="0 picks a free one (default)")
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
@@ -93,13 +99,17 @@ def config_of(args: argparse.Namespace) -> ClusterConfig:
     Raises:
         ConfigError: see `load_config`.
     """
+    return config_from(_given(args))
+
+
+def _given(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     overrides: dict[str, dict[str, Any]] = {}
     for flag, (section, key) in FLAGS.items():
         if (value := getattr(args, flag, None)) is not None:
             overrides.setdefault(section, {})[key] = value
     if getattr(args, "checkpoint", None) is not None:
         overrides.setdefault("model", {})["checkpoint"] = args.checkpoint
-    return load_config(args.config, overrides)
+    return given(args.config, overrides)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,18 +124,45 @@ def run_cluster(
 
     Returns the exit code: what is wrong with the arguments, the checkpoint or the start is one line on stderr.
     """
+    with DefaultPorts() as ports:
+        return _run_on(ports, args, while_up)
+
+
+def _run_on(
+    ports: DefaultPorts,
+    args: argparse.Namespace,
+    while_up: Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None],
+) -> int:
     try:
         config = config_of(args)
-        model = check_model(config)
         check_security(config)
+        config = replace(config, front=_with_ports(config, ports, set(_given(args).get("front", {}))))
         check_ports(config)
         check_installed(config.tracing)
+        print(f"expertmesh: {starting_line(config)}", file=sys.stderr, flush=True)
+        model = check_model(config)
         config = config if config.cluster.address else _settled(config, model)
     except (ConfigError, CheckpointError, ValueError) as error:
         return fail(one_line(str(error)))
     for line in (*model.plan.notices, *(f"warning: {warning}" for warning in security_warnings(config))):
         print(f"expertmesh: {line}", file=sys.stderr, flush=True)
     return _run_checked(config, while_up)
+
+
+def _with_ports(config: ClusterConfig, ports: DefaultPorts, given: set[str]) -> FrontConfig:
+    """On a Ray that is joined, several Fronts have ports of their own choice unless they are told some."""
+    if config.cluster.address and config.cluster.fronts > 1:
+        return config.front
+    return ports.choose(config.front, given, config.cluster.fronts)
+
+
+def starting_line(config: ClusterConfig) -> str:
+    """What is about to start, said before anything is imported that takes seconds."""
+    cluster, model = config.cluster, config.model
+    what = f"{model.served_name} from {model.path}" if model.checkpoint else "the bundled model"
+    where = f"the Ray at {cluster.address}" if cluster.address else "a Ray of its own"
+    counts = f"shards: {config.experts.shards}, routers: {cluster.routers}, fronts: {cluster.fronts}"
+    return f"starting {what} on {where}; {counts}"
 
 
 def _settled(config: ClusterConfig, model: "ServedModel") -> ClusterConfig:
@@ -136,13 +173,14 @@ def _settled(config: ClusterConfig, model: "ServedModel") -> ClusterConfig:
 
 def _run_checked(config: ClusterConfig, while_up: Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]) -> int:
     from cluster.serve.launcher import Launcher, StartError
+    from cluster.serve.ray_calls import RayTimeoutError
     from cluster.serve.signals import Interrupts
 
     interrupts = Interrupts()
     with Launcher(config) as launcher:
         try:
             status = launcher.up(interrupts)
-        except StartError as error:
+        except (StartError, RayTimeoutError) as error:
             return fail(str(error))
         if status is not None:
             print(ready_line(config, status), flush=True)

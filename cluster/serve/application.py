@@ -18,6 +18,7 @@ from cluster.serve.deployments import deploy
 from cluster.serve.front_replica import FrontReplica
 from cluster.serve.nodes import bytes_for_each
 from cluster.serve.process import environment
+from cluster.serve.ray_calls import call
 from cluster.serve.router_replica import RouterReplica
 from cluster.serve.security import fixed_secret
 from cluster.serve.shard_replica import ShardReplica
@@ -46,7 +47,8 @@ def settled(config: ClusterConfig) -> ClusterConfig:
     """The configuration for a Ray that is joined, with `weights.resident` resolved by what its nodes have."""
     model = open_model(config.model, config.weights, computes_here=False)
     processes = config.experts.shards + config.cluster.routers
-    there = bytes_for_each(ray.nodes(), processes) if ray.is_initialized() else host_bytes()
+    joined = ray.is_initialized()
+    there = bytes_for_each(call(ray.nodes, "the list of its nodes"), processes) if joined else host_bytes()
     return settle_for_nodes(config, model, there)
 
 

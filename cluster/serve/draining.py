@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
-from cluster.serve.service_registry import CALL_SECONDS, Announcement, DrainOrder, announced_in
+from cluster.serve import ray_calls
+from cluster.serve.service_registry import Announcement, DrainOrder, announced_in
 
 POLL_SECONDS = 0.1
 MARGIN_SECONDS = 10.0
@@ -21,7 +20,8 @@ def drain(directory: Any, order: DrainOrder, whom: Callable[[Announcement], bool
 
     Raises:
         NotDrainedError: some have neither drained nor gone some seconds after the order's time is over.
-        ray.exceptions.RayError: the directory does not answer.
+        RayTimeoutError: the directory does not answer.
+        ray.exceptions.RayError: it has died.
     """
     picked = {one.replica for one in announced_in(directory) if whom(one)}
     deadline = time.monotonic() + order.notice_s + order.grace_s + MARGIN_SECONDS
@@ -38,4 +38,4 @@ def _order(directory: Any, order: DrainOrder, left: list[Announcement]) -> None:
     """Tell those that have not begun, again and again: a directory that is restarted has forgotten it."""
     for one in left:
         if one.state not in ("draining", "drained"):
-            ray.get(directory.order.remote(one.replica, order), timeout=CALL_SECONDS)
+            ray_calls.get(directory.order.remote(one.replica, order), "the directory to pass an order on")

@@ -11,7 +11,7 @@ from cluster.serve.deployments import end
 from cluster.serve.process import node_id, reachable_host, replica_id
 from cluster.serve.registered_process import Announced
 from cluster.serve.security import credentials_of
-from cluster.serve.service_registry import Announcement, DrainOrder, endpoints_of
+from cluster.serve.service_registry import Announcement, DrainOrder, awaited_announcements, endpoints_of
 from experts.transport.address import Endpoint, new_incarnation
 from router_service.front.server import FrontServer
 from router_service.front.text.text_model import load_text_model
@@ -27,11 +27,13 @@ class FrontReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
         config = config_from(data)
-        self._announced = Announced("front", 0, config, 0, self._drain)
+        self._announced = Announced("front", 0, config, self._drain)
         self._directory = self._announced.directory
         self._config = config.cluster
-        model = open_model(config.model, config.weights, computes_here=False)
-        text = load_text_model(model.plan.checkpoint.path)
+        with self._announced.loading():
+            model = open_model(config.model, config.weights, computes_here=False)
+            self._announced.go_on()
+            text = load_text_model(model.plan.checkpoint.path)
         self._metrics_host = reachable_host(config.front.metrics_host)
         self._announcements: list[Announcement] = []
         self._server = FrontServer(
@@ -60,7 +62,7 @@ class FrontReplica:
     async def status(self) -> dict[str, Any]:
         """Ports, how many routers are linked, and how far the other processes are."""
         await self._start()
-        self._announcements = await self._directory.announcements.remote()
+        self._announcements = await awaited_announcements(self._directory)
         return {
             "grpc_port": self._server.grpc_port,
             "metrics_port": self._server.metrics_port,
@@ -100,7 +102,7 @@ class FrontReplica:
         asyncio.run_coroutine_threadsafe(drain, self._loop).result()
 
     async def _routers(self) -> list[Endpoint]:
-        self._announcements = await self._directory.announcements.remote()
+        self._announcements = await awaited_announcements(self._directory)
         return endpoints_of(self._announcements, "router")
 
     def _known_shards(self) -> list[ShardReport]:

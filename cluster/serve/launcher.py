@@ -1,5 +1,6 @@
 """A cluster's life as seen by who starts it: Ray up, application up, ready, drained, down."""
 
+import functools
 import logging
 import os
 import sys
@@ -16,7 +17,8 @@ from cluster.planner.memory_plan import DoesNotFitError, refusal_in
 from cluster.planner.model import open_model
 from cluster.serve.application import build_app, settled
 from cluster.serve.draining import NotDrainedError, drain
-from cluster.serve.process import environment
+from cluster.serve.process import environment, ray_settings
+from cluster.serve.ray_calls import SERVE_SECONDS, START_SECONDS, RayTimeoutError, call, leave
 from cluster.serve.service_registry import Announcement, DrainOrder, known_directory, remove_directory
 from cluster.serve.signals import Interrupts, sigterm_held
 from cluster.table import size
@@ -36,6 +38,7 @@ class Launcher:
         self._config = config
         self._progress = progress
         self._front: Any = None
+        self._deployed = False
         self._lines: dict[tuple[str, int], str] = {}
 
     def __enter__(self) -> "Launcher":
@@ -48,19 +51,23 @@ class Launcher:
         """Start everything and wait until it serves; return the Front's status, None if a signal came first.
 
         Raises:
-            StartError: the model does not fit, Ray cannot be reached, the application fails, or is not ready in time.
+            StartError: the model does not fit, Ray cannot be reached, the application fails, or is not ready in time;
+                or one of its name is on the Ray that is joined.
+            RayTimeoutError: Ray does not answer.
         """
         self._settle()
         with sigterm_held():
             self._start_ray()
             interrupts.listen()
         application = self._config.cluster.application
-        serve.start(proxy_location="Disabled")
         joined = bool(self._config.cluster.address)
+        if joined:
+            self._refuse_taken(application)
+        call(lambda: serve.start(proxy_location="Disabled"), "Serve to start", START_SECONDS)
         here = str(ray.util.get_node_ip_address()) if joined else ""
         config = settled(self._config) if joined else self._config
         target = serve.RunTarget(build_app(config, here), name=application, route_prefix=None)
-        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        self._deploy(target)
         deadline = time.monotonic() + self._config.cluster.ready_timeout_seconds
         while not interrupts():
             status = self._look(application)
@@ -73,26 +80,55 @@ class Launcher:
             time.sleep(POLL_SECONDS)
         return None
 
+    def _refuse_taken(self, application: str) -> None:
+        """Deploying under a name that is taken would replace what runs, and take its streams down."""
+        there = call(serve.status, "the status of its applications", SERVE_SECONDS).applications.get(application)
+        if there is not None:
+            raise StartError(
+                f"an application {application} is on the Ray at {self._config.cluster.address} already "
+                f"({there.status.value}): give this one another --name, or end that one first"
+            )
+
+    def _deploy(self, target: serve.RunTarget) -> None:
+        self._deployed = True  # even if no answer comes
+        now = {"wait_for_ingress_deployment_creation": False, "wait_for_applications_running": False}
+        call(lambda: serve.run_many([target], **now), "Serve to take the application", SERVE_SECONDS)
+
     def drain(self) -> None:
         """Health turns NOT_SERVING, streams in flight end, within the configured time."""
         config = self._config.cluster
         order = DrainOrder(config.drain_seconds, config.drain_notice_seconds)
         try:
             drain(known_directory(config.application), order, lambda one: one.role == "front")
-        except (NotDrainedError, ValueError, ray.exceptions.RayError) as error:
-            print(f"expertmesh: {' '.join(str(error).split())}", file=self._progress, flush=True)
+        except (NotDrainedError, RayTimeoutError, ValueError, ray.exceptions.RayError) as error:
+            self._say(error)
 
     def down(self) -> None:
-        """Take the application down; a Ray that we started goes down whole."""
+        """Take down the application that was deployed here; a Ray that we started goes down whole."""
         if not ray.is_initialized():
             return
-        application = self._config.cluster.application
         try:
-            if self._config.cluster.address:
-                serve.delete(application)
-                remove_directory(application)
+            if self._config.cluster.address and self._deployed:
+                self._delete()
+        except RayTimeoutError as error:
+            self._say(error)
         finally:
-            ray.shutdown()
+            self._leave()
+
+    def _delete(self) -> None:
+        config = self._config.cluster
+        seconds = SERVE_SECONDS + config.drain_notice_seconds + config.drain_seconds
+        call(lambda: serve.delete(config.application), f"{config.application} to end", seconds)
+        remove_directory(config.application)
+
+    def _leave(self) -> None:
+        try:
+            leave()
+        except RayTimeoutError as error:
+            self._say(error)
+
+    def _say(self, error: Exception) -> None:
+        print(f"expertmesh: {' '.join(str(error).split())}", file=self._progress, flush=True)
 
     def _settle(self) -> None:
         """Resolve `weights.resident` for this machine; of a Ray that is joined nothing is known yet."""
@@ -104,27 +140,30 @@ class Launcher:
 
     def _start_ray(self) -> None:
         os.environ.update(environment())
+        if not self._config.cluster.address:
+            os.environ.update(ray_settings(os.environ))
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
         address = self._config.cluster.address
         processes = self._config.experts.shards + self._config.cluster.routers
         cpus = None if address else max(os.cpu_count() or 1, processes)
+        options = {
+            "address": address or "local",
+            "num_cpus": cpus,
+            "include_dashboard": None if address else False,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "namespace": "expertmesh",
+        }
         try:
-            ray.init(
-                address=address or "local",
-                num_cpus=cpus,
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                namespace="expertmesh",
-            )
+            call(lambda: ray.init(**options), "it to start or to be joined", START_SECONDS)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise StartError(
                 f"cannot start or join Ray ({address or 'local'}): {' '.join(str(error).split())}"
             ) from error
 
     def _look(self, application: str) -> dict[str, Any] | None:
-        state = serve.status().applications[application]
+        state = self._state()
         refusals = [said for one in state.deployments.values() if (said := refusal_in(one.message))]
         if refusals:
             raise StartError(refusals[0])
@@ -134,13 +173,21 @@ class Launcher:
         if front is None or front.replica_states.get("RUNNING", 0) < self._config.cluster.fronts:
             return None
         if self._front is None:
-            self._front = serve.get_deployment_handle("Front", application)
-        status: dict[str, Any] = self._front.status.remote().result(timeout_s=CALL_SECONDS)
+            handle = functools.partial(serve.get_deployment_handle, "Front", application)
+            self._front = call(handle, "the handle of the Front", SERVE_SECONDS)
+        try:
+            status: dict[str, Any] = self._front.status.remote().result(timeout_s=CALL_SECONDS)
+        except (TimeoutError, RayTimeoutError):  # it, or its directory, may answer yet: `up` has a limit
+            return None
         self._show(status["announcements"])
         return status | {"ray": ray.get_runtime_context().gcs_address}
 
+    def _state(self) -> Any:
+        status = call(serve.status, "the status of its applications", SERVE_SECONDS)
+        return status.applications[self._config.cluster.application]
+
     def _states(self) -> str:
-        state = serve.status().applications[self._config.cluster.application]
+        state = self._state()
         parts = [f"{name} {one.status.value}: {_brief(one.message)}" for name, one in state.deployments.items()]
         return " | ".join([_brief(state.message), *parts])
 

@@ -9,6 +9,7 @@ import ray
 
 from cluster.config import ClusterConfig
 from cluster.serve.process import node_id, shard_threads
+from cluster.serve.ray_calls import RayTimeoutError
 from cluster.serve.service_registry import Announcement, announced_in
 from experts.host.log import fields
 
@@ -51,6 +52,6 @@ def _announcements(directory: Any) -> list[Announcement]:
     """All entries; none while the directory does not answer, which is no reason to fail a shard."""
     try:
         return announced_in(directory)
-    except ray.exceptions.RayError as error:
+    except (RayTimeoutError, ray.exceptions.RayError) as error:
         log.warning("the directory does not answer: %s", error)
         return []

@@ -1,6 +1,7 @@
 """What each process of the cluster sets up for itself before it computes."""
 
 import os
+from collections.abc import Mapping
 
 import ray
 from ray import serve
@@ -21,6 +22,20 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     }
+
+
+def ray_settings(given: Mapping[str, str]) -> dict[str, str]:
+    """Variables for a Ray that is started here, but for those that are `given`: the user's own word wins.
+
+    Workers compute what clients wait for: Ray would start them at nice 15, behind all else on the machine. Each log
+    file of Ray's takes part in a rotation; by default one may grow to 512 MiB.
+    """
+    settings = {
+        "RAY_worker_niceness": "0",
+        "RAY_ROTATION_MAX_BYTES": str(100 << 20),
+        "RAY_ROTATION_BACKUP_COUNT": "3",
+    }
+    return {name: value for name, value in settings.items() if name not in given}
 
 
 def node_id() -> str:

@@ -56,8 +56,9 @@ def _get(url: str) -> bytes:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    program = "python -m cluster.serve.readiness_probe"
-    parser = argparse.ArgumentParser(prog=program, description="Whether a pod is ready.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.serve.readiness_probe", description="Whether a pod is ready.", allow_abbrev=False
+    )
     head = f"http://{os.environ.get('FQ_RAY_IP', '127.0.0.1')}:8265"
     parser.add_argument(
         "--head", metavar="URL", default=head, help="Ray's dashboard (the host of FQ_RAY_IP, port 8265)"

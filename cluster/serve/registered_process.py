@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from cluster.config import ClusterConfig
@@ -11,23 +12,26 @@ from cluster.serve.service_registry import Announcement, Announcer, DrainOrder, 
 from experts.transport.address import Endpoint
 
 
+class EndedWhileLoadingError(RuntimeError):
+    """A process was told to drain before it was ready: it has nothing in flight, and ends instead of loading on."""
+
+
 class Announced:
-    """An entry in the directory: loading, ready, draining, drained.
+    """An entry in the directory: loading, ready, draining, drained. It exists before anything is opened or loaded.
 
     Args:
         drain: called on a thread of its own, once, when the process is told to drain or is about to be stopped; it
             returns when nothing is in flight any more.
     """
 
-    def __init__(
-        self, role: str, index: int, config: ClusterConfig, total_bytes: int, drain: Callable[[DrainOrder], None]
-    ) -> None:
+    def __init__(self, role: str, index: int, config: ClusterConfig, drain: Callable[[DrainOrder], None]) -> None:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
         self.directory = find_directory(config.cluster.application)
         self._drain = drain
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading", 0, total_bytes)
+        self._told_to_end = threading.Event()
+        self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading")
         self._announcer = Announcer(self.directory, lambda: self._state, self._told)
 
     @property
@@ -35,9 +39,38 @@ class Announced:
         """Whether the process was told to drain, or has drained."""
         return self._state.state in ("draining", "drained")
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """What is done before the process is ready. If it fails, the process has drained, and is withdrawn."""
+        try:
+            yield
+            self.go_on()
+        except BaseException:
+            self._say("drained", None)
+            self.close()
+            raise
+
+    def will_load(self, total_bytes: int) -> None:
+        """So many bytes of weights are to be loaded."""
+        self._state = replace(self._state, total_bytes=total_bytes)
+        self.go_on()
+
     def progress(self, loaded: int) -> None:
-        """So many more bytes are loaded."""
+        """So many more bytes are loaded: called between tensors; raises as `go_on` does."""
         self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Called between the steps of loading.
+
+        Raises:
+            EndedWhileLoadingError: the process was told to drain.
+        """
+        if self._told_to_end.is_set():
+            state = self._state
+            raise EndedWhileLoadingError(
+                f"told to drain while loading: ended after {state.loaded_bytes} of {state.total_bytes} bytes"
+            )
 
     def ready(self, endpoint: Endpoint | None) -> None:
         """The process works; peers may connect to `endpoint` from now on."""
@@ -58,6 +91,8 @@ class Announced:
     def _told(self, order: DrainOrder) -> None:
         if self._state.state == "ready":
             threading.Thread(target=self.drain, args=(order,), daemon=True, name="told to drain").start()
+        elif self._state.state == "loading":  # one that is ready by now hears of it again
+            self._told_to_end.set()
 
     def _run(self, order: DrainOrder) -> None:
         self._say("draining", self._state.endpoint)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from cluster.config import config_from
+from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.process import data_host, node_id, replica_id
@@ -23,9 +23,15 @@ class RouterReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
-        model = open_to_load(config, "router")
-        self._announced = Announced("router", 0, config, model.router_bytes, self._drain)
+        self._announced = Announced("router", 0, config, self._drain)
         self._config = config.cluster
+        with self._announced.loading():
+            self._load(config, secret)
+        self._announced.ready(self._router.endpoint)
+
+    def _load(self, config: ClusterConfig, secret: bytes) -> None:
+        model = open_to_load(config, "router")
+        self._announced.will_load(model.router_bytes)
         begun, transport = time.monotonic(), SocketTransport()
         source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
         engine = build_engine(*source, model.keep_packed, self._announced.progress)
@@ -36,7 +42,6 @@ class RouterReplica:
         self._router = Router(engine, transport, self._shards, identity, sizes, *settings)
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.prove(config.cluster.ready_timeout_seconds)
-        self._announced.ready(self._router.endpoint)
 
     def check_health(self) -> None:
         """Called by Serve once a second. One that was told to end is not replaced before its node goes."""
@@ -64,6 +69,7 @@ class RouterReplica:
     def _wait_for_shards(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._router.ready():
+            self._announced.go_on()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not all shards were there within {seconds:.0f} s")
             time.sleep(0.05)

@@ -13,13 +13,16 @@ from typing import Any
 
 import ray
 
+from cluster.serve import ray_calls
+from cluster.serve.ray_calls import RayTimeoutError
 from experts.transport.address import Endpoint
 
 log = logging.getLogger(__name__)
 
 FORGET_SECONDS = 10.0
 ANNOUNCE_SECONDS = 1.0
-CALL_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
+WHAT = "the directory's list of processes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,11 @@ class Directory:
 
 
 def find_directory(application: str) -> Any:
-    """Return the application's directory actor; the first who asks makes it."""
+    """Return the application's directory actor; the first who asks makes it.
+
+    Raises:
+        RayTimeoutError: Ray does not answer.
+    """
     options = {
         "name": f"expertmesh-directory-{application}",
         "namespace": "expertmesh",
@@ -84,7 +91,9 @@ def find_directory(application: str) -> Any:
         "max_restarts": -1,
         "num_cpus": 0,
     }
-    return ray.remote(Directory).options(**options).remote()
+    return ray_calls.call(
+        lambda: ray.remote(Directory).options(**options).remote(), "the directory to be found or made"
+    )
 
 
 def known_directory(application: str) -> Any:
@@ -92,24 +101,34 @@ def known_directory(application: str) -> Any:
 
     Raises:
         ValueError: there is none, so no such application runs.
+        RayTimeoutError: Ray does not answer.
     """
-    return ray.get_actor(f"expertmesh-directory-{application}", namespace="expertmesh")
+    name = f"expertmesh-directory-{application}"
+    return ray_calls.call(lambda: ray.get_actor(name, namespace="expertmesh"), f"the actor {name}")
 
 
 def announced_in(directory: Any) -> list[Announcement]:
     """Return all entries of a directory actor, the youngest process last.
 
     Raises:
-        ray.exceptions.RayError: it does not answer.
+        RayTimeoutError: it does not answer.
+        ray.exceptions.RayError: it has died.
     """
-    found: list[Announcement] = ray.get(directory.announcements.remote(), timeout=CALL_SECONDS)
+    found: list[Announcement] = ray_calls.get(directory.announcements.remote(), WHAT)
+    return found
+
+
+async def awaited_announcements(directory: Any, seconds: float = ray_calls.CALL_SECONDS) -> list[Announcement]:
+    """As `announced_in`, on an event loop."""
+    found: list[Announcement] = await ray_calls.await_ref(directory.announcements.remote(), WHAT, seconds)
     return found
 
 
 def remove_directory(application: str) -> None:
     """End the directory actor, if there is one."""
     with contextlib.suppress(ValueError):
-        ray.kill(known_directory(application))
+        directory = known_directory(application)
+        ray_calls.call(lambda: ray.kill(directory), "the directory to end")
 
 
 class Announcer:
@@ -137,20 +156,24 @@ class Announcer:
         """Stop announcing and withdraw."""
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout=CALL_SECONDS)
+        self._thread.join(timeout=CLOSE_SECONDS)
         last = self._describe()
         try:
-            ray.get(self._directory.withdraw.remote(last.role, last.index, last.replica), timeout=CALL_SECONDS)
-        except ray.exceptions.RayError as error:
+            ray_calls.get(
+                self._directory.withdraw.remote(last.role, last.index, last.replica), "the directory to forget us"
+            )
+        except (RayTimeoutError, ray.exceptions.RayError) as error:
             log.warning("could not withdraw from the directory: %s", error)
 
     def _run(self) -> None:
         while not self._closing:
             try:
-                order = ray.get(self._directory.announce.remote(self._describe()), timeout=CALL_SECONDS)
+                order = ray_calls.get(
+                    self._directory.announce.remote(self._describe()), "the directory to take an announcement"
+                )
                 if order is not None:
                     self._told(order)
-            except ray.exceptions.RayError as error:
+            except (RayTimeoutError, ray.exceptions.RayError) as error:
                 log.warning("could not announce: %s", error)
             self._wake.wait(ANNOUNCE_SECONDS)
             self._wake.clear()

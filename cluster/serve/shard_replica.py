@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from cluster.config import config_from
+from cluster.config import ClusterConfig, config_from
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.neighbours import threads_of_shard
 from cluster.serve.process import data_host, do_not_preempt, node_id, replica_id
@@ -24,10 +24,17 @@ class ShardReplica:
     def __init__(self, data: dict[str, Any], index: int, secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         do_not_preempt()
+        self._announced = Announced("shard", index, config, self._drain)
+        self._config = config.cluster
+        with self._announced.loading():
+            server = self._load(config, index, secret)
+        self._server = server
+        self._announced.ready(server.endpoint)
+
+    def _load(self, config: ClusterConfig, index: int, secret: bytes) -> ExpertServer:
         model = open_to_load(config, "shard")
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
-        self._announced = Announced("shard", index, config, model.shard_bytes(len(held)), self._drain)
-        self._config = config.cluster
+        self._announced.will_load(model.shard_bytes(len(held)))
         shard = load_shard(
             index,
             held,
@@ -45,8 +52,7 @@ class ShardReplica:
             threads = threads_of_shard(config, self._announced.directory)
             proven, slow_s = credentials_of(config, secret, digest), config.logging.slow_call_seconds
             checksum = config.experts.checksum
-            self._server = ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)
-        self._announced.ready(self._server.endpoint)
+            return ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)
 
     def check_health(self) -> None:
         """Called by Serve once a second."""

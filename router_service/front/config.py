@@ -13,9 +13,11 @@ class FrontConfig:
 
     Args:
         host: address that the API binds
-        grpc_port: port of the API; 0 picks a free one
+        grpc_port: port of the API; 0 picks a free one; `expertmesh serve` that is told none takes 50051, or the next
+            free one
         metrics_host: address that the metrics page binds
-        metrics_port: port of the metrics page; 0 picks a free one, null serves no page
+        metrics_port: port of the metrics page; 0 picks a free one, null serves no page; `expertmesh serve` that is told
+            none takes 9090, or the next free one
         metrics_ports: of so many ports from metrics_port on the first free one is taken, so that several Fronts of one
             machine have a known one each; on a machine of our own `cluster.fronts` decides
         http_host: address that the live page binds

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import ray
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.serve import draining
@@ -36,7 +37,7 @@ class Remote:
 
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining.ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
     monkeypatch.setattr(draining, "POLL_SECONDS", 0.01)
 
 

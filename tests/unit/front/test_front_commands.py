@@ -113,6 +113,20 @@ async def test_an_interrupt_cancels_the_call(world: World) -> None:
     await until(lambda: len(world.routers[0].cancels) == 1)
 
 
+async def test_generate_ends_in_silence_when_nobody_reads_on(world: World) -> None:
+    target = await serve(world, step_s=0.01)
+    flags = ("generate", "hello world", "--max-tokens", "4000", "--target", target)
+    read, write = os.pipe()
+    command = (sys.executable, "-m", "cluster.cli.main", *flags)
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    await asyncio.to_thread(os.read, read, 1)
+    os.close(read)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (141, b"")
+    await until(lambda: len(world.routers[0].cancels) == 1)
+
+
 async def test_status_shows_shards_and_routers(world: World) -> None:
     target = await serve(world)
     world.routers[0].say(report(shards=[shard(0), shard(1, "unreachable", 0.0, None, last_error="broken pipe")]))

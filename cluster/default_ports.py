@@ -1,0 +1,85 @@
+"""The ports that `serve` takes where none are asked for: those that `generate`, `status` and Prometheus ask."""
+
+import errno
+import socket
+import sys
+from collections.abc import Set
+from dataclasses import replace
+from typing import Any, TextIO
+
+from router_service.front.config import FrontConfig
+
+DEFAULT_PORTS = {"grpc_port": 50051, "metrics_port": 9090}
+HOSTS = {"grpc_port": "host", "metrics_port": "metrics_host"}
+# So many ports behind a default one are tried.
+TRIES = 1000
+TAKEN = (errno.EADDRINUSE, errno.EACCES)
+
+
+class DefaultPorts:
+    """Picks ports, and keeps them from other servers that start meanwhile, until closed: ours opens them much later."""
+
+    def __init__(self, says: TextIO | None = None) -> None:
+        self._says = says or sys.stderr
+        self._claims: list[socket.socket] = []
+
+    def __enter__(self) -> "DefaultPorts":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for claim in self._claims:
+            claim.close()
+
+    def choose(self, front: FrontConfig, given: Set[str], fronts: int) -> FrontConfig:
+        """The settings with each port that is not `given` at its default, or at the first free one behind it.
+
+        Args:
+            given: the keys of the settings that the user has set, 0 (any free port) among them.
+            fronts: Fronts of this machine: they share the API's port, and each needs one for metrics.
+
+        Raises:
+            ValueError: there is no free one.
+        """
+        ports: dict[str, Any] = {}
+        for key, default in DEFAULT_PORTS.items():
+            if key not in given:
+                host, count = str(getattr(front, HOSTS[key])), fronts if key == "metrics_port" else 1
+                ports[key] = self._choose(key, host, default, count)
+        return replace(front, **ports)
+
+    def _choose(self, key: str, host: str, default: int, count: int) -> int:
+        for first in range(default, default + TRIES):
+            claims = [claim for port in range(first, first + count) if (claim := claimed(host, port))]
+            if len(claims) == count:
+                self._claims += claims
+                if first != default:
+                    self._tell(key, host, default, first)
+                return first
+            for claim in claims:
+                claim.close()
+        raise ValueError(f"front.{key}: none of the ports {default} to {default + TRIES} of {host} is free: set one")
+
+    def _tell(self, key: str, host: str, default: int, first: int) -> None:
+        flag = f"--{key.replace('_', '-')}"
+        line = f"expertmesh: port {default} of {host} is taken: {first} is taken for {flag} instead"
+        print(line, file=self._says, flush=True)
+
+
+def claimed(host: str, port: int) -> socket.socket | None:
+    """Claim a free port among servers of ours on this machine; None if it is taken.
+
+    The claim is a name in Linux's abstract namespace, which goes with the process; the port itself stays unopened.
+
+    Raises:
+        OSError: `host` is no address of this machine.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0expertmesh-port-{port}")
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        claim.close()
+        if error.errno not in TAKEN:
+            raise
+        return None
+    return claim

@@ -1,0 +1,115 @@
+"""Calls of Ray that end: each has a time limit, and one that is over says what was waited for and how long.
+
+Most calls of Ray and Serve have no limit of their own, and wait for as long as the head of the cluster does not answer.
+"""
+
+import asyncio
+import atexit
+import queue
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import ray
+
+CALL_SECONDS = 5.0
+# Serve's controller is asked here, which starts processes meanwhile.
+SERVE_SECONDS = 60.0
+# Ray has limits of its own here, with more to say; these are for when they fail.
+START_SECONDS = 300.0
+LEAVE_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+class RayTimeoutError(RuntimeError):
+    """Ray did not answer in time; the message says what was waited for and how long."""
+
+
+def _late(what: str, seconds: float) -> RayTimeoutError:
+    return RayTimeoutError(f"Ray did not answer: waited {seconds:g} s for {what}")
+
+
+def get(ref: Any, what: str, seconds: float = CALL_SECONDS) -> Any:
+    """Return what an object reference stands for.
+
+    Raises:
+        RayTimeoutError: not within `seconds`.
+        ray.exceptions.RayError: the actor died, or the call failed there.
+    """
+    try:
+        return ray.get(ref, timeout=seconds)
+    except ray.exceptions.GetTimeoutError as error:
+        raise _late(what, seconds) from error
+
+
+async def await_ref(ref: Awaitable[Any], what: str, seconds: float = CALL_SECONDS) -> Any:
+    """As `get`, on an event loop."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await ref
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise _late(what, seconds) from error
+
+
+def call(work: Callable[[], T], what: str, seconds: float = CALL_SECONDS) -> T:
+    """Return what `work` returns, a blocking call without a limit of its own; past `seconds` it is left to itself.
+
+    It runs on a thread that lives as long as the process: Ray ties what it starts to the thread that started it.
+
+    Raises:
+        RayTimeoutError: not within `seconds`.
+    """
+    done: Future[T] = Future()
+    _free_caller().put((work, done))
+    try:
+        return done.result(timeout=seconds)
+    except TimeoutError as error:
+        if done.done():
+            raise
+        raise _late(what, seconds) from error
+
+
+def leave(seconds: float = LEAVE_SECONDS) -> None:
+    """End Ray where it was started here, or leave it. If that does not end, Ray is not waited for at the exit either.
+
+    Raises:
+        RayTimeoutError: not within `seconds`; what Ray started here ends with this process.
+    """
+    try:
+        call(ray.shutdown, "it to end", seconds)
+    except RayTimeoutError:
+        atexit.unregister(ray.shutdown)
+        raise
+
+
+# A caller is the queue that its thread takes work from. One that is stuck is not here: the next call gets another.
+Caller = queue.SimpleQueue[tuple[Callable[[], Any], "Future[Any]"]]
+_free: queue.SimpleQueue[Caller] = queue.SimpleQueue()
+
+
+def _free_caller() -> Caller:
+    try:
+        return _free.get_nowait()
+    except queue.Empty:
+        caller: Caller = queue.SimpleQueue()
+        threading.Thread(target=_serve, args=(caller,), daemon=True, name="calls Ray").start()
+        return caller
+
+
+def _serve(caller: Caller) -> None:
+    while True:
+        work, done = caller.get()
+        try:
+            result = work()
+        except BaseException as error:  # whatever it is belongs to who has called
+            _free.put(caller)
+            done.set_exception(error)
+        else:
+            _free.put(caller)
+            done.set_result(result)
+        del work, done

@@ -1,0 +1,124 @@
+"""Whom `serve --address` takes down, whom it refuses to replace, and how a Ray of our own is started."""
+
+import io
+import os
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.config import ClusterConfig, config_from
+from cluster.serve.signals import Interrupts
+
+with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    from cluster.serve import launcher
+    from cluster.serve.launcher import Launcher, StartError
+    from cluster.serve.process import ray_settings
+
+NAME = "expertmesh"
+
+
+class FakeServe:
+    """Serve's API with applications of others; notes what changes something."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.changes: list[str] = []
+
+    def status(self) -> Any:
+        return SimpleNamespace(
+            applications={name: SimpleNamespace(status=SimpleNamespace(value="RUNNING")) for name in self.names}
+        )
+
+    def start(self, **_: Any) -> None:
+        self.changes.append("start")
+
+    def run_many(self, targets: Any, **_: Any) -> None:
+        self.changes.append(f"run {targets[0].name}")
+        raise RuntimeError("Serve fails")
+
+    def delete(self, name: str) -> None:
+        self.changes.append(f"delete {name}")
+
+    RunTarget = staticmethod(lambda _, **options: SimpleNamespace(**options))
+
+
+class FakeRay:
+    """Ray's API, as far as joining goes."""
+
+    def __init__(self, refuses: str = "") -> None:
+        self.refuses = refuses
+        self.seen: dict[str, str] = {}
+        self.left = False
+        self.util = SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+
+    def init(self, **_: Any) -> None:
+        self.seen = dict(os.environ)
+        if self.refuses:
+            raise ConnectionError(self.refuses)
+
+    def is_initialized(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupts, "listen", lambda _: None)
+    monkeypatch.setattr(launcher.os, "environ", dict(os.environ))
+
+
+def joined(monkeypatch: pytest.MonkeyPatch, serve: FakeServe, ray: FakeRay, config: ClusterConfig) -> Launcher:
+    monkeypatch.setattr(launcher, "serve", serve)
+    monkeypatch.setattr(launcher, "ray", ray)
+    monkeypatch.setattr(launcher, "settled", lambda config: config)
+    monkeypatch.setattr(launcher, "build_app", lambda *_: "application")
+    monkeypatch.setattr(launcher, "remove_directory", lambda name: serve.changes.append(f"forget {name}"))
+    monkeypatch.setattr(launcher, "leave", lambda: setattr(ray, "left", True))
+    return Launcher(config, io.StringIO())
+
+
+def on(address: str) -> ClusterConfig:
+    return config_from({"cluster": {"address": address}})
+
+
+def test_one_whose_name_is_taken_is_refused_and_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, ray = FakeServe("other", NAME), FakeRay()
+    said = r"application expertmesh is on the Ray at 10.0.0.1:6379 already \(RUNNING\): give this one another --name"
+    with pytest.raises(StartError, match=said), joined(monkeypatch, serve, ray, on("10.0.0.1:6379")) as one:
+        one.up(Interrupts())
+    assert serve.changes == []
+    assert ray.left
+
+
+def test_one_that_cannot_join_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, ray = FakeServe(NAME), FakeRay(refuses="nobody there")
+    with pytest.raises(StartError, match="nobody there"), joined(monkeypatch, serve, ray, on("auto")) as one:
+        one.up(Interrupts())
+    assert serve.changes == []
+
+
+def test_one_that_deployed_takes_down_what_it_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, ray = FakeServe("other"), FakeRay()
+    with pytest.raises(RuntimeError, match="Serve fails"), joined(monkeypatch, serve, ray, on("auto")) as one:
+        one.up(Interrupts())
+    assert serve.changes == ["start", f"run {NAME}", f"delete {NAME}", f"forget {NAME}"]
+
+
+@pytest.mark.parametrize(("address", "nice"), [("", "0"), ("auto", None)])
+def test_a_ray_of_our_own_does_not_put_workers_behind_all_else(
+    address: str, nice: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = FakeRay(refuses="it is enough to see how it starts")
+    config = config_from({"cluster": {"address": address}, "weights": {"resident": "dequantized"}})
+    with pytest.raises(StartError), joined(monkeypatch, FakeServe(), ray, config) as one:
+        one.up(Interrupts())
+    assert ray.seen.get("RAY_worker_niceness") == nice
+
+
+def test_settings_of_ray_are_the_users_first() -> None:
+    ours = ray_settings({})
+    assert ours["RAY_worker_niceness"] == "0"
+    assert int(ours["RAY_ROTATION_MAX_BYTES"]) * (1 + int(ours["RAY_ROTATION_BACKUP_COUNT"])) <= 1 << 29
+    assert "RAY_worker_niceness" not in ray_settings({"RAY_worker_niceness": "7"})
+    assert ray_settings(ours) == {}
