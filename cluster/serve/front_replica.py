@@ -73,6 +73,7 @@ class FrontReplica:
 
     async def check_health(self) -> None:
         """Called by Serve once a second; the first time it starts the server."""
+        self._announced.threads.check()
         await self._start()
 
     async def __del__(self) -> None:

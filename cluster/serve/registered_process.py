@@ -10,6 +10,7 @@ from cluster.config import ClusterConfig
 from cluster.serve.process import node_id, replica_id, set_logging
 from cluster.serve.service_registry import Announcement, Announcer, DrainOrder, find_directory
 from experts.transport.address import Endpoint
+from experts.watched_thread import ThreadWatch
 
 
 class EndedWhileLoadingError(RuntimeError):
@@ -19,6 +20,8 @@ class EndedWhileLoadingError(RuntimeError):
 class Announced:
     """An entry in the directory: loading, ready, draining, drained. It exists before anything is opened or loaded.
 
+    `threads` are those of the whole process.
+
     Args:
         drain: called on a thread of its own, once, when the process is told to drain or is about to be stopped; it
             returns when nothing is in flight any more.
@@ -27,12 +30,13 @@ class Announced:
     def __init__(self, role: str, index: int, config: ClusterConfig, drain: Callable[[DrainOrder], None]) -> None:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
         self.directory = find_directory(config.cluster.application)
+        self.threads = ThreadWatch(("announcer",))
         self._drain = drain
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
         self._told_to_end = threading.Event()
         self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading")
-        self._announcer = Announcer(self.directory, lambda: self._state, self._told)
+        self._announcer = Announcer(self.directory, lambda: self._state, self._told, self.threads)
 
     @property
     def ending(self) -> bool:
@@ -80,8 +84,7 @@ class Announced:
         """Drain as told, or wait until the drain that has begun has ended. Blocks."""
         with self._lock:
             if self._draining is None:
-                self._draining = threading.Thread(target=self._run, args=(order,), daemon=True, name="drain")
-                self._draining.start()
+                self._draining = self.threads.start("drain", self._run, order)
         self._draining.join()
 
     def close(self) -> None:
@@ -90,7 +93,7 @@ class Announced:
 
     def _told(self, order: DrainOrder) -> None:
         if self._state.state == "ready":
-            threading.Thread(target=self.drain, args=(order,), daemon=True, name="told to drain").start()
+            self.threads.start("drain", self.drain, order, name="told to drain")
         elif self._state.state == "loading":  # one that is ready by now hears of it again
             self._told_to_end.set()
 

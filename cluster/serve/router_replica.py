@@ -39,7 +39,8 @@ class RouterReplica:
         identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
         sizes = _sizes(model, time.monotonic() - begun)
         settings = (config.experts, config.metrics, config.logging)
-        self._router = Router(engine, transport, self._shards, identity, sizes, *settings)
+        watch = self._announced.threads
+        self._router = Router(engine, transport, self._shards, identity, sizes, *settings, threads=watch)
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.prove(config.cluster.ready_timeout_seconds)
 

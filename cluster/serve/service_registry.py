@@ -16,6 +16,7 @@ import ray
 from cluster.serve import ray_calls
 from cluster.serve.ray_calls import RayTimeoutError
 from experts.transport.address import Endpoint
+from experts.watched_thread import ThreadWatch
 
 log = logging.getLogger(__name__)
 
@@ -134,19 +135,23 @@ def remove_directory(application: str) -> None:
 class Announcer:
     """Announces what `describe` returns, again and again, on a thread of its own.
 
-    `told` is called there with each order, again and again too, and must hand over, not work.
+    `told` is called there with each order, again and again too, and must hand over, not work. `threads` are the
+    process's, to which this one is added.
     """
 
     def __init__(
-        self, directory: Any, describe: Callable[[], Announcement], told: Callable[[DrainOrder], None]
+        self,
+        directory: Any,
+        describe: Callable[[], Announcement],
+        told: Callable[[DrainOrder], None],
+        threads: ThreadWatch,
     ) -> None:
         self._directory = directory
         self._describe = describe
         self._told = told
         self._wake = threading.Event()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, daemon=True, name="announcer")
-        self._thread.start()
+        self._thread = threads.start("announcer", self._run, lasts_until=lambda: self._closing)
 
     def announce_now(self) -> None:
         """Something has changed: do not wait for the next second."""

@@ -52,7 +52,8 @@ class ShardReplica:
             threads = threads_of_shard(config, self._announced.directory)
             proven, slow_s = credentials_of(config, secret, digest), config.logging.slow_call_seconds
             checksum = config.experts.checksum
-            return ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s)
+            watch = self._announced.threads
+            return ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s, watch=watch)
 
     def check_health(self) -> None:
         """Called by Serve once a second."""

@@ -20,6 +20,7 @@ from experts.transport.channel import Channel
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
+from experts.watched_thread import ThreadWatch
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class ExpertServer:
         delay_s: seconds added to each computation, for tests of what is measured.
         threads: CPU threads that a computation may use.
         slow_call_s: a question that takes longer, waiting included, is logged.
+        watch: the process's threads, to which the data plane's are added.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ExpertServer:
         delay_s: float = 0.0,
         threads: int = 1,
         slow_call_s: float = float("inf"),
+        watch: ThreadWatch | None = None,
     ) -> None:
         self.shard = shard
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
@@ -55,7 +58,8 @@ class ExpertServer:
         self._compute_lock = threading.Lock()
         self._computing_since = 0.0
         self._assignments = 0
-        self._server = FrameServer("shard", shard.index, replica, node, host, credentials, checksum, self)
+        self._watch = watch or ThreadWatch()
+        self._server = FrameServer("shard", shard.index, replica, node, host, credentials, checksum, self, self._watch)
         self.endpoint = self._server.endpoint
         self.rejected = self._server.rejected
 
@@ -63,8 +67,10 @@ class ExpertServer:
         """Look at the data plane itself, not at this process's control plane.
 
         Raises:
-            RuntimeError: an accepting thread has died, or one question has computed for more than `limit_s` seconds.
+            RuntimeError: a thread that must last has died, or one question has computed for more than `limit_s`
+                seconds.
         """
+        self._watch.check()
         if not self._server.alive():
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
         since = self._computing_since
@@ -100,6 +106,7 @@ class ExpertServer:
         return {
             "assignments": self._assignments,
             "rejected": dict(self.rejected),
+            "thread_failures": self._watch.failures,
             "weights_bytes": self.shard.weights_bytes,
             "load_seconds": self.shard.load_seconds,
             "experts": len(self.shard.experts) * len(self.shard.layers),

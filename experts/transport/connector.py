@@ -13,6 +13,7 @@ from experts.transport.channel import Channel, connect
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
 from experts.transport.socket import SocketTransport
+from experts.watched_thread import ThreadWatch
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class ShardConnector:
     Args:
         endpoints: returns where each shard is now; may be slow or fail, it is called on this thread only.
         changed: called after a shard was connected.
+        threads: the process's, to which the connector's is added.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ShardConnector:
         call_timeout_s: float,
         checksum: bool = False,
         changed: Callable[[], None] = lambda: None,
+        threads: ThreadWatch | None = None,
     ) -> None:
         self.links = [ShardLink() for _ in range(shards)]
         self._transport = transport
@@ -71,8 +74,7 @@ class ShardConnector:
         self._checksum = checksum
         self._changed = changed
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="shard connector")
-        self._thread.start()
+        self._thread = (threads or ThreadWatch()).start("shard connector", self._run, lasts_until=self._stop.is_set)
 
     def connected(self) -> bool:
         """Whether every shard can be asked."""

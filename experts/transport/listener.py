@@ -7,13 +7,13 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Protocol
 
 from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation
 from experts.transport.channel import Channel, Closed, Idle, accept
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header
+from experts.watched_thread import ThreadWatch
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,10 @@ class Handler(Protocol):
 
 
 class FrameServer:
-    """A process's unix and TCP listeners. `rejected` counts closed connections by reason."""
+    """A process's unix and TCP listeners. `rejected` counts closed connections by reason.
+
+    `threads` has the listeners, which must last, and a thread for each connection: one that fails ends its connection.
+    """
 
     def __init__(
         self,
@@ -50,19 +53,21 @@ class FrameServer:
         credentials: Credentials,
         checksum: bool,
         handler: Handler,
+        threads: ThreadWatch | None = None,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         self._name = f"{role} {index}"
         self._credentials = credentials
         self._checksum = checksum
         self._handler = handler
+        self._threads = threads or ThreadWatch()
         self._channels: set[Channel] = set()
         self._closing = False
         unix, name = listen_unix()
         tcp, port = listen_tcp(host)
         self.endpoint = Endpoint(role, index, replica, new_incarnation(), node, host, port, name, os.getpid())
         self._listeners = (unix, tcp)
-        self._accepting = [self._thread(self._accept_loop, listener) for listener in self._listeners]
+        self._accepting = [self._listen(listener) for listener in self._listeners]
 
     def alive(self) -> bool:
         """Whether both accepting threads live."""
@@ -81,10 +86,9 @@ class FrameServer:
         for channel in list(self._channels):
             channel.close()
 
-    def _thread(self, target: Callable[[socket.socket], None], sock: socket.socket) -> threading.Thread:
-        thread = threading.Thread(target=target, args=(sock,), daemon=True, name=f"{self._name} data")
-        thread.start()
-        return thread
+    def _listen(self, listener: socket.socket) -> threading.Thread:
+        name, closing = f"{self._name} listener", lambda: self._closing
+        return self._threads.start("listener", self._accept_loop, listener, name=name, lasts_until=closing)
 
     def _accept_loop(self, listener: socket.socket) -> None:
         while not self._closing:
@@ -95,9 +99,13 @@ class FrameServer:
                     log.warning("%s could not accept a connection: %s", self._name, error)
                     time.sleep(0.1)
                 continue
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._thread(self._serve, sock)
+            try:
+                if sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._threads.start("connection", self._serve, sock, name=f"{self._name} data")
+            except (OSError, RuntimeError) as error:  # it is gone already, or there is no thread left: the next may do
+                sock.close()
+                log.warning("%s could not serve a connection: %s", self._name, error)
 
     def _serve(self, sock: socket.socket) -> None:
         channel = Channel(sock, self.endpoint.incarnation, self._checksum)

@@ -1,8 +1,10 @@
 """Which block of the paged KV cache belongs to whom. Plain data: no tensors, no clock.
 
 Blocks are handed out as neighbours where a long enough run is free, because a context whose blocks lie side by side is
-read in place instead of gathered. The reference counts are there for blocks that several sequences will share.
+read in place instead of gathered. A block may have any number of owners; it is free again when the last one lets go.
 """
+
+from array import array
 
 
 class BlockManager:
@@ -13,8 +15,7 @@ class BlockManager:
             raise ValueError(f"a KV cache needs at least one block of one token, not {total} of {block_size}")
         self.total = total
         self.block_size = block_size
-        self._references = bytearray(total)
-        self._free = total
+        self.clear()
 
     @property
     def used(self) -> int:
@@ -32,9 +33,21 @@ class BlockManager:
             return None
         blocks = self._find(count)
         for block in blocks:
-            self._references[block] = 1
+            self._references[block] = self._owned[block] = 1
         self._free -= count
         return blocks
+
+    def share(self, blocks: list[int]) -> None:
+        """Give blocks one more owner, who releases them as the first one does.
+
+        Raises:
+            ValueError: a block that nobody owns; nothing is shared then.
+        """
+        for block in blocks:
+            if not self._references[block]:
+                raise ValueError(f"block {block} is to be shared but nobody owns it")
+        for block in blocks:
+            self._references[block] += 1
 
     def release(self, blocks: list[int]) -> None:
         """Give blocks back.
@@ -46,10 +59,19 @@ class BlockManager:
             if not self._references[block]:
                 raise ValueError(f"block {block} is released but nobody owns it")
             self._references[block] -= 1
-            self._free += not self._references[block]
+            if not self._references[block]:
+                self._owned[block] = 0
+                self._free += 1
+
+    def clear(self) -> None:
+        """Take every block from all its owners."""
+        self._references = array("q", bytes(8 * self.total))
+        # One byte a block, which is searched for runs: 1 where it has an owner.
+        self._owned = bytearray(self.total)
+        self._free = self.total
 
     def _find(self, count: int) -> list[int]:
-        start = self._references.find(bytes(count))
+        start = self._owned.find(bytes(count))
         if start >= 0:
             return list(range(start, start + count))
-        return [block for block, references in enumerate(self._references) if not references][:count]
+        return [block for block, owned in enumerate(self._owned) if not owned][:count]

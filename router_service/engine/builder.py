@@ -42,8 +42,15 @@ def build_engine(
     """Load the router's weights, reserve the KV cache, and join both with the experts behind `transport`."""
     spec = plan.spec
     ops = select.ops(experts.backend, device)
-    source = (plan.checkpoint, plan.tensors.router, dtype, device, ops)
-    weights = load_router_weights(*source, keep_packed, progress)
+    weights = load_router_weights(
+        checkpoint=plan.checkpoint,
+        params=plan.tensors.router,
+        dtype=dtype,
+        device=device,
+        ops=ops,
+        keep_packed=keep_packed,
+        progress=progress,
+    )
     blocks = kv_blocks(spec, config, dtype, device)
     backbone = Backbone(spec, weights, KVCache.empty(spec, blocks * config.block_size, dtype, device), ops)
     return Engine(

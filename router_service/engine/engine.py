@@ -1,5 +1,6 @@
 """The main loop's body: schedule, forward, sample, say what happened. No threads and no sockets."""
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -18,9 +19,13 @@ from router_service.engine.routing_trace import scored_rows, trace_routing
 from router_service.engine.sampler import Drawn, SampleRow, sample
 from router_service.engine.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
 from router_service.engine.stall_log import log_back, log_lost
+from router_service.guard import Guard
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import StepBatch
+from router_service.progress import Progress
 from router_service.protocol.messages import StreamFailure
+
+log = logging.getLogger(__name__)
 
 DEADLINE_MARGIN_SECONDS = 0.2
 
@@ -48,11 +53,11 @@ class StepRecord:
 class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
-    `progressed` tells whether the last step had anything to compute.
+    `progressed` tells whether the last step had anything to compute, `progress` when a layer of it was last done.
 
     Args:
         unavailable_wait_s: how long a request waits for a shard that is away before it fails with UNAVAILABLE.
-        observe: called with the record of each step.
+        observe: called with the record of each step, when the step is over; its faults are `guard`'s.
     """
 
     backbone: Backbone
@@ -65,6 +70,8 @@ class Engine:
     observe: Callable[[StepRecord], None] = lambda _: None
     requests: dict[int, Request] = field(default_factory=dict)
     progressed: bool = True
+    guard: Guard = field(default_factory=Guard)
+    progress: Progress = field(default_factory=Progress)
     _missing: set[int] = field(default_factory=set)
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
@@ -72,7 +79,7 @@ class Engine:
         """Take a request in; the events are its refusal, if it is refused."""
         max_length = request.prompt_length + request.params.max_tokens
         try:
-            self.scheduler.submit(Sequence(request.key, request.tokens, max_length))
+            self.scheduler.submit(Sequence(key=request.key, tokens=request.tokens, max_length=max_length))
         except (NeverFitsError, QueueFullError) as error:
             code = "INVALID_ARGUMENT" if isinstance(error, NeverFitsError) else "RESOURCE_EXHAUSTED"
             return [_failed(request, code, str(error))]
@@ -81,14 +88,17 @@ class Engine:
 
     def cancel(self, key: int) -> None:
         """Forget a request; its blocks are free at once, nothing more is said of it."""
-        self.scheduler.remove(key)
         self.requests.pop(key, None)
+        self.scheduler.remove(key)
 
     def fail_all(self, code: str, message: str) -> list[Event]:
-        """End every request: for a fault that is nobody's in particular."""
+        """End every request: for a fault that is nobody's in particular.
+
+        The scheduler begins anew: a sequence that the fault left in it would be nobody's, and fail every step.
+        """
         events = [_failed(request, code, message) for request in self.requests.values()]
-        for event in events:
-            self.cancel(event.key)
+        self.requests.clear()
+        self.scheduler.clear()
         return events
 
     def idle(self) -> bool:
@@ -97,14 +107,29 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Run one step; an empty schedule is a step without events."""
-        events = self._expire(time.monotonic())
+        """Run one step; an empty schedule is a step without events.
+
+        When something raises, what was said before stands, and all requests that have not ended fail.
+        """
+        events: list[Event] = []
+        try:
+            record = self._run(events)
+        except Exception:
+            log.exception("a step failed")
+            return events + self.fail_all("INTERNAL", "the router's step failed, its log says why")
+        if record is not None:
+            with self.guard("observe"):
+                self.observe(record)
+        return events
+
+    def _run(self, events: list[Event]) -> StepRecord | None:
+        self._expire(time.monotonic(), events)
         self._resume()
         begun = time.monotonic_ns()
         scheduled = self.scheduler.schedule()
         self.progressed = bool(scheduled)
         if not scheduled:
-            return events
+            return None
         requests = self._note_scheduled(scheduled)
         batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.keys.device)
         trace = StepTrace()
@@ -112,15 +137,22 @@ class Engine:
         self.threads.use(len(batch.token_ids_T))
         self.pool.step = next(self._tags)
         trace.stages_ns["schedule"] = time.monotonic_ns() - begun
-        events += self._compute(scheduled, batch, trace)
+        self._compute(scheduled, batch, trace, events)
         duration = time.monotonic_ns() - begun
         decoded = sum(1 for item in scheduled if item.start > 0)
-        sizes = (len(batch.token_ids_T) - decoded, decoded)
-        self.observe(StepRecord(duration, *sizes, trace, self.pool.step, requests))
-        return events
+        return StepRecord(
+            duration_ns=duration,
+            prompt_tokens=len(batch.token_ids_T) - decoded,
+            decode_tokens=decoded,
+            trace=trace,
+            tag=self.pool.step,
+            requests=requests,
+        )
 
-    def _compute(self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace) -> list[Event]:
-        logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace)
+    def _compute(
+        self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace, events: list[Event]
+    ) -> None:
+        logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace, self.progress.move)
         begun = time.monotonic_ns()
         whole = [
             i for i, part in enumerate(batch.segments) if not trace.lost_T[part.start : part.start + part.length].any()
@@ -128,29 +160,43 @@ class Engine:
         if len(whole) < len(scheduled):
             self._stall([scheduled[i].key for i in range(len(scheduled)) if i not in whole], trace)
         if logits_BV is None or not whole:
-            return []
+            return
         picked_BV = logits_BV if len(whole) == len(scheduled) else logits_BV[whole]
         requests = [self.requests[scheduled[i].key] for i in whole]
         drawn = sample(picked_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
         trace_routing(requests, [batch.segments[i] for i in whole], trace, self.pool.placement)
         now = time.monotonic()
-        events = [self._advance(request, draw, now) for request, draw in zip(requests, drawn, strict=True)]
+        for request, draw in zip(requests, drawn, strict=True):
+            self._advance(request, draw, now, events)
         trace.stages_ns["sample"] += time.monotonic_ns() - begun
-        return events
 
-    def _advance(self, request: Request, drawn: Drawn, now: float) -> Event:
+    def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
         self.scheduler.advance(request.key, drawn.token)
         request.stalled_since, request.stalled_by = 0.0, ""
         first = not request.first_token
         request.first_token = request.first_token or now
         finish = self._finish(request, drawn.token)
         routing, request.routing = request.routing, []
-        if finish is not None:
-            self.cancel(request.key)
-        timings = request.timings(now) if first or finish is not None else None
-        return Event(
-            request.key, request.front, request.stream, drawn.token, drawn.logprobs, routing, finish, None, timings
+        event = Event(
+            key=request.key,
+            front=request.front,
+            stream=request.stream,
+            token=drawn.token,
+            logprobs=drawn.logprobs,
+            routing=routing,
+            finish=finish,
+            timings=request.timings(now) if first or finish is not None else None,
         )
+        if finish is not None:
+            self._end(events, event)
+        else:
+            events.append(event)
+
+    def _end(self, events: list[Event], event: Event) -> None:
+        """Say a request's last word, then free its blocks: should that raise, no second word follows."""
+        self.requests.pop(event.key, None)
+        events.append(event)
+        self.scheduler.remove(event.key)
 
     def _finish(self, request: Request, token: int) -> str | None:
         params = request.params
@@ -168,7 +214,8 @@ class Engine:
     def _stall(self, keys: list[int], trace: StepTrace) -> None:
         reason = "; ".join(str(failure) for failure in trace.failures.values())
         if new := {shard: trace.failures[shard] for shard in trace.failures.keys() - self._missing}:
-            log_lost(self.pool.step, new, [self.requests[key] for key in keys])
+            with self.guard("stall_log"):
+                log_lost(self.pool.step, new, [self.requests[key] for key in keys])
         self._missing |= trace.failures.keys()
         for key in keys:
             self.scheduler.stall(key)
@@ -177,16 +224,16 @@ class Engine:
 
     def _resume(self) -> None:
         if self._missing and all(self.pool.transport.available(shard) for shard in self._missing):
-            log_back(self._missing, self.requests.values())
+            with self.guard("stall_log"):
+                log_back(self._missing, self.requests.values())
             self._missing.clear()
             self.scheduler.resume()
 
-    def _expire(self, now: float) -> list[Event]:
+    def _expire(self, now: float, events: list[Event]) -> None:
         """Fail what has waited too long; a stalled request says so while its caller still listens."""
-        expired = [event for request in list(self.requests.values()) if (event := self._overdue(request, now))]
-        for event in expired:
-            self.cancel(event.key)
-        return expired
+        for request in list(self.requests.values()):
+            if (event := self._overdue(request, now)) is not None:
+                self._end(events, event)
 
     def _overdue(self, request: Request, now: float) -> Event | None:
         left = float("inf") if request.deadline is None else request.deadline - now

@@ -4,6 +4,7 @@ T tokens, D hidden, V vocabulary, B sequences of the step.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,10 +66,20 @@ class Stopwatch:
         self._last_ns = now
 
 
-def forward(backbone: Backbone, pool: ExpertPool, ops: Ops, batch: StepBatch, trace: StepTrace) -> Tensor | None:
+def forward(
+    backbone: Backbone,
+    pool: ExpertPool,
+    ops: Ops,
+    batch: StepBatch,
+    trace: StepTrace,
+    progress: Callable[[], None] = lambda: None,
+) -> Tensor | None:
     """Return logits_BV of each segment's last row; None when a shard's absence has lost every token.
 
     A lost token's rows go on as zeros to no expert, so that the others of its step are computed all the same.
+
+    Args:
+        progress: called whenever a part of a layer is done: a long prompt takes long, but none of its parts hangs.
     """
     watch = Stopwatch(trace.stages_ns, batch.token_ids_T.device)
     trace.lost_T = np.zeros(len(batch.token_ids_T), dtype=bool)
@@ -78,6 +89,7 @@ def forward(backbone: Backbone, pool: ExpertPool, ops: Ops, batch: StepBatch, tr
         x_TD = backbone.attention(layer, x_TD, by, batch)
         h_TD = backbone.feed_forward_input(layer, x_TD)
         watch.mark("attention")
+        progress()
         if layer in backbone.sparse_layers:
             x_TD = x_TD + _experts(backbone, pool, ops, layer, h_TD, trace, watch)
             if trace.lost_T.all():
@@ -85,6 +97,7 @@ def forward(backbone: Backbone, pool: ExpertPool, ops: Ops, batch: StepBatch, tr
         else:
             x_TD = x_TD + backbone.dense(layer, h_TD)
         watch.mark("other")
+        progress()
     logits_BV = backbone.logits(x_TD, batch)
     watch.mark("other")
     return logits_BV

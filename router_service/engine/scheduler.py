@@ -141,6 +141,12 @@ class Scheduler:
             return
         self._waiting = deque(sequence for sequence in self._waiting if sequence.key != key)
 
+    def clear(self) -> None:
+        """Forget all sequences; every block is free."""
+        self._running.clear()
+        self._waiting.clear()
+        self.blocks.clear()
+
     @property
     def _left_waiting(self) -> int:
         """Requests that wait when all free places are taken."""
@@ -171,5 +177,8 @@ class Scheduler:
 
 def _scheduled(sequence: Sequence) -> ScheduledSequence:
     return ScheduledSequence(
-        sequence.key, sequence.tokens[sequence.computed :], sequence.computed, sequence.block_table
+        key=sequence.key,
+        token_ids=sequence.tokens[sequence.computed :],
+        start=sequence.computed,
+        block_table=sequence.block_table,
     )

@@ -1,7 +1,7 @@
 """A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_
 from experts.phases import PHASES
 from router_service.config import MetricsConfig
 from router_service.metrics.collector import KINDS, Statistics
-from router_service.metrics.series_builder import FamilyBuilder, by_shard, rejections
+from router_service.metrics.series_builder import FamilyBuilder, by_shard, rejections, thread_failures
 from router_service.metrics.windows import Totals
 from router_service.protocol.messages import MetricFamily
 
@@ -41,6 +41,8 @@ class Gauges:
     router_load_seconds: float
     rejected: Mapping[str, int]
     links: tuple[LinkGauges, ...]
+    thread_failures: Mapping[str, int] = field(default_factory=dict)
+    observer_failures: Mapping[str, int] = field(default_factory=dict)
 
 
 def router_families(
@@ -162,6 +164,11 @@ def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
     builder.add("dataplane_reconnects", "counter", text, by_shard(link.reconnects for link in links))
     refused = rejections({"shard": "router"}, gauges.rejected)
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
+    failed = thread_failures({"shard": "router"}, gauges.thread_failures)
+    builder.add("thread_failures", "counter", "Threads that ended by a fault, by kind", failed)
+    observers = [({"observer": name}, count) for name, count in gauges.observer_failures.items()]
+    text = "Faults of what only watches: a statistic or a line of the log is missing, requests went on"
+    builder.add("observer_failures", "counter", text, observers)
 
 
 def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:

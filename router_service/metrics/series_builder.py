@@ -41,3 +41,8 @@ def rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[
     they happen."""
     from_zero = {"secret": 0, "digest": 0} | dict(counts)
     return [(labels | {"reason": reason}, count) for reason, count in from_zero.items()]
+
+
+def thread_failures(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
+    """Connections count from 0, or an alert would miss the first one; see `ThreadWatch` for what else is counted."""
+    return [(labels | {"thread": kind}, count) for kind, count in ({"connection": 0} | dict(counts)).items()]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from router_service.metrics.series_builder import FamilyBuilder, rejections
+from router_service.metrics.series_builder import FamilyBuilder, rejections, thread_failures
 from router_service.protocol.messages import MetricFamily
 
 
@@ -29,6 +29,8 @@ def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) 
     )
     refused = [one for n, s in numbers for one in rejections(n, s["rejected"])]
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
+    failed = [one for n, s in numbers for one in thread_failures(n, s["thread_failures"])]
+    builder.add("thread_failures", "counter", "Threads that ended by a fault, by kind", failed)
     return builder.families
 
 

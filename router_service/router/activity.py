@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from experts.phases import PHASES
 from experts.placement import Placement
+from experts.watched_thread import ThreadWatch
 from router_service.engine.engine import StepRecord
 from router_service.engine.forward import STAGES
 from router_service.metrics.collector import Statistics
@@ -34,6 +35,7 @@ class ActivityMonitor:
         moe_layers: Sequence[int],
         placement: Placement,
         send: Callable[[int, Activity], None],
+        threads: ThreadWatch | None = None,
     ) -> None:
         self._router = router
         self._statistics = statistics
@@ -46,8 +48,7 @@ class ActivityMonitor:
         self._closing = threading.Event()
         self._steps: deque[StepTimes] = deque(maxlen=LATEST_STEPS)
         self._step_count = 0
-        self._thread = threading.Thread(target=self._run, daemon=True, name="activity")
-        self._thread.start()
+        self._thread = (threads or ThreadWatch()).start("activity", self._run, lasts_until=self._closing.is_set)
 
     def watch(self, front: int, seconds: float) -> None:
         """Send to `front` for so many seconds from now, a minute at most; 0 ends it."""

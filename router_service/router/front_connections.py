@@ -5,7 +5,6 @@ The engine's thread only puts a step's events on a queue; packing and sending ha
 
 import logging
 import queue
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -17,6 +16,7 @@ from experts.transport.channel import Channel
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
+from experts.watched_thread import ThreadWatch
 from router_service.engine.request import Event
 from router_service.protocol.messages import (
     Activity,
@@ -63,6 +63,7 @@ class FrontLinks:
         node: str,
         index: int,
         checksum: bool = False,
+        threads: ThreadWatch | None = None,
     ) -> None:
         self._hello = hello
         self._receive = receive
@@ -71,7 +72,18 @@ class FrontLinks:
         self._links: dict[Channel, FrontLink] = {}
         self._by_number: dict[int, FrontLink] = {}
         self._numbers = count(1)
-        self._server = FrameServer("router", index, hello.router, node, host, credentials, checksum, self)
+        self._threads = threads or ThreadWatch()
+        self._server = FrameServer(
+            role="router",
+            index=index,
+            replica=hello.router,
+            node=node,
+            host=host,
+            credentials=credentials,
+            checksum=checksum,
+            handler=self,
+            threads=self._threads,
+        )
 
     @property
     def endpoint(self) -> Endpoint:
@@ -104,6 +116,11 @@ class FrontLinks:
         """Queue what a Front watches."""
         self._put(self._by_number.get(front), activity)
 
+    def hang_up(self, front: int) -> None:
+        """Close a Front's connection: it connects anew, and takes its streams to another router."""
+        if (link := self._by_number.pop(front, None)) is not None:
+            link.channel.close()
+
     def close(self) -> None:
         """Hang up on every Front."""
         self._server.close()
@@ -111,9 +128,10 @@ class FrontLinks:
     def opened(self, channel: Channel) -> None:
         """See `Handler`."""
         link = FrontLink(next(self._numbers), channel, queue.SimpleQueue())
-        self._links[channel] = self._by_number[link.number] = link
         link.outgoing.put(self._hello)
-        threading.Thread(target=self._write, args=(link,), daemon=True, name=f"front {link.number} writer").start()
+        # First: without a writer there is no link, and nobody would take its place out of the table.
+        self._threads.start("front writer", self._write, link, name=f"front {link.number} writer")
+        self._links[channel] = self._by_number[link.number] = link
         self._joined()
 
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
@@ -137,23 +155,26 @@ class FrontLinks:
             return
         if link.outgoing.qsize() > MAX_QUEUED_FRAMES:
             log.warning("front %d does not read, its connection is closed", link.number)
-            self._by_number.pop(link.number, None)
-            link.channel.close()
+            self.hang_up(link.number)
         else:
             link.outgoing.put(item)
 
     def _write(self, link: FrontLink) -> None:
+        """Write until the Front is gone. However that ends, the connection does too: unwritten, it would be mute."""
+        try:
+            self._write_all(link)
+        except OSError as error:
+            log.warning("front %d cannot be written to: %s", link.number, error)
+        finally:
+            link.channel.close()
+
+    def _write_all(self, link: FrontLink) -> None:
         for sequence in count():
             item = link.outgoing.get()
             if item is None:
                 return
             message = StepOutputs([_output(event) for event in item]) if isinstance(item, list) else item
-            try:
-                link.channel.send(Kind.MESSAGE, sequence, [encode(message)])
-            except OSError as error:
-                log.warning("front %d cannot be written to: %s", link.number, error)
-                link.channel.close()
-                return
+            link.channel.send(Kind.MESSAGE, sequence, [encode(message)])
 
 
 def _output(event: Event) -> StreamOutput:

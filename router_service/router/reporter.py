@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experts.transport.connector import ShardConnector, ShardLink
+from experts.watched_thread import ThreadWatch
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
 from router_service.metrics.collector import Statistics
@@ -47,6 +48,7 @@ class Reporter:
         rejected: returns how many connections the router has closed, by reason.
         due: set by whoever does not want to wait for the next second: something has changed, or a Front has just come
             and knows nothing yet.
+        threads: the process's, to which the reporter's is added.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Reporter:
         rejected: Callable[[], dict[str, int]],
         send: Callable[[RouterReport], None],
         due: threading.Event,
+        threads: ThreadWatch,
     ) -> None:
         self.leaving = False
         self._engine = engine
@@ -71,9 +74,9 @@ class Reporter:
         self._rejected = rejected
         self._send = send
         self._due = due
+        self._threads = threads
         self._closing = False
-        self.thread = threading.Thread(target=self._run, daemon=True, name="reporter")
-        self.thread.start()
+        self.thread = threads.start("reporter", self._run, lasts_until=lambda: self._closing)
 
     def close(self) -> None:
         """Stop reporting; the thread ends soon after."""
@@ -129,6 +132,8 @@ class Reporter:
             parameters_active=sizes.parameters_active,
             router_load_seconds=sizes.load_seconds,
             rejected=self._rejected(),
+            thread_failures=self._threads.failures,
+            observer_failures=dict(self._engine.guard.faults),
             links=tuple(self._link(shard, link) for shard, link in enumerate(self._connector.links)),
         )
 

@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def log_accepted(request: Request) -> None:
-    """It goes to the scheduler."""
+    """The scheduler has taken it; one that is refused has `log_ended` alone."""
     values = {"prompt_tokens": request.prompt_length, "max_tokens": request.params.max_tokens}
     if request.generated:
         values["tokens_of_other_routers"] = request.generated

@@ -24,7 +24,14 @@ from tests.scrape import LABELS, exposed, text_of, value
 LAYERS, EXPERTS, SHARDS, CHOSEN = 58, 256, 64, 8
 MOST_SERIES = 5000
 SETUP = (LABELS, MetricsConfig())
-STATUS = {"assignments": 7, "weights_bytes": 90, "load_seconds": 0.5, "rejected": {}, "experts": 3}
+STATUS = {
+    "assignments": 7,
+    "weights_bytes": 90,
+    "load_seconds": 0.5,
+    "rejected": {},
+    "thread_failures": {},
+    "experts": 3,
+}
 
 
 def step(shards: int, layers: int = LAYERS, tokens: int = 64) -> StepRecord:

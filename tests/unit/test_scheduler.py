@@ -194,6 +194,31 @@ def test_a_block_is_not_released_twice() -> None:
         manager.release(blocks)
 
 
+def test_a_thousand_sharers_own_a_block_until_the_last_one_lets_go() -> None:
+    manager = BlockManager(3, 1)
+    blocks = manager.allocate(2)
+    assert blocks is not None
+    for _ in range(999):
+        manager.share(blocks)
+    for _ in range(999):
+        manager.release(blocks)
+        assert manager.used == 2
+    assert manager.allocate(2) is None, "what has an owner left is not handed out"
+    manager.release(blocks)
+    assert manager.used == 0
+    assert manager.allocate(3) == [0, 1, 2]
+
+
+def test_a_block_without_an_owner_is_not_shared() -> None:
+    manager = BlockManager(2, 1)
+    blocks = manager.allocate(1)
+    assert blocks is not None
+    with pytest.raises(ValueError, match="block 1 is to be shared but nobody owns it"):
+        manager.share([*blocks, 1])
+    manager.release(blocks)
+    assert manager.used == 0, "a refused share leaves no owner behind"
+
+
 def test_limits_must_leave_room_to_decode() -> None:
     with pytest.raises(ValueError, match="below max_sequences"):
         SchedulerLimits(3, 4, 1, 8)

@@ -22,6 +22,7 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
 from experts.transport.listener import FrameServer
+from experts.watched_thread import ThreadWatch
 from tests.mesh import CREDENTIALS, NODE, load_shards, until
 from tests.tiny import Tiny
 
@@ -253,3 +254,67 @@ def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
         late.close()
         late.known.set()
         assert read_to_the_end(sock) == b""
+
+
+class Fragile:
+    """A handler that breaks at each frame."""
+
+    def opened(self, channel: Channel) -> None: ...
+
+    def frame(self, *_: object) -> None:
+        raise LookupError("out of luck")
+
+    def closed(self, channel: Channel) -> None: ...
+
+
+def test_a_connection_that_breaks_is_counted_and_ended_and_the_next_is_served() -> None:
+    watch = ThreadWatch()
+    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", SECRET, False, Fragile(), watch)
+    for number in (1, 2):
+        with closing(connect(server.endpoint, NODE, SECRET, 10.0)) as peer:
+            peer.send(Kind.STATUS, 1, [])
+            with pytest.raises(ConnectionError):
+                peer.receive()
+        until(lambda number=number: watch.failures.get("connection") == number, "it is counted")
+    watch.check()
+    assert server.alive()
+    server.close()
+
+
+def test_a_listener_outlives_a_want_of_threads_and_is_missed_when_it_breaks() -> None:
+    class Scarce(ThreadWatch):
+        """Has no thread for the next connection; then its listeners break."""
+
+        left = 1
+
+        def start(self, kind: str, *args: Any, **options: Any) -> threading.Thread:
+            if kind == "connection" and self.left:
+                self.left -= 1
+                raise RuntimeError("can't start new thread")
+            if kind == "connection":
+                args[1].close()
+                raise LookupError("out of luck")
+            return super().start(kind, *args, **options)
+
+    watch = Scarce()
+    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", SECRET, False, Fragile(), watch)
+    with raw(server.endpoint, "unix") as sock:
+        assert read_to_the_end(sock) == b""
+    watch.check()
+    with raw(server.endpoint, "unix"):
+        until(lambda: watch.failures.get("listener") == 1, "it is counted")
+    with pytest.raises(RuntimeError, match="threads have died: shard 0 listener"):
+        watch.check()
+    server.close()
+
+
+def test_a_shards_status_and_health_tell_of_its_threads(server: ExpertServer) -> None:
+    with join(server) as peer:
+        peer.send(Kind.STATUS, 1, [])
+        assert json.loads(bytes(peer.receive()[1]))["thread_failures"] == {}
+    server._watch.start("announcer", lambda: None, lasts_until=lambda: False).join(60)
+    with join(server) as peer:
+        peer.send(Kind.STATUS, 1, [])
+        assert json.loads(bytes(peer.receive()[1]))["thread_failures"] == {"announcer": 1}
+    with pytest.raises(RuntimeError, match="threads have died: announcer"):
+        server.check_health(10)

@@ -281,6 +281,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "shard_restarts": (COUNTER, {"shard"}),
     "dataplane_reconnects": (COUNTER, {"shard"}),
     "dataplane_rejected_connections": (COUNTER, {"shard", "reason"}),
+    "thread_failures": (COUNTER, {"shard", "thread"}),
+    "observer_failures": (COUNTER, {"observer"}),
     "parameters": (GAUGE, {"kind"}),
     "weights_bytes": (GAUGE, {"shard", "kind"}),
     "kv_cache_bytes": (GAUGE, {"kind"}),
@@ -293,8 +295,16 @@ OF_SHARDS: dict[str, tuple[str, set[str]]] = {
     "checkpoint_load_seconds": (GAUGE, {"shard"}),
     "checkpoint_load_bytes": (COUNTER, {"shard"}),
     "dataplane_rejected_connections": (COUNTER, {"shard", "reason"}),
+    "thread_failures": (COUNTER, {"shard", "thread"}),
 }
-STATUS = {"assignments": 7, "weights_bytes": 90, "load_seconds": 0.5, "rejected": {"magic": 2}, "experts": 3}
+STATUS = {
+    "assignments": 7,
+    "weights_bytes": 90,
+    "load_seconds": 0.5,
+    "rejected": {"magic": 2},
+    "thread_failures": {"listener": 1},
+    "experts": 3,
+}
 
 
 def shape(metrics: dict[str, Metric], names: list[str]) -> dict[str, tuple[str, set[str]]]:
@@ -333,6 +343,10 @@ def test_families_are_those_of_the_contract() -> None:
     assert value(both, "dataplane_rejected_connections_total", shard="0", reason="magic") == 2
     assert value(both, "dataplane_rejected_connections_total", shard="0", reason="secret") == 0
     assert value(both, "dataplane_rejected_connections_total", shard="router", router="r0", reason="magic") == 4
+    assert value(both, "thread_failures_total", shard="0", thread="listener") == 1
+    assert value(both, "thread_failures_total", shard="0", thread="connection") == 0
+    assert value(both, "thread_failures_total", shard="router", router="r0", thread="front writer") == 1
+    assert value(both, "observer_failures_total", observer="statistics") == 2
     assert [value(both, "shard_up", shard=n, replica=replica) for n, replica in ("0a", "1b", ("2", ""))] == [1, 0, 0]
     assert value(both, "router_ready") == 0
     assert value(both, "shard_restarts_total", shard="1") == 2

@@ -69,9 +69,15 @@ class LivePage:
             OSError: it cannot be bound.
         """
         config = self._config
+        tls = self._tls.http_context() if self._tls else None
         await self._runner.setup()
-        place, tls = (config.http_host, config.http_port), self._tls.http_context() if self._tls else None
-        site = web.TCPSite(self._runner, *place, ssl_context=tls, reuse_port=config.reuse_port or None)
+        site = web.TCPSite(
+            self._runner,
+            host=config.http_host,
+            port=config.http_port,
+            ssl_context=tls,
+            reuse_port=config.reuse_port or None,
+        )
         try:
             await site.start()
         except OSError as error:

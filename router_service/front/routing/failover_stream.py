@@ -15,12 +15,18 @@ from router_service.protocol.messages import StreamOutput, Submit
 
 logger = logging.getLogger(__name__)
 
+MAX_ENDED = 2
+
 
 class RoutedStream:
     """Outputs of one request. When its router is lost, the request goes on from another one.
 
     What a router draws depends on the seed and the position alone, so the next one continues the same answer behind
     the tokens received so far. `deadline` is in the event loop's seconds, None for none.
+
+    A request may itself be what ends its routers, and must not go on to end the others. So it is given up when two of
+    them have ended while it was there: those that it had an output of do not count, for they could compute it, nor do
+    those that had said that they leave. `max_resubmits` bounds the rest.
     """
 
     def __init__(
@@ -31,6 +37,9 @@ class RoutedStream:
         self._deadline = deadline
         self._router_wait_seconds = router_wait_seconds
         self._resubmits_left = max_resubmits
+        # Incarnations of routers that ended without an output of this request.
+        self._ended: set[int] = set()
+        self._answered = False
         self._generated: list[int] = []
         self._open: tuple[RouterLink, Lane] | None = None
         self._positions = 0
@@ -40,17 +49,15 @@ class RoutedStream:
         """Return what has come since the last call, at least one output.
 
         Raises:
-            RequestError: UNAVAILABLE when no router is linked in time or too many were lost, DEADLINE_EXCEEDED,
-                RESOURCE_EXHAUSTED when the caller was too slow.
+            RequestError: UNAVAILABLE when no router is linked in time, too many were lost or two have ended before
+                they said anything, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED when the caller was too slow.
         """
         while True:
             try:
                 return await self._receive()
             except LinkLostError as error:
+                self._count_loss(error)
                 self.close()
-                if not self._resubmits_left:
-                    raise unavailable(f"the request has lost its router too often: {error}") from error
-                self._resubmits_left -= 1
                 logger.warning("a request has lost its router, another one goes on: %s", error)
 
     def close(self) -> None:
@@ -60,8 +67,23 @@ class RoutedStream:
             self._open = None
             link.release(lane)
 
+    def _count_loss(self, error: LinkLostError) -> None:
+        if self._open is not None and self._open[0].leaving:
+            return
+        if self._open is not None and not self._answered:
+            self._ended.add(self._open[0].endpoint.incarnation)
+        if len(self._ended) >= MAX_ENDED:
+            self.close()
+            text = f"the request was in flight when {len(self._ended)} routers ended, another one is spared it: {error}"
+            raise unavailable(text) from error
+        if not self._resubmits_left:
+            self.close()
+            raise unavailable(f"the request has lost its router too often: {error}") from error
+        self._resubmits_left -= 1
+
     async def _receive(self) -> list[Arrival]:
         if self._open is None:
+            self._answered = False
             self._open = await self._submit_somewhere()
         try:
             async with self._within_deadline():
@@ -103,6 +125,7 @@ class RoutedStream:
     def _note(self, arrival: Arrival) -> Arrival:
         """Keep the tokens for a later router; drop routing of positions that a router before has reported."""
         output = arrival.output
+        self._answered = True
         self._generated += output.token_ids
         if not self._submit.return_routing:
             return arrival

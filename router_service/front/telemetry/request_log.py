@@ -1,4 +1,4 @@
-"""What the Front tells of each request: a line when it is accepted, one when it has ended, and its spans if sampled.
+"""What the Front tells of each request: a line when a router has taken it, one when it has ended, its spans if sampled.
 
 Neither holds a prompt or generated text.
 """
@@ -51,6 +51,8 @@ class Entry:
         self._begun = time.monotonic()
         self._prompt_tokens = 0
         self._tokens = 0
+        # What the line says that it is accepted; None before there is a request and after the line.
+        self._accepted: dict[str, Any] | None = None
 
     @property
     def traced(self) -> bool:
@@ -58,18 +60,21 @@ class Entry:
         return self._spans is not None
 
     def submitted(self, submit: Submit) -> None:
-        """It is about to go to a router."""
+        """It is about to go to a router, which may yet refuse it."""
         self._prompt_tokens = len(submit.prompt)
         values: dict[str, Any] = {"prompt_tokens": len(submit.prompt), "max_tokens": submit.sampling.max_tokens}
         if self._spans is not None:
             self._spans.submitted(submit)
             values["trace_id"] = self._spans.trace_id
-        logger.info("request accepted", extra=fields(**values))
+        self._accepted = values
 
     def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Outputs have come."""
+        """Outputs have come. The first that is no refusal is how the Front knows that a router has taken it."""
         for arrival in arrivals:
             self._tokens += len(arrival.output.token_ids)
+        if self._accepted is not None and self._tokens:
+            logger.info("request accepted", extra=fields(**self._accepted))
+            self._accepted = None
         if self._spans is not None:
             self._spans.arrived(arrivals)
 

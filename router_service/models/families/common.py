@@ -143,14 +143,14 @@ def fused_experts(
 
     def source(layer: int, expert: int) -> ExpertSource:
         prefix, entry = f"{block(layer)}.experts", (expert, spec.gate.experts)
-        parts = (
-            stacked(Part(f"{prefix}.gate_up_proj", (2 * ffn, hidden), gate_up, entry)),
-            stacked(Part(f"{prefix}.down_proj", (hidden, ffn), down, entry)),
-        )
-        if not biases:
-            return ExpertSource(*parts)
         up_bias = Part(f"{prefix}.gate_up_proj_bias", (2 * ffn,), Layout.INTERLEAVED, entry)
-        return ExpertSource(*parts, stacked(up_bias), stacked(Part(f"{prefix}.down_proj_bias", (hidden,), entry=entry)))
+        down_bias = Part(f"{prefix}.down_proj_bias", (hidden,), entry=entry)
+        return ExpertSource(
+            gate_up=stacked(Part(f"{prefix}.gate_up_proj", (2 * ffn, hidden), gate_up, entry)),
+            down=stacked(Part(f"{prefix}.down_proj", (hidden, ffn), down, entry)),
+            gate_up_bias=stacked(up_bias) if biases else None,
+            down_bias=stacked(down_bias) if biases else None,
+        )
 
     return source
 

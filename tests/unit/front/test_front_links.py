@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 import grpc
@@ -16,6 +17,7 @@ from router_service.front.errors import RequestError
 from router_service.front.routing.failover_stream import RoutedStream
 from router_service.front.routing.router_pool import RouterLinks
 from router_service.front.routing.stream_queue import Arrival, Lane, OverflowedError
+from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
 
 
@@ -71,6 +73,66 @@ async def test_a_request_that_kills_routers_is_given_up(world: World) -> None:
         await collect(client, "hello", max_tokens=50)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert len(router.submits) == 3
+
+
+async def test_a_request_that_ends_two_routers_is_not_sent_to_a_third(world: World) -> None:
+    first, second, third = [await world.router(name=f"r{n}") for n in range(3)]
+    client = await world.front(max_resubmits=100)
+    await until(lambda: world.server.linked_routers == 3)
+
+    def deadly(router: FakeRouter) -> None:
+        def script(submit: Submit) -> Iterator[StreamOutput]:
+            world.endpoints.remove(router.endpoint)
+            router.cut()
+            return echo(submit)
+
+        router.script = script
+
+    for router in (first, second, third):
+        deadly(router)
+    with pytest.raises(grpc.aio.AioRpcError, match="was in flight when 2 routers ended") as caught:
+        await collect(client, "hello", max_tokens=50)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert sum(len(router.submits) for router in (first, second, third)) == 2
+    assert len(world.endpoints) == 1
+
+
+async def test_a_stream_that_its_routers_could_compute_outlives_many(world: World) -> None:
+    """It had an output of each, so it is none that ends routers."""
+    client = await world.front(max_resubmits=5)
+    task: asyncio.Task[list[pb.GenerateResponse]] | None = None
+    for number in range(5):
+        router = await world.router(name=f"r{number}", stall_after_steps=2)
+        if task is None:
+            await client.wait_ready(WAIT_S)
+            task = asyncio.create_task(collect(client, "hello", max_tokens=20))
+        await until(lambda router=router: router.steps == 2)
+        world.endpoints.clear()
+        router.cut()
+    await world.router(name="last")
+    assert task is not None
+    responses = await task
+    check_one_end(responses)
+    assert len(ids_of(responses)) == 20
+
+
+async def test_routers_that_leave_in_order_do_not_count(world: World) -> None:
+    """The stream has waited in the queue of each, and may not outlive a router that ends by a fault."""
+    client = await world.front(max_resubmits=0)
+    task: asyncio.Task[list[pb.GenerateResponse]] | None = None
+    for number in range(4):
+        router = await world.router(name=f"r{number}", stall_after_steps=0)
+        if task is None:
+            await client.wait_ready(WAIT_S)
+            task = asyncio.create_task(collect(client, "hello", max_tokens=20))
+        await until(lambda router=router: len(router.submits) == 1)
+        router.say(report(router.name, leaving=True))
+        await until(lambda: all(link.leaving for link in world.server._links.links))
+        world.endpoints.clear()
+        router.cut()
+    await world.router(name="last")
+    assert task is not None
+    assert len(ids_of(await task)) == 20
 
 
 @pytest.mark.parametrize(

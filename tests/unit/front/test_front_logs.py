@@ -76,6 +76,7 @@ async def test_a_failure_has_its_code_and_our_own_words(world: World, lines: Lin
     (line,) = lines("request failed")
     assert (line["level"], line["request_id"], line["code"]) == ("WARNING", "a", "UNAVAILABLE")
     assert line["reason"] == "shard 1 is away"
+    assert lines("request accepted") == [], "a router has refused it"
 
 
 async def test_a_lost_router_is_told_with_the_request_that_lost_it(world: World, lines: Lines) -> None:

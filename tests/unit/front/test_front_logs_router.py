@@ -49,5 +49,7 @@ async def test_a_request_that_is_refused_is_logged(service: Service, logged: Any
     assert len(refused) == 4
     lines = logged("request failed")
     assert [line["code"] for line in lines] == ["RESOURCE_EXHAUSTED"] * 4
-    assert {line["request_id"] for line in lines} <= set("012345")
+    ids = {line["request_id"] for line in lines}
+    assert ids <= set("012345")
+    assert {line["request_id"] for line in logged("request accepted")} == set("012345") - ids
     await service.idle()
