@@ -26,10 +26,10 @@ class RouterReplica:
         self._announced = Announced("router", 0, config, self._drain)
         self._config = config.cluster
         with self._announced.loading():
-            self._load(config, secret)
+            self._load(config, secret, digest)
         self._announced.ready(self._router.endpoint)
 
-    def _load(self, config: ClusterConfig, secret: bytes) -> None:
+    def _load(self, config: ClusterConfig, secret: bytes, digest: bytes) -> None:
         model = open_to_load(config, "router")
         self._announced.will_load(model.router_bytes)
         begun, transport = time.monotonic(), SocketTransport()

@@ -27,11 +27,11 @@ class ShardReplica:
         self._announced = Announced("shard", index, config, self._drain)
         self._config = config.cluster
         with self._announced.loading():
-            server = self._load(config, index, secret)
+            server = self._load(config, index, secret, digest)
         self._server = server
         self._announced.ready(server.endpoint)
 
-    def _load(self, config: ClusterConfig, index: int, secret: bytes) -> ExpertServer:
+    def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         model = open_to_load(config, "shard")
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
         self._announced.will_load(model.shard_bytes(len(held)))

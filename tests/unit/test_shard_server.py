@@ -269,9 +269,9 @@ class Fragile:
 
 def test_a_connection_that_breaks_is_counted_and_ended_and_the_next_is_served() -> None:
     watch = ThreadWatch()
-    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", SECRET, False, Fragile(), watch)
+    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Fragile(), watch)
     for number in (1, 2):
-        with closing(connect(server.endpoint, NODE, SECRET, 10.0)) as peer:
+        with closing(connect(server.endpoint, NODE, CREDENTIALS, 10.0)) as peer:
             peer.send(Kind.STATUS, 1, [])
             with pytest.raises(ConnectionError):
                 peer.receive()
@@ -297,7 +297,7 @@ def test_a_listener_outlives_a_want_of_threads_and_is_missed_when_it_breaks() ->
             return super().start(kind, *args, **options)
 
     watch = Scarce()
-    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", SECRET, False, Fragile(), watch)
+    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Fragile(), watch)
     with raw(server.endpoint, "unix") as sock:
         assert read_to_the_end(sock) == b""
     watch.check()
