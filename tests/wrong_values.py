@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from experts.shown import shown
+from experts.host.shown import shown
 
 VALUES: list[Any] = [
     None, "a string", "4096", "half \ud800\n", "x" * 5000, [], [1], ["a", [None]], [-1], [10**30], list(range(5000)),

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         os.environ.setdefault(RAY_AUTH_MODE, "token")
     import ray
 
-    from cluster.serve.ray_calls import START_SECONDS, RayTimeoutError, call, leave
+    from cluster.processes.ray_calls import START_SECONDS, RayTimeoutError, call, leave
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
 def _drain(args: argparse.Namespace) -> None:
     import ray
 
-    from cluster.serve.draining import drain
-    from cluster.serve.process import node_id
-    from cluster.serve.service_registry import DrainOrder, known_directory
+    from cluster.processes.draining import drain
+    from cluster.processes.process import node_id
+    from cluster.processes.service_registry import DrainOrder, known_directory
 
     here, address = node_id(), ray.get_runtime_context().gcs_address
     try:

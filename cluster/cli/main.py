@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cluster.broken_pipe import until_nobody_reads
 from cluster.cli import (
     config_command,
     demo_command,
@@ -16,8 +15,9 @@ from cluster.cli import (
     status_command,
     token_command,
 )
+from cluster.cli.broken_pipe import until_nobody_reads
 from cluster.cli.client_command import EXIT_INTERRUPTED, fail
-from cluster.one_line_parser import OneLineParser
+from cluster.cli.one_line_parser import OneLineParser
 
 
 def parser() -> argparse.ArgumentParser:

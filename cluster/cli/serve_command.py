@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.client_command import fail, one_line
+from cluster.cli.default_ports import DefaultPorts
 from cluster.config import ClusterConfig, ConfigError, config_from, given
-from cluster.default_ports import DefaultPorts
 from cluster.serve.security import check_security, security_warnings
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.config import FrontConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
     from cluster.planner.model import ServedModel
-    from cluster.serve.signals import Interrupts
+    from cluster.processes.signals import Interrupts
 
 MAX_PORT = 65535
 # Flag name to (section, key) of the configuration.
@@ -172,9 +172,9 @@ def _settled(config: ClusterConfig, model: "ServedModel") -> ClusterConfig:
 
 
 def _run_checked(config: ClusterConfig, while_up: Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]) -> int:
+    from cluster.processes.ray_calls import RayTimeoutError
+    from cluster.processes.signals import Interrupts
     from cluster.serve.launcher import Launcher, StartError
-    from cluster.serve.ray_calls import RayTimeoutError
-    from cluster.serve.signals import Interrupts
 
     interrupts = Interrupts()
     with Launcher(config) as launcher:

@@ -6,12 +6,12 @@ import torch
 
 from cluster.config import ModelConfig
 from cluster.planner.sizes import experts_bytes, parameters, router_bytes
+from experts.checkpoint.deployment_digest import deployment_digest
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from experts.config import WeightsConfig
-from experts.deployment_digest import deployment_digest
+from experts.host.shown import shown
 from experts.placement import even_placement
-from experts.shown import shown
 from router_service.front.api.model_card import ModelCard
 from router_service.models.families.registry import ModelPlan, plan_model
 from router_service.models.weights import is_shared_expert, resident_bytes

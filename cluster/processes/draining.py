@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.serve import ray_calls
-from cluster.serve.service_registry import Announcement, DrainOrder, announced_in
+from cluster.processes import ray_calls
+from cluster.processes.service_registry import Announcement, DrainOrder, announced_in
 
 POLL_SECONDS = 0.1
 MARGIN_SECONDS = 10.0

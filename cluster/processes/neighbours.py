@@ -8,9 +8,9 @@ from typing import Any
 import ray
 
 from cluster.config import ClusterConfig
-from cluster.serve.process import node_id, shard_threads
-from cluster.serve.ray_calls import RayTimeoutError
-from cluster.serve.service_registry import Announcement, announced_in
+from cluster.processes.process import node_id, shard_threads
+from cluster.processes.ray_calls import RayTimeoutError
+from cluster.processes.service_registry import Announcement, announced_in
 from experts.host.log import fields
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from cluster.config import ClusterConfig
-from cluster.serve.process import node_id, replica_id, set_logging
-from cluster.serve.service_registry import Announcement, Announcer, DrainOrder, find_directory
+from cluster.processes.process import node_id, replica_id, set_logging
+from cluster.processes.service_registry import Announcement, Announcer, DrainOrder, find_directory
+from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
-from experts.watched_thread import ThreadWatch
 
 
 class EndedWhileLoadingError(RuntimeError):

@@ -13,10 +13,10 @@ from typing import Any
 
 import ray
 
-from cluster.serve import ray_calls
-from cluster.serve.ray_calls import RayTimeoutError
+from cluster.processes import ray_calls
+from cluster.processes.ray_calls import RayTimeoutError
+from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
-from experts.watched_thread import ThreadWatch
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from ray import serve
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.config_resolver import settle_for_nodes
 from cluster.planner.model import open_model
+from cluster.processes.nodes import bytes_for_each
+from cluster.processes.process import environment
+from cluster.processes.ray_calls import call
 from cluster.serve.deployments import deploy
 from cluster.serve.front_replica import FrontReplica
-from cluster.serve.nodes import bytes_for_each
-from cluster.serve.process import environment
-from cluster.serve.ray_calls import call
 from cluster.serve.router_replica import RouterReplica
 from cluster.serve.security import fixed_secret
 from cluster.serve.shard_replica import ShardReplica

@@ -10,8 +10,8 @@ from ray import serve
 from cluster.config import ClusterConfig, PlacementConfig
 from cluster.planner.config_resolver import check_process
 from cluster.planner.model import ServedModel, open_model
-from cluster.serve.registered_process import Announced
-from cluster.serve.service_registry import DrainOrder
+from cluster.processes.registered_process import Announced
+from cluster.processes.service_registry import DrainOrder
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from cluster.config import config_from
 from cluster.planner.model import open_model
+from cluster.processes.process import node_id, reachable_host, replica_id
+from cluster.processes.registered_process import Announced
+from cluster.processes.service_registry import Announcement, DrainOrder, awaited_announcements, endpoints_of
 from cluster.serve.deployments import end
-from cluster.serve.process import node_id, reachable_host, replica_id
-from cluster.serve.registered_process import Announced
 from cluster.serve.security import credentials_of
-from cluster.serve.service_registry import Announcement, DrainOrder, awaited_announcements, endpoints_of
 from experts.transport.address import Endpoint, new_incarnation
 from router_service.front.server import FrontServer
 from router_service.front.text.text_model import load_text_model

@@ -15,12 +15,12 @@ from cluster.config import ClusterConfig
 from cluster.planner.config_resolver import settle_here
 from cluster.planner.memory_plan import DoesNotFitError, refusal_in
 from cluster.planner.model import open_model
+from cluster.processes.draining import NotDrainedError, drain
+from cluster.processes.process import environment, ray_settings
+from cluster.processes.ray_calls import SERVE_SECONDS, START_SECONDS, RayTimeoutError, call, leave
+from cluster.processes.service_registry import Announcement, DrainOrder, known_directory, remove_directory
+from cluster.processes.signals import Interrupts, sigterm_held
 from cluster.serve.application import build_app, settled
-from cluster.serve.draining import NotDrainedError, drain
-from cluster.serve.process import environment, ray_settings
-from cluster.serve.ray_calls import SERVE_SECONDS, START_SECONDS, RayTimeoutError, call, leave
-from cluster.serve.service_registry import Announcement, DrainOrder, known_directory, remove_directory
-from cluster.serve.signals import Interrupts, sigterm_held
 from cluster.table import size
 
 POLL_SECONDS = 0.25

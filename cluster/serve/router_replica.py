@@ -6,11 +6,11 @@ from typing import Any
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
+from cluster.processes.process import data_host, node_id, replica_id
+from cluster.processes.registered_process import Announced
+from cluster.processes.service_registry import DrainOrder, announced_in, endpoints_of
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
-from cluster.serve.process import data_host, node_id, replica_id
-from cluster.serve.registered_process import Announced
 from cluster.serve.security import credentials_of
-from cluster.serve.service_registry import DrainOrder, announced_in, endpoints_of
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine.builder import build_engine

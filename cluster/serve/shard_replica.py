@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from cluster.config import ClusterConfig, config_from
+from cluster.processes.neighbours import threads_of_shard
+from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
+from cluster.processes.registered_process import Announced
+from cluster.processes.service_registry import DrainOrder
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
-from cluster.serve.neighbours import threads_of_shard
-from cluster.serve.process import data_host, do_not_preempt, node_id, replica_id
-from cluster.serve.registered_process import Announced
 from cluster.serve.security import credentials_of
-from cluster.serve.service_registry import DrainOrder
 from experts.placement import even_placement
 from experts.shard.server import ExpertServer
 from experts.shard.shard import load_shard

@@ -13,9 +13,9 @@ from pathlib import Path
 from torch import Tensor
 
 from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.json_reader import read_json
 from experts.checkpoint.safetensors_file import MappedFile, TensorEntry, read_header
 from experts.checkpoint.source import Stored
-from experts.json_reader import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

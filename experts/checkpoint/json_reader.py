@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import MAX_JSON_BYTES, read_text
+from experts.host.shown import shown
 from experts.host.unique_keys import unique_keys
-from experts.shown import shown
 
 # Of one dimension: the largest published one, a vocabulary, has 2^18.
 MAX_SIZE = 1 << 24

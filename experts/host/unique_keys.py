@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from experts.shown import shown_key
+from experts.host.shown import shown_key
 
 
 class DuplicateKeyError(ValueError):

@@ -14,13 +14,13 @@ import torch
 
 from experts.host.log import fields, step_name
 from experts.host.threads import measured_threads
+from experts.host.watched_thread import ThreadWatch
 from experts.shard.shard import ExpertShard
 from experts.transport.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
 from experts.transport.channel import Channel
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
-from experts.watched_thread import ThreadWatch
 
 log = logging.getLogger(__name__)
 

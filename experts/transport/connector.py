@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experts.host.log import fields
+from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
 from experts.transport.socket import SocketTransport
-from experts.watched_thread import ThreadWatch
 
 log = logging.getLogger(__name__)
 

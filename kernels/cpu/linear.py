@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from kernels.cpu.widening import native, plain_linear
 from kernels.formats.buffers import BUFFERS
 from kernels.formats.quantized import Matrix, Quantized, Scratch
-from kernels.widening import native, plain_linear
 
 M = TypeVar("M", Tensor, Quantized, Matrix)
 

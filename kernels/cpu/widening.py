@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from kernels.calibration import measured_rows
+from kernels.cpu.calibration import measured_rows
 from kernels.formats.buffers import BUFFERS
 
 log = logging.getLogger(__name__)

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 
+from experts.checkpoint.json_reader import open_json
 from experts.config import ExpertsConfig
 from experts.host.cores import usable_cores
 from experts.host.memory import host_bytes
 from experts.host.threads import ComputeThreads, measured_threads
-from experts.json_reader import open_json
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport

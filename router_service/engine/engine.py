@@ -14,15 +14,15 @@ from experts.pool import ExpertPool
 from kernels.select import Ops
 from router_service.engine.batch_builder import build_batch
 from router_service.engine.forward import StepTrace, forward
+from router_service.engine.guard import Guard
+from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.routing_trace import scored_rows, trace_routing
 from router_service.engine.sampler import Drawn, SampleRow, sample
 from router_service.engine.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
 from router_service.engine.stall_log import log_back, log_lost
-from router_service.guard import Guard
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import StepBatch
-from router_service.progress import Progress
 from router_service.protocol.messages import StreamFailure
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.cpu.widening import plain_linear
 from kernels.formats.quantized import Matrix
 from kernels.select import Ops
-from kernels.widening import plain_linear
 from router_service.models.attention.grouped import GroupedQueryAttention
 from router_service.models.attention.latent import MultiHeadLatentAttention
 from router_service.models.attention.rope import Rotation, frequencies, rotation

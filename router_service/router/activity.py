@@ -9,9 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from experts.host.watched_thread import ThreadWatch
 from experts.phases import PHASES
 from experts.placement import Placement
-from experts.watched_thread import ThreadWatch
 from router_service.engine.engine import StepRecord
 from router_service.engine.forward import STAGES
 from router_service.metrics.collector import Statistics

@@ -11,12 +11,12 @@ from itertools import count
 
 import msgspec
 
+from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
-from experts.watched_thread import ThreadWatch
 from router_service.engine.request import Event
 from router_service.protocol.messages import (
     Activity,

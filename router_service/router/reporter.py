@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from experts.host.watched_thread import ThreadWatch
 from experts.transport.connector import ShardConnector, ShardLink
-from experts.watched_thread import ThreadWatch
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
 from router_service.metrics.collector import Statistics

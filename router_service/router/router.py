@@ -10,11 +10,11 @@ from itertools import count
 
 from experts.config import ExpertsConfig
 from experts.host.log import LoggingConfig, fields
+from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
 from experts.transport.connector import ShardConnector
 from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
-from experts.watched_thread import ThreadWatch
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine, StepRecord
 from router_service.engine.request import Event, Request

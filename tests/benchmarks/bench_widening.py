@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cluster.table import table
-from kernels.widening import WIDENING, direct_linear, wide_linear
+from kernels.cpu.widening import WIDENING, direct_linear, wide_linear
 
 WAYS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (direct_linear, wide_linear)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -13,8 +13,8 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.config import ClusterConfig, ModelConfig, PlacementConfig
+from cluster.processes.signals import Interrupts
 from cluster.serve.launcher import Launcher
-from cluster.serve.signals import Interrupts
 from experts.config import ExpertsConfig
 from router_service.client.client import Client
 from router_service.config import EngineConfig

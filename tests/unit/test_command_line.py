@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.broken_pipe import EXIT_BROKEN_PIPE
+from cluster.cli.broken_pipe import EXIT_BROKEN_PIPE
 from cluster.cli.main import main
 
 ROOT = Path(__file__).parents[2]

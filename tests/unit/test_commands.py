@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from cluster.cli.main import main
-from cluster.serve.signals import sigterm_held
+from cluster.processes.signals import sigterm_held
 from router_service.client.channel import Tls
 from router_service.front.telemetry.metrics_server import MetricsServer
 

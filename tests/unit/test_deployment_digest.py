@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from experts.checkpoint.deployment_digest import deployment_digest
 from experts.checkpoint.directory import Checkpoint
-from experts.deployment_digest import deployment_digest
 from experts.placement import even_placement
 
 

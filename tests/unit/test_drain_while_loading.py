@@ -18,10 +18,10 @@ from tests.tiny import write_checkpoint
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.planner.model import open_model
-    from cluster.serve import registered_process as announced
-    from cluster.serve import service_registry as directory
-    from cluster.serve.registered_process import Announced, EndedWhileLoadingError
-    from cluster.serve.service_registry import Announcement, Directory, DrainOrder
+    from cluster.processes import registered_process as announced
+    from cluster.processes import service_registry as directory
+    from cluster.processes.registered_process import Announced, EndedWhileLoadingError
+    from cluster.processes.service_registry import Announcement, Directory, DrainOrder
 
 ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0

@@ -8,9 +8,9 @@ import pytest
 import ray
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.serve import draining
-    from cluster.serve.draining import NotDrainedError, drain
-    from cluster.serve.service_registry import Announcement, Directory, DrainOrder
+    from cluster.processes import draining
+    from cluster.processes.draining import NotDrainedError, drain
+    from cluster.processes.service_registry import Announcement, Directory, DrainOrder
 
 ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 

@@ -32,7 +32,7 @@ from cluster.planner.memory_plan import (
     while_loading,
 )
 from cluster.planner.model import open_model
-from cluster.serve.nodes import bytes_for_each
+from cluster.processes.nodes import bytes_for_each
 from experts.config import WeightsConfig
 from experts.host.memory import cgroup_rooms, host_bytes
 from router_service.config import EngineConfig

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from cluster.config import ClusterConfig, config_from
-from cluster.serve.signals import Interrupts
+from cluster.processes.signals import Interrupts
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    from cluster.processes.process import ray_settings
     from cluster.serve import launcher
     from cluster.serve.launcher import Launcher, StartError
-    from cluster.serve.process import ray_settings
 
 NAME = "expertmesh"
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from cluster.config import config_from
-from cluster.serve.service_registry import Announcement
+from cluster.processes.service_registry import Announcement
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.serve import neighbours, process
-    from cluster.serve.neighbours import shards_here, threads_of_shard
+    from cluster.processes import neighbours, process
+    from cluster.processes.neighbours import shards_here, threads_of_shard
 
 CORES = 16
 

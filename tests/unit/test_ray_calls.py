@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cluster.serve import ray_calls
-from cluster.serve.ray_calls import RayTimeoutError, await_ref, call
-from cluster.serve.service_registry import awaited_announcements
+from cluster.processes import ray_calls
+from cluster.processes.ray_calls import RayTimeoutError, await_ref, call
+from cluster.processes.service_registry import awaited_announcements
 
 
 class SilentDirectory:

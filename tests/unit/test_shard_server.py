@@ -16,13 +16,13 @@ import pytest
 import torch
 
 import experts.transport.listener
+from experts.host.watched_thread import ThreadWatch
 from experts.shard.server import ExpertServer
 from experts.transport.address import Endpoint
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
 from experts.transport.listener import FrameServer
-from experts.watched_thread import ThreadWatch
 from tests.mesh import CREDENTIALS, NODE, load_shards, until
 from tests.tiny import Tiny
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import router_service.engine.engine
+from router_service.engine.progress import Progress
 from router_service.engine.request import Event
-from router_service.progress import Progress
 from tests.mesh import Mesh, greedy, tokens_of
 from tests.tiny import Tiny
 

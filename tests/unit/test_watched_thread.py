@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.serve.service_registry import Announcement, Announcer
-from experts.watched_thread import ThreadWatch
+from cluster.processes.service_registry import Announcement, Announcer
+from experts.host.watched_thread import ThreadWatch
 
 WAIT_S = 60.0
 

@@ -10,7 +10,7 @@ C query and key size, V value size.
 import torch
 from torch import Tensor
 
-from kernels.widening import plain_linear
+from kernels.cpu.widening import plain_linear
 from router_service.models.attention.attend import attend
 from router_service.models.attention.rope import Rotation, rotate
 from router_service.models.kv_cache import KVCache

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from experts.checkpoint.json_reader import MAX_INT32
 from experts.checkpoint.manifest import ExpertManifest, ExpertSource
 from experts.checkpoint.source import Layout, Part, TensorSource, plain, stacked
-from experts.json_reader import MAX_INT32
 from router_service.models.families.config_reader import MAX_EXPERTS, ConfigReader
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import GroupedAttention, ModelSpec, QueryKeyNorm

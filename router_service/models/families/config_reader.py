@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experts.json_reader import MAX_INT32, JsonReader
+from experts.checkpoint.json_reader import MAX_INT32, JsonReader
 from router_service.models.spec import Rope
 
 # Of these, something is made for each.

@@ -7,8 +7,8 @@ the attention of late positions. A multimodal checkpoint holds the text model un
 from dataclasses import replace
 from typing import Any
 
+from experts.checkpoint.json_reader import MAX_INT32
 from experts.checkpoint.source import Layout, plain
-from experts.json_reader import MAX_INT32
 from kernels.weights import ExpertForm
 from router_service.models.families.common import (
     Params,

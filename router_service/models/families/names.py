@@ -3,8 +3,8 @@
 from collections.abc import Container, Mapping
 from typing import Any
 
+from experts.checkpoint.json_reader import JsonReader
 from experts.checkpoint.source import Encoding, Part, scales_name
-from experts.json_reader import JsonReader
 
 DEFAULT_BLOCK = (128, 128)
 

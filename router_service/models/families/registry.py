@@ -7,9 +7,9 @@ from typing import Any
 
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.json_reader import JsonReader
 from experts.checkpoint.source import Stored
-from experts.json_reader import JsonReader
-from experts.shown import shown
+from experts.host.shown import shown
 from router_service.models.families import deepseek_v3, gpt_oss, llama4, mixtral, olmoe, qwen_moe
 from router_service.models.families.config_reader import ConfigReader
 from router_service.models.families.names import TensorNames, fp8_block

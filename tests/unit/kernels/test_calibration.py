@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from kernels.calibration import BUDGET_S, ROUNDS, ROWS, measured_rows
+from kernels.cpu.calibration import BUDGET_S, ROUNDS, ROWS, measured_rows
 
 
 class Bench:

@@ -15,9 +15,10 @@ from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 from pairwise import pairwise
 from quantized_cases import FORMATS, near_one, quantize, quantized_case
 
-from kernels import reference, widening
+from kernels import reference
 from kernels.cpu import linear as cpu_linear
 from kernels.cpu import ops as cpu
+from kernels.cpu import widening
 from kernels.formats import quantized
 from kernels.formats.buffers import Buffers
 from kernels.formats.quantized import RowStack

@@ -14,11 +14,12 @@ import torch
 from kernel_cases import KINDS, Case, assert_near, make
 from quantized_cases import near_one
 
-from kernels import reference, widening
+from kernels import reference
 from kernels.cpu import linear as cpu_linear
 from kernels.cpu import ops as cpu
+from kernels.cpu import widening
+from kernels.cpu.widening import Widening
 from kernels.formats.buffers import Buffers
-from kernels.widening import Widening
 
 HALVES = (torch.bfloat16, torch.float16)
 FROM = 5
@@ -27,7 +28,7 @@ FROM = 5
 WEAK = """
 import torch
 from kernels.cpu.linear import linear, pack
-from kernels.widening import WIDENING, has_instructions
+from kernels.cpu.widening import WIDENING, has_instructions
 for dtype in (torch.bfloat16, torch.float16):
     assert not has_instructions(dtype)
     w = torch.randn(300, 96).to(dtype)
@@ -160,7 +161,7 @@ def test_each_dtype_and_number_of_threads_is_measured_once(monkeypatch):
     ],
 )
 def test_the_way_is_logged_once(caplog, supported, rows, words):
-    caplog.set_level(logging.INFO, "kernels.widening")
+    caplog.set_level(logging.INFO, "kernels.cpu.widening")
     chosen = Widening(lambda _dtype: supported, lambda _dtype: rows)
     for dtype in (torch.bfloat16, torch.float32, torch.bfloat16):
         chosen.rows_from(dtype)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from experts.json_reader import open_json
-from experts.shown import shown
+from experts.checkpoint.json_reader import open_json
+from experts.host.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
