@@ -54,7 +54,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacementConfig:
+class ControlPlaneConfig:
     """How the control plane starts and watches the processes.
 
     Args:
@@ -109,7 +109,7 @@ class ClusterConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
-    cluster: PlacementConfig = field(default_factory=PlacementConfig)
+    cluster: ControlPlaneConfig = field(default_factory=ControlPlaneConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the YAML file."""

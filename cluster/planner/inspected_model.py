@@ -25,7 +25,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class InspectedModel:
     """A model understood without its weights. `published` says that only the configuration is known.
 
     `where` is the file that errors name, `stored` the bytes as published, `notices` the plan's lines.
@@ -41,7 +41,7 @@ class Subject:
     notices: tuple[str, ...] = ()
 
 
-def open_subject(model: str) -> Subject:
+def open_subject(model: str) -> InspectedModel:
     """Look at a directory, or at a published model where no directory has that name.
 
     Raises:
@@ -51,7 +51,7 @@ def open_subject(model: str) -> Subject:
     return _directory(path.resolve()) if path.is_dir() or len(path.parts) > 1 else _published(model)
 
 
-def _published(name: str) -> Subject:
+def _published(name: str) -> InspectedModel:
     config, where = published_config(name)
     spec, tensors = read_model(config, where, TensorNames(PublishedNames(config, where), fp8_block(config, where)))
     stored = stored_bytes(tensors, lambda tensor: published_dtype(spec, tensor))
@@ -60,10 +60,10 @@ def _published(name: str) -> Subject:
         skipped.append(Skipped("vision", 0, parameters, 2 * parameters))  # published in bfloat16
     if predicted := text_part(config, where).integer("num_nextn_predict_layers", default=0):
         skipped.append(Skipped(f"multi-token prediction (layers by the configuration: {predicted})", 0, 0, 0))
-    return Subject(name, where, True, spec, tensors, stored, tuple(skipped))
+    return InspectedModel(name, where, True, spec, tensors, stored, tuple(skipped))
 
 
-def _directory(path: Path) -> Subject:
+def _directory(path: Path) -> InspectedModel:
     plan = plan_model(Checkpoint(path))
 
     def dtype_of(tensor: Stored) -> str:
@@ -74,7 +74,7 @@ def _directory(path: Path) -> Subject:
     stored = stored_bytes(plan.tensors, dtype_of)
     skipped = tuple(_skipped(plan.checkpoint, plan.spec))
     where = str(path / "config.json")
-    return Subject(path.name, where, False, plan.spec, plan.tensors, stored, skipped, plan.notices)
+    return InspectedModel(path.name, where, False, plan.spec, plan.tensors, stored, skipped, plan.notices)
 
 
 def _skipped(checkpoint: Checkpoint, spec: ModelSpec) -> list[Skipped]:

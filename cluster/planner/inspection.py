@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cluster.planner.inspected_model import Skipped, Subject
+from cluster.planner.inspected_model import InspectedModel, Skipped
 from cluster.planner.memory_plan import DoesNotFitError, Forms, Room, choose
 from cluster.planner.model_description import attention_words, routing_words
 from cluster.planner.sizes import (
@@ -84,7 +84,7 @@ class Inspection:
         return sum(sum(by_dtype.values()) for by_dtype in self.stored.values())
 
 
-def inspect(subject: Subject, dtype: torch.dtype, shards: int, forms: Forms, room: Room) -> Inspection:
+def inspect(subject: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms, room: Room) -> Inspection:
     """Look at a model that is to be served in `dtype` on so many shards.
 
     Raises:
@@ -125,14 +125,14 @@ def inspect(subject: Subject, dtype: torch.dtype, shards: int, forms: Forms, roo
     )
 
 
-def _form(subject: Subject, dtype: torch.dtype, packed: bool, held: int) -> FormSizes:
+def _form(subject: InspectedModel, dtype: torch.dtype, packed: bool, held: int) -> FormSizes:
     tensors = subject.tensors
     one = tensors.experts.bytes_per_expert(dtype, packed)
     shard = experts_bytes(tensors, held, dtype, packed)
     return FormSizes(weights_bytes(tensors, dtype, packed), one, one * tensors.experts.experts, shard)
 
 
-def _cache(subject: Subject, dtype: torch.dtype) -> CacheSizes:
+def _cache(subject: InspectedModel, dtype: torch.dtype) -> CacheSizes:
     each = kv_bytes_per_token(subject.spec, dtype)
     return CacheSizes(_name(dtype), each, GIB // each, uncompressed_kv_bytes_per_token(subject.spec, dtype))
 

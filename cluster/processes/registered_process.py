@@ -17,7 +17,7 @@ class EndedWhileLoadingError(RuntimeError):
     """A process was told to drain before it was ready: it has nothing in flight, and ends instead of loading on."""
 
 
-class Announced:
+class RegisteredProcess:
     """An entry in the directory: loading, ready, draining, drained. It exists before anything is opened or loaded.
 
     `threads` are those of the whole process.

@@ -49,7 +49,7 @@ class DrainOrder:
     notice_s: float = 0.0
 
 
-class Directory:
+class ServiceRegistry:
     """The actor's body. An entry that is not renewed for ten seconds is forgotten."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ def find_directory(application: str) -> Any:
         "num_cpus": 0,
     }
     return ray_calls.call(
-        lambda: ray.remote(Directory).options(**options).remote(), "the directory to be found or made"
+        lambda: ray.remote(ServiceRegistry).options(**options).remote(), "the directory to be found or made"
     )
 
 

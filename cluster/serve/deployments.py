@@ -7,10 +7,10 @@ from typing import Any
 
 from ray import serve
 
-from cluster.config import ClusterConfig, PlacementConfig
+from cluster.config import ClusterConfig, ControlPlaneConfig
 from cluster.planner.config_resolver import check_process
 from cluster.planner.model import ServedModel, open_model
-from cluster.processes.registered_process import Announced
+from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import DrainOrder
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def open_to_load(config: ClusterConfig, role: str) -> ServedModel:
     return model
 
 
-async def end(announced: Announced, check_health: Callable[[], None], config: PlacementConfig) -> None:
+async def end(announced: RegisteredProcess, check_health: Callable[[], None], config: ControlPlaneConfig) -> None:
     """Drain before the end, unless something is wrong here and nobody can be waited for; then withdraw."""
     try:
         check_health()
@@ -43,7 +43,7 @@ async def end(announced: Announced, check_health: Callable[[], None], config: Pl
     await asyncio.to_thread(announced.close)
 
 
-def deploy(replica: type, config: PlacementConfig, **options: Any) -> Any:
+def deploy(replica: type, config: ControlPlaneConfig, **options: Any) -> Any:
     """A Serve deployment whose health is looked at once a second, and which may drain before it ends."""
     drain_s = config.drain_notice_seconds + config.drain_seconds
     return serve.deployment(

@@ -8,7 +8,7 @@ from typing import Any
 from cluster.config import config_from
 from cluster.planner.model import open_model
 from cluster.processes.process import node_id, reachable_host, replica_id
-from cluster.processes.registered_process import Announced
+from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import Announcement, DrainOrder, awaited_announcements, endpoints_of
 from cluster.serve.deployments import end
 from cluster.serve.security import credentials_of
@@ -27,7 +27,7 @@ class FrontReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
         config = config_from(data)
-        self._announced = Announced("front", 0, config, self._drain)
+        self._announced = RegisteredProcess("front", 0, config, self._drain)
         self._directory = self._announced.directory
         self._config = config.cluster
         with self._announced.loading():

@@ -7,7 +7,7 @@ from typing import Any
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
 from cluster.processes.process import data_host, node_id, replica_id
-from cluster.processes.registered_process import Announced
+from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import DrainOrder, announced_in, endpoints_of
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
@@ -23,7 +23,7 @@ class RouterReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
-        self._announced = Announced("router", 0, config, self._drain)
+        self._announced = RegisteredProcess("router", 0, config, self._drain)
         self._config = config.cluster
         with self._announced.loading():
             self._load(config, secret, digest)

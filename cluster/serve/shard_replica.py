@@ -8,7 +8,7 @@ import torch
 from cluster.config import ClusterConfig, config_from
 from cluster.processes.neighbours import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
-from cluster.processes.registered_process import Announced
+from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import DrainOrder
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
@@ -24,7 +24,7 @@ class ShardReplica:
     def __init__(self, data: dict[str, Any], index: int, secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         do_not_preempt()
-        self._announced = Announced("shard", index, config, self._drain)
+        self._announced = RegisteredProcess("shard", index, config, self._drain)
         self._config = config.cluster
         with self._announced.loading():
             server = self._load(config, index, secret, digest)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
 
-from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.routing.router_pool import RouterPool
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -22,7 +22,7 @@ class FrontHealth:
     the event loop.
     """
 
-    def __init__(self, links: RouterLinks, services: Iterable[str]) -> None:
+    def __init__(self, links: RouterPool, services: Iterable[str]) -> None:
         self.servicer = health_aio.HealthServicer()
         self.draining = False
         self._links = links

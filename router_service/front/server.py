@@ -11,17 +11,17 @@ from experts.transport.credentials import Credentials
 from router_service.front.api.cluster_service import ClusterService, ShardDirectory
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
-from router_service.front.auth.authenticator import Gate
+from router_service.front.auth.authenticator import Authenticator
 from router_service.front.auth.grpc_interceptor import AuthInterceptor, grpc_limit
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
 from router_service.front.health import FrontHealth
 from router_service.front.page.server import LivePage
-from router_service.front.routing.router_pool import EndpointSource, RouterLinks
+from router_service.front.routing.router_pool import EndpointSource, RouterPool
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
-from router_service.front.telemetry.request_log import Journal
+from router_service.front.telemetry.request_log import RequestLog
 from router_service.front.telemetry.tracing import open_tracer
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
@@ -68,12 +68,12 @@ class FrontServer:
         self._config = config
         self._metrics = FrontMetrics(card.name, routers)
         self._targets = targets
-        self.gate = Gate(config.tokens_file, self._metrics.refused, max_request_bytes=config.max_request_bytes)
+        self.gate = Authenticator(config.tokens_file, self._metrics.refused, max_request_bytes=config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None
-        self._links = RouterLinks(endpoints, node, credentials, config, self._on_links)
+        self._links = RouterPool(endpoints, node, credentials, config, self._on_links)
         self._health = FrontHealth(self._links, SERVICES)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name)
-        journal = Journal(self._tracer)
+        journal = RequestLog(self._tracer)
         self._inference = InferenceService(text, card, self._links, self._metrics, config, journal)
         self._cluster = ClusterService(card.name, self._links, directory)
         self._server: grpc.aio.Server | None = None

@@ -16,7 +16,7 @@ from experts.trips import TripCalls
 from router_service.engine.engine import StepRecord
 from router_service.engine.forward import STAGES
 from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
-from router_service.metrics.windows import Totals
+from router_service.metrics.windows import WindowSums
 
 KINDS = ("prefill", "decode", "mixed")
 # Small steps are added up together, up to so many and so many rows (tokens times layers): more would leave the caches.
@@ -38,7 +38,7 @@ class Statistics:
         experts_LE = np.zeros((layers, placement.experts), dtype=np.int64)
         self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))
         seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
-        self.totals = Totals(experts_LE, rows_S, assignments_S, calls_S, seconds_SP)
+        self.totals = WindowSums(experts_LE, rows_S, assignments_S, calls_S, seconds_SP)
         self.bytes_SD = np.zeros((shards, 2), dtype=np.int64)
         self.exposed_seconds = 0.0
         self.straggler_seconds = 0.0
@@ -126,7 +126,7 @@ class Statistics:
         ratios_C = max_over_mean(loads_CS)[loads_CS.any(axis=1)]
         self.shard_imbalance.observe(np.zeros(len(ratios_C), dtype=np.int64), ratios_C)
 
-    def imbalance(self, recent: Totals) -> dict[str, float]:
+    def imbalance(self, recent: WindowSums) -> dict[str, float]:
         """Mean over layers of max / mean, over shards and over experts; 1 where nothing was counted."""
         counts_LE = recent.expert_tokens_LE[recent.expert_tokens_LE.any(axis=1)]
         if not len(counts_LE):

@@ -10,7 +10,7 @@ from experts.phases import PHASES
 from router_service.config import MetricsConfig
 from router_service.metrics.collector import KINDS, Statistics
 from router_service.metrics.series_builder import FamilyBuilder, by_shard, rejections, thread_failures
-from router_service.metrics.windows import Totals
+from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import MetricFamily
 
 
@@ -46,7 +46,7 @@ class Gauges:
 
 
 def router_families(
-    stats: Statistics, window: Totals, gauges: Gauges, labels: dict[str, str], config: MetricsConfig
+    stats: Statistics, window: WindowSums, gauges: Gauges, labels: dict[str, str], config: MetricsConfig
 ) -> list[MetricFamily]:
     """All series that carry this router's label."""
     builder = FamilyBuilder(labels)
@@ -69,7 +69,7 @@ def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock_errors: Iterable[float]) -> None:
+def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: WindowSums, clock_errors: Iterable[float]) -> None:
     shards = range(len(stats.placement.shards))
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
@@ -102,7 +102,7 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: Totals, clock
     )
 
 
-def _balance(builder: FamilyBuilder, stats: Statistics, window: Totals, config: MetricsConfig) -> None:
+def _balance(builder: FamilyBuilder, stats: Statistics, window: WindowSums, config: MetricsConfig) -> None:
     text = "Per layer call: max / mean of assignments over shards"
     builder.histogram("shard_load_imbalance", text, [(stats.shard_imbalance, 0, {})])
     layers = np.flatnonzero(stats.totals.expert_tokens_LE.any(axis=1))

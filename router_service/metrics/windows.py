@@ -12,7 +12,7 @@ WINDOW_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class Totals:
+class WindowSums:
     """Sums since the start; times in seconds."""
 
     expert_tokens_LE: Counts
@@ -24,9 +24,9 @@ class Totals:
     step_seconds: float = 0.0
     communication_seconds: float = 0.0
 
-    def copy(self) -> "Totals":
+    def copy(self) -> "WindowSums":
         """A snapshot."""
-        return Totals(
+        return WindowSums(
             self.expert_tokens_LE.copy(),
             self.rows_S.copy(),
             self.assignments_S.copy(),
@@ -37,9 +37,9 @@ class Totals:
             self.communication_seconds,
         )
 
-    def minus(self, old: "Totals") -> "Totals":
+    def minus(self, old: "WindowSums") -> "WindowSums":
         """What has come since `old`."""
-        return Totals(
+        return WindowSums(
             self.expert_tokens_LE - old.expert_tokens_LE,
             self.rows_S - old.rows_S,
             self.assignments_S - old.assignments_S,
@@ -59,10 +59,10 @@ class Totals:
 class Window:
     """The last minute, from snapshots taken about once a second."""
 
-    def __init__(self, first: Totals, now: float) -> None:
+    def __init__(self, first: WindowSums, now: float) -> None:
         self._snapshots = deque([(now, first.copy())])
 
-    def advance(self, totals: Totals, now: float) -> tuple[Totals, float]:
+    def advance(self, totals: WindowSums, now: float) -> tuple[WindowSums, float]:
         """Take a snapshot; return what the window holds and its length in seconds."""
         while len(self._snapshots) > 1 and now - self._snapshots[1][0] > WINDOW_SECONDS:
             self._snapshots.popleft()

@@ -15,7 +15,7 @@ from experts.placement import Placement
 from router_service.engine.engine import StepRecord
 from router_service.engine.forward import STAGES
 from router_service.metrics.collector import Statistics
-from router_service.metrics.windows import Totals
+from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import Activity, ShardActivity, StepTimes
 
 log = logging.getLogger(__name__)
@@ -107,13 +107,13 @@ class ActivityMonitor:
                 self._watched.clear()
             return list(self._until)
 
-    def _snapshot(self) -> tuple[Totals, list[float], int]:
+    def _snapshot(self) -> tuple[WindowSums, list[float], int]:
         self._statistics.settle()
         stages = self._statistics.stage_seconds
         return self._statistics.totals.copy(), [stages[stage] for stage in STAGES], self._step_count
 
     def _activity(
-        self, old: tuple[Totals, list[float], int], new: tuple[Totals, list[float], int], seconds: float
+        self, old: tuple[WindowSums, list[float], int], new: tuple[WindowSums, list[float], int], seconds: float
     ) -> Activity:
         recent = new[0].minus(old[0])
         steps = new[2] - old[2]
@@ -132,7 +132,7 @@ class ActivityMonitor:
         )
 
 
-def _shards(recent: Totals) -> list[ShardActivity]:
+def _shards(recent: WindowSums) -> list[ShardActivity]:
     return [
         ShardActivity(
             shard,

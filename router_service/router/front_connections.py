@@ -37,7 +37,7 @@ Outgoing = list[Event] | RouterHello | RouterReport | Activity | None
 
 
 @dataclass(slots=True)
-class FrontLink:
+class FrontConnection:
     """One connected Front."""
 
     number: int
@@ -45,7 +45,7 @@ class FrontLink:
     outgoing: "queue.SimpleQueue[Outgoing]"
 
 
-class FrontLinks:
+class FrontConnections:
     """Accepts Fronts; `receive(front, message)` is called for each message, `joined()` when a Front has come and
     `lost(front)` when it is gone.
 
@@ -69,8 +69,8 @@ class FrontLinks:
         self._receive = receive
         self._lost = lost
         self._joined = joined
-        self._links: dict[Channel, FrontLink] = {}
-        self._by_number: dict[int, FrontLink] = {}
+        self._links: dict[Channel, FrontConnection] = {}
+        self._by_number: dict[int, FrontConnection] = {}
         self._numbers = count(1)
         self._threads = threads or ThreadWatch()
         self._server = FrameServer(
@@ -127,7 +127,7 @@ class FrontLinks:
 
     def opened(self, channel: Channel) -> None:
         """See `Handler`."""
-        link = FrontLink(next(self._numbers), channel, queue.SimpleQueue())
+        link = FrontConnection(next(self._numbers), channel, queue.SimpleQueue())
         link.outgoing.put(self._hello)
         # First: without a writer there is no link, and nobody would take its place out of the table.
         self._threads.start("front writer", self._write, link, name=f"front {link.number} writer")
@@ -150,7 +150,7 @@ class FrontLinks:
         link.outgoing.put(None)
         self._lost(link.number)
 
-    def _put(self, link: FrontLink | None, item: Outgoing) -> None:
+    def _put(self, link: FrontConnection | None, item: Outgoing) -> None:
         if link is None:
             return
         if link.outgoing.qsize() > MAX_QUEUED_FRAMES:
@@ -159,7 +159,7 @@ class FrontLinks:
         else:
             link.outgoing.put(item)
 
-    def _write(self, link: FrontLink) -> None:
+    def _write(self, link: FrontConnection) -> None:
         """Write until the Front is gone. However that ends, the connection does too: unwritten, it would be mute."""
         try:
             self._write_all(link)
@@ -168,7 +168,7 @@ class FrontLinks:
         finally:
             link.channel.close()
 
-    def _write_all(self, link: FrontLink) -> None:
+    def _write_all(self, link: FrontConnection) -> None:
         for sequence in count():
             item = link.outgoing.get()
             if item is None:

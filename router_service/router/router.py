@@ -21,7 +21,7 @@ from router_service.engine.request import Event, Request
 from router_service.metrics.collector import Statistics
 from router_service.protocol.messages import Cancel, RouterHello, SamplingParams, StreamFailure, Submit, ToRouter, Watch
 from router_service.router.activity import ActivityMonitor
-from router_service.router.front_connections import FrontLinks
+from router_service.router.front_connections import FrontConnections
 from router_service.router.reporter import Labels, ModelSizes, Reporter
 from router_service.router.request_log import log_accepted, log_cancelled, log_ended
 from router_service.router.step_log import StepLog
@@ -84,7 +84,7 @@ class Router:
         engine.observe = self._observe
         limits = engine.scheduler.limits
         hello = RouterHello(identity.replica, limits.context, limits.prompt_limit)
-        self.fronts = FrontLinks(
+        self.fronts = FrontConnections(
             hello=hello,
             receive=self._receive,
             lost=self._lost,

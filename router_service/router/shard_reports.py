@@ -2,17 +2,17 @@
 
 from experts.phases import PHASES
 from experts.transport.connector import ShardConnector, ShardLink
-from router_service.metrics.windows import Totals
+from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import ShardReport
 
 
-def shard_reports(connector: ShardConnector, recent: Totals, seconds: float) -> list[ShardReport]:
+def shard_reports(connector: ShardConnector, recent: WindowSums, seconds: float) -> list[ShardReport]:
     """One report a shard; rates over the window's `seconds`, phase times as means over its calls."""
     links = enumerate(connector.links)
     return [_report(shard, link, connector.up(shard), recent, seconds) for shard, link in links]
 
 
-def _report(shard: int, link: ShardLink, available: bool, recent: Totals, seconds: float) -> ShardReport:
+def _report(shard: int, link: ShardLink, available: bool, recent: WindowSums, seconds: float) -> ShardReport:
     endpoint, calls = link.endpoint, max(1, int(recent.calls_S[shard]))
     means = (recent.phase_seconds_SP[shard] / calls).tolist()
     return ShardReport(

@@ -12,7 +12,7 @@ from typing import Any, Self
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.config import ClusterConfig, ModelConfig, PlacementConfig
+from cluster.config import ClusterConfig, ControlPlaneConfig, ModelConfig
 from cluster.processes.signals import Interrupts
 from cluster.serve.launcher import Launcher
 from experts.config import ExpertsConfig
@@ -63,7 +63,7 @@ class Cluster:
             model=model,
             experts=ExpertsConfig(shards=shards),
             router=EngineConfig(kv_cache_tokens=kv_tokens),
-            cluster=PlacementConfig(application=name),
+            cluster=ControlPlaneConfig(application=name),
         )
         sink = StampedLines()
         self._launcher = Launcher(self.config, sink)  # type: ignore[arg-type]

@@ -20,14 +20,14 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.planner.model import open_model
     from cluster.processes import registered_process as announced
     from cluster.processes import service_registry as directory
-    from cluster.processes.registered_process import Announced, EndedWhileLoadingError
-    from cluster.processes.service_registry import Announcement, Directory, DrainOrder
+    from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
+    from cluster.processes.service_registry import Announcement, ServiceRegistry, DrainOrder
 
 ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
-class LiveDirectory(Directory):
+class LiveDirectory(ServiceRegistry):
     """The directory's body as an actor's handle; notes what is said there."""
 
     def __init__(self) -> None:
@@ -68,9 +68,9 @@ def body(monkeypatch: pytest.MonkeyPatch) -> LiveDirectory:
 
 
 @pytest.fixture
-def process(body: LiveDirectory) -> Iterator[Announced]:
+def process(body: LiveDirectory) -> Iterator[RegisteredProcess]:
     assert body.announcements() == []
-    one = Announced("shard", 0, config_from({}), lambda _: pytest.fail("there is nothing to drain"))
+    one = RegisteredProcess("shard", 0, config_from({}), lambda _: pytest.fail("there is nothing to drain"))
     yield one
     one.close()
 
@@ -80,7 +80,7 @@ def order_and_wait(body: LiveDirectory) -> None:
     assert body.obeyed.wait(SECONDS)
 
 
-def test_loading_ends_at_the_next_tensor(body: LiveDirectory, process: Announced, tmp_path: Path) -> None:
+def test_loading_ends_at_the_next_tensor(body: LiveDirectory, process: RegisteredProcess, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "mixtral")
     model = open_model(ModelConfig(checkpoint=str(tmp_path), device="cpu"), WeightsConfig(resident="dequantized"))
     tensors: list[int] = []
@@ -106,13 +106,13 @@ def test_loading_ends_at_the_next_tensor(body: LiveDirectory, process: Announced
     assert "ready" not in body.states
 
 
-def test_one_that_is_told_before_it_loads_begins_nothing(body: LiveDirectory, process: Announced) -> None:
+def test_one_that_is_told_before_it_loads_begins_nothing(body: LiveDirectory, process: RegisteredProcess) -> None:
     order_and_wait(body)
     with pytest.raises(EndedWhileLoadingError):
         process.will_load(1 << 30)
 
 
-def test_what_fails_in_loading_is_withdrawn(body: LiveDirectory, process: Announced) -> None:
+def test_what_fails_in_loading_is_withdrawn(body: LiveDirectory, process: RegisteredProcess) -> None:
     with pytest.raises(ZeroDivisionError), process.loading():
         raise ZeroDivisionError
     assert body.announcements() == []

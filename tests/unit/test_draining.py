@@ -10,7 +10,7 @@ import ray
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes import draining
     from cluster.processes.draining import NotDrainedError, drain
-    from cluster.processes.service_registry import Announcement, Directory, DrainOrder
+    from cluster.processes.service_registry import Announcement, ServiceRegistry, DrainOrder
 
 ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 
@@ -18,7 +18,7 @@ ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 class Remote:
     """Calls the directory's body as Ray's handle of the actor would, through `ray.get` below."""
 
-    def __init__(self, body: Directory, each_call: Callable[[], None]) -> None:
+    def __init__(self, body: ServiceRegistry, each_call: Callable[[], None]) -> None:
         self._body = body
         self._each_call = each_call
 
@@ -46,7 +46,7 @@ def process(role: str, replica: str, node: str = "a", state: str = "ready") -> A
 
 
 def test_only_those_that_are_picked_hear_of_it_and_are_waited_for() -> None:
-    body = Directory()
+    body = ServiceRegistry()
     for one in (process("front", "f"), process("router", "r"), process("front", "g", node="b")):
         body.announce(one)
 
@@ -60,17 +60,17 @@ def test_only_those_that_are_picked_hear_of_it_and_are_waited_for() -> None:
 
 
 def test_who_goes_is_not_waited_for() -> None:
-    body = Directory()
+    body = ServiceRegistry()
     body.announce(process("front", "f"))
     assert drain(Remote(body, lambda: body.withdraw("front", 0, "f")), ORDER, lambda _: True) == 1
 
 
 def test_nobody_to_drain_is_done_at_once() -> None:
-    assert drain(Remote(Directory(), lambda: None), ORDER, lambda _: True) == 0
+    assert drain(Remote(ServiceRegistry(), lambda: None), ORDER, lambda _: True) == 0
 
 
 def test_a_directory_that_forgot_is_told_again() -> None:
-    body = Directory()
+    body = ServiceRegistry()
     heard: list[DrainOrder] = []
 
     def live() -> None:
@@ -87,7 +87,7 @@ def test_a_directory_that_forgot_is_told_again() -> None:
 
 def test_it_says_who_has_not_drained_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "MARGIN_SECONDS", 0.1)
-    body = Directory()
+    body = ServiceRegistry()
     body.announce(process("router", "r"))
     with pytest.raises(NotDrainedError, match=r"router r \(draining\)"):
         drain(Remote(body, lambda: body.announce(process("router", "r", state="draining"))), ORDER, lambda _: True)

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Caller(Protocol):
+class ResponseWriter(Protocol):
     """Who asked for a stream: a gRPC call's context, or the page's own requests."""
 
     def time_remaining(self) -> float | None:
@@ -34,7 +34,7 @@ class Caller(Protocol):
         """Take a response; wait while it has too many."""
 
 
-class GrpcCaller:
+class GrpcResponseWriter:
     """The caller of a gRPC call."""
 
     def __init__(self, context: Context) -> None:

@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean
 
 from router_service.front.api.calls import Context, answering
-from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.routing.router_pool import RouterPool
 from router_service.protocol import cluster_pb2 as pb
 from router_service.protocol.cluster_pb2_grpc import ClusterServicer
 from router_service.protocol.messages import RouterReport, ShardReport
@@ -22,7 +22,7 @@ class ClusterService(ClusterServicer):
     called on the event loop and must not block.
     """
 
-    def __init__(self, model: str, links: RouterLinks, directory: ShardDirectory | None) -> None:
+    def __init__(self, model: str, links: RouterPool, directory: ShardDirectory | None) -> None:
         self._model = model
         self._links = links
         self._directory = directory

@@ -5,18 +5,18 @@ import logging
 from collections.abc import Mapping
 
 from experts.host.log import fields
-from router_service.front.api.calls import Caller, Context, GrpcCaller, answering, metadata_of
+from router_service.front.api.calls import Context, GrpcResponseWriter, ResponseWriter, answering, metadata_of
 from router_service.front.api.model_card import ModelCard
 from router_service.front.api.prompt import encode_input, encode_request
-from router_service.front.api.response_builder import Answer
+from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.api.sampling import check_token_ids, resolve_sampling
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, exhausted, invalid, unavailable
-from router_service.front.routing.failover_stream import RoutedStream
-from router_service.front.routing.length_limits import Limits
-from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.routing.failover_stream import FailoverStream
+from router_service.front.routing.length_limits import LengthLimits
+from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.metrics import FrontMetrics, RequestMeter
-from router_service.front.telemetry.request_log import Entry, Journal
+from router_service.front.telemetry.request_log import Entry, RequestLog
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
@@ -36,10 +36,10 @@ class InferenceService(InferenceServicer):
         self,
         text: TextModel,
         card: ModelCard,
-        links: RouterLinks,
+        links: RouterPool,
         metrics: FrontMetrics,
         config: FrontConfig,
-        journal: Journal,
+        journal: RequestLog,
     ) -> None:
         self._text = text
         self._card = card
@@ -56,12 +56,12 @@ class InferenceService(InferenceServicer):
         """Stream an answer; the final message or the status comes exactly once."""
         async with answering(context, request.request_id) as request_id:
             metadata = metadata_of(context.invocation_metadata())
-            await self.answer(request, GrpcCaller(context), metadata, request_id)
+            await self.answer(request, GrpcResponseWriter(context), metadata, request_id)
 
     async def answer(
         self,
         request: pb.GenerateRequest,
-        caller: Caller,
+        caller: ResponseWriter,
         metadata: Mapping[str, str] | None = None,
         request_id: str = "",
     ) -> None:
@@ -110,7 +110,7 @@ class InferenceService(InferenceServicer):
         """How many requests are being answered."""
         return len(self._active)
 
-    def limits(self) -> Limits:
+    def limits(self) -> LengthLimits:
         """How long a request may be now."""
         return self._links.limits(self._card.context, self._card.vocabulary)
 
@@ -155,13 +155,13 @@ class InferenceService(InferenceServicer):
         self._metrics.failed(code)
         entry.failed(code, message)
 
-    async def _admit(self, request: pb.GenerateRequest, caller: Caller, started: float, entry: Entry) -> None:
+    async def _admit(self, request: pb.GenerateRequest, caller: ResponseWriter, started: float, entry: Entry) -> None:
         if self._draining:
             raise unavailable("the server is draining")
         if len(self._active) >= self._config.max_concurrent_streams:
             raise exhausted(f"the server has {self._config.max_concurrent_streams} streams, its limit; try again later")
         scope = asyncio.timeout(None)
-        answer: Answer | None = None
+        answer: ResponseBuilder | None = None
         meter = RequestMeter(self._metrics, started)
         try:
             async with scope:
@@ -181,11 +181,13 @@ class InferenceService(InferenceServicer):
         finally:
             self._untrack(scope)
 
-    async def _pump(self, submit: Submit, answer: Answer, caller: Caller, meter: RequestMeter, entry: Entry) -> None:
+    async def _pump(
+        self, submit: Submit, answer: ResponseBuilder, caller: ResponseWriter, meter: RequestMeter, entry: Entry
+    ) -> None:
         left = caller.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
-        stream = RoutedStream(self._links, submit, deadline, config.router_wait_seconds, config.max_resubmits)
+        stream = FailoverStream(self._links, submit, deadline, config.router_wait_seconds, config.max_resubmits)
         try:
             while not answer.finished:
                 arrivals = await stream.receive()
@@ -198,7 +200,9 @@ class InferenceService(InferenceServicer):
         finally:
             stream.close()
 
-    async def _write(self, response: pb.GenerateResponse, caller: Caller, meter: RequestMeter, entry: Entry) -> None:
+    async def _write(
+        self, response: pb.GenerateResponse, caller: ResponseWriter, meter: RequestMeter, entry: Entry
+    ) -> None:
         await caller.write(response)
         if response.finish_reason:
             entry.finished(response)
@@ -222,9 +226,11 @@ class InferenceService(InferenceServicer):
             return_scores=request.return_scores,
         )
 
-    def _answer(self, submit: Submit, request: pb.GenerateRequest, started: float, meter: RequestMeter) -> Answer:
+    def _answer(
+        self, submit: Submit, request: pb.GenerateRequest, started: float, meter: RequestMeter
+    ) -> ResponseBuilder:
         stops, prompt_tokens = list(request.sampling.stop), len(submit.prompt)
-        return Answer(submit.request_id, self._text.tokenizer, stops, prompt_tokens, started, meter.tokens)
+        return ResponseBuilder(submit.request_id, self._text.tokenizer, stops, prompt_tokens, started, meter.tokens)
 
     def _track(self, scope: asyncio.Timeout) -> None:
         self._active.add(scope)
@@ -236,7 +242,7 @@ class InferenceService(InferenceServicer):
             self._idle.set()
 
 
-def _time_left(caller: Caller) -> bool:
+def _time_left(caller: ResponseWriter) -> bool:
     """Whether a call ended before its deadline. The caller's clock began first, by the way that its call took."""
     left = caller.time_remaining()
     return left is None or left > ON_THE_WAY_S

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from router_service.front.api.sampling import check_token_ids
 from router_service.front.errors import invalid
-from router_service.front.routing.length_limits import Limits
+from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.chat import ROLES, ChatError
 from router_service.front.text.text_model import TextModel
 from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
@@ -14,7 +14,7 @@ from router_service.protocol.inference_pb2 import Chat, GenerateRequest, Tokeniz
 LONG_TEXT_CHARACTERS = 8192
 
 
-async def encode_input(request: GenerateRequest, text: TextModel, limits: Limits) -> list[int]:
+async def encode_input(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> list[int]:
     """Return the prompt's token ids.
 
     Raises:
@@ -75,7 +75,7 @@ async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]
     return await encode_text(request.prompt, text, special)
 
 
-def check_length(field: str, ids: Sequence[int], limits: Limits) -> None:
+def check_length(field: str, ids: Sequence[int], limits: LengthLimits) -> None:
     """Require a prompt that leaves room for a token.
 
     Raises:

@@ -13,7 +13,7 @@ from router_service.protocol.messages import LayerRouting, Logprob, Timings, Tok
 FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 
 
-class Answer:
+class ResponseBuilder:
     """What one request has got so far. `finished` after the last response, `error` if the router gave it up."""
 
     def __init__(

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 
 from router_service.front.errors import invalid
-from router_service.front.routing.length_limits import Limits
+from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.generation_config import SamplingDefaults
 from router_service.protocol.inference_pb2 import Sampling
 from router_service.protocol.messages import SamplingParams
@@ -18,7 +18,7 @@ MAX_TOP_K = (1 << 31) - 1
 
 
 def resolve_sampling(
-    sampling: Sampling, defaults: SamplingDefaults, limits: Limits, prompt_tokens: int
+    sampling: Sampling, defaults: SamplingDefaults, limits: LengthLimits, prompt_tokens: int
 ) -> SamplingParams:
     """Return what the router draws by. End-of-sequence tokens join the stop tokens unless they are to be ignored.
 
@@ -76,7 +76,7 @@ def check_stops(stops: Sequence[str]) -> None:
             )
 
 
-def _max_tokens(sampling: Sampling, defaults: SamplingDefaults, limits: Limits, prompt_tokens: int) -> int:
+def _max_tokens(sampling: Sampling, defaults: SamplingDefaults, limits: LengthLimits, prompt_tokens: int) -> int:
     left = limits.context - prompt_tokens
     if not sampling.HasField("max_tokens"):
         return min(left, defaults.max_tokens or left)

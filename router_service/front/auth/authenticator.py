@@ -39,7 +39,7 @@ def needed_page_role(path: str, files: Container[str]) -> Role | None:
     return Role.INFERENCE if path.startswith("/api/") else Role.ADMIN
 
 
-class Gate:
+class Authenticator:
     """Lets calls in. Lives on one event loop.
 
     Args:

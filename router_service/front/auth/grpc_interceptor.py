@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from router_service.front.api.calls import Context, name_call
-from router_service.front.auth.authenticator import Gate, needed_role
+from router_service.front.auth.authenticator import Authenticator, needed_role
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.auth.tokens import Caller
 from router_service.protocol.request_id import request_id_metadata
@@ -36,7 +36,7 @@ def grpc_limit(max_request_bytes: int) -> int:
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no generic when it runs
     """Asks `gate` before a call's message is read, and counts what it uses while it runs."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Authenticator) -> None:
         self._gate = gate
 
     async def intercept_service(
@@ -66,7 +66,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 class Limited:
     """One call of a caller: its request's size, and where its answer is streamed its place among the streams."""
 
-    def __init__(self, gate: Gate, caller: Caller, method: str, handler: Handler) -> None:
+    def __init__(self, gate: Authenticator, caller: Caller, method: str, handler: Handler) -> None:
         self._gate = gate
         self._caller = caller
         self._method = method
@@ -119,7 +119,7 @@ def _limited(handler: Handler, call: Limited) -> Handler:
     return make(chosen, call.deserialize, handler.response_serializer)
 
 
-def _refusing(gate: Gate, error: RefusedError, method: str) -> Handler:
+def _refusing(gate: Authenticator, error: RefusedError, method: str) -> Handler:
     async def refuse(_: Any, context: Context) -> None:
         await _refuse(gate, error, method, context)
 
@@ -127,7 +127,7 @@ def _refusing(gate: Gate, error: RefusedError, method: str) -> Handler:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-async def _refuse(gate: Gate, error: RefusedError, method: str, context: Context) -> None:
+async def _refuse(gate: Authenticator, error: RefusedError, method: str, context: Context) -> None:
     request_id = name_call(context)
     gate.refusals.note(error, context.peer(), method)
     await context.abort(error.code, error.message, (*error.headers, *request_id_metadata(request_id)))

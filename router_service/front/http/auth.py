@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from router_service.front.auth.authenticator import Gate, needed_page_role
+from router_service.front.auth.authenticator import Authenticator, needed_page_role
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.http.body import read_raw
 
@@ -14,7 +14,7 @@ from router_service.front.http.body import read_raw
 STREAMS = ("/live", "/api/generate")
 
 
-def ask_for_token(gate: Gate, files: Container[str]) -> Middleware:
+def ask_for_token(gate: Authenticator, files: Container[str]) -> Middleware:
     """Return a middleware that lets in who may come in, and counts what each uses; refusals are logged and counted.
 
     `files` are the paths of the page's own files, which are for everyone.

@@ -76,18 +76,18 @@ class RoutingCaller:
         self.positions: list[pb.TokenRouting] = []
 
     def time_remaining(self) -> float | None:
-        """See `Caller`."""
+        """See `ResponseWriter`."""
         return None
 
     def done(self) -> bool:
-        """See `Caller`."""
+        """See `ResponseWriter`."""
         return False
 
     async def accepted(self, _: str, /) -> None:
-        """See `Caller`."""
+        """See `ResponseWriter`."""
 
     async def write(self, response: pb.GenerateResponse, /) -> None:
-        """See `Caller`."""
+        """See `ResponseWriter`."""
         self.positions.extend(response.routing)
 
 

@@ -85,20 +85,20 @@ class PageCaller:
         self._headers: dict[str, str] = {}
 
     def time_remaining(self) -> float | None:
-        """See `Caller`."""
+        """See `ResponseWriter`."""
         return None
 
     def done(self) -> bool:
-        """See `Caller`."""
+        """See `ResponseWriter`."""
         transport = self._request.transport
         return transport is None or transport.is_closing()
 
     async def accepted(self, request_id: str, /) -> None:
-        """See `Caller`; the id goes into the answer's header, by which its lines in the log are found."""
+        """See `ResponseWriter`; the id goes into the answer's header, by which its lines in the log are found."""
         self._headers = dict(request_id_metadata(request_id))
 
     async def write(self, response: pb.GenerateResponse, /) -> None:
-        """See `Caller`."""
+        """See `ResponseWriter`."""
         if self.response is None:
             await self._open()
         tokens = self._texts.of(response.token_ids)

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Middleware
 
 from router_service.front.api.cluster_service import PHASES, ShardDirectory
 from router_service.front.api.inference_service import InferenceService
-from router_service.front.auth.authenticator import Gate
+from router_service.front.auth.authenticator import Authenticator
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig, is_loopback
 from router_service.front.health import FrontHealth
@@ -25,7 +25,7 @@ from router_service.front.page.domains import DomainsHandler
 from router_service.front.page.generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
 from router_service.front.page.hub import LiveHub
 from router_service.front.page.snapshot import snapshot
-from router_service.front.routing.router_pool import RouterLinks
+from router_service.front.routing.router_pool import RouterPool
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 
@@ -42,10 +42,10 @@ class LivePage:
         config: FrontConfig,
         text: TextModel,
         inference: InferenceService,
-        links: RouterLinks,
+        links: RouterPool,
         directory: ShardDirectory | None,
         health: FrontHealth,
-        gate: Gate,
+        gate: Authenticator,
         tls: ServerTls | None,
     ) -> None:
         self.port = 0

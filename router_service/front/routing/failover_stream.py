@@ -9,8 +9,8 @@ import msgspec
 
 from router_service.front.errors import deadline_exceeded, exhausted, unavailable
 from router_service.front.routing.router_link import RouterLink
-from router_service.front.routing.router_pool import RouterLinks
-from router_service.front.routing.stream_queue import Arrival, Lane, LinkLostError, OverflowedError
+from router_service.front.routing.router_pool import RouterPool
+from router_service.front.routing.stream_queue import Arrival, LinkLostError, OverflowedError, StreamQueue
 from router_service.protocol.messages import StreamOutput, Submit
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 MAX_ENDED = 2
 
 
-class RoutedStream:
+class FailoverStream:
     """Outputs of one request. When its router is lost, the request goes on from another one.
 
     What a router draws depends on the seed and the position alone, so the next one continues the same answer behind
@@ -30,7 +30,7 @@ class RoutedStream:
     """
 
     def __init__(
-        self, links: RouterLinks, submit: Submit, deadline: float | None, router_wait_seconds: float, max_resubmits: int
+        self, links: RouterPool, submit: Submit, deadline: float | None, router_wait_seconds: float, max_resubmits: int
     ) -> None:
         self._links = links
         self._submit = submit
@@ -41,7 +41,7 @@ class RoutedStream:
         self._ended: set[int] = set()
         self._answered = False
         self._generated: list[int] = []
-        self._open: tuple[RouterLink, Lane] | None = None
+        self._open: tuple[RouterLink, StreamQueue] | None = None
         self._positions = 0
         self._repeated = 0
 
@@ -92,7 +92,7 @@ class RoutedStream:
             raise exhausted("the client reads too slowly; its stream was given up") from error
         return [self._note(arrival) for arrival in arrivals]
 
-    async def _submit_somewhere(self) -> tuple[RouterLink, Lane]:
+    async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
         self._repeated = self._positions
         async with self._within_deadline():
             link = await self._choose()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LengthLimits:
     """`context` counts prompt and answer, `prompt` the prompt alone; `vocabulary` is the number of token ids."""
 
     context: int

@@ -12,7 +12,7 @@ from experts.transport.frame import FrameError, Kind
 from router_service.front.config import FrontConfig
 from router_service.front.routing.activity_window import ActivityWindow
 from router_service.front.routing.frame_stream import Wire, connect
-from router_service.front.routing.stream_queue import Arrival, Lane, LinkLostError
+from router_service.front.routing.stream_queue import Arrival, LinkLostError, StreamQueue
 from router_service.protocol.messages import (
     Activity,
     Cancel,
@@ -41,7 +41,7 @@ class RouterLink:
         self.lost = False
         self._wire = wire
         self._max_buffered_tokens = max_buffered_tokens
-        self._lanes: dict[int, Lane] = {}
+        self._lanes: dict[int, StreamQueue] = {}
         self._numbers = itertools.count(1)
 
     @property
@@ -59,13 +59,13 @@ class RouterLink:
         """Whether the router will end when its streams have."""
         return self.report is not None and self.report.leaving
 
-    async def submit(self, submit: Submit) -> Lane:
+    async def submit(self, submit: Submit) -> StreamQueue:
         """Send a request, whose `stream` is drawn here, and return where its outputs will be.
 
         Raises:
             LinkLostError: the link has ended.
         """
-        lane = Lane(next(self._numbers), self._max_buffered_tokens)
+        lane = StreamQueue(next(self._numbers), self._max_buffered_tokens)
         self._lanes[lane.stream] = lane
         try:
             self._send(msgspec.structs.replace(submit, stream=lane.stream))
@@ -77,7 +77,7 @@ class RouterLink:
             raise
         return lane
 
-    def release(self, lane: Lane) -> None:
+    def release(self, lane: StreamQueue) -> None:
         """Forget a stream, and tell the router if it has not ended."""
         if self._lanes.pop(lane.stream, None) is not None and not lane.ended and not self.lost:
             self._send(Cancel(lane.stream))

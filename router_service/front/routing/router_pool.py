@@ -9,7 +9,7 @@ import msgspec
 from experts.transport.address import Endpoint
 from experts.transport.credentials import Credentials
 from router_service.front.config import FrontConfig
-from router_service.front.routing.length_limits import Limits
+from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_link import RouterLink, describe, open_link
 from router_service.protocol.messages import RouterReport
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 EndpointSource = Callable[[], Awaitable[list[Endpoint]]]
 
 
-class RouterLinks:
+class RouterPool:
     """The links, kept up by a background task that asks `endpoints` for the routers about once a second.
 
     `on_change` is called whenever a link has come or gone, and after each time that the routers were asked for.
@@ -64,11 +64,11 @@ class RouterLinks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def limits(self, context: int, vocabulary: int) -> Limits:
+    def limits(self, context: int, vocabulary: int) -> LengthLimits:
         """Return what every linked router allows, at most `context`."""
         hellos = [link.hello for link in self._links]
         context = min([context, *(hello.context for hello in hellos)])
-        return Limits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
+        return LengthLimits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
     async def choose(self) -> RouterLink:
         """Return the link with the fewest streams; wait while there is none.

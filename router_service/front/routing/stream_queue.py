@@ -22,7 +22,7 @@ class Arrival:
     output: StreamOutput
 
 
-class Lane:
+class StreamQueue:
     """Outputs of a stream that wait to be taken. Written and read on the event loop's thread."""
 
     def __init__(self, stream: int, max_buffered_tokens: int) -> None:

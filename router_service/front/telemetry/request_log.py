@@ -25,7 +25,7 @@ TOLD = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 EXPECTED = ("INVALID_ARGUMENT", "CANCELLED", "DEADLINE_EXCEEDED")
 
 
-class Journal:
+class RequestLog:
     """Begins entries. `tracer` is None where tracing is off."""
 
     def __init__(self, tracer: "Tracer | None") -> None:

@@ -16,7 +16,7 @@ from test_front_commands import ROOT
 from cluster.config import config_from
 from cluster.serve.security import security_warnings
 from experts.host import watched_files
-from router_service.front.auth.authenticator import ANYONE, Gate
+from router_service.front.auth.authenticator import ANYONE, Authenticator
 from router_service.front.auth.refusals import LINES_AT_ONCE, RefusedError
 from router_service.front.auth.tokens import Role, new_token, read_tokens
 from router_service.front.config import FrontConfig
@@ -45,7 +45,7 @@ def bearer(token: str) -> list[str]:
     return [f"Bearer {token}"]
 
 
-def refused(gate: Gate, authorization: list[str], needed: Role = Role.INFERENCE) -> RefusedError:
+def refused(gate: Authenticator, authorization: list[str], needed: Role = Role.INFERENCE) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
         gate.admit(authorization, needed)
     return caught.value
@@ -100,7 +100,7 @@ def test_who_is_let_in(tmp_path: Path) -> None:
     (ann, ann_line), (bob, bob_line) = line("ann"), line("bob", Role.ADMIN)
     (eve, eve_line) = line("eve", expires=(datetime.now(UTC) - timedelta(seconds=1)).isoformat())
     (kim, kim_line) = line("kim", expires=(datetime.now(UTC) + timedelta(days=1)).date().isoformat())
-    gate = Gate(str(write(tmp_path / "tokens", ann_line, bob_line, eve_line, kim_line)), lambda _: None)
+    gate = Authenticator(str(write(tmp_path / "tokens", ann_line, bob_line, eve_line, kim_line)), lambda _: None)
     assert gate.admit(bearer(ann), Role.INFERENCE).name == "ann"
     assert gate.admit([f"bearer  {kim} "], Role.INFERENCE).name == "kim"
     for role in Role:
@@ -123,7 +123,7 @@ def test_who_is_let_in(tmp_path: Path) -> None:
 
 
 def test_without_a_file_everyone_may_do_everything() -> None:
-    gate = Gate("", lambda _: None)
+    gate = Authenticator("", lambda _: None)
     assert gate.admit([], Role.ADMIN) is ANYONE
 
 
@@ -133,7 +133,7 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(
     monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
     (ann, ann_line), (bob, bob_line) = line("ann"), line("bob")
     path = write(tmp_path / "tokens", ann_line)
-    gate = Gate(str(path), lambda _: None)
+    gate = Authenticator(str(path), lambda _: None)
     assert refused(gate, bearer(bob)).reason == "unknown"
     replace(path, f"{bob_line}\n".encode())  # as long as before: written in place within a tick it might look the same
     assert gate.admit(bearer(bob), Role.INFERENCE).name == "bob"
@@ -148,7 +148,7 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(
 def test_a_minute_of_requests_may_come_at_once_and_fills_up_evenly(tmp_path: Path) -> None:
     clock = Clock()
     token, text = line("ann", requests_per_minute=3)
-    gate = Gate(str(write(tmp_path / "tokens", text)), lambda _: None, clock)
+    gate = Authenticator(str(write(tmp_path / "tokens", text)), lambda _: None, clock)
     for _ in range(3):
         gate.admit(bearer(token), Role.INFERENCE)
     clock.now += 5
@@ -168,7 +168,7 @@ def test_a_minute_of_requests_may_come_at_once_and_fills_up_evenly(tmp_path: Pat
 def test_http_headers_are_authorized_by_the_same_gate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counted: Counter[str] = Counter()
     token, text = line("ann")
-    gate = Gate(str(write(tmp_path / "tokens", text)), lambda reason: counted.update([reason]))
+    gate = Authenticator(str(write(tmp_path / "tokens", text)), lambda reason: counted.update([reason]))
     assert gate.authorize({"Authorization": f"Bearer {token}"}, Role.INFERENCE, "10.0.0.9", "/v1").name == "ann"
     for headers, needed, status in (
         ({}, Role.INFERENCE, 401),
@@ -186,7 +186,7 @@ def test_a_flood_of_refusals_is_counted_but_not_logged_line_by_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock, counted = Clock(), Counter[str]()
-    gate = Gate(str(write(tmp_path / "tokens", line("a")[1])), lambda reason: counted.update([reason]), clock)
+    gate = Authenticator(str(write(tmp_path / "tokens", line("a")[1])), lambda reason: counted.update([reason]), clock)
     error = refused(gate, [])
     for _ in range(1000):
         gate.refusals.note(error, "peer", "m" * 10_000)
@@ -239,7 +239,7 @@ def test_the_command_makes_a_token_for_the_file(tmp_path: Path) -> None:
     done = expertmesh("token", "new", "ann", "--role", "admin")
     assert done.returncode == 0
     token, text = done.stdout.splitlines()
-    gate = Gate(str(write(tmp_path / "tokens", text)), lambda _: None)
+    gate = Authenticator(str(write(tmp_path / "tokens", text)), lambda _: None)
     assert gate.admit(bearer(token), Role.ADMIN).name == "ann"
     assert token not in text + done.stderr
     assert expertmesh("token", "new", "ann").stdout != done.stdout

@@ -14,9 +14,9 @@ from test_front_generate import check_one_end, collect, ids_of, text_of
 from experts.transport.frame import Kind
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError
-from router_service.front.routing.failover_stream import RoutedStream
-from router_service.front.routing.router_pool import RouterLinks
-from router_service.front.routing.stream_queue import Arrival, Lane, OverflowedError
+from router_service.front.routing.failover_stream import FailoverStream
+from router_service.front.routing.router_pool import RouterPool
+from router_service.front.routing.stream_queue import Arrival, OverflowedError, StreamQueue
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
 
@@ -214,7 +214,7 @@ def output(tokens: int, finish: str | None = None) -> Arrival:
 
 
 async def test_a_lane_keeps_no_more_than_its_limit() -> None:
-    lane = Lane(1, max_buffered_tokens=10)
+    lane = StreamQueue(1, max_buffered_tokens=10)
     lane.put(output(6))
     assert len(await lane.take()) == 1
     lane.put(output(6))
@@ -232,9 +232,9 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
 
     async def ignore() -> None: ...
 
-    links = RouterLinks(endpoints, "node", CREDENTIALS, FrontConfig(poll_seconds=0.02, max_buffered_tokens=20), ignore)
+    links = RouterPool(endpoints, "node", CREDENTIALS, FrontConfig(poll_seconds=0.02, max_buffered_tokens=20), ignore)
     links.start()
-    stream = RoutedStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, WAIT_S, 3)
+    stream = FailoverStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, WAIT_S, 3)
     await stream.receive()
     router.stall_after_steps = None
     await until(lambda: len(router.cancels) == 1)

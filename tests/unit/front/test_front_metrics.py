@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_front_generate import collect
 
 from router_service.front.api import inference_service as inference
-from router_service.front.routing.stream_queue import Arrival, Lane
+from router_service.front.routing.stream_queue import Arrival, StreamQueue
 from router_service.front.telemetry import metrics_server
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.protocol.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
@@ -58,13 +58,13 @@ def value(series: Series, name: str, **labels: str) -> float:
 
 def seen_arrivals(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
     """When each stream's tokens reach the Front: how far apart they are sent is no measure on a busy machine."""
-    put, seen = Lane.put, defaultdict[int, list[float]](list)
+    put, seen = StreamQueue.put, defaultdict[int, list[float]](list)
 
-    def noted(lane: Lane, arrival: Arrival) -> None:
+    def noted(lane: StreamQueue, arrival: Arrival) -> None:
         seen[lane.stream] += [arrival.at] * len(arrival.output.token_ids)
         put(lane, arrival)
 
-    monkeypatch.setattr(Lane, "put", noted)
+    monkeypatch.setattr(StreamQueue, "put", noted)
     return seen
 
 

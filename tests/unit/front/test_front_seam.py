@@ -10,7 +10,7 @@ from test_front_generate import check_one_end, collect, ids_of
 
 from router_service.engine.request import Event
 from router_service.protocol.messages import Cancel, RouterHello, Submit, ToRouter
-from router_service.router.front_connections import FrontLinks
+from router_service.router.front_connections import FrontConnections
 
 
 class Echo:
@@ -21,7 +21,9 @@ class Echo:
         self.lost = threading.Event()
         self.whole = True
         place = (CREDENTIALS, "127.0.0.1", node, 0)
-        self.links = FrontLinks(RouterHello("r0", 4096, 4095), self.receive, self._lost, lambda: None, *place, checksum)
+        self.links = FrontConnections(
+            RouterHello("r0", 4096, 4095), self.receive, self._lost, lambda: None, *place, checksum
+        )
 
     def receive(self, front: int, message: ToRouter) -> None:
         if isinstance(message, Submit):
