@@ -15,7 +15,7 @@ from cluster.cli.inspect_text import render
 from cluster.cli.main import main
 from cluster.config import ClusterConfig
 from cluster.planner.config_resolver import forms_of
-from cluster.planner.inspected_model import Subject
+from cluster.planner.inspected_model import InspectedModel
 from cluster.planner.inspection import inspect
 from cluster.planner.memory_plan import Room
 from cluster.planner.model import dtype_of
@@ -67,7 +67,7 @@ def size_up(spec: ModelSpec, tensors: TensorMap) -> None:
     assert spec.gate.experts <= MAX_EXPERTS
     frequencies(spec.rope)
     dtype, config = dtype_of("auto", spec.dtype, WHERE), ClusterConfig()
-    subject = Subject("x", WHERE, False, spec, tensors, stored_bytes(tensors, lambda stored: stored.dtypes[0]))
+    subject = InspectedModel("x", WHERE, False, spec, tensors, stored_bytes(tensors, lambda stored: stored.dtypes[0]))
     forms = forms_of(spec, tensors, dtype, False, config.router, config.cluster.routers)
     assert render(inspect(subject, dtype, 1, forms, Room(1 << 40, True, "here")))
 
@@ -150,7 +150,8 @@ def test_commands_say_it_in_one_line(
     change_config(tmp_path, rope_parameters="yarn")
     assert main([command, str(tmp_path)]) == 2
     message = f"expertmesh: {tmp_path / 'config.json'}: rope_parameters is 'yarn', it must be an object\n"
-    assert capsys.readouterr().err == message
+    lines = capsys.readouterr().err.splitlines(keepends=True)
+    assert [line for line in lines if "expertmesh: starting " not in line] == [message]
 
 
 def test_a_checkpoint_is_refused_whatever_its_sizes(tiny: Callable[..., Tiny]) -> None:

@@ -55,7 +55,7 @@ def test_a_port_that_was_given_stays() -> None:
 
 def test_it_says_what_it_starts_before_anything_heavy_is_imported() -> None:
     program = (
-        "import sys; from cluster import serve_command; from cluster.cli.main import main\n"
+        "import sys; from cluster.cli import serve_command; from cluster.cli.main import main\n"
         "def stop(_): print([name for name in ('torch', 'ray') if name in sys.modules]); raise ValueError('enough')\n"
         "serve_command.check_model = stop\n"
         "sys.exit(main(['serve', '--shards', '3', '--grpc-port', '0', '--metrics-port', '0']))"

@@ -21,7 +21,7 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes import registered_process as announced
     from cluster.processes import service_registry as directory
     from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
-    from cluster.processes.service_registry import Announcement, ServiceRegistry, DrainOrder
+    from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
 
 ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0

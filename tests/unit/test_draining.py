@@ -10,7 +10,7 @@ import ray
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes import draining
     from cluster.processes.draining import NotDrainedError, drain
-    from cluster.processes.service_registry import Announcement, ServiceRegistry, DrainOrder
+    from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
 
 ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 

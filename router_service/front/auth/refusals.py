@@ -45,14 +45,14 @@ class Refusals:
     """Counts every refusal through `count` and logs it, a flood of them not line by line."""
 
     def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._count = count
+        self.count = count
         self._clock = clock
         self._lines = TokenBucket.full(LINES_AT_ONCE, LINES_PER_SECOND, clock())
         self._unsaid = 0
 
     def note(self, error: RefusedError, peer: str, method: str) -> None:
         """Count and log a refusal. The token itself is not at hand here, and so cannot be logged."""
-        self._count(error.reason)
+        self.count(error.reason)
         if self._lines.take(self._clock()) > 0:
             self._unsaid += 1
             return

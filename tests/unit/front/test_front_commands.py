@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ sys.exit(args.run(args))
 
 
 async def start(*arguments: str, target: str = "") -> asyncio.subprocess.Process:
+    # A shell that runs tests in the background ignores SIGINT, and what it starts inherits that.
+    interruptible = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-W", "error", "-c", MAIN, *arguments),
@@ -40,6 +43,7 @@ async def start(*arguments: str, target: str = "") -> asyncio.subprocess.Process
         env=os.environ | ({"EXPERTMESH_TARGET": target} if target else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=interruptible,
     )
 
 

@@ -12,13 +12,13 @@ from test_front_generate import collect
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.api.sampling import resolve_sampling
 from router_service.front.errors import RequestError
-from router_service.front.routing.length_limits import Limits
+from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.generation_config import SamplingDefaults
 from router_service.front.text.text_model import load_text_model
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import SamplingParams
 
-LIMITS = Limits(context=100, prompt=80, vocabulary=VOCABULARY)
+LIMITS = LengthLimits(context=100, prompt=80, vocabulary=VOCABULARY)
 
 
 def resolve(defaults: SamplingDefaults | None = None, prompt_tokens: int = 10, **fields: object) -> SamplingParams:
