@@ -85,7 +85,7 @@ def test_the_command_says_one_line_and_exits_2(
 def test_a_port_that_is_taken_is_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["serve", "--grpc-port", str(port)]) == 2
+        assert main(["serve", "--grpc-port", str(port), "--metrics-port", "0"]) == 2
     said = capsys.readouterr().err
     assert f"front.grpc_port: cannot listen on 127.0.0.1:{port}" in said
     assert said.count("\n") == 1

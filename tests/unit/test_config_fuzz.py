@@ -148,7 +148,8 @@ def test_commands_say_it_in_one_line(
 ) -> None:
     tiny("mixtral").oracle.save_pretrained(tmp_path)
     change_config(tmp_path, rope_parameters="yarn")
-    assert main([command, str(tmp_path)]) == 2
+    ports = ["--grpc-port", "0", "--metrics-port", "0"] if command == "serve" else []
+    assert main([command, str(tmp_path), *ports]) == 2
     message = f"expertmesh: {tmp_path / 'config.json'}: rope_parameters is 'yarn', it must be an object\n"
     lines = capsys.readouterr().err.splitlines(keepends=True)
     assert [line for line in lines if "expertmesh: starting " not in line] == [message]
