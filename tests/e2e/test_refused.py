@@ -22,6 +22,7 @@ def test_nodes_too_small_are_said_in_one_line(shared_ray: SharedRay, tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment())
     assert done.returncode == 2
     assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    started, line = done.stderr.splitlines()
+    assert started.startswith("expertmesh: starting ")
     assert line.startswith("expertmesh: the model does not fit: a shard of 2 needs 38")
     assert "no number of shards fits with so much for each" in line

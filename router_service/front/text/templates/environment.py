@@ -1,6 +1,6 @@
 """What a chat template may use: jinja2's sandbox with the additions that published templates rely on.
 
-Imported in the template's own process only (`template_worker.py`): compiling alone may compute what a template holds.
+Imported in the template's own process only (`worker.py`): compiling alone may compute what a template holds.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""The process in which a checkpoint's chat template is compiled and rendered: `python -m ...template_worker`.
+"""The process in which a checkpoint's chat template is compiled and rendered.
+
+`python -m router_service.front.text.templates.worker` starts it.
 
 A template is a program of strangers. jinja2's sandbox keeps it from the interpreter; how long it computes and what it
 builds up, the sandbox cannot know: one multiplication or one `center` is enough for all memory. So the kernel bounds
