@@ -13,8 +13,8 @@ demo: $(STAMP)
 	$(BIN)/expertmesh demo
 
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/dashboards tests/helm --ignore tests/helm/test_image.py -m "not e2e" -n 2 --dist worksteal
-	$(BIN)/python -m pytest tests/ray tests/e2e tests/page tests/helm/test_serve_config.py tests/helm/test_image.py -p no:randomly
+	$(BIN)/python -m pytest tests/unit tests/dashboards tests/helm -m "not e2e" -n 2 --dist worksteal
+	$(BIN)/python -m pytest tests/ray tests/e2e tests/page tests/helm/test_serve_config.py -p no:randomly
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
