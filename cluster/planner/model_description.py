@@ -3,8 +3,8 @@
 from collections import Counter
 
 from kernels.weights import ExpertForm
-from router_service.models.attention_forms import View
 from router_service.models.spec import Gate, ModelSpec, Rule
+from router_service.models.view import View
 
 
 def routing_words(gate: Gate, form: ExpertForm) -> str:

@@ -9,43 +9,10 @@ from enum import StrEnum
 from math import prod
 from typing import Protocol
 
+from router_service.models.view import WHOLE_CONTEXT, CacheKind, View
+
 # Heads and elements of a head: what one tensor of the cache holds of a token.
 Row = tuple[int, int]
-
-
-class CacheKind(StrEnum):
-    """What a layer's cache remembers, and in what form."""
-
-    FULL = "full"  # keys and values of all tokens
-    WINDOW = "window"  # of the last ones
-    CHUNK = "chunk"  # of those since the last multiple of so many
-    LATENT = "latent"  # latents of all tokens, of which keys and values are made
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a token sees: all before it, or less.
-
-    `window` sees so many tokens back, itself included; `chunk` sees back to the last multiple of so many tokens.
-    """
-
-    window: int | None = None
-    chunk: int | None = None
-
-    @property
-    def kind(self) -> CacheKind:
-        """What a cache of keys and values must remember for it."""
-        if self.window is not None:
-            return CacheKind.WINDOW
-        return CacheKind.FULL if self.chunk is None else CacheKind.CHUNK
-
-    @property
-    def remembers(self) -> int | None:
-        """The most tokens that one sees, itself included; None where there is no limit but the context."""
-        return self.chunk if self.window is None else self.window
-
-
-WHOLE_CONTEXT = View()
 
 
 class AttentionForm(Protocol):

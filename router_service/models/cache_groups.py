@@ -7,8 +7,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
 
-from router_service.models.attention_forms import CacheKind, Row
+from router_service.models.attention_forms import Row
 from router_service.models.spec import ModelSpec
+from router_service.models.view import CacheKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from router_service.models.attention import attend as module
 from router_service.models.attention.attend import attend
-from router_service.models.attention_forms import View
+from router_service.models.view import View
 
 HEADS, KV_HEADS, SIZE, VALUE = 6, 2, 8, 8
 VIEWS = {

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from router_service.models.attention_forms import View
+from router_service.models.view import View
 
 BLOCK_ROWS = 256
 

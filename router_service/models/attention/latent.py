@@ -40,7 +40,12 @@ class MultiHeadLatentAttention(PagedAttention):
                 out_THV[rows] = self._rows(q_THC[rows], cached[part.slots].squeeze(1), up_HUR)
         return out_THV
 
-    def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _project(
+        self,
+        h_TD: Tensor,
+        by: Rotation,
+        batch: StepBatch,  # noqa: ARG002 (only others need positions)
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Queries, then latents and rope keys."""
         form, interleaved = self._form, self._parts.spec.rope.interleaved
         q_TQ, latent_TR, rope_TE = torch.split(self.first_product(h_TD), self._widths, dim=-1)

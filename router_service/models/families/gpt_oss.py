@@ -7,7 +7,7 @@ from dataclasses import replace
 from experts.checkpoint.manifest import ExpertManifest, ExpertSource
 from experts.checkpoint.source import Encoding, Layout, Part, plain, stacked
 from kernels.weights import Activation, ExpertForm
-from router_service.models.attention_forms import GroupedAttention, View
+from router_service.models.attention_forms import GroupedAttention
 from router_service.models.families.common import (
     PLAIN_TREE,
     LayerTensors,
@@ -23,6 +23,7 @@ from router_service.models.families.config_reader import ConfigReader
 from router_service.models.families.manifests import fused_experts, manifest_of
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, Layer, ModelSpec, Rule, TensorMap
+from router_service.models.view import View
 
 ARCHITECTURES = ("GptOssForCausalLM",)
 MODEL_TYPES = ("gpt_oss",)

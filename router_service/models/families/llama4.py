@@ -10,7 +10,7 @@ from typing import Any
 from experts.checkpoint.json_reader import MAX_INT32
 from experts.checkpoint.source import Layout
 from kernels.weights import ExpertForm
-from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature, View
+from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
 from router_service.models.families.common import (
     LayerTensors,
     Params,
@@ -26,6 +26,7 @@ from router_service.models.families.config_reader import ConfigReader
 from router_service.models.families.manifests import fused_experts, manifest_of
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, Layer, ModelSpec, Rule, Shared, TensorMap
+from router_service.models.view import View
 
 ARCHITECTURES = ("Llama4ForConditionalGeneration", "Llama4ForCausalLM")
 MODEL_TYPES = ("llama4", "llama4_text")

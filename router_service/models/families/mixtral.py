@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from router_service.models.attention_forms import View
 from router_service.models.families.common import (
     Tree,
     read_choice,
@@ -14,6 +13,7 @@ from router_service.models.families.config_reader import ConfigReader
 from router_service.models.families.manifests import manifest
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, Layer, ModelSpec, TensorMap
+from router_service.models.view import View
 
 ARCHITECTURES = ("MixtralForCausalLM",)
 MODEL_TYPES = ("mixtral",)

@@ -7,7 +7,7 @@ and keys instead.
 from dataclasses import replace
 
 from experts.checkpoint.source import plain
-from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, View
+from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm
 from router_service.models.families.common import (
     PLAIN_TREE,
     LayerTensors,
@@ -23,6 +23,7 @@ from router_service.models.families.config_reader import ConfigReader
 from router_service.models.families.manifests import manifest
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, Layer, ModelSpec, Shared, TensorMap
+from router_service.models.view import View
 
 ARCHITECTURES = ("Qwen3MoeForCausalLM", "Qwen2MoeForCausalLM")
 MODEL_TYPES = ("qwen3_moe", "qwen2_moe")
