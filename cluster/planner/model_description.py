@@ -3,13 +3,8 @@
 from collections import Counter
 
 from kernels.weights import ExpertForm
-from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, QueryKeyNorm, Rule
-
-NORMS = {
-    QueryKeyNorm.HEAD: "queries and keys normalized by head",
-    QueryKeyNorm.WHOLE: "queries and keys normalized over all heads",
-    QueryKeyNorm.L2_AFTER_ROPE: "queries and keys normalized after rope",
-}
+from router_service.models.spec import Gate, ModelSpec, Rule
+from router_service.models.view import View
 
 
 def routing_words(gate: Gate, form: ExpertForm) -> str:
@@ -38,27 +33,23 @@ def _choice(gate: Gate) -> list[str]:
 
 def attention_words(spec: ModelSpec) -> str:
     """What kind of attention, and what its layers see."""
-    form = spec.attention
-    if isinstance(form, GroupedAttention):
-        said = [f"grouped-query, {form.heads} heads share {form.kv_heads} keys and values of {form.head_dim}"]
-        said += [NORMS[form.norm]] if form.norm in NORMS else []
-        said += ["a sink in each head"] if form.sinks else []
-    else:
-        said = [
-            f"latent, {form.heads} heads' keys and values from {form.kv_rank} + {form.rope_dim} cached numbers",
-            f"queries from {form.query_rank}" if form.query_rank else "queries projected directly",
-        ]
+    forms = Counter(layer.attention.words for layer in spec.per_layer)
+    said = [words if len(forms) == 1 else _where(words, count, spec) for words, count in forms.items()]
     return ", ".join([*said, *_views(spec), f"rope {spec.rope.kind}"])
 
 
 def _views(spec: ModelSpec) -> list[str]:
-    seen = Counter(_view(layer) for layer in spec.per_layer)
-    limited = [f"{view} in {count} of {spec.layers} layers" for view, count in seen.items() if view]
-    without = sum(not layer.rope for layer in spec.per_layer)
+    seen = Counter(_view(layer.attention.view) for layer in spec.per_layer)
+    limited = [_where(view, count, spec) for view, count in seen.items() if view]
+    without = sum(not layer.attention.rope for layer in spec.per_layer)
     return limited + ([f"no rope in {without} layers"] if without else [])
 
 
-def _view(layer: Layer) -> str:
-    if layer.window is not None:
-        return f"a window of {layer.window} tokens"
-    return f"chunks of {layer.chunk} tokens" if layer.chunk is not None else ""
+def _where(words: str, count: int, spec: ModelSpec) -> str:
+    return f"{words} in {count} of {spec.layers} layers"
+
+
+def _view(view: View) -> str:
+    if view.window is not None:
+        return f"a window of {view.window} tokens"
+    return f"chunks of {view.chunk} tokens" if view.chunk is not None else ""

@@ -10,7 +10,8 @@ import torch
 
 from experts.checkpoint.safetensors_file import DTYPES
 from experts.checkpoint.source import Stored, scales_name
-from router_service.models.spec import LatentAttention, ModelSpec, TensorMap
+from router_service.models.attention_forms import cached_elements
+from router_service.models.spec import ModelSpec, TensorMap
 from router_service.models.weights import is_projection, resident_bytes
 
 # What safetensors calls the dtypes that config.json names.
@@ -129,7 +130,7 @@ def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:
 
 def uncompressed_kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int | None:
     """What each head's keys and values would take instead of the cached latent; None without latent attention."""
-    form = spec.attention
-    if not isinstance(form, LatentAttention):
+    forms = [layer.attention for layer in spec.per_layer]
+    if all(form.uncompressed is None for form in forms):
         return None
-    return spec.layers * form.heads * (form.query_dim + form.value_dim) * dtype.itemsize
+    return sum(form.uncompressed or cached_elements(form) for form in forms) * dtype.itemsize

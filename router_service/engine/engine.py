@@ -131,7 +131,7 @@ class Engine:
         if not scheduled:
             return None
         requests = self._note_scheduled(scheduled)
-        batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.keys.device)
+        batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.device)
         trace = StepTrace()
         trace.scored_rows = scored_rows([self.requests[item.key] for item in scheduled], batch.segments)
         self.threads.use(len(batch.token_ids_T))

@@ -1,8 +1,7 @@
 """Which tokens the next step computes: continuous batching (Yu et al. 2022, Orca) within a token budget.
 
 Plain data: no tensors, no clock. A sequence takes blocks for all that it may ever need when it is admitted, so nothing
-running can run out. Whole prompts for now: `ScheduledSequence` already says where its tokens start, so a prompt cut in
-chunks, or one whose beginning is cached, changes this file only.
+running can run out. Whole prompts for now, though `ScheduledSequence` already says where its tokens start.
 """
 
 from collections import deque

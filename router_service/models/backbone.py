@@ -12,13 +12,13 @@ from torch import Tensor
 from kernels.cpu.widening import plain_linear
 from kernels.formats.quantized import Matrix
 from kernels.select import Ops
-from router_service.models.attention.grouped import GroupedQueryAttention
-from router_service.models.attention.latent import MultiHeadLatentAttention
+from router_service.models.attention.layer import LayerParts
 from router_service.models.attention.rope import Rotation, frequencies, rotation
+from router_service.models.attention.table import attention_of
 from router_service.models.kv_cache import KVCache
 from router_service.models.norm import rms_norm
 from router_service.models.projections import Projections
-from router_service.models.spec import LatentAttention, ModelSpec
+from router_service.models.spec import ModelSpec
 from router_service.models.step_batch import StepBatch
 
 
@@ -32,12 +32,9 @@ class Backbone:
         self._head = "embed" if spec.tied_embeddings else "head"
         angles, self._rope_factor = frequencies(spec.rope)
         self._angles = angles.to(self._w.tensor("embed").device)
-        form = spec.attention
-        self._attention: GroupedQueryAttention | MultiHeadLatentAttention
-        if isinstance(form, LatentAttention):
-            self._attention = MultiHeadLatentAttention(spec, form, self._w, cache)
-        else:
-            self._attention = GroupedQueryAttention(spec, form, self._w, cache)
+        self._attentions = [
+            attention_of(LayerParts(number, spec, self._w, cache.of_layer(number))) for number in range(spec.layers)
+        ]
         self.sparse_layers = frozenset(spec.moe_layers)
 
     def embed(self, batch: StepBatch) -> tuple[Tensor, Rotation]:
@@ -47,7 +44,7 @@ class Backbone:
 
     def attention(self, layer: int, x_TD: Tensor, by: Rotation, batch: StepBatch) -> Tensor:
         """Return x_TD + attention(norm(x_TD)); the step's keys and values are written to the cache."""
-        return x_TD + self._attention(layer, self._normed(f"{layer}.input_norm", x_TD), by, batch)
+        return x_TD + self._attentions[layer](self._normed(f"{layer}.input_norm", x_TD), by, batch)
 
     def feed_forward_input(self, layer: int, x_TD: Tensor) -> Tensor:
         """Return the normalized rows that the layer's experts, gate or dense matrices take."""
@@ -77,7 +74,7 @@ class Backbone:
 
     def first_product(self, h_TD: Tensor) -> Tensor:
         """The first product of the first layer's attention: a sample of what a step computes."""
-        return self._attention.first_product(0, h_TD)
+        return self._attentions[0].first_product(h_TD)
 
     def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
         """Return logits_BV, float32, of each segment's last row."""

@@ -5,32 +5,57 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from router_service.models.spec import LatentAttention, ModelSpec
+from router_service.models.cache_groups import CacheGroup, cache_groups
+from router_service.models.spec import ModelSpec
+
+# A layer's share of its group's storage: for each row of a token a tensor [slots, heads, elements of a head].
+LayerStorage = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStorage:
+    """A group's tensors, one for each of its rows: [layers of the group, slots, heads, elements of a head]."""
+
+    group: CacheGroup
+    tensors: tuple[Tensor, ...]
+
+    @classmethod
+    def empty(cls, group: CacheGroup, slots: int, dtype: torch.dtype, device: torch.device) -> "GroupStorage":
+        """Reserve room for `slots` tokens."""
+        shapes = ((len(group.layers), slots, *row) for row in group.rows)
+        return cls(group, tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes))
+
+    def of_layer(self, layer: int) -> LayerStorage:
+        """The storage of one of the group's layers, by its number in the model."""
+        place = self.group.layers.index(layer)
+        return tuple(tensor[place] for tensor in self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """`keys` [L, slots, J, C] and `values` of the same shape, in the model's dtype on its device.
+    """The storage of every group, in the model's dtype on its device.
 
-    Latent attention keeps one "head" of the latent and the rope key in `keys`, and its `values` are a view of those.
+    For now every group has the same number of slots, and a sequence one block table for all of them: a group that
+    remembers less keeps its blocks all the same, so the sizes are those of one cache for all layers.
     """
 
-    keys: Tensor
-    values: Tensor
+    groups: tuple[GroupStorage, ...]
 
     @classmethod
     def empty(cls, spec: ModelSpec, slots: int, dtype: torch.dtype, device: torch.device) -> "KVCache":
         """Reserve room for `slots` tokens. On a CPU the pages become resident only as they are written."""
-        form = spec.attention
-        if isinstance(form, LatentAttention):
-            keys = torch.empty((spec.layers, slots, 1, form.cached), dtype=dtype, device=device)
-            return cls(keys, keys[..., : form.kv_rank])
-        shape = (spec.layers, slots, form.kv_heads, form.head_dim)
-        keys, values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(keys, values)
+        return cls(tuple(GroupStorage.empty(group, slots, dtype, device) for group in cache_groups(spec)))
+
+    def of_layer(self, layer: int) -> LayerStorage:
+        """A layer's share of the storage of its group."""
+        return next(storage.of_layer(layer) for storage in self.groups if layer in storage.group.layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.groups[0].tensors[0].device
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved."""
-        shared = self.keys.untyped_storage().data_ptr() == self.values.untyped_storage().data_ptr()
-        return self.keys.nbytes + (0 if shared else self.values.nbytes)
+        return sum(tensor.nbytes for storage in self.groups for tensor in storage.tensors)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from experts.checkpoint.manifest import ExpertManifest
 from experts.checkpoint.source import TensorSource
 from kernels.weights import ExpertForm
+from router_service.models.attention_forms import AttentionForm, cached_elements
 
 PLAIN_FORM = ExpertForm()
 
@@ -41,74 +42,6 @@ class Gate:
     float32: bool = False
 
 
-class QueryKeyNorm(StrEnum):
-    """What normalizes queries and keys."""
-
-    NONE = "none"
-    HEAD = "head"  # each head, before rope
-    WHOLE = "whole"  # all heads of a token together, before rope
-    L2_AFTER_ROPE = "l2_after_rope"  # each head without a weight, after rope and only in layers with rope
-
-
-@dataclass(frozen=True, slots=True)
-class Temperature:
-    """Queries at position p of layers without rope are multiplied by 1 + scale * log(1 + floor((p + 1) / floor))."""
-
-    scale: float
-    floor: float
-
-
-@dataclass(frozen=True, slots=True)
-class GroupedAttention:
-    """Grouped-query attention (Ainslie et al. 2023): `heads` queries share `kv_heads` keys and values of `head_dim`.
-
-    `clip` bounds queries, keys and values; `sinks` gives each head a logit without a value.
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    qkv_bias: bool = False
-    out_bias: bool = False
-    norm: QueryKeyNorm = QueryKeyNorm.NONE
-    clip: float | None = None
-    sinks: bool = False
-    temperature: Temperature | None = None
-
-    @property
-    def cached(self) -> int:
-        """Elements that a token occupies in one layer's cache."""
-        return 2 * self.kv_heads * self.head_dim
-
-
-@dataclass(frozen=True, slots=True)
-class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values are made of a cached latent.
-
-    A head's query and key have `nope_dim` elements without and `rope_dim` with a position, the latter shared by the
-    heads' keys; `query_rank` None projects queries directly. `scale` multiplies the logits.
-    """
-
-    heads: int
-    query_rank: int | None
-    kv_rank: int
-    nope_dim: int
-    rope_dim: int
-    value_dim: int
-    scale: float
-    bias: bool = False
-
-    @property
-    def cached(self) -> int:
-        """Elements that a token occupies in one layer's cache: the latent and the rope key."""
-        return self.kv_rank + self.rope_dim
-
-    @property
-    def query_dim(self) -> int:
-        """Elements of a head's query."""
-        return self.nope_dim + self.rope_dim
-
-
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary position embedding of `dim` elements (Su et al. 2021, arXiv 2104.09864).
@@ -127,15 +60,10 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: whether it has experts, whether it has rope, and what its attention sees.
-
-    `window` sees so many tokens back, itself included; `chunk` sees back to the last multiple of so many tokens.
-    """
+    """One layer: whether it has experts, and its attention."""
 
     sparse: bool
-    rope: bool = True
-    window: int | None = None
-    chunk: int | None = None
+    attention: AttentionForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +84,6 @@ class ModelSpec:
     context: int
     norm_eps: float
     per_layer: tuple[Layer, ...]
-    attention: GroupedAttention | LatentAttention
     rope: Rope
     gate: Gate
     expert_ffn: int
@@ -181,7 +108,7 @@ class ModelSpec:
     @property
     def kv_elements_per_token(self) -> int:
         """Elements that one token occupies in the cache over all layers."""
-        return self.layers * self.attention.cached
+        return sum(cached_elements(layer.attention) for layer in self.per_layer)
 
 
 @dataclass(frozen=True, slots=True)

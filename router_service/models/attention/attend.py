@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from router_service.models.spec import Layer
+from router_service.models.view import View
 
 BLOCK_ROWS = 256
 
@@ -25,41 +25,41 @@ class Span:
 
 
 def attend(
-    q_NHC: Tensor, k_MJC: Tensor, v_MJV: Tensor, layer: Layer, scale: float, sinks_H: Tensor | None = None
+    q_NHC: Tensor, k_MJC: Tensor, v_MJV: Tensor, view: View, scale: float, sinks_H: Tensor | None = None
 ) -> Tensor:
     """Return out_NHV in q's dtype. The rows are the last N of the M positions; `scale` multiplies the logits."""
     rows, context = len(q_NHC), len(k_MJC)
     if rows == 1:
-        if since := first_seen(context - 1, layer):
+        if since := first_seen(context - 1, view):
             k_MJC, v_MJV = k_MJC[since:], v_MJV[since:]
         return _one_row(q_NHC, k_MJC, v_MJV, scale, sinks_H)
-    if rows == context and sinks_H is None and first_seen(context - 1, layer) == 0:
+    if rows == context and sinks_H is None and first_seen(context - 1, view) == 0:
         return _whole_prompt(q_NHC, k_MJC, v_MJV, scale)
     out_NHV = q_NHC.new_empty(rows, q_NHC.shape[1], v_MJV.shape[2])
     for first in range(context - rows, context, BLOCK_ROWS):
-        span = Span(first, min(first + BLOCK_ROWS, context), first_seen(first, layer))
+        span = Span(first, min(first + BLOCK_ROWS, context), first_seen(first, view))
         part = slice(first - (context - rows), span.last - (context - rows))
         keys = slice(span.since, span.last)
-        out_NHV[part] = _masked(q_NHC[part], k_MJC[keys], v_MJV[keys], _mask(span, layer, q_NHC.device), scale, sinks_H)
+        out_NHV[part] = _masked(q_NHC[part], k_MJC[keys], v_MJV[keys], _mask(span, view, q_NHC.device), scale, sinks_H)
     return out_NHV
 
 
-def first_seen(position: int, layer: Layer) -> int:
+def first_seen(position: int, view: View) -> int:
     """The first position that a row at `position` sees."""
-    if layer.window is not None:
-        return max(0, position - layer.window + 1)
-    return position - position % layer.chunk if layer.chunk is not None else 0
+    if view.window is not None:
+        return max(0, position - view.window + 1)
+    return position - position % view.chunk if view.chunk is not None else 0
 
 
-def _mask(span: Span, layer: Layer, device: torch.device) -> Tensor:
+def _mask(span: Span, view: View, device: torch.device) -> Tensor:
     """Which of the span's positions each of its rows sees, bool."""
     key = torch.arange(span.since, span.last, device=device)
     row = torch.arange(span.first, span.last, device=device)[:, None]
     mask = key <= row
-    if layer.window is not None:
-        mask &= key > row - layer.window
-    if layer.chunk is not None:
-        mask &= key >= row - row % layer.chunk
+    if view.window is not None:
+        mask &= key > row - view.window
+    if view.chunk is not None:
+        mask &= key >= row - row % view.chunk
     return mask
 
 

@@ -7,80 +7,66 @@ import torch
 from torch import Tensor
 
 from router_service.models.attention.attend import attend
+from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation, rotate
-from router_service.models.kv_cache import KVCache
+from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
 from router_service.models.norm import rms_norm
-from router_service.models.projections import Projections
-from router_service.models.spec import GroupedAttention, Layer, ModelSpec, QueryKeyNorm, Temperature
 from router_service.models.step_batch import StepBatch
 
 
-class GroupedQueryAttention:
-    """The attention of every layer; `attention` is `spec.attention`."""
+class GroupedQueryAttention(PagedAttention):
+    """A layer of `GroupedAttention`; its storage is keys and values."""
 
-    def __init__(self, spec: ModelSpec, attention: GroupedAttention, projections: Projections, cache: KVCache) -> None:
-        self._spec = spec
-        self._form = attention
-        self._w = projections
-        self._cache = cache
-        self._turned = attention.heads + attention.kv_heads
-        self._scale = attention.head_dim**-0.5
-        heads = range(spec.layers) if attention.norm is QueryKeyNorm.HEAD else ()
-        self._norms_NC = [self._norm_of_heads(layer) for layer in heads]
+    def __init__(self, form: GroupedAttention, parts: LayerParts) -> None:
+        super().__init__(parts)
+        self._form = form
+        self._turned = form.heads + form.kv_heads
+        self._scale = form.head_dim**-0.5
+        self._eps = parts.spec.norm_eps
+        self._sinks_H = self._w.tensor(self._name("sinks")) if form.sinks else None
+        self._norm_NC = self._norm_of_heads() if form.norm is QueryKeyNorm.HEAD else None
 
-    def first_product(self, layer: int, h_TD: Tensor) -> Tensor:
-        """The layer's first product: stacked queries, keys and values [T, (H + 2J) * C], before norms and rope."""
-        return self._w.apply(f"{layer}.qkv", h_TD)
-
-    def __call__(self, layer: int, h_TD: Tensor, by: Rotation, batch: StepBatch) -> Tensor:
-        """Return out_TD for normalized rows; the step's keys and values are written to the cache."""
-        what = self._spec.per_layer[layer]
-        q_THC, k_TJC, v_TJC = self._queries_keys_values(layer, what, h_TD, by, batch)
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[batch.slots_T] = k_TJC
-        values[batch.slots_T] = v_TJC
-        sinks_H = self._w.tensor(f"{layer}.sinks") if self._form.sinks else None
+    def _attend(self, q_THC: Tensor, batch: StepBatch) -> Tensor:
+        keys, values = self._storage
         out_THC = q_THC.new_empty(q_THC.shape)
         for part in batch.segments:
-            rows = slice(part.start, part.start + part.length)
-            out_THC[rows] = attend(q_THC[rows], keys[part.slots], values[part.slots], what, self._scale, sinks_H)
-        return self._w.apply(f"{layer}.out", out_THC.flatten(1))
+            rows, seen = slice(part.start, part.start + part.length), (keys[part.slots], values[part.slots])
+            out_THC[rows] = attend(q_THC[rows], *seen, self._form.view, self._scale, self._sinks_H)
+        return out_THC
 
-    def _queries_keys_values(
-        self, layer: int, what: Layer, h_TD: Tensor, by: Rotation, batch: StepBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys are normalized and turned together: half as many calls."""
-        stacked_TNC = self.first_product(layer, h_TD).view(len(h_TD), -1, self._form.head_dim)
+    def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Queries, then keys and values. Queries and keys are normalized and turned together: half as many calls."""
+        stacked_TNC = self.first_product(h_TD).view(len(h_TD), -1, self._form.head_dim)
         both_TNC, v_TJC = stacked_TNC[:, : self._turned], stacked_TNC[:, self._turned :]
-        both_TNC = self._normed(layer, both_TNC)
+        both_TNC = self._normed(both_TNC)
         if (limit := self._form.clip) is not None:
             both_TNC, v_TJC = both_TNC.clamp(-limit, limit), v_TJC.clamp(-limit, limit)
-        if what.rope:
+        if self._form.rope:
             both_TNC = self._rotated(both_TNC, by)
         q_THC, k_TJC = both_TNC[:, : self._form.heads], both_TNC[:, self._form.heads :]
-        if not what.rope and self._form.temperature is not None:
+        if not self._form.rope and self._form.temperature is not None:
             q_THC = _tempered(q_THC, batch.positions_T, self._form.temperature)
-        return q_THC, k_TJC, v_TJC
+        return q_THC, (k_TJC, v_TJC)
 
-    def _normed(self, layer: int, both_TNC: Tensor) -> Tensor:
-        if self._form.norm is QueryKeyNorm.HEAD:
-            return rms_norm(both_TNC, None, self._spec.norm_eps) * self._norms_NC[layer]
+    def _normed(self, both_TNC: Tensor) -> Tensor:
+        if self._norm_NC is not None:
+            return rms_norm(both_TNC, None, self._eps) * self._norm_NC
         if self._form.norm is QueryKeyNorm.WHOLE:
             parts = torch.split(both_TNC, [self._form.heads, self._form.kv_heads], dim=1)
-            return torch.cat([self._normed_whole(f"{layer}.{n}_norm", x) for n, x in zip("qk", parts)], dim=1)
+            return torch.cat([self._normed_whole(f"{n}_norm", x) for n, x in zip("qk", parts)], dim=1)
         return both_TNC
 
     def _normed_whole(self, name: str, x_TNC: Tensor) -> Tensor:
-        return rms_norm(x_TNC.flatten(1), self._w.tensor(name), self._spec.norm_eps).view(x_TNC.shape)
+        return rms_norm(x_TNC.flatten(1), self._w.tensor(self._name(name)), self._eps).view(x_TNC.shape)
 
     def _rotated(self, x_TNC: Tensor, by: Rotation) -> Tensor:
-        turned = rotate(x_TNC, by, self._spec.rope.interleaved)
-        return rms_norm(turned, None, self._spec.norm_eps) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
+        turned = rotate(x_TNC, by, self._parts.spec.rope.interleaved)
+        return rms_norm(turned, None, self._eps) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
 
-    def _norm_of_heads(self, layer: int) -> Tensor:
+    def _norm_of_heads(self) -> Tensor:
         """The weight that each query and key head is multiplied by, [H + J, C]."""
         counts = {"q": self._form.heads, "k": self._form.kv_heads}
-        return torch.cat([self._w.tensor(f"{layer}.{n}_norm").expand(count, -1) for n, count in counts.items()])
+        return torch.cat([self._w.tensor(self._name(f"{n}_norm")).expand(count, -1) for n, count in counts.items()])
 
 
 def _tempered(q_THC: Tensor, positions_T: Tensor, by: Temperature) -> Tensor:

@@ -1,16 +1,65 @@
 """What the families share: configuration keys of the same meaning, and tensor names outside what is each one's own."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from experts.checkpoint.json_reader import MAX_INT32
-from experts.checkpoint.manifest import ExpertManifest, ExpertSource
-from experts.checkpoint.source import Layout, Part, TensorSource, plain, stacked
+from experts.checkpoint.source import Part, TensorSource, plain, stacked
+from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm
 from router_service.models.families.config_reader import MAX_EXPERTS, ConfigReader
 from router_service.models.families.names import TensorNames
-from router_service.models.spec import GroupedAttention, ModelSpec, QueryKeyNorm
+from router_service.models.spec import Layer, ModelSpec
 
 Params = dict[str, TensorSource]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """How a checkpoint's names begin: all with `root`; `block` is what a layer's feed-forward is called."""
+
+    root: str = ""
+    block: str = "mlp"
+
+    def layer(self, number: int) -> str:
+        """What a layer's names begin with."""
+        return f"{self.root}model.layers.{number}"
+
+    def feed_forward(self, number: int) -> str:
+        """What the names of a layer's experts, gate or dense matrices begin with."""
+        return f"{self.layer(number)}.{self.block}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTensors:
+    """A layer whose parameters are to be named: ours begin with its `number`, the checkpoint's as `tree` says."""
+
+    spec: ModelSpec
+    there: TensorNames
+    tree: Tree
+    number: int
+
+    @property
+    def layer(self) -> Layer:
+        """What the layer is."""
+        return self.spec.per_layer[self.number]
+
+    @property
+    def grouped(self) -> GroupedAttention:
+        """Its attention, in a family whose layers all have what `read_heads` gives."""
+        form = self.layer.attention
+        assert isinstance(form, GroupedAttention)
+        return form
+
+    @property
+    def attention(self) -> str:
+        """What the names of its attention begin with."""
+        return f"{self.tree.layer(self.number)}.self_attn"
+
+    @property
+    def block(self) -> str:
+        """What the names of its experts, gate or dense matrices begin with."""
+        return self.tree.feed_forward(self.number)
 
 
 def read_shared(config: ConfigReader, norm_eps: float) -> dict[str, Any]:
@@ -61,6 +110,10 @@ def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = 
     return experts, top_k
 
 
+LayerParams = Callable[[LayerTensors], Params]
+PLAIN_TREE = Tree()
+
+
 def outer_params(spec: ModelSpec, root: str = "") -> Params:
     """Embedding, final norm and head; `root` is what all the text model's names begin with."""
     params = {
@@ -72,24 +125,23 @@ def outer_params(spec: ModelSpec, root: str = "") -> Params:
     return params
 
 
-def norm_params(spec: ModelSpec, layer: int, prefix: str) -> Params:
-    """A layer's two norms; `prefix` is what its names begin with."""
+def norm_params(at: LayerTensors) -> Params:
+    """A layer's two norms."""
+    prefix, hidden = at.tree.layer(at.number), at.spec.hidden
     return {
-        f"{layer}.input_norm": plain(f"{prefix}.input_layernorm.weight", spec.hidden),
-        f"{layer}.post_norm": plain(f"{prefix}.post_attention_layernorm.weight", spec.hidden),
+        f"{at.number}.input_norm": plain(f"{prefix}.input_layernorm.weight", hidden),
+        f"{at.number}.post_norm": plain(f"{prefix}.post_attention_layernorm.weight", hidden),
     }
 
 
-def grouped_attention_params(
-    spec: ModelSpec, form: GroupedAttention, there: TensorNames, layer: int, prefix: str
-) -> Params:
+def grouped_attention_params(at: LayerTensors) -> Params:
     """A layer's attention: queries, keys and values as one matrix, the output, what biases and norms the form has."""
-    attn, hidden = f"{prefix}.self_attn", spec.hidden
+    form, layer, attn, hidden = at.grouped, at.number, at.attention, at.spec.hidden
     q, kv = form.heads * form.head_dim, form.kv_heads * form.head_dim
     widths = {"q": q, "k": kv, "v": kv}
     params = {
-        f"{layer}.qkv": stacked(*(there.matrix(f"{attn}.{n}_proj.weight", w, hidden) for n, w in widths.items())),
-        f"{layer}.out": stacked(there.matrix(f"{attn}.o_proj.weight", hidden, q)),
+        f"{layer}.qkv": stacked(*(at.there.matrix(f"{attn}.{n}_proj.weight", w, hidden) for n, w in widths.items())),
+        f"{layer}.out": stacked(at.there.matrix(f"{attn}.o_proj.weight", hidden, q)),
     }
     if form.qkv_bias:
         params[f"{layer}.qkv_bias"] = stacked(*(Part(f"{attn}.{n}_proj.bias", (w,)) for n, w in widths.items()))
@@ -102,69 +154,39 @@ def grouped_attention_params(
     return params
 
 
-def feed_forward_params(there: TensorNames, ours: str, prefix: str, hidden: int, ffn: int) -> Params:
-    """A feed-forward that the router computes, `ours`_gate_up and `ours`_down."""
+def feed_forward_params(at: LayerTensors, ours: str, prefix: str, ffn: int) -> Params:
+    """A feed-forward that the router computes, `ffn` wide: the layer's parameters `ours`_gate_up and `ours`_down."""
+    there, hidden = at.there, at.spec.hidden
     gate_up = (there.matrix(f"{prefix}.{name}_proj.weight", ffn, hidden) for name in ("gate", "up"))
     return {
-        f"{ours}_gate_up": stacked(*gate_up),
-        f"{ours}_down": stacked(there.matrix(f"{prefix}.down_proj.weight", hidden, ffn)),
+        f"{at.number}.{ours}_gate_up": stacked(*gate_up),
+        f"{at.number}.{ours}_down": stacked(there.matrix(f"{prefix}.down_proj.weight", hidden, ffn)),
     }
 
 
-def manifest(
+def shared_params(at: LayerTensors, name: str) -> Params:
+    """The expert that all tokens use, which the checkpoint calls `name`; nothing where the model has none."""
+    shared = at.spec.shared
+    return {} if shared is None else feed_forward_params(at, "shared", f"{at.block}.{name}", shared.ffn)
+
+
+def gate_params(at: LayerTensors, name: str = "gate", float32: bool = False) -> Params:
+    """The matrix that scores a layer's experts, which the checkpoint calls `name`."""
+    scores = plain(f"{at.block}.{name}.weight", at.spec.gate.experts, at.spec.hidden, float32=float32)
+    return {f"{at.number}.gate": scores}
+
+
+def router_params(
     spec: ModelSpec,
     there: TensorNames,
-    block: Callable[[int], str],
-    matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
-) -> ExpertManifest:
-    """The experts of a family whose makers store each one's three `matrices`; transformers may have fused them.
-
-    `block` is what the names of a layer's MoE block begin with.
-    """
-    fused = there.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj")
-    source = fused_experts(spec, block) if fused else _separate_experts(spec, there, block, matrices)
-    return manifest_of(spec, source)
-
-
-def manifest_of(spec: ModelSpec, source: Callable[[int, int], ExpertSource]) -> ExpertManifest:
-    """All experts of a model, each where `source` says."""
-    return ExpertManifest(spec.hidden, spec.expert_ffn, spec.moe_layers, spec.gate.experts, spec.form, source)
-
-
-def fused_experts(
-    spec: ModelSpec,
-    block: Callable[[int], str],
-    gate_up: Layout = Layout.PLAIN,
-    down: Layout = Layout.PLAIN,
-    biases: bool = False,
-) -> Callable[[int, int], ExpertSource]:
-    """Experts of a layer in one tensor each for gate and up, and for down; biases lie as gate and up in turn."""
-    hidden, ffn = spec.hidden, spec.expert_ffn
-
-    def source(layer: int, expert: int) -> ExpertSource:
-        prefix, entry = f"{block(layer)}.experts", (expert, spec.gate.experts)
-        up_bias = Part(f"{prefix}.gate_up_proj_bias", (2 * ffn,), Layout.INTERLEAVED, entry)
-        down_bias = Part(f"{prefix}.down_proj_bias", (hidden,), entry=entry)
-        return ExpertSource(
-            gate_up=stacked(Part(f"{prefix}.gate_up_proj", (2 * ffn, hidden), gate_up, entry)),
-            down=stacked(Part(f"{prefix}.down_proj", (hidden, ffn), down, entry)),
-            gate_up_bias=stacked(up_bias) if biases else None,
-            down_bias=stacked(down_bias) if biases else None,
-        )
-
-    return source
-
-
-def _separate_experts(
-    spec: ModelSpec, there: TensorNames, block: Callable[[int], str], matrices: tuple[str, str, str]
-) -> Callable[[int, int], ExpertSource]:
-    hidden, ffn = spec.hidden, spec.expert_ffn
-
-    def source(layer: int, expert: int) -> ExpertSource:
-        gate, up, down = (f"{block(layer)}.experts.{expert}.{name}.weight" for name in matrices)
-        return ExpertSource(
-            stacked(there.matrix(gate, ffn, hidden), there.matrix(up, ffn, hidden)),
-            stacked(there.matrix(down, hidden, ffn)),
-        )
-
-    return source
+    tree: Tree = PLAIN_TREE,
+    sparse: LayerParams = gate_params,
+    attention: LayerParams = grouped_attention_params,
+) -> Params:
+    """All that the router holds. A family says what its layers' `attention` has, and its `sparse` ones but experts."""
+    params = outer_params(spec, tree.root)
+    for number, layer in enumerate(spec.per_layer):
+        at = LayerTensors(spec, there, tree, number)
+        params |= norm_params(at) | attention(at)
+        params |= sparse(at) if layer.sparse else feed_forward_params(at, "dense", at.block, spec.dense_ffn)
+    return params

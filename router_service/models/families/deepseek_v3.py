@@ -6,18 +6,21 @@ from typing import Any
 
 from experts.checkpoint.source import Part, plain, stacked
 from router_service.models.attention.rope import yarn_scale
+from router_service.models.attention_forms import LatentAttention
 from router_service.models.families.common import (
+    PLAIN_TREE,
+    LayerTensors,
     Params,
-    feed_forward_params,
-    manifest,
-    norm_params,
-    outer_params,
+    gate_params,
     read_choice,
     read_shared,
+    router_params,
+    shared_params,
 )
 from router_service.models.families.config_reader import MAX_EXPERTS, ConfigReader
+from router_service.models.families.manifests import manifest
 from router_service.models.families.names import TensorNames
-from router_service.models.spec import Gate, LatentAttention, Layer, ModelSpec, Rope, Rule, Shared, TensorMap
+from router_service.models.spec import Gate, Layer, ModelSpec, Rope, Rule, Shared, TensorMap
 
 ARCHITECTURES = ("DeepseekV3ForCausalLM", "KimiK2ForCausalLM")
 MODEL_TYPES = ("deepseek_v3", "kimi_k2")
@@ -30,10 +33,10 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     layers, dense = config.layers(), config.integer("first_k_dense_replace", default=0)
     ffn, rope_dim = config.positive("moe_intermediate_size"), config.positive("qk_rope_head_dim")
     rope = config.rope(rope_dim, 1e4, interleaved=config.flag("rope_interleave", True), dim_key="qk_rope_head_dim")
+    form = _attention(config, rope)
     return ModelSpec(
         family=MODEL_TYPES[0],
-        per_layer=tuple(Layer(sparse=n >= dense) for n in range(layers)),
-        attention=_attention(config, rope),
+        per_layer=tuple(Layer(n >= dense, form) for n in range(layers)),
         rope=rope,
         gate=_gate(config),
         expert_ffn=ffn,
@@ -101,20 +104,13 @@ def _shared(config: ConfigReader, ffn: int) -> Shared | None:
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
     """The makers' names: `self_attn.kv_a_proj_with_mqa`, `mlp.experts.N.gate_proj`, `mlp.shared_experts` and so on."""
-    assert isinstance(spec.attention, LatentAttention)
-    params = outer_params(spec)
-    for layer, what in enumerate(spec.per_layer):
-        prefix = f"model.layers.{layer}"
-        params |= norm_params(spec, layer, prefix)
-        params |= _attention_params(spec.attention, spec.hidden, there, layer, f"{prefix}.self_attn")
-        if what.sparse:
-            params |= _moe_params(spec, there, layer, f"{prefix}.mlp")
-        else:
-            params |= feed_forward_params(there, f"{layer}.dense", f"{prefix}.mlp", spec.hidden, spec.dense_ffn)
-    return TensorMap(params, manifest(spec, there, lambda layer: f"model.layers.{layer}.mlp"))
+    params = router_params(spec, there, sparse=_sparse, attention=_attention_params)
+    return TensorMap(params, manifest(spec, there, PLAIN_TREE.feed_forward))
 
 
-def _attention_params(form: LatentAttention, hidden: int, there: TensorNames, layer: int, prefix: str) -> Params:
+def _attention_params(at: LayerTensors) -> Params:
+    form, there, layer, prefix, hidden = at.layer.attention, at.there, at.number, at.attention, at.spec.hidden
+    assert isinstance(form, LatentAttention)
     queries, made = form.heads * form.query_dim, form.heads * (form.nope_dim + form.value_dim)
     first = ("q_proj", queries) if form.query_rank is None else ("q_a_proj", form.query_rank)
     latents = ("kv_a_proj_with_mqa", form.cached)
@@ -133,16 +129,10 @@ def _attention_params(form: LatentAttention, hidden: int, there: TensorNames, la
     return params
 
 
-def _moe_params(spec: ModelSpec, there: TensorNames, layer: int, prefix: str) -> Params:
-    gate = spec.gate
-    params = {
-        f"{layer}.gate": plain(f"{prefix}.gate.weight", gate.experts, spec.hidden, float32=True),
-        f"{layer}.gate_correction": plain(f"{prefix}.gate.e_score_correction_bias", gate.experts, float32=True),
-    }
-    if spec.shared is not None:
-        shared = f"{prefix}.shared_experts"
-        params |= feed_forward_params(there, f"{layer}.shared", shared, spec.hidden, spec.shared.ffn)
-    return params
+def _sparse(at: LayerTensors) -> Params:
+    name = f"{at.block}.gate.e_score_correction_bias"
+    correction = {f"{at.number}.gate_correction": plain(name, at.spec.gate.experts, float32=True)}
+    return gate_params(at, float32=True) | correction | shared_params(at, "shared_experts")
 
 
 def skipped(spec: ModelSpec, name: str) -> str | None:

@@ -7,19 +7,23 @@ from dataclasses import replace
 from experts.checkpoint.manifest import ExpertManifest, ExpertSource
 from experts.checkpoint.source import Encoding, Layout, Part, plain, stacked
 from kernels.weights import Activation, ExpertForm
+from router_service.models.attention_forms import GroupedAttention
 from router_service.models.families.common import (
-    fused_experts,
+    PLAIN_TREE,
+    LayerTensors,
+    Params,
+    gate_params,
     grouped_attention_params,
-    manifest_of,
-    norm_params,
-    outer_params,
     read_choice,
     read_heads,
     read_shared,
+    router_params,
 )
 from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.manifests import fused_experts, manifest_of
 from router_service.models.families.names import TensorNames
-from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, Rule, TensorMap
+from router_service.models.spec import Gate, Layer, ModelSpec, Rule, TensorMap
+from router_service.models.view import View
 
 ARCHITECTURES = ("GptOssForCausalLM",)
 MODEL_TYPES = ("gpt_oss",)
@@ -27,16 +31,10 @@ MODEL_TYPES = ("gpt_oss",)
 
 def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    heads, count = read_heads(config), config.layers()
-    biased = config.flag("attention_bias", True)
-    window = config.window("sliding_window")
-    kinds = config.per_layer("layer_types", count, ("full_attention", "sliding_attention")) or [
-        "full_attention" if n % 2 else "sliding_attention" for n in range(count)
-    ]
+    heads = read_heads(config)
     return ModelSpec(
         family=MODEL_TYPES[0],
-        per_layer=tuple(Layer(True, window=window if kind == "sliding_attention" else None) for kind in kinds),
-        attention=replace(heads, qkv_bias=biased, out_bias=biased, sinks=True),
+        per_layer=_layers(config, heads),
         rope=config.rope(heads.head_dim, 150000.0),
         gate=Gate(*read_choice(config, "num_local_experts", "num_experts"), Rule.TOPK_SOFTMAX, bias=True),
         expert_ffn=config.positive("intermediate_size"),
@@ -51,33 +49,41 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     )
 
 
+def _layers(config: ConfigReader, heads: GroupedAttention) -> tuple[Layer, ...]:
+    count, biased = config.layers(), config.flag("attention_bias", True)
+    full = replace(heads, qkv_bias=biased, out_bias=biased, sinks=True)
+    sliding = replace(full, view=View(window=config.window("sliding_window")))
+    kinds = config.per_layer("layer_types", count, ("full_attention", "sliding_attention")) or [
+        "full_attention" if n % 2 else "sliding_attention" for n in range(count)
+    ]
+    return tuple(Layer(True, sliding if kind == "sliding_attention" else full) for kind in kinds)
+
+
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
     """The makers' names: `mlp.experts.gate_up_proj` (or its `_blocks` and `_scales`), gate and up in turn."""
-    assert isinstance(spec.attention, GroupedAttention)
-    params = outer_params(spec)
-    for layer in range(spec.layers):
-        prefix = f"model.layers.{layer}"
-        params |= norm_params(spec, layer, prefix)
-        params |= grouped_attention_params(spec, spec.attention, there, layer, prefix)
-        params[f"{layer}.sinks"] = plain(f"{prefix}.self_attn.sinks", spec.attention.heads)
-        params[f"{layer}.gate"] = plain(f"{prefix}.mlp.router.weight", spec.gate.experts, spec.hidden)
-        params[f"{layer}.gate_bias"] = plain(f"{prefix}.mlp.router.bias", spec.gate.experts)
-    return TensorMap(params, _experts(spec, there))
+    return TensorMap(router_params(spec, there, sparse=_gate, attention=_attention), _experts(spec, there))
+
+
+def _attention(at: LayerTensors) -> Params:
+    form = at.grouped
+    return grouped_attention_params(at) | {f"{at.number}.sinks": plain(f"{at.attention}.sinks", form.heads)}
+
+
+def _gate(at: LayerTensors) -> Params:
+    bias = plain(f"{at.block}.router.bias", at.spec.gate.experts)
+    return gate_params(at, "router") | {f"{at.number}.gate_bias": bias}
 
 
 def _experts(spec: ModelSpec, there: TensorNames) -> ExpertManifest:
-    if there.has(f"{_block(spec.moe_layers[0])}.experts.gate_up_proj_blocks"):
+    block = PLAIN_TREE.feed_forward
+    if there.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj_blocks"):
         return manifest_of(spec, lambda layer, expert: _mxfp4(spec, layer, expert))
     layouts = (Layout.TRANSPOSED_INTERLEAVED, Layout.TRANSPOSED)
-    return manifest_of(spec, fused_experts(spec, _block, *layouts, biases=True))
-
-
-def _block(layer: int) -> str:
-    return f"model.layers.{layer}.mlp"
+    return manifest_of(spec, fused_experts(spec, block, *layouts, biases=True))
 
 
 def _mxfp4(spec: ModelSpec, layer: int, expert: int) -> ExpertSource:
-    prefix, entry = f"{_block(layer)}.experts", (expert, spec.gate.experts)
+    prefix, entry = f"{PLAIN_TREE.feed_forward(layer)}.experts", (expert, spec.gate.experts)
     up, down = (2 * spec.expert_ffn, spec.hidden), (spec.hidden, spec.expert_ffn)
     return ExpertSource(
         stacked(Part(f"{prefix}.gate_up_proj", up, Layout.INTERLEAVED, entry, Encoding.MXFP4)),

@@ -8,33 +8,25 @@ from dataclasses import replace
 from typing import Any
 
 from experts.checkpoint.json_reader import MAX_INT32
-from experts.checkpoint.source import Layout, plain
+from experts.checkpoint.source import Layout
 from kernels.weights import ExpertForm
+from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
 from router_service.models.families.common import (
+    LayerTensors,
     Params,
-    feed_forward_params,
-    fused_experts,
-    grouped_attention_params,
-    manifest_of,
-    norm_params,
-    outer_params,
+    Tree,
+    gate_params,
     read_choice,
     read_heads,
     read_shared,
+    router_params,
+    shared_params,
 )
 from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.manifests import fused_experts, manifest_of
 from router_service.models.families.names import TensorNames
-from router_service.models.spec import (
-    Gate,
-    GroupedAttention,
-    Layer,
-    ModelSpec,
-    QueryKeyNorm,
-    Rule,
-    Shared,
-    Temperature,
-    TensorMap,
-)
+from router_service.models.spec import Gate, Layer, ModelSpec, Rule, Shared, TensorMap
+from router_service.models.view import View
 
 ARCHITECTURES = ("Llama4ForConditionalGeneration", "Llama4ForCausalLM")
 MODEL_TYPES = ("llama4", "llama4_text")
@@ -45,12 +37,12 @@ VISION = ("vision_model.", "multi_modal_projector.", "model.vision_model.", "mod
 
 def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    heads, layers = read_heads(config), _layers(config)
+    heads = read_heads(config)
+    layers = _layers(config, _attention(config, heads))
     ffn = config.positive("intermediate_size")
     return ModelSpec(
         family=MODEL_TYPES[0],
         per_layer=layers,
-        attention=_attention(config, heads),
         rope=config.rope(heads.head_dim, 5e5, interleaved=True, float32=True),
         gate=Gate(*read_choice(config, "num_local_experts", default=1), Rule.TOPK_SIGMOID),
         expert_ffn=ffn,
@@ -81,7 +73,7 @@ def _is_tuned(config: ConfigReader) -> bool:
     return written if isinstance(written, bool) else config.integer(key, default=1) > 0
 
 
-def _layers(config: ConfigReader) -> tuple[Layer, ...]:
+def _layers(config: ConfigReader, form: GroupedAttention) -> tuple[Layer, ...]:
     """`no_rope_layers` says 1 where a layer HAS rope; those are the ones that attend within chunks."""
     count, chunk = config.layers(), config.window("attention_chunk_size")
     every = config.positive("no_rope_layer_interval", default=4)
@@ -92,34 +84,19 @@ def _layers(config: ConfigReader) -> tuple[Layer, ...]:
     step = config.positive("interleave_moe_layer_step", default=1)
     listed = config.integers("moe_layers")
     sparse = set(range(step - 1, count, step) if listed is None else listed)
-    return tuple(
-        Layer(n in sparse, rope=bool(rope[n]), chunk=chunk if kinds[n] == "chunked_attention" else None)
-        for n in range(count)
-    )
+    views = [View(chunk=chunk if kind == "chunked_attention" else None) for kind in kinds]
+    return tuple(Layer(n in sparse, replace(form, rope=bool(rope[n]), view=views[n])) for n in range(count))
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
     """The makers' names: `feed_forward.experts.gate_up_proj` holds all experts, transposed; `feed_forward.router`."""
-    assert isinstance(spec.attention, GroupedAttention)
-    root = next((root for root in ROOTS if there.has(f"{root}model.norm.weight")), ROOTS[1])
-    params = outer_params(spec, root)
-    for layer in range(spec.layers):
-        prefix = f"{root}model.layers.{layer}"
-        params |= norm_params(spec, layer, prefix)
-        params |= grouped_attention_params(spec, spec.attention, there, layer, prefix)
-        params |= _feed_forward_params(spec, there, layer, f"{prefix}.feed_forward")
-    source = fused_experts(
-        spec, lambda layer: f"{root}model.layers.{layer}.feed_forward", Layout.TRANSPOSED, Layout.TRANSPOSED
-    )
-    return TensorMap(params, manifest_of(spec, source))
+    tree = Tree(next((root for root in ROOTS if there.has(f"{root}model.norm.weight")), ROOTS[1]), "feed_forward")
+    experts = fused_experts(spec, tree.feed_forward, Layout.TRANSPOSED, Layout.TRANSPOSED)
+    return TensorMap(router_params(spec, there, tree, _sparse), manifest_of(spec, experts))
 
 
-def _feed_forward_params(spec: ModelSpec, there: TensorNames, layer: int, prefix: str) -> Params:
-    if not spec.per_layer[layer].sparse:
-        return feed_forward_params(there, f"{layer}.dense", prefix, spec.hidden, spec.dense_ffn)
-    assert spec.shared is not None
-    params = feed_forward_params(there, f"{layer}.shared", f"{prefix}.shared_expert", spec.hidden, spec.shared.ffn)
-    return params | {f"{layer}.gate": plain(f"{prefix}.router.weight", spec.gate.experts, spec.hidden)}
+def _sparse(at: LayerTensors) -> Params:
+    return shared_params(at, "shared_expert") | gate_params(at, "router")
 
 
 def skipped(_: ModelSpec, name: str) -> str | None:

@@ -2,19 +2,18 @@
 
 from dataclasses import replace
 
-from experts.checkpoint.source import plain
+from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm
 from router_service.models.families.common import (
-    grouped_attention_params,
-    manifest,
-    norm_params,
-    outer_params,
+    PLAIN_TREE,
     read_choice,
     read_heads,
     read_shared,
+    router_params,
 )
 from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.manifests import manifest
 from router_service.models.families.names import TensorNames
-from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, QueryKeyNorm, TensorMap
+from router_service.models.spec import Gate, Layer, ModelSpec, TensorMap
 
 ARCHITECTURES = ("OlmoeForCausalLM",)
 MODEL_TYPES = ("olmoe",)
@@ -22,17 +21,10 @@ MODEL_TYPES = ("olmoe",)
 
 def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    heads, biased = read_heads(config), config.flag("attention_bias", False)
+    heads = read_heads(config)
     return ModelSpec(
         family=MODEL_TYPES[0],
-        per_layer=(Layer(sparse=True),) * config.layers(),
-        attention=replace(
-            heads,
-            qkv_bias=biased,
-            out_bias=biased,
-            norm=QueryKeyNorm.WHOLE,
-            clip=config.number("clip_qkv", None, above=0),
-        ),
+        per_layer=(Layer(True, _attention(config, heads)),) * config.layers(),
         rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
             *read_choice(config, "num_experts", "num_local_experts"),
@@ -44,13 +36,11 @@ def read_spec(config: ConfigReader) -> ModelSpec:
     )
 
 
+def _attention(config: ConfigReader, heads: GroupedAttention) -> GroupedAttention:
+    biased, clip = config.flag("attention_bias", False), config.number("clip_qkv", None, above=0)
+    return replace(heads, qkv_bias=biased, out_bias=biased, norm=QueryKeyNorm.WHOLE, clip=clip)
+
+
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
     """The makers' names: `mlp.experts.N.gate_proj` and so on."""
-    assert isinstance(spec.attention, GroupedAttention)
-    params = outer_params(spec)
-    for layer in range(spec.layers):
-        prefix = f"model.layers.{layer}"
-        params |= norm_params(spec, layer, prefix)
-        params |= grouped_attention_params(spec, spec.attention, there, layer, prefix)
-        params[f"{layer}.gate"] = plain(f"{prefix}.mlp.gate.weight", spec.gate.experts, spec.hidden)
-    return TensorMap(params, manifest(spec, there, lambda layer: f"model.layers.{layer}.mlp"))
+    return TensorMap(router_params(spec, there), manifest(spec, there, PLAIN_TREE.feed_forward))

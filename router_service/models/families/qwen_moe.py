@@ -7,19 +7,23 @@ and keys instead.
 from dataclasses import replace
 
 from experts.checkpoint.source import plain
+from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm
 from router_service.models.families.common import (
-    feed_forward_params,
-    grouped_attention_params,
-    manifest,
-    norm_params,
-    outer_params,
+    PLAIN_TREE,
+    LayerTensors,
+    Params,
+    gate_params,
     read_choice,
     read_heads,
     read_shared,
+    router_params,
+    shared_params,
 )
 from router_service.models.families.config_reader import ConfigReader
+from router_service.models.families.manifests import manifest
 from router_service.models.families.names import TensorNames
-from router_service.models.spec import Gate, GroupedAttention, Layer, ModelSpec, QueryKeyNorm, Shared, TensorMap
+from router_service.models.spec import Gate, Layer, ModelSpec, Shared, TensorMap
+from router_service.models.view import View
 
 ARCHITECTURES = ("Qwen3MoeForCausalLM", "Qwen2MoeForCausalLM")
 MODEL_TYPES = ("qwen3_moe", "qwen2_moe")
@@ -27,12 +31,12 @@ MODEL_TYPES = ("qwen3_moe", "qwen2_moe")
 
 def read_spec(config: ConfigReader) -> ModelSpec:
     """Read config.json; errors are `CheckpointError`s that name the key."""
-    heads, layers = read_heads(config), _layers(config)
+    qwen2, heads = _is_qwen2(config), read_heads(config)
+    layers = _layers(config, _qwen2(config, heads) if qwen2 else _qwen3(config, heads))
     dense = not all(layer.sparse for layer in layers)
-    spec = ModelSpec(
-        family=MODEL_TYPES[0],
+    return ModelSpec(
+        family="qwen2_moe" if qwen2 else "qwen3_moe",
         per_layer=layers,
-        attention=heads,
         rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
             *read_choice(config, "num_experts", "num_local_experts"),
@@ -40,33 +44,29 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         ),
         expert_ffn=config.positive("moe_intermediate_size"),
         dense_ffn=config.positive("intermediate_size") if dense else 0,
+        shared=Shared(config.positive("shared_expert_intermediate_size"), gated=True) if qwen2 else None,
         **read_shared(config, norm_eps=1e-6),
     )
-    return _qwen2(config, spec, heads) if _is_qwen2(config) else _qwen3(config, spec, heads)
 
 
 def _is_qwen2(config: ConfigReader) -> bool:
     return "Qwen2MoeForCausalLM" in config.strings("architectures") or config.get("model_type") == "qwen2_moe"
 
 
-def _qwen2(config: ConfigReader, spec: ModelSpec, heads: GroupedAttention) -> ModelSpec:
-    return replace(
-        spec,
-        family="qwen2_moe",
-        attention=replace(heads, qkv_bias=config.flag("qkv_bias", True)),
-        shared=Shared(config.positive("shared_expert_intermediate_size"), gated=True),
-    )
+def _qwen2(config: ConfigReader, heads: GroupedAttention) -> GroupedAttention:
+    return replace(heads, qkv_bias=config.flag("qkv_bias", True))
 
 
-def _qwen3(config: ConfigReader, spec: ModelSpec, heads: GroupedAttention) -> ModelSpec:
+def _qwen3(config: ConfigReader, heads: GroupedAttention) -> GroupedAttention:
     biased = config.flag("attention_bias", False)
-    return replace(spec, attention=replace(heads, qkv_bias=biased, out_bias=biased, norm=QueryKeyNorm.HEAD))
+    return replace(heads, qkv_bias=biased, out_bias=biased, norm=QueryKeyNorm.HEAD)
 
 
-def _layers(config: ConfigReader) -> tuple[Layer, ...]:
+def _layers(config: ConfigReader, form: GroupedAttention) -> tuple[Layer, ...]:
     count, step = config.layers(), config.positive("decoder_sparse_step", default=1)
     dense, windows = set(config.integers("mlp_only_layers") or []), _windows(config, count)
-    return tuple(Layer(n not in dense and (n + 1) % step == 0, window=windows[n]) for n in range(count))
+    forms = [replace(form, view=View(window=window)) for window in windows]
+    return tuple(Layer(n not in dense and (n + 1) % step == 0, forms[n]) for n in range(count))
 
 
 def _windows(config: ConfigReader, count: int) -> list[int | None]:
@@ -83,18 +83,11 @@ def _windows(config: ConfigReader, count: int) -> list[int | None]:
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
     """The makers' names: `mlp.experts.N.gate_proj` and so on."""
-    assert isinstance(spec.attention, GroupedAttention)
-    params = outer_params(spec)
-    for layer, what in enumerate(spec.per_layer):
-        prefix = f"model.layers.{layer}"
-        params |= norm_params(spec, layer, prefix)
-        params |= grouped_attention_params(spec, spec.attention, there, layer, prefix)
-        if not what.sparse:
-            params |= feed_forward_params(there, f"{layer}.dense", f"{prefix}.mlp", spec.hidden, spec.dense_ffn)
-            continue
-        params[f"{layer}.gate"] = plain(f"{prefix}.mlp.gate.weight", spec.gate.experts, spec.hidden)
-        if spec.shared is not None:
-            shared = f"{prefix}.mlp.shared_expert"
-            params |= feed_forward_params(there, f"{layer}.shared", shared, spec.hidden, spec.shared.ffn)
-            params[f"{layer}.shared_gate"] = plain(f"{shared}_gate.weight", 1, spec.hidden)
-    return TensorMap(params, manifest(spec, there, lambda layer: f"model.layers.{layer}.mlp"))
+    return TensorMap(router_params(spec, there, sparse=_sparse), manifest(spec, there, PLAIN_TREE.feed_forward))
+
+
+def _sparse(at: LayerTensors) -> Params:
+    params = gate_params(at) | shared_params(at, "shared_expert")
+    if at.spec.shared is not None:
+        params[f"{at.number}.shared_gate"] = plain(f"{at.block}.shared_expert_gate.weight", 1, at.spec.hidden)
+    return params

@@ -1,0 +1,20 @@
+"""Which implementation computes which kind of attention: the one place where a kind is chosen by its type."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from router_service.models.attention.grouped import GroupedQueryAttention
+from router_service.models.attention.latent import MultiHeadLatentAttention
+from router_service.models.attention.layer import Attention, LayerParts
+from router_service.models.attention_forms import GroupedAttention, LatentAttention
+
+ATTENTIONS: Mapping[type, Callable[[Any, LayerParts], Attention]] = {
+    GroupedAttention: GroupedQueryAttention,
+    LatentAttention: MultiHeadLatentAttention,
+}
+
+
+def attention_of(parts: LayerParts) -> Attention:
+    """Return what computes the attention of a layer."""
+    form = parts.spec.per_layer[parts.number].attention
+    return ATTENTIONS[type(form)](form, parts)

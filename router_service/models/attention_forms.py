@@ -1,0 +1,178 @@
+"""What a layer's attention is, as a description: its numbers, what it sees, and what it keeps in the cache.
+
+Each kind is a dataclass that fulfils `AttentionForm`. What computes it is chosen by its type in
+`router_service.models.attention.table`, and nowhere else.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+from typing import Protocol
+
+from router_service.models.view import WHOLE_CONTEXT, CacheKind, View
+
+# Heads and elements of a head: what one tensor of the cache holds of a token.
+Row = tuple[int, int]
+
+
+class AttentionForm(Protocol):
+    """What the cache, the sizes and `inspect` ask of any kind of attention.
+
+    All that is cached so far is cached for each token. A recurrent layer, whose state is a sequence's, would have no
+    `cache_rows`, and a `CacheKind` of its own that says what one sequence keeps; see `attention.layer.Attention`.
+    """
+
+    @property
+    def view(self) -> View:
+        """What a token sees."""
+
+    @property
+    def rope(self) -> bool:
+        """Whether positions turn queries and keys."""
+
+    @property
+    def cache_kind(self) -> CacheKind:
+        """What kind of cache it needs."""
+
+    @property
+    def cache_rows(self) -> tuple[Row, ...]:
+        """What a token occupies in the layer's cache: a row of each of its tensors."""
+
+    @property
+    def uncompressed(self) -> int | None:
+        """Elements that all heads' own keys and values of a token would take; None where those are what is cached."""
+
+    @property
+    def words(self) -> str:
+        """What it is, as `inspect` says it, but for what it sees."""
+
+
+def cached_elements(form: AttentionForm) -> int:
+    """Elements that a token occupies in one layer's cache."""
+    return sum(prod(row) for row in form.cache_rows)
+
+
+class QueryKeyNorm(StrEnum):
+    """What normalizes queries and keys."""
+
+    NONE = "none"
+    HEAD = "head"  # each head, before rope
+    WHOLE = "whole"  # all heads of a token together, before rope
+    L2_AFTER_ROPE = "l2_after_rope"  # each head without a weight, after rope and only in layers with rope
+
+
+NORM_WORDS = {
+    QueryKeyNorm.HEAD: "queries and keys normalized by head",
+    QueryKeyNorm.WHOLE: "queries and keys normalized over all heads",
+    QueryKeyNorm.L2_AFTER_ROPE: "queries and keys normalized after rope",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Queries at position p of layers without rope are multiplied by 1 + scale * log(1 + floor((p + 1) / floor))."""
+
+    scale: float
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedAttention:
+    """Grouped-query attention (Ainslie et al. 2023): `heads` queries share `kv_heads` keys and values of `head_dim`.
+
+    `clip` bounds queries, keys and values; `sinks` gives each head a logit without a value.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    out_bias: bool = False
+    norm: QueryKeyNorm = QueryKeyNorm.NONE
+    clip: float | None = None
+    sinks: bool = False
+    temperature: Temperature | None = None
+    rope: bool = True
+    view: View = WHOLE_CONTEXT
+
+    @property
+    def cache_kind(self) -> CacheKind:
+        """As the view demands."""
+        return self.view.kind
+
+    @property
+    def cache_rows(self) -> tuple[Row, ...]:
+        """Keys and values."""
+        return ((self.kv_heads, self.head_dim),) * 2
+
+    @property
+    def uncompressed(self) -> int | None:
+        """Keys and values are what is cached."""
+        return None
+
+    @property
+    def words(self) -> str:
+        """Heads, norms and sinks."""
+        said = [f"grouped-query, {self.heads} heads share {self.kv_heads} keys and values of {self.head_dim}"]
+        said += [NORM_WORDS[self.norm]] if self.norm in NORM_WORDS else []
+        return ", ".join([*said, "a sink in each head"] if self.sinks else said)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values are made of a cached latent.
+
+    A head's query and key have `nope_dim` elements without and `rope_dim` with a position, the latter shared by the
+    heads' keys; `query_rank` None projects queries directly. `scale` multiplies the logits.
+    """
+
+    heads: int
+    query_rank: int | None
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    scale: float
+    bias: bool = False
+
+    @property
+    def view(self) -> View:
+        """Everything."""
+        return WHOLE_CONTEXT
+
+    @property
+    def rope(self) -> bool:
+        """Always, in a part of each head."""
+        return True
+
+    @property
+    def cached(self) -> int:
+        """Elements of a token's latent and rope key."""
+        return self.kv_rank + self.rope_dim
+
+    @property
+    def query_dim(self) -> int:
+        """Elements of a head's query."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def cache_kind(self) -> CacheKind:
+        """Latents."""
+        return CacheKind.LATENT
+
+    @property
+    def cache_rows(self) -> tuple[Row, ...]:
+        """The latent and the rope key as one "head", which all heads share."""
+        return ((1, self.cached),)
+
+    @property
+    def uncompressed(self) -> int | None:
+        """What is made of the latents."""
+        return self.heads * (self.query_dim + self.value_dim)
+
+    @property
+    def words(self) -> str:
+        """Heads, latents and queries."""
+        queries = f"queries from {self.query_rank}" if self.query_rank else "queries projected directly"
+        cached = f"{self.heads} heads' keys and values from {self.kv_rank} + {self.rope_dim} cached numbers"
+        return f"latent, {cached}, {queries}"

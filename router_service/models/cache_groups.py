@@ -1,0 +1,40 @@
+"""Which layers can share a cache: those that keep the same rows of a token and remember equally far back.
+
+Pure data, no tensors. `router_service.models.kv_cache` reserves the storage.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+
+from router_service.models.attention_forms import Row
+from router_service.models.spec import ModelSpec
+from router_service.models.view import CacheKind
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGroup:
+    """`layers` of one kind. `rows` is what each of them keeps of a token: a row for each tensor of the group.
+
+    `remembers` is the most tokens that one sees, itself included: what lies further back will not be read again. None
+    where that is the whole context.
+    """
+
+    kind: CacheKind
+    rows: tuple[Row, ...]
+    remembers: int | None
+    layers: tuple[int, ...]
+
+    @property
+    def elements_per_token(self) -> int:
+        """Elements that a token occupies in all layers of the group."""
+        return len(self.layers) * sum(prod(row) for row in self.rows)
+
+
+def cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:
+    """Return the groups in the order of their first layers; each layer is in one."""
+    together: dict[tuple[CacheKind, tuple[Row, ...], int | None], list[int]] = defaultdict(list)
+    for number, layer in enumerate(spec.per_layer):
+        form = layer.attention
+        together[form.cache_kind, form.cache_rows, form.view.remembers].append(number)
+    return tuple(CacheGroup(*needs, tuple(layers)) for needs, layers in together.items())
