@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from test_front_generate import collect
 
-from router_service.front.api import inference_service as inference
+from router_service.front.api import answering
 from router_service.front.routing.stream_queue import Arrival, StreamQueue
 from router_service.front.telemetry import metrics_server
 from router_service.front.telemetry.exposition import MergedCollector
@@ -109,7 +109,7 @@ async def test_requests_are_counted_and_timed(world: World, monkeypatch: pytest.
 async def test_cancels_and_deadlines_are_failures_with_their_code(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "ON_THE_WAY_S", 5.0)  # as long as the call may last: its way here may take as long
+    monkeypatch.setattr(answering, "ON_THE_WAY_S", 5.0)  # as long as the call may last: its way here may take as long
     router, client = await world.serve(stall_after_steps=1)
     with pytest.raises(grpc.aio.AioRpcError):
         await collect(client, "hello", timeout=5.0)
