@@ -2,12 +2,15 @@
 
 import asyncio
 import math
+import time
+from collections.abc import Awaitable, Callable
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from experts.transport.credentials import Credentials
+from router_service.front.api.admission import Admission
 from router_service.front.api.cluster_service import ClusterService, ShardDirectory
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
@@ -47,6 +50,7 @@ class FrontServer:
     by unix socket; `credentials` are the deployment's. `gate` asks callers for their tokens, `tls` has the
     certificates, None for plaintext; an HTTP server beside gRPC takes both. `directory` adds shards that no router
     knows to GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is how many there should be.
+    Callers' limits and health go by `clock`; a drain waits by `sleep`.
     """
 
     def __init__(
@@ -61,20 +65,24 @@ class FrontServer:
         targets: Targets | None = None,
         tracing: TracingConfig | None = None,
         routers: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.grpc_port = 0
         self.metrics_port = 0
         self.http_port = 0
         self._config = config
+        self._sleep = sleep
         self.metrics = FrontMetrics(card.name, routers)
         self._targets = targets
-        self.gate = Authenticator(config.tokens_file, self.metrics.refused, max_request_bytes=config.max_request_bytes)
+        self.gate = Authenticator(config.tokens_file, self.metrics.refused, clock, config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None
         self.links = RouterPool(endpoints, node, credentials, config, self._on_links)
-        self.health = FrontHealth(self.links, SERVICES)
+        self.health = FrontHealth(self.links, SERVICES, clock)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name)
         telemetry = RequestTelemetry(self.metrics, self._tracer)
-        self.inference = InferenceService(text, card, self.links, config, telemetry)
+        self.admission = Admission(config.max_concurrent_streams)
+        self.inference = InferenceService(text, card, self.links, config, self.admission, telemetry)
         self._cluster = ClusterService(card.name, self.links, directory)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
@@ -90,7 +98,7 @@ class FrontServer:
     @property
     def streams(self) -> int:
         """How many requests are being answered."""
-        return self.inference.active
+        return self.admission.active
 
     async def start(self) -> int:
         """Open the ports and look for routers; return the gRPC port. Health follows the links, see `FrontHealth`.
@@ -119,11 +127,11 @@ class FrontServer:
         connect elsewhere (GOAWAY), let streams in flight end within `grace_s`, then stop.
         """
         await self.health.drain()
-        await asyncio.sleep(notice_s)
-        self.inference.refuse()
-        await asyncio.sleep(QUEUED_S)
+        await self._sleep(notice_s)
+        self.admission.refuse()
+        await self._sleep(QUEUED_S)
         closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
-        await self.inference.drain(grace_s)
+        await self.admission.drain(grace_s)
         await self.stop(LAST_WORDS_S)
         await closing
 

@@ -16,7 +16,7 @@ class Admission:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._draining = False
+        self.draining = False  # whether new requests are refused
         self._active: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -26,11 +26,6 @@ class Admission:
         """How many requests are being answered."""
         return len(self._active)
 
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused."""
-        return self._draining
-
     @contextmanager
     def admit(self) -> Iterator[asyncio.Timeout]:
         """Count a request in. It runs within the timeout given, which expires when a drain has no more patience.
@@ -38,7 +33,7 @@ class Admission:
         Raises:
             RequestError: UNAVAILABLE while draining, RESOURCE_EXHAUSTED at the limit.
         """
-        if self._draining:
+        if self.draining:
             raise unavailable("the server is draining")
         if len(self._active) >= self._most:
             raise exhausted(f"the server has {self._most} streams, its limit; try again later")
@@ -54,7 +49,7 @@ class Admission:
 
     def refuse(self) -> None:
         """Refuse new requests from now on."""
-        self._draining = True
+        self.draining = True
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests and wait for those in flight; after `grace_s` they end as cancelled."""

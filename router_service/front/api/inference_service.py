@@ -21,14 +21,20 @@ class InferenceService(InferenceServicer):
     """Generate, Tokenize, Detokenize, GetModel."""
 
     def __init__(
-        self, text: TextModel, card: ModelCard, links: RouterPool, config: FrontConfig, telemetry: RequestTelemetry
+        self,
+        text: TextModel,
+        card: ModelCard,
+        links: RouterPool,
+        config: FrontConfig,
+        admission: Admission,
+        telemetry: RequestTelemetry,
     ) -> None:
         self._text = text
         self._card = card
         self._links = links
         self._config = config
         self._telemetry = telemetry
-        self._admission = Admission(config.max_concurrent_streams)
+        self._admission = admission
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer; the final message or the status comes exactly once."""
@@ -74,16 +80,6 @@ class InferenceService(InferenceServicer):
         async with answering(context):
             return self.model()
 
-    @property
-    def active(self) -> int:
-        """How many requests are being answered."""
-        return self._admission.active
-
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused."""
-        return self._admission.draining
-
     def limits(self) -> LengthLimits:
         """How long a request may be now."""
         return self._links.limits(self._card.context, self._card.vocabulary)
@@ -107,11 +103,3 @@ class InferenceService(InferenceServicer):
             active_parameters=card.active_parameters,
             has_chat_template=self._text.chat is not None,
         )
-
-    def refuse(self) -> None:
-        """Refuse new requests from now on."""
-        self._admission.refuse()
-
-    async def drain(self, grace_s: float) -> None:
-        """Refuse new requests and wait for those in flight; after `grace_s` they end as cancelled."""
-        await self._admission.drain(grace_s)

@@ -1,5 +1,4 @@
-"""What the Front knows of one request, kept once: metrics, log and spans listen to it and read counts and times here.
-"""
+"""What the Front knows of one request, kept once: metrics, log and spans listen to it and read the numbers here."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
