@@ -1,8 +1,8 @@
 """What the Front knows of one request, kept once: metrics, log and spans listen to it and read the numbers here."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -133,16 +133,14 @@ class RequestRecord:
 
     def _tell(self, step: Callable[[RequestListener], None]) -> None:
         for listener in self._listeners:
-            with guarded(type(listener).__name__):
+            try:
                 step(listener)
+            except Exception as error:
+                complain(type(listener).__name__, error)
 
 
-@contextmanager
-def guarded(observer: str) -> Iterator[None]:
-    """Log a fault of what only watches; the code behind goes on."""
-    try:
-        yield
-    except Exception as error:
-        with suppress(Exception):  # the log itself may be what is broken
-            text = "an observer failed (%s), the request that it watches goes on"
-            logger.error(text, observer, extra=fields(stack=stack_of(error)))
+def complain(observer: str, error: Exception) -> None:
+    """Log a fault of what only watches."""
+    with suppress(Exception):  # the log itself may be what is broken
+        text = "an observer failed (%s), the request that it watches goes on"
+        logger.error(text, observer, extra=fields(stack=stack_of(error)))
