@@ -1,8 +1,8 @@
 """Whether the Front can answer: the gRPC health service, and one word for whoever asks over HTTP."""
 
-import asyncio
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
@@ -22,10 +22,11 @@ class FrontHealth:
     the event loop.
     """
 
-    def __init__(self, links: RouterPool, services: Iterable[str]) -> None:
+    def __init__(self, links: RouterPool, services: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self.servicer = health_aio.HealthServicer()
         self.draining = False
         self._links = links
+        self._clock = clock
         self._services = ("", *services)
         self._complete_at = float("-inf")
         self._word = "no router is linked"
@@ -46,7 +47,7 @@ class FrontHealth:
 
     async def refresh(self) -> None:
         """Look at the links and tell the watchers what has changed."""
-        self._word = self._judge(asyncio.get_running_loop().time())
+        self._word = self._judge(self._clock())
         status = SERVING if self._word == "serving" else NOT_SERVING
         for name in self._services:
             await self.servicer.set(name, status)

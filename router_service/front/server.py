@@ -2,12 +2,15 @@
 
 import asyncio
 import math
+import time
+from collections.abc import Awaitable, Callable
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from experts.transport.credentials import Credentials
+from router_service.front.api.admission import Admission
 from router_service.front.api.cluster_service import ClusterService, ShardDirectory
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
@@ -21,7 +24,7 @@ from router_service.front.routing.router_pool import EndpointSource, RouterPool
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
-from router_service.front.telemetry.request_log import RequestLog
+from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.front.telemetry.tracing import open_tracer
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
@@ -47,6 +50,7 @@ class FrontServer:
     by unix socket; `credentials` are the deployment's. `gate` asks callers for their tokens, `tls` has the
     certificates, None for plaintext; an HTTP server beside gRPC takes both. `directory` adds shards that no router
     knows to GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is how many there should be.
+    Callers' limits and health go by `clock`; a drain waits by `sleep`.
     """
 
     def __init__(
@@ -61,38 +65,40 @@ class FrontServer:
         targets: Targets | None = None,
         tracing: TracingConfig | None = None,
         routers: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.grpc_port = 0
         self.metrics_port = 0
         self.http_port = 0
         self._config = config
-        self._metrics = FrontMetrics(card.name, routers)
+        self._sleep = sleep
+        self.metrics = FrontMetrics(card.name, routers)
         self._targets = targets
-        self.gate = Authenticator(config.tokens_file, self._metrics.refused, max_request_bytes=config.max_request_bytes)
+        self.gate = Authenticator(config.tokens_file, self.metrics.refused, clock, config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None
-        self._links = RouterPool(endpoints, node, credentials, config, self._on_links)
-        self._health = FrontHealth(self._links, SERVICES)
+        self.links = RouterPool(endpoints, node, credentials, config, self._on_links)
+        self.health = FrontHealth(self.links, SERVICES, clock)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name)
-        journal = RequestLog(self._tracer)
-        self._inference = InferenceService(text, card, self._links, self._metrics, config, journal)
-        self._cluster = ClusterService(card.name, self._links, directory)
+        telemetry = RequestTelemetry(self.metrics, self._tracer)
+        self.admission = Admission(config.max_concurrent_streams)
+        self.inference = InferenceService(text, card, self.links, config, self.admission, telemetry)
+        self._cluster = ClusterService(card.name, self.links, directory)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
-        self._live: LivePage | None = None
+        self.live: LivePage | None = None
         if config.http_port is not None:
-            self._live = LivePage(
-                config, text, self._inference, self._links, directory, self._health, self.gate, self.tls
-            )
+            self.live = LivePage(config, text, self.inference, self.links, directory, self.health, self.gate, self.tls)
 
     @property
     def linked_routers(self) -> int:
         """How many routers can be reached now."""
-        return self._health.routers
+        return self.health.routers
 
     @property
     def streams(self) -> int:
         """How many requests are being answered."""
-        return self._inference.active
+        return self.admission.active
 
     async def start(self) -> int:
         """Open the ports and look for routers; return the gRPC port. Health follows the links, see `FrontHealth`.
@@ -100,11 +106,11 @@ class FrontServer:
         Raises:
             OSError: a port cannot be bound.
         """
-        await self._health.refresh()
+        await self.health.refresh()
         server = self._make_server()
         try:
             await self._open_page()
-            self.http_port = await self._live.start() if self._live is not None else 0
+            self.http_port = await self.live.start() if self.live is not None else 0
             self.grpc_port = self._bind(server)
         except OSError:
             await self.stop()
@@ -113,19 +119,19 @@ class FrontServer:
             self._tracer.serves_at(self._config.host, self.grpc_port)
         await server.start()
         self._server = server
-        self._links.start()
+        self.links.start()
         return self.grpc_port
 
     async def drain(self, grace_s: float, notice_s: float = 0.0) -> None:
         """Turn NOT_SERVING, go on for `notice_s` so that load balancers see it, refuse new requests and tell clients to
         connect elsewhere (GOAWAY), let streams in flight end within `grace_s`, then stop.
         """
-        await self._health.drain()
-        await asyncio.sleep(notice_s)
-        self._inference.refuse()
-        await asyncio.sleep(QUEUED_S)
+        await self.health.drain()
+        await self._sleep(notice_s)
+        self.admission.refuse()
+        await self._sleep(QUEUED_S)
         closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
-        await self._inference.drain(grace_s)
+        await self.admission.drain(grace_s)
         await self.stop(LAST_WORDS_S)
         await closing
 
@@ -134,12 +140,12 @@ class FrontServer:
         server, self._server = self._server, None
         page, self._page = self._page, None
         tracer, self._tracer = self._tracer, None
-        live, self._live = self._live, None
+        live, self.live = self.live, None
         if live is not None:
             await live.stop()
         if server is not None:
             await server.stop(grace_s)
-        await self._links.stop()
+        await self.links.stop()
         if page is not None:
             await page.stop()
         if tracer is not None:
@@ -152,8 +158,8 @@ class FrontServer:
     async def _open_page(self) -> None:
         config = self._config
         if config.metrics_port is not None:
-            collector = MergedCollector(self._metrics.registry, lambda: self._links.reports)
-            page = MetricsServer(collector, self._metrics.model, self._targets, self._health)
+            collector = MergedCollector(self.metrics.registry, lambda: self.links.reports)
+            page = MetricsServer(collector, self.metrics.model, self._targets, self.health)
             self.metrics_port = await page.start(config.metrics_host, config.metrics_port, config.metrics_ports)
             self._page = page
 
@@ -167,9 +173,9 @@ class FrontServer:
         if config.connection_age_seconds:
             options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_seconds)))
         server = grpc.aio.server(interceptors=[AuthInterceptor(self.gate)], options=options)
-        add_InferenceServicer_to_server(self._inference, server)
+        add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)
         return server
 
@@ -189,5 +195,5 @@ class FrontServer:
         return server.add_secure_port(address, self.tls.grpc_credentials())
 
     async def _on_links(self) -> None:
-        self._metrics.routers_linked.set(len(self._links.links))
-        await self._health.refresh()
+        self.metrics.routers_linked.set(len(self.links.links))
+        await self.health.refresh()

@@ -1,14 +1,15 @@
 """A request's outputs to what its client reads: whole characters, no stop string, one final message."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from router_service.front.errors import RequestError, from_router
 from router_service.front.routing.stream_queue import Arrival
+from router_service.front.telemetry.request_record import RequestRecord
 from router_service.front.text.detokenizer import Detokenizer
 from router_service.front.text.stop_strings import StopMatcher
 from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import LayerRouting, Logprob, Timings, TokenLogprobs
+from router_service.protocol.messages import LayerRouting, Logprob, TokenLogprobs
 
 FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 
@@ -16,36 +17,20 @@ FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 class ResponseBuilder:
     """What one request has got so far. `finished` after the last response, `error` if the router gave it up."""
 
-    def __init__(
-        self,
-        request_id: str,
-        tokenizer: Tokenizer,
-        stops: Sequence[str],
-        prompt_tokens: int,
-        started: float,
-        on_tokens: Callable[[float, int], None],
-    ) -> None:
-        """`started` is in the event loop's seconds; `on_tokens(at, count)` hears of all that belong to the answer."""
-        self.request_id = request_id
+    def __init__(self, record: RequestRecord, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        """`record` hears of all tokens that belong to the answer."""
         self.finished = False
         self.error: RequestError | None = None
-        self.generated = 0
+        self._record = record
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(stops)
         self._watchful = bool(stops)
-        self._prompt_tokens = prompt_tokens
-        self._started = started
-        self._on_tokens = on_tokens
-        self._first: float | None = None
-        self._last = started
-        self._timings: Timings | None = None
 
     def extend(self, arrivals: Sequence[Arrival]) -> pb.GenerateResponse:
         """Return one response for all `arrivals`; what comes behind the end of the answer is left out."""
-        response = pb.GenerateResponse(request_id=self.request_id)
+        response = pb.GenerateResponse(request_id=self._record.request_id)
         for arrival in arrivals:
-            self._note_time(arrival)
             self._add(arrival, response)
             if self.finished or self.error is not None:
                 break
@@ -53,21 +38,14 @@ class ResponseBuilder:
 
     def cut(self) -> pb.GenerateResponse:
         """Return the last response of a stream that the server ends before its time."""
-        response = pb.GenerateResponse(request_id=self.request_id)
+        response = pb.GenerateResponse(request_id=self._record.request_id)
         self._finish(response, pb.CANCELLED)
         return response
-
-    def _note_time(self, arrival: Arrival) -> None:
-        self._timings = arrival.output.timings or self._timings
-        if arrival.output.token_ids:
-            self._first = arrival.at if self._first is None else self._first
-            self._last = arrival.at
 
     def _add(self, arrival: Arrival, response: pb.GenerateResponse) -> None:
         output = arrival.output
         used, text = self._read(output.token_ids)
-        self.generated += used
-        self._on_tokens(arrival.at, used)
+        self._record.tokens(arrival, used)
         response.text += text
         response.token_ids.extend(output.token_ids[:used])
         response.logprobs.extend(self._logprob(entry) for entry in output.logprobs[:used])
@@ -98,15 +76,14 @@ class ResponseBuilder:
         self.finished = True
 
     def _usage(self) -> pb.Usage:
-        first = self._last if self._first is None else self._first
-        timings = self._timings or Timings(0.0, first - self._started, 0.0)
+        timings = self._record.timings
         return pb.Usage(
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=self._record.prompt_tokens,
             cached_prompt_tokens=timings.cached_prompt_tokens,
-            generated_tokens=self.generated,
+            generated_tokens=self._record.answer.tokens,
             queue_seconds=timings.queue_seconds,
             prefill_seconds=timings.prefill_seconds,
-            decode_seconds=timings.decode_seconds or self._last - first,
+            decode_seconds=timings.decode_seconds,
         )
 
     def _logprob(self, entry: TokenLogprobs) -> pb.TokenLogprob:

@@ -98,6 +98,10 @@ class Authenticator:
         """Count a streamed answer while it lasts; see `CallerLimits.stream`."""
         return self._limits.stream(caller)
 
+    def open_streams(self, name: str) -> int:
+        """How many streamed answers the token `name` has open."""
+        return self._limits.open_streams(name)
+
     def check_size(self, caller: Caller, size: int) -> None:
         """Look at a request's size in bytes.
 

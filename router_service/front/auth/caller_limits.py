@@ -50,6 +50,10 @@ class CallerLimits:
         finally:
             self._streams[caller.name] -= 1
 
+    def open_streams(self, name: str) -> int:
+        """How many streams the token `name` has open."""
+        return self._streams[name]
+
     @staticmethod
     def check_size(caller: Caller, size: int) -> None:
         """Look at a request's size in bytes.

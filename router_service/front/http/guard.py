@@ -3,6 +3,7 @@
 import logging
 from http import HTTPStatus
 
+import grpc
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -26,8 +27,11 @@ HEADERS = {
 }
 
 
-class NotOursError(Exception):
+class NotOursError(RequestError):
     """A request that another site's page makes, or that does not say where it comes from."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.PERMISSION_DENIED, message)
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -47,8 +51,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(error.http_status, error.code.name, error.message, headers)
     except RequestError as error:
         return error_response(error.http_status, error.code.name, error.message)
-    except NotOursError as error:
-        return error_response(403, "PERMISSION_DENIED", str(error))
     except web.HTTPException as error:
         allowed = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None
         return error_response(error.status, error.reason.upper().replace(" ", "_"), _problem(request, error), allowed)
@@ -56,7 +58,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         raise
     except Exception as error:
         logger.exception("a request of the live page failed")
-        return error_response(500, "INTERNAL", f"internal error: {type(error).__name__}: {error}")
+        fault = RequestError(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}: {error}")
+        return error_response(fault.http_status, fault.code.name, fault.message)
 
 
 def check_own_page(loopback: bool) -> Middleware:

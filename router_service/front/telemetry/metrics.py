@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from router_service.protocol import inference_pb2 as pb
+from router_service.front.telemetry.request_record import FINISH_NAMES, RequestListener, RequestRecord
 
 FIRST_TOKEN_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1),
@@ -12,7 +12,6 @@ TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
 REQUEST_BUCKETS = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
 STAGE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, *REQUEST_BUCKETS[2:])
 CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
-REASONS = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
 
 
 class FrontMetrics:
@@ -36,7 +35,7 @@ class FrontMetrics:
         self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
         self._refused = self._labelled("requests_refused", "Calls refused before they were served", "reason")
         # From 0 on, or a rate would miss the first of each.
-        for reason in REASONS.values():
+        for reason in FINISH_NAMES.values():
             self._success.labels(model, reason)
         for code in CODES:
             self._failures.labels(model, code)
@@ -67,37 +66,33 @@ class FrontMetrics:
         return Counter(f"expertmesh_{name}_total", text, ["model", label], registry=self.registry)
 
 
-class RequestMeter:
-    """One request's share of the metrics. Times are in the event loop's seconds."""
+class RequestMetrics(RequestListener):
+    """Each request's share of the metrics."""
 
-    def __init__(self, metrics: FrontMetrics, started: float) -> None:
+    def __init__(self, metrics: FrontMetrics) -> None:
         self._metrics = metrics
-        self._started = started
-        self._prompt_tokens = 0
-        self._last: float | None = None
 
-    def prompt(self, tokens: int) -> None:
-        """Note the prompt's length, which counts once the first token is there."""
-        self._prompt_tokens = tokens
-
-    def tokens(self, at: float, count: int) -> None:
-        """Note `count` tokens that came at `at`; several at once share the time since the last ones."""
-        if not count:
-            return
+    def tokens(self, record: RequestRecord, count: int, since: float | None) -> None:
+        """Observe when tokens came; several at once share the time since the last ones."""
+        at = record.answer.last
+        assert at is not None
         self._metrics.generation_tokens.inc(count)
-        if self._last is None:
-            self._metrics.first_token.observe(at - self._started)
-            self._metrics.prompt_tokens.inc(self._prompt_tokens)
+        if since is None:
+            self._metrics.first_token.observe(at - record.began)
+            self._metrics.prompt_tokens.inc(record.prompt_tokens)
         else:
             for _ in range(count):
-                self._metrics.inter_token.observe((at - self._last) / count)
-        self._last = at
+                self._metrics.inter_token.observe((at - since) / count)
 
-    def finished(self, last: pb.GenerateResponse, now: float) -> None:
-        """Note the end of an answer from its last response."""
-        usage = last.usage
-        self._metrics.succeeded(REASONS[last.finish_reason])
-        self._metrics.request.observe(now - self._started)
-        self._metrics.queue.observe(usage.queue_seconds)
-        self._metrics.prefill.observe(usage.prefill_seconds)
-        self._metrics.decode.observe(usage.decode_seconds)
+    def finished(self, record: RequestRecord) -> None:
+        """Count an answer and observe its times."""
+        timings = record.timings
+        self._metrics.succeeded(record.finish)
+        self._metrics.request.observe(record.seconds)
+        self._metrics.queue.observe(timings.queue_seconds)
+        self._metrics.prefill.observe(timings.prefill_seconds)
+        self._metrics.decode.observe(timings.decode_seconds)
+
+    def failed(self, record: RequestRecord) -> None:
+        """Count an error."""
+        self._metrics.failed(record.code)

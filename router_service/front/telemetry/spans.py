@@ -18,9 +18,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from router_service.front.routing.stream_queue import Arrival
+from router_service.front.telemetry.request_record import Progress, RequestListener, RequestRecord
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import StepSummary, Submit, Timings
+from router_service.protocol.messages import StepSummary, Timings
 
 BATCH_SPANS = 512
 SCHEDULE_SECONDS = 1.0
@@ -29,7 +30,6 @@ MAX_EVENTS = 64
 EVENT = "expertmesh.step"
 PROVIDER = "expertmesh"
 Summaries = Sequence[tuple[float, StepSummary]]
-FINISH_REASONS = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
 
 
 class Tracer:
@@ -86,17 +86,14 @@ class Tracer:
         self._provider.shutdown()
 
 
-class RequestSpans:
-    """The spans of one request that is sampled. `at` is in the event loop's seconds, the monotonic clock's."""
+class RequestSpans(RequestListener):
+    """The spans of one request that is sampled. Times are in the event loop's seconds, the monotonic clock's."""
 
     def __init__(self, maker: SpanMaker, root: Span) -> None:
         self._maker = maker
         self._root = root
         self._begun = time.monotonic()
         self._wall_ns = time.time_ns() - time.monotonic_ns()
-        self._timings: Timings | None = None
-        self._first: float | None = None
-        self._last = 0.0
         self._summaries: list[tuple[float, StepSummary]] = []
 
     @property
@@ -104,9 +101,10 @@ class RequestSpans:
         """32 hexadecimal digits."""
         return f"{self._root.get_span_context().trace_id:032x}"
 
-    def submitted(self, submit: Submit) -> None:
+    def submitted(self, record: RequestRecord) -> None:
         """Note what is asked for, all defaults filled in."""
-        sampling = submit.sampling
+        assert record.submit is not None
+        sampling = record.submit.sampling
         self._root.set_attributes(
             {
                 "gen_ai.request.max_tokens": sampling.max_tokens,
@@ -114,45 +112,39 @@ class RequestSpans:
                 "gen_ai.request.top_p": sampling.top_p,
                 "gen_ai.request.top_k": sampling.top_k,
                 "gen_ai.request.seed": sampling.seed,
-                "gen_ai.usage.input_tokens": len(submit.prompt),
+                "gen_ai.usage.input_tokens": record.prompt_tokens,
             }
         )
 
-    def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Note when tokens came, and what the router says of the time before."""
-        for arrival in arrivals:
-            output = arrival.output
-            self._timings = output.timings or self._timings
-            if output.token_ids:
-                self._first = arrival.at if self._first is None else self._first
-                self._last = arrival.at
-            if output.summary is not None and len(self._summaries) < MAX_EVENTS:
-                self._summaries.append((arrival.at, output.summary))
+    def arrived(self, record: RequestRecord, arrival: Arrival) -> None:  # noqa: ARG002
+        """Keep what the router says of a step."""
+        if arrival.output.summary is not None and len(self._summaries) < MAX_EVENTS:
+            self._summaries.append((arrival.at, arrival.output.summary))
 
-    def finished(self, last: pb.GenerateResponse) -> None:
-        """End all spans; `last` is the answer's last response."""
-        self._root.set_attribute("gen_ai.response.finish_reasons", [FINISH_REASONS[last.finish_reason]])
-        self._end(last.usage.generated_tokens)
+    def finished(self, record: RequestRecord) -> None:
+        """End all spans of an answer."""
+        self._root.set_attribute("gen_ai.response.finish_reasons", [record.finish])
+        self._end(record.answer.tokens, record.received)
 
-    def failed(self, code: str, tokens: int) -> None:
-        """End all spans of a request that ended with the gRPC status `code` after `tokens`."""
-        self._root.set_attribute("error.type", code)
+    def failed(self, record: RequestRecord) -> None:
+        """End all spans of a request that ended with an error."""
+        self._root.set_attribute("error.type", record.code)
         self._root.set_status(Status(StatusCode.ERROR))
-        self._end(tokens)
+        self._end(record.received.tokens, record.received)
 
-    def _end(self, tokens: int) -> None:
+    def _end(self, tokens: int, received: Progress) -> None:
         self._root.set_attribute("gen_ai.usage.output_tokens", tokens)
-        if self._timings is not None and self._first is not None:
-            self._add_children(self._timings, self._first)
+        if received.timings is not None and received.first is not None and received.last is not None:
+            self._add_children(received.timings, received.first, received.last)
         self._root.end()
 
-    def _add_children(self, timings: Timings, first: float) -> None:
+    def _add_children(self, timings: Timings, first: float, last: float) -> None:
         """Lay out the router's durations so that the last one ends with the last token that came."""
-        decode = self._last - (timings.decode_seconds or self._last - first)
+        decode = last - (timings.decode_seconds or last - first)
         prefill = decode - timings.prefill_seconds
         self._child("queue", prefill - timings.queue_seconds, prefill)
         self._child("prefill", prefill, decode)
-        self._child("decode", decode, self._last, self._summaries)
+        self._child("decode", decode, last, self._summaries)
 
     def _child(
         self, name: str, begun: float, ended: float, summaries: Sequence[tuple[float, StepSummary]] = ()

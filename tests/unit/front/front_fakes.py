@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -13,6 +14,8 @@ from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Kind, pack_header, parse_header
 from experts.transport.handshake import server_handshake
 from router_service.front.api.model_card import ModelCard
+from router_service.front.text.json_tokenizer import JsonTokenizer
+from router_service.front.text.text_model import TextModel
 from router_service.protocol.messages import (
     Cancel,
     Logprob,
@@ -87,6 +90,21 @@ def metaspace_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.decoder = decoders.Metaspace()
     return tokenizer
+
+
+class FailingTokenizer(JsonTokenizer):
+    """One that cannot encode: a fault of ours in the midst of a request."""
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__(byte_level_tokenizer())
+        self._fault = fault
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002
+        raise self._fault
+
+
+def failing(text: TextModel, fault: Exception) -> TextModel:
+    return replace(text, tokenizer=FailingTokenizer(fault))
 
 
 def write_checkpoint(directory: Path, generation: dict[str, object] | None = None) -> Path:
@@ -199,6 +217,11 @@ class FakeRouter:
     def shout(self, payload: bytes, kind: Kind = Kind.MESSAGE) -> None:
         for writer in self._writers:
             writer.write(pack_header(kind, self.incarnation, 0, (payload,)) + payload)
+
+    def babble(self, raw: bytes) -> None:
+        """Send bytes that are no frame on every connection."""
+        for writer in self._writers:
+            writer.write(raw)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

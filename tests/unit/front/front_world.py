@@ -1,5 +1,7 @@
 """A Front with its routers and clients, over real sockets."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card
@@ -23,7 +25,11 @@ class World:
         self.tracing: TracingConfig | None = None
         self.expected_routers = 1
         self.endpoints: list[Endpoint] = []
+        # What asking for the routers ends in, None for their list.
+        self.no_directory: Exception | None = None
         self.targets: Targets | None = None
+        self.clock: Callable[[], float] = time.monotonic
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.routers: list[FakeRouter] = []
         self.fronts: list[FrontServer] = []
         self.clients: list[Client] = []
@@ -38,8 +44,10 @@ class World:
         patience = {"router_wait_seconds": WAIT_S, "connect_timeout_seconds": WAIT_S, "link_silence_seconds": WAIT_S}
         few = {"poll_seconds": 0.02, "metrics_port": self.metrics_port, "http_port": None}
         config = FrontConfig(**(patience | few | options))  # type: ignore[arg-type]
-        place = (self._list, CREDENTIALS, "node", self.directory, self.targets, self.tracing, self.expected_routers)
-        self.server = FrontServer(config, text or self.text, card(), *place)
+        place = (self.list_endpoints, CREDENTIALS, "node")
+        more = (self.directory, self.targets, self.tracing, self.expected_routers)
+        moments = (lambda: self.clock(), lambda seconds: self.sleep(seconds))
+        self.server = FrontServer(config, text or self.text, card(), *place, *more, *moments)
         await self.server.start()
         self.fronts.append(self.server)
         self.clients.append(Client(f"127.0.0.1:{self.server.grpc_port}"))
@@ -51,7 +59,9 @@ class World:
         await client.wait_ready(10)
         return router, client
 
-    async def _list(self) -> list[Endpoint]:
+    async def list_endpoints(self) -> list[Endpoint]:
+        if self.no_directory is not None:
+            raise self.no_directory
         return list(self.endpoints)
 
     def directory(self) -> list:  # type: ignore[type-arg]

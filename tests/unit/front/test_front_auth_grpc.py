@@ -41,7 +41,7 @@ class Door:
     def refusals(self) -> dict[str, float]:
         (family,) = [
             family
-            for family in self.world.server._metrics.registry.collect()
+            for family in self.world.server.metrics.registry.collect()
             if family.name == "expertmesh_requests_refused"
         ]
         return {s.labels["reason"]: s.value for s in family.samples if s.name.endswith("_total")}
@@ -130,14 +130,14 @@ async def test_streams_are_limited_by_token(door: Door) -> None:
     assert len(ids_of(await collect(door.client("ann"), "hello", max_tokens=2))) == 2
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await until(lambda: not door.world.server.gate._limits._streams["lim"])
+    await until(lambda: not door.world.server.gate.open_streams("lim"))
     assert len(ids_of(await collect(limited, "hello", max_tokens=2))) == 2
     assert door.refusals() == {"streams": 1}
 
 
 async def test_requests_are_limited_by_token_and_it_is_said_when_to_retry(door: Door) -> None:
     limited = door.client("lim")
-    door.world.server.gate._clock = lambda: 0.0  # the minute stands still while the calls are made
+    door.world.clock = lambda: 0.0  # the minute stands still while the calls are made
     for _ in range(4):
         await limited.model()
     error = await code_of(limited.model())
@@ -156,7 +156,7 @@ async def test_a_requests_size_is_limited_by_token(door: Door) -> None:
         assert "max_request_bytes of token lim: the request has 5" in str(error.details())
     assert len(await door.client("ann").tokenize("x" * 500)) > 0
     assert door.refusals() == {"size": 2}
-    assert not door.world.server.gate._limits._streams["lim"]
+    assert not door.world.server.gate.open_streams("lim")
 
 
 async def test_a_streamed_method_that_is_a_generator_is_limited_too(door: Door) -> None:
@@ -175,9 +175,9 @@ async def test_a_streamed_method_that_is_a_generator_is_limited_too(door: Door) 
     assert handler.request_deserializer(b"any") == b"any"
     seen = []
     async for number in handler.unary_stream(b"any", None):  # type: ignore[arg-type, attr-defined]
-        assert gate._limits._streams["lim"] == 1
+        assert gate.open_streams("lim") == 1
         seen.append(number)
-    assert (seen, gate._limits._streams["lim"]) == ([1, 2], 0)
+    assert (seen, gate.open_streams("lim")) == ([1, 2], 0)
 
 
 async def test_health_can_be_watched_without_a_token(door: Door) -> None:

@@ -50,7 +50,7 @@ async def test_health_is_the_links_and_the_drain(world: World) -> None:
         await client.wait_ready(10)
         async with browser.get("/healthz") as response:
             assert (response.status, await response.json()) == (200, {"status": "serving", "routers": 1})
-        await world.server._health.drain()
+        await world.server.health.drain()
         async with browser.get("/healthz") as response:
             assert (response.status, (await response.json())["status"]) == (503, "draining")
 
@@ -103,7 +103,7 @@ async def test_a_fault_of_ours_is_an_error_and_logged(world: World, caplog: pyte
     def broken() -> None:
         raise ZeroDivisionError("a bug")
 
-    world.server._live._describe = broken  # type: ignore[union-attr,method-assign,assignment]
+    world.server.inference.model = broken  # type: ignore[method-assign,assignment]
     async with browser, browser.get("/api/model") as response:
         assert (response.status, (await response.json())["code"]) == (500, "INTERNAL")
     assert "a bug" in caplog.text
@@ -131,7 +131,7 @@ async def test_stopping_ends_open_pages(world: World) -> None:
     _, browser = await browse(world)
     async with browser, browser.get("/live") as response:
         await response.content.readline()
-        hub = world.server._live.hub  # type: ignore[union-attr]
+        hub = world.server.live.hub  # type: ignore[union-attr]
         assert hub.watchers == 1
         await asyncio.wait_for(world.server.stop(), WAIT_S)
         async with asyncio.timeout(WAIT_S):

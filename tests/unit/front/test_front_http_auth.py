@@ -35,7 +35,7 @@ class House:
         return Browser(self.world.server.http_port, self.tokens.get(name, name))
 
     def refusals(self) -> dict[str, float]:
-        families = {family.name: family for family in self.world.server._metrics.registry.collect()}
+        families = {family.name: family for family in self.world.server.metrics.registry.collect()}
         samples = families["expertmesh_requests_refused"].samples
         return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
 

@@ -126,7 +126,7 @@ async def test_leaving_cancels_at_the_router(world: World) -> None:
 
 async def test_a_draining_server_refuses(world: World) -> None:
     _, browser = await browse(world)
-    await world.server._inference.drain(0.1)
+    await world.server.admission.drain(0.1)
     async with browser:
         assert await browser.refused("/api/generate", {"prompt": "hi"}) == (503, "the server is draining")
 
@@ -135,7 +135,7 @@ async def test_page_streams_count_like_others(world: World) -> None:
     _, browser = await browse(world)
     async with browser:
         await browser.generate(prompt="hello", max_tokens=4)
-    registry = world.server._metrics.registry
+    registry = world.server.metrics.registry
     assert registry.get_sample_value("expertmesh_generation_tokens_total", {"model": "tiny"}) == 4
     labels = {"model": "tiny", "finished_reason": "length"}
     assert registry.get_sample_value("expertmesh_request_success_total", labels) == 1

@@ -1,9 +1,12 @@
 """The measure of specialization on distributions whose answer is known, and the comparison that the page asks for."""
 
+import asyncio
+
 import numpy as np
 import pytest
+from front_fakes import until
 from front_world import World
-from http_world import browse
+from http_world import Browser, browse
 from test_front_http_generate import routed
 
 from router_service.front.page.domains import compare
@@ -128,9 +131,17 @@ async def test_bad_domains_are_named(world: World, domains: list[tuple[str, str]
 
 
 async def test_one_comparison_at_a_time(world: World) -> None:
-    _, browser = await browse(world, script=routed)
+    router, browser = await browse(world, script=routed, stall_after_steps=0)
     body = {"domains": [{"name": "a", "text": "hello " * 90}, {"name": "b", "text": "fox " * 90}]}
-    handler = next(route.handler.__self__ for route in world.server._live._runner.app.router.routes() if route.resource.canonical == "/api/domains")  # type: ignore[union-attr]  # fmt: skip # noqa: E501
-    async with browser, handler._busy:
+    async with browser:
+        first = asyncio.create_task(_status(browser, body))
+        await until(lambda: bool(router.running))
         status, error = await browser.refused("/api/domains", body)
         assert (status, "another comparison" in error) == (429, True)
+        router.stall_after_steps = None
+        assert await first == 200
+
+
+async def _status(browser: Browser, body: object) -> int:
+    async with browser.post("/api/domains", body) as response:
+        return int(response.status)

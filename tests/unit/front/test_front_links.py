@@ -127,7 +127,7 @@ async def test_routers_that_leave_in_order_do_not_count(world: World) -> None:
             task = asyncio.create_task(collect(client, "hello", max_tokens=20))
         await until(lambda router=router: len(router.submits) == 1)
         router.say(report(router.name, leaving=True))
-        await until(lambda: all(link.leaving for link in world.server._links.links))
+        await until(lambda: all(link.leaving for link in world.server.links.links))
         world.endpoints.clear()
         router.cut()
     await world.router(name="last")
@@ -152,8 +152,7 @@ async def test_garbage_from_a_router_ends_its_link_alone(world: World, payload: 
 
 async def test_bytes_that_are_no_frame_end_the_link(world: World) -> None:
     router, client = await world.serve()
-    for writer in router._writers:
-        writer.write(b"GET / HTTP/1.1\r\n" + b"x" * 40)
+    router.babble(b"GET / HTTP/1.1\r\n" + b"x" * 40)
     await until(lambda: router.connections == 2)
     await client.wait_ready(WAIT_S)
 
@@ -191,11 +190,7 @@ async def test_a_stranger_is_not_linked(world: World, fault: str, caplog: pytest
 
 async def test_a_failing_directory_does_not_disturb_links(world: World) -> None:
     _, client = await world.serve()
-
-    async def broken() -> list:  # type: ignore[type-arg]
-        raise RuntimeError("no control plane")
-
-    world.server._links._endpoints = broken
+    world.no_directory = RuntimeError("no control plane")
     await asyncio.sleep(0.1)
     assert len(ids_of(await collect(client, "hello", max_tokens=4))) == 4
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from front_fakes import echo, refuse
+from front_fakes import echo, failing, refuse
 from front_world import World
 from test_front_generate import collect, text_of
 
@@ -105,7 +105,7 @@ async def test_no_line_holds_a_prompt_or_generated_text(world: World, written: i
     await _fail(client, "role", messages=[{"role": SECRET_TEXT, "content": SECRET_TEXT}])
     router.script = refuse("INVALID_ARGUMENT", f"cannot take {SECRET_TEXT}")
     await _fail(client, SECRET_TEXT, prompt=SECRET_TEXT)
-    world.server._inference._answer = _broken  # type: ignore[assignment]
+    client = await world.front(failing(world.text, ValueError(f"cannot do {SECRET_TEXT}")))
     await _fail(client, SECRET_TEXT, prompt=SECRET_TEXT)
     text = written.getvalue()
     assert [text.count(f'"message": "{end}"') for end in ("request finished", "request failed")] == [2, 3]
@@ -118,7 +118,3 @@ async def _fail(client: Client, said: str, **request: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(client, **request)
     assert said in str(caught.value.details())
-
-
-def _broken(*_: object) -> None:
-    raise ValueError(f"cannot do {SECRET_TEXT}")

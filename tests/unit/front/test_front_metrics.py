@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from test_front_generate import collect
 
-from router_service.front.api import inference_service as inference
+from router_service.front.api import answering
 from router_service.front.routing.stream_queue import Arrival, StreamQueue
 from router_service.front.telemetry import metrics_server
 from router_service.front.telemetry.exposition import MergedCollector
@@ -109,7 +109,7 @@ async def test_requests_are_counted_and_timed(world: World, monkeypatch: pytest.
 async def test_cancels_and_deadlines_are_failures_with_their_code(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "ON_THE_WAY_S", 5.0)  # as long as the call may last: its way here may take as long
+    monkeypatch.setattr(answering, "ON_THE_WAY_S", 5.0)  # as long as the call may last: its way here may take as long
     router, client = await world.serve(stall_after_steps=1)
     with pytest.raises(grpc.aio.AioRpcError):
         await collect(client, "hello", timeout=5.0)
@@ -135,7 +135,7 @@ async def test_the_routers_families_are_merged_and_leave_with_them(world: World)
     await until(lambda: world.server.linked_routers == 2)
     first.say(report("r0", families=[steps("r0", 5)]))
     second.say(report("r1", families=[steps("r1", 7, "expertmesh_steps")]))
-    await until(lambda: len(world.server._links.reports) == 2)
+    await until(lambda: len(world.server.links.reports) == 2)
     series = await scrape(world)
     assert value(series, "steps_total", router="r0") == 5
     assert value(series, "steps_total", router="r1") == 7
@@ -226,7 +226,7 @@ async def test_what_comes_later_needs_no_new_target(world: World) -> None:
     second = await world.router(name="r1")
     await until(lambda: world.server.linked_routers == 2)
     second.say(report("r1", families=[up("r1", "0"), up("r1", "1")]))
-    await until(lambda: len(world.server._links.reports) == 1)
+    await until(lambda: len(world.server.links.reports) == 1)
     after = await scrape(world)
     assert [value(after, "shard_up", router="r1", shard=shard, replica="a") for shard in "01"] == [1, 1]
     assert value(after, "routers_linked") == value(after, "routers_configured") == 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from front_fakes import refuse
+from front_fakes import failing, refuse
 from front_world import World
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,8 +85,7 @@ async def test_a_request_that_is_wrong_has_an_id_and_may_be_retried(world: World
 
 
 async def test_a_fault_of_ours_has_an_id(world: World) -> None:
-    await world.serve()
-    world.server._inference._answer = None  # type: ignore[assignment,method-assign]
+    await world.front(failing(world.text, TypeError("a bug")))
     async with Dial(world) as dial:
         error = await failed(dial.generate("a"))
         assert (error.code(), request_id_of(error)) == (grpc.StatusCode.INTERNAL, "a")
@@ -103,7 +102,7 @@ async def test_a_deadline_leaves_the_id(world: World) -> None:
 
 async def test_a_draining_front_names_what_it_refuses(world: World) -> None:
     await world.serve()
-    await world.server._inference.drain(0)
+    await world.server.admission.drain(0)
     async with Dial(world) as dial:
         error = await failed(dial.generate("", MINE))
         assert (error.details(), request_id_of(error)) == ("the server is draining", "mine")

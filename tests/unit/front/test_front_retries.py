@@ -21,19 +21,17 @@ def again(world: World, attempts: int) -> Client:
 
 
 def refused(world: World) -> float:
-    metrics = world.server._metrics
-    value: float = metrics._failures.labels(metrics.model, "UNAVAILABLE")._value.get()
-    return value
+    labels = {"model": "tiny", "code": "UNAVAILABLE"}
+    return world.server.metrics.registry.get_sample_value("expertmesh_request_failures_total", labels) or 0.0
 
 
 async def test_a_call_that_is_refused_for_a_while_is_answered(world: World) -> None:
     router, _ = await world.serve()
-    inference = world.server._inference
-    inference._draining = True
+    world.server.admission.refuse()
     asked = asyncio.create_task(answer(again(world, attempts=5)))
     await until(lambda: refused(world) >= 1)
     assert not asked.done()
-    inference._draining = False
+    world.server.admission.draining = False
     responses = await asked
     assert sum(len(response.token_ids) for response in responses) == 2
     assert len(router.submits) == 1
@@ -41,7 +39,7 @@ async def test_a_call_that_is_refused_for_a_while_is_answered(world: World) -> N
 
 async def test_attempts_end(world: World) -> None:
     await world.serve()
-    world.server._inference._draining = True
+    world.server.admission.refuse()
     with pytest.raises(grpc.aio.AioRpcError, match="the server is draining"):
         await answer(again(world, attempts=2))
     assert refused(world) == 2
@@ -49,7 +47,7 @@ async def test_attempts_end(world: World) -> None:
 
 async def test_by_default_a_call_is_sent_once(world: World) -> None:
     _, client = await world.serve()
-    world.server._inference._draining = True
+    world.server.admission.refuse()
     with pytest.raises(grpc.aio.AioRpcError, match="the server is draining"):
         await answer(client)
     assert refused(world) == 1

@@ -53,7 +53,7 @@ async def test_a_router_that_leaves_waits_for_its_streams_and_gets_no_more(
     streams = [asyncio.create_task(ask(service, PROMPT, 150)) for _ in range(4)]
     await until(lambda: len(first._by_stream) == 2 and len(second._by_stream) == 2)
     leaving = asyncio.create_task(asyncio.to_thread(first.leave, 10 * WAIT_S))
-    await until(lambda: any(link.leaving for link in service.world.server._links.links))
+    await until(lambda: any(link.leaving for link in service.world.server.links.links))
     more = [asyncio.create_task(ask(service, PROMPT, 20)) for _ in range(4)]
     await until(lambda: len(second._by_stream) == 6)
     assert not leaving.done()

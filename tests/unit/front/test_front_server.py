@@ -4,21 +4,21 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from types import SimpleNamespace
 
 import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from front_fakes import CREDENTIALS, WAIT_S, card, report, until
+from front_fakes import CREDENTIALS, WAIT_S, card, failing, report, until
 from front_world import World
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from test_front_generate import Responses, check_one_end, collect, ids_of
 
 from router_service.client.client import Client
-from router_service.front import health, server
+from router_service.front import server
 from router_service.front.config import FrontConfig
+from router_service.front.health import SHARDS_AWAY_S
 from router_service.front.server import SERVICES, FrontServer
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
@@ -77,14 +77,14 @@ async def test_reflection_lists_and_describes_the_services(world: World) -> None
     assert answers[1].file_descriptor_response.file_descriptor_proto
 
 
-async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World) -> None:
     refused = asyncio.Event()
-    monkeypatch.setattr(server, "asyncio", paused(refused.wait))
+    world.sleep = paused(refused.wait)
     router, client = await world.serve(stall_after_steps=3)  # or it might end before the other is refused
     running = asyncio.create_task(collect(client, "hello world", max_tokens=40))
     await until(lambda: router.steps == 3)
     drain = asyncio.create_task(world.server.drain(WAIT_S))
-    await until(lambda: world.server._inference._draining)
+    await until(lambda: world.server.admission.draining)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(client, "hello")
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -99,7 +99,7 @@ async def test_a_drain_lets_streams_end_and_refuses_new_ones(world: World, monke
         await client.health()
 
 
-async def test_load_balancers_have_notice_of_a_drain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_load_balancers_have_notice_of_a_drain(world: World) -> None:
     """Within the notice health is NOT_SERVING, and who has not heard of it is served."""
     over = asyncio.Event()
 
@@ -107,7 +107,7 @@ async def test_load_balancers_have_notice_of_a_drain(world: World, monkeypatch: 
         if seconds == 7.0:
             await over.wait()
 
-    monkeypatch.setattr(server, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": notice}))
+    world.sleep = notice
     world.metrics_port = 0
     _, client = await world.serve()
     assert await healthz(world) == (200, {"status": "serving", "routers": 1})
@@ -129,7 +129,7 @@ async def test_a_client_that_stays_connected_is_sent_away(world: World) -> None:
     await until(lambda: router.steps == 3)
     old = world.server
     drain = asyncio.create_task(old.drain(WAIT_S))
-    await until(lambda: old.streams == 1 and old._inference._draining)
+    await until(lambda: old.streams == 1 and old.admission.draining)
     world.endpoints.clear()  # the other Front needs a router that does not stall
     await world.router(name="r1")
     await front_at(world, port)
@@ -141,10 +141,10 @@ async def test_a_client_that_stays_connected_is_sent_away(world: World) -> None:
     await drain
 
 
-async def test_calls_that_a_drain_meets_are_refused_by_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_a_drain_meets_are_refused_by_name(world: World) -> None:
     """gRPC would cancel those that it has not handed over yet when its server stops."""
     codes: list[grpc.StatusCode] = []
-    monkeypatch.setattr(server, "asyncio", paused(lambda: until(lambda: len(codes) == 32)))
+    world.sleep = paused(lambda: until(lambda: len(codes) == 32))
     await world.serve()
     target = f"127.0.0.1:{world.server.grpc_port}"
     asking = [asyncio.create_task(ask_until_refused(target, codes)) for _ in range(32)]
@@ -154,14 +154,14 @@ async def test_calls_that_a_drain_meets_are_refused_by_name(world: World, monkey
     assert codes == [grpc.StatusCode.UNAVAILABLE] * 32
 
 
-def paused(wait: Callable[[], Awaitable[object]]) -> SimpleNamespace:
-    """asyncio for a Front that refuses as long as `wait` takes before it stops its server: the machine may be slow."""
+def paused(wait: Callable[[], Awaitable[object]]) -> Callable[[float], Awaitable[None]]:
+    """The sleep of a Front that refuses as long as `wait` takes before it stops its server: the machine may be slow."""
 
     async def sleep(seconds: float) -> None:
         if seconds == server.QUEUED_S:
             await wait()
 
-    return SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
+    return sleep
 
 
 async def ask_until_refused(target: str, codes: list[grpc.StatusCode]) -> None:
@@ -193,8 +193,8 @@ async def test_a_client_connects_anew_after_a_while_and_loses_nothing(world: Wor
 
 def requests(front: FrontServer) -> float:
     """How many a Front has answered."""
-    counted: float = front._metrics._success.labels(front._metrics.model, "length")._value.get()
-    return counted
+    labels = {"model": "tiny", "finished_reason": "length"}
+    return front.metrics.registry.get_sample_value("expertmesh_request_success_total", labels) or 0.0
 
 
 async def front_at(world: World, port: int) -> None:
@@ -212,7 +212,7 @@ async def test_a_leaving_router_gets_new_streams_only_while_it_is_the_last(world
     running = asyncio.create_task(collect(client, "hello world", max_tokens=20))
     await until(lambda: bool(first.submits))
     first.say(report(leaving=True))
-    await until(lambda: world.server._links.links[0].leaving)
+    await until(lambda: world.server.links.links[0].leaving)
     assert await client.health()
     check_one_end(await collect(client, "hello", max_tokens=3))
     second = await world.router(name="r1")
@@ -223,16 +223,17 @@ async def test_a_leaving_router_gets_new_streams_only_while_it_is_the_last(world
     assert len(ids_of(await running)) == 20
 
 
-async def test_health_is_down_while_shards_are_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_is_down_while_shards_are_missing(world: World) -> None:
     """Not at once: one that is replaced is back within seconds."""
     world.metrics_port = 0
-    monkeypatch.setattr(health, "SHARDS_AWAY_S", WAIT_S)
+    now = 1000.0
+    world.clock = lambda: now
     router, client = await world.serve()
     router.say(report(ready=False))
-    await until(lambda: not world.server._links.links[0].ready)
+    await until(lambda: not world.server.links.links[0].ready)
     await asyncio.sleep(0.1)
     assert await client.health()
-    monkeypatch.setattr(health, "SHARDS_AWAY_S", 0.1)
+    now += SHARDS_AWAY_S + 1
     await until_health(client, False)
     assert await healthz(world) == (503, {"status": "shards are missing", "routers": 1})
     router.say(report(ready=True))
@@ -270,25 +271,20 @@ async def test_a_taken_port_is_an_error_that_names_it(world: World, text: TextMo
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for field in ("grpc_port", "metrics_port"):
-            front = FrontServer(FrontConfig(**{field: port}), text, card(), world._list, CREDENTIALS, "node")
+            front = FrontServer(FrontConfig(**{field: port}), text, card(), world.list_endpoints, CREDENTIALS, "node")
             with pytest.raises(OSError, match=str(port) if field == "grpc_port" else "in use"):
                 await front.start()
             await front.stop()
 
 
 async def test_a_fault_of_ours_is_internal_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    _, client = await world.serve()
-
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError("a bug")
-
-    world.server._inference._answer = broken  # type: ignore[assignment]
+    client = await world.front(failing(world.text, ZeroDivisionError("a bug")))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(client, "hello")
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     (record,) = [record for record in caplog.records if record.message == "a call failed"]
     stack = record.fields["stack"]  # type: ignore[attr-defined]
-    assert "in broken" in stack
+    assert "in encode" in stack
     assert stack.endswith("ZeroDivisionError")
     assert "a bug" not in stack.splitlines()[-1]  # a message may quote what the client sent
 

@@ -27,7 +27,7 @@ async def client(world: World) -> Client:
 
 
 def refused(world: World) -> dict[str, float]:
-    families = world.server._metrics.registry.collect()
+    families = world.server.metrics.registry.collect()
     (family,) = [one for one in families if one.name == "expertmesh_requests_refused"]
     return {one.labels["reason"]: one.value for one in family.samples if one.name.endswith("_total")}
 

@@ -16,6 +16,7 @@ from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.generation_config import SamplingDefaults
 from router_service.front.text.text_model import load_text_model
 from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.inference_pb2_grpc import InferenceStub
 from router_service.protocol.messages import SamplingParams
 
 LIMITS = LengthLimits(context=100, prompt=80, vocabulary=VOCABULARY)
@@ -118,9 +119,10 @@ async def test_an_input_that_cannot_be_served_is_refused(
     router.prompt_limit = 80
     client = await world.front()
     await client.wait_ready(10)
-    call = client._inference.Generate(pb.GenerateRequest(**request_fields))  # type: ignore[arg-type]
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{world.server.grpc_port}") as channel:
+        call = InferenceStub(channel).Generate(pb.GenerateRequest(**request_fields))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details().startswith(message)
     assert router.submits == []
@@ -223,8 +225,9 @@ async def test_tokenize_and_detokenize(world: World) -> None:
     assert await client.tokenize("") == []
     with pytest.raises(grpc.aio.AioRpcError, match=r"ids\[1\]: token 512 is not in the vocabulary"):
         await client.detokenize([1, 512])
-    with pytest.raises(grpc.aio.AioRpcError, match="input: one of prompt, chat"):
-        await client._inference.Tokenize(pb.TokenizeRequest())
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{world.server.grpc_port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="input: one of prompt, chat"):
+            await InferenceStub(channel).Tokenize(pb.TokenizeRequest())
     for wrong in ({}, {"prompt": "a", "messages": []}):
         with pytest.raises(ValueError, match="exactly one"):
             await client.tokenize(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,65 @@
+"""Which requests are taken: so many at a time, and none while the server drains."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from experts.host.log import fields
+from router_service.front.errors import exhausted, unavailable
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """The requests that are being answered, `most` at a time. Used on the event loop only."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.draining = False  # whether new requests are refused
+        self._active: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def active(self) -> int:
+        """How many requests are being answered."""
+        return len(self._active)
+
+    @contextmanager
+    def admit(self) -> Iterator[asyncio.Timeout]:
+        """Count a request in. It runs within the timeout given, which expires when a drain has no more patience.
+
+        Raises:
+            RequestError: UNAVAILABLE while draining, RESOURCE_EXHAUSTED at the limit.
+        """
+        if self.draining:
+            raise unavailable("the server is draining")
+        if len(self._active) >= self._most:
+            raise exhausted(f"the server has {self._most} streams, its limit; try again later")
+        scope = asyncio.timeout(None)
+        self._active.add(scope)
+        self._idle.clear()
+        try:
+            yield scope
+        finally:
+            self._active.discard(scope)
+            if not self._active:
+                self._idle.set()
+
+    def refuse(self) -> None:
+        """Refuse new requests from now on."""
+        self.draining = True
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new requests and wait for those in flight; after `grace_s` they end as cancelled."""
+        self.refuse()
+        logger.info("drain begins", extra=fields(streams=len(self._active), grace_seconds=grace_s))
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+            logger.info("drain ends, all streams have ended")
+        except TimeoutError:
+            logger.warning("%d streams outlive the grace period of %g s", len(self._active), grace_s)
+            for scope in self._active:
+                scope.reschedule(0)

@@ -1,0 +1,137 @@
+"""The way of one request: its prompt and sampling, a router's stream, responses to whoever asked."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from router_service.front.api.calls import ResponseWriter
+from router_service.front.api.prompt import encode_input
+from router_service.front.api.response_builder import ResponseBuilder
+from router_service.front.api.sampling import resolve_sampling
+from router_service.front.config import FrontConfig
+from router_service.front.errors import RequestError, invalid, unavailable
+from router_service.front.routing.failover_stream import FailoverStream
+from router_service.front.routing.length_limits import LengthLimits
+from router_service.front.routing.router_pool import RouterPool
+from router_service.front.telemetry.request_record import RequestRecord
+from router_service.front.text.text_model import TextModel
+from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.messages import Submit
+from router_service.protocol.request_id import MAX_REQUEST_ID_CHARACTERS
+
+# A caller's deadline began by the way of its call before ours.
+ON_THE_WAY_S = 0.1
+
+
+class Answering:
+    """Answers one request; `record` has all that is known of it."""
+
+    def __init__(
+        self,
+        request: pb.GenerateRequest,
+        caller: ResponseWriter,
+        record: RequestRecord,
+        text: TextModel,
+        links: RouterPool,
+        config: FrontConfig,
+    ) -> None:
+        self._request = request
+        self._caller = caller
+        self._record = record
+        self._text = text
+        self._links = links
+        self._config = config
+        self._answer: ResponseBuilder | None = None
+
+    async def run(self, limits: LengthLimits, scope: asyncio.Timeout) -> None:
+        """Write the answer, the final message exactly once; when `scope` expires, what is there ends as cancelled.
+
+        Raises:
+            RequestError: it was refused, or ended without finishing.
+        """
+        try:
+            async with scope:
+                submit = await self._submit(limits)
+                self._record.submitted(submit)
+                await self._caller.accepted(submit.request_id)
+                self._answer = ResponseBuilder(self._record, self._text.tokenizer, list(self._request.sampling.stop))
+                await self._pump(submit, self._answer)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            if self._answer is None or self._answer.finished:
+                raise unavailable("the server is draining") from None
+            await self._write(self._answer.cut())
+
+    async def _submit(self, limits: LengthLimits) -> Submit:
+        request, record = self._request, self._record
+        _check(request, record)
+        prompt = await encode_input(request, self._text, limits)
+        return Submit(
+            stream=0,
+            request_id=record.request_id,
+            prompt=prompt,
+            sampling=resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt)),
+            return_routing=request.return_routing,
+            traced=bool(record.trace_id),
+            return_scores=request.return_scores,
+        )
+
+    async def _pump(self, submit: Submit, answer: ResponseBuilder) -> None:
+        stream = self._stream(submit)
+        try:
+            while not answer.finished:
+                arrivals = await stream.receive()
+                self._record.arrived(arrivals)
+                response = answer.extend(arrivals)
+                if answer.error is None or response.token_ids:
+                    await self._write(response)
+                if answer.error is not None:
+                    raise answer.error
+        finally:
+            stream.close()
+
+    def _stream(self, submit: Submit) -> FailoverStream:
+        left = self._caller.time_remaining()
+        deadline = None if left is None else asyncio.get_running_loop().time() + left
+        config = self._config
+        return FailoverStream(self._links, submit, deadline, config.router_wait_seconds, config.max_resubmits)
+
+    async def _write(self, response: pb.GenerateResponse) -> None:
+        await self._caller.write(response)
+        if response.finish_reason:
+            self._record.finished(response.finish_reason)
+
+
+@contextmanager
+def failures_noted(record: RequestRecord, caller: ResponseWriter) -> Iterator[None]:
+    """Tell the record how the request failed, if it did."""
+    try:
+        yield
+    except RequestError as error:
+        record.failed(error.code.name, error.message)
+        raise
+    except asyncio.CancelledError:
+        record.failed("CANCELLED" if _time_left(caller) else "DEADLINE_EXCEEDED")
+        raise
+    except Exception:
+        record.failed("CANCELLED" if caller.done() else "INTERNAL")
+        raise
+
+
+def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
+    """Require an id that is short enough, and scores with routing only.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT.
+    """
+    if len(record.request_id) > MAX_REQUEST_ID_CHARACTERS:
+        raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(record.request_id)}")
+    if request.return_scores and not request.return_routing:
+        raise invalid("return_scores", "comes with the routing: set return_routing too, or leave it out")
+
+
+def _time_left(caller: ResponseWriter) -> bool:
+    """Whether a call ended before its deadline. The caller's clock began first, by the way that its call took."""
+    left = caller.time_remaining()
+    return left is None or left > ON_THE_WAY_S

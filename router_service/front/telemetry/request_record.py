@@ -1,0 +1,146 @@
+"""What the Front knows of one request, kept once: metrics, log and spans listen to it and read the numbers here."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from experts.host.log import fields, stack_of
+from router_service.front.routing.stream_queue import Arrival
+from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.messages import Submit, Timings
+
+logger = logging.getLogger(__name__)
+
+FINISH_NAMES = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
+
+
+@dataclass(slots=True)
+class Progress:
+    """A count of tokens, when the first and the last came (event loop's seconds), and what the router said last."""
+
+    tokens: int = 0
+    first: float | None = None
+    last: float | None = None
+    timings: Timings | None = None
+
+    def add(self, arrival: Arrival, count: int) -> None:
+        """Count `count` tokens of an arrival."""
+        self.timings = arrival.output.timings or self.timings
+        if count:
+            self.tokens += count
+            self.first = arrival.at if self.first is None else self.first
+            self.last = arrival.at
+
+
+class RequestListener:
+    """Hears of the steps of a request after its record has them. A listener overrides what it cares for."""
+
+    def submitted(self, record: "RequestRecord") -> None:
+        """The request is about to go to a router, which may yet refuse it."""
+
+    def arrived(self, record: "RequestRecord", arrival: Arrival) -> None:
+        """An output has come; some of its tokens may lie behind the end of the answer."""
+
+    def tokens(self, record: "RequestRecord", count: int, since: float | None) -> None:
+        """`count` tokens, at least one, belong to the answer; those before came at `since`, None for the first."""
+
+    def finished(self, record: "RequestRecord") -> None:
+        """The client has the last response."""
+
+    def failed(self, record: "RequestRecord") -> None:
+        """The request has ended with an error."""
+
+
+class RequestRecord:
+    """One request; exactly one of `finished` and `failed` ends it. Times are in `clock`'s seconds, the event loop's.
+
+    A listener's fault is logged; the request and the other listeners go on.
+    """
+
+    def __init__(self, request_id: str, clock: Callable[[], float], listeners: Iterable[RequestListener] = ()) -> None:
+        self.request_id = request_id
+        self.trace_id = ""  # empty where it is not traced
+        self.began = clock()
+        self.submit: Submit | None = None
+        self.received = Progress()
+        self.answer = Progress()
+        # How it ended: `finish` names the reason of an answer, `code` is the gRPC status of a failure.
+        self.ended: float | None = None
+        self.finish = ""
+        self.code = ""
+        self.message = ""
+        self._clock = clock
+        self._listeners = tuple(listeners)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How long the prompt is, 0 before it is known."""
+        return 0 if self.submit is None else len(self.submit.prompt)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken, to its end or to now."""
+        return (self._clock() if self.ended is None else self.ended) - self.began
+
+    @property
+    def timings(self) -> Timings:
+        """How the answer's time was spent, by the Front's own measure where the router has not said."""
+        last = self.began if self.answer.last is None else self.answer.last
+        first = last if self.answer.first is None else self.answer.first
+        told = self.answer.timings or Timings(0.0, first - self.began, 0.0)
+        return msgspec.structs.replace(told, decode_seconds=told.decode_seconds or last - first)
+
+    def listen(self, listener: RequestListener, trace_id: str) -> None:
+        """Add the listener that traces the request."""
+        self.trace_id = trace_id
+        self._listeners += (listener,)
+
+    def submitted(self, submit: Submit) -> None:
+        """Note what goes to a router."""
+        self.submit = submit
+        self._tell(lambda listener: listener.submitted(self))
+
+    def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """Note outputs as they came."""
+        for arrival in arrivals:
+            self._arrived(arrival)
+
+    def tokens(self, arrival: Arrival, count: int) -> None:
+        """Note that the first `count` tokens of an arrival belong to the answer."""
+        since = self.answer.last
+        self.answer.add(arrival, count)
+        if count:
+            self._tell(lambda listener: listener.tokens(self, count, since))
+
+    def finished(self, reason: pb.FinishReason) -> None:
+        """Note that the client has the last response."""
+        self.finish = FINISH_NAMES[reason]
+        self.ended = self._clock()
+        self._tell(lambda listener: listener.finished(self))
+
+    def failed(self, code: str, message: str = "") -> None:
+        """Note that it ended with the gRPC status `code`."""
+        self.code, self.message = code, message
+        self.ended = self._clock()
+        self._tell(lambda listener: listener.failed(self))
+
+    def _arrived(self, arrival: Arrival) -> None:
+        self.received.add(arrival, len(arrival.output.token_ids))
+        self._tell(lambda listener: listener.arrived(self, arrival))
+
+    def _tell(self, step: Callable[[RequestListener], None]) -> None:
+        for listener in self._listeners:
+            try:
+                step(listener)
+            except Exception as error:
+                complain(type(listener).__name__, error)
+
+
+def complain(observer: str, error: Exception) -> None:
+    """Log a fault of what only watches."""
+    with suppress(Exception):  # the log itself may be what is broken
+        text = "an observer failed (%s), the request that it watches goes on"
+        logger.error(text, observer, extra=fields(stack=stack_of(error)))
