@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.async_api import Page, Request, async_playwright, expect
 
-from tests.packages import program
+from tests.support.packages import program
 
 WIDE, NARROW = 1280, 400
 WAIT_MS = 60_000

@@ -19,8 +19,8 @@ from router_service.engine.engine import StepRecord
 from router_service.engine.forward import StepTrace
 from router_service.metrics.collector import Statistics
 from router_service.models.families.registry import ModelPlan
-from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
-from tests.relay import Relay
+from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
+from tests.support.relay import Relay
 
 WAIT_S = 30.0
 

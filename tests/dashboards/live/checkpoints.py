@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.tiny import make_model, write_tokenizer
+from tests.support.tiny import make_model, write_tokenizer
 
 FAMILY = "deepseek_v3"
 EXPERTS = 12

@@ -9,7 +9,7 @@ import grpc
 
 from router_service.client.client import Client
 from router_service.protocol import cluster_pb2
-from tests.tiny import random_prompts
+from tests.support.tiny import random_prompts
 
 STEADY_STREAMS = 4
 PAUSE_S = 0.1

@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 from deploy.grafana.panel import State
-from tests.dashboards.checkpoints import SHARDS, write_even, write_skewed
-from tests.dashboards.harm import kill_routers, slowed
-from tests.dashboards.load import Load, cluster_state
-from tests.dashboards.server import DISCOVERED, Prometheus, free_port, prometheus
-from tests.dashboards.waiting import POLL_S, wait_until
+from tests.dashboards.live.checkpoints import SHARDS, write_even, write_skewed
+from tests.dashboards.live.harm import kill_routers, slowed
+from tests.dashboards.live.load import Load, cluster_state
+from tests.dashboards.live.server import DISCOVERED, Prometheus, free_port, prometheus
+from tests.dashboards.live.waiting import POLL_S, wait_until
 from tests.e2e.server import Server, serving
 
 # Ten minutes of production, and what the largest window of an instant needs to fill.

@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
+from tests.dashboards.live.scale import scaled, scaled_rules
+from tests.dashboards.live.waiting import wait_until
 from tests.dashboards.promtool import program
 from tests.dashboards.rules import PROMETHEUS, RULE_FILES
-from tests.dashboards.scale import scaled, scaled_rules
-from tests.dashboards.waiting import wait_until
 
 STATIC, DISCOVERED = "prometheus.yml", "prometheus-http-sd.yml"
 READY_S = 30.0

@@ -13,13 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.grafana.panel import Board, Panel, Query, State
 from deploy.grafana.variables import LABELS
-from tests.dashboards.checkpoints import DEAD_EXPERTS, SHARDS
 from tests.dashboards.expressions import exported
+from tests.dashboards.live.checkpoints import DEAD_EXPERTS, SHARDS
+from tests.dashboards.live.scale import FACTOR, scaled, scaled_expression
+from tests.dashboards.live.scenario import Record, played
+from tests.dashboards.live.server import alert_id
 from tests.dashboards.panels import each_query, substituted
 from tests.dashboards.rules import Rule, alerts, recordings
-from tests.dashboards.scale import FACTOR, scaled, scaled_expression
-from tests.dashboards.scenario import Record, played
-from tests.dashboards.server import alert_id
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(1200)]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.dashboards.live.scale import FACTOR, milliseconds, scaled, scaled_expression, scaled_rules
 from tests.dashboards.rules import RULE_FILES
-from tests.dashboards.scale import FACTOR, milliseconds, scaled, scaled_expression, scaled_rules
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image for real where no container registry can be reached: the base is made from Debian's packages, the rest is
 # deploy/docker/Dockerfile as it stands. Exit code 77: this machine lacks what it takes (the reason is on stderr).
-#   tests/helm/build_image.sh WORKDIR TAG [FLAVOR]      the image's name is TAG, WORKDIR keeps the base and buildah's
+#   tests/helm/containers/build_image.sh WORKDIR TAG [FLAVOR]      the image's name is TAG, WORKDIR keeps the base and buildah's
 #                                                       storage; FLAVOR is cpu or cuda, cpu if not given
 set -euo pipefail
 work=$1 tag=$2 flavor=${3:-cpu}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command in an image's root as Kubernetes would: the root read-only, /tmp and /dev/shm writable, the image's user, no
 # capability. Where no container runtime is at hand: a mount namespace and a chroot.
-#   tests/helm/run_image.sh WORKDIR TAG COMMAND...
+#   tests/helm/containers/run_image.sh WORKDIR TAG COMMAND...
 set -euo pipefail
 work=$1 tag=$2
 shift 2

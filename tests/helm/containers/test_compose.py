@@ -10,7 +10,7 @@ import yaml
 
 from cluster.config import load_config
 from tests.helm.chart import ROOT
-from tests.helm.compose_tool import compose
+from tests.helm.containers.compose_tool import compose
 
 COMPOSE = ROOT / "deploy" / "compose"
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()

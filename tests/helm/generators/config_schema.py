@@ -1,6 +1,6 @@
 """The schema of the chart's `config`: made of the application's dataclasses, so that both refuse the same.
 
-`python -m tests.helm.config_schema` writes it into values.schema.json (make helm-golden); a test compares.
+`python -m tests.helm.generators.config_schema` writes it into values.schema.json (make helm-golden); a test compares.
 """
 
 import json

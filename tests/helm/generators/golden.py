@@ -1,11 +1,11 @@
-"""Golden renders: `python -m tests.helm.golden` writes them anew (make helm-golden); a test compares."""
+"""Golden renders: `python -m tests.helm.generators.golden` writes them anew (make helm-golden); a test compares."""
 
 import re
 from pathlib import Path
 
 from tests.helm.chart import CHART, template
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def cases() -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """Copies of the rules and dashboards inside the chart, which cannot read outside itself.
 
 In place of what a release decides, its namespace and where runbooks are published, they have words that the templates
-replace. `python -m tests.helm.sync` makes them (make helm-golden); a test compares.
+replace. `python -m tests.helm.generators.sync` makes them (make helm-golden); a test compares.
 """
 
 import re

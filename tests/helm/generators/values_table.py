@@ -1,6 +1,6 @@
 """The chart's README.md: its values as a table, made of the schema's descriptions and values.yaml's defaults.
 
-`python -m tests.helm.values_table` writes it (make helm-golden); a test compares.
+`python -m tests.helm.generators.values_table` writes it (make helm-golden); a test compares.
 """
 
 import json

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig, Qwen3MoeForCausalLM
 from transformers.utils import logging as transformers_logging
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 BUNDLED = REPOSITORY / "cluster" / "bundled"
 TRAINING = REPOSITORY / "deploy" / "training"
 TRAINING_MODULES = ("baselines", "checkpoint", "corpus", "evaluate", "model")

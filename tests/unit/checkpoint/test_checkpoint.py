@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from experts.checkpoint.directory import INDEX, SINGLE, Checkpoint, Copy
 from experts.checkpoint.errors import CheckpointError
 from router_service.models.families.registry import plan_model
-from tests.tiny import write_checkpoint
+from tests.support.tiny import write_checkpoint
 
 NORM = "model.norm.weight"
 EXPERT = "model.layers.2.mlp.experts.3.up_proj.weight"

@@ -27,9 +27,9 @@ from router_service.models.families.config_reader import MAX_EXPERTS, MAX_LAYERS
 from router_service.models.families.names import PublishedNames, TensorNames, fp8_block
 from router_service.models.families.registry import plan_model, read_model
 from router_service.models.spec import ModelSpec, TensorMap
-from tests.quantize import change_config
-from tests.tiny import FAMILIES, GPT_OSS, LLAMA4, YARN, Tiny, make_config
-from tests.wrong_values import check_refusal, spoiled
+from tests.support.quantize import change_config
+from tests.support.tiny import FAMILIES, GPT_OSS, LLAMA4, YARN, Tiny, make_config
+from tests.support.wrong_values import check_refusal, spoiled
 
 WHERE = "somewhere/config.json"
 FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 16]}}
@@ -172,4 +172,4 @@ def test_a_checkpoint_is_refused_whatever_its_sizes(tiny: Callable[..., Tiny]) -
 
 def test_the_front_reads_without_torch() -> None:
     code = "import sys, router_service.front.text.text_model; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0

@@ -14,10 +14,10 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from router_service.models.families.llama4 import skipped_elements
 from router_service.models.families.registry import plan_model
-from tests import oracle, quantize
-from tests.mesh import LogitsSpy, Mesh, greedy, tokens_of
-from tests.tiny import COMMON, LLAMA4, Tiny, make_tiny
-from tests.unit.test_parity import FAMILIES, PROMPTS, check_logits
+from tests.support import oracle, quantize
+from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
+from tests.support.tiny import COMMON, LLAMA4, Tiny, make_tiny
+from tests.unit.models.test_parity import FAMILIES, PROMPTS, check_logits
 
 SOME = PROMPTS[::3]
 TOKENS = 32

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.server import environment
-from tests.tiny import Tiny
+from tests.support.tiny import Tiny
 
 # An interpreter with torch has about 250 MiB; what a file of a gigabyte holds would show.
 ALLOWED_BYTES = 700 << 20

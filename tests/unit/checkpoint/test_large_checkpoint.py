@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from experts.checkpoint.directory import INDEX, SINGLE, Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from router_service.models.families.registry import plan_model
-from tests import large
-from tests.tiny import make_tiny
+from tests.support import large
+from tests.support.tiny import make_tiny
 
 # Each runs in a process of its own, which prints one JSON object.
 PLAN = """

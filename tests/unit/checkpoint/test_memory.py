@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny import write_checkpoint
+from tests.support.tiny import write_checkpoint
 
 ALLOWED = 1.15
 # A few layers of wide experts, so that one layer's weights are a large part of all.

@@ -11,7 +11,7 @@ import pytest
 from cluster.cli.broken_pipe import EXIT_BROKEN_PIPE
 from cluster.cli.main import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # As in a user's shell, where Python writes to a pipe in blocks.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 

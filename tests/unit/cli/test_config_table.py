@@ -14,9 +14,9 @@ from cluster.cli.config_table import Key, UndocumentedError, keys, keys_of, rend
 from cluster.cli.main import main
 from cluster.config import ConfigError, config_from
 from experts.host.bounds import Seconds, Text, setting
-from tests.tiny import write_checkpoint
+from tests.support.tiny import write_checkpoint
 
-PAGE = Path(__file__).parents[2] / "deploy" / "configuration.md"
+PAGE = Path(__file__).parents[3] / "deploy" / "configuration.md"
 NUMBERS = ("integer", "number", "integer or null")
 WRONG_TYPES = {str: "much", int: 3, float: 2.5, bool: True, NoneType: None, list: [1], dict: {}}
 

@@ -13,7 +13,7 @@ from cluster.cli.client_command import DEFAULT_TARGET
 from cluster.cli.default_ports import DefaultPorts
 from router_service.front.config import FrontConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from experts.config import WeightsConfig
 from experts.placement import even_placement
 from experts.shard.shard import load_shard
 from kernels import select
-from tests.tiny import write_checkpoint
+from tests.support.tiny import write_checkpoint
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.planner.model import open_model

@@ -17,9 +17,9 @@ from router_service.engine.engine import DEADLINE_MARGIN_SECONDS
 from router_service.engine.request import Event
 from router_service.models.families.registry import plan_model
 from router_service.protocol.messages import StreamFailure
-from tests import oracle
-from tests.mesh import Mesh, greedy, tokens_of, until
-from tests.tiny import Tiny, make_tiny
+from tests.support import oracle
+from tests.support.mesh import Mesh, greedy, tokens_of, until
+from tests.support.tiny import Tiny, make_tiny
 
 HERE, THERE = 3, 200  # tokens whose experts all live on shard 0, and on shard 1
 

@@ -14,8 +14,8 @@ from experts.routing import LOST
 from kernels import select
 from router_service.engine.gating import choose, route
 from router_service.models.spec import Gate, Rule
-from tests.oracle import watched_gates
-from tests.tiny import make_model
+from tests.support.oracle import watched_gates
+from tests.support.tiny import make_model
 
 OPS = select.ops("cpu")
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from router_service.engine.engine import StepRecord
 from router_service.models.backbone import Backbone
-from tests.mesh import Mesh, greedy
-from tests.tiny import Tiny
-from tests.undisturbed import undisturbed
+from tests.support.mesh import Mesh, greedy
+from tests.support.tiny import Tiny
+from tests.support.undisturbed import undisturbed
 
 # Long beside what a step computes, also where that takes ten times as long as on a quiet machine.
 SLEEP = 0.06

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import router_service.engine.engine
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event
-from tests.mesh import Mesh, greedy, tokens_of
-from tests.tiny import Tiny
+from tests.support.mesh import Mesh, greedy, tokens_of
+from tests.support.tiny import Tiny
 
 PROMPTS = [[5, 6, 7], [8, 9], [3] * 6, [11, 4]]
 LENGTHS = (1, 3, 6, 6)

@@ -9,8 +9,8 @@ import pytest
 import experts.shard.server
 from experts.transport.call import Stamps
 from experts.transport.clock import HALF_MINUTE_NS, ShardClock
-from tests.mesh import Mesh, greedy
-from tests.tiny import Tiny
+from tests.support.mesh import Mesh, greedy
+from tests.support.tiny import Tiny
 
 AHEAD = 7_000_000_000_000
 

@@ -13,8 +13,8 @@ from experts.transport.frame import FrameError, Header
 from experts.transport.handshake import client_handshake, server_handshake
 from experts.transport.listener import FrameServer
 from router_service.front.routing import frame_stream as wire
-from tests.meeting import meet
-from tests.mesh import CREDENTIALS, NODE, until
+from tests.support.meeting import meet
+from tests.support.mesh import CREDENTIALS, NODE, until
 
 OTHER = replace(CREDENTIALS, digest=b"d" * 32)
 NAMES = "is of deployment {}, this process of {}"

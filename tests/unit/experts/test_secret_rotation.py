@@ -13,8 +13,8 @@ from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.handshake import client_handshake, server_handshake
 from experts.transport.listener import FrameServer
 from experts.transport.secret import SecretFile, read_secrets
-from tests.meeting import meet
-from tests.mesh import DIGEST
+from tests.support.meeting import meet
+from tests.support.mesh import DIGEST
 
 OLD, NEW = "the old secret of all", "the new secret of all"
 KNOWLEDGE = {"old": [OLD], "both": [NEW, OLD], "new": [NEW]}

@@ -23,8 +23,8 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
 from experts.transport.listener import FrameServer
-from tests.mesh import CREDENTIALS, NODE, load_shards, until
-from tests.tiny import Tiny
+from tests.support.mesh import CREDENTIALS, NODE, load_shards, until
+from tests.support.tiny import Tiny
 
 
 @pytest.fixture

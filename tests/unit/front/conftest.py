@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from front_fakes import byte_level_tokenizer, write_checkpoint
-from front_world import World
 
 from experts.host.log import PACKAGES, LoggingConfig, log_handler
 from router_service.front.text.json_tokenizer import JsonTokenizer
 from router_service.front.text.text_model import TextModel, load_text_model
 from router_service.front.text.tokenizer import Tokenizer
+from tests.unit.front.front_fakes import byte_level_tokenizer, write_checkpoint
+from tests.unit.front.front_world import World
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 import aiohttp
-from front_fakes import FakeRouter
-from front_world import World
+
+from tests.unit.front.front_fakes import FakeRouter
+from tests.unit.front.front_world import World
 
 Event = tuple[str, Any]
 

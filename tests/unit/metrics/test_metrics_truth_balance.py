@@ -12,7 +12,7 @@ from router_service.config import MetricsConfig
 from router_service.engine.engine import StepRecord
 from router_service.engine.forward import StepTrace
 from router_service.metrics.collector import Statistics
-from tests.scrape import Page, exposed, value
+from tests.support.scrape import Page, exposed, value
 
 # Eight experts on three shards of unlike sizes; two experts a token; layers 1 and 3 have experts.
 SHARDS = ((0, 6), (1, 2, 7), (3, 4, 5))

@@ -1,6 +1,6 @@
 """The all-to-all series tell the truth: a cause of known size appears where it belongs, at its size, and nowhere else.
 
-Calls with and without the cause take turns; see `tests.undisturbed` for how they are compared.
+Calls with and without the cause take turns; see `tests.support.undisturbed` for how they are compared.
 """
 
 import select
@@ -23,11 +23,11 @@ from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
 from experts.trips import TripCalls
 from router_service.metrics.shard_series import shard_families
-from tests.exchange_rig import WAIT_S, Exchange, Rig
-from tests.mesh import CREDENTIALS, until
-from tests.scrape import exposed, page, value
-from tests.tiny import Tiny
-from tests.undisturbed import off, undisturbed
+from tests.support.exchange_rig import WAIT_S, Exchange, Rig
+from tests.support.mesh import CREDENTIALS, until
+from tests.support.scrape import exposed, page, value
+from tests.support.tiny import Tiny
+from tests.support.undisturbed import off, undisturbed
 
 Make = Callable[..., Tiny]
 

@@ -20,9 +20,9 @@ from router_service.metrics.windows import Window
 from router_service.protocol.messages import Submit
 from router_service.router.reporter import ModelSizes
 from router_service.router.router import Router, RouterIdentity
-from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, greedy, load_shards, until
-from tests.scrape import Page, page, value
-from tests.tiny import Tiny
+from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, greedy, load_shards, until
+from tests.support.scrape import Page, page, value
+from tests.support.tiny import Tiny
 
 Make = Callable[..., Tiny]
 

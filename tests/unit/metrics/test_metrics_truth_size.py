@@ -19,7 +19,7 @@ from router_service.metrics.collector import Statistics
 from router_service.metrics.histogram import DECADES, SECONDS, phase_bounds
 from router_service.metrics.router_series import Gauges, LinkGauges, router_families
 from router_service.metrics.shard_series import shard_families
-from tests.scrape import LABELS, exposed, text_of, value
+from tests.support.scrape import LABELS, exposed, text_of, value
 
 LAYERS, EXPERTS, SHARDS, CHOSEN = 58, 256, 64, 8
 MOST_SERIES = 5000

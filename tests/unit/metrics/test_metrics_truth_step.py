@@ -20,10 +20,10 @@ from router_service.engine.scheduler import Scheduler
 from router_service.metrics.collector import Statistics
 from router_service.models.backbone import Backbone
 from router_service.protocol.messages import Timings
-from tests.mesh import Mesh, greedy
-from tests.scrape import exposed, value
-from tests.tiny import Tiny
-from tests.undisturbed import off, undisturbed
+from tests.support.mesh import Mesh, greedy
+from tests.support.scrape import exposed, value
+from tests.support.tiny import Tiny
+from tests.support.undisturbed import off, undisturbed
 
 Make = Callable[..., Tiny]
 

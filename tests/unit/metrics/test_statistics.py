@@ -21,10 +21,10 @@ from router_service.metrics.collector import Statistics
 from router_service.metrics.router_series import router_families
 from router_service.metrics.shard_series import shard_families
 from router_service.metrics.windows import Window
-from tests.mesh import Mesh, greedy, until
-from tests.scrape import GAUGES, exposed, openmetrics, page, value
-from tests.tiny import Tiny
-from tests.undisturbed import undisturbed
+from tests.support.mesh import Mesh, greedy, until
+from tests.support.scrape import GAUGES, exposed, openmetrics, page, value
+from tests.support.tiny import Tiny
+from tests.support.undisturbed import undisturbed
 
 DELAY_S = 0.05
 # What a busy machine may add to the least disturbed of many times.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from experts.checkpoint.directory import Checkpoint
 from router_service.models.families.registry import plan_model
-from tests import oracle
-from tests.mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
-from tests.tiny import GPT_OSS, LLAMA4, YARN, Tiny, make_tiny
+from tests.support import oracle
+from tests.support.mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
+from tests.support.tiny import GPT_OSS, LLAMA4, YARN, Tiny, make_tiny
 
 TOKENS = 64
 PROMPTS = oracle.prompts()
@@ -23,7 +23,7 @@ F32_TOLERANCE = 1e-4
 CALM: dict[str, dict[str, Any]] = {"gpt_oss": {"initializer_range": 0.2}}
 QWEN3_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "original_max_position_embeddings": 16}
 
-# A family is one line here: its name, and `tests/tiny.py` says how a tiny one is made.
+# A family is one line here: its name, and `tests/support/tiny.py` says how a tiny one is made.
 FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "llama4", "gpt_oss")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},

@@ -37,8 +37,8 @@ from experts.config import WeightsConfig
 from experts.host.memory import cgroup_rooms, host_bytes
 from router_service.config import EngineConfig
 from router_service.engine import builder as assembly
-from tests.quantize import write_fp8
-from tests.tiny import Tiny, write_checkpoint
+from tests.support.quantize import write_fp8
+from tests.support.tiny import Tiny, write_checkpoint
 
 LARGE = Demand(experts=8, expert_bytes=10 * GIB, router_bytes=4 * GIB, cache_bytes=GIB)
 SMALL = replace(LARGE, expert_bytes=5 * GIB, router_bytes=3 * GIB)

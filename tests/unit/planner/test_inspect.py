@@ -21,10 +21,10 @@ from cluster.planner.sizes import Kind, kind_of, stored_tensors
 from cluster.planner.wire_traffic import expected_shards_asked, layer_traffic, most_shards_asked
 from experts.placement import even_placement
 from experts.transport.call import ExpertCall, Partial, Stamps, pack_call, pack_partial
-from tests.quantize import SINGLE, write_fp8, write_mxfp4
-from tests.tiny import FAMILIES, Tiny, write_checkpoint
+from tests.support.quantize import SINGLE, write_fp8, write_mxfp4
+from tests.support.tiny import FAMILIES, Tiny, write_checkpoint
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 WITH, WITHOUT = "with the embedding table", "without the embedding table"
 # Name: total and active in billions as published, the decimals that they have, and how the publisher counts.
 PUBLISHED: dict[str, tuple[float, float, tuple[int, int], tuple[str, ...]]] = {

@@ -12,7 +12,7 @@ import pytest
 from cluster.cli.main import parser
 from cluster.config import ClusterConfig
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 TOPS = ("cluster", "deploy", "experts", "helm", "kernels", "router_service", "tests")
 # The changelog may speak of what is no more.
 PAGES = [

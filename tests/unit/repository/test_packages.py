@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests import packages
+from tests.support import packages
 
 
 def test_it_is_installed_where_that_is_one_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from cluster.planner import published_models as published
 from cluster.planner.inspected_model import open_subject
 from cluster.planner.published_models import published_names
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PACKAGES = ("cluster", "experts", "kernels", "router_service")
 
 

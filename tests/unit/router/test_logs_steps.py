@@ -12,8 +12,8 @@ from experts.host.log import MAX_IDS, LoggingConfig
 from experts.shard.server import ExpertServer
 from experts.transport.call import ExpertCall, Partial, Stamps
 from router_service.router.step_log import StepLog
-from tests.mesh import Mesh, greedy, until
-from tests.tiny import Tiny
+from tests.support.mesh import Mesh, greedy, until
+from tests.support.tiny import Tiny
 
 Lines = Callable[[str, str], list[dict[str, Any]]]
 

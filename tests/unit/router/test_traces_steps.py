@@ -8,9 +8,9 @@ from router_service.engine.engine import StepRecord
 from router_service.engine.request import Event
 from router_service.protocol.messages import StepOutputs, StreamOutput, decode_to_front, encode
 from router_service.router.step_summaries import INTERVAL_NS, MAX_SUMMARIES, StepSummaries, summary_of
-from tests.mesh import Mesh, greedy
-from tests.tiny import Tiny
-from tests.undisturbed import undisturbed
+from tests.support.mesh import Mesh, greedy
+from tests.support.tiny import Tiny
+from tests.support.undisturbed import undisturbed
 
 DELAY_S = 0.02
 

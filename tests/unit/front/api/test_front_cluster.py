@@ -1,11 +1,11 @@
 """GetCluster: several routers' views of the shards, and what only the control plane knows."""
 
 import pytest
-from front_fakes import report, until
-from front_world import World
 
 from router_service.front.api.cluster_service import PHASES, merge_shards
 from router_service.protocol.messages import ShardReport
+from tests.unit.front.front_fakes import report, until
+from tests.unit.front.front_world import World
 
 
 def shard(

@@ -4,13 +4,13 @@ import asyncio
 
 import grpc
 import pytest
-from front_fakes import FakeRouter, echo, refuse, until
-from front_world import World
 
 from router_service.client.client import Client
 from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import LayerRouting, StreamOutput, Submit
+from tests.unit.front.front_fakes import FakeRouter, echo, refuse, until
+from tests.unit.front.front_world import World
 
 Responses = list[pb.GenerateResponse]
 

@@ -4,15 +4,15 @@ import asyncio
 
 import grpc
 import pytest
-from front_fakes import until
-from front_world import World
-from test_front_generate import collect, ids_of
 
 from router_service.client.client import Client
 from router_service.front.auth.grpc_interceptor import grpc_limit
 from router_service.front.auth.refusals import LINES_AT_ONCE, Refusals
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.request_id import request_id_of
+from tests.unit.front.api.test_front_generate import collect, ids_of
+from tests.unit.front.front_fakes import until
+from tests.unit.front.front_world import World
 
 LIMIT = 10_000
 SAID = f"front.max_request_bytes is {LIMIT}: the request has "

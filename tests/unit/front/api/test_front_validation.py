@@ -5,9 +5,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from front_fakes import VOCABULARY, card, write_checkpoint
-from front_world import World
-from test_front_generate import collect
 
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.api.sampling import resolve_sampling
@@ -17,6 +14,9 @@ from router_service.front.text.generation_config import SamplingDefaults
 from router_service.front.text.text_model import load_text_model
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import SamplingParams
+from tests.unit.front.api.test_front_generate import collect
+from tests.unit.front.front_fakes import VOCABULARY, card, write_checkpoint
+from tests.unit.front.front_world import World
 
 LIMITS = LengthLimits(context=100, prompt=80, vocabulary=VOCABULARY)
 

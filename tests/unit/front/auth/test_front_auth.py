@@ -11,7 +11,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from test_front_commands import ROOT
 
 from cluster.config import config_from
 from cluster.serve.security import security_warnings
@@ -20,7 +19,8 @@ from router_service.front.auth.authenticator import ANYONE, Authenticator
 from router_service.front.auth.refusals import LINES_AT_ONCE, RefusedError
 from router_service.front.auth.tokens import Role, new_token, read_tokens
 from router_service.front.config import FrontConfig
-from tests.certificates import replace
+from tests.support.certificates import replace
+from tests.unit.front.client.test_front_commands import ROOT
 
 
 class Clock:

@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import grpc
 import grpc.aio
 import pytest
-from front_fakes import until
-from front_world import World
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from test_front_generate import collect, ids_of
 
 from router_service.client.client import Client
 from router_service.front.auth.authenticator import needed_role
 from router_service.front.auth.grpc_interceptor import AuthInterceptor
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.auth.tokens import Role, new_token
+from tests.unit.front.api.test_front_generate import collect, ids_of
+from tests.unit.front.front_fakes import until
+from tests.unit.front.front_world import World
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 DENIED = grpc.StatusCode.PERMISSION_DENIED

@@ -10,17 +10,17 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from front_fakes import WAIT_S, until
-from front_world import World
-from test_front_commands import ROOT, command
-from test_front_generate import collect, ids_of
 
 from experts.host import watched_files
 from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.front.auth.tls import ServerTls, read_certificates
 from router_service.front.config import FrontConfig
-from tests.certificates import Certificate, replace
+from tests.support.certificates import Certificate, replace
+from tests.unit.front.api.test_front_generate import collect, ids_of
+from tests.unit.front.client.test_front_commands import ROOT, command
+from tests.unit.front.front_fakes import WAIT_S, until
+from tests.unit.front.front_world import World
 
 
 class Pki:

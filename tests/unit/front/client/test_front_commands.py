@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from front_fakes import report, until
-from front_world import World
-from test_front_cluster import shard
 
 from cluster.cli import generate_command, status_command
 from cluster.table import duration, size, table
 from router_service.protocol import cluster_pb2, inference_pb2
+from tests.unit.front.api.test_front_cluster import shard
+from tests.unit.front.front_fakes import report, until
+from tests.unit.front.front_world import World
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 MAIN = """
 import argparse, sys
 from cluster.cli import generate_command

@@ -4,11 +4,11 @@ import asyncio
 
 import grpc
 import pytest
-from front_fakes import refuse, until
-from front_world import World
 
 from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
+from tests.unit.front.front_fakes import refuse, until
+from tests.unit.front.front_world import World
 
 
 async def answer(client: Client) -> list[pb.GenerateResponse]:

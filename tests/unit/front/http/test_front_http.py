@@ -6,14 +6,14 @@ import socket
 
 import aiohttp
 import pytest
-from front_fakes import CREDENTIALS, WAIT_S, card, until
-from front_world import World
-from http_world import Browser, browse
 
 from router_service.front.config import FrontConfig
 from router_service.front.http.assets import load_assets
 from router_service.front.server import FrontServer
 from router_service.front.text.text_model import TextModel
+from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, card, until
+from tests.unit.front.front_world import World
+from tests.unit.front.http_world import Browser, browse
 
 MODULE = re.compile(r'from "\./([a-z]+\.js)"')
 REFERENCE = re.compile(r'(?:href|src)="([a-z.]+)"')

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from front_fakes import until
-from front_world import World
-from http_world import Browser, browse
-from test_front_http_live import snapshots
 
 from router_service.front.auth.tokens import Role, new_token
 from router_service.front.http.assets import load_assets
+from tests.unit.front.front_fakes import until
+from tests.unit.front.front_world import World
+from tests.unit.front.http_world import Browser, browse
+from tests.unit.front.page.test_front_http_live import snapshots
 
 PROMPT = {"prompt": "hello", "max_tokens": 2}
 LIMITS: dict[str, dict[str, object]] = {

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from front_fakes import until
-from front_world import World
-from http_world import Browser
-from test_front_http_auth import PROMPT, House, answer, house
 
 from router_service.front.auth.tokens import Role, new_token
+from tests.unit.front.front_fakes import until
+from tests.unit.front.front_world import World
+from tests.unit.front.http.test_front_http_auth import PROMPT, House, answer, house
+from tests.unit.front.http_world import Browser
 
 __all__ = ["house"]
 

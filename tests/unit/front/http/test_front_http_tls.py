@@ -8,13 +8,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from front_fakes import WAIT_S, until
-from front_world import World
-from http_world import Browser
-from test_front_auth_tls import Pki, pki
-from test_front_http_auth import PROMPT
 
-from tests.certificates import Certificate, replace
+from tests.support.certificates import Certificate, replace
+from tests.unit.front.auth.test_front_auth_tls import Pki, pki
+from tests.unit.front.front_fakes import WAIT_S, until
+from tests.unit.front.front_world import World
+from tests.unit.front.http.test_front_http_auth import PROMPT
+from tests.unit.front.http_world import Browser
 
 __all__ = ["pki"]
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from front_fakes import echo, refuse, until
-from front_world import World
-from http_world import Event, browse
-from test_front_generate import collect, ids_of, text_of
 
 from router_service.protocol.messages import LayerRouting, StreamFailure, StreamOutput, Submit
+from tests.unit.front.api.test_front_generate import collect, ids_of, text_of
+from tests.unit.front.front_fakes import echo, refuse, until
+from tests.unit.front.front_world import World
+from tests.unit.front.http_world import Event, browse
 
 
 def routed(submit: Submit) -> Iterator[StreamOutput]:

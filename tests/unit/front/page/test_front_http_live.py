@@ -5,14 +5,14 @@ import json
 from typing import Any
 
 import pytest
-from front_fakes import WAIT_S, report, until
-from front_world import World
-from http_world import Browser, browse, events
-from test_front_cluster import shard
 
 from router_service.front.errors import RequestError
 from router_service.front.page.hub import LiveHub
 from router_service.protocol.messages import Activity, ShardActivity, StepTimes
+from tests.unit.front.api.test_front_cluster import shard
+from tests.unit.front.front_fakes import WAIT_S, report, until
+from tests.unit.front.front_world import World
+from tests.unit.front.http_world import Browser, browse, events
 
 FEW_TICKS_S = 0.2
 

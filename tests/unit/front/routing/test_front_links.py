@@ -7,9 +7,6 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from front_fakes import CREDENTIALS, WAIT_S, FakeRouter, echo, report, until
-from front_world import World
-from test_front_generate import check_one_end, collect, ids_of, text_of
 
 from experts.transport.frame import Kind
 from router_service.front.config import FrontConfig
@@ -19,6 +16,9 @@ from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, OverflowedError, StreamQueue
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
+from tests.unit.front.api.test_front_generate import check_one_end, collect, ids_of, text_of
+from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, echo, report, until
+from tests.unit.front.front_world import World
 
 
 async def test_a_stream_goes_on_at_another_router(world: World) -> None:

@@ -5,8 +5,9 @@ import logging
 from typing import Any
 
 import pytest
-from front_fakes import until
-from test_front_router import Brake, Service, ask, service  # noqa: F401 (a fixture)
+
+from tests.unit.front.front_fakes import until
+from tests.unit.front.routing.test_front_router import Brake, Service, ask, service  # noqa: F401 (a fixture)
 
 LOGGER = "router_service.router.request_log"
 

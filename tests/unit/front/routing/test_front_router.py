@@ -6,9 +6,6 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import pytest
 import torch
-from front_fakes import WAIT_S, until
-from front_world import World
-from test_front_generate import Responses, check_one_end, collect, ids_of, text_of
 
 from experts.config import ExpertsConfig
 from experts.transport.socket import SocketTransport
@@ -19,9 +16,12 @@ from router_service.engine.scheduler import ScheduledSequence
 from router_service.protocol import inference_pb2 as pb
 from router_service.router.reporter import ModelSizes
 from router_service.router.router import Router, RouterIdentity
-from tests import oracle
-from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
-from tests.tiny import Tiny
+from tests.support import oracle
+from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
+from tests.support.tiny import Tiny
+from tests.unit.front.api.test_front_generate import Responses, check_one_end, collect, ids_of, text_of
+from tests.unit.front.front_fakes import WAIT_S, until
+from tests.unit.front.front_world import World
 
 SHARDS, LONGEST = 3, 48
 PROMPTS = oracle.prompts(64)

@@ -6,13 +6,13 @@ from typing import Any
 
 import grpc
 import pytest
-from front_fakes import until
-from test_front_generate import Responses, check_one_end, ids_of
-from test_front_router import Service, ask, service  # noqa: F401 (a fixture)
 
 import router_service.router.front_connections
 import router_service.router.router
 import router_service.router.step_log
+from tests.unit.front.api.test_front_generate import Responses, check_one_end, ids_of
+from tests.unit.front.front_fakes import until
+from tests.unit.front.routing.test_front_router import Service, ask, service  # noqa: F401 (a fixture)
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5], [3, 5, 8]]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
-from front_fakes import echo, refuse
-from front_world import World
-from test_front_generate import collect, text_of
 
 from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
+from tests.unit.front.api.test_front_generate import collect, text_of
+from tests.unit.front.front_fakes import echo, refuse
+from tests.unit.front.front_world import World
 
 Lines = Callable[..., list[dict[str, Any]]]
 SECRET_TEXT = "the lazy fox"

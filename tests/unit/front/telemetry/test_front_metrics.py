@@ -12,18 +12,18 @@ import grpc
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from front_fakes import WAIT_S, echo, refuse, report, until
-from front_world import World
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from test_front_generate import collect
 
 from router_service.front.api import inference_service as inference
 from router_service.front.routing.stream_queue import Arrival, StreamQueue
 from router_service.front.telemetry import metrics_server
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.protocol.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
+from tests.unit.front.api.test_front_generate import collect
+from tests.unit.front.front_fakes import WAIT_S, echo, refuse, report, until
+from tests.unit.front.front_world import World
 
 
 @pytest.fixture

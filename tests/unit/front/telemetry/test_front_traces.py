@@ -12,12 +12,9 @@ from typing import Any
 
 import grpc
 import pytest
-from front_fakes import WAIT_S, echo, refuse, until
-from front_world import World
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
-from test_front_generate import collect
 
 from router_service.front.telemetry import spans
 from router_service.front.telemetry.spans import MAX_EVENTS
@@ -25,7 +22,10 @@ from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from router_service.protocol.messages import StepSummary, StreamOutput, Submit, Timings
-from tests.otlp import Collector, attributes, collecting
+from tests.support.otlp import Collector, attributes, collecting
+from tests.unit.front.api.test_front_generate import collect
+from tests.unit.front.front_fakes import WAIT_S, echo, refuse, until
+from tests.unit.front.front_world import World
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

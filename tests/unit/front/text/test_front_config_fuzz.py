@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from front_fakes import byte_level_tokenizer
 
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.text.chat import load_chat_template, load_special_tokens
@@ -14,7 +13,8 @@ from router_service.front.text.generation_config import load_defaults
 from router_service.front.text.json_tokenizer import JsonTokenizer
 from router_service.front.text.tiktoken.reserved import read_reserved
 from router_service.protocol.inference_pb2 import ModelInfo
-from tests.wrong_values import check_refusal, spoiled
+from tests.support.wrong_values import check_refusal, spoiled
+from tests.unit.front.front_fakes import byte_level_tokenizer
 
 TOKENIZER = JsonTokenizer(byte_level_tokenizer())
 GENERATION: dict[str, Any] = {
