@@ -8,7 +8,7 @@ import pytest
 from cluster.cli.config_table import Key, keys
 from tests.helm.generators import config_schema
 from tests.helm.generators.config_schema import CHART_SETS, FURTHER, SCHEMA, SECTIONS, key_schema
-from tests.unit.cli.test_config_table import inside, outside
+from tests.unit.cli.key_values import inside, outside
 
 OURS = [key for key in keys() if key.name not in CHART_SETS]
 WRONG = {"string": 1, "integer": "many", "number": "much", "boolean": "yes"}

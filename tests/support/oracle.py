@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+F32_TOLERANCE = 1e-4
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -90,3 +92,8 @@ def watched_gates(model: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def check_logits(ours_GV: Tensor, theirs_GV: Tensor, tolerance: float = F32_TOLERANCE) -> None:
+    error = (ours_GV - theirs_GV).abs().max() / theirs_GV.abs().max()
+    assert error < tolerance, f"relative error {error:.2e}"

@@ -16,10 +16,10 @@ from router_service.models.families.llama4 import skipped_elements
 from router_service.models.families.registry import plan_model
 from tests.support import oracle, quantize
 from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
-from tests.support.tiny import COMMON, LLAMA4, Tiny, make_tiny
-from tests.unit.models.test_parity import FAMILIES, PROMPTS, check_logits
+from tests.support.oracle import check_logits
+from tests.support.tiny import COMMON, FAMILIES, LLAMA4, Tiny, make_tiny
 
-SOME = PROMPTS[::3]
+SOME = oracle.prompts()[::3]
 TOKENS = 32
 
 

@@ -1,11 +1,9 @@
 """The table of all keys is up to date, complete and true; `config check` says what a file changes."""
 
-import math
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Annotated, Any
 
 import pytest
@@ -15,10 +13,10 @@ from cluster.cli.main import main
 from cluster.config import ConfigError, config_from
 from experts.host.bounds import Seconds, Text, setting
 from tests.support.tiny import write_checkpoint
+from tests.unit.cli.key_values import inside, outside
 
 PAGE = Path(__file__).parents[3] / "deploy" / "configuration.md"
 NUMBERS = ("integer", "number", "integer or null")
-WRONG_TYPES = {str: "much", int: 3, float: 2.5, bool: True, NoneType: None, list: [1], dict: {}}
 
 
 def test_the_page_is_what_the_code_says() -> None:
@@ -65,28 +63,6 @@ def test_a_key_without_a_meaning_is_named(name: str) -> None:
     kind = type("One", (), {"__doc__": Documented.__doc__, "__annotations__": {name: Text}, name: ""})
     with pytest.raises(UndocumentedError, match=f"part.{name}: its docstring entry lacks meaning"):
         list(keys_of("part", dataclass(kind)))
-
-
-def outside(key: Key) -> list[Any]:
-    """Values just beyond the bounds, and of other types."""
-    step, bounds = 0.001 if key.type == "number" else 1, key.bounds
-    values: list[Any] = [limit for limit in (bounds.over, bounds.below) if limit is not None]
-    values += [] if bounds.at_least is None else [bounds.at_least - step]
-    values += [] if bounds.at_most is None else [bounds.at_most + step]
-    if bounds.choices:
-        values.append("something else")
-    if values and key.type == "number":
-        values = [*map(float, values), math.nan]
-    wrong = [value for kind, value in WRONG_TYPES.items() if kind not in bounds.types]
-    return values + [value for value in wrong if not (type(value) is int and float in bounds.types)]
-
-
-def inside(key: Key) -> list[Any]:
-    """Values at the bounds."""
-    step, bounds = 0.001 if key.type == "number" else 1, key.bounds
-    values: list[Any] = [limit for limit in (bounds.at_least, bounds.at_most) if limit is not None]
-    values += [] if bounds.over is None else [bounds.over + step]
-    return [*values, *bounds.choices]
 
 
 def set_to(key: Key, value: Any) -> dict[str, Any]:

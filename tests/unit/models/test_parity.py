@@ -14,17 +14,15 @@ from experts.checkpoint.directory import Checkpoint
 from router_service.models.families.registry import plan_model
 from tests.support import oracle
 from tests.support.mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
-from tests.support.tiny import GPT_OSS, LLAMA4, YARN, Tiny, make_tiny
+from tests.support.oracle import check_logits
+from tests.support.tiny import FAMILIES, GPT_OSS, LLAMA4, YARN, Tiny, make_tiny
 
 TOKENS = 64
 PROMPTS = oracle.prompts()
-F32_TOLERANCE = 1e-4
 # Weights so small that a rounding stays one: with the others' even transformers' own errors are 27 roundings.
 CALM: dict[str, dict[str, Any]] = {"gpt_oss": {"initializer_range": 0.2}}
 QWEN3_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "original_max_position_embeddings": 16}
 
-# A family is one line here: its name, and `tests/support/tiny.py` says how a tiny one is made.
-FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "llama4", "gpt_oss")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},
     "mixtral tied": ("mixtral", {"tie_word_embeddings": True}),
@@ -82,11 +80,6 @@ def case(tiny: Callable[..., Tiny]) -> Callable[[str], Case]:
         return Case(made, oracle.greedy(made.oracle, PROMPTS if whole else PROMPTS[::3], TOKENS if whole else 32))
 
     return get
-
-
-def check_logits(ours_GV: Tensor, theirs_GV: Tensor, tolerance: float = F32_TOLERANCE) -> None:
-    error = (ours_GV - theirs_GV).abs().max() / theirs_GV.abs().max()
-    assert error < tolerance, f"relative error {error:.2e}"
 
 
 def check_batch(mesh: Mesh, answers: list[oracle.Reference], spy: LogitsSpy) -> None:

@@ -5,31 +5,12 @@ import asyncio
 import grpc
 import pytest
 
-from router_service.client.client import Client
 from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import LayerRouting, StreamOutput, Submit
+from tests.unit.front.calls import Responses, check_one_end, collect, ids_of, text_of
 from tests.unit.front.front_fakes import FakeRouter, echo, refuse, until
 from tests.unit.front.front_world import World
-
-Responses = list[pb.GenerateResponse]
-
-
-async def collect(client: Client, *args: object, **kwargs: object) -> Responses:
-    return [response async for response in client.generate(*args, **kwargs)]  # type: ignore[arg-type]
-
-
-def text_of(responses: Responses) -> str:
-    return "".join(response.text for response in responses)
-
-
-def ids_of(responses: Responses) -> list[int]:
-    return [id for response in responses for id in response.token_ids]
-
-
-def check_one_end(responses: Responses) -> None:
-    assert [response.finish_reason != 0 for response in responses] == [False] * (len(responses) - 1) + [True]
-    assert [response.HasField("usage") for response in responses] == [False] * (len(responses) - 1) + [True]
 
 
 async def test_an_answer_streams_and_ends_once(world: World) -> None:

@@ -15,7 +15,7 @@ from router_service.front.auth.tokens import Role, new_token
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from router_service.protocol.request_id import PLAIN, REQUEST_ID_KEY, new_request_id, request_id_metadata, request_id_of
-from tests.unit.front.client.test_front_commands import command, serve
+from tests.unit.front.commands import command, serve
 from tests.unit.front.front_fakes import refuse
 from tests.unit.front.front_world import World
 

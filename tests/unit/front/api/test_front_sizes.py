@@ -10,7 +10,7 @@ from router_service.front.auth.grpc_interceptor import grpc_limit
 from router_service.front.auth.refusals import LINES_AT_ONCE, Refusals
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.request_id import request_id_of
-from tests.unit.front.api.test_front_generate import collect, ids_of
+from tests.unit.front.calls import collect, ids_of
 from tests.unit.front.front_fakes import until
 from tests.unit.front.front_world import World
 

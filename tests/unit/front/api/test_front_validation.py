@@ -14,7 +14,7 @@ from router_service.front.text.generation_config import SamplingDefaults
 from router_service.front.text.text_model import load_text_model
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import SamplingParams
-from tests.unit.front.api.test_front_generate import collect
+from tests.unit.front.calls import collect
 from tests.unit.front.front_fakes import VOCABULARY, card, write_checkpoint
 from tests.unit.front.front_world import World
 

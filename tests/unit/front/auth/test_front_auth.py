@@ -20,7 +20,7 @@ from router_service.front.auth.refusals import LINES_AT_ONCE, RefusedError
 from router_service.front.auth.tokens import Role, new_token, read_tokens
 from router_service.front.config import FrontConfig
 from tests.support.certificates import replace
-from tests.unit.front.client.test_front_commands import ROOT
+from tests.unit.front.commands import ROOT
 
 
 class Clock:

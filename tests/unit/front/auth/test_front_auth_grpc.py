@@ -16,7 +16,7 @@ from router_service.front.auth.authenticator import needed_role
 from router_service.front.auth.grpc_interceptor import AuthInterceptor
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.auth.tokens import Role, new_token
-from tests.unit.front.api.test_front_generate import collect, ids_of
+from tests.unit.front.calls import collect, ids_of
 from tests.unit.front.front_fakes import until
 from tests.unit.front.front_world import World
 

@@ -11,41 +11,16 @@ import grpc
 import grpc.aio
 import pytest
 
-from experts.host import watched_files
 from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.front.auth.tls import ServerTls, read_certificates
 from router_service.front.config import FrontConfig
 from tests.support.certificates import Certificate, replace
-from tests.unit.front.api.test_front_generate import collect, ids_of
-from tests.unit.front.client.test_front_commands import ROOT, command
+from tests.unit.front.calls import collect, ids_of
+from tests.unit.front.commands import ROOT, command
 from tests.unit.front.front_fakes import WAIT_S, until
 from tests.unit.front.front_world import World
-
-
-class Pki:
-    """An authority for servers and one for clients, with files in a directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.servers = Certificate.authority("servers")
-        self.clients = Certificate.authority("clients")
-        self.ca, _ = self.servers.write(directory, "servers")
-        self.client_ca, _ = self.clients.write(directory, "clients")
-        self.cert, self.key = self.servers.sign("server").write(directory, "server")
-
-    def settings(self, mutual: bool = False) -> dict[str, str]:
-        named = {"tls_cert": str(self.cert), "tls_key": str(self.key)}
-        return named | ({"tls_client_ca": str(self.client_ca)} if mutual else {})
-
-    def client(self, name: str, days: float = 1, issuer: Certificate | None = None) -> Tls:
-        return Tls(self.ca, *(issuer or self.clients).sign(name, days).write(self.directory, name))
-
-
-@pytest.fixture
-def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pki:
-    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
-    return Pki(tmp_path)
+from tests.unit.front.pki import Pki
 
 
 async def start(world: World, settings: dict[str, str]) -> str:

@@ -1,62 +1,14 @@
 """Tokens for the live page: who may see and do what, limits, what is logged and counted."""
 
 import asyncio
-import json
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import aiohttp
 import pytest
 
-from router_service.front.auth.tokens import Role, new_token
 from router_service.front.http.assets import load_assets
 from tests.unit.front.front_fakes import until
 from tests.unit.front.front_world import World
-from tests.unit.front.http_world import Browser, browse
-from tests.unit.front.page.test_front_http_live import snapshots
-
-PROMPT = {"prompt": "hello", "max_tokens": 2}
-LIMITS: dict[str, dict[str, object]] = {
-    "streams": {"max_concurrent_streams": 1},
-    "rate": {"requests_per_minute": 1},
-    "size": {"max_request_bytes": 100},
-    "old": {"expires": (datetime.now(UTC) - timedelta(days=1)).isoformat()},
-}
-
-
-class House:
-    """A page that asks for tokens, and a browser for each of them."""
-
-    def __init__(self, world: World, tokens: dict[str, str]) -> None:
-        self.world = world
-        self.tokens = tokens
-
-    def browser(self, name: str = "") -> Browser:
-        return Browser(self.world.server.http_port, self.tokens.get(name, name))
-
-    def refusals(self) -> dict[str, float]:
-        families = {family.name: family for family in self.world.server._metrics.registry.collect()}
-        samples = families["expertmesh_requests_refused"].samples
-        return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
-
-
-@pytest.fixture
-async def house(world: World, tmp_path: Path) -> House:
-    tokens, lines = {}, []
-    for name in ("ann", "root", *LIMITS):
-        tokens[name], line = new_token(name, Role.ADMIN if name == "root" else Role.INFERENCE)
-        lines.append(json.dumps(json.loads(line) | LIMITS.get(name, {})))
-    (tmp_path / "tokens").write_text("\n".join(lines))
-    await world.router(step_s=0.02)
-    await world.front(tokens_file=str(tmp_path / "tokens"), http_port=0)
-    await world.clients[0].wait_ready(10)
-    return House(world, tokens)
-
-
-async def answer(response: aiohttp.ClientResponse) -> tuple[int, str, str]:
-    body = await response.json()
-    assert set(body) == {"error", "code"}
-    return response.status, body["code"], body["error"]
+from tests.unit.front.http.house import PROMPT, House, answer
+from tests.unit.front.http_world import browse, snapshots
 
 
 async def test_what_holds_no_data_is_open(house: House) -> None:

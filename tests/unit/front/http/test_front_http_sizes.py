@@ -12,10 +12,8 @@ import pytest
 from router_service.front.auth.tokens import Role, new_token
 from tests.unit.front.front_fakes import until
 from tests.unit.front.front_world import World
-from tests.unit.front.http.test_front_http_auth import PROMPT, House, answer, house
+from tests.unit.front.http.house import PROMPT, House, answer
 from tests.unit.front.http_world import Browser
-
-__all__ = ["house"]
 
 LONG = PROMPT | {"prompt": "x" * 200}
 

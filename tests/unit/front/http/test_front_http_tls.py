@@ -10,13 +10,11 @@ import aiohttp
 import pytest
 
 from tests.support.certificates import Certificate, replace
-from tests.unit.front.auth.test_front_auth_tls import Pki, pki
 from tests.unit.front.front_fakes import WAIT_S, until
 from tests.unit.front.front_world import World
-from tests.unit.front.http.test_front_http_auth import PROMPT
+from tests.unit.front.http.house import PROMPT
 from tests.unit.front.http_world import Browser
-
-__all__ = ["pki"]
+from tests.unit.front.pki import Pki
 
 
 def trusting(pki: Pki, **client: Any) -> ssl.SSLContext:

@@ -2,24 +2,14 @@
 
 from collections.abc import Iterator
 
-import msgspec
 import pytest
 
-from router_service.protocol.messages import LayerRouting, StreamFailure, StreamOutput, Submit
-from tests.unit.front.api.test_front_generate import collect, ids_of, text_of
-from tests.unit.front.front_fakes import echo, refuse, until
+from router_service.protocol.messages import StreamFailure, StreamOutput, Submit
+from tests.unit.front.calls import collect, ids_of, text_of
+from tests.unit.front.front_fakes import refuse, until
 from tests.unit.front.front_world import World
 from tests.unit.front.http_world import Event, browse
-
-
-def routed(submit: Submit) -> Iterator[StreamOutput]:
-    """As `echo`, with one layer's routing for each position."""
-    for number, output in enumerate(echo(submit)):
-        positions = len(submit.prompt) if number == 0 else 1
-        layer = LayerRouting(
-            1, [3, 5], [0.75, 0.25], [0, 1], [(3, 0.5), (7, 0.3), (5, 0.2)] if submit.return_scores else []
-        )
-        yield msgspec.structs.replace(output, routing=[[layer]] * positions)
+from tests.unit.front.page.routed import routed
 
 
 def tokens_of(events: list[Event], generated: bool) -> list[dict[str, object]]:

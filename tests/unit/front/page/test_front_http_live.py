@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
 from router_service.front.errors import RequestError
 from router_service.front.page.hub import LiveHub
 from router_service.protocol.messages import Activity, ShardActivity, StepTimes
-from tests.unit.front.api.test_front_cluster import shard
 from tests.unit.front.front_fakes import WAIT_S, report, until
 from tests.unit.front.front_world import World
-from tests.unit.front.http_world import Browser, browse, events
+from tests.unit.front.http_world import Browser, browse, snapshots
+from tests.unit.front.shard_reports import shard
 
 FEW_TICKS_S = 0.2
 
@@ -120,19 +119,6 @@ async def test_routers_hear_of_watchers_only_while_there_are_some(world: World) 
             second = await world.router(name="r1")
             await until(lambda: set(second.watches) == {5.0})
         await until(lambda: router.watches[-1] == second.watches[-1] == 0.0)
-
-
-async def snapshots(browser: Browser, wanted: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model, and the first snapshot that is `wanted`."""
-    async with asyncio.timeout(WAIT_S), browser.get("/live") as response:
-        assert response.content_type == "text/event-stream"
-        model: dict[str, Any] = {}
-        async for kind, data in events(response):
-            if kind == "model":
-                model = data
-            elif wanted(data):
-                return model, data
-    raise AssertionError("the stream ended")
 
 
 async def test_what_a_snapshot_says(world: World) -> None:

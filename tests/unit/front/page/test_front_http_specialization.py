@@ -7,7 +7,7 @@ from router_service.front.page.domains import compare
 from router_service.front.page.specialization import block_counts, normalized_information, specialization
 from tests.unit.front.front_world import World
 from tests.unit.front.http_world import browse
-from tests.unit.front.page.test_front_http_generate import routed
+from tests.unit.front.page.routed import routed
 
 EXPERTS, LAYERS, TOKENS = 8, 3, 320
 

@@ -4,11 +4,10 @@ import pytest
 
 from router_service.front.page.summary import Summary, summarize
 from router_service.protocol.messages import RouterReport
-from tests.unit.front.api.test_front_cluster import shard
 from tests.unit.front.front_fakes import report, until
 from tests.unit.front.front_world import World
-from tests.unit.front.http_world import browse
-from tests.unit.front.page.test_front_http_live import snapshots
+from tests.unit.front.http_world import browse, snapshots
+from tests.unit.front.shard_reports import shard
 
 IDLE = {"step_seconds": 0.0, "decode_tokens_per_second": 0.0, "overhead_ratio": 0.0}
 EVEN = {"shard_imbalance": 1.0, "expert_imbalance": 1.0}

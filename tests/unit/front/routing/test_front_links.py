@@ -16,7 +16,7 @@ from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, OverflowedError, StreamQueue
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
-from tests.unit.front.api.test_front_generate import check_one_end, collect, ids_of, text_of
+from tests.unit.front.calls import check_one_end, collect, ids_of, text_of
 from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, echo, report, until
 from tests.unit.front.front_world import World
 

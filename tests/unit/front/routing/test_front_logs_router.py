@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.front.front_fakes import until
-from tests.unit.front.routing.test_front_router import Brake, Service, ask, service  # noqa: F401 (a fixture)
+from tests.unit.front.routing.service import Brake, Service, ask
 
 LOGGER = "router_service.router.request_log"
 
@@ -19,7 +19,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Any:
     return lambda message: [r.fields for r in caplog.records if (r.name, r.message) == (LOGGER, message)]  # type: ignore[attr-defined]
 
 
-async def test_a_request_is_logged_when_it_comes_and_when_it_is_finished(service: Service, logged: Any) -> None:  # noqa: F811
+async def test_a_request_is_logged_when_it_comes_and_when_it_is_finished(service: Service, logged: Any) -> None:
     await service.start()
     await ask(service, [5, 6, 7], 4, request_id="a")
     await service.idle()
@@ -29,7 +29,7 @@ async def test_a_request_is_logged_when_it_comes_and_when_it_is_finished(service
     assert line["decode_seconds"] > 0
 
 
-async def test_a_request_that_is_cancelled_is_logged(service: Service, logged: Any) -> None:  # noqa: F811
+async def test_a_request_that_is_cancelled_is_logged(service: Service, logged: Any) -> None:
     await service.start()
     Brake(service.routers[0], steps=1)  # it must not be finished before its client has left
     stream = service.client.generate(tokens=[5], max_tokens=40, temperature=0, ignore_eos=True, request_id="left")
@@ -40,7 +40,7 @@ async def test_a_request_that_is_cancelled_is_logged(service: Service, logged: A
     await service.idle()
 
 
-async def test_a_request_that_is_refused_is_logged(service: Service, logged: Any) -> None:  # noqa: F811
+async def test_a_request_that_is_refused_is_logged(service: Service, logged: Any) -> None:
     await service.start(max_sequences=1, max_waiting=1)
     brake = Brake(service.routers[0])  # or the first would have ended before the last has come
     asked = [asyncio.create_task(ask(service, [5], 40, request_id=str(number))) for number in range(6)]

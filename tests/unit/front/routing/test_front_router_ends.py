@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.support.tiny import Tiny, greedy
-from tests.unit.front.api.test_front_generate import check_one_end, ids_of
+from tests.unit.front.calls import check_one_end, ids_of
 from tests.unit.front.front_fakes import WAIT_S, until
 from tests.unit.front.front_world import World
-from tests.unit.front.routing.test_front_router import Brake, Service, ask
+from tests.unit.front.routing.service import Brake, Service, ask
 
 PROMPT = [3, 1, 4, 1, 5]
 

@@ -10,9 +10,9 @@ import pytest
 import router_service.router.front_connections
 import router_service.router.router
 import router_service.router.step_log
-from tests.unit.front.api.test_front_generate import Responses, check_one_end, ids_of
+from tests.unit.front.calls import Responses, check_one_end, ids_of
 from tests.unit.front.front_fakes import until
-from tests.unit.front.routing.test_front_router import Service, ask, service  # noqa: F401 (a fixture)
+from tests.unit.front.routing.service import Service, ask
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5], [3, 5, 8]]
 
@@ -29,7 +29,7 @@ def breaking(work: Callable[..., Any], times: int) -> Callable[..., Any]:
     return broken
 
 
-async def all_end(service: Service) -> list[Responses | BaseException]:  # noqa: F811
+async def all_end(service: Service) -> list[Responses | BaseException]:
     """Each of four requests has an end, and one only."""
     ends = await asyncio.gather(*(ask(service, prompt, 8) for prompt in PROMPTS), return_exceptions=True)
     for end in ends:
@@ -43,7 +43,7 @@ async def all_end(service: Service) -> list[Responses | BaseException]:  # noqa:
 
 @pytest.mark.parametrize("name", ["statistics", "summaries", "step_log", "request_log", "accepted_log"])
 async def test_a_broken_observer_costs_no_request(
-    service: Service,  # noqa: F811
+    service: Service,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -68,7 +68,7 @@ async def test_a_broken_observer_costs_no_request(
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_events_that_cannot_be_published_cost_no_request(
-    service: Service,  # noqa: F811
+    service: Service,
     times: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -83,7 +83,7 @@ async def test_events_that_cannot_be_published_cost_no_request(
 
 @pytest.mark.parametrize("stage", ["submit", "requests"])
 async def test_a_request_that_cannot_be_taken_in_is_told(
-    service: Service,  # noqa: F811
+    service: Service,
     stage: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -99,7 +99,7 @@ async def test_a_request_that_cannot_be_taken_in_is_told(
 
 
 async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(
-    service: Service,  # noqa: F811
+    service: Service,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -118,7 +118,7 @@ async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(
 
 @pytest.mark.parametrize("kind", ["engine", "reporter", "shard connector", "activity"])
 async def test_a_thread_that_must_last_is_missed(
-    service: Service,  # noqa: F811
+    service: Service,
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

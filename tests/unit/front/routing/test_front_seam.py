@@ -8,7 +8,7 @@ import pytest
 from router_service.engine.request import Event
 from router_service.protocol.messages import Cancel, RouterHello, Submit, ToRouter
 from router_service.router.front_connections import FrontConnections
-from tests.unit.front.api.test_front_generate import check_one_end, collect, ids_of
+from tests.unit.front.calls import check_one_end, collect, ids_of
 from tests.unit.front.front_fakes import CREDENTIALS, until
 from tests.unit.front.front_world import World
 

@@ -11,7 +11,7 @@ import pytest
 from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
-from tests.unit.front.api.test_front_generate import collect, text_of
+from tests.unit.front.calls import collect, text_of
 from tests.unit.front.front_fakes import echo, refuse
 from tests.unit.front.front_world import World
 

@@ -21,7 +21,7 @@ from router_service.front.routing.stream_queue import Arrival, StreamQueue
 from router_service.front.telemetry import metrics_server
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.protocol.messages import MetricFamily, RouterReport, Sample, StreamOutput, Submit, Timings
-from tests.unit.front.api.test_front_generate import collect
+from tests.unit.front.calls import collect
 from tests.unit.front.front_fakes import WAIT_S, echo, refuse, report, until
 from tests.unit.front.front_world import World
 

@@ -23,7 +23,7 @@ from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from router_service.protocol.messages import StepSummary, StreamOutput, Submit, Timings
 from tests.support.otlp import Collector, attributes, collecting
-from tests.unit.front.api.test_front_generate import collect
+from tests.unit.front.calls import collect
 from tests.unit.front.front_fakes import WAIT_S, echo, refuse, until
 from tests.unit.front.front_world import World
 
