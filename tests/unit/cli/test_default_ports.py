@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import default_ports
 from cluster.cli.client_command import DEFAULT_TARGET
 from cluster.cli.default_ports import DefaultPorts
 from router_service.front.config import FrontConfig
@@ -16,12 +15,11 @@ from router_service.front.config import FrontConfig
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def _own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def defaults() -> dict[str, int]:
     """Ports that are free here, whatever else runs on this machine."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        ports = {"grpc_port": one.getsockname()[1], "metrics_port": other.getsockname()[1]}
-    monkeypatch.setattr(default_ports, "DEFAULT_PORTS", ports)
+        return {"grpc_port": one.getsockname()[1], "metrics_port": other.getsockname()[1]}
 
 
 def test_clients_ask_the_default_port() -> None:
@@ -30,25 +28,25 @@ def test_clients_ask_the_default_port() -> None:
     assert f"127.0.0.1:{done.stdout.strip()}" == DEFAULT_TARGET
 
 
-def test_a_default_that_is_taken_is_said_and_the_next_one_taken() -> None:
+def test_a_default_that_is_taken_is_said_and_the_next_one_taken(defaults: dict[str, int]) -> None:
     said = io.StringIO()
-    port = default_ports.DEFAULT_PORTS["grpc_port"]
-    with socket.create_server(("127.0.0.1", port)), DefaultPorts(said) as ports:
+    port = defaults["grpc_port"]
+    with socket.create_server(("127.0.0.1", port)), DefaultPorts(said, defaults) as ports:
         chosen = ports.choose(FrontConfig(), set(), 1).grpc_port
     assert chosen > port
     assert f"port {port} of 127.0.0.1 is taken: {chosen} is taken for --grpc-port instead" in said.getvalue()
 
 
-def test_two_servers_that_start_together_take_different_ports() -> None:
+def test_two_servers_that_start_together_take_different_ports(defaults: dict[str, int]) -> None:
     said = io.StringIO()
-    with DefaultPorts(said) as one, DefaultPorts(said) as other:
+    with DefaultPorts(said, defaults) as one, DefaultPorts(said, defaults) as other:
         first, second = (ports.choose(FrontConfig(), set(), 2) for ports in (one, other))
     assert first.grpc_port < second.grpc_port
     assert (first.metrics_port or 0) + 2 <= (second.metrics_port or 0)
 
 
-def test_a_port_that_was_given_stays() -> None:
-    with DefaultPorts(io.StringIO()) as ports:
+def test_a_port_that_was_given_stays(defaults: dict[str, int]) -> None:
+    with DefaultPorts(io.StringIO(), defaults) as ports:
         front = FrontConfig(grpc_port=0, metrics_port=None)
         assert ports.choose(front, {"grpc_port", "metrics_port"}, 1) == front
 

@@ -8,8 +8,7 @@ import pytest
 import ray
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes import draining
-    from cluster.processes.draining import NotDrainedError, drain
+    from cluster.processes.draining import MARGIN_SECONDS, POLL_SECONDS, NotDrainedError, drain
     from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
 
 ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
@@ -18,7 +17,7 @@ ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 class Remote:
     """Calls the directory's body as Ray's handle of the actor would, through `ray.get` below."""
 
-    def __init__(self, body: ServiceRegistry, each_call: Callable[[], None]) -> None:
+    def __init__(self, body: ServiceRegistry, each_call: Callable[[], object]) -> None:
         self._body = body
         self._each_call = each_call
 
@@ -35,10 +34,33 @@ class Remote:
         return Method
 
 
+class Seconds:
+    """A clock that only its own sleep moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def drained(
+    body: ServiceRegistry,
+    each_call: Callable[[], object],
+    whom: Callable[[Announcement], bool] = lambda _: True,
+    clock: Seconds | None = None,
+) -> int:
+    """`drain` without waiting; `each_call` is run after each call of the directory."""
+    clock = clock or Seconds()
+    return drain(Remote(body, each_call), ORDER, whom, clock, clock.sleep)
+
+
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
-    monkeypatch.setattr(draining, "POLL_SECONDS", 0.01)
 
 
 def process(role: str, replica: str, node: str = "a", state: str = "ready") -> Announcement:
@@ -56,17 +78,17 @@ def test_only_those_that_are_picked_hear_of_it_and_are_waited_for() -> None:
         assert body.announce(process("router", "r")) is None
         assert body.announce(process("front", "g", node="b")) is None
 
-    assert drain(Remote(body, live), ORDER, lambda one: one.node == "a" and one.role == "front") == 1
+    assert drained(body, live, lambda one: one.node == "a" and one.role == "front") == 1
 
 
 def test_who_goes_is_not_waited_for() -> None:
     body = ServiceRegistry()
     body.announce(process("front", "f"))
-    assert drain(Remote(body, lambda: body.withdraw("front", 0, "f")), ORDER, lambda _: True) == 1
+    assert drained(body, lambda: body.withdraw("front", 0, "f")) == 1
 
 
 def test_nobody_to_drain_is_done_at_once() -> None:
-    assert drain(Remote(ServiceRegistry(), lambda: None), ORDER, lambda _: True) == 0
+    assert drained(ServiceRegistry(), lambda: None) == 0
 
 
 def test_a_directory_that_forgot_is_told_again() -> None:
@@ -80,14 +102,15 @@ def test_a_directory_that_forgot_is_told_again() -> None:
             body._orders.clear()
 
     body.announce(process("router", "r"))
-    drain(Remote(body, live), ORDER, lambda _: True)
+    drained(body, live)
     assert len(heard) >= 3
     assert set(heard) == {ORDER}
 
 
-def test_it_says_who_has_not_drained_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "MARGIN_SECONDS", 0.1)
+def test_it_says_who_has_not_drained_in_time() -> None:
     body = ServiceRegistry()
     body.announce(process("router", "r"))
+    seconds = Seconds()
     with pytest.raises(NotDrainedError, match=r"router r \(draining\)"):
-        drain(Remote(body, lambda: body.announce(process("router", "r", state="draining"))), ORDER, lambda _: True)
+        drained(body, lambda: body.announce(process("router", "r", state="draining")), clock=seconds)
+    assert seconds.now == pytest.approx(ORDER.notice_s + ORDER.grace_s + MARGIN_SECONDS, abs=2 * POLL_SECONDS)

@@ -1,50 +1,59 @@
 """An expert that all tokens share is computed by the router while the shards compute theirs."""
 
-import time
+from collections import defaultdict
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from router_service.engine.engine import StepRecord
+from experts.transport.call import ExpertCall
 from router_service.models.backbone import Backbone
-from tests.support.mesh import Mesh, greedy
+from tests.support.mesh import WAIT_S, Mesh, greedy
 from tests.support.tiny import Tiny
-from tests.support.undisturbed import undisturbed
 
-# Long beside what a step computes, also where that takes ten times as long as on a quiet machine.
-SLEEP = 0.06
+
+class Meeting:
+    """Layer by layer, either side begins, and ends only when the other has begun as well."""
+
+    def __init__(self) -> None:
+        self._begun: dict[tuple[str, int], Event] = defaultdict(Event)
+        self.met: list[tuple[str, int]] = []
+
+    def wait(self, side: str, other: str, layer: int) -> None:
+        self._begun[side, layer].set()
+        assert self._begun[other, layer].wait(WAIT_S), f"layer {layer}: {side} had to end before {other} began"
+        self.met.append((side, layer))
 
 
 @pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v3", "llama4"])
 def test_shared_experts_and_shards_work_at_the_same_time(
     tiny: Callable[..., Tiny], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both sides are made to sleep: in turn a layer would take twice as long."""
-    shared = Backbone.shared
+    """Each waits for the other inside its work: in turn neither would get there."""
+    meeting, shared, plan = Meeting(), Backbone.shared, tiny(family).plan
 
-    def slow(self: Backbone, layer: int, h_TD: Tensor) -> Tensor:
-        time.sleep(SLEEP)
+    def waiting(self: Backbone, layer: int, h_TD: Tensor) -> Tensor:
+        meeting.wait("shared expert", "shard", layer)
         return shared(self, layer, h_TD)
 
-    monkeypatch.setattr(Backbone, "shared", slow)
-    plan = tiny(family).plan
-    with Mesh(plan, 2, "unix", delays={0: SLEEP, 1: SLEEP}) as mesh:
-        slept = len(plan.spec.moe_layers) * SLEEP
-        undisturbed(lambda: mesh.generate([[1, 2, 3]], greedy(6)) and None, lambda: in_turn(mesh.records, slept))
-    for record in mesh.records:
-        assert record.duration_ns / 1e9 >= record.trace.stages_ns["shared_expert"] / 1e9 >= slept
+    with Mesh(plan, 2, "unix") as mesh:
+        for shard in mesh.servers.shards:
+            monkeypatch.setattr(shard, "compute", met_first(meeting, shard.compute))
+        monkeypatch.setattr(Backbone, "shared", waiting)
+        mesh.generate([[1, 2, 3]], greedy(1))
+    assert {layer for side, layer in meeting.met if side == "shared expert"} == set(plan.spec.moe_layers)
 
 
-def in_turn(records: list[StepRecord], slept: float) -> list[str]:
-    """A complaint if no decode was as fast as both sides at once are."""
-    fastest = min((record for record in records if record.kind == "decode"), key=lambda record: record.duration_ns)
-    took, waited = fastest.duration_ns / 1e9, fastest.trace.stages_ns["wait"] / 1e9
-    # Nothing is left to wait for but what the shards took longer.
-    if took < 1.7 * slept and waited < 0.5 * slept:
-        return []
-    return [f"{took:.3f} s, of which {waited:.3f} were waited, for {slept:.3f} of either side's sleep"]
+def met_first(meeting: Meeting, compute: Callable[[ExpertCall], Tensor]) -> Callable[[ExpertCall], Tensor]:
+    """A shard's computation that waits for the shared expert's of its layer."""
+
+    def waiting(call: ExpertCall) -> Tensor:
+        meeting.wait("shard", "shared expert", call.layer)
+        return compute(call)
+
+    return waiting
 
 
 def test_the_order_of_a_layer(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.planner import published_models as published
-from cluster.planner.inspected_model import open_subject
 from cluster.planner.published_models import published_names
 
 REPOSITORY = Path(__file__).parents[3]
@@ -62,16 +60,27 @@ print(BUNDLED.parents[1], model.name, "/main.js" in load_assets())
 """
 
 
-def test_it_serves_them(installed: Path) -> None:
-    """In a process that sees nothing of the checkout."""
-    command, env = [sys.executable, "-P", "-c", SERVE], {"PYTHONPATH": str(installed)}
+def run(installed: Path, program: str) -> list[str]:
+    """The words that a program prints in a process that sees nothing of the checkout."""
+    command, env = [sys.executable, "-P", "-c", program], {"PYTHONPATH": str(installed)}
     done = subprocess.run(command, cwd=installed, env=env, capture_output=True, text=True)
-    assert done.stdout.split() == [str(installed), "expertmesh-bundled", "True"], done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
 
-def test_it_has_the_shapes_of_published_models(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = published_names()
+def test_it_serves_them(installed: Path) -> None:
+    assert run(installed, SERVE) == [str(installed), "expertmesh-bundled", "True"]
+
+
+SHAPES = """
+from cluster.planner.inspected_model import open_subject
+from cluster.planner.published_models import published_names
+print(open_subject("mixtral-8x7b").where, *published_names())
+"""
+
+
+def test_it_has_the_shapes_of_published_models(installed: Path) -> None:
+    where, *names = run(installed, SHAPES)
     assert "deepseek-v3" in names
-    monkeypatch.setattr(published, "PLACES", (installed / "cluster" / "models",))
-    assert published_names() == names
-    assert open_subject("mixtral-8x7b").where.startswith(str(installed))
+    assert names == published_names()
+    assert where.startswith(str(installed))
