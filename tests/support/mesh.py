@@ -64,14 +64,18 @@ def greedy(max_tokens: int, **params: Any) -> SamplingParams:
 class ShardServers:
     """The shards of a model as servers that can be stopped and started again."""
 
-    def __init__(self, shards: Sequence[ExpertShard], checksum: bool = False) -> None:
+    def __init__(
+        self, shards: Sequence[ExpertShard], checksum: bool = False, slow_call_s: float = float("inf")
+    ) -> None:
         self.shards = list(shards)
         self.checksum = checksum
+        self.slow_call_s = slow_call_s
         self.running: dict[int, ExpertServer] = {}
 
     def start(self, index: int, delay_s: float = 0.0) -> ExpertServer:
         """Start a new life of a shard."""
-        server = ExpertServer(self.shards[index], CREDENTIALS, "127.0.0.1", NODE, f"r{index}", self.checksum, delay_s)
+        place = (CREDENTIALS, "127.0.0.1", NODE, f"r{index}")
+        server = ExpertServer(self.shards[index], *place, self.checksum, delay_s=delay_s, slow_call_s=self.slow_call_s)
         self.running[index] = server
         return server
 
@@ -102,10 +106,11 @@ class Mesh:
         call_timeout_s: float = WAIT_S,
         delays: dict[int, float] | None = None,
         keep_packed: bool = False,
+        slow_call_s: float = float("inf"),
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []
-        self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum)
+        self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum, slow_call_s)
         self.connector: ShardConnector | None = None
         experts = ExpertsConfig(shards, call_timeout_s, checksum)
         # One thread: else how many compute is measured, and what is drawn could follow the machine's cores and load.

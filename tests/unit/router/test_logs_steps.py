@@ -16,11 +16,13 @@ from tests.support.mesh import Mesh, greedy, until
 from tests.support.tiny import Tiny
 
 Lines = Callable[[str, str], list[dict[str, Any]]]
+SLOW_S = 0.04
 
 
 @pytest.fixture
 def mesh(tiny: Callable[..., Tiny]) -> Iterator[Mesh]:
-    with Mesh(tiny("mixtral").plan, 2, "unix", delays={1: 0.05}) as mesh:
+    """Shard 1 takes longer than a call may that is not slow."""
+    with Mesh(tiny("mixtral").plan, 2, "unix", delays={1: 0.05}, slow_call_s=SLOW_S) as mesh:
         yield mesh
 
 
@@ -37,11 +39,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
 
 
 def watch(mesh: Mesh, **config: float) -> None:
-    """Log as a router and its shards do."""
-    settings = LoggingConfig(**config)  # type: ignore[arg-type]
-    mesh.engine.observe = StepLog(settings).observe
-    for server in mesh.servers.running.values():
-        server._slow_call_ns = settings.slow_call_seconds * 1e9
+    """Log as a router does."""
+    mesh.engine.observe = StepLog(LoggingConfig(**config)).observe  # type: ignore[arg-type]
 
 
 def takes_no_time(server: ExpertServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +56,7 @@ def takes_no_time(server: ExpertServer, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_slow_call_is_logged_by_its_shard_and_with_the_ids_by_its_router(
     mesh: Mesh, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch(mesh, slow_call_seconds=0.04)
+    watch(mesh, slow_call_seconds=SLOW_S)
     takes_no_time(mesh.servers.running[0], monkeypatch)
     begun = time.monotonic()
     mesh.submit([5, 6, 7], greedy(3), request_id="a")
@@ -72,29 +71,31 @@ def test_a_slow_call_is_logged_by_its_shard_and_with_the_ids_by_its_router(
     by_shard, layers = lines("experts.shard.server", "slow call"), len(mesh.engine.backbone.sparse_layers)
     assert 0 < len(by_shard) <= 3 * layers
     assert all(
-        0.04 < line["compute_seconds"] < line["compute_seconds"] + line["queue_seconds"] < elapsed for line in by_shard
+        SLOW_S < line["compute_seconds"] < line["compute_seconds"] + line["queue_seconds"] < elapsed
+        for line in by_shard
     )
     assert all(line["shards"] == [1] for line in by_router)
     assert not lines("router_service.router.step_log", "step")
 
 
 def test_a_quick_step_is_silent_and_its_calls_are_not_looked_at(
-    mesh: Mesh, lines: Lines, caplog: pytest.LogCaptureFixture
+    tiny: Callable[..., Tiny], lines: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    watch(mesh, slow_call_seconds=1000.0, slow_step_seconds=1000.0)
-    mesh.generate([[5, 6]], greedy(2))
+    with Mesh(tiny("mixtral").plan, 2, "unix", slow_call_s=1000.0) as mesh:
+        watch(mesh, slow_call_seconds=1000.0, slow_step_seconds=1000.0)
+        mesh.generate([[5, 6]], greedy(2))
     assert not lines("experts.shard.server", "")
     assert not lines("router_service.router.step_log", "")
 
 
 def test_a_slow_step_is_logged_where_no_call_was_slow(mesh: Mesh, lines: Lines) -> None:
-    watch(mesh, slow_step_seconds=0.04, slow_call_seconds=1000.0)
+    watch(mesh, slow_step_seconds=SLOW_S, slow_call_seconds=1000.0)
     mesh.submit([5], greedy(1), request_id="a")
     mesh.drain()
     (line,) = lines("router_service.router.step_log", "slow step")
     assert (line["level"], line["request_ids"], line["kind"], line["tokens"]) == ("WARNING", ["a"], "prefill", 1)
-    assert line["seconds"] > 0.04
+    assert line["seconds"] > SLOW_S
 
 
 def test_debug_names_every_step_and_a_line_holds_a_bounded_number_of_ids(
@@ -116,7 +117,7 @@ def test_a_failure_is_logged_on_both_sides_and_the_stalled_are_counted(
     mesh.submit([5, 6, 7], greedy(2), request_id="a")
     mesh.submit([9], greedy(2), request_id="b")
     with monkeypatch.context() as patch:
-        patch.setattr(mesh.servers.running[0], "_compute", lambda *_: broken(None))
+        patch.setattr(mesh.servers.shards[0], "compute", broken)
         assert mesh.engine.step() == []
     mesh.drain()
     (failed,) = lines("experts.shard.server", "could not compute a layer")
