@@ -43,14 +43,14 @@ train: $(STAMP)
 
 # What is made of other files: copies inside the chart, its README's table, and the renders that tests compare.
 helm-golden: $(STAMP)
-	$(BIN)/python -m tests.helm.sync
-	$(BIN)/python -m tests.helm.config_schema
-	$(BIN)/python -m tests.helm.values_table
-	$(BIN)/python -m tests.helm.golden
+	$(BIN)/python -m tests.helm.generators.sync
+	$(BIN)/python -m tests.helm.generators.config_schema
+	$(BIN)/python -m tests.helm.generators.values_table
+	$(BIN)/python -m tests.helm.generators.golden
 
 # The image, built and run for real; needs root, buildah and mmdebstrap, and about eight minutes: both flavors.
 image-test: $(STAMP)
-	$(BIN)/python -m pytest tests/helm/test_image.py -p no:randomly
+	$(BIN)/python -m pytest tests/helm/containers/test_image.py -p no:randomly
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)

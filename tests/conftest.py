@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from tests.tiny import Tiny, make_tiny
+from tests.support.tiny import Tiny, make_tiny
 
 pytest_plugins = ["pytester", "tests.rerun", "tests.e2e.shared_ray"]
 

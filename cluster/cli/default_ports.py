@@ -3,7 +3,7 @@
 import errno
 import socket
 import sys
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -19,8 +19,9 @@ TAKEN = (errno.EADDRINUSE, errno.EACCES)
 class DefaultPorts:
     """Picks ports, and keeps them from other servers that start meanwhile, until closed: ours opens them much later."""
 
-    def __init__(self, says: TextIO | None = None) -> None:
+    def __init__(self, says: TextIO | None = None, defaults: Mapping[str, int] = DEFAULT_PORTS) -> None:
         self._says = says or sys.stderr
+        self._defaults = defaults
         self._claims: list[socket.socket] = []
 
     def __enter__(self) -> "DefaultPorts":
@@ -41,7 +42,7 @@ class DefaultPorts:
             ValueError: there is no free one.
         """
         ports: dict[str, Any] = {}
-        for key, default in DEFAULT_PORTS.items():
+        for key, default in self._defaults.items():
             if key not in given:
                 host, count = str(getattr(front, HOSTS[key])), fronts if key == "metrics_port" else 1
                 ports[key] = self._choose(key, host, default, count)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from cluster.table import size
 from experts.config import Residence
 
-# Loading peaks at no more than 1.15 times the weights kept (tests/unit/test_memory.py); a fraction, to stay exact.
+# Loading peaks at no more than 1.15 times the weights kept (tests/unit/checkpoint/test_memory.py); a fraction, to
+# stay exact.
 HEADROOM = (23, 20)
 MIB = 1 << 20
 # Resident memory of an idle replica of a model of 0.2 MB, on a CPU: 361 MiB a shard, 345 MiB a router, rounded up.

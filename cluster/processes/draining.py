@@ -15,8 +15,16 @@ class NotDrainedError(RuntimeError):
     """Some processes had not ended what was in flight when the time was over."""
 
 
-def drain(directory: Any, order: DrainOrder, whom: Callable[[Announcement], bool]) -> int:
+def drain(
+    directory: Any,
+    order: DrainOrder,
+    whom: Callable[[Announcement], bool],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
     """Drain the processes that `whom` picks; return how many there were.
+
+    `clock` and `sleep` count seconds, and are a test's own where it must not wait.
 
     Raises:
         NotDrainedError: some have neither drained nor gone some seconds after the order's time is over.
@@ -24,13 +32,13 @@ def drain(directory: Any, order: DrainOrder, whom: Callable[[Announcement], bool
         ray.exceptions.RayError: it has died.
     """
     picked = {one.replica for one in announced_in(directory) if whom(one)}
-    deadline = time.monotonic() + order.notice_s + order.grace_s + MARGIN_SECONDS
+    deadline = clock() + order.notice_s + order.grace_s + MARGIN_SECONDS
     while left := [one for one in announced_in(directory) if one.replica in picked and one.state != "drained"]:
-        if time.monotonic() > deadline:
+        if clock() > deadline:
             names = ", ".join(f"{one.role} {one.replica} ({one.state})" for one in left)
             raise NotDrainedError(f"not drained in time: {names}")
         _order(directory, order, left)
-        time.sleep(POLL_SECONDS)
+        sleep(POLL_SECONDS)
     return len(picked)
 
 

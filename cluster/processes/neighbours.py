@@ -33,19 +33,27 @@ def threads_of_shard(config: ClusterConfig, directory: Any) -> int:
     return threads
 
 
-def shards_here(ask: Callable[[], Iterable[Announcement]], node: str, shards: int, wait_s: float) -> int:
+def shards_here(
+    ask: Callable[[], Iterable[Announcement]],
+    node: str,
+    shards: int,
+    wait_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
     """How many of a cluster's shards share `node`, the asking one included, as soon as all have said where they are.
 
-    Those that have not after `wait_s` count as here: too few threads cost less than too many.
+    Those that have not after `wait_s` count as here: too few threads cost less than too many. `clock` and `sleep` count
+    seconds, and are a test's own where it must not wait.
     """
-    deadline = time.monotonic() + wait_s
+    deadline = clock() + wait_s
     while True:
         # Of several lives of one shard the youngest counts.
         nodes = {one.index: one.node for one in ask() if one.role == "shard" and one.index < shards}
         silent = shards - len(nodes)
-        if not silent or time.monotonic() >= deadline:
+        if not silent or clock() >= deadline:
             return max(1, sum(where == node for where in nodes.values()) + silent)
-        time.sleep(POLL_SECONDS)
+        sleep(POLL_SECONDS)
 
 
 def _announcements(directory: Any) -> list[Announcement]:

@@ -36,7 +36,7 @@ from router_service.metrics.router_series import router_families
 from router_service.protocol.messages import encode
 from tests.benchmarks.report import machine
 from tests.benchmarks.sides import OneProcess
-from tests.scrape import GAUGES, LABELS, text_of
+from tests.support.scrape import GAUGES, LABELS, text_of
 
 LAYERS, EXPERTS, CHOSEN, SHARDS, HIDDEN = 58, 256, 8, 64, 7168
 REPEATS = 9

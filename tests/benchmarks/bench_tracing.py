@@ -22,7 +22,7 @@ import yaml
 from router_service.client.client import Client
 from tests.benchmarks.streams import Stream, decode_rate
 from tests.e2e.server import Server, serving
-from tests.otlp import Collector, collecting
+from tests.support.otlp import Collector, collecting
 
 BATCH, TOKENS, PROMPT = 16, 400, (5, 6, 7, 8)
 TRACING = ("ray::ServeReplica:expertmesh:Front", "ray::ServeReplica:expertmesh:Router")

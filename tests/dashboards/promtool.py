@@ -2,7 +2,7 @@
 
 import subprocess
 
-from tests import packages
+from tests.support import packages
 
 
 def program(name: str) -> str:

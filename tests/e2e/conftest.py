@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.answers import Served
 from tests.e2e.server import serving
 from tests.e2e.shared_ray import SharedRay
-from tests.tiny import write_checkpoint
+from tests.support.tiny import write_checkpoint
 
 
 @pytest.fixture(scope="module", params=["mixtral", "qwen3_moe"])

@@ -15,7 +15,7 @@ from router_service.protocol import cluster_pb2
 from router_service.protocol import inference_pb2 as pb
 from tests.e2e.answers import Served, collect, tokens_of
 from tests.e2e.server import environment
-from tests.tiny import greedy, random_prompts
+from tests.support.tiny import greedy, random_prompts
 
 # Routers report once a second, and once a second they ask the shards: more often it is late on a busy machine.
 REPORTED_SECONDS = 60.0

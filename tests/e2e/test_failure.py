@@ -16,7 +16,7 @@ from router_service.protocol import inference_pb2 as pb
 from tests.e2e.answers import Served, collect, tokens_of
 from tests.e2e.server import Server, environment, gone, serving
 from tests.e2e.shared_ray import SharedRay
-from tests.tiny import greedy, random_prompts, write_checkpoint
+from tests.support.tiny import greedy, random_prompts, write_checkpoint
 
 # Processes end and others start within a test: on a busy machine that takes minutes.
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]

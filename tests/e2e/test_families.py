@@ -1,7 +1,7 @@
 """Families through the whole cluster: transformers' tokens, logits and experts.
 
 Two of them; with EXPERTMESH_ALL_SHARDS=1 (`make parity`) every family over 1, 2 and 3 shards, which takes minutes of
-starting processes. In one process tests/unit/test_parity.py has every family.
+starting processes. In one process tests/unit/models/test_parity.py has every family.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ import torch
 
 from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
-from tests import oracle
 from tests.e2e.answers import collect, tokens_of
 from tests.e2e.server import serving
 from tests.e2e.shared_ray import SharedRay
-from tests.tiny import FAMILIES, write_checkpoint
+from tests.support import oracle
+from tests.support.tiny import FAMILIES, write_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 

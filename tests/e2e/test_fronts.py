@@ -17,7 +17,7 @@ from tests.e2e.load import load
 from tests.e2e.ray_head import free_ports, get
 from tests.e2e.server import serving
 from tests.e2e.shared_ray import SharedRay
-from tests.tiny import greedy, random_prompts, write_checkpoint
+from tests.support.tiny import greedy, random_prompts, write_checkpoint
 
 # Processes end and others start within a test: on a busy machine that takes minutes.
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]

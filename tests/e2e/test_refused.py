@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.server import environment
 from tests.e2e.shared_ray import SharedRay
-from tests.tiny import write_checkpoint
+from tests.support.tiny import write_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 

@@ -19,8 +19,8 @@ import pytest
 from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.front.auth.tokens import Role, new_token
-from tests.certificates import Certificate, replace
 from tests.e2e.server import Server, held, serving
+from tests.support.certificates import Certificate, replace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 

@@ -12,9 +12,9 @@ import yaml
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from tests.e2e.server import Server, serving
-from tests.mesh import until
-from tests.otlp import Collector, attributes, collecting
-from tests.tiny import write_checkpoint
+from tests.support.mesh import until
+from tests.support.otlp import Collector, attributes, collecting
+from tests.support.tiny import write_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 

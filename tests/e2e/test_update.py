@@ -16,7 +16,7 @@ from tests.e2e.load import Load, load
 from tests.e2e.ray_head import Ray, free_ports, get, put, ray_head, until_running
 from tests.e2e.server import serving
 from tests.e2e.service import Backend, service
-from tests.tiny import greedy, random_prompts, write_checkpoint
+from tests.support.tiny import greedy, random_prompts, write_checkpoint
 
 # Processes end and others start within a test: on a busy machine that takes minutes.
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]

@@ -9,8 +9,8 @@ import yaml
 
 from cluster.cli.main import parser
 from cluster.config import config_from
-from tests.helm import golden, sync, values_table
 from tests.helm.chart import CHART, ROOT, helm, named, ray_pods, rendered, serve_config, template
+from tests.helm.generators import golden, sync, values_table
 from tests.helm.kube_schemas import problems
 
 CASES = golden.cases()

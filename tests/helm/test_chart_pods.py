@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cluster.serve import readiness_probe as whole
-from tests.helm import golden
 from tests.helm.chart import CHART, named, ray_pods, rendered, serve_config
+from tests.helm.generators import golden
 
 CI = CHART / "ci"
 DEFAULT = CI / "default-values.yaml"

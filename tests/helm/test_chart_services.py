@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helm import golden
 from tests.helm.chart import CHART, named, rendered, serve_config
+from tests.helm.generators import golden
 
 CI = CHART / "ci"
 each_case = pytest.mark.parametrize("file", golden.cases().values(), ids=golden.cases().keys())

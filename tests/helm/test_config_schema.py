@@ -6,9 +6,9 @@ import jsonschema
 import pytest
 
 from cluster.cli.config_table import Key, keys
-from tests.helm import config_schema
-from tests.helm.config_schema import CHART_SETS, FURTHER, SCHEMA, SECTIONS, key_schema
-from tests.unit.test_config_table import inside, outside
+from tests.helm.generators import config_schema
+from tests.helm.generators.config_schema import CHART_SETS, FURTHER, SCHEMA, SECTIONS, key_schema
+from tests.unit.cli.key_values import inside, outside
 
 OURS = [key for key in keys() if key.name not in CHART_SETS]
 WRONG = {"string": 1, "integer": "many", "number": "much", "boolean": "yes"}

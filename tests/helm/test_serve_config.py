@@ -23,10 +23,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.front.auth.tokens import Role, new_token
-from tests.certificates import Certificate
 from tests.e2e.ray_head import Ray, free_ports, get, put, ray_environment, ray_head, until_running, wait_for
 from tests.e2e.server import descendants_of
 from tests.helm.chart import CHART, named, ray_pods, rendered, serve_config
+from tests.support.certificates import Certificate
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 

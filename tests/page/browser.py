@@ -1,5 +1,6 @@
 """Headless Chromium, and a page that remembers what went wrong on it."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -7,10 +8,12 @@ from typing import Any
 
 from playwright.async_api import Page, Request, async_playwright, expect
 
-from tests.packages import program
+from tests.e2e.server import Server
+from tests.support.packages import program
 
 WIDE, NARROW = 1280, 400
 WAIT_MS = 60_000
+PROMPT = "def read_file(path):"
 expect.set_options(timeout=WAIT_MS)  # five seconds, the default, are short on a busy machine
 
 
@@ -56,3 +59,18 @@ def _failure(request: Request) -> list[str]:
     """
     read_to_its_end = request.url.endswith("/api/generate") and request.failure == "net::ERR_ABORTED"
     return [] if read_to_its_end else [f"{request.url}: {request.failure}"]
+
+
+def url_of(server: Server) -> str:
+    match = re.search(r"http=(https?://\S+)", server.log.read_text())
+    assert match is not None
+    return match[1]
+
+
+async def generate(watched: Watched, tokens: int, seed: int) -> None:
+    page = watched.page
+    await page.fill("#prompt", PROMPT)
+    await page.fill("#max-tokens", str(tokens))
+    await page.fill("#seed", str(seed))
+    await page.click("#start")
+    await expect(page.locator("#generate-status")).to_contain_text("Ended", timeout=WAIT_MS)

@@ -12,12 +12,11 @@ from playwright.async_api import expect
 from router_service.client.client import Client
 from tests.e2e.server import Server, held, serving
 from tests.e2e.shared_ray import SharedRay
-from tests.page.browser import NARROW, WAIT_MS, WIDE, Watched, opened
+from tests.page.browser import NARROW, PROMPT, WAIT_MS, WIDE, Watched, generate, opened, url_of
 
 # The first one may have to install Chromium.
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 
-PROMPT = "def read_file(path):"
 LAYERS = 4
 
 
@@ -27,21 +26,6 @@ def server(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> I
         *shared_ray.joined_as("page"), "--shards", "2", log=tmp_path_factory.mktemp("page") / "log"
     ) as running:
         yield running
-
-
-def url_of(server: Server) -> str:
-    match = re.search(r"http=(https?://\S+)", server.log.read_text())
-    assert match is not None
-    return match[1]
-
-
-async def generate(watched: Watched, tokens: int, seed: int) -> None:
-    page = watched.page
-    await page.fill("#prompt", PROMPT)
-    await page.fill("#max-tokens", str(tokens))
-    await page.fill("#seed", str(seed))
-    await page.click("#start")
-    await expect(page.locator("#generate-status")).to_contain_text("Ended", timeout=WAIT_MS)
 
 
 async def select_the_last_of_the_prompt(watched: Watched) -> None:

@@ -8,11 +8,10 @@ import pytest
 from playwright.async_api import expect
 
 from router_service.front.auth.tokens import Role, new_token
-from tests.certificates import Certificate
 from tests.e2e.server import Server, serving
 from tests.e2e.shared_ray import SharedRay
-from tests.page.browser import NARROW, WAIT_MS, Watched, opened
-from tests.page.test_page import generate, url_of
+from tests.page.browser import NARROW, WAIT_MS, Watched, generate, opened, url_of
+from tests.support.certificates import Certificate
 
 # The first one may have to install Chromium.
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]

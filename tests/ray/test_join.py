@@ -9,7 +9,7 @@ from router_service.client.client import Client
 from tests.e2e.answers import collect, tokens_of
 from tests.e2e.server import gone, serving
 from tests.e2e.shared_ray import running
-from tests.tiny import greedy, write_checkpoint
+from tests.support.tiny import greedy, write_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 

@@ -4,13 +4,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from front_fakes import byte_level_tokenizer, write_checkpoint
-from front_world import World
 
+from experts.host import watched_files
 from experts.host.log import PACKAGES, LoggingConfig, log_handler
 from router_service.front.text.json_tokenizer import JsonTokenizer
 from router_service.front.text.text_model import TextModel, load_text_model
 from router_service.front.text.tokenizer import Tokenizer
+from tests.unit.front.front_fakes import byte_level_tokenizer, write_checkpoint
+from tests.unit.front.front_world import World
+from tests.unit.front.pki import Pki
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,9 @@ def written() -> Iterator[io.StringIO]:
     logging.getLogger().removeHandler(handler)
     for package, level in levels.items():
         logging.getLogger(package).setLevel(level)
+
+
+@pytest.fixture
+def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pki:
+    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
+    return Pki(tmp_path)

@@ -4,8 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card
-
 from experts.transport.address import Endpoint
 from router_service.client.client import Client
 from router_service.front.config import FrontConfig
@@ -13,6 +11,7 @@ from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
+from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card
 
 
 class World:

@@ -1,5 +1,6 @@
 """A browser's requests to the live page of a world's Front."""
 
+import asyncio
 import io
 import json
 import ssl
@@ -7,8 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 import aiohttp
-from front_fakes import FakeRouter
-from front_world import World
+
+from tests.unit.front.front_fakes import WAIT_S, FakeRouter
+from tests.unit.front.front_world import World
 
 Event = tuple[str, Any]
 
@@ -65,3 +67,16 @@ async def browse(world: World, **options: object) -> tuple[FakeRouter, Browser]:
     client = await world.front(http_port=0)
     await client.wait_ready(10)
     return router, Browser(world.server.http_port)
+
+
+async def snapshots(browser: Browser, wanted: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model, and the first snapshot that is `wanted`."""
+    async with asyncio.timeout(WAIT_S), browser.get("/live") as response:
+        assert response.content_type == "text/event-stream"
+        model: dict[str, Any] = {}
+        async for kind, data in events(response):
+            if kind == "model":
+                model = data
+            elif wanted(data):
+                return model, data
+    raise AssertionError("the stream ended")

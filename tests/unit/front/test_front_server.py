@@ -9,11 +9,8 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from front_fakes import CREDENTIALS, WAIT_S, card, failing, report, until
-from front_world import World
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from test_front_generate import Responses, check_one_end, collect, ids_of
 
 from router_service.client.client import Client
 from router_service.front import server
@@ -22,6 +19,9 @@ from router_service.front.health import SHARDS_AWAY_S
 from router_service.front.server import SERVICES, FrontServer
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
+from tests.unit.front.calls import Responses, check_one_end, collect, ids_of
+from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, card, failing, report, until
+from tests.unit.front.front_world import World
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from kernel_cases import Case
 from torch import Tensor
 
 from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.mxfp4 import Mxfp4
 from kernels.formats.quantized import Quantized, RowStack
+from tests.unit.kernels.kernel_cases import Case
 
 FORMATS = ("fp8", "mxfp4")
 

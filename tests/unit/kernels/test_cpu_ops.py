@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
-from pairwise import pairwise
 
 from kernels import reference
 from kernels.cpu import linear as cpu_linear
 from kernels.cpu import ops as cpu
+from tests.unit.kernels.kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from tests.unit.kernels.pairwise import pairwise
 
 
 @pytest.fixture(params=["packed", "dense"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import combinations, product
 
 import pytest
-from pairwise import chosen
+
+from tests.unit.kernels.pairwise import chosen
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (14, 3, 6), (4, 3, 2, 6), (1, 5, 2)])

@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES
-from quantized_cases import any_fp8, any_mxfp4, exact
 from torch import Tensor
 
 from kernels.formats import quantized
@@ -18,6 +16,8 @@ from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.buffers import Buffers
 from kernels.formats.mxfp4 import Mxfp4
 from kernels.formats.quantized import Quantized, RowStack, Scratch, as_dense
+from tests.unit.kernels.kernel_cases import DTYPES
+from tests.unit.kernels.quantized_cases import any_fp8, any_mxfp4, exact
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 300)

@@ -11,9 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
-from pairwise import pairwise
-from quantized_cases import FORMATS, near_one, quantize, quantized_case
 
 from kernels import reference
 from kernels.cpu import linear as cpu_linear
@@ -23,6 +20,9 @@ from kernels.formats import quantized
 from kernels.formats.buffers import Buffers
 from kernels.formats.quantized import RowStack
 from kernels.select import ops
+from tests.unit.kernels.kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from tests.unit.kernels.pairwise import pairwise
+from tests.unit.kernels.quantized_cases import FORMATS, near_one, quantize, quantized_case
 
 BACKENDS = ("reference", "cpu")
 

@@ -7,12 +7,12 @@ from itertools import combinations
 
 import pytest
 import torch
-from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
-from pairwise import pairwise
 
 from kernels import reference
 from kernels.select import ops
 from kernels.weights import Activation, ExpertForm
+from tests.unit.kernels.kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from tests.unit.kernels.pairwise import pairwise
 
 
 def by_hand(problem) -> torch.Tensor:

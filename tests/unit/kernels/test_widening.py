@@ -11,8 +11,6 @@ import sys
 
 import pytest
 import torch
-from kernel_cases import KINDS, Case, assert_near, make
-from quantized_cases import near_one
 
 from kernels import reference
 from kernels.cpu import linear as cpu_linear
@@ -20,6 +18,8 @@ from kernels.cpu import ops as cpu
 from kernels.cpu import widening
 from kernels.cpu.widening import Widening
 from kernels.formats.buffers import Buffers
+from tests.unit.kernels.kernel_cases import KINDS, Case, assert_near, make
+from tests.unit.kernels.quantized_cases import near_one
 
 HALVES = (torch.bfloat16, torch.float16)
 FROM = 5

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
-from pairwise import pairwise
-from quantized_cases import FORMATS, near_one, quantize, quantized_case
 
 from kernels import reference
 from kernels.select import ops
 from kernels.triton import ffn as triton_ffn
 from kernels.triton import permute as triton_permute
+from tests.unit.kernels.kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
+from tests.unit.kernels.pairwise import pairwise
+from tests.unit.kernels.quantized_cases import FORMATS, near_one, quantize, quantized_case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="asks the device itself: no GPU here")

@@ -1,0 +1,99 @@
+"""Peak memory of loading, in processes of their own: a shard and a router need little more than what they keep."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.tiny import write_checkpoint
+
+ALLOWED = 1.15
+# A few layers of wide experts, so that one layer's weights are a large part of all.
+LARGE: dict[str, Any] = {
+    "hidden_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 30000,
+    "moe_intermediate_size": 1024,
+    "intermediate_size": 4096,
+    "num_experts": 24,
+}
+# Freed memory goes back at once, as that of real models' matrices does: they are beyond malloc's largest threshold of
+# 32 MiB. Of ours the allocator would keep what it likes, up to a fifth of the weights from one run to the next.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+LOADER = """
+import json, re, sys
+from pathlib import Path
+import torch
+from experts.checkpoint.directory import Checkpoint
+from experts.placement import even_placement
+from experts.shard.shard import load_shard
+from kernels import select
+from router_service.models.families.registry import plan_model
+from router_service.models.weights import load_router_weights
+
+torch.set_num_threads(1)
+role, dtype, device = sys.argv[2], getattr(torch, sys.argv[3]), torch.device("cpu")
+plan, ops = plan_model(Checkpoint(Path(sys.argv[1]))), select.ops("auto", device)
+if role == "shard":
+    held = even_placement(plan.spec.gate.experts, 2).shards[0]
+    kept = load_shard(0, held, plan.checkpoint, plan.tensors.experts, dtype, device, ops)
+    size = kept.weights_bytes
+else:
+    kept = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, ops)
+    size = plan.tensors.router_elements * dtype.itemsize
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(json.dumps([size, int(peak[1]) * 1024]))
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The large one in several files, and an empty one."""
+    large, empty = tmp_path_factory.mktemp("large"), tmp_path_factory.mktemp("empty")
+    model = write_checkpoint(large, "qwen3_moe", torch.bfloat16, **LARGE)
+    (large / "model.safetensors").unlink()
+    model.save_pretrained(large, max_shard_size="40MB")
+    write_checkpoint(empty, "qwen3_moe", torch.bfloat16)
+    return {"large": large, "empty": empty}
+
+
+@pytest.fixture(scope="module")
+def load(checkpoints: dict[str, Path]) -> Callable[..., tuple[int, int]]:
+    @cache
+    def run(which: str, role: str, dtype: str, attempt: int) -> tuple[int, int]:  # noqa: ARG001 (each is measured)
+        """Return the bytes of the weights kept and the peak of resident memory."""
+        env = os.environ | ALLOCATOR
+        command = [sys.executable, "-c", LOADER, str(checkpoints[which]), role, dtype]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=env)
+        kept, peak = json.loads(done.stdout)
+        return kept, peak
+
+    return run
+
+
+def _ratio(load: Callable[..., tuple[int, int]], role: str, dtype: str, attempt: int) -> tuple[float, int]:
+    """Peaks of the large model above the empty one, by bytes kept; a busy machine only adds to it."""
+    kept, peak = load("large", role, dtype, attempt)
+    _, least = load("empty", role, "bfloat16", attempt)
+    return (peak - least) / kept, kept
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("role", ["shard", "router"])
+def test_peak_is_near_the_weights_kept(load: Callable[..., tuple[int, int]], role: str, dtype: str) -> None:
+    """Stored as bfloat16; kept so, or widened."""
+    for attempt in range(3):
+        ratio, kept = _ratio(load, role, dtype, attempt)
+        if ratio < ALLOWED:
+            break
+    assert kept > 50e6
+    assert 0.9 < ratio < ALLOWED, f"{ratio:.3f} times the {kept / 1e6:.0f} MB that it keeps"

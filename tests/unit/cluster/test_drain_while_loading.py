@@ -1,0 +1,118 @@
+"""A process that still loads hears the order to drain, and loads nothing more."""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.config import ModelConfig, config_from
+from experts.config import WeightsConfig
+from experts.placement import even_placement
+from experts.shard.shard import load_shard
+from kernels import select
+from tests.support.tiny import write_checkpoint
+
+with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    from cluster.planner.model import open_model
+    from cluster.processes import registered_process as announced
+    from cluster.processes import service_registry as directory
+    from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
+    from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
+
+ORDER = DrainOrder(grace_s=1.0)
+SECONDS = 30.0
+
+
+class LiveDirectory(ServiceRegistry):
+    """The directory's body as an actor's handle; notes what is said there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[str] = []
+        self.obeyed = threading.Event()
+        self._passed = False
+
+    def announce(self, announcement: Announcement) -> DrainOrder | None:
+        """Who asks again after an order has worked on it."""
+        self.states.append(announcement.state)
+        if self._passed:
+            self.obeyed.set()
+        order = super().announce(announcement)
+        self._passed = order is not None
+        return order
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        return Remote(value) if name in ("announce", "withdraw") and not isinstance(value, Remote) else value
+
+
+class Remote:
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.remote = method
+
+
+@pytest.fixture
+def body(monkeypatch: pytest.MonkeyPatch) -> LiveDirectory:
+    made = LiveDirectory()
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
+    monkeypatch.setattr(directory, "ANNOUNCE_SECONDS", 0.001)
+    monkeypatch.setattr(announced, "find_directory", lambda _: made)
+    monkeypatch.setattr(announced, "set_logging", lambda *_: None)
+    monkeypatch.setattr(announced, "replica_id", lambda: "r")
+    monkeypatch.setattr(announced, "node_id", lambda: "n")
+    return made
+
+
+@pytest.fixture
+def process(body: LiveDirectory) -> Iterator[RegisteredProcess]:
+    assert body.announcements() == []
+    one = RegisteredProcess("shard", 0, config_from({}), lambda _: pytest.fail("there is nothing to drain"))
+    yield one
+    one.close()
+
+
+def order_and_wait(body: LiveDirectory) -> None:
+    body.order("r", ORDER)
+    assert body.obeyed.wait(SECONDS)
+
+
+def test_loading_ends_at_the_next_tensor(body: LiveDirectory, process: RegisteredProcess, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "mixtral")
+    model = open_model(ModelConfig(checkpoint=str(tmp_path), device="cpu"), WeightsConfig(resident="dequantized"))
+    tensors: list[int] = []
+
+    def progress(loaded: int) -> None:
+        tensors.append(loaded)
+        if len(tensors) == 3:
+            order_and_wait(body)
+        process.progress(loaded)
+
+    held = even_placement(model.plan.spec.gate.experts, 1).shards[0]
+    source = (model.plan.checkpoint, model.plan.tensors.experts, model.dtype, model.device)
+
+    def load() -> None:
+        with process.loading():
+            process.will_load(model.shard_bytes(len(held)))
+            load_shard(0, held, *source, select.ops("auto", model.device), model.keep_packed, progress)
+
+    with pytest.raises(EndedWhileLoadingError, match=r"^told to drain while loading: ended after"):
+        load()
+    assert len(tensors) == 3
+    assert body.announcements() == []
+    assert "ready" not in body.states
+
+
+def test_one_that_is_told_before_it_loads_begins_nothing(body: LiveDirectory, process: RegisteredProcess) -> None:
+    order_and_wait(body)
+    with pytest.raises(EndedWhileLoadingError):
+        process.will_load(1 << 30)
+
+
+def test_what_fails_in_loading_is_withdrawn(body: LiveDirectory, process: RegisteredProcess) -> None:
+    with pytest.raises(ZeroDivisionError), process.loading():
+        raise ZeroDivisionError
+    assert body.announcements() == []

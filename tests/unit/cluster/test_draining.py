@@ -1,0 +1,116 @@
+"""Orders to drain: who gets them, when all have drained, and what is said of those that have not."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import ray
+
+with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    from cluster.processes.draining import MARGIN_SECONDS, POLL_SECONDS, NotDrainedError, drain
+    from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
+
+ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
+
+
+class Remote:
+    """Calls the directory's body as Ray's handle of the actor would, through `ray.get` below."""
+
+    def __init__(self, body: ServiceRegistry, each_call: Callable[[], object]) -> None:
+        self._body = body
+        self._each_call = each_call
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._body, name)
+
+        class Method:
+            @staticmethod
+            def remote(*args: Any) -> Any:
+                answer = method(*args)
+                self._each_call()
+                return answer
+
+        return Method
+
+
+class Seconds:
+    """A clock that only its own sleep moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def drained(
+    body: ServiceRegistry,
+    each_call: Callable[[], object],
+    whom: Callable[[Announcement], bool] = lambda _: True,
+    clock: Seconds | None = None,
+) -> int:
+    """`drain` without waiting; `each_call` is run after each call of the directory."""
+    clock = clock or Seconds()
+    return drain(Remote(body, each_call), ORDER, whom, clock, clock.sleep)
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
+
+
+def process(role: str, replica: str, node: str = "a", state: str = "ready") -> Announcement:
+    return Announcement(role, 0, replica, node, 1, state)
+
+
+def test_only_those_that_are_picked_hear_of_it_and_are_waited_for() -> None:
+    body = ServiceRegistry()
+    for one in (process("front", "f"), process("router", "r"), process("front", "g", node="b")):
+        body.announce(one)
+
+    def live() -> None:
+        if body.announce(process("front", "f")) is not None:
+            body.announce(process("front", "f", state="drained"))
+        assert body.announce(process("router", "r")) is None
+        assert body.announce(process("front", "g", node="b")) is None
+
+    assert drained(body, live, lambda one: one.node == "a" and one.role == "front") == 1
+
+
+def test_who_goes_is_not_waited_for() -> None:
+    body = ServiceRegistry()
+    body.announce(process("front", "f"))
+    assert drained(body, lambda: body.withdraw("front", 0, "f")) == 1
+
+
+def test_nobody_to_drain_is_done_at_once() -> None:
+    assert drained(ServiceRegistry(), lambda: None) == 0
+
+
+def test_a_directory_that_forgot_is_told_again() -> None:
+    body = ServiceRegistry()
+    heard: list[DrainOrder] = []
+
+    def live() -> None:
+        order = body.announce(process("router", "r", state="drained" if len(heard) > 2 else "ready"))
+        if order is not None:
+            heard.append(order)
+            body._orders.clear()
+
+    body.announce(process("router", "r"))
+    drained(body, live)
+    assert len(heard) >= 3
+    assert set(heard) == {ORDER}
+
+
+def test_it_says_who_has_not_drained_in_time() -> None:
+    body = ServiceRegistry()
+    body.announce(process("router", "r"))
+    seconds = Seconds()
+    with pytest.raises(NotDrainedError, match=r"router r \(draining\)"):
+        drained(body, lambda: body.announce(process("router", "r", state="draining")), clock=seconds)
+    assert seconds.now == pytest.approx(ORDER.notice_s + ORDER.grace_s + MARGIN_SECONDS, abs=2 * POLL_SECONDS)

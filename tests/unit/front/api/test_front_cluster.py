@@ -1,0 +1,54 @@
+"""GetCluster: several routers' views of the shards, and what only the control plane knows."""
+
+import pytest
+
+from router_service.front.api.cluster_service import merge_shards
+from tests.unit.front.front_fakes import report, until
+from tests.unit.front.front_world import World
+from tests.unit.front.shard_reports import shard
+
+
+def test_views_are_merged() -> None:
+    one = report("r0", shards=[shard(1, "unreachable", 0.0, None, last_error="broken pipe"), shard(0, rows=30.0)])
+    two = report("r1", shards=[shard(0, rows=10.0, phase=0.5), shard(1, rows=20.0)])
+    first, second = merge_shards([one, two], [])
+    assert (first.shard, first.replica, first.state, first.node, first.pid) == (0, "s0", "ready", "n0", 40)
+    assert (first.experts, first.weights_bytes) == (16, 1 << 20)
+    assert (first.rows_per_second, first.assignments_per_second) == (40.0, 80.0)
+    assert first.phase_seconds.compute == pytest.approx((0.25 * 30 + 0.5 * 10) / 40)
+    assert (second.state, second.last_error) == ("ready", "broken pipe")
+    assert (first.imbalance, second.imbalance) == (pytest.approx(80 / 60), pytest.approx(40 / 60))
+
+
+def test_shards_without_work_have_no_phases_and_no_imbalance() -> None:
+    (one,) = merge_shards([report(shards=[shard(0, rows=0.0, phase=None)])], [])
+    assert not one.HasField("phase_seconds")
+    assert not one.HasField("imbalance")
+    assert one.HasField("rows_per_second")
+    (one,) = merge_shards([report(shards=[shard(0, rows=0.0)])], [])
+    assert one.phase_seconds.pack == 0.25
+
+
+def test_the_directory_adds_what_no_router_reaches() -> None:
+    reports = [report(shards=[shard(0), shard(1, "unreachable", 0.0, None)])]
+    directory = [shard(0, "loading"), shard(1, "restarting"), shard(2, "loading", 0.0, None)]
+    states = [(entry.shard, entry.state) for entry in merge_shards(reports, directory)]
+    assert states == [(0, "ready"), (1, "restarting"), (2, "loading")]
+
+
+def test_nobody_knows_any_shard() -> None:
+    assert merge_shards([], []) == []
+
+
+async def test_get_cluster(world: World) -> None:
+    router, client = await world.serve()
+    state = await client.cluster()
+    assert (state.model, len(state.shards), len(state.routers)) == ("tiny", 0, 0)
+    router.say(report(shards=[shard(0)]))
+    await until(lambda: bool(world.server.links.reports))
+    state = await client.cluster()
+    assert [entry.state for entry in state.shards] == ["ready"]
+    (one,) = state.routers
+    assert (one.router, one.running, one.waiting, one.kv_blocks_used, one.kv_blocks_total) == ("r0", 1, 2, 3, 12)
+    assert (one.decode_tokens_per_second, one.overhead_ratio, one.outstanding) == (50.0, 0.25, 0)
+    assert (one.shard_imbalance, one.expert_imbalance) == (1.5, 2.0)

@@ -1,0 +1,49 @@
+"""The client's commands, run as processes against a world's Front."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from tests.unit.front.front_world import World
+
+ROOT = Path(__file__).parents[3]
+MAIN = """
+import argparse, sys
+from cluster.cli import generate_command
+from cluster.cli import status_command
+parser = argparse.ArgumentParser(prog="expertmesh")
+subparsers = parser.add_subparsers(required=True)
+generate_command.add_parser(subparsers)
+status_command.add_parser(subparsers)
+args = parser.parse_args()
+sys.exit(args.run(args))
+"""
+
+
+async def start(*arguments: str, target: str = "") -> asyncio.subprocess.Process:
+    # A shell that runs tests in the background ignores SIGINT, and what it starts inherits that.
+    interruptible = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error", "-c", MAIN, *arguments),
+        cwd=ROOT,
+        env=os.environ | ({"EXPERTMESH_TARGET": target} if target else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=interruptible,
+    )
+
+
+async def command(*arguments: str, target: str = "") -> tuple[int | None, str, str]:
+    process = await start(*arguments, target=target)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def serve(world: World, **options: object) -> str:
+    await world.serve(**options)
+    return f"127.0.0.1:{world.server.grpc_port}"

@@ -1,0 +1,14 @@
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.support.tiny import Tiny
+from tests.unit.front.front_world import World
+from tests.unit.front.routing.service import Service
+
+
+@pytest.fixture
+async def service(tiny: Callable[..., Tiny], world: World) -> AsyncIterator[Service]:
+    service = Service(tiny("qwen3_moe"), world)
+    yield service
+    await service.close()

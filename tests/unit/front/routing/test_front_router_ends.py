@@ -1,0 +1,81 @@
+"""A router before its first request and before its end: it proves itself, and it hands over."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.support.tiny import Tiny, greedy
+from tests.unit.front.calls import check_one_end, ids_of
+from tests.unit.front.front_fakes import WAIT_S, until
+from tests.unit.front.front_world import World
+from tests.unit.front.routing.service import Brake, Service, ask
+
+PROMPT = [3, 1, 4, 1, 5]
+
+
+@pytest.fixture
+async def service(tiny: Callable[..., Tiny], world: World) -> AsyncIterator[Service]:
+    service = Service(tiny("qwen3_moe"), world)
+    yield service
+    await service.close()
+
+
+async def test_a_proof_takes_every_shard_and_is_not_counted(service: Service) -> None:
+    await service.start()
+    (router,) = service.routers
+    await asyncio.to_thread(router.prove, WAIT_S)
+    router.statistics.settle()
+    assert (router.statistics.totals.step_seconds, router.statistics.totals.rows_S.sum()) == (0, 0)
+    assert all(running._assignments > 0 for running in service.servers.running.values())
+    await service.idle()
+    check_one_end(await ask(service, PROMPT, 4))
+    router.statistics.settle()
+    assert router.statistics.totals.decode_tokens == 3
+
+
+async def test_a_router_without_a_shard_has_no_proof(service: Service) -> None:
+    await service.start()
+    service.servers.stop(1)
+    (router,) = service.routers
+    router.engine.unavailable_wait_s = 10 * WAIT_S
+    with pytest.raises((RuntimeError, TimeoutError), match="token"):
+        await asyncio.wait_for(asyncio.to_thread(router.prove, 3), WAIT_S)
+    router.engine.cancel(next(iter(router.engine.requests), 0))
+
+
+async def test_a_router_that_leaves_waits_for_its_streams_and_gets_no_more(
+    service: Service, tiny: Callable[..., Tiny]
+) -> None:
+    await service.start(routers=2)
+    first, second = service.routers
+    brakes = [Brake(first, steps=20), Brake(second, steps=20)]  # none may end before all have come
+    streams = [asyncio.create_task(ask(service, PROMPT, 150)) for _ in range(4)]
+    await until(lambda: len(first._by_stream) == 2 and len(second._by_stream) == 2)
+    leaving = asyncio.create_task(asyncio.to_thread(first.leave, 10 * WAIT_S))
+    await until(lambda: any(link.leaving for link in service.world.server.links.links))
+    more = [asyncio.create_task(ask(service, PROMPT, 20)) for _ in range(4)]
+    await until(lambda: len(second._by_stream) == 6)
+    assert not leaving.done()
+    for brake in brakes:
+        brake.release()
+    expected = greedy(tiny("qwen3_moe").oracle, PROMPT, 150)
+    assert [ids_of(await stream) for stream in streams] == [expected] * 4
+    assert [ids_of(await stream) for stream in more] == [expected[:20]] * 4
+    await asyncio.wait_for(leaving, WAIT_S)
+
+
+async def test_what_outlives_a_leaving_router_goes_on_elsewhere(service: Service, tiny: Callable[..., Tiny]) -> None:
+    await service.start(routers=2)
+    first, second = service.routers
+    brakes = [Brake(first, steps=20), Brake(second, steps=20)]  # none may end before it is left alone
+    streams = [asyncio.create_task(ask(service, PROMPT, 200)) for _ in range(4)]
+    await until(lambda: len(first._by_stream) == 2 and len(second._by_stream) == 2)
+    await until(lambda: not any(brake.steps for brake in brakes))
+    brakes[1].release()
+    await asyncio.to_thread(first.leave, 0.05)
+    service.world.endpoints.remove(first.endpoint)
+    service.routers.remove(first)
+    await asyncio.to_thread(first.close)
+    expected = greedy(tiny("qwen3_moe").oracle, PROMPT, 200)
+    assert [ids_of(await stream) for stream in streams] == [expected] * 4

@@ -1,0 +1,140 @@
+"""Something of a router breaks: every request ends once, the blocks are free, and what must be seen is seen."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+import router_service.router.front_connections
+import router_service.router.router
+import router_service.router.step_log
+from tests.unit.front.calls import Responses, check_one_end, ids_of
+from tests.unit.front.front_fakes import until
+from tests.unit.front.routing.service import Service, ask
+
+PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5], [3, 5, 8]]
+
+
+def breaking(work: Callable[..., Any], times: int) -> Callable[..., Any]:
+    """`work`, the first `times` calls of which raise."""
+    left = iter(range(times))
+
+    def broken(*args: Any, **values: Any) -> Any:
+        if next(left, None) is not None:
+            raise LookupError("out of luck")
+        return work(*args, **values)
+
+    return broken
+
+
+async def all_end(service: Service) -> list[Responses | BaseException]:
+    """Each of four requests has an end, and one only."""
+    ends = await asyncio.gather(*(ask(service, prompt, 8) for prompt in PROMPTS), return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            assert isinstance(end, grpc.aio.AioRpcError), end
+        else:
+            check_one_end(end)
+    await service.idle()
+    return ends
+
+
+@pytest.mark.parametrize("name", ["statistics", "summaries", "step_log", "request_log", "accepted_log"])
+async def test_a_broken_observer_costs_no_request(
+    service: Service,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await service.start()
+    (router,) = service.routers
+    calm = [ids_of(await ask(service, prompt, 8)) for prompt in PROMPTS]
+    owner: Any
+    owner, attribute = {
+        "statistics": (router.statistics, "_add_steps"),
+        "summaries": (router._summaries, "attach"),
+        "step_log": (router_service.router.step_log.log, "isEnabledFor"),
+        "request_log": (router_service.router.router, "log_ended"),
+        "accepted_log": (router_service.router.router, "log_accepted"),
+    }[name]
+    monkeypatch.setattr(owner, attribute, breaking(getattr(owner, attribute), 1000))
+    ends = await all_end(service)
+    assert [ids_of(end) for end in ends if not isinstance(end, BaseException)] == calm
+    router.check_health(30)
+    if name != "statistics":  # which adds up many steps at once, here or on the reporter's thread
+        assert router.engine.guard.faults[name.replace("accepted", "request")] > 0
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_events_that_cannot_be_published_cost_no_request(
+    service: Service,
+    times: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The Front is hung up on, and asks again."""
+    await service.start()
+    (router,) = service.routers
+    monkeypatch.setattr(router.fronts, "publish", breaking(router.fronts.publish, times))
+    await all_end(service)
+    assert len(ids_of(await ask(service, [5], 4))) == 4
+    router.check_health(30)
+
+
+@pytest.mark.parametrize("stage", ["submit", "requests"])
+async def test_a_request_that_cannot_be_taken_in_is_told(
+    service: Service,
+    stage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await service.start()
+    (router,) = service.routers
+    owner: Any = router.engine.scheduler if stage == "submit" else router_service.router.router
+    name = "submit" if stage == "submit" else "Request"
+    monkeypatch.setattr(owner, name, breaking(getattr(owner, name), 1))
+    ends = await all_end(service)
+    (failed,) = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert "could not take the request in" in str(failed.details())
+
+
+async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await service.start()
+    (router,) = service.routers
+    monkeypatch.setattr(
+        router_service.router.front_connections, "_output", breaking(router_service.router.front_connections._output, 1)
+    )
+    await all_end(service)
+    assert router.threads.failures["front writer"] == 1
+    assert "writer has failed" in caplog.text
+    assert "out of luck" in caplog.text
+    router.check_health(30)
+    assert len(ids_of(await ask(service, [5], 4))) == 4
+
+
+@pytest.mark.parametrize("kind", ["engine", "reporter", "shard connector", "activity"])
+async def test_a_thread_that_must_last_is_missed(
+    service: Service,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await service.start()
+    (router,) = service.routers
+    owner: Any
+    owner, name = {
+        "engine": (router.engine.scheduler, "has_work"),
+        "reporter": (router.reporter._due, "wait"),
+        "shard connector": (router.connector, "connected"),
+        "activity": (router.activity._watched, "wait"),
+    }[kind]
+    monkeypatch.setattr(owner, name, breaking(getattr(owner, name), 1))
+    router.activity.watch(1, 0.0)
+    await until(lambda: router.threads.failures[kind] == 1)
+    with pytest.raises(RuntimeError, match=f"threads have died: {kind}"):
+        router.check_health(30)
+    service.routers.remove(router)
+    await asyncio.to_thread(router.close)

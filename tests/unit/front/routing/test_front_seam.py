@@ -1,0 +1,63 @@
+"""The Front against the router's own half of the link."""
+
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from router_service.engine.request import Event
+from router_service.protocol.messages import Cancel, RouterHello, Submit, ToRouter
+from router_service.router.front_connections import FrontConnections
+from tests.unit.front.calls import check_one_end, collect, ids_of
+from tests.unit.front.front_fakes import CREDENTIALS, until
+from tests.unit.front.front_world import World
+
+
+class Echo:
+    """A router without an engine: half of a request's tokens at once, the others only if `whole`."""
+
+    def __init__(self, node: str, checksum: bool) -> None:
+        self.cancels: list[Cancel] = []
+        self.lost = threading.Event()
+        self.whole = True
+        place = (CREDENTIALS, "127.0.0.1", node, 0)
+        self.links = FrontConnections(
+            RouterHello("r0", 4096, 4095), self.receive, self._lost, lambda: None, *place, checksum
+        )
+
+    def receive(self, front: int, message: ToRouter) -> None:
+        if isinstance(message, Submit):
+            most = message.sampling.max_tokens
+            for position in range(most if self.whole else most // 2):
+                finish = "length" if position + 1 == most else None
+                token = message.prompt[position % len(message.prompt)]
+                self.links.publish([Event(0, front, message.stream, token, finish=finish)])
+        else:
+            self.cancels.append(message)
+
+    def _lost(self, _: int) -> None:
+        self.lost.set()
+
+
+@pytest.fixture(params=[("node", False), ("another", True)], ids=["unix", "tcp with checksums"])
+async def router(request: pytest.FixtureRequest, world: World) -> AsyncIterator[Echo]:
+    node, checksum = request.param
+    router = Echo(node, checksum)
+    world.endpoints.append(router.links.endpoint)
+    yield router
+    router.links.close()
+
+
+async def test_streams_cross_the_seam(world: World, router: Echo) -> None:
+    client = await world.front(checksum=True)
+    await client.wait_ready(10)
+    responses = await collect(client, tokens=[5, 6, 7], max_tokens=10)
+    check_one_end(responses)
+    assert ids_of(responses) == [5, 6, 7, 5, 6, 7, 5, 6, 7, 5]
+    router.whole = False
+    stream = client.generate(tokens=[5, 6, 7], max_tokens=10)
+    await anext(stream)
+    await stream.aclose()
+    await until(lambda: len(router.cancels) == 1)
+    await world.server.stop()
+    await until(router.lost.is_set)

@@ -1,0 +1,127 @@
+"""The benchmarks' pieces that need no cluster, at the scale of a smoke test."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from cluster.config import ModelConfig
+from cluster.planner.model import open_model
+from experts.config import WeightsConfig
+from router_service.front.text.text_model import load_text_model
+from tests.benchmarks import bench_metrics, bench_tracing, report
+from tests.benchmarks.bench_failover import render, summary
+from tests.benchmarks.bench_serving import Cell, measure, sides_of
+from tests.benchmarks.checkpoints import SHAPES, ensure
+from tests.benchmarks.exchange import Payload, bare_sockets, our_data_plane
+from tests.benchmarks.sides import OneProcess, TransformersModel
+from tests.benchmarks.streams import Stream, decode_rate
+from tests.benchmarks.worker import Worker
+
+
+class Counter:
+    """Something to call in a worker."""
+
+    def __init__(self, start: int) -> None:
+        self.value = start
+
+    def add(self, more: int) -> int:
+        self.value += more
+        return self.value
+
+
+class InPlace:
+    """A worker's interface around an object of this process."""
+
+    def __init__(self, target: object) -> None:
+        self.target = target
+
+    def call(self, method: str, *args: object) -> object:
+        return getattr(self.target, method)(*args)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("checkpoints")
+    return {name: ensure(name, "small", base / name) for name in SHAPES}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_generated_checkpoints_are_whole_for_this_server(checkpoints: dict[str, Path], name: str) -> None:
+    config = ModelConfig(checkpoint=str(checkpoints[name]))
+    card = open_model(config, WeightsConfig("dequantized"), verify=True).card()
+    tokenizer = load_text_model(checkpoints[name]).tokenizer
+    assert (card.vocabulary, card.layers, card.dtype) == (512, 2, "bfloat16")
+    assert tokenizer.decode(tokenizer.encode("Grüße", True)) == "Grüße"
+    assert tokenizer.decode([511]).strip()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_each_shape_is_measured_on_each_side(checkpoints: dict[str, Path], name: str) -> None:
+    theirs = InPlace(TransformersModel(checkpoints[name], "bfloat16"))
+    one = InPlace(OneProcess(checkpoints[name], "bfloat16"))
+    for cell in (Cell(0, 512, prefill=16), Cell(2, 512)):
+        sides = sides_of(cell, None, one, theirs)  # type: ignore[arg-type]
+        rates = measure(cell, sides, 1, steps=3)
+        assert "one process" in rates
+        assert all(rate > 0 for repeats in rates.values() for rate in repeats)
+        assert "not measured" in report.rates({cell.name: rates}).splitlines()[-1]
+
+
+def test_a_worker_calls_and_reports_errors_and_memory() -> None:
+    with Worker(Counter, 3) as worker:
+        assert worker.call("add", 4) == 7
+        assert worker.peak_bytes > 1 << 20
+        with pytest.raises(RuntimeError, match="TypeError"):
+            worker.call("add", "no number")
+        assert worker.call("add", 1) == 8
+
+
+def test_exchanges_run() -> None:
+    assert len(bare_sockets(2, Payload(3000, 5000), 5)) == 5
+    assert len(our_data_plane(shards=2, experts=8, top_k=2, hidden=64, tokens=3, rounds=5)) == 5
+
+
+def test_decode_rate_counts_only_what_all_streams_share() -> None:
+    early = Stream(0.0, times=[1.0, 2.0, 3.0, 4.0, 5.0])
+    late = Stream(0.0, times=[2.5, 3.5, 4.5])
+    assert decode_rate([early, late]) == pytest.approx(3 / 2.5 + 2 / 2.0)
+    with pytest.raises(RuntimeError, match="had ended"):
+        decode_rate([Stream(0.0, times=[1.0, 2.0]), late])
+
+
+def test_failover_figures() -> None:
+    killed = 100.0
+    whole, broken = Stream(0.0), Stream(0.0)
+    whole.times, whole.ended, whole.ended_at = (
+        [killed - 1, killed + 0.1, killed + 2.1, killed + 2.2],
+        "LENGTH",
+        killed + 2,
+    )
+    broken.times, broken.ended, broken.ended_at = [killed + 0.1], "UNAVAILABLE", killed + 3
+    broken.detail = "shard 0: gone"
+    result = summary([whole, broken], killed, (0.02, None, 2.3))
+    assert result["ends"] == {"LENGTH": 1, "UNAVAILABLE: shard 0: gone": 1}
+    assert result["seconds"]["last_token_before"] == pytest.approx(0.1)
+    assert result["seconds"]["first_token_after"] == pytest.approx(2.1)
+    assert "not seen" in render(result)
+
+
+def test_the_heading_names_the_machine() -> None:
+    args = Namespace(shape="qwen3", scale="small", dtype="bfloat16", shards=2, repeats=1, json=None, checkpoint=None)
+    assert "torch" in report.heading({"machine": report.machine(), "settings": report.settings(args)})
+
+
+def test_tracing_is_compared_by_round() -> None:
+    """A slow moment of the machine that hits both of a round is not tracing's."""
+    text = bench_tracing.compared("tokens/s", [1000.0, 100.0, 1000.0], [900.0, 95.0, 990.0])
+    assert text == "tokens/s: off 1000, on 900, ratio 0.950 (0.900 to 0.990)"
+
+
+def test_measuring_is_measured(checkpoints: dict[str, Path]) -> None:
+    cost = bench_metrics.decoded(checkpoints["qwen3"], batch=2, turns=1)
+    exchange = bench_metrics.large(1)
+    assert min(cost.step_seconds, cost.observe_seconds, exchange.step_seconds, exchange.observe_seconds) > 0
+    text = bench_metrics.render([cost, exchange], {"scrape": 0.02, "series": 7.0})
+    assert "scrape 20" in text
+    assert "series 7" in text

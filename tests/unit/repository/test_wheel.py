@@ -1,0 +1,86 @@
+"""What pip installs: the packages, and the files among them that are no Python."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cluster.planner.published_models import published_names
+
+REPOSITORY = Path(__file__).parents[3]
+PACKAGES = ("cluster", "experts", "kernels", "router_service")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unpacked wheel. pip builds it with hatchling from the index; without an index there is no build."""
+    work = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(work), str(REPOSITORY)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode and "hatchling" in done.stderr:
+        pytest.skip("no package index to build with")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = work.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(work / "installed")
+    return work / "installed"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Each file of the packages below `root` by its path, without what Python leaves there."""
+    files = (file for package in PACKAGES for file in (root / package).rglob("*") if file.is_file())
+    return {str(file.relative_to(root)): file.read_bytes() for file in files if "__pycache__" not in file.parts}
+
+
+def test_it_has_all_files_of_the_packages_and_nothing_else(installed: Path) -> None:
+    tops = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert tops == set(PACKAGES)
+    shapes = {f"cluster/models/{file.name}" for file in (REPOSITORY / "deploy" / "models").iterdir()}
+    ours, theirs = contents(REPOSITORY), contents(installed)
+    assert set(theirs) == {*ours, *shapes}
+    assert [name for name, content in ours.items() if theirs[name] != content] == []
+
+
+def test_it_has_the_live_page_and_the_bundled_model(installed: Path) -> None:
+    """By name: whoever moves them out of the packages must move this too."""
+    page, bundled = installed / "router_service" / "front" / "page" / "static", installed / "cluster" / "bundled"
+    assert {"index.html", "main.js", "base.css", "icon.svg"} <= {file.name for file in page.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in bundled.iterdir()}
+
+
+SERVE = """
+from cluster.config import BUNDLED, config_from
+from cluster.planner.model import open_model
+from router_service.front.http.assets import load_assets
+config = config_from({})
+model = open_model(config.model, config.weights, verify=True)
+print(BUNDLED.parents[1], model.name, "/main.js" in load_assets())
+"""
+
+
+def run(installed: Path, program: str) -> list[str]:
+    """The words that a program prints in a process that sees nothing of the checkout."""
+    command, env = [sys.executable, "-P", "-c", program], {"PYTHONPATH": str(installed)}
+    done = subprocess.run(command, cwd=installed, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_it_serves_them(installed: Path) -> None:
+    assert run(installed, SERVE) == [str(installed), "expertmesh-bundled", "True"]
+
+
+SHAPES = """
+from cluster.planner.inspected_model import open_subject
+from cluster.planner.published_models import published_names
+print(open_subject("mixtral-8x7b").where, *published_names())
+"""
+
+
+def test_it_has_the_shapes_of_published_models(installed: Path) -> None:
+    where, *names = run(installed, SHAPES)
+    assert "deepseek-v3" in names
+    assert names == published_names()
+    assert where.startswith(str(installed))
