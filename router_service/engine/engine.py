@@ -20,6 +20,7 @@ from router_service.engine.request import Event, Request
 from router_service.engine.routing_trace import scored_rows, trace_routing
 from router_service.engine.sampler import Drawn, SampleRow, sample
 from router_service.engine.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler, Sequence
+from router_service.engine.stage import Stage
 from router_service.engine.stall_log import log_back, log_lost
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import StepBatch
@@ -136,7 +137,7 @@ class Engine:
         trace.scored_rows = scored_rows([self.requests[item.key] for item in scheduled], batch.segments)
         self.threads.use(len(batch.token_ids_T))
         self.pool.step = next(self._tags)
-        trace.stages_ns["schedule"] = time.monotonic_ns() - begun
+        trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
         self._compute(scheduled, batch, trace, events)
         duration = time.monotonic_ns() - begun
         decoded = sum(1 for item in scheduled if item.start > 0)
@@ -168,7 +169,7 @@ class Engine:
         now = time.monotonic()
         for request, draw in zip(requests, drawn, strict=True):
             self._advance(request, draw, now, events)
-        trace.stages_ns["sample"] += time.monotonic_ns() - begun
+        trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
 
     def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
         self.scheduler.advance(request.key, drawn.token)

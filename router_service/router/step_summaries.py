@@ -4,14 +4,18 @@ from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
+from experts.phase import Phase
 from experts.trips import TripCalls
 from router_service.engine.engine import StepRecord
 from router_service.engine.request import Event
+from router_service.engine.stage import Stage
 from router_service.protocol.messages import StepSummary
 
 # Of one stream; traces are looked at by people.
 INTERVAL_NS = 10**9
 MAX_SUMMARIES = 64
+# A shard is busy from its question's sending to its answer's coming; packing and adding are the router's.
+BUSY = (Phase.DISPATCH, Phase.QUEUE, Phase.COMPUTE, Phase.COMBINE)
 
 
 @dataclass(slots=True)
@@ -66,13 +70,14 @@ def summary_of(record: StepRecord) -> StepSummary:
     busy = Counter[int]()
     for trip in trips:
         for call in trip.calls:
-            busy[call.shard] += sum(call.phases_ns[1:5])
+            busy[call.shard] += sum(call.ns(phase) for phase in BUSY)
     exposed = sum(trip.exposed_ns for trip in trips)
     computed = TripCalls(trips).exposed_compute_ns()
     return StepSummary(
         seconds=record.duration_ns / 1e9,
         exposed_seconds=exposed / 1e9,
-        communication_share=(exposed - computed + stages["pack"] + stages["reduce"]) / max(1, record.duration_ns),
+        communication_share=(exposed - computed + stages[Stage.PACK] + stages[Stage.REDUCE])
+        / max(1, record.duration_ns),
         slowest_shard=max(busy, key=lambda shard: busy[shard], default=-1),
         rows=sum(call.rows for trip in trips for call in trip.calls),
         tokens=record.prompt_tokens + record.decode_tokens,

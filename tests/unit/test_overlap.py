@@ -8,6 +8,7 @@ import pytest
 from torch import Tensor
 
 from router_service.engine.engine import StepRecord
+from router_service.engine.stage import Stage
 from router_service.models.backbone import Backbone
 from tests.mesh import Mesh, greedy
 from tests.tiny import Tiny
@@ -34,13 +35,13 @@ def test_shared_experts_and_shards_work_at_the_same_time(
         slept = len(plan.spec.moe_layers) * SLEEP
         undisturbed(lambda: mesh.generate([[1, 2, 3]], greedy(6)) and None, lambda: in_turn(mesh.records, slept))
     for record in mesh.records:
-        assert record.duration_ns / 1e9 >= record.trace.stages_ns["shared_expert"] / 1e9 >= slept
+        assert record.duration_ns / 1e9 >= record.trace.stages_ns[Stage.SHARED_EXPERT] / 1e9 >= slept
 
 
 def in_turn(records: list[StepRecord], slept: float) -> list[str]:
     """A complaint if no decode was as fast as both sides at once are."""
     fastest = min((record for record in records if record.kind == "decode"), key=lambda record: record.duration_ns)
-    took, waited = fastest.duration_ns / 1e9, fastest.trace.stages_ns["wait"] / 1e9
+    took, waited = fastest.duration_ns / 1e9, fastest.trace.stages_ns[Stage.WAIT] / 1e9
     # Nothing is left to wait for but what the shards took longer.
     if took < 1.7 * slept and waited < 0.5 * slept:
         return []

@@ -4,7 +4,8 @@ import pytest
 from front_fakes import report, until
 from front_world import World
 
-from router_service.front.api.cluster_service import PHASES, merge_shards
+from experts.phase import PHASES
+from router_service.front.api.cluster_service import merge_shards
 from router_service.protocol.messages import ShardReport
 
 
