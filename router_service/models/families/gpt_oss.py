@@ -38,7 +38,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         per_layer=tuple(Layer(True, window=window if kind == "sliding_attention" else None) for kind in kinds),
         attention=replace(heads, qkv_bias=biased, out_bias=biased, sinks=True),
         rope=config.rope(heads.head_dim, 150000.0),
-        gate=Gate(*read_choice(config, "num_local_experts", "num_experts"), Rule.TOPK_SOFTMAX, bias=True),
+        gate=Gate(**read_choice(config, "num_local_experts", "num_experts"), rule=Rule.TOPK_SOFTMAX, bias=True),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         form=ExpertForm(
@@ -68,8 +68,8 @@ def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
 def _experts(spec: ModelSpec, there: TensorNames) -> ExpertManifest:
     if there.has(f"{_block(spec.moe_layers[0])}.experts.gate_up_proj_blocks"):
         return manifest_of(spec, lambda layer, expert: _mxfp4(spec, layer, expert))
-    layouts = (Layout.TRANSPOSED_INTERLEAVED, Layout.TRANSPOSED)
-    return manifest_of(spec, fused_experts(spec, _block, *layouts, biases=True))
+    source = fused_experts(spec, _block, gate_up=Layout.TRANSPOSED_INTERLEAVED, down=Layout.TRANSPOSED, biases=True)
+    return manifest_of(spec, source)
 
 
 def _block(layer: int) -> str:

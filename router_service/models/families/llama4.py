@@ -52,7 +52,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         per_layer=layers,
         attention=_attention(config, heads),
         rope=config.rope(heads.head_dim, 5e5, interleaved=True, float32=True),
-        gate=Gate(*read_choice(config, "num_local_experts", default=1), Rule.TOPK_SIGMOID),
+        gate=Gate(**read_choice(config, "num_local_experts", default=1), rule=Rule.TOPK_SIGMOID),
         expert_ffn=ffn,
         dense_ffn=0 if all(layer.sparse for layer in layers) else config.positive("intermediate_size_mlp"),
         form=ExpertForm(weight_inputs=True),

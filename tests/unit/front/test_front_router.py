@@ -72,8 +72,16 @@ class Service:
             engine = build_engine(self.plan, transport, experts, engine_config, torch.float32, CPU)
             identity = RouterIdentity(index, f"r{index}", "tiny", NODE, "127.0.0.1", CREDENTIALS)
             sizes = ModelSizes(1000, 400, 500, 60, 0.1)
-            place = (identity, sizes, experts, MetricsConfig())
-            self.routers.append(Router(engine, transport, self.servers.endpoints, *place))
+            router = Router(
+                engine=engine,
+                transport=transport,
+                shards=self.servers.endpoints,
+                identity=identity,
+                sizes=sizes,
+                experts=experts,
+                metrics=MetricsConfig(),
+            )
+            self.routers.append(router)
             self.world.endpoints.append(self.routers[-1].endpoint)
         await until(lambda: all(router.ready() for router in self.routers))
         self.client = await self.world.front()
