@@ -24,8 +24,8 @@ from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine
-from router_service.engine.engine import StepRecord
 from router_service.engine.request import Event, Request
+from router_service.engine.step_record import StepRecord
 from router_service.models.families.registry import ModelPlan
 from router_service.protocol.messages import SamplingParams
 
@@ -171,7 +171,9 @@ class Mesh:
         events: dict[int, list[Event]] = {}
         deadline = time.monotonic() + limit_s
         while self.engine.requests:
-            assert time.monotonic() < deadline, f"requests are left: {list(self.engine.requests)}"
+            assert time.monotonic() < deadline, (
+                f"requests are left: {[request.key for request in self.engine.requests]}"
+            )
             for event in self.engine.step():
                 events.setdefault(event.key, []).append(event)
             if not self.engine.progressed:

@@ -1,7 +1,8 @@
-"""A request inside a router, and what a step says of it to the thread that publishes."""
+"""A request inside a router: its one record, and what a step says of it to the thread that publishes."""
 
 from dataclasses import dataclass, field
 
+from router_service.engine.scheduler import Sequence
 from router_service.protocol.messages import (
     LayerRouting,
     SamplingParams,
@@ -11,12 +12,25 @@ from router_service.protocol.messages import (
     TokenLogprobs,
 )
 
+# No Front has this number: what the router asks of itself.
+OURSELVES = 0
+
+
+@dataclass(slots=True)
+class SummaryBudget:
+    """Of a traced stream: when its next summary is due, None before its first token; how many it may still have."""
+
+    left: int
+    due_ns: int | None = None
+
 
 @dataclass(slots=True)
 class Request:
-    """One stream of one Front. Times are seconds of the monotonic clock, 0 while it has not happened.
+    """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 while it has
+    not happened.
 
-    `prompt_length` tokens of the sequence are the prompt's; `tokens` is the scheduler's own list, shared.
+    `prompt_length` tokens of the sequence are the prompt's. `sequence` is what the scheduler keeps of it; `tokens` is
+    the sequence's own list, shared. `ended` means that its last event is made; `summaries` is None unless it is traced.
     """
 
     key: int
@@ -35,6 +49,13 @@ class Request:
     stalled_by: str = ""
     return_scores: bool = False
     routing: list[list[LayerRouting]] = field(default_factory=list)
+    summaries: SummaryBudget | None = None
+    ended: bool = False
+    sequence: Sequence = field(init=False)
+
+    def __post_init__(self) -> None:
+        max_length = self.prompt_length + self.params.max_tokens
+        self.sequence = Sequence(key=self.key, tokens=self.tokens, max_length=max_length)
 
     @property
     def generated(self) -> int:
@@ -45,7 +66,11 @@ class Request:
         """Where its time went until `now`."""
         scheduled = self.scheduled or now
         first = self.first_token or now
-        return Timings(scheduled - self.arrived, max(0.0, first - scheduled), now - first)
+        return Timings(
+            queue_seconds=scheduled - self.arrived,
+            prefill_seconds=max(0.0, first - scheduled),
+            decode_seconds=now - first,
+        )
 
 
 @dataclass(frozen=True, slots=True)

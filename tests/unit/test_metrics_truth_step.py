@@ -15,9 +15,9 @@ import router_service.engine.forward
 from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.trips import TripCalls
-from router_service.engine.engine import StepRecord
 from router_service.engine.scheduler import Scheduler
 from router_service.engine.stage import STAGES, Stage
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.models.backbone import Backbone
 from router_service.protocol.messages import Timings

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from router_service.engine.engine import StepRecord
 from router_service.engine.stage import Stage
+from router_service.engine.step_record import StepRecord
 from router_service.models.backbone import Backbone
 from tests.mesh import Mesh, greedy
 from tests.tiny import Tiny

@@ -90,10 +90,9 @@ class Service:
 
     async def idle(self) -> None:
         """Every request has left every router, and no block is lost."""
+        # The engine's thread lets go of a request when the step is over that ended it.
         await until(lambda: all(not router.engine.requests for router in self.routers))
         await until(lambda: all(router.engine.scheduler.blocks.used == 0 for router in self.routers))
-        # The engine's thread lets go of a stream when the step is over that ended its request.
-        await until(lambda: all(not router._by_stream for router in self.routers))
 
     async def close(self) -> None:
         for router in self.routers:
