@@ -171,9 +171,8 @@ class Mesh:
         events: dict[int, list[Event]] = {}
         deadline = time.monotonic() + limit_s
         while self.engine.requests:
-            assert time.monotonic() < deadline, (
-                f"requests are left: {[request.key for request in self.engine.requests]}"
-            )
+            left = [request.key for request in self.engine.requests]
+            assert time.monotonic() < deadline, f"requests are left: {left}"
             for event in self.engine.step():
                 events.setdefault(event.key, []).append(event)
             if not self.engine.progressed:
