@@ -15,8 +15,9 @@ from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine.builder import build_engine
 from router_service.engine.engine import Engine
+from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
-from router_service.router.router import Router, RouterIdentity
+from router_service.router.router import Router
 
 
 class RouterReplica:

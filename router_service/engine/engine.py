@@ -152,7 +152,7 @@ class Engine:
     def _compute(self, requests: list[Request], batch: StepBatch, trace: StepTrace, events: list[Event]) -> None:
         logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace, self.progress.move)
         begun = time.monotonic_ns()
-        whole = _whole(batch, trace)
+        whole = trace.whole(batch.segments)
         if len(whole) < len(requests):
             waiting = [request for row, request in enumerate(requests) if row not in whole]
             self._stalls.begin(waiting, trace.failures, self.clock())
@@ -180,20 +180,8 @@ class Engine:
     def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
         self.scheduler.advance(request.key, drawn.token)
         request.stalled_since, request.stalled_by = 0.0, ""
-        first = not request.first_token
-        request.first_token = request.first_token or now
-        finish = self._finish(request, drawn.token)
-        routing, request.routing = request.routing, []
-        event = Event(
-            key=request.key,
-            front=request.front,
-            stream=request.stream,
-            token=drawn.token,
-            logprobs=drawn.logprobs,
-            routing=routing,
-            finish=finish,
-            timings=request.timings(now) if first or finish is not None else None,
-        )
+        finish = request.finish_after(drawn.token, self.eos_token_ids)
+        event = request.next_event(drawn.token, drawn.logprobs, finish, now)
         if finish is not None:
             self._end(request, event, events)
         else:
@@ -204,12 +192,6 @@ class Engine:
         self.requests.end(request)
         events.append(event)
         self.scheduler.remove(request.key)
-
-    def _finish(self, request: Request, token: int) -> str | None:
-        params = request.params
-        if token in params.stop_token_ids or (token in self.eos_token_ids and not params.ignore_eos):
-            return "stop"
-        return "length" if request.generated >= params.max_tokens else None
 
     def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
         now = self.clock()
@@ -223,9 +205,3 @@ class Engine:
         for request in self.requests.alive():
             if (event := overdue(request, now, self.unavailable_wait_s)) is not None:
                 self._end(request, event, events)
-
-
-def _whole(batch: StepBatch, trace: StepTrace) -> list[int]:
-    """The numbers of the segments of which no token was lost."""
-    lost_T, segments = trace.lost_T, enumerate(batch.segments)
-    return [number for number, part in segments if not lost_T[part.start : part.start + part.length].any()]

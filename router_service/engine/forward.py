@@ -4,7 +4,7 @@ T tokens, D hidden, V vocabulary, B sequences of the step.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from kernels.select import Ops
 from router_service.engine.gating import best_scores, route
 from router_service.engine.stage import STAGES, Stage
 from router_service.models.backbone import Backbone
-from router_service.models.step_batch import StepBatch
+from router_service.models.step_batch import Segment, StepBatch
 
 GateScores = tuple[Tensor, Tensor]
 
@@ -39,6 +39,11 @@ class StepTrace:
     scored_rows: list[int] = field(default_factory=list)
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    def whole(self, segments: Sequence[Segment]) -> list[int]:
+        """The numbers of the segments of which no token was lost."""
+        numbered = enumerate(segments)
+        return [number for number, part in numbered if not self.lost_T[part.start : part.start + part.length].any()]
 
 
 class Stopwatch:

@@ -1,5 +1,6 @@
 """A request inside a router: its one record, and what a step says of it to the thread that publishes."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from router_service.engine.scheduler import Sequence
@@ -61,6 +62,29 @@ class Request:
     def generated(self) -> int:
         """Tokens drawn so far, by this router or one before it."""
         return len(self.tokens) - self.prompt_length
+
+    def finish_after(self, token: int, eos_token_ids: Container[int]) -> str | None:
+        """Why the request is complete with `token`, the last of its tokens; None if it is not."""
+        params = self.params
+        if token in params.stop_token_ids or (token in eos_token_ids and not params.ignore_eos):
+            return "stop"
+        return "length" if self.generated >= params.max_tokens else None
+
+    def next_event(self, token: int, logprobs: TokenLogprobs | None, finish: str | None, now: float) -> "Event":
+        """What to say of a token that was drawn at `now`, with the routing that has come together since the last."""
+        first = not self.first_token
+        self.first_token = self.first_token or now
+        routing, self.routing = self.routing, []
+        return Event(
+            key=self.key,
+            front=self.front,
+            stream=self.stream,
+            token=token,
+            logprobs=logprobs,
+            routing=routing,
+            finish=finish,
+            timings=self.timings(now) if first or finish is not None else None,
+        )
 
     def timings(self, now: float) -> Timings:
         """Where its time went until `now`."""

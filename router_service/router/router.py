@@ -4,14 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from experts.config import ExpertsConfig
 from experts.host.log import LoggingConfig, fields
 from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
 from experts.transport.connector import ShardConnector
-from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
@@ -20,6 +18,7 @@ from router_service.protocol.messages import RouterHello, Submit, ToRouter, Watc
 from router_service.router.activity import ActivityMonitor
 from router_service.router.engine_thread import EngineThread
 from router_service.router.front_connections import FrontConnections
+from router_service.router.identity import RouterIdentity
 from router_service.router.inbox import Inbox
 from router_service.router.proof import Proof
 from router_service.router.publisher import Publisher
@@ -35,18 +34,6 @@ LEAVE_POLL_SECONDS = 0.05
 JOIN_SECONDS = 5
 # Kinds of threads that are counted from 0 on, or an alert would miss the first that fails.
 THREADS = ("engine", "reporter", "activity", "shard connector", "listener", "connection", "front writer")
-
-
-@dataclass(frozen=True, slots=True)
-class RouterIdentity:
-    """Who this router is, where it binds, and what it proves to its peers."""
-
-    index: int
-    replica: str
-    model: str
-    node: str
-    host: str
-    credentials: Credentials
 
 
 class Router:
@@ -98,8 +85,7 @@ class Router:
         """Look at the threads themselves.
 
         Raises:
-            RuntimeError: a thread that must last has died, or the engine has got no further for `limit_s` seconds. A
-                step may take longer than that, as long as its layers do not.
+            RuntimeError: a thread that must last has died, or the engine hangs: see `EngineThread.check`.
         """
         self.threads.check()
         if not self.fronts.alive():
@@ -107,12 +93,7 @@ class Router:
         self._engine_thread.check(limit_s)
 
     def prove(self, seconds: float) -> None:
-        """Generate a token, through every layer and every shard; the statistics leave it out.
-
-        Raises:
-            RuntimeError: it could not be generated.
-            TimeoutError: it was not within `seconds`.
-        """
+        """Generate a token, through every layer and every shard; the statistics leave it out. Raises as `Proof.run`."""
         self.proof.run(seconds)
 
     def leave(self, seconds: float) -> None:

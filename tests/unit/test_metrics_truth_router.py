@@ -18,8 +18,9 @@ from router_service.config import EngineConfig, MetricsConfig
 from router_service.engine.builder import build_engine
 from router_service.metrics.windows import Window
 from router_service.protocol.messages import Submit
+from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
-from router_service.router.router import Router, RouterIdentity
+from router_service.router.router import Router
 from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, greedy, load_shards, until
 from tests.scrape import Page, page, value
 from tests.tiny import Tiny

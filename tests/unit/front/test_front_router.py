@@ -13,12 +13,13 @@ from test_front_generate import Responses, check_one_end, collect, ids_of, text_
 from experts.config import ExpertsConfig
 from experts.transport.socket import SocketTransport
 from router_service.config import EngineConfig, MetricsConfig
-from router_service.engine import engine as engines
+from router_service.engine import failures
 from router_service.engine.builder import build_engine
 from router_service.engine.scheduler import ScheduledSequence
 from router_service.protocol import inference_pb2 as pb
+from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
-from router_service.router.router import Router, RouterIdentity
+from router_service.router.router import Router
 from tests import oracle
 from tests.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
 from tests.tiny import Tiny
@@ -228,7 +229,7 @@ async def test_a_dead_shard_is_named_and_its_return_is_seen(
     service: Service, answers: list[oracle.Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The word must be there before the deadline is, also where others use the machine: a second after the request.
-    monkeypatch.setattr(engines, "DEADLINE_MARGIN_SECONDS", 29.0)
+    monkeypatch.setattr(failures, "DEADLINE_MARGIN_SECONDS", 29.0)
     await service.start()
     brake = Brake(service.routers[0], steps=LONGEST // 2)
     stream = asyncio.create_task(ask(service, PROMPTS[-1], LONGEST))
