@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experts.grouping import ShardGroup
+from experts.phase import PHASES, Phase
 from experts.transport.base import Answer, Sent
 
-PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
-CALL = struct.Struct("=12q")
+# Shard, phases, rows, assignments, bytes out, bytes back, when it was answered.
+CALL = struct.Struct(f"={6 + len(PHASES)}q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,29 @@ class CallPhases:
     combine_bytes: int
     received_ns: int
 
+    def ns(self, phase: Phase) -> int:
+        """Nanoseconds of one phase."""
+        return self.phases_ns[phase.column]
+
     def packed(self) -> bytes:
         """The numbers as `measured` packs them."""
+        # Spread, because that is how struct packs a row.
         sizes = (self.rows, self.assignments, self.dispatch_bytes, self.combine_bytes)
         return CALL.pack(self.shard, *self.phases_ns, *sizes, self.received_ns)
 
     @classmethod
     def unpacked(cls, numbers: tuple[int, ...]) -> "CallPhases":
         """The reverse of `packed`."""
-        return cls(numbers[0], numbers[1:7], *numbers[7:])
+        shard, *phases_ns, rows, assignments, dispatch_bytes, combine_bytes, received_ns = numbers
+        return cls(
+            shard=shard,
+            phases_ns=tuple(phases_ns),
+            rows=rows,
+            assignments=assignments,
+            dispatch_bytes=dispatch_bytes,
+            combine_bytes=combine_bytes,
+            received_ns=received_ns,
+        )
 
 
 def measured(started_ns: int, sent: Sent, answer: Answer, reduce_ns: int, group: ShardGroup) -> bytes:
@@ -74,9 +89,18 @@ class LayerTrip:
     waiting_ns: int
 
     @classmethod
-    def of(cls, layer: int, calls: Iterable[CallPhases], *times_ns: int) -> "LayerTrip":
-        """A trip of these calls; the times are those behind `packed`."""
-        return cls(layer, b"".join(call.packed() for call in calls), *times_ns)
+    def of(
+        cls, layer: int, calls: Iterable[CallPhases], *, pack_ns: int, exposed_ns: int, reduce_ns: int, waiting_ns: int
+    ) -> "LayerTrip":
+        """A trip of these calls."""
+        return cls(
+            layer=layer,
+            packed=b"".join(call.packed() for call in calls),
+            pack_ns=pack_ns,
+            exposed_ns=exposed_ns,
+            reduce_ns=reduce_ns,
+            waiting_ns=waiting_ns,
+        )
 
     @property
     def calls(self) -> tuple[CallPhases, ...]:

@@ -71,8 +71,16 @@ class ExpertPool:
             except ShardUnavailable as error:
                 failures.append(error)
                 failed.append(group)
-        parts = (tuple(asked), tuple(sent), tuple(failures), tuple(failed))
-        return Dispatched(layer, len(x_TD), *parts, started, packed)
+        return Dispatched(
+            layer=layer,
+            tokens=len(x_TD),
+            groups=tuple(asked),
+            sent=tuple(sent),
+            failures=tuple(failures),
+            failed_groups=tuple(failed),
+            started_ns=started,
+            packed_ns=packed,
+        )
 
     def combine(self, handle: Dispatched, device: torch.device, hidden: int) -> Combined:
         """Wait for the answers and add them up in the order of the shards, whatever the order of arrival."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.phases import CALL, PHASES, LayerTrip
+from experts.phase import PHASES, Phase
+from experts.phases import CALL, LayerTrip
 
 Column = NDArray[np.int64]
 COLUMNS = CALL.size // 8
@@ -23,11 +24,16 @@ class TripCalls:
         table_NC = np.frombuffer(b"".join([trip.packed for trip in self._trips]), np.int64).reshape(-1, COLUMNS)
         self.shards_N: Column = table_NC[:, 0]
         self.phases_NP: NDArray[Any] = table_NC[:, 1 : 1 + len(PHASES)]
-        self.rows_N, self.assignments_N, *bytes_N, self._received_N = table_NC[:, 7:].T
+        self.rows_N, self.assignments_N, *bytes_N, self._received_N = table_NC[:, 1 + len(PHASES) :].T
         self.dispatch_bytes_N, self.combine_bytes_N = bytes_N
 
     def __len__(self) -> int:
         return len(self.shards_N)
+
+    def phase_N(self, phase: Phase) -> Column:
+        """One phase of every call."""
+        column_N: Column = self.phases_NP[:, phase.column]
+        return column_N
 
     def straggler_ns(self) -> float:
         """Over the trips: the slowest shard's answer minus the mean of the shards asked."""
@@ -48,10 +54,10 @@ class TripCalls:
             return 0
         sizes_L, starts_L = self._sizes()
         waiting_L, exposed_L = np.array([(trip.waiting_ns, trip.exposed_ns) for trip in self._trips]).T
-        sent_N = self._received_N - self.phases_NP[:, 4] - np.repeat(waiting_L, sizes_L)
-        begun_N = sent_N - self.phases_NP[:, 3]
+        sent_N = self._received_N - self.phase_N(Phase.COMBINE) - np.repeat(waiting_L, sizes_L)
+        begun_N = sent_N - self.phase_N(Phase.COMPUTE)
         last_L = self._last(sizes_L, starts_L)
-        opens_L = np.maximum(begun_N[last_L] - self.phases_NP[last_L, 2], 0)
+        opens_L = np.maximum(begun_N[last_L] - self.phase_N(Phase.QUEUE)[last_L], 0)
         closes_L = np.maximum(np.minimum(sent_N[last_L], exposed_L), opens_L)
         # One trip's wait behind the other's on one line, so that all are covered in one sweep.
         line_L = np.cumsum(closes_L) - closes_L

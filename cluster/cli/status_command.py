@@ -5,10 +5,10 @@ import argparse
 from cluster.cli.client_command import add_target, client_of, run_client
 from cluster.cli.generate_command import Subparsers
 from cluster.table import duration, size, table
+from experts.phase import PHASES
 from router_service.protocol import cluster_pb2 as pb
 
 TIMEOUT_S = 10.0
-PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
 SHARD_HEADER = ("shard", "replica", "state", "node", "pid", "experts", "memory", "rows/s", *PHASES, "imbalance")
 ROUTER_HEADER = ("router", "running", "waiting", "kv cache", "tokens/s", "all-to-all", "shard imb.", "expert imb.")
 NONE = "-"

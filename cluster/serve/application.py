@@ -65,12 +65,13 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     assert config.weights.resident != "auto", "whoever starts the processes resolves weights.resident first"
     model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
     # The digest is computed once, here, and handed to all: two that differ were built from different things.
-    data, proven = config.to_dict(), (fixed_secret(config), model.digest(config.experts.shards))
+    data = config.to_dict()
+    proven = {"secret": fixed_secret(config), "digest": model.digest(config.experts.shards)}
     place, gpus = config.cluster, config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0
     compute = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": environment()}}
     with_shards, with_routers = compute | _one_of(place.shard_resource), compute | _one_of(place.router_resource)
     shards = [
-        deploy(ShardReplica, place, name=f"Shard-{index}", ray_actor_options=with_shards).bind(data, index, *proven)
+        deploy(ShardReplica, place, name=f"Shard-{index}", ray_actor_options=with_shards).bind(data, index, **proven)
         for index in range(config.experts.shards)
     ]
     routers = deploy(RouterReplica, place, name="Router", num_replicas=place.routers, ray_actor_options=with_routers)
@@ -80,7 +81,8 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     light = {"num_cpus": 0, "resources": pin, "runtime_env": {"env_vars": environment()}}
     options = {"num_replicas": place.fronts, "ray_actor_options": light, "max_ongoing_requests": 64}
     fronts = deploy(FrontReplica, place, name="Front", **options)
-    return fronts.bind(data, *proven, routers.bind(data, *proven), *shards)
+    # What it does not use makes Serve start the others with it.
+    return fronts.bind(data, proven["secret"], proven["digest"], routers.bind(data, **proven), *shards)
 
 
 def _one_of(resource: str) -> dict[str, dict[str, float]]:

@@ -95,8 +95,17 @@ class FrontReplica:
     def _metrics_page(self) -> Endpoint | None:
         if not self._server.metrics_port:
             return None
-        place = (node_id(), self._metrics_host, self._server.metrics_port, "", os.getpid())
-        return Endpoint("front", 0, replica_id(), new_incarnation(), *place)
+        return Endpoint(
+            role="front",
+            index=0,
+            replica=replica_id(),
+            incarnation=new_incarnation(),
+            node=node_id(),
+            host=self._metrics_host,
+            port=self._server.metrics_port,
+            unix_name="",
+            pid=os.getpid(),
+        )
 
     def _drain(self, order: DrainOrder) -> None:
         drain = self._server.drain(order.grace_s, order.notice_s)

@@ -14,8 +14,10 @@ from cluster.serve.security import credentials_of
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine.builder import build_engine
+from router_service.engine.engine import Engine
+from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
-from router_service.router.router import Router, RouterIdentity
+from router_service.router.router import Router
 
 
 class RouterReplica:
@@ -33,16 +35,40 @@ class RouterReplica:
         model = open_to_load(config, "router")
         self._announced.will_load(model.router_bytes)
         begun, transport = time.monotonic(), SocketTransport()
-        source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
-        engine = build_engine(*source, model.keep_packed, self._announced.progress)
-        proven = credentials_of(config, secret, digest)
-        identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
-        sizes = _sizes(model, time.monotonic() - begun)
-        settings = (config.experts, config.metrics, config.logging)
-        watch = self._announced.threads
-        self._router = Router(engine, transport, self._shards, identity, sizes, *settings, threads=watch)
+        engine = self._build(config, model, transport)
+        identity = RouterIdentity(
+            index=0,
+            replica=replica_id(),
+            model=model.name,
+            node=node_id(),
+            host=data_host(config),
+            credentials=credentials_of(config, secret, digest),
+        )
+        self._router = Router(
+            engine=engine,
+            transport=transport,
+            shards=self._shards,
+            identity=identity,
+            sizes=_sizes(model, time.monotonic() - begun),
+            experts=config.experts,
+            metrics=config.metrics,
+            logs=config.logging,
+            threads=self._announced.threads,
+        )
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.prove(config.cluster.ready_timeout_seconds)
+
+    def _build(self, config: ClusterConfig, model: ServedModel, transport: SocketTransport) -> Engine:
+        return build_engine(
+            plan=model.plan,
+            transport=transport,
+            experts=config.experts,
+            config=config.router,
+            dtype=model.dtype,
+            device=model.device,
+            keep_packed=model.keep_packed,
+            progress=self._announced.progress,
+        )
 
     def check_health(self) -> None:
         """Called by Serve once a second. One that was told to end is not replaced before its node goes."""
@@ -79,4 +105,10 @@ class RouterReplica:
 def _sizes(model: ServedModel, seconds: float) -> ModelSizes:
     card = model.card()
     shared = model.shared_expert_bytes
-    return ModelSizes(card.total_parameters, card.active_parameters, model.router_bytes - shared, shared, seconds)
+    return ModelSizes(
+        parameters_total=card.total_parameters,
+        parameters_active=card.active_parameters,
+        dense_bytes=model.router_bytes - shared,
+        shared_expert_bytes=shared,
+        load_seconds=seconds,
+    )

@@ -46,14 +46,19 @@ class ShardReplica:
             model.keep_packed,
             self._announced.progress,
         )
-        place = (data_host(config), node_id(), replica_id())
         with torch.inference_mode():
             shard.warm_up()
-            threads = threads_of_shard(config, self._announced.directory)
-            proven, slow_s = credentials_of(config, secret, digest), config.logging.slow_call_seconds
-            checksum = config.experts.checksum
-            watch = self._announced.threads
-            return ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s, watch=watch)
+            return ExpertServer(
+                shard,
+                credentials=credentials_of(config, secret, digest),
+                host=data_host(config),
+                node=node_id(),
+                replica=replica_id(),
+                checksum=config.experts.checksum,
+                threads=threads_of_shard(config, self._announced.directory),
+                slow_call_s=config.logging.slow_call_seconds,
+                watch=self._announced.threads,
+            )
 
     def check_health(self) -> None:
         """Called by Serve once a second."""

@@ -4,7 +4,7 @@ T tokens, D hidden, V vocabulary, B sequences of the step.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,11 +18,11 @@ from experts.routing import Routing
 from experts.transport.base import ShardUnavailable
 from kernels.select import Ops
 from router_service.engine.gating import best_scores, route
+from router_service.engine.stage import STAGES, Stage
 from router_service.models.backbone import Backbone
-from router_service.models.step_batch import StepBatch
+from router_service.models.step_batch import Segment, StepBatch
 
 GateScores = tuple[Tensor, Tensor]
-STAGES = ("schedule", "attention", "gate", "pack", "wait", "reduce", "shared_expert", "sample", "other")
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class StepTrace:
     `scored_rows` are those whose requests ask for the gate's scores; `scores` has theirs for each MoE layer.
     """
 
-    stages_ns: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    stages_ns: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     trips: list[LayerTrip] = field(default_factory=list)
     routings: list[tuple[int, Routing]] = field(default_factory=list)
     failures: dict[int, ShardUnavailable] = field(default_factory=dict)
@@ -40,16 +40,21 @@ class StepTrace:
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
+    def whole(self, segments: Sequence[Segment]) -> list[int]:
+        """The numbers of the segments of which no token was lost."""
+        numbered = enumerate(segments)
+        return [number for number, part in numbered if not self.lost_T[part.start : part.start + part.length].any()]
+
 
 class Stopwatch:
     """Charges the time since the last mark to a stage; waits for a GPU first, or the next stage would be charged."""
 
-    def __init__(self, stages_ns: dict[str, int], device: torch.device) -> None:
+    def __init__(self, stages_ns: dict[Stage, int], device: torch.device) -> None:
         self._stages_ns = stages_ns
         self._device = device
         self._last_ns = time.monotonic_ns()
 
-    def mark(self, stage: str) -> None:
+    def mark(self, stage: Stage) -> None:
         """All since the last mark was `stage`."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -60,9 +65,9 @@ class Stopwatch:
     def mark_trip(self, trip: LayerTrip) -> None:
         """Split what a trip took as the trip itself measured it; sending, between packing and waiting, is packing."""
         now = time.monotonic_ns()
-        self._stages_ns["wait"] += trip.exposed_ns
-        self._stages_ns["reduce"] += trip.reduce_ns
-        self._stages_ns["pack"] += now - self._last_ns - trip.exposed_ns - trip.reduce_ns
+        self._stages_ns[Stage.WAIT] += trip.exposed_ns
+        self._stages_ns[Stage.REDUCE] += trip.reduce_ns
+        self._stages_ns[Stage.PACK] += now - self._last_ns - trip.exposed_ns - trip.reduce_ns
         self._last_ns = now
 
 
@@ -84,11 +89,11 @@ def forward(
     watch = Stopwatch(trace.stages_ns, batch.token_ids_T.device)
     trace.lost_T = np.zeros(len(batch.token_ids_T), dtype=bool)
     x_TD, by = backbone.embed(batch)
-    watch.mark("other")
+    watch.mark(Stage.OTHER)
     for layer in range(backbone.spec.layers):
         x_TD = backbone.attention(layer, x_TD, by, batch)
         h_TD = backbone.feed_forward_input(layer, x_TD)
-        watch.mark("attention")
+        watch.mark(Stage.ATTENTION)
         progress()
         if layer in backbone.sparse_layers:
             x_TD = x_TD + _experts(backbone, pool, ops, layer, h_TD, trace, watch)
@@ -96,10 +101,10 @@ def forward(
                 return None
         else:
             x_TD = x_TD + backbone.dense(layer, h_TD)
-        watch.mark("other")
+        watch.mark(Stage.OTHER)
         progress()
     logits_BV = backbone.logits(x_TD, batch)
-    watch.mark("other")
+    watch.mark(Stage.OTHER)
     return logits_BV
 
 
@@ -111,13 +116,13 @@ def _experts(
     if rows := trace.scored_rows:
         chosen_RK = torch.from_numpy(routing.expert_ids_TK[rows]).to(logits_TE.device)
         trace.scores.append(best_scores(backbone.spec.gate, logits_TE[rows], chosen_RK, correction_E))
-    watch.mark("gate")
+    watch.mark(Stage.GATE)
     dispatched = pool.dispatch(layer, h_TD, routing)
     shared_TD = None
     if backbone.spec.shared is not None:  # while the shards work
-        watch.mark("pack")
+        watch.mark(Stage.PACK)
         shared_TD = backbone.shared(layer, h_TD)
-        watch.mark("shared_expert")
+        watch.mark(Stage.SHARED_EXPERT)
     combined = pool.combine(dispatched, h_TD.device, h_TD.shape[1])
     watch.mark_trip(combined.trip)
     trace.trips.append(combined.trip)

@@ -9,12 +9,13 @@ from collections import deque
 import numpy as np
 
 from experts.balance import Counts, max_over_mean
-from experts.phases import PHASES, LayerTrip
+from experts.phase import PHASES
+from experts.phases import LayerTrip
 from experts.placement import Placement
 from experts.routing import LOST, Routing
 from experts.trips import TripCalls
-from router_service.engine.engine import StepRecord
-from router_service.engine.forward import STAGES
+from router_service.engine.stage import STAGES, Stage
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
 from router_service.metrics.windows import WindowSums
 
@@ -82,10 +83,10 @@ class Statistics:
     def _add_stages(self, steps: list[StepRecord]) -> None:
         """What no stage was charged with is other; packing and adding are communication."""
         spent = {stage: sum([step.trace.stages_ns[stage] for step in steps]) for stage in STAGES}
-        spent["other"] += sum([step.duration_ns for step in steps]) - sum(spent.values())
+        spent[Stage.OTHER] += sum([step.duration_ns for step in steps]) - sum(spent.values())
         for stage, nanoseconds in spent.items():
             self.stage_seconds[stage] += nanoseconds / 1e9
-        self.totals.communication_seconds += (spent["pack"] + spent["reduce"]) / 1e9
+        self.totals.communication_seconds += (spent[Stage.PACK] + spent[Stage.REDUCE]) / 1e9
 
     def _add_trips(self, trips: list[LayerTrip]) -> None:
         calls = TripCalls(trips)

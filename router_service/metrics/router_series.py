@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
-from experts.phases import PHASES
+from experts.phase import PHASES
 from router_service.config import MetricsConfig
 from router_service.metrics.collector import KINDS, Statistics
 from router_service.metrics.series_builder import FamilyBuilder, by_shard, rejections, thread_failures
@@ -95,7 +95,7 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: WindowSums, c
     builder.one("straggler_wait_seconds", "counter", text, stats.straggler_seconds)
     kinds = [(stats.steps, row, {"kind": kind}) for row, kind in enumerate(KINDS)]
     builder.histogram("step_seconds", "One engine step", kinds)
-    stages = [({"stage": stage}, seconds) for stage, seconds in stats.stage_seconds.items()]
+    stages = [({"stage": stage.value}, seconds) for stage, seconds in stats.stage_seconds.items()]
     builder.add("step_stage_seconds", "counter", "Where the engine's time goes", stages)
     builder.one(
         "alltoall_overhead_ratio", "gauge", "Communication's share of step time, last minute", window.overhead_ratio

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from experts.host.watched_thread import ThreadWatch
-from experts.phases import PHASES
+from experts.phase import PHASES
 from experts.placement import Placement
-from router_service.engine.engine import StepRecord
-from router_service.engine.forward import STAGES
+from router_service.engine.stage import STAGES, Stage
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import Activity, ShardActivity, StepTimes
@@ -66,7 +66,7 @@ class ActivityMonitor:
         if not self._watched.is_set():
             return
         stages = dict(step.trace.stages_ns)
-        stages["other"] += step.duration_ns - sum(stages.values())
+        stages[Stage.OTHER] += step.duration_ns - sum(stages.values())
         seconds = [stages[stage] / 1e9 for stage in STAGES]
         tokens = step.prompt_tokens + step.decode_tokens
         self._step_count += 1

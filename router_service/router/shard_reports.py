@@ -1,6 +1,6 @@
 """A router's view of its shards, for the cluster's state."""
 
-from experts.phases import PHASES
+from experts.phase import PHASES
 from experts.transport.connector import ShardConnector, ShardLink
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import ShardReport

@@ -7,8 +7,9 @@ import logging
 from typing import Any
 
 from experts.host.log import LoggingConfig, fields, step_name
-from router_service.engine.engine import StepRecord
+from experts.phase import Phase
 from router_service.engine.stall_log import request_ids
+from router_service.engine.step_record import StepRecord
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ class StepLog:
     def _slow_shards(self, record: StepRecord) -> list[int]:
         """Shards that have logged a call of this step: they count queue and compute, and so is it done here."""
         calls = (call for trip in record.trace.trips for call in trip.calls)
-        return sorted({call.shard for call in calls if call.phases_ns[2] + call.phases_ns[3] > self._slow_call_ns})
+        return sorted(
+            {call.shard for call in calls if call.ns(Phase.QUEUE) + call.ns(Phase.COMPUTE) > self._slow_call_ns}
+        )
 
 
 def _values(record: StepRecord) -> dict[str, Any]:

@@ -1,62 +1,59 @@
 """What steps cost, for the traces of streams that are sampled: now and then one of a stream's events carries it."""
 
 from collections import Counter
-from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from experts.phase import Phase
 from experts.trips import TripCalls
-from router_service.engine.engine import StepRecord
-from router_service.engine.request import Event
+from router_service.engine.request import Event, Request, SummaryBudget
+from router_service.engine.request_table import RequestTable
+from router_service.engine.stage import Stage
+from router_service.engine.step_record import StepRecord
 from router_service.protocol.messages import StepSummary
 
 # Of one stream; traces are looked at by people.
 INTERVAL_NS = 10**9
 MAX_SUMMARIES = 64
-
-
-@dataclass(slots=True)
-class Stream:
-    """A traced stream: when it may have its next summary, None before its first token; how many it may still have."""
-
-    due_ns: int | None = None
-    left: int = MAX_SUMMARIES
+# A shard is busy from its question's sending to its answer's coming; packing and adding are the router's.
+BUSY = (Phase.DISPATCH, Phase.QUEUE, Phase.COMPUTE, Phase.COMBINE)
 
 
 class StepSummaries:
-    """Driven by the engine's thread. While no stream is traced, a step costs two calls that do nothing."""
+    """Driven by the engine's thread; the requests themselves know whether they are traced, and what is due to them."""
 
-    def __init__(self) -> None:
-        self._streams: dict[int, Stream] = {}
+    def __init__(self, requests: RequestTable) -> None:
+        self._requests = requests
         self._record: StepRecord | None = None
 
-    def follow(self, key: int, alive: Container[int]) -> None:
-        """Trace a stream from now on, and forget those that are no longer `alive`."""
-        self._streams = {other: stream for other, stream in self._streams.items() if other in alive}
-        self._streams[key] = Stream()
+    def follow(self, request: Request) -> None:
+        """Trace a request from now on."""
+        request.summaries = SummaryBudget(MAX_SUMMARIES)
 
     def note(self, record: StepRecord) -> None:
         """A step was run; the next events are its."""
-        self._record = record if self._streams else None
+        self._record = record
 
     def attach(self, events: list[Event], now_ns: int) -> list[Event]:
         """Return `events`, those of streams that are due with a summary. A stream's first token is prefill's."""
         record, self._record = self._record, None
         if record is None:
             return events
-        due = {event.key for event in events if event.key in self._streams and self._is_due(event.key, now_ns)}
+        due = {event.key for event in events if self._is_due(event.key, now_ns)}
         if not due:
             return events
         summary = summary_of(record)
         return [replace(event, summary=summary) if event.key in due else event for event in events]
 
     def _is_due(self, key: int, now_ns: int) -> bool:
-        stream = self._streams[key]
-        if stream.due_ns is None:
-            stream.due_ns = now_ns
+        request = self._requests.get(key)
+        if request is None or (budget := request.summaries) is None:
             return False
-        if not stream.left or now_ns < stream.due_ns:
+        if budget.due_ns is None:
+            budget.due_ns = now_ns
             return False
-        stream.due_ns, stream.left = now_ns + INTERVAL_NS, stream.left - 1
+        if not budget.left or now_ns < budget.due_ns:
+            return False
+        budget.due_ns, budget.left = now_ns + INTERVAL_NS, budget.left - 1
         return True
 
 
@@ -66,13 +63,14 @@ def summary_of(record: StepRecord) -> StepSummary:
     busy = Counter[int]()
     for trip in trips:
         for call in trip.calls:
-            busy[call.shard] += sum(call.phases_ns[1:5])
+            busy[call.shard] += sum(call.ns(phase) for phase in BUSY)
     exposed = sum(trip.exposed_ns for trip in trips)
     computed = TripCalls(trips).exposed_compute_ns()
     return StepSummary(
         seconds=record.duration_ns / 1e9,
         exposed_seconds=exposed / 1e9,
-        communication_share=(exposed - computed + stages["pack"] + stages["reduce"]) / max(1, record.duration_ns),
+        communication_share=(exposed - computed + stages[Stage.PACK] + stages[Stage.REDUCE])
+        / max(1, record.duration_ns),
         slowest_shard=max(busy, key=lambda shard: busy[shard], default=-1),
         rows=sum(call.rows for trip in trips for call in trip.calls),
         tokens=record.prompt_tokens + record.decode_tokens,

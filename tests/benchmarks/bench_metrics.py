@@ -29,8 +29,8 @@ from experts.routing import Routing
 from experts.transport.base import Answer, Sent
 from experts.transport.call import ExpertCall, Partial, Stamps
 from router_service.config import MetricsConfig
-from router_service.engine.engine import StepRecord
 from router_service.engine.forward import StepTrace
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.collector import PENDING_STEPS, Statistics
 from router_service.metrics.router_series import router_families
 from router_service.protocol.messages import encode

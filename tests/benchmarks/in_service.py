@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from experts.phase import PHASES, Phase
 from tests.benchmarks.cluster_side import Cluster, Metrics
 from tests.benchmarks.sides import Tokens
-
-PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
 
 
 def gate_of(cluster: Cluster) -> tuple[int, int, int]:
@@ -22,7 +21,7 @@ def watch(cluster: Cluster, prompts: list[Tokens], seconds: float, new_tokens: i
     `new_tokens` are enough for that while; the streams are given up behind it.
     """
     counted = cluster.watch_decode(prompts, seconds, new_tokens)
-    calls = total(counted, "alltoall_phase_seconds_count", phase="compute")
+    calls = total(counted, "alltoall_phase_seconds_count", phase=Phase.COMPUTE)
     steps = total(counted, "step_seconds_count", kind="decode")
     if not calls or not steps:
         raise RuntimeError("no decode step was reported in the time watched: take longer (--seconds)")

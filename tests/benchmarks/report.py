@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from cluster.table import duration, size, table
+from experts.phase import Phase
 
 OURS = ("cluster", "one process")
 WAYS = ("our data plane", "serve handles", "bare socket")
@@ -80,7 +81,7 @@ def exchange(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _phase_row(row: Mapping[str, Any], phases: Sequence[str]) -> list[str]:
-    rest = sum(value for phase, value in row["phases"].items() if phase != "compute")
+    rest = sum(value for phase, value in row["phases"].items() if phase != Phase.COMPUTE)
     return [str(row["batch"]), *(duration(row["phases"][phase]) for phase in phases), duration(rest)]
 
 

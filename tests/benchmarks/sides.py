@@ -71,9 +71,9 @@ class OneProcess:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
         experts = ExpertsConfig(shards=1)
-        settings, place = EngineConfig(kv_cache_tokens=kv_tokens), (model.dtype, model.device)
-        transport = local_shards(model.plan, experts, *place)
-        self.engine = build_engine(model.plan, transport, experts, settings, *place)
+        settings = EngineConfig(kv_cache_tokens=kv_tokens)
+        transport = local_shards(model.plan, experts, dtype=model.dtype, device=model.device)
+        self.engine = build_engine(model.plan, transport, experts, settings, dtype=model.dtype, device=model.device)
         self._keys = count(1)
 
     def prefill(self, tokens: Tokens) -> float:
@@ -103,7 +103,17 @@ class OneProcess:
 
         params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
         key = next(self._keys)
-        request = Request(key, 0, key, "", params, list(tokens), len(tokens), False, time.monotonic())
+        request = Request(
+            key=key,
+            front=0,
+            stream=key,
+            request_id="",
+            params=params,
+            tokens=list(tokens),
+            prompt_length=len(tokens),
+            return_routing=False,
+            arrived=time.monotonic(),
+        )
         if refused := self.engine.submit(request):
             raise RuntimeError(str(refused[0].failure))
 

@@ -8,15 +8,17 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from experts.phases import PHASES, LayerTrip
+from experts.phase import Phase
+from experts.phases import LayerTrip
 from experts.placement import even_placement
 from experts.pool import Dispatched, ExpertPool
 from experts.routing import Routing
 from experts.transport.channel import connect
 from experts.transport.frame import Kind
 from experts.transport.socket import SocketTransport
-from router_service.engine.engine import StepRecord
 from router_service.engine.forward import StepTrace
+from router_service.engine.stage import Stage
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.models.families.registry import ModelPlan
 from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
@@ -34,7 +36,7 @@ class Exchange:
 
     def ns(self, shard: int, phase: str) -> int:
         """A phase of one shard's call."""
-        return next(call.phases_ns[PHASES.index(phase)] for call in self.trip.calls if call.shard == shard)
+        return next(call.ns(Phase(phase)) for call in self.trip.calls if call.shard == shard)
 
     def sequence(self, shard: int) -> int:
         """The number of the shard's question."""
@@ -84,7 +86,7 @@ class Rig:
         """The other half."""
         trip = self.pool.combine(handle, CPU, self.hidden).trip
         trace = StepTrace(trips=[trip], routings=[(0, _routing(ids_TK))])
-        trace.stages_ns |= {"pack": trip.pack_ns, "wait": trip.exposed_ns, "reduce": trip.reduce_ns}
+        trace.stages_ns |= {Stage.PACK: trip.pack_ns, Stage.WAIT: trip.exposed_ns, Stage.REDUCE: trip.reduce_ns}
         duration = trip.pack_ns + trip.exposed_ns + trip.reduce_ns
         self.statistics.observe(StepRecord(duration, 0, len(ids_TK), trace))
         return Exchange(handle, trip)

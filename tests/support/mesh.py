@@ -24,8 +24,8 @@ from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine
-from router_service.engine.engine import StepRecord
 from router_service.engine.request import Event, Request
+from router_service.engine.step_record import StepRecord
 from router_service.models.families.registry import ModelPlan
 from router_service.protocol.messages import SamplingParams
 
@@ -52,8 +52,19 @@ def load_shards(
 ) -> list[ExpertShard]:
     """Load all shards of an even placement."""
     placement, ops = even_placement(plan.spec.gate.experts, shards), select.ops("auto", CPU)
-    source = (plan.checkpoint, plan.tensors.experts, dtype, CPU, ops)
-    return [load_shard(index, held, *source, keep_packed) for index, held in enumerate(placement.shards)]
+    return [
+        load_shard(
+            index=index,
+            experts=held,
+            checkpoint=plan.checkpoint,
+            manifest=plan.tensors.experts,
+            dtype=dtype,
+            device=CPU,
+            ops=ops,
+            keep_packed=keep_packed,
+        )
+        for index, held in enumerate(placement.shards)
+    ]
 
 
 def greedy(max_tokens: int, **params: Any) -> SamplingParams:
@@ -127,8 +138,15 @@ class Mesh:
         for index in range(shards):
             self.servers.start(index, delays.get(index, 0.0))
         node = NODE if way == "unix" else "another node"
-        place = (CREDENTIALS, node, experts.call_timeout_seconds, experts.checksum)
-        self.connector = ShardConnector(transport, shards, self.servers.endpoints, *place)
+        self.connector = ShardConnector(
+            transport,
+            shards,
+            self.servers.endpoints,
+            credentials=CREDENTIALS,
+            node=node,
+            call_timeout_s=experts.call_timeout_seconds,
+            checksum=experts.checksum,
+        )
         until(self.connector.connected, "all shards are connected")
         return transport
 
@@ -158,7 +176,8 @@ class Mesh:
         events: dict[int, list[Event]] = {}
         deadline = time.monotonic() + limit_s
         while self.engine.requests:
-            assert time.monotonic() < deadline, f"requests are left: {list(self.engine.requests)}"
+            left = [request.key for request in self.engine.requests]
+            assert time.monotonic() < deadline, f"requests are left: {left}"
             for event in self.engine.step():
                 events.setdefault(event.key, []).append(event)
             if not self.engine.progressed:

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from statistics import fmean
 
+from experts.phase import PHASES
 from router_service.front.api.calls import Context, answering
 from router_service.front.routing.router_pool import RouterPool
 from router_service.protocol import cluster_pb2 as pb
 from router_service.protocol.cluster_pb2_grpc import ClusterServicer
 from router_service.protocol.messages import RouterReport, ShardReport
-
-PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
 
 ShardDirectory = Callable[[], Sequence[ShardReport]]
 
@@ -100,7 +99,7 @@ def _mean_phases(views: list[ShardReport]) -> pb.PhaseSeconds:
     weights = [view.rows_per_second for view in views]
     if not any(weights):
         weights = [1.0] * len(views)
-    means = {phase: fmean((view.phase_seconds.get(phase, 0.0) for view in views), weights) for phase in PHASES}
+    means = {phase.value: fmean((view.phase_seconds.get(phase, 0.0) for view in views), weights) for phase in PHASES}
     return pb.PhaseSeconds(**means)
 
 

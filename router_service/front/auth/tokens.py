@@ -133,8 +133,13 @@ def _with_plain_dates(written: Any) -> Any:
 
 
 def _caller(entry: _Entry) -> Caller:
-    limits = (entry.max_concurrent_streams, entry.requests_per_minute, entry.max_request_bytes)
-    return Caller(entry.name, entry.role, *limits)
+    return Caller(
+        name=entry.name,
+        role=entry.role,
+        max_concurrent_streams=entry.max_concurrent_streams,
+        requests_per_minute=entry.requests_per_minute,
+        max_request_bytes=entry.max_request_bytes,
+    )
 
 
 def _check_name(name: str) -> None:

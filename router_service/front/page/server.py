@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router_service.front.api.cluster_service import PHASES, ShardDirectory
+from experts.phase import PHASES
+from router_service.front.api.cluster_service import ShardDirectory
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.auth.authenticator import Authenticator
 from router_service.front.auth.tls import ServerTls

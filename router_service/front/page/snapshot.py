@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from router_service.front.api.cluster_service import PHASES, merge_shards, router_state
+from experts.phase import PHASES
+from router_service.front.api.cluster_service import merge_shards, router_state
 from router_service.front.page.summary import summarize
 from router_service.front.routing.activity_window import WINDOW_SECONDS, ActivityWindow
 from router_service.front.routing.router_link import RouterLink

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from experts.checkpoint.json_reader import MAX_INT32
 from experts.checkpoint.source import Part, TensorSource, plain, stacked
@@ -95,7 +95,14 @@ def read_heads(config: ConfigReader) -> GroupedAttention:
     return GroupedAttention(heads, kv_heads, config.positive("head_dim", default=hidden // heads))
 
 
-def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = None) -> tuple[int, int]:
+class Choice(TypedDict):
+    """The sizes of a `Gate`, under its own names."""
+
+    experts: int
+    top_k: int
+
+
+def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = None) -> Choice:
     """Read how many experts a layer has, and how many of them a token uses; `default` of the latter.
 
     Raises:
@@ -107,7 +114,7 @@ def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = 
     if top_k > experts:
         most = f"it must be at most {config.name(config.key_of(*experts_keys))}, {experts}"
         raise config.error(config.key_of(*keys), top_k, most)
-    return experts, top_k
+    return Choice(experts=experts, top_k=top_k)
 
 
 LayerParams = Callable[[LayerTensors], Params]

@@ -72,7 +72,8 @@ def _stretched_scale(rope: Rope) -> float:
 
 def _gate(config: ConfigReader) -> Gate:
     keys = ("n_routed_experts", "num_local_experts", "num_experts")
-    (experts, top_k), there = read_choice(config, *keys), config.key_of(*keys)
+    choice, there = read_choice(config, *keys), config.key_of(*keys)
+    experts, top_k = choice["experts"], choice["top_k"]
     groups = config.positive("n_group", default=1)
     chosen = config.positive("topk_group", default=1)
     if experts % groups or (groups > 1 and experts // groups < 2):

@@ -36,7 +36,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         family=MODEL_TYPES[0],
         per_layer=_layers(config, heads),
         rope=config.rope(heads.head_dim, 150000.0),
-        gate=Gate(*read_choice(config, "num_local_experts", "num_experts"), Rule.TOPK_SOFTMAX, bias=True),
+        gate=Gate(**read_choice(config, "num_local_experts", "num_experts"), rule=Rule.TOPK_SOFTMAX, bias=True),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         form=ExpertForm(
@@ -78,8 +78,8 @@ def _experts(spec: ModelSpec, there: TensorNames) -> ExpertManifest:
     block = PLAIN_TREE.feed_forward
     if there.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj_blocks"):
         return manifest_of(spec, lambda layer, expert: _mxfp4(spec, layer, expert))
-    layouts = (Layout.TRANSPOSED_INTERLEAVED, Layout.TRANSPOSED)
-    return manifest_of(spec, fused_experts(spec, block, *layouts, biases=True))
+    source = fused_experts(spec, block, gate_up=Layout.TRANSPOSED_INTERLEAVED, down=Layout.TRANSPOSED, biases=True)
+    return manifest_of(spec, source)
 
 
 def _mxfp4(spec: ModelSpec, layer: int, expert: int) -> ExpertSource:

@@ -44,7 +44,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         family=MODEL_TYPES[0],
         per_layer=layers,
         rope=config.rope(heads.head_dim, 5e5, interleaved=True, float32=True),
-        gate=Gate(*read_choice(config, "num_local_experts", default=1), Rule.TOPK_SIGMOID),
+        gate=Gate(**read_choice(config, "num_local_experts", default=1), rule=Rule.TOPK_SIGMOID),
         expert_ffn=ffn,
         dense_ffn=0 if all(layer.sparse for layer in layers) else config.positive("intermediate_size_mlp"),
         form=ExpertForm(weight_inputs=True),

@@ -27,7 +27,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         family=MODEL_TYPES[0],
         per_layer=(layer,) * config.layers(),
         rope=config.rope(heads.head_dim, 1e6),
-        gate=Gate(*read_choice(config, "num_local_experts", "num_experts"), normalize=True),
+        gate=Gate(**read_choice(config, "num_local_experts", "num_experts"), normalize=True),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         **read_shared(config, norm_eps=1e-5),

@@ -27,7 +27,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         per_layer=(Layer(True, _attention(config, heads)),) * config.layers(),
         rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
-            *read_choice(config, "num_experts", "num_local_experts"),
+            **read_choice(config, "num_experts", "num_local_experts"),
             normalize=config.flag("norm_topk_prob", False),
         ),
         expert_ffn=config.positive("intermediate_size"),

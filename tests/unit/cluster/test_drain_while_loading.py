@@ -92,12 +92,21 @@ def test_loading_ends_at_the_next_tensor(body: LiveDirectory, process: Registere
         process.progress(loaded)
 
     held = even_placement(model.plan.spec.gate.experts, 1).shards[0]
-    source = (model.plan.checkpoint, model.plan.tensors.experts, model.dtype, model.device)
 
     def load() -> None:
         with process.loading():
             process.will_load(model.shard_bytes(len(held)))
-            load_shard(0, held, *source, select.ops("auto", model.device), model.keep_packed, progress)
+            load_shard(
+                index=0,
+                experts=held,
+                checkpoint=model.plan.checkpoint,
+                manifest=model.plan.tensors.experts,
+                dtype=model.dtype,
+                device=model.device,
+                ops=select.ops("auto", model.device),
+                keep_packed=model.keep_packed,
+                progress=progress,
+            )
 
     with pytest.raises(EndedWhileLoadingError, match=r"^told to drain while loading: ended after"):
         load()

@@ -9,8 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import router_service.engine.engine
+import router_service.engine.stalls
+from router_service.engine.engine import Engine
 from router_service.engine.progress import Progress
-from router_service.engine.request import Event
+from router_service.engine.request import Event, Request
+from router_service.engine.stalls import Stalls
 from tests.support.mesh import Mesh, greedy, tokens_of
 from tests.support.tiny import Tiny
 
@@ -18,7 +21,9 @@ PROMPTS = [[5, 6, 7], [8, 9], [3] * 6, [11, 4]]
 LENGTHS = (1, 3, 6, 6)
 OF_STEP = ("forward", "sample", "build_batch", "scored_rows", "trace_routing")
 OF_SCHEDULER = ("schedule", "advance", "remove")
-OF_ENGINE = ("_expire", "_resume", "_advance", "_finish", "_note_scheduled")
+OF_ENGINE = ("_expire", "_advance", "_note_scheduled")
+OF_REQUEST = ("finish_after", "next_event")
+OF_STALLS = ("begin", "resume")
 WATCHING = ("observe", "log_lost", "log_back")
 
 
@@ -49,12 +54,18 @@ def break_once(patch: pytest.MonkeyPatch, mesh: Mesh, stage: str, call: int, aft
     if stage in OF_SCHEDULER:
         owner = mesh.engine.scheduler
     elif stage in OF_ENGINE:
-        owner = type(mesh.engine)
+        owner = Engine
+    elif stage in OF_REQUEST:
+        owner = Request
+    elif stage in OF_STALLS:
+        owner = Stalls
+    elif stage in ("log_lost", "log_back"):
+        owner = router_service.engine.stalls
     elif stage == "observe":
         mesh.engine.observe = OnceBroken(mesh.engine.observe, call, after)
         return
     once = OnceBroken(getattr(owner, stage), call, after)
-    patch.setattr(owner, stage, (lambda *args: once(*args)) if owner is type(mesh.engine) else once)
+    patch.setattr(owner, stage, (lambda *args: once(*args)) if isinstance(owner, type) else once)
 
 
 def ends_of(events: list[Event]) -> list[Event]:
@@ -62,7 +73,11 @@ def ends_of(events: list[Event]) -> list[Event]:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(OF_STEP + OF_SCHEDULER + OF_ENGINE + WATCHING), st.integers(1, 5), st.booleans())
+@given(
+    st.sampled_from(OF_STEP + OF_SCHEDULER + OF_ENGINE + OF_REQUEST + OF_STALLS + WATCHING),
+    st.integers(1, 5),
+    st.booleans(),
+)
 def test_whatever_raises_each_request_has_one_end(mesh: Mesh, stage: str, call: int, after: bool) -> None:
     """One of the requests has expired already, so that there is an end to be lost in each step."""
     with pytest.MonkeyPatch.context() as patch:

@@ -43,10 +43,20 @@ class World:
         patience = {"router_wait_seconds": WAIT_S, "connect_timeout_seconds": WAIT_S, "link_silence_seconds": WAIT_S}
         few = {"poll_seconds": 0.02, "metrics_port": self.metrics_port, "http_port": None}
         config = FrontConfig(**(patience | few | options))  # type: ignore[arg-type]
-        place = (self.list_endpoints, CREDENTIALS, "node")
-        more = (self.directory, self.targets, self.tracing, self.expected_routers)
-        moments = (lambda: self.clock(), lambda seconds: self.sleep(seconds))
-        self.server = FrontServer(config, text or self.text, card(), *place, *more, *moments)
+        self.server = FrontServer(
+            config=config,
+            text=text or self.text,
+            card=card(),
+            endpoints=self.list_endpoints,
+            credentials=CREDENTIALS,
+            node="node",
+            directory=self.directory,
+            targets=self.targets,
+            tracing=self.tracing,
+            routers=self.expected_routers,
+            clock=lambda: self.clock(),
+            sleep=lambda seconds: self.sleep(seconds),
+        )
         await self.server.start()
         self.fronts.append(self.server)
         self.clients.append(Client(f"127.0.0.1:{self.server.grpc_port}"))

@@ -1,6 +1,6 @@
 """A router's report of a shard."""
 
-from router_service.front.api.cluster_service import PHASES
+from experts.phase import PHASES
 from router_service.protocol.messages import ShardReport
 
 

@@ -16,7 +16,7 @@ import torch
 
 import experts.shard.server
 import experts.transport.clock
-from experts.phases import PHASES
+from experts.phase import PHASES
 from experts.shard.server import ExpertServer
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect

@@ -18,8 +18,9 @@ from router_service.config import EngineConfig, MetricsConfig
 from router_service.engine.builder import build_engine
 from router_service.metrics.windows import Window
 from router_service.protocol.messages import Submit
+from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
-from router_service.router.router import Router, RouterIdentity
+from router_service.router.router import Router
 from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, greedy, load_shards, until
 from tests.support.scrape import Page, page, value
 from tests.support.tiny import Tiny
@@ -111,7 +112,7 @@ def test_a_connection_that_broke_is_a_reconnect_and_no_restart(live: Live) -> No
     until(lambda: up(live) == [1, 1], "both are up")
     for channel in list(live.servers.running[1]._server._channels):
         channel.close()
-    live.router._receive(0, Submit(1, "a", list(range(40)), greedy(2)))
+    live.router.requests.submit(0, Submit(1, "a", list(range(40)), greedy(2)))
     until(lambda: told(live, "dataplane_reconnects_total")[1] == 1, "it is connected again")
     until(lambda: up(live) == [1, 1], "and up")
     assert told(live, "shard_restarts_total") == [0, 0]
@@ -144,7 +145,7 @@ def test_the_kv_cache_is_what_a_request_needs(live: Live, prompt: int, answer: i
     """It holds blocks for prompt and answer while the shards' turns are held; then all is free again."""
     blocks, total = -(-(prompt + answer) // BLOCK), TOKENS // BLOCK
     with live.servers.running[0]._compute_lock, live.servers.running[1]._compute_lock:
-        live.router._receive(0, Submit(1, "a", [7] * prompt, greedy(answer)))
+        live.router.requests.submit(0, Submit(1, "a", [7] * prompt, greedy(answer)))
         until(lambda: value(live.page(), "num_requests_running") == 1, "it runs")
         metrics = live.page()
     reserved = value(metrics, "kv_cache_bytes", kind="reserved")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experts.phases import PHASES, CallPhases, LayerTrip
+from experts.phase import PHASES
+from experts.phases import CallPhases, LayerTrip
 from experts.placement import even_placement
 from experts.routing import Routing
 from router_service.config import MetricsConfig
-from router_service.engine.engine import StepRecord
 from router_service.engine.forward import StepTrace
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.metrics.histogram import DECADES, SECONDS, phase_bounds
 from router_service.metrics.router_series import Gauges, LinkGauges, router_families
@@ -40,7 +41,8 @@ def step(shards: int, layers: int = LAYERS, tokens: int = 64) -> StepRecord:
     ids = random.random((tokens, EXPERTS)).argsort(axis=1)[:, :CHOSEN]
     routing = Routing(ids, np.ones(ids.shape, np.float32))
     calls = [CallPhases(shard, (10**5,) * len(PHASES), 8, 9, 700, 800, 10**15 + shard) for shard in range(shards)]
-    trips = [LayerTrip.of(layer, calls, 10**5, 10**6, 10**4, 10**15 - 10**6) for layer in range(layers)]
+    times_ns = {"pack_ns": 10**5, "exposed_ns": 10**6, "reduce_ns": 10**4, "waiting_ns": 10**15 - 10**6}
+    trips = [LayerTrip.of(layer, calls, **times_ns) for layer in range(layers)]
     return StepRecord(10**8, 0, tokens, StepTrace(trips=trips, routings=[(n, routing) for n in range(layers)]))
 
 

@@ -12,11 +12,12 @@ import experts.pool
 import experts.shard.shard
 import router_service.engine.engine
 import router_service.engine.forward
+from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.trips import TripCalls
-from router_service.engine.engine import StepRecord
-from router_service.engine.forward import STAGES
 from router_service.engine.scheduler import Scheduler
+from router_service.engine.stage import STAGES, Stage
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.models.backbone import Backbone
 from router_service.protocol.messages import Timings
@@ -31,16 +32,16 @@ CAUSE_S = 0.02
 STAGES_OF_A_REQUEST = ("queue", "prefill", "decode")
 STEPS = 4  # of a round, with and without the cause each
 # What is made to sleep, and the stage that must show it. Two of the tiny DeepSeek's three layers have experts.
-CAUSES: dict[str, tuple[Any, str]] = {
-    "schedule": (Scheduler, "schedule"),
-    "attention": (Backbone, "attention"),
-    "gate": (router_service.engine.forward, "route"),
-    "pack": (experts.pool, "group_by_shard"),
-    "wait": (experts.shard.shard.ExpertShard, "compute"),
-    "reduce": (experts.pool, "_add"),
-    "shared_expert": (Backbone, "shared"),
-    "sample": (router_service.engine.engine, "sample"),
-    "other": (Backbone, "logits"),
+CAUSES: dict[Stage, tuple[Any, str]] = {
+    Stage.SCHEDULE: (Scheduler, "schedule"),
+    Stage.ATTENTION: (Backbone, "attention"),
+    Stage.GATE: (router_service.engine.forward, "route"),
+    Stage.PACK: (experts.pool, "group_by_shard"),
+    Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
+    Stage.REDUCE: (experts.pool, "_add"),
+    Stage.SHARED_EXPERT: (Backbone, "shared"),
+    Stage.SAMPLE: (router_service.engine.engine, "sample"),
+    Stage.OTHER: (Backbone, "logits"),
 }
 
 
@@ -144,7 +145,7 @@ def test_work_beside_the_shards_hides_their_time(tiny: Make, monkeypatch: pytest
     total = sum(value(metrics, "step_stage_seconds_total", stage=name) for name in STAGES)
     steps = sum(value(metrics, "step_seconds_sum", kind=kind) for kind in ("prefill", "decode", "mixed"))
     assert total == pytest.approx(steps, rel=0.02)
-    exchange = sum(step.trace.stages_ns[stage] for step in mesh.records for stage in ("pack", "reduce"))
+    exchange = sum(step.trace.stages_ns[stage] for step in mesh.records for stage in (Stage.PACK, Stage.REDUCE))
     assert value(metrics, "alltoall_overhead_ratio") == pytest.approx((sum(rest) + exchange) / 1e9 / steps)
     assert value(metrics, "alltoall_exposed_seconds_total") == pytest.approx(
         value(metrics, "step_stage_seconds_total", stage="wait")
@@ -173,9 +174,9 @@ def test_shards_in_one_process_compute_in_turn_and_that_is_no_communication(
             lambda: off("communication", min(map(communication, both(mesh))), 0, 2 * CAUSE_S * 1e9),
         )
     for trip in both(mesh):
-        (_, sent, _, compute, *_), (_, also_sent, queue, *_) = (call.phases_ns for call in trip.calls)
-        assert sent == also_sent == 0
-        assert queue >= compute >= CAUSE_S * 1e9
+        first, second = trip.calls
+        assert first.ns(Phase.DISPATCH) == second.ns(Phase.DISPATCH) == 0
+        assert second.ns(Phase.QUEUE) >= first.ns(Phase.COMPUTE) >= CAUSE_S * 1e9
         assert communication(trip) >= 0
 
 

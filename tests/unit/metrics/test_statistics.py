@@ -9,14 +9,16 @@ import pytest
 import torch
 from prometheus_client.metrics_core import Metric
 
-from experts.phases import PHASES, CallPhases, LayerTrip
+from experts.phase import PHASES, Phase
+from experts.phases import CallPhases, LayerTrip
 from experts.placement import Placement
 from experts.routing import LOST, Routing
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
 from router_service.config import MetricsConfig
-from router_service.engine.engine import StepRecord
-from router_service.engine.forward import STAGES, StepTrace
+from router_service.engine.forward import StepTrace
+from router_service.engine.stage import STAGES, Stage
+from router_service.engine.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.metrics.router_series import router_families
 from router_service.metrics.shard_series import shard_families
@@ -107,7 +109,8 @@ def test_calls_are_added_to_their_shard() -> None:
     stats = Statistics(Placement(((0,), (1,))), 1)
     first = CallPhases(0, tuple(n * 10**6 for n in (1, 2, 3, 4, 5, 6)), 7, 9, 700, 800, 10**9)  # type: ignore[arg-type]
     second = replace(first, shard=1, rows=2, assignments=3, dispatch_bytes=20, combine_bytes=30, received_ns=2 * 10**9)
-    trip = LayerTrip.of(0, (first, second), 10**6, 9 * 10**6, 6 * 10**6, 2 * 10**9 - 9 * 10**6)
+    times_ns = {"pack_ns": 10**6, "exposed_ns": 9 * 10**6, "reduce_ns": 6 * 10**6, "waiting_ns": 2 * 10**9 - 9 * 10**6}
+    trip = LayerTrip.of(0, (first, second), **times_ns)
     stats.observe(record([], [trip, trip]))
     metrics = exposed(stats)
     for number, phase in enumerate(PHASES):
@@ -169,11 +172,11 @@ def test_a_known_delay_is_the_compute_of_its_shard_and_of_no_other(slow: Mesh) -
             f"shard {shard}, {phase}: {seconds:.3f} s"
             for shard in range(3)
             for phase, seconds in zip(PHASES, least_phases(slow, shard), strict=True)
-            if seconds >= (DELAY_S if (shard, phase) == (1, "compute") else 0.0) + SLACK_S
+            if seconds >= (DELAY_S if (shard, phase) == (1, Phase.COMPUTE) else 0.0) + SLACK_S
         ]
 
     undisturbed(lambda: measure(slow), wrong)
-    assert min(call.phases_ns[PHASES.index("compute")] for call in calls_of(slow, 1)) >= DELAY_S * 1e9
+    assert min(call.ns(Phase.COMPUTE) for call in calls_of(slow, 1)) >= DELAY_S * 1e9
     assert all(min(call.phases_ns) >= 0 for shard in range(3) for call in calls_of(slow, shard))
 
 
@@ -217,7 +220,7 @@ def test_the_stages_add_up_to_the_steps(slow: Mesh) -> None:
     assert sum(stats.stage_seconds.values()) == pytest.approx(total)
     assert all(seconds >= 0 for seconds in stats.stage_seconds.values())
     assert all(sum(step.trace.stages_ns.values()) <= step.duration_ns for step in slow.records)
-    assert stats.stage_seconds["wait"] == pytest.approx(stats.exposed_seconds)
+    assert stats.stage_seconds[Stage.WAIT] == pytest.approx(stats.exposed_seconds)
     assert set(stats.stage_seconds) == set(STAGES)
 
 

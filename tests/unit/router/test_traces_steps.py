@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from experts.phases import CallPhases, LayerTrip
-from router_service.engine.engine import StepRecord
 from router_service.engine.forward import STAGES, StepTrace
 from router_service.engine.request import Event
+from router_service.engine.step_record import StepRecord
 from router_service.protocol.messages import StepOutputs, StreamOutput, decode_to_front, encode
 from router_service.router.step_summaries import INTERVAL_NS, MAX_SUMMARIES, StepSummaries, summary_of
 from tests.support.mesh import Mesh, greedy
@@ -26,7 +26,7 @@ class Stepping:
     """Runs requests as a router does, one step a second of a clock of its own."""
 
     def __init__(self, mesh: Mesh, gap_ns: int = INTERVAL_NS) -> None:
-        self.mesh, self.summaries, self.gap_ns = mesh, StepSummaries(), gap_ns
+        self.mesh, self.summaries, self.gap_ns = mesh, StepSummaries(mesh.engine.requests), gap_ns
         mesh.engine.observe = self._observe
         self.now = 0
 
@@ -35,15 +35,19 @@ class Stepping:
         self.summaries.note(record)  # type: ignore[arg-type]
 
     def submit(self, most: int, traced: bool) -> int:
-        key = self.mesh.submit([5, 6, 7], greedy(most, ignore_eos=True))
+        key = self.mesh.submit([5, 6, 7], greedy(most, ignore_eos=True), front=1)
         if traced:
-            self.summaries.follow(key, self.mesh.engine.requests)
+            self.summaries.follow(self.mesh.engine.requests[key])
         return key
 
     def run(self) -> list[list[Event]]:
         steps = []
         while self.mesh.engine.requests:
-            steps.append(self.summaries.attach(self.mesh.engine.step(), self.now))
+            events = self.summaries.attach(self.mesh.engine.step(), self.now)
+            for event in events:
+                if event.finish is not None:
+                    self.mesh.engine.requests.forget(event.key)
+            steps.append(events)
             self.now += self.gap_ns
         return steps
 
@@ -110,7 +114,7 @@ def test_streams_that_have_gone_are_forgotten(tiny: Callable[..., Tiny]) -> None
         for _ in range(5):
             stepping.submit(2, traced=True)
             stepping.run()
-        assert len(stepping.summaries._streams) == 1
+        assert len(mesh.engine.requests) == 0  # and what is due to them with them
 
 
 def test_an_output_without_extras_has_no_bytes_of_them() -> None:

@@ -9,8 +9,9 @@ from experts.transport.socket import SocketTransport
 from router_service.config import EngineConfig, MetricsConfig
 from router_service.engine.builder import build_engine
 from router_service.engine.scheduler import ScheduledSequence
+from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
-from router_service.router.router import Router, RouterIdentity
+from router_service.router.router import Router
 from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
 from tests.support.tiny import Tiny
 from tests.unit.front.calls import Responses, collect
@@ -60,8 +61,16 @@ class Service:
             engine = build_engine(self.plan, transport, experts, engine_config, torch.float32, CPU)
             identity = RouterIdentity(index, f"r{index}", "tiny", NODE, "127.0.0.1", CREDENTIALS)
             sizes = ModelSizes(1000, 400, 500, 60, 0.1)
-            place = (identity, sizes, experts, MetricsConfig())
-            self.routers.append(Router(engine, transport, self.servers.endpoints, *place))
+            router = Router(
+                engine=engine,
+                transport=transport,
+                shards=self.servers.endpoints,
+                identity=identity,
+                sizes=sizes,
+                experts=experts,
+                metrics=MetricsConfig(),
+            )
+            self.routers.append(router)
             self.world.endpoints.append(self.routers[-1].endpoint)
         await until(lambda: all(router.ready() for router in self.routers))
         self.client = await self.world.front()
@@ -70,10 +79,9 @@ class Service:
 
     async def idle(self) -> None:
         """Every request has left every router, and no block is lost."""
+        # The engine's thread lets go of a request when the step is over that ended it.
         await until(lambda: all(not router.engine.requests for router in self.routers))
         await until(lambda: all(router.engine.scheduler.blocks.used == 0 for router in self.routers))
-        # The engine's thread lets go of a stream when the step is over that ended its request.
-        await until(lambda: all(not router._by_stream for router in self.routers))
 
     async def close(self) -> None:
         for router in self.routers:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 import torch
 
-from router_service.engine import engine as engines
+from router_service.engine import failures
 from router_service.protocol import inference_pb2 as pb
 from tests.support import oracle
 from tests.support.tiny import Tiny
@@ -138,7 +138,7 @@ async def test_a_dead_shard_is_named_and_its_return_is_seen(
     service: Service, answers: list[oracle.Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The word must be there before the deadline is, also where others use the machine: a second after the request.
-    monkeypatch.setattr(engines, "DEADLINE_MARGIN_SECONDS", 29.0)
+    monkeypatch.setattr(failures, "DEADLINE_MARGIN_SECONDS", 29.0)
     await service.start()
     brake = Brake(service.routers[0], steps=LONGEST // 2)
     stream = asyncio.create_task(ask(service, PROMPTS[-1], LONGEST))

@@ -41,7 +41,8 @@ async def test_a_router_without_a_shard_has_no_proof(service: Service) -> None:
     router.engine.unavailable_wait_s = 10 * WAIT_S
     with pytest.raises((RuntimeError, TimeoutError), match="token"):
         await asyncio.wait_for(asyncio.to_thread(router.prove, 3), WAIT_S)
-    router.engine.cancel(next(iter(router.engine.requests), 0))
+    for request in router.engine.requests:
+        router.engine.cancel(request.key)
 
 
 async def test_a_router_that_leaves_waits_for_its_streams_and_gets_no_more(
@@ -51,11 +52,11 @@ async def test_a_router_that_leaves_waits_for_its_streams_and_gets_no_more(
     first, second = service.routers
     brakes = [Brake(first, steps=20), Brake(second, steps=20)]  # none may end before all have come
     streams = [asyncio.create_task(ask(service, PROMPT, 150)) for _ in range(4)]
-    await until(lambda: len(first._by_stream) == 2 and len(second._by_stream) == 2)
+    await until(lambda: first.engine.requests.streams == second.engine.requests.streams == 2)
     leaving = asyncio.create_task(asyncio.to_thread(first.leave, 10 * WAIT_S))
     await until(lambda: any(link.leaving for link in service.world.server.links.links))
     more = [asyncio.create_task(ask(service, PROMPT, 20)) for _ in range(4)]
-    await until(lambda: len(second._by_stream) == 6)
+    await until(lambda: second.engine.requests.streams == 6)
     assert not leaving.done()
     for brake in brakes:
         brake.release()
@@ -70,7 +71,7 @@ async def test_what_outlives_a_leaving_router_goes_on_elsewhere(service: Service
     first, second = service.routers
     brakes = [Brake(first, steps=20), Brake(second, steps=20)]  # none may end before it is left alone
     streams = [asyncio.create_task(ask(service, PROMPT, 200)) for _ in range(4)]
-    await until(lambda: len(first._by_stream) == 2 and len(second._by_stream) == 2)
+    await until(lambda: first.engine.requests.streams == second.engine.requests.streams == 2)
     await until(lambda: not any(brake.steps for brake in brakes))
     brakes[1].release()
     await asyncio.to_thread(first.leave, 0.05)

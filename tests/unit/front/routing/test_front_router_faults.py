@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 import router_service.router.front_connections
-import router_service.router.router
+import router_service.router.publisher
+import router_service.router.router_requests
 import router_service.router.step_log
 from tests.unit.front.calls import Responses, check_one_end, ids_of
 from tests.unit.front.front_fakes import until
@@ -53,10 +54,10 @@ async def test_a_broken_observer_costs_no_request(
     owner: Any
     owner, attribute = {
         "statistics": (router.statistics, "_add_steps"),
-        "summaries": (router._summaries, "attach"),
+        "summaries": (router.summaries, "attach"),
         "step_log": (router_service.router.step_log.log, "isEnabledFor"),
-        "request_log": (router_service.router.router, "log_ended"),
-        "accepted_log": (router_service.router.router, "log_accepted"),
+        "request_log": (router_service.router.publisher, "log_ended"),
+        "accepted_log": (router_service.router.router_requests, "log_accepted"),
     }[name]
     monkeypatch.setattr(owner, attribute, breaking(getattr(owner, attribute), 1000))
     ends = await all_end(service)
@@ -89,7 +90,7 @@ async def test_a_request_that_cannot_be_taken_in_is_told(
 ) -> None:
     await service.start()
     (router,) = service.routers
-    owner: Any = router.engine.scheduler if stage == "submit" else router_service.router.router
+    owner: Any = router.engine.scheduler if stage == "submit" else router_service.router.router_requests
     name = "submit" if stage == "submit" else "Request"
     monkeypatch.setattr(owner, name, breaking(getattr(owner, name), 1))
     ends = await all_end(service)

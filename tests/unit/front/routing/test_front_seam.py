@@ -20,9 +20,16 @@ class Echo:
         self.cancels: list[Cancel] = []
         self.lost = threading.Event()
         self.whole = True
-        place = (CREDENTIALS, "127.0.0.1", node, 0)
         self.links = FrontConnections(
-            RouterHello("r0", 4096, 4095), self.receive, self._lost, lambda: None, *place, checksum
+            hello=RouterHello("r0", 4096, 4095),
+            receive=self.receive,
+            lost=self._lost,
+            joined=lambda: None,
+            credentials=CREDENTIALS,
+            host="127.0.0.1",
+            node=node,
+            index=0,
+            checksum=checksum,
         )
 
     def receive(self, front: int, message: ToRouter) -> None:

@@ -1,0 +1,40 @@
+"""Requests that wait for shards that are away, and go on when those are back."""
+
+from collections.abc import Sequence
+
+from experts.pool import ExpertPool
+from experts.transport.base import ShardUnavailable
+from router_service.engine.guard import Guard
+from router_service.engine.request import Request
+from router_service.engine.request_table import RequestTable
+from router_service.engine.scheduler import Scheduler
+from router_service.engine.stall_log import log_back, log_lost
+
+
+class Stalls:
+    """Knows which shards are missing; the scheduler leaves out who waits for them."""
+
+    def __init__(self, pool: ExpertPool, scheduler: Scheduler, guard: Guard) -> None:
+        self._pool = pool
+        self._scheduler = scheduler
+        self._guard = guard
+        self._missing: set[int] = set()
+
+    def begin(self, requests: Sequence[Request], failures: dict[int, ShardUnavailable], now: float) -> None:
+        """The step has lost tokens of these requests to the shards in `failures`."""
+        reason = "; ".join(str(failure) for failure in failures.values())
+        if new := {shard: failures[shard] for shard in failures.keys() - self._missing}:
+            with self._guard("stall_log"):
+                log_lost(self._pool.step, new, list(requests))
+        self._missing |= failures.keys()
+        for request in requests:
+            self._scheduler.stall(request.key)
+            request.stalled_since, request.stalled_by = request.stalled_since or now, reason
+
+    def resume(self, requests: RequestTable) -> None:
+        """Let all go on, if every shard that was missing can be asked again."""
+        if self._missing and all(self._pool.transport.available(shard) for shard in self._missing):
+            with self._guard("stall_log"):
+                log_back(self._missing, requests.alive())
+            self._missing.clear()
+            self._scheduler.resume()

@@ -1,0 +1,17 @@
+"""What a router is called by its peers."""
+
+from dataclasses import dataclass
+
+from experts.transport.credentials import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class RouterIdentity:
+    """Who this router is, where it binds, and what it proves to its peers."""
+
+    index: int
+    replica: str
+    model: str
+    node: str
+    host: str
+    credentials: Credentials

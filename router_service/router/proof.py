@@ -1,0 +1,57 @@
+"""A router's first token: before it is called ready, it has asked every layer and every shard."""
+
+import queue
+
+from router_service.engine.engine import Engine
+from router_service.engine.request import OURSELVES, Event, Request
+from router_service.protocol.messages import SamplingParams
+from router_service.router.inbox import Inbox
+
+
+class Proof:
+    """Asks the engine for a token as a Front would. While it is `running`, steps are nobody else's."""
+
+    def __init__(self, engine: Engine, inbox: Inbox) -> None:
+        self.running = False
+        self._engine = engine
+        self._inbox = inbox
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def hear(self, event: Event) -> None:
+        """An event of what the router asked of itself."""
+        self._events.put(event)
+
+    def run(self, seconds: float) -> None:
+        """Generate a token.
+
+        Raises:
+            RuntimeError: it could not be generated.
+            TimeoutError: it was not within `seconds`.
+        """
+        event = self._ask(seconds)
+        if event.failure is not None:
+            raise RuntimeError(f"the router cannot generate a token: {event.failure.message}")
+
+    def _ask(self, seconds: float) -> Event:
+        request = self._request()
+        self.running = True
+        try:
+            self._inbox.put(lambda: self._engine.submit(request))
+            return self._events.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(f"the router did not generate its first token within {seconds:.0f} s") from None
+        finally:
+            self.running = False
+
+    def _request(self) -> Request:
+        return Request(
+            key=self._engine.requests.new_key(),
+            front=OURSELVES,
+            stream=0,
+            request_id="proof",
+            params=SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True),
+            tokens=[0],
+            prompt_length=1,
+            return_routing=False,
+            arrived=self._engine.clock(),
+        )

@@ -1,0 +1,44 @@
+"""Hands a step's events to those who wait for them, and has requests forgotten whose last event that was."""
+
+import logging
+
+from router_service.engine.engine import Engine
+from router_service.engine.request import OURSELVES, Event
+from router_service.router.front_connections import FrontConnections
+from router_service.router.proof import Proof
+from router_service.router.request_log import log_ended
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Called on the engine's thread. Where events cannot be published, their Fronts are hung up on and go elsewhere."""
+
+    def __init__(self, engine: Engine, fronts: FrontConnections, proof: Proof) -> None:
+        self._engine = engine
+        self._fronts = fronts
+        self._proof = proof
+
+    def publish(self, events: list[Event]) -> None:
+        """Say what happened."""
+        for event in events:
+            if event.front == OURSELVES:
+                self._proof.hear(event)
+            elif event.finish is not None or event.failure is not None:
+                self._end(event)
+        if events:
+            self._send(events)
+
+    def _end(self, event: Event) -> None:
+        request = self._engine.requests.forget(event.key)
+        if request is not None:
+            with self._engine.guard("request_log"):
+                log_ended(request, event)
+
+    def _send(self, events: list[Event]) -> None:
+        try:
+            self._fronts.publish(events)
+        except Exception:
+            log.exception("a step's events could not be published, their Fronts are hung up on")
+            for front in {event.front for event in events}:
+                self._fronts.hang_up(front)

@@ -1,0 +1,94 @@
+"""What Fronts ask of a router: to take a request in, to give one up, and to give up all when a Front is gone.
+
+Each is called on a Front's thread and hands over to the engine's.
+"""
+
+import logging
+
+from experts.host.log import fields
+from router_service.engine.engine import Engine
+from router_service.engine.request import Event, Request
+from router_service.protocol.messages import Cancel, StreamFailure, Submit
+from router_service.router.inbox import Inbox
+from router_service.router.request_log import log_accepted, log_cancelled
+from router_service.router.step_summaries import StepSummaries
+
+log = logging.getLogger(__name__)
+
+
+class RouterRequests:
+    """Puts requests into the engine's table, and takes them out again when nobody wants them any more."""
+
+    def __init__(self, engine: Engine, inbox: Inbox, summaries: StepSummaries) -> None:
+        self._engine = engine
+        self._inbox = inbox
+        self._summaries = summaries
+
+    def submit(self, front: int, message: Submit) -> None:
+        """A Front sends a request."""
+        now = self._engine.clock()
+        self._inbox.put(lambda: self._submit(front, message, now))
+
+    def cancel(self, front: int, message: Cancel) -> None:
+        """A Front has no use for one of its streams any more."""
+        self._inbox.put(lambda: self._cancel(front, message.stream))
+
+    def drop(self, front: int) -> None:
+        """A Front is gone."""
+        self._inbox.put(lambda: self._drop(front))
+
+    def _submit(self, front: int, message: Submit, now: float) -> list[Event]:
+        key = self._engine.requests.new_key()
+        try:
+            return self._take(_request_of(key, front, message, now), message.traced)
+        except Exception:
+            log.exception("a request could not be taken in", extra=fields(request_id=message.request_id))
+            self._engine.release(key)
+            failure = StreamFailure("INTERNAL", "the router could not take the request in, its log says why")
+            return [Event(key=key, front=front, stream=message.stream, token=None, failure=failure)]
+
+    def _take(self, request: Request, traced: bool) -> list[Event]:
+        if refusal := self._engine.submit(request):
+            return refusal
+        if traced:
+            with self._engine.guard("summaries"):
+                self._summaries.follow(request)
+        with self._engine.guard("request_log"):
+            log_accepted(request)
+        return []
+
+    def _cancel(self, front: int, stream: int) -> list[Event]:
+        if (request := self._engine.requests.of_stream(front, stream)) is not None:
+            self._give_up(request)
+        return []
+
+    def _drop(self, front: int) -> list[Event]:
+        requests = self._engine.requests.of_front(front)
+        for request in requests:
+            self._give_up(request)
+        log.info("front %d has gone, its requests are given up", front, extra=fields(requests=len(requests)))
+        return []
+
+    def _give_up(self, request: Request) -> None:
+        try:
+            self._engine.cancel(request.key)
+        except Exception:
+            log.exception("a request was given up, its blocks could not be freed")
+        with self._engine.guard("request_log"):
+            log_cancelled(request)
+
+
+def _request_of(key: int, front: int, message: Submit, now: float) -> Request:
+    return Request(
+        key=key,
+        front=front,
+        stream=message.stream,
+        request_id=message.request_id,
+        params=message.sampling,
+        tokens=[*message.prompt, *message.generated],
+        prompt_length=len(message.prompt),
+        return_routing=message.return_routing,
+        return_scores=message.return_scores,
+        arrived=now,
+        deadline=None if message.deadline_seconds is None else now + message.deadline_seconds,
+    )

@@ -1,0 +1,26 @@
+"""Those who look at each step of a router."""
+
+from collections.abc import Callable, Mapping
+
+from router_service.engine.guard import Guard
+from router_service.engine.step_record import StepRecord
+from router_service.router.proof import Proof
+
+Observer = Callable[[StepRecord], None]
+
+
+class StepObservers:
+    """Shows a step's record to each of `observers`, by its name in `guard`; those of the proof are not shown."""
+
+    def __init__(self, guard: Guard, proof: Proof, observers: Mapping[str, Observer]) -> None:
+        self._guard = guard
+        self._proof = proof
+        self._observers = observers
+
+    def observe(self, step: StepRecord) -> None:
+        """A step is over."""
+        if self._proof.running:
+            return
+        for name, observe in self._observers.items():
+            with self._guard(name):
+                observe(step)
