@@ -2,16 +2,17 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 from tests.unit.front.front_world import World
 
 ROOT = Path(__file__).parents[3]
+# A shell that runs tests in the background has SIGINT ignored, and what is started inherits that.
 MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import argparse, sys
 from cluster.cli import generate_command
 from cluster.cli import status_command
@@ -25,8 +26,6 @@ sys.exit(args.run(args))
 
 
 async def start(*arguments: str, target: str = "") -> asyncio.subprocess.Process:
-    # A shell that runs tests in the background ignores SIGINT, and what it starts inherits that.
-    interruptible = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-W", "error", "-c", MAIN, *arguments),
@@ -34,7 +33,6 @@ async def start(*arguments: str, target: str = "") -> asyncio.subprocess.Process
         env=os.environ | ({"EXPERTMESH_TARGET": target} if target else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=interruptible,
     )
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from experts.phases import CallPhases, LayerTrip
-from router_service.engine.forward import STAGES, StepTrace
+from router_service.engine.forward import StepTrace
 from router_service.engine.request import Event
+from router_service.engine.stage import STAGES, Stage
 from router_service.engine.step_record import StepRecord
 from router_service.protocol.messages import StepOutputs, StreamOutput, decode_to_front, encode
 from router_service.router.step_summaries import INTERVAL_NS, MAX_SUMMARIES, StepSummaries, summary_of
@@ -80,8 +81,8 @@ def test_a_summary_says_what_the_step_cost() -> None:
     """
     quick = CallPhases(0, milliseconds(1, 1, 0, 1, 1, 1), 3, 4, 700, 800, 4 * MS)
     slow = CallPhases(1, milliseconds(1, 1, 1, 6, 1, 1), 2, 2, 500, 600, 10 * MS)
-    trip = LayerTrip.of(0, (quick, slow), MS, 9 * MS, MS, MS)
-    stages = dict.fromkeys(STAGES, 0) | {"pack": 2 * MS, "reduce": 2 * MS}
+    trip = LayerTrip.of(0, (quick, slow), pack_ns=MS, exposed_ns=9 * MS, reduce_ns=MS, waiting_ns=MS)
+    stages = dict.fromkeys(STAGES, 0) | {Stage.PACK: 2 * MS, Stage.REDUCE: 2 * MS}
     summary = summary_of(StepRecord(40 * MS, 5, 3, StepTrace(stages, [trip, replace(trip, layer=1)])))
     assert (summary.seconds, summary.exposed_seconds) == (0.040, 0.018)
     assert summary.communication_share == pytest.approx((2 * 2 + 2 + 2) / 40)
