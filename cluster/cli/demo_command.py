@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from cluster.cli.client_command import fail
-from cluster.cli.serve_command import add_cluster_flags, config_of, run_cluster
+from cluster.cli.serve_command import run_cluster
+from cluster.cli.serve_flags import add_cluster_flags, config_of
 from cluster.config import ConfigError
 
 if TYPE_CHECKING:

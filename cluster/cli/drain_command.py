@@ -82,15 +82,15 @@ def _drain(args: argparse.Namespace) -> None:
 
     from cluster.processes.draining import drain
     from cluster.processes.process import node_id
-    from cluster.processes.service_registry import DrainOrder, known_directory
+    from cluster.processes.service_registry import DrainOrder, known_registry
 
     here, address = node_id(), ray.get_runtime_context().gcs_address
     try:
-        directory = known_directory(args.name)
+        registry = known_registry(args.name)
     except ValueError:
         raise ValueError(f"the Ray at {address} runs no such cluster (--name, --address)") from None
     order = DrainOrder(args.seconds, args.notice)
-    count = drain(directory, order, lambda one: one.node == here if args.here else one.role == "front")
+    count = drain(registry, order, lambda one: one.node == here if args.here else one.role == "front")
     print(f"drained {args.name} of the Ray at {address}, processes: {count}")
 
 

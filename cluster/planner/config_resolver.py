@@ -67,7 +67,7 @@ def room_here(config: ClusterConfig, on_gpu: bool) -> Room:
     return Room(int(limited(device_bytes(), limit) * share), False, f"on a GPU for each{_said(limit)}")
 
 
-def settle_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
+def resolve_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
     """The configuration with `weights.resident` resolved, for a cluster on this machine alone.
 
     A memory limit is kept by the KV cache too, which else takes its part of all that is available.
@@ -92,8 +92,8 @@ def _tokens_within(config: ClusterConfig, model: ServedModel, room: Room, demand
     return min(cache_tokens(spec, router) + more, router.max_sequences * spec.context)
 
 
-def settle_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:
-    """As `settle_here`, for a cluster of nodes that have at least `node_bytes` for each process.
+def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:
+    """As `resolve_here`, for a cluster of nodes that have at least `node_bytes` for each process.
 
     Never refuses: each process looks at its own node before it loads (see `check_process`).
     """

@@ -32,15 +32,15 @@ def open_to_load(config: ClusterConfig, role: str) -> ServedModel:
     return model
 
 
-async def end(announced: RegisteredProcess, check_health: Callable[[], None], config: ControlPlaneConfig) -> None:
+async def end(process: RegisteredProcess, check_health: Callable[[], None], config: ControlPlaneConfig) -> None:
     """Drain before the end, unless something is wrong here and nobody can be waited for; then withdraw."""
     try:
         check_health()
         order = DrainOrder(config.drain_seconds, config.drain_notice_seconds)
-        await asyncio.to_thread(announced.drain, order)
+        await asyncio.to_thread(process.drain, order)
     except RuntimeError as error:
         log.warning("no drain before the end: %s", error)
-    await asyncio.to_thread(announced.close)
+    await asyncio.to_thread(process.close)
 
 
 def deploy(replica: type, config: ControlPlaneConfig, **options: Any) -> Any:

@@ -8,7 +8,7 @@ from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
-from cluster.processes.service_registry import DrainOrder, announced_in, endpoints_of
+from cluster.processes.service_registry import DrainOrder, endpoints_of, registered_in
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.transport.address import Endpoint
@@ -23,36 +23,36 @@ class RouterReplica:
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
-        self._announced = RegisteredProcess("router", 0, config, self._drain)
+        self._process = RegisteredProcess("router", 0, config, self._drain)
         self._config = config.cluster
-        with self._announced.loading():
+        with self._process.loading():
             self._load(config, secret, digest)
-        self._announced.ready(self._router.endpoint)
+        self._process.ready(self._router.endpoint)
 
     def _load(self, config: ClusterConfig, secret: bytes, digest: bytes) -> None:
         model = open_to_load(config, "router")
-        self._announced.will_load(model.router_bytes)
+        self._process.will_load(model.router_bytes)
         begun, transport = time.monotonic(), SocketTransport()
         source = (model.plan, transport, config.experts, config.router, model.dtype, model.device)
-        engine = build_engine(*source, model.keep_packed, self._announced.progress)
+        engine = build_engine(*source, model.keep_packed, self._process.progress)
         proven = credentials_of(config, secret, digest)
         identity = RouterIdentity(0, replica_id(), model.name, node_id(), data_host(config), proven)
         sizes = _sizes(model, time.monotonic() - begun)
         settings = (config.experts, config.metrics, config.logging)
-        watch = self._announced.threads
+        watch = self._process.threads
         self._router = Router(engine, transport, self._shards, identity, sizes, *settings, threads=watch)
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.prove(config.cluster.ready_timeout_seconds)
 
     def check_health(self) -> None:
         """Called by Serve once a second. One that was told to end is not replaced before its node goes."""
-        if not self._announced.ending:
+        if not self._process.ending:
             self._router.check_health(self._config.stuck_seconds)
 
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_router"):
-            await end(self._announced, self.check_health, self._config)
+            await end(self._process, self.check_health, self._config)
             await asyncio.to_thread(self._router.close)
 
     def _drain(self, order: DrainOrder) -> None:
@@ -65,12 +65,12 @@ class RouterReplica:
         self._router.close()
 
     def _shards(self) -> list[Endpoint]:
-        return endpoints_of(announced_in(self._announced.directory), "shard")
+        return endpoints_of(registered_in(self._process.registry), "shard")
 
     def _wait_for_shards(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._router.ready():
-            self._announced.go_on()
+            self._process.go_on()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not all shards were there within {seconds:.0f} s")
             time.sleep(0.05)

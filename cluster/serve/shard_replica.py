@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cluster.config import ClusterConfig, config_from
-from cluster.processes.neighbours import threads_of_shard
+from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import DrainOrder
@@ -24,17 +24,17 @@ class ShardReplica:
     def __init__(self, data: dict[str, Any], index: int, secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         do_not_preempt()
-        self._announced = RegisteredProcess("shard", index, config, self._drain)
+        self._process = RegisteredProcess("shard", index, config, self._drain)
         self._config = config.cluster
-        with self._announced.loading():
+        with self._process.loading():
             server = self._load(config, index, secret, digest)
         self._server = server
-        self._announced.ready(server.endpoint)
+        self._process.ready(server.endpoint)
 
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         model = open_to_load(config, "shard")
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
-        self._announced.will_load(model.shard_bytes(len(held)))
+        self._process.will_load(model.shard_bytes(len(held)))
         shard = load_shard(
             index,
             held,
@@ -44,15 +44,15 @@ class ShardReplica:
             model.device,
             select.ops(config.experts.backend, model.device),
             model.keep_packed,
-            self._announced.progress,
+            self._process.progress,
         )
         place = (data_host(config), node_id(), replica_id())
         with torch.inference_mode():
             shard.warm_up()
-            threads = threads_of_shard(config, self._announced.directory)
+            threads = threads_of_shard(config, self._process.registry)
             proven, slow_s = credentials_of(config, secret, digest), config.logging.slow_call_seconds
             checksum = config.experts.checksum
-            watch = self._announced.threads
+            watch = self._process.threads
             return ExpertServer(shard, proven, *place, checksum, threads=threads, slow_call_s=slow_s, watch=watch)
 
     def check_health(self) -> None:
@@ -62,7 +62,7 @@ class ShardReplica:
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_server"):
-            await end(self._announced, self.check_health, self._config)
+            await end(self._process, self.check_health, self._config)
             self._server.close()
 
     def _drain(self, order: DrainOrder) -> None:

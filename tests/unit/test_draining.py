@@ -16,7 +16,7 @@ ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 
 
 class Remote:
-    """Calls the directory's body as Ray's handle of the actor would, through `ray.get` below."""
+    """Calls the registry's body as Ray's handle of the actor would, through `ray.get` below."""
 
     def __init__(self, body: ServiceRegistry, each_call: Callable[[], None]) -> None:
         self._body = body
@@ -69,7 +69,7 @@ def test_nobody_to_drain_is_done_at_once() -> None:
     assert drain(Remote(ServiceRegistry(), lambda: None), ORDER, lambda _: True) == 0
 
 
-def test_a_directory_that_forgot_is_told_again() -> None:
+def test_a_registry_that_forgot_is_told_again() -> None:
     body = ServiceRegistry()
     heard: list[DrainOrder] = []
 

@@ -11,8 +11,8 @@ from cluster.config import config_from
 from cluster.processes.service_registry import Announcement
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes import neighbours, process
-    from cluster.processes.neighbours import shards_here, threads_of_shard
+    from cluster.processes import node_peers, process
+    from cluster.processes.node_peers import shards_here, threads_of_shard
 
 CORES = 16
 
@@ -25,7 +25,7 @@ HERE = [announced(0, "a"), announced(1, "b"), announced(2, "a"), announced(3, "c
 OTHERS = [announced(0, "a", "router"), announced(0, "a", "front")]
 
 
-class Directory:
+class Registry:
     """Answers as Ray's handle of the actor would, through `ray.get` below."""
 
     def __init__(self, entries: list[Announcement]) -> None:
@@ -42,13 +42,13 @@ class Directory:
 def node(monkeypatch: pytest.MonkeyPatch) -> None:
     """We are on node a, of 16 cores."""
     monkeypatch.setattr(process, "usable_cores", lambda: CORES)
-    monkeypatch.setattr(neighbours, "node_id", lambda: "a")
-    monkeypatch.setattr(neighbours.ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
-    monkeypatch.setattr(neighbours, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(node_peers, "node_id", lambda: "a")
+    monkeypatch.setattr(node_peers.ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
+    monkeypatch.setattr(node_peers, "WAIT_SECONDS", 0.0)
 
 
 def threads(entries: list[Announcement], **sections: Any) -> int:
-    return threads_of_shard(config_from(sections), Directory(entries))
+    return threads_of_shard(config_from(sections), Registry(entries))
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_joined_cluster_shares_out_each_nodes_cores(entries: list[Announcement
 
 
 def test_a_machine_of_our_own_has_all_shards_and_asks_nobody() -> None:
-    directory = Directory(HERE)
-    assert threads_of_shard(config_from({"experts": {"shards": 4}}), directory) == 4
-    assert directory.asked == 0
+    registry = Registry(HERE)
+    assert threads_of_shard(config_from({"experts": {"shards": 4}}), registry) == 4
+    assert registry.asked == 0
 
 
 @pytest.mark.parametrize("address", ["", "auto"])
@@ -83,22 +83,22 @@ def test_of_two_lives_the_youngest_counts() -> None:
 
 
 def test_it_waits_for_shards_that_have_not_said_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(node_peers, "POLL_SECONDS", 0.001)
     answers: Iterator[Iterable[Announcement]] = iter([[], HERE[:2], HERE])
     assert shards_here(lambda: next(answers), "a", 4, wait_s=30.0) == 2
 
 
 def test_who_stays_silent_counts_as_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(node_peers, "POLL_SECONDS", 0.001)
     begun = time.monotonic()
     assert shards_here(lambda: HERE[:2], "a", 4, wait_s=0.05) == 3
     assert time.monotonic() - begun >= 0.05
     assert shards_here(list, "a", 4, wait_s=0.0) == 4
 
 
-def test_a_directory_that_does_not_answer_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_does_not_answer_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object, **__: object) -> None:
-        raise neighbours.ray.exceptions.GetTimeoutError("slow")
+        raise node_peers.ray.exceptions.GetTimeoutError("slow")
 
-    monkeypatch.setattr(neighbours.ray, "get", lost)
+    monkeypatch.setattr(node_peers.ray, "get", lost)
     assert threads(HERE, experts={"shards": 4}, cluster={"address": "auto"}) == 4
