@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experts.grouping import ShardGroup
-from experts.transport.base import Answer, Sent
+from experts.transport.base import Reply, Sent
 
 PHASES = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
 CALL = struct.Struct("=12q")
@@ -40,7 +40,7 @@ class CallPhases:
         return cls(numbers[0], numbers[1:7], *numbers[7:])
 
 
-def measured(started_ns: int, sent: Sent, answer: Answer, reduce_ns: int, group: ShardGroup) -> bytes:
+def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, group: ShardGroup) -> bytes:
     """Split a call at its stamps. Packing lasts until this shard's own sending begins."""
     stamps, received_ns = answer.partial.stamps, answer.received_ns
     return CALL.pack(

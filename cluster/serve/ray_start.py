@@ -36,7 +36,7 @@ def start_ray(config: ClusterConfig) -> None:
 
 
 def _options(config: ClusterConfig) -> dict[str, Any]:
-    """The arguments of `ray.init`; it refuses resources and a dashboard where an address is given."""
+    """The arguments of `ray.init`. A Ray that is joined has its own CPUs and dashboard."""
     address = config.cluster.address
     # Each shard and router asks Ray for one CPU: with fewer than that, Ray would leave some of them pending for ever.
     processes = config.experts.shards + config.cluster.routers

@@ -1,6 +1,6 @@
 """A checkpoint's JSON files, read by type: what is wrong with a value is one line that names file, key and value.
 
-They are strangers' data. Every number has bounds, so that none is multiplied, looped over or allocated for unchecked.
+They are untrusted data. Every number has bounds, so that none is multiplied, looped over or allocated for unchecked.
 A null counts as unset, as in transformers.
 """
 

@@ -26,9 +26,11 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "U8": torch.uint8,
 }
+# About the limit of the safetensors library: a length from an untrusted file must not decide what is allocated.
 MAX_HEADER_BYTES = 100 << 20
+# Of mapped pages resident at a time.
 PIECE_BYTES = 1 << 20
-# How a file begins that stands for one that Git LFS has not fetched.
+# The first bytes of a pointer file, which stands for one that Git LFS has not fetched.
 LFS_POINTER = b"version "
 
 
@@ -123,7 +125,7 @@ class MappedFile:
             if part.numel():
                 piece = torch.frombuffer(self._map, dtype=dtype, count=part.numel(), offset=begin)
                 part.copy_(piece.view(part.shape))
-                del piece
+                del piece  # a map with views of it cannot be closed
                 self._release(begin, part.numel() * dtype.itemsize)
                 begin += part.numel() * dtype.itemsize
 

@@ -1,4 +1,4 @@
-"""Keeps a message that comes too often from filling the log: the first lines of an interval pass, then a number."""
+"""Keeps a frequent message from filling the log: the first lines of an interval pass, then only their number."""
 
 import logging
 import threading
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Messages are templates of ours and of libraries; one that makes its own texts must not make us grow.
+# Messages are templates, so there are few. A library that formats its own texts must not make this table grow.
 MAX_MESSAGES = 1024
 
 Key = tuple[str, int, str]

@@ -1,4 +1,4 @@
-"""How much memory this host has for us, within our control groups."""
+"""How much memory is available on this host, within our control groups."""
 
 import re
 from collections.abc import Iterator

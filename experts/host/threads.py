@@ -1,7 +1,7 @@
 """How many CPU threads a computation gets.
 
-OpenMP keeps the number per calling thread, so whoever computes must say it itself; and where processes share cores,
-waking a second thread for a few rows can cost more than it computes. Which it is, is measured at the start.
+OpenMP keeps the number per calling thread, so each thread that computes must set it; and where processes share cores,
+waking a second thread for a few rows can cost more than it gains. That is measured at the start.
 """
 
 import statistics

@@ -4,8 +4,8 @@
     WELCOME  HMAC(secret, "welcome" ...) with the secret that both know; it covers the whole PROOF
     REFUSAL  the server's digest, sealed, and HMAC(secret, "refusal" ...); it covers the whole PROOF too
 
-A digest is sealed by XOR with HMAC(secret, label, nonces ...), a pad that is used once as the nonces are fresh: who
-does not know the secret learns neither a peer's digest nor whether his own was the right one.
+A digest is sealed by XOR with HMAC(secret, label, nonces ...), a pad that is used once, as the nonces are fresh. A peer
+that does not know the secret learns neither the other's digest nor whether its own was right.
 """
 
 import hmac
@@ -23,7 +23,7 @@ CONTEXT = b"expertmesh handshake 2 "
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """What is new in each handshake: the serving process's incarnation and both sides' nonces of 32 bytes."""
+    """What both sides of one handshake know: the serving process's incarnation and both nonces of 32 bytes."""
 
     incarnation: int
     challenge: bytes
@@ -35,7 +35,7 @@ class Meeting:
         return hmac.digest(secret, b"".join((CONTEXT, label, b"\0", *ours, *parts)), "sha256")
 
     def seal(self, secret: bytes, label: bytes, digest: bytes) -> bytes:
-        """Hide a digest, or show one that was hidden."""
+        """Encrypt a digest, or decrypt one: XOR is its own inverse."""
         pad = self.mac(secret, label)
         return bytes(a ^ b for a, b in zip(digest, pad, strict=True))
 
