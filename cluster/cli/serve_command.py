@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.client_command import fail, one_line
-from cluster.cli.default_ports import DefaultPorts
-from cluster.cli.preflight import check_model, check_ports
 from cluster.cli.serve_flags import add_cluster_flags, add_security_flags, config_of, overrides_of
 from cluster.config import ClusterConfig, ConfigError
+from cluster.serve.default_ports import DefaultPorts
+from cluster.serve.preflight import check_model, check_ports
 from cluster.serve.security import check_security, security_warnings
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.config import FrontConfig

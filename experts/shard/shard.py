@@ -56,7 +56,7 @@ class ExpertShard:
         return self._ops.expert_ffn(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
 
     def warm_up(self) -> None:
-        """Compute a few rows, because kernels are compiled at the first call of a size, and no request should wait for that."""
+        """Compute a few rows, as kernels are compiled at the first call of a size and no request should wait."""
         for rows in range(1, WARM_UP_ROWS + 1):
             self.compute(self.sample_call(rows))
 
