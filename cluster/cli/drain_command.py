@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         return fail(f"cannot drain {args.name}: {one_line(str(error))}")
     finally:
-        with contextlib.suppress(RayTimeoutError):  # what there was to say is said
+        with contextlib.suppress(RayTimeoutError):  # the outcome has been printed
             leave()
     return 0
 
@@ -95,7 +95,7 @@ def _drain(args: argparse.Namespace) -> None:
 
 
 def rays_here() -> list[str]:
-    """Addresses of the Rays that have a node on this machine, as their raylets were told them."""
+    """Addresses of the Rays that have a node on this machine, from the command lines of their raylets."""
     found = set()
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "raylet":
@@ -105,7 +105,7 @@ def rays_here() -> list[str]:
 
 
 def _listens(address: str) -> bool:
-    """Whether HOST:PORT takes connections: Ray itself would wait for minutes, and a pod that ends has seconds."""
+    """Whether HOST:PORT accepts connections: Ray would wait for minutes, and a terminating pod has seconds."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()

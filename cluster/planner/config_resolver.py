@@ -43,6 +43,7 @@ def forms_of(
             routers=routers,
         )
 
+    # Suggested only where it helps: half of float32. The other dtypes are that small already.
     half = {"--dtype bfloat16": demand(torch.bfloat16, False)} if dtype is torch.float32 else {}
     return Forms(demand(dtype, False), demand(dtype, True) if packable(tensors) else None, half)
 
@@ -102,7 +103,7 @@ def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int
     room = Room(limited(there, config.cluster.memory_limit_gib), False, "on the smallest node")
     try:
         form = choose(config.weights.resident, forms, room, config.experts.shards)
-    except DoesNotFitError:
+    except DoesNotFitError:  # by the smallest node; the processes may run on larger ones
         form = allowed(config.weights.resident, forms)[-1]
     return replace(config, weights=replace(config.weights, resident=form))
 

@@ -1,4 +1,4 @@
-"""From a model's configuration to what the processes are built with."""
+"""A configured model: its plan, dtype, device and weight form, from which the processes are built."""
 
 from dataclasses import dataclass
 

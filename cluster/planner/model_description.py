@@ -1,4 +1,4 @@
-"""A model's routing and attention in words."""
+"""A model's routing and attention described in a line."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ NORMS = {
 }
 
 
-def routing_words(gate: Gate, form: ExpertForm) -> str:
+def describe_routing(gate: Gate, form: ExpertForm) -> str:
     """How a token's experts are chosen and weighted."""
     said = [f"{gate.top_k} of {gate.experts} experts a token", *_choice(gate)]
     if gate.normalize:
@@ -36,7 +36,7 @@ def _choice(gate: Gate) -> list[str]:
     return [part for part in rules[gate.rule] if part]
 
 
-def attention_words(spec: ModelSpec) -> str:
+def describe_attention(spec: ModelSpec) -> str:
     """What kind of attention, and what its layers see."""
     form = spec.attention
     if isinstance(form, GroupedAttention):

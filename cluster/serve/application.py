@@ -36,7 +36,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         CheckpointError: a tensor of the checkpoint is missing, too many or of a wrong shape; see also `build_app`.
     """
     config = config_from(args)
-    # Whoever deploys by Serve's YAML has a Ray cluster already, with nodes that we have not measured.
+    # Serve's YAML is deployed on an existing Ray cluster, whose nodes we have not measured.
     config = replace(config, cluster=replace(config.cluster, address=config.cluster.address or "auto"))
     for notice in open_model(config.model, config.weights, verify=True, computes_here=False).plan.notices:
         log.warning("%s", notice)

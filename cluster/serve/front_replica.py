@@ -18,12 +18,12 @@ from router_service.front.text.text_model import load_text_model
 from router_service.protocol.messages import ShardReport
 
 FRONT_POLL_SECONDS = 0.5
-# Of the notice of a drain; gRPC varies a connection's age by a tenth.
+# Of the notice of a drain, so that clients reconnect within it; gRPC varies a connection's age by a tenth.
 CONNECTION_AGE_SHARE = 0.8
 
 
 class FrontReplica:
-    """One Front: the API. It starts when it is first asked how it is, on the loop that will drive it."""
+    """One Front: the API. It starts at the first health check, on the event loop that will drive it."""
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
         config = config_from(data)
@@ -78,6 +78,7 @@ class FrontReplica:
 
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
+        # Serve also calls this when `__init__` has failed half-way.
         if getattr(self, "_running", False):
             await end(self._process, lambda: None, self._config)
             await self._server.stop()
@@ -85,7 +86,7 @@ class FrontReplica:
             await asyncio.to_thread(self._process.close)
 
     async def _start(self) -> None:
-        async with self._started:
+        async with self._started:  # a health check and a status call may come together
             if not self._running:
                 self._loop = asyncio.get_running_loop()
                 await self._server.start()
@@ -107,7 +108,7 @@ class FrontReplica:
         return endpoints_of(self._announcements, "router")
 
     def _known_shards(self) -> list[ShardReport]:
-        """Shards on their way, which no router knows yet; of the others the routers know better."""
+        """Shards that still load, which no router knows yet; routers report the others."""
         youngest = {a.index: a for a in self._announcements if a.role == "shard"}
         return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
 

@@ -19,7 +19,7 @@ from router_service.router.router import Router, RouterIdentity
 
 
 class RouterReplica:
-    """One router: everything of the model but the experts."""
+    """One router: the model without its experts."""
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
@@ -41,11 +41,12 @@ class RouterReplica:
         settings = (config.experts, config.metrics, config.logging)
         watch = self._process.threads
         self._router = Router(engine, transport, self._shards, identity, sizes, *settings, threads=watch)
+        # Ready only after a token through all shards: a Front must never choose a router that cannot serve.
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.prove(config.cluster.ready_timeout_seconds)
 
     def check_health(self) -> None:
-        """Called by Serve once a second. One that was told to end is not replaced before its node goes."""
+        """Called by Serve once a second. While it drains it counts as healthy: it must not be replaced."""
         if not self._process.ending:
             self._router.check_health(self._config.stuck_seconds)
 
@@ -58,7 +59,7 @@ class RouterReplica:
     def _drain(self, order: DrainOrder) -> None:
         """A Front that is told to drain at the same time takes requests until its notice is over.
 
-        Closed at the end, so that shards see that nobody needs them and streams that are left go on elsewhere.
+        Closed at the end, so that shards see that no router needs them and the remaining streams continue elsewhere.
         """
         time.sleep(order.notice_s + ORDER_SECONDS if order.notice_s else 0.0)
         self._router.leave(order.grace_s)

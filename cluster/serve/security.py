@@ -1,4 +1,4 @@
-"""The credentials of the data plane, and what can be wrong with files of secrets before anything is started."""
+"""The credentials of the data plane, and checks of certificates, tokens and secrets before anything is started."""
 
 import os
 import secrets
@@ -47,7 +47,7 @@ def check_security(config: ClusterConfig) -> None:
 
 
 def security_warnings(config: ClusterConfig) -> list[str]:
-    """What an operator should know who lets others reach the API or the live page."""
+    """What an operator should know who exposes the API or the live page to other machines."""
     front = config.front
     hosts = [front.host] if front.http_port is None else [front.host, front.http_host]
     reached = [host for host in dict.fromkeys(hosts) if not is_loopback(host)]

@@ -23,7 +23,7 @@ class ShardReplica:
 
     def __init__(self, data: dict[str, Any], index: int, secret: bytes, digest: bytes) -> None:
         config = config_from(data)
-        do_not_preempt()
+        do_not_preempt()  # before any thread is started: threads inherit the policy
         self._process = RegisteredProcess("shard", index, config, self._drain)
         self._config = config.cluster
         with self._process.loading():
@@ -49,6 +49,7 @@ class ShardReplica:
         place = (data_host(config), node_id(), replica_id())
         with torch.inference_mode():
             shard.warm_up()
+            # Only now: shards that start together have registered while they were loading.
             threads = threads_of_shard(config, self._process.registry)
             proven, slow_s = credentials_of(config, secret, digest), config.logging.slow_call_seconds
             checksum = config.experts.checksum
@@ -66,6 +67,6 @@ class ShardReplica:
             self._server.close()
 
     def _drain(self, order: DrainOrder) -> None:
-        """Routers need their shards as long as they have requests."""
+        """Serve on until no router is connected: routers need their shards as long as they have requests."""
         time.sleep(order.notice_s)
         self._server.wait_alone(order.grace_s + ORDER_SECONDS)
