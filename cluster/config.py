@@ -131,7 +131,7 @@ def given(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> dict
     """What the file and `overrides` set, section to key to value; see `load_config`."""
     data = _read_yaml(file) if file is not None else {}
     merged = {section: dict(values or {}) for section, values in data.items()}
-    for section, values in overrides.items():
+    for section, values in overrides.items():  # flags win over the file
         merged.setdefault(section, {}).update(values)
     return merged
 
@@ -150,6 +150,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
+    # An empty file, or a section without keys, is null in YAML and means defaults.
     if not isinstance(data or {}, dict) or not all(isinstance(v or {}, dict) for v in (data or {}).values()):
         raise ConfigError(f"{file}: must hold sections ({', '.join(f.name for f in fields(ClusterConfig))}) of keys")
     return data or {}
@@ -163,7 +164,7 @@ def _build(kind: Any, data: Mapping[str, Any], where: str) -> object:
             raise ConfigError(_unknown(key, known, where))
     try:
         return kind(**{key: _value(hints[key], value, f"{where}{key}") for key, value in data.items()})
-    except ConfigError:
+    except ConfigError:  # of a nested section, which has named its key
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -51,6 +51,7 @@ def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
 def _group(
     shard: int, tokens_A: NDArray[np.int64], slots_A: NDArray[np.int64], weights_A: NDArray[np.float32], total: int
 ) -> ShardGroup:
+    # A mask and not np.unique, which would sort.
     wanted_T = np.zeros(total, dtype=bool)
     wanted_T[tokens_A] = True
     row_of_T = np.cumsum(wanted_T, dtype=np.int32) - 1

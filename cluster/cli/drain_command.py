@@ -87,7 +87,7 @@ def _drain(args: argparse.Namespace) -> None:
     here, address = node_id(), ray.get_runtime_context().gcs_address
     try:
         registry = known_registry(args.name)
-    except ValueError:
+    except ValueError:  # Ray's own message names an actor, of which the user knows nothing
         raise ValueError(f"the Ray at {address} runs no such cluster (--name, --address)") from None
     order = DrainOrder(args.seconds, args.notice)
     count = drain(registry, order, lambda one: one.node == here if args.here else one.role == "front")

@@ -25,7 +25,7 @@ def threads_of_shard(config: ClusterConfig, registry: Any) -> int:
 
     On a machine of our own all shards are here; on a joined cluster the registry knows which are.
     """
-    sharing = shards = config.experts.shards
+    sharing = shards = config.experts.shards  # the safe side: too few threads cost less than too many
     if config.cluster.address and not config.experts.threads:
         sharing = shards_here(lambda: _announcements(registry), node_id(), shards, WAIT_SECONDS)
     threads = shard_threads(config.experts.threads, sharing)

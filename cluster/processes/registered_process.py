@@ -82,7 +82,7 @@ class RegisteredProcess:
 
     def drain(self, order: DrainOrder) -> None:
         """Drain, or wait for the drain that is already running. Blocks."""
-        with self._lock:
+        with self._lock:  # an order and Serve's stop may come at the same time: one drain for both
             if self._draining is None:
                 self._draining = self.threads.start("drain", self._run, order)
         self._draining.join()
@@ -103,7 +103,7 @@ class RegisteredProcess:
         self._report("draining", self._state.endpoint)
         try:
             self._drain(order)
-        finally:
+        finally:  # even if it failed: `cluster.processes.draining` waits for this state
             self._report("drained", None)
 
     def _report(self, state: str, endpoint: Endpoint | None) -> None:

@@ -69,7 +69,7 @@ class ServiceRegistry:
 
     def withdraw(self, role: str, index: int, replica: str) -> None:
         """Forget an entry."""
-        self._entries.pop((role, index, replica), None)
+        self._entries.pop((role, index, replica), None)  # absent after a restart of this actor
         self._orders.pop(replica, None)
 
     def announcements(self) -> list[Announcement]:
@@ -91,7 +91,7 @@ def find_registry(application: str) -> Any:
         "get_if_exists": True,
         "lifetime": "detached",  # it outlives the replica that created it
         "max_restarts": -1,
-        "num_cpus": 0,
+        "num_cpus": 0,  # it must be placed even on a full cluster
     }
     return ray_calls.call(
         lambda: ray.remote(ServiceRegistry).options(**options).remote(), "the registry to be found or created"
@@ -162,6 +162,7 @@ class Announcer:
         """Stop renewing the entry and withdraw it."""
         self._closing = True
         self._wake.set()
+        # First the thread: a renewal after the withdrawal would bring the entry back.
         self._thread.join(timeout=CLOSE_SECONDS)
         last = self._describe()
         try:

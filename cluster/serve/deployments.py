@@ -38,7 +38,7 @@ async def end(process: RegisteredProcess, check_health: Callable[[], None], conf
         check_health()
         order = DrainOrder(config.drain_seconds, config.drain_notice_seconds)
         await asyncio.to_thread(process.drain, order)
-    except RuntimeError as error:
+    except RuntimeError as error:  # from `check_health`: a hung process would never finish its drain
         log.warning("no drain before the end: %s", error)
     await asyncio.to_thread(process.close)
 

@@ -46,6 +46,7 @@ def check_ports(config: ClusterConfig) -> None:
         if port > MAX_PORT:
             raise ConfigError(f"front.{key}: {fronts} Fronts need a port each, and ports end at {MAX_PORT}")
         try:
+            # Only a test: the Front opens the port in a process of its own.
             socket.create_server((host, port)).close()
         except OSError as error:
             raise ConfigError(f"front.{key}: cannot listen on {host}:{port}: {error.strerror}") from error

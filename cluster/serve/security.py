@@ -17,7 +17,7 @@ SECRET_VARIABLE = "EXPERTMESH_SECRET"
 def fixed_secret(config: ClusterConfig) -> bytes:
     """The secret that is handed to the processes: EXPERTMESH_SECRET or drawn anew; none where they read a file."""
     if config.cluster.secret_file:
-        return b""
+        return b""  # each process reads the file itself, so that a rotation needs no restart
     given = os.environ.get(SECRET_VARIABLE, "")
     return given.encode() if given else secrets.token_bytes(32)
 

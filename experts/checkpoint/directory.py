@@ -43,7 +43,7 @@ class Checkpoint:
             raise CheckpointError(f"{path}: no such checkpoint directory")
         self.path = path
         self.config = read_json(path / "config.json")
-        self._headers: dict[Path, dict[str, TensorEntry]] = {}
+        self._headers: dict[Path, dict[str, TensorEntry]] = {}  # read on demand: a shard needs those of few files
         self._file_of = self._places()
 
     @property
@@ -165,6 +165,7 @@ def _place(pair: tuple[TensorEntry, Copy]) -> tuple[str, int, int]:
 
 
 def _inside(path: Path, name: str) -> Path:
+    # An index is untrusted: it must not make us read files elsewhere.
     file = path / name
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise CheckpointError(f"{path / INDEX}: the weights file {name!r} lies outside the checkpoint directory")

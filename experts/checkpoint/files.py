@@ -35,7 +35,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     check_file(path, most)
     with path.open("rb") as stream:
-        return stream.read(most)
+        return stream.read(most)  # the size was checked before, and the file may grow
 
 
 def read_text(path: Path, most: int) -> str:

@@ -89,6 +89,7 @@ def _entry(file: Path, name: str, info: dict[str, Any], data_start: int, size: i
         raise CheckpointError(f"{file}: tensor {name} lies at bytes {begin} to {end}, the data begin at {data_start}")
     shape = tuple(int(n) for n in info["shape"])
     entry = TensorEntry(name, file, str(info["dtype"]), shape, begin, end)
+    # Of other dtypes the size of an element is not known; they are refused when such a tensor is wanted.
     if entry.dtype in DTYPES and end - begin != _nbytes(entry):
         raise CheckpointError(
             f"{file}: tensor {name} has {end - begin} bytes, its shape {shape} needs {_nbytes(entry)}"
@@ -105,6 +106,7 @@ class MappedFile:
 
     def __init__(self, file: Path) -> None:
         with file.open("rb") as stream:
+            # Copy on write, although nothing is written: torch.frombuffer warns of memory that is read-only.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def __enter__(self) -> "MappedFile":
@@ -130,5 +132,5 @@ class MappedFile:
                 begin += part.numel() * dtype.itemsize
 
     def _release(self, begin: int, length: int) -> None:
-        first = begin - begin % mmap.PAGESIZE
+        first = begin - begin % mmap.PAGESIZE  # madvise takes whole pages
         self._map.madvise(mmap.MADV_DONTNEED, first, min(length + begin - first, len(self._map) - first))

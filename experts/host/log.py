@@ -91,6 +91,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; a traceback follows on lines of its own."""
         values = "".join(f" {key}={_shown(value)}" for key, value in _values(record).items())
+        # A message may quote a peer: no line break or escape sequence of it may reach a terminal.
         message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
         line = f"{_time(record)} {record.levelname} [{self._process}] {record.name}: {message}{values}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -45,7 +45,7 @@ class LogLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write `record`."""
-        if hasattr(record, "held_back"):
+        if hasattr(record, "held_back"):  # our own line about held-back lines, which comes through here too
             return True
         key, now = (record.name, record.levelno, str(record.msg)), self._clock()
         with self._lock:

@@ -51,6 +51,7 @@ class ExpertServer:
         watch: ThreadWatch | None = None,
     ) -> None:
         self.shard = shard
+        # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self._delay_s = delay_s
         self._slow_call_ns = slow_call_s * 1e9
@@ -126,7 +127,7 @@ class ExpertServer:
     def _compute(self, call: ExpertCall, received: int) -> Partial:
         with self._compute_lock, torch.inference_mode():
             started = time.monotonic_ns()
-            self._computing_since = started / 1e9
+            self._computing_since = started / 1e9  # read by `check_health` without the lock, which a hung call holds
             self._threads.use(len(call.rows_A))
             try:
                 if self._delay_s:
@@ -134,7 +135,7 @@ class ExpertServer:
                 y_RD = self.shard.compute(call)
             finally:
                 self._computing_since = 0.0
-            self._assignments += len(call.rows_A)
+            self._assignments += len(call.rows_A)  # under the lock: connections compute on threads of their own
         return Partial(y_RD, Stamps(received, started, time.monotonic_ns()))
 
 

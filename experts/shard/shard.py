@@ -97,6 +97,7 @@ def load_shard(
         progress: called with the bytes of each tensor read, in the form kept.
     """
     begun, layers = time.monotonic(), {}
+    # One for all layers: it reuses the memory of a dense matrix for the next one.
     packer = Packer(checkpoint, ops, dtype, device, keep_packed, progress)
     for layer in manifest.layers:
         held = [manifest.source(layer, expert) for expert in experts]

@@ -20,7 +20,6 @@ from experts.transport.frame import (
 )
 from experts.transport.handshake import Handshake, client_handshake, server_handshake
 
-# Room for a whole frame of a large batch, so that the sender is not held up until the receiver is scheduled.
 SOCKET_BUFFER_BYTES = 4 << 20
 
 
@@ -46,7 +45,7 @@ class Channel:
         self._checksum = checksum
         self._header = bytearray(HEADER.size)
         self._buffer = bytearray(1 << 16)
-        self._send_lock = threading.Lock()
+        self._send_lock = threading.Lock()  # parts of two frames must not mix on the stream
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
 
@@ -91,6 +90,7 @@ class Channel:
         """
         self._read(memoryview(self._header), started=False)
         header = parse_header(self._header, max_payload)
+        # An address may be taken over by the next process: what was meant for its predecessor must not be computed.
         if header.incarnation != self.incarnation:
             raise FrameError("incarnation", f"a frame for incarnation {header.incarnation}, this is {self.incarnation}")
         if header.length > len(self._buffer):

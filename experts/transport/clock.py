@@ -46,6 +46,7 @@ class ShardClock:
         self._learn(sent_ns, stamps, received_ns)
         best = self._best()
         ahead = best.ahead_ns if best else 0
+        # Else a stale estimate could place the shard's stamps before the send or after the receipt.
         ahead = max(stamps.sent - received_ns, min(ahead, stamps.received - sent_ns))
         shifted = (stamps.received - ahead, stamps.started - ahead, stamps.sent - ahead)
         return replace(stamps, received=shifted[0], started=shifted[1], sent=shifted[2])

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 # While a shard is missing, requests wait for it; once all are connected a poll is only for their status.
 SEARCH_SECONDS = 0.1
 STATUS_SECONDS = 1.0
+# Short: a node that is gone does not refuse, and the other shards wait for their turn meanwhile.
 CONNECT_SECONDS = 2.0
 
 
@@ -99,7 +100,7 @@ class ShardConnector:
         while not self._stop.is_set():
             try:
                 self._look()
-            except Exception:
+            except Exception:  # this thread must last: without it no shard is ever connected again
                 log.exception("the search for shards failed; trying again")
             self._stop.wait(STATUS_SECONDS if self.connected() else SEARCH_SECONDS)
 
@@ -123,8 +124,8 @@ class ShardConnector:
         try:
             if self._transport.incarnation(shard) != endpoint.incarnation:
                 channel = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
-                channel.set_timeouts(self._call_timeout_s)
-                self._drop_control(link)
+                channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
+                self._drop_control(link)  # it leads to the previous incarnation
                 # Before it is offered: whoever sees the shard available must see this incarnation, and see it counted.
                 link.connected_to(endpoint)
                 log.info("shard %d is connected", shard, extra=fields(replica=endpoint.replica, pid=endpoint.pid))

@@ -98,6 +98,7 @@ def _server(ours: Credentials, incarnation: int) -> Steps:
     if digest != ours.digest:
         yield Turn(_frame(Kind.REFUSAL, incarnation, make_refusal(known, meeting, ours.digest, proof)))
         raise _mismatch(ours.digest, digest)
+    # The server proves itself last, so it shows nothing to a peer that has not proved the secret.
     yield Turn(_frame(Kind.WELCOME, incarnation, make_welcome(known, meeting, digest, proof)))
     return True
 
@@ -112,6 +113,7 @@ def _receive(out: bytes, incarnation: int, *kinds: Kind) -> Generator[Turn, byte
         expected = " or ".join(kind.name for kind in kinds)
         raise FrameError("handshake", f"expected {expected}, the peer sent {header.kind.name}")
     payload = yield Turn(b"", header.length, within=True)
+    # The proofs cover payloads only: any freedom in the header would be bytes that nobody has authenticated.
     if data != pack_header(header.kind, incarnation, 0, [payload]):
         raise FrameError("handshake", f"the header of the {header.kind.name} is not as a handshake's must be")
     return header.kind, payload

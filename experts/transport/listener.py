@@ -85,7 +85,7 @@ class FrameServer:
         self._closing = True
         for listener in self._listeners:
             _shut(listener)
-        for channel in list(self._channels):
+        for channel in list(self._channels):  # a copy: each connection's thread removes its own
             channel.close()
 
     def _listen(self, listener: socket.socket) -> threading.Thread:
@@ -122,7 +122,7 @@ class FrameServer:
             accept(channel, self._credentials)
             channel.set_timeouts(FRAME_SECONDS)
             self._read_all(channel)
-        except Closed:
+        except Closed:  # how a peer ends a connection in good order
             pass
         except FrameError as error:
             self._reject(error.reason, error)
@@ -145,7 +145,7 @@ class FrameServer:
             self._handler.closed(channel)
 
     def _reject(self, reason: str, error: Exception) -> None:
-        if not self._closing:
+        if not self._closing:  # else the errors are of our own closing
             self.rejected[reason] += 1
             log.warning("%s closed a connection (%s): %s", self._name, reason, error)
 

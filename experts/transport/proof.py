@@ -18,6 +18,7 @@ from experts.transport.secret import MAX_SECRETS, Secret, good_secrets
 NONCE_BYTES = 32
 MAC_BYTES = 32
 ENTRY_BYTES = DIGEST_BYTES + MAC_BYTES
+# In every MAC, so that one made for another purpose or version with the same secret proves nothing here.
 CONTEXT = b"expertmesh handshake 2 "
 
 
@@ -60,6 +61,7 @@ def open_proof(secret: Secret, incarnation: int, challenge: bytes, proof: bytes)
     for known in good_secrets(secret):
         for sealed, mac in entries:
             digest = meeting.seal(known, b"client digest", sealed)
+            # Constant time: how long a comparison takes must not tell how many bytes were right.
             if hmac.compare_digest(mac, meeting.mac(known, b"proof", digest)):
                 return meeting, known, digest
     raise FrameError("secret", "the peer could not prove the deployment's secret")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experts.host.watched_files import WatchedFiles
 
+# The new one and the previous one, while it is rotated.
 MAX_SECRETS = 2
 MIN_SECRET_CHARACTERS = 16
 

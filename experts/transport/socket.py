@@ -29,7 +29,7 @@ class SocketTransport:
         """Use `channel` for `shard` from the next call on. Any thread may call this."""
         with self._lock:
             unused, self._offered[shard] = self._offered.get(shard), channel
-        if unused is not None:
+        if unused is not None:  # offered twice before a call was made: the older one was never used
             unused.close()
 
     def incarnation(self, shard: int) -> int | None:
@@ -110,7 +110,7 @@ class SocketTransport:
         partial = unpack_partial(payload)
         if len(partial.y_RD) != call.rows:
             raise FrameError("length", f"a reply of {len(partial.y_RD)} rows to a call of {call.rows}")
-        if not channel.same_host:
+        if not channel.same_host:  # on one host both sides read the same clock
             clock = self._clock(call.shard, channel.incarnation)
             partial = replace(partial, stamps=clock.corrected(call.sent_ns, partial.stamps, now))
         return Reply(call.shard, partial, now, channel.received_bytes - before)
