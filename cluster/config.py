@@ -1,4 +1,4 @@
-"""The whole configuration of a cluster: one YAML file, composed of the dataclasses that stand beside their owners."""
+"""The configuration of a cluster: one YAML file, composed of the dataclasses that stand beside their owners."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -30,8 +30,8 @@ class ModelConfig:
     Args:
         checkpoint: directory of a Hugging Face checkpoint; empty serves the bundled model
         name: what clients and metrics call the model; empty takes the directory's name
-        dtype: what is computed in; auto is the checkpoint's
-        device: what computes; auto is a GPU where there is one
+        dtype: dtype of the computation; auto is the checkpoint's
+        device: device of the computation; auto is a GPU where there is one
     """
 
     checkpoint: Annotated[str, setting(said="a directory, or empty")] = ""
@@ -58,15 +58,15 @@ class ControlPlaneConfig:
     """How the control plane starts and watches the processes.
 
     Args:
-        fronts: processes that serve the API, each for all; on one machine they share `front.grpc_port`
+        fronts: processes that serve the API, each to all routers; on one machine they share `front.grpc_port`
         routers: routers that share the shards
         address: a running Ray cluster to join; empty starts one on this machine
         application: name of the Serve application; two clusters on one Ray need two names
-        ready_timeout_seconds: how long starting may take before it is given up
+        ready_timeout_seconds: how long starting may take before it fails
         drain_seconds: how long streams in flight may go on when a process is to end: after SIGTERM, before an update
         drain_notice_seconds: how long before that health is NOT_SERVING and new requests are still taken, so that load
             balancers see it
-        stuck_seconds: a layer of a step, or a question to a shard, that takes longer counts as hung, and its process is
+        stuck_seconds: a layer of a step, or a call to a shard, that takes longer counts as hung, and its process is
             replaced
         gpus_per_process: GPUs of each shard and router where the device is cuda
         memory_limit_gib: memory that may be used of each node, or of each GPU; 0 is what is available
@@ -74,8 +74,9 @@ class ControlPlaneConfig:
             leaves the place to Ray
         router_resource: the same for each router
         shard_resource: the same for each shard
-        secret_file: what processes prove to each other, on one line and while it is rotated the previous one on a
-            second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws one
+        secret_file: the secret by which processes authenticate each other, on one line, and during a rotation the
+            previous one on a second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws
+            one
     """
 
     fronts: Annotated[int, setting("processes", ge=1)] = 1
@@ -130,7 +131,7 @@ def given(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> dict
     """What the file and `overrides` set, section to key to value; see `load_config`."""
     data = _read_yaml(file) if file is not None else {}
     merged = {section: dict(values or {}) for section, values in data.items()}
-    for section, values in overrides.items():
+    for section, values in overrides.items():  # flags win over the file
         merged.setdefault(section, {}).update(values)
     return merged
 
@@ -149,6 +150,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
+    # An empty file, or a section without keys, is null in YAML and means defaults.
     if not isinstance(data or {}, dict) or not all(isinstance(v or {}, dict) for v in (data or {}).values()):
         raise ConfigError(f"{file}: must hold sections ({', '.join(f.name for f in fields(ClusterConfig))}) of keys")
     return data or {}
@@ -162,7 +164,7 @@ def _build(kind: Any, data: Mapping[str, Any], where: str) -> object:
             raise ConfigError(_unknown(key, known, where))
     try:
         return kind(**{key: _value(hints[key], value, f"{where}{key}") for key, value in data.items()})
-    except ConfigError:
+    except ConfigError:  # of a nested section, which has named its key
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -1,7 +1,7 @@
 """How evenly tokens spread over experts and shards. Pure functions of counts.
 
-L MoE layers, E experts, S shards. Rival definitions are all here under their own names; each layer is judged by itself
-before layers are averaged, since summing first would let layers hide each other.
+L MoE layers, E experts, S shards. Several definitions are in use, each here under its own name. Each layer is measured
+by itself before layers are averaged: summing first would let an uneven layer hide behind another.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+# With an average of 32 tokens, an expert that is chosen as often as any misses all of them with probability e^-32.
 DEAD_AFTER_TOKENS_PER_EXPERT = 32
 
 

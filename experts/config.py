@@ -12,7 +12,7 @@ class ExpertsConfig:
 
     Args:
         shards: processes that the experts of each layer are spread over
-        call_timeout_seconds: a shard that has not answered a layer's question by then counts as failed
+        call_timeout_seconds: a shard that has not replied to a layer's call by then counts as failed
         checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
         backend: what computes the experts and the gate
         threads: CPU threads of each shard's computation; 0 shares out the cores that it may use among the shards of its

@@ -27,13 +27,14 @@ class ShardGroup:
 
 
 def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
-    """Split a routing by shard; shards that nobody chose are left out. Rows of lost tokens go nowhere."""
+    """Split a routing by shard; shards without tokens are left out, and so are lost tokens."""
     ids_TK = routing.expert_ids_TK
     width = ids_TK.shape[1]
     ids_N = ids_TK.reshape(-1)
     keys_N = placement.rank_of_E[ids_N]
     if (ids_N == LOST).any():
-        keys_N = np.where(ids_N == LOST, placement.experts, keys_N)
+        keys_N = np.where(ids_N == LOST, placement.experts, keys_N)  # past the last rank: sorted behind all shards
+    # Stable: within an expert rows keep the order of tokens, so that the same input gives the same bits.
     order_N = np.argsort(keys_N, kind="stable")
     ends = np.searchsorted(keys_N[order_N], placement.ends_S)
     tokens_N, weights_N = order_N // width, routing.weights_TK.reshape(-1)[order_N]
@@ -50,6 +51,7 @@ def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
 def _group(
     shard: int, tokens_A: NDArray[np.int64], slots_A: NDArray[np.int64], weights_A: NDArray[np.float32], total: int
 ) -> ShardGroup:
+    # A mask and not np.unique, which would sort.
     wanted_T = np.zeros(total, dtype=bool)
     wanted_T[tokens_A] = True
     row_of_T = np.cumsum(wanted_T, dtype=np.int32) - 1

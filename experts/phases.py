@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from experts.grouping import ShardGroup
 from experts.phase import PHASES, Phase
-from experts.transport.base import Answer, Sent
+from experts.transport.base import Reply, Sent
 
 # Shard, phases, rows, assignments, bytes out, bytes back, when it was answered.
 CALL = struct.Struct(f"={6 + len(PHASES)}q")
@@ -55,7 +55,7 @@ class CallPhases:
         )
 
 
-def measured(started_ns: int, sent: Sent, answer: Answer, reduce_ns: int, group: ShardGroup) -> bytes:
+def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, group: ShardGroup) -> bytes:
     """Split a call at its stamps. Packing lasts until this shard's own sending begins."""
     stamps, received_ns = answer.partial.stamps, answer.received_ns
     return CALL.pack(

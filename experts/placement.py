@@ -54,7 +54,7 @@ class Placement:
 
 
 def even_placement(experts: int, shards: int) -> Placement:
-    """Give each shard a run of neighbours, sizes differing by at most one.
+    """Give each shard a run of consecutive experts, sizes differing by at most one.
 
     Raises:
         ValueError: more shards than experts.

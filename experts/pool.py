@@ -16,13 +16,13 @@ from experts.grouping import ShardGroup, group_by_shard
 from experts.phases import LayerTrip, measured
 from experts.placement import Placement
 from experts.routing import Routing
-from experts.transport.base import Answer, Sent, ShardUnavailable, Transport
+from experts.transport.base import Reply, Sent, ShardUnavailable, Transport
 from experts.transport.call import ExpertCall
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """A layer under way: what was asked of whom (`sent` beside its `groups`), and who could not be asked."""
+    """A layer in flight: the calls that were sent, beside their `groups`, and those that could not be."""
 
     layer: int
     tokens: int
@@ -36,7 +36,7 @@ class Dispatched:
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """`y_TD` float32 (zeros where a token's experts are missing), the tokens lost, whose fault it was, the timings."""
+    """`y_TD` float32 (zeros where a token's experts are missing), the lost tokens, the failures, the timings."""
 
     y_TD: Tensor
     lost_tokens: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Combined:
 
 
 class ExpertPool:
-    """All shards behind one transport. Questions carry `step`, which whoever runs a step sets before it."""
+    """All shards behind one transport. Calls carry `step`, which the engine sets before each step."""
 
     def __init__(self, transport: Transport, placement: Placement, call_timeout_s: float) -> None:
         self.transport = transport
@@ -56,25 +56,25 @@ class ExpertPool:
     def dispatch(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatched:
         """Send each token's row once to each shard that holds one of its experts.
 
-        All questions are packed before the first is sent: a woken shard may take this process's core.
+        All calls are packed before the first is sent: a shard that wakes up may take this process's core.
         """
         started = time.monotonic_ns()
         groups = group_by_shard(routing, self.placement)
         x_TD = x_TD.cpu()
         calls = [_call(layer, x_TD, group, self.step) for group in groups]
         packed = time.monotonic_ns()
-        asked, sent, failures, failed = [], [], [], []
+        called, sent, failures, failed = [], [], [], []
         for group, call in zip(groups, calls, strict=True):
             try:
                 sent.append(self.transport.send(group.shard, call))
-                asked.append(group)
+                called.append(group)
             except ShardUnavailable as error:
                 failures.append(error)
                 failed.append(group)
         return Dispatched(
             layer=layer,
             tokens=len(x_TD),
-            groups=tuple(asked),
+            groups=tuple(called),
             sent=tuple(sent),
             failures=tuple(failures),
             failed_groups=tuple(failed),
@@ -83,39 +83,39 @@ class ExpertPool:
         )
 
     def combine(self, handle: Dispatched, device: torch.device, hidden: int) -> Combined:
-        """Wait for the answers and add them up in the order of the shards, whatever the order of arrival."""
+        """Wait for the replies and add them up in the order of the shards: the order of arrival must change no bit."""
         waiting_ns = time.monotonic_ns()
-        answers, failures = self._collect(handle)
+        replies, failures = self._collect(handle)
         reducing_ns = time.monotonic_ns()
         y_TD, lost = torch.zeros((handle.tokens, hidden)), [group.tokens_R for group in handle.failed_groups]
-        for group, question in zip(handle.groups, handle.sent, strict=True):
-            answer = answers.get(question.shard)
-            if answer is None:
+        for group, call in zip(handle.groups, handle.sent, strict=True):
+            reply = replies.get(call.shard)
+            if reply is None:
                 lost.append(group.tokens_R)
             else:
-                _add(y_TD, group.tokens_R, answer.partial.y_RD)
+                _add(y_TD, group.tokens_R, reply.partial.y_RD)
         y_TD = y_TD.to(device)
-        trip = _trip(handle, answers, waiting_ns, reducing_ns, time.monotonic_ns())
+        trip = _trip(handle, replies, waiting_ns, reducing_ns, time.monotonic_ns())
         lost_tokens = np.unique(np.concatenate(lost)) if lost else np.empty(0, dtype=np.int64)
         return Combined(y_TD, lost_tokens, handle.failures + tuple(failures), trip)
 
-    def _collect(self, handle: Dispatched) -> tuple[dict[int, Answer], list[ShardUnavailable]]:
+    def _collect(self, handle: Dispatched) -> tuple[dict[int, Reply], list[ShardUnavailable]]:
         deadline = time.monotonic() + self._timeout_s
         outstanding = list(handle.sent)
-        answers: dict[int, Answer] = {}
+        replies: dict[int, Reply] = {}
         failures: list[ShardUnavailable] = []
         while outstanding:
             result = self.transport.receive(outstanding, deadline)
-            if isinstance(result, Answer):
-                answers[result.shard] = result
+            if isinstance(result, Reply):
+                replies[result.shard] = result
             else:
                 failures.append(result)
-            outstanding = [question for question in outstanding if question.shard != result.shard]
-        return answers, failures
+            outstanding = [call for call in outstanding if call.shard != result.shard]
+        return replies, failures
 
 
 def _call(layer: int, x_TD: Tensor, group: ShardGroup, step: int) -> ExpertCall:
-    whole = len(group.tokens_R) == len(x_TD)
+    whole = len(group.tokens_R) == len(x_TD)  # usual with few shards; saves a copy of all rows
     x_RD = x_TD if whole else x_TD[torch.from_numpy(group.tokens_R)]
     return ExpertCall(layer, x_RD.contiguous(), group.rows_A, group.slots_A, group.weights_A, step)
 
@@ -127,12 +127,12 @@ def _add(y_TD: Tensor, tokens_R: NDArray[np.int64], y_RD: Tensor) -> None:
         y_TD[torch.from_numpy(tokens_R)] += y_RD
 
 
-def _trip(handle: Dispatched, answers: dict[int, Answer], waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
+def _trip(handle: Dispatched, replies: dict[int, Reply], waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
     reduce_ns = done_ns - reducing_ns
     calls = [
-        measured(handle.started_ns, question, answers[question.shard], reduce_ns, group)
-        for group, question in zip(handle.groups, handle.sent, strict=True)
-        if question.shard in answers
+        measured(handle.started_ns, call, replies[call.shard], reduce_ns, group)
+        for group, call in zip(handle.groups, handle.sent, strict=True)
+        if call.shard in replies
     ]
     pack_ns = handle.packed_ns - handle.started_ns
     return LayerTrip(handle.layer, b"".join(calls), pack_ns, reducing_ns - waiting_ns, reduce_ns, waiting_ns)

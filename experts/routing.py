@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# In place of the ids of a token that lost experts in an earlier layer: what it computes now will be thrown away.
 LOST = -1
 
 

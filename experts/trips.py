@@ -1,6 +1,6 @@
 """The calls of many trips as columns, so that a few operations add them up, however many they are.
 
-N calls, P phases, L trips that had an answer. Times in nanoseconds.
+N calls, P phases, L trips that had a reply. Times in nanoseconds.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class TripCalls:
         return column_N
 
     def straggler_ns(self) -> float:
-        """Over the trips: the slowest shard's answer minus the mean of the shards asked."""
+        """Over the trips: the time of the slowest shard's reply minus the mean of all replies."""
         if not self._trips:
             return 0.0
         sizes_L, starts_L = self._sizes()
@@ -46,9 +46,9 @@ class TripCalls:
         return float((np.add.reduceat(lags_N, starts_L) / sizes_L).sum())
 
     def exposed_compute_ns(self) -> int:
-        """The part of the waits in which experts computed while the last shard to answer had its question.
+        """The part of the waits in which experts computed while the last shard to reply had its call.
 
-        The rest is communication: the last shard's answer was what the engine waited for.
+        What remains is communication: the engine waited for the last shard's reply.
         """
         if not self._trips:
             return 0
@@ -59,7 +59,7 @@ class TripCalls:
         last_L = self._last(sizes_L, starts_L)
         opens_L = np.maximum(begun_N[last_L] - self.phase_N(Phase.QUEUE)[last_L], 0)
         closes_L = np.maximum(np.minimum(sent_N[last_L], exposed_L), opens_L)
-        # One trip's wait behind the other's on one line, so that all are covered in one sweep.
+        # Lay the waits of all trips end to end on one time line, so that one sweep covers them.
         line_L = np.cumsum(closes_L) - closes_L
         window = (np.repeat(opens_L, sizes_L), np.repeat(closes_L, sizes_L))
         line_N = np.repeat(line_L, sizes_L)
@@ -70,7 +70,7 @@ class TripCalls:
         return sizes_L, np.cumsum(sizes_L) - sizes_L
 
     def _last(self, sizes_L: Column, starts_L: Column) -> Column:
-        """The call of each trip that was answered last."""
+        """The call of each trip whose reply came last."""
         slowest_L = np.maximum.reduceat(self._received_N, starts_L)
         at = np.flatnonzero(self._received_N == np.repeat(slowest_L, sizes_L))
         return at[np.searchsorted(at, starts_L)]

@@ -1,4 +1,4 @@
-"""Every op in plain torch: slow, obvious, right for any shape. The oracle of the other backends.
+"""Every op in plain torch: slow, simple, correct for any shape. The oracle of the other backends.
 
 Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), M rows of one expert, D hidden, F ffn.
 """
@@ -76,7 +76,7 @@ def activate(gate_MF: Tensor, up_MF: Tensor, form: ExpertForm) -> Tensor:
     """The form's activation, in the dtype of its arguments; NaN stays NaN."""
     if not form.clamped:
         return F.silu(gate_MF) * up_MF
-    gate_MF = gate_MF.clamp(max=form.limit)
+    gate_MF = gate_MF.clamp(max=form.limit)  # only from above: a very negative gate gives 0 by itself
     return torch.sigmoid(gate_MF * form.alpha).mul_(gate_MF).mul_(up_MF.clamp(-form.limit, form.limit).add_(1))
 
 
@@ -92,6 +92,7 @@ def down(h_NF: Tensor, weights: ExpertWeights, offsets_E1: Tensor, weight_of_row
 def sum_rows(y_ND: Tensor, token_of_row_N: Tensor, num_tokens: int) -> Tensor:
     """y_TD float32: the sum of each token's rows, added one by one in row order; zeros for a token without rows."""
     y_TD = y_ND.new_zeros(num_tokens, y_ND.shape[1], dtype=torch.float32)
+    # Not index_add_, whose order of additions is unspecified on a GPU: the same input must give the same bits.
     for row, token in enumerate(token_of_row_N.tolist()):
         y_TD[token] += y_ND[row]
     return y_TD

@@ -23,7 +23,7 @@ M = TypeVar("M", Tensor, Quantized)
 
 
 class Backend(StrEnum):
-    """Who computes. AUTO is Triton on a CUDA device and the CPU path on a CPU."""
+    """Which implementation computes. AUTO is Triton on a CUDA device and the CPU path on a CPU."""
 
     AUTO = "auto"
     REFERENCE = "reference"

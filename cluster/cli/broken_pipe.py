@@ -1,4 +1,4 @@
-"""What a command does when nobody reads what it prints any more: it ends in silence, as `head` and its like expect."""
+"""A command whose reader has gone, such as `head`, ends silently."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-# What a shell shows of a process that SIGPIPE ended.
+# 128 + SIGPIPE: what a shell reports of a process that this signal ended.
 EXIT_BROKEN_PIPE = 141
 
 
@@ -33,7 +33,7 @@ def _flush(stream: TextIO | None) -> None:
 
 
 def _give_up(stream: TextIO | None) -> None:
-    """Let a stream that nobody reads lead nowhere: the interpreter will try to write out what is left in it."""
+    """Redirect a stream that nobody reads to /dev/null: the interpreter flushes it again when it ends."""
     try:
         _flush(stream)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""What the commands that talk to a running server share: the target, and errors in one line."""
+"""What the commands for a running server share: the target, and errors in one line."""
 
 import argparse
 import asyncio
@@ -16,8 +16,8 @@ from router_service.protocol.request_id import request_id_of
 
 TOKEN_VARIABLE = "EXPERTMESH_TOKEN"
 DEFAULT_TARGET = "127.0.0.1:50051"
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_ERROR = 2  # as argparse's own
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +27,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="HOST:PORT", default=default, help="server to talk to (default: %(default)s)"
     )
     parser.add_argument("--tls", action="store_true", help="speak TLS; implied by --ca and --cert")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM: whom the server's certificate must come from")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM: the CA that signed the server's certificate")
     parser.add_argument("--cert", type=Path, metavar="FILE", help="PEM: our certificate, for mutual TLS")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="PEM: its key")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="PEM: the key of --cert")
     parser.add_argument(
         "--attempts", type=int, default=1, metavar="N", help="send a call refused with UNAVAILABLE up to N times (1-5)"
     )

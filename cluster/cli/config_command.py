@@ -59,6 +59,6 @@ def changes(config: ClusterConfig) -> list[str]:
 
 
 def _check_checkpoint(config: ClusterConfig) -> None:
-    from cluster.cli.serve_command import check_model
+    from cluster.serve.preflight import check_model
 
     check_model(config)

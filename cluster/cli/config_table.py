@@ -15,10 +15,10 @@ INTRODUCTION = """\
 # Configuration
 
 `expertmesh serve --config FILE.yaml` reads one YAML file of sections and keys. Flags override it, a key that neither
-names keeps its default, an unknown key or one that stands twice is an error. `expertmesh config check FILE.yaml` prints
+names keeps its default, an unknown or duplicate key is an error. `expertmesh config check FILE.yaml` prints
 what a file changes, or what is wrong with it.
 
-Made by `expertmesh config table`; a test compares.
+Written by `expertmesh config table`; a test compares.
 """
 SECRETS = """\
 ## Environment
@@ -30,7 +30,7 @@ Secrets only:
 """
 HEADER = ("key", "type", "unit", "default", "bounds", "meaning")
 ENVIRONMENT = {
-    "EXPERTMESH_SECRET": "what the cluster's own processes prove to each other; drawn anew at each start if unset",
+    "EXPERTMESH_SECRET": "secret by which processes authenticate each other; drawn at each start if unset",
     "OTEL_EXPORTER_OTLP_HEADERS": "headers for the collector of `tracing.endpoint`, `NAME=VALUE,...`: its credentials",
 }
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}

@@ -1,4 +1,4 @@
-"""`expertmesh demo`: the whole on the bundled model: start, ask, stream, show what it cost, stop."""
+"""`expertmesh demo`: start a cluster on the bundled model, stream a few requests, show what they cost, stop."""
 
 import argparse
 import asyncio
@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from cluster.cli.client_command import fail
-from cluster.cli.serve_command import add_cluster_flags, config_of, run_cluster
+from cluster.cli.serve_command import run_cluster
+from cluster.cli.serve_flags import add_cluster_flags, config_of
 from cluster.config import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MAX_TOKENS = 48
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser("demo", help="run the whole on the bundled model and show what it costs")
+    parser = subparsers.add_parser("demo", help="serve the bundled model, run requests, show what they cost")
     add_cluster_flags(parser)
     parser.set_defaults(run=run, checkpoint=None)
 

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         return fail(f"cannot drain {args.name}: {one_line(str(error))}")
     finally:
-        with contextlib.suppress(RayTimeoutError):  # what there was to say is said
+        with contextlib.suppress(RayTimeoutError):  # the outcome has been printed
             leave()
     return 0
 
@@ -82,20 +82,20 @@ def _drain(args: argparse.Namespace) -> None:
 
     from cluster.processes.draining import drain
     from cluster.processes.process import node_id
-    from cluster.processes.service_registry import DrainOrder, known_directory
+    from cluster.processes.service_registry import DrainOrder, known_registry
 
     here, address = node_id(), ray.get_runtime_context().gcs_address
     try:
-        directory = known_directory(args.name)
-    except ValueError:
+        registry = known_registry(args.name)
+    except ValueError:  # Ray's own message names an actor, of which the user knows nothing
         raise ValueError(f"the Ray at {address} runs no such cluster (--name, --address)") from None
     order = DrainOrder(args.seconds, args.notice)
-    count = drain(directory, order, lambda one: one.node == here if args.here else one.role == "front")
+    count = drain(registry, order, lambda one: one.node == here if args.here else one.role == "front")
     print(f"drained {args.name} of the Ray at {address}, processes: {count}")
 
 
 def rays_here() -> list[str]:
-    """Addresses of the Rays that have a node on this machine, as their raylets were told them."""
+    """Addresses of the Rays that have a node on this machine, from the command lines of their raylets."""
     found = set()
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "raylet":
@@ -105,7 +105,7 @@ def rays_here() -> list[str]:
 
 
 def _listens(address: str) -> bool:
-    """Whether HOST:PORT takes connections: Ray itself would wait for minutes, and a pod that ends has seconds."""
+    """Whether HOST:PORT accepts connections: Ray would wait for minutes, and a terminating pod has seconds."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()

@@ -44,12 +44,12 @@ async def _generate(args: argparse.Namespace) -> None:
     responses: list[pb.GenerateResponse] = []
     async with client_of(args) as client:
         stream = client.generate(**kind, timeout=args.timeout, **sampling_of(args))
-        async with aclosing(stream):
+        async with aclosing(stream):  # an interrupt cancels the call, so that the server stops generating
             async for response in stream:
                 responses.append(response)
                 if not args.json:
                     print(response.text, end="", flush=True)
-    print(json.dumps(summary(responses), ensure_ascii=False) if args.json else "")
+    print(json.dumps(summary(responses), ensure_ascii=False) if args.json else "")  # else: end the streamed line
 
 
 def sampling_of(args: argparse.Namespace) -> SamplingFields:

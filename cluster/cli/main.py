@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    whole = parser()
-    args = whole.parse_args(argv)
-    if not hasattr(args, "run"):
-        whole.print_help()
+    root = parser()
+    args = root.parse_args(argv)
+    if not hasattr(args, "run"):  # no command given
+        root.print_help()
         return 0
     if (clash := name_clash()) is not None:
         return fail(clash)

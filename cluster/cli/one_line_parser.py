@@ -10,7 +10,7 @@ from cluster.cli.client_command import fail
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Takes no flag for another one that it begins like; of one that it does not know it names the closest."""
+    """Accepts no abbreviated flags; for an unknown one it suggests the closest."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})

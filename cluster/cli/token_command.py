@@ -10,7 +10,7 @@ from router_service.front.auth.tokens import Role, new_token
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
-NOTE = "The first line is the token, shown this once; the second one belongs into the server's front.tokens_file."
+NOTE = "The first line is the token, shown this once; the second belongs in the server's front.tokens_file."
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -43,6 +43,7 @@ def forms_of(
             routers=routers,
         )
 
+    # Suggested only where it helps: half of float32. The other dtypes are that small already.
     half = {"--dtype bfloat16": demand(torch.bfloat16, False)} if dtype is torch.float32 else {}
     return Forms(demand(dtype, False), demand(dtype, True) if packable(tensors) else None, half)
 
@@ -67,7 +68,7 @@ def room_here(config: ClusterConfig, on_gpu: bool) -> Room:
     return Room(int(limited(device_bytes(), limit) * share), False, f"on a GPU for each{_said(limit)}")
 
 
-def settle_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
+def resolve_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
     """The configuration with `weights.resident` resolved, for a cluster on this machine alone.
 
     A memory limit is kept by the KV cache too, which else takes its part of all that is available.
@@ -92,8 +93,8 @@ def _tokens_within(config: ClusterConfig, model: ServedModel, room: Room, demand
     return min(cache_tokens(spec, router) + more, router.max_sequences * spec.context)
 
 
-def settle_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:
-    """As `settle_here`, for a cluster of nodes that have at least `node_bytes` for each process.
+def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:
+    """As `resolve_here`, for a cluster of nodes that have at least `node_bytes` for each process.
 
     Never refuses: each process looks at its own node before it loads (see `check_process`).
     """
@@ -102,7 +103,7 @@ def settle_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int)
     room = Room(limited(there, config.cluster.memory_limit_gib), False, "on the smallest node")
     try:
         form = choose(config.weights.resident, forms, room, config.experts.shards)
-    except DoesNotFitError:
+    except DoesNotFitError:  # by the smallest node; the processes may run on larger ones
         form = allowed(config.weights.resident, forms)[-1]
     return replace(config, weights=replace(config.weights, resident=form))
 

@@ -1,4 +1,4 @@
-"""All that `expertmesh inspect` says of a model, as plain numbers. Sizes in bytes."""
+"""Everything that `expertmesh inspect` prints about a model, as plain data. Sizes in bytes."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 
 from cluster.planner.inspected_model import InspectedModel, Skipped
 from cluster.planner.memory_plan import DoesNotFitError, Forms, Room, choose
-from cluster.planner.model_description import attention_words, routing_words
+from cluster.planner.model_description import describe_attention, describe_routing
 from cluster.planner.sizes import (
     Parameters,
     experts_bytes,
@@ -85,7 +85,7 @@ class Inspection:
 
 
 def inspect(subject: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms, room: Room) -> Inspection:
-    """Look at a model that is to be served in `dtype` on so many shards.
+    """Inspect a model that is to be served in `dtype` on `shards` shards.
 
     Raises:
         ValueError: more shards than experts.
@@ -105,8 +105,8 @@ def inspect(subject: InspectedModel, dtype: torch.dtype, shards: int, forms: For
         vocabulary=spec.vocabulary,
         context=spec.context,
         dtype=_name(dtype),
-        routing=routing_words(spec.gate, spec.form),
-        attention=attention_words(spec),
+        routing=describe_routing(spec.gate, spec.form),
+        attention=describe_attention(spec),
         parameters=counted,
         active_without_embedding=counted.active_without_embedding,
         stored={kind.value: dict(by_dtype) for kind, by_dtype in subject.stored.items() if by_dtype},

@@ -1,4 +1,4 @@
-"""What memory a model's processes need, whether it is there, and in what form the weights then stay. Pure functions."""
+"""How much memory a model's processes need, whether it fits, and which form the weights take. Pure functions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ PROCESS_BYTES = 384 * MIB
 CONTROL_BYTES = 896 * MIB
 # What CUDA's context, libraries and Triton's kernels take of a device; an estimate.
 DEVICE_PROCESS_BYTES = 1024 * MIB
+# A router that cannot hold one long request could not serve it at all.
 LEAST_CACHE_TOKENS = 8192
 
 
@@ -71,14 +72,14 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that there are: `shared` by all processes, else for each of them. `where` says so in words."""
+    """Bytes available: `shared` by all processes, else for each of them. `where` describes them in errors."""
 
     bytes: int
     shared: bool
     where: str
 
     def need(self, demand: Demand, shards: int) -> int:
-        """What must be there."""
+        """Bytes that the model needs of it."""
         return demand.together(shards) if self.shared else demand.largest(shards)
 
     def holds(self, demand: Demand, shards: int) -> bool:
@@ -152,7 +153,7 @@ def refusal(form: str, forms: Forms, room: Room, shards: int) -> str:
 
 
 def refusal_in(message: str) -> str:
-    """What a process said that found too little memory on its node, of a traceback in Serve's message; else empty.
+    """A process's refusal for lack of memory on its node, from the traceback in Serve's message; else empty.
 
     Serve would try again a few times, and the node would be no larger.
     """

@@ -1,4 +1,4 @@
-"""From a model's configuration to what the processes are built with."""
+"""A configured model: its plan, dtype, device and weight form, from which the processes are built."""
 
 from dataclasses import dataclass
 
@@ -107,6 +107,7 @@ def dtype_of(asked: str, published: str, where: str) -> torch.dtype:
 
 
 def _device(name: str, computes_here: bool) -> torch.device:
+    # Only where it computes: `serve --address` may run on a host without GPUs.
     if name == "cuda" and computes_here and not torch.cuda.is_available():
         raise CheckpointError("model.device is cuda, but torch sees no GPU here")
     if name == "auto":

@@ -1,4 +1,4 @@
-"""A model's routing and attention in words."""
+"""A model's routing and attention described in a line."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ from router_service.models.spec import Gate, ModelSpec, Rule
 from router_service.models.view import View
 
 
-def routing_words(gate: Gate, form: ExpertForm) -> str:
+def describe_routing(gate: Gate, form: ExpertForm) -> str:
     """How a token's experts are chosen and weighted."""
     said = [f"{gate.top_k} of {gate.experts} experts a token", *_choice(gate)]
     if gate.normalize:
@@ -31,7 +31,7 @@ def _choice(gate: Gate) -> list[str]:
     return [part for part in rules[gate.rule] if part]
 
 
-def attention_words(spec: ModelSpec) -> str:
+def describe_attention(spec: ModelSpec) -> str:
     """What kind of attention, and what its layers see."""
     forms = Counter(layer.attention.words for layer in spec.per_layer)
     said = [words if len(forms) == 1 else _where(words, count, spec) for words, count in forms.items()]

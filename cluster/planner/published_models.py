@@ -21,7 +21,7 @@ def published_config(name: str) -> tuple[dict[str, Any], str]:
     Raises:
         CheckpointError: no model of this name.
     """
-    if name in published_names():
+    if name in published_names():  # and not by building a path from it: a name may contain slashes
         file = next(file for place in PLACES if (file := place / f"{name}.json").is_file())
         return read_json(file), str(file)
     known = ", ".join(published_names())

@@ -78,7 +78,7 @@ def stored_tensors(tensors: TensorMap) -> Iterator[tuple[Kind, Stored]]:
     for name, source in tensors.router.items():
         for stored in source.stored():
             yield kind_of(name), stored
-    seen = set[str]()
+    seen = set[str]()  # one tensor may hold all experts of a layer, and would be counted for each
     for stored in tensors.experts.stored():
         if stored.name not in seen:
             seen.add(stored.name)

@@ -29,7 +29,7 @@ def expected_shards_asked(top_k: int, held: tuple[int, ...]) -> Fraction:
         held: experts of each shard; they sum to E.
     """
     experts = sum(held)
-    # A shard is left alone if all K are among the others' experts.
+    # The complement: a shard gets no call if all K are among the others' experts.
     return sum((1 - Fraction(comb(experts - n, top_k), comb(experts, top_k)) for n in held), Fraction(0))
 
 

@@ -13,5 +13,5 @@ def bytes_for_each(nodes: Sequence[dict[str, Any]], processes: int) -> int:
     able = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
     if not able:
         return 0
-    crowd = -(-processes // len(able))
+    crowd = -(-processes // len(able))  # on the fullest node
     return int(min(resources.get("memory", 0) for resources in able)) // crowd

@@ -25,10 +25,10 @@ def environment() -> dict[str, str]:
 
 
 def ray_settings(given: Mapping[str, str]) -> dict[str, str]:
-    """Variables for a Ray that is started here, but for those that are `given`: the user's own word wins.
+    """Variables for a Ray that is started here, without those that are `given`: the user's settings win.
 
-    Workers compute what clients wait for: Ray would start them at nice 15, behind all else on the machine. Each log
-    file of Ray's takes part in a rotation; by default one may grow to 512 MiB.
+    Ray starts workers at nice 15, behind everything else on the machine, but ours are latency-critical. Ray's log
+    files rotate; by default one may grow to 512 MiB.
     """
     settings = {
         "RAY_worker_niceness": "0",
@@ -39,7 +39,7 @@ def ray_settings(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def node_id() -> str:
-    """This node, for choosing between unix socket and TCP."""
+    """This node, by which peers choose between unix socket and TCP."""
     return str(ray.get_runtime_context().get_node_id())
 
 
@@ -64,7 +64,7 @@ def shard_threads(configured: int, sharing: int) -> int:
 
 
 def do_not_preempt() -> None:
-    """Let a message that wakes this process not take its sender's core: the sender has other shards to wake.
+    """Do not preempt the process whose message wakes this one: it has other shards to wake.
 
     Measured on two cores with two shards: the second shard's message left 0.13 ms after the first one's, not 0.86 ms.
     """

@@ -1,4 +1,4 @@
-"""Calls of Ray that end: each has a time limit, and one that is over says what was waited for and how long.
+"""Calls of Ray with a time limit; the error says what was waited for and how long.
 
 Most calls of Ray and Serve have no limit of their own, and wait for as long as the head of the cluster does not answer.
 """
@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 import ray
 
+# Of calls to an actor of ours, which only looks up a table.
 CALL_SECONDS = 5.0
 # Serve's controller is asked here, which starts processes meanwhile.
 SERVE_SECONDS = 60.0
-# Ray has limits of its own here, with more to say; these are for when they fail.
+# Ray has limits of its own here, with better messages; these are for when they fail.
 START_SECONDS = 300.0
 LEAVE_SECONDS = 60.0
 
@@ -106,10 +107,10 @@ def _serve(caller: Caller) -> None:
         work, done = caller.get()
         try:
             result = work()
-        except BaseException as error:  # whatever it is belongs to who has called
+        except BaseException as error:  # whatever it is, it is the caller's to handle
             _free.put(caller)
             done.set_exception(error)
         else:
             _free.put(caller)
             done.set_result(result)
-        del work, done
+        del work, done  # they would stay referenced while the thread waits for its next call

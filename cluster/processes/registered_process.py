@@ -1,4 +1,4 @@
-"""A process that tells the directory how far it is, and does what it is told there."""
+"""A process that reports its state to the registry and obeys the orders that it gets there."""
 
 import os
 import threading
@@ -8,17 +8,17 @@ from dataclasses import replace
 
 from cluster.config import ClusterConfig
 from cluster.processes.process import node_id, replica_id, set_logging
-from cluster.processes.service_registry import Announcement, Announcer, DrainOrder, find_directory
+from cluster.processes.service_registry import Announcement, Announcer, DrainOrder, find_registry
 from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
 
 
 class EndedWhileLoadingError(RuntimeError):
-    """A process was told to drain before it was ready: it has nothing in flight, and ends instead of loading on."""
+    """A process was told to drain before it was ready: nothing is in flight, so it ends instead of loading on."""
 
 
 class RegisteredProcess:
-    """An entry in the directory: loading, ready, draining, drained. It exists before anything is opened or loaded.
+    """An entry in the registry: loading, ready, draining, drained. It exists before anything is opened or loaded.
 
     `threads` are those of the whole process.
 
@@ -29,81 +29,83 @@ class RegisteredProcess:
 
     def __init__(self, role: str, index: int, config: ClusterConfig, drain: Callable[[DrainOrder], None]) -> None:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
-        self.directory = find_directory(config.cluster.application)
+        self.registry = find_registry(config.cluster.application)
         self.threads = ThreadWatch(("announcer",))
         self._drain = drain
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._told_to_end = threading.Event()
+        self._end_requested = threading.Event()
         self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading")
-        self._announcer = Announcer(self.directory, lambda: self._state, self._told, self.threads)
+        self._announcer = Announcer(self.registry, lambda: self._state, self._obey, self.threads)
 
     @property
     def ending(self) -> bool:
-        """Whether the process was told to drain, or has drained."""
+        """Whether the process is draining or has drained."""
         return self._state.state in ("draining", "drained")
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """What is done before the process is ready. If it fails, the process has drained, and is withdrawn."""
+        """Everything before the process is ready. If it fails, the process counts as drained and is withdrawn."""
         try:
             yield
             self.go_on()
         except BaseException:
-            self._say("drained", None)
+            self._report("drained", None)
             self.close()
             raise
 
     def will_load(self, total_bytes: int) -> None:
-        """So many bytes of weights are to be loaded."""
+        """Report how many bytes of weights are to be loaded."""
         self._state = replace(self._state, total_bytes=total_bytes)
         self.go_on()
 
     def progress(self, loaded: int) -> None:
-        """So many more bytes are loaded: called between tensors; raises as `go_on` does."""
+        """Report `loaded` more bytes. Called between tensors; raises as `go_on` does."""
         self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)
         self.go_on()
 
     def go_on(self) -> None:
-        """Called between the steps of loading.
+        """Check between two steps of loading whether to go on.
 
         Raises:
             EndedWhileLoadingError: the process was told to drain.
         """
-        if self._told_to_end.is_set():
+        if self._end_requested.is_set():
             state = self._state
             raise EndedWhileLoadingError(
                 f"told to drain while loading: ended after {state.loaded_bytes} of {state.total_bytes} bytes"
             )
 
     def ready(self, endpoint: Endpoint | None) -> None:
-        """The process works; peers may connect to `endpoint` from now on."""
-        self._say("ready", endpoint)
+        """Report that the process serves; peers may connect to `endpoint` from now on."""
+        self._report("ready", endpoint)
 
     def drain(self, order: DrainOrder) -> None:
-        """Drain as told, or wait until the drain that has begun has ended. Blocks."""
-        with self._lock:
+        """Drain, or wait for the drain that is already running. Blocks."""
+        with self._lock:  # an order and Serve's stop may come at the same time: one drain for both
             if self._draining is None:
                 self._draining = self.threads.start("drain", self._run, order)
         self._draining.join()
 
     def close(self) -> None:
-        """Withdraw."""
+        """Withdraw from the registry."""
         self._announcer.close()
 
-    def _told(self, order: DrainOrder) -> None:
+    def _obey(self, order: DrainOrder) -> None:
         if self._state.state == "ready":
             self.threads.start("drain", self.drain, order, name="told to drain")
-        elif self._state.state == "loading":  # one that is ready by now hears of it again
-            self._told_to_end.set()
+        elif (
+            self._state.state == "loading"
+        ):  # the order is repeated: a process that becomes ready meanwhile drains at the next one
+            self._end_requested.set()
 
     def _run(self, order: DrainOrder) -> None:
-        self._say("draining", self._state.endpoint)
+        self._report("draining", self._state.endpoint)
         try:
             self._drain(order)
-        finally:
-            self._say("drained", None)
+        finally:  # even if it failed: `cluster.processes.draining` waits for this state
+            self._report("drained", None)
 
-    def _say(self, state: str, endpoint: Endpoint | None) -> None:
+    def _report(self, state: str, endpoint: Endpoint | None) -> None:
         self._state = replace(self._state, state=state, endpoint=endpoint)
         self._announcer.announce_now()

@@ -1,6 +1,6 @@
-"""The list of a cluster's processes: each announces itself about once a second, who seeks one asks.
+"""The registry of a cluster's processes: each renews its entry once a second, and peers look each other up.
 
-A named Ray actor. Public API only; nothing but this file knows how processes find each other.
+A named Ray actor, by Ray's public API only. Nothing but this file knows how processes find each other.
 """
 
 import contextlib
@@ -20,15 +20,16 @@ from experts.transport.address import Endpoint
 
 log = logging.getLogger(__name__)
 
+# Ten renewals: a process that is only slow for a moment keeps its entry.
 FORGET_SECONDS = 10.0
 ANNOUNCE_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
-WHAT = "the directory's list of processes"
+WHAT = "the registry's list of processes"
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a process says of itself. `endpoint` is None while it loads; bytes are those of the weights."""
+    """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights."""
 
     role: str
     index: int
@@ -43,7 +44,7 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class DrainOrder:
-    """What a process is told: say that you end, go on for `notice_s`, then let what is in flight end in `grace_s`."""
+    """An order to drain: report it, serve on for `notice_s`, then let what is in flight end within `grace_s`."""
 
     grace_s: float
     notice_s: float = 0.0
@@ -57,18 +58,18 @@ class ServiceRegistry:
         self._orders: dict[str, DrainOrder] = {}
 
     def announce(self, announcement: Announcement) -> DrainOrder | None:
-        """Add or renew an entry; return what its process has been told to do."""
+        """Add or renew an entry; return the order that its process has to obey, if any."""
         key = (announcement.role, announcement.index, announcement.replica)
         self._entries[key] = (time.monotonic(), announcement)
         return self._orders.get(announcement.replica)
 
     def order(self, replica: str, order: DrainOrder) -> None:
-        """Tell a process what to do; it hears of it within a second."""
+        """Leave an order for a process, which gets it with its next renewal."""
         self._orders[replica] = order
 
     def withdraw(self, role: str, index: int, replica: str) -> None:
         """Forget an entry."""
-        self._entries.pop((role, index, replica), None)
+        self._entries.pop((role, index, replica), None)  # absent after a restart of this actor
         self._orders.pop(replica, None)
 
     def announcements(self) -> list[Announcement]:
@@ -78,114 +79,115 @@ class ServiceRegistry:
         return [announcement for _, announcement in self._entries.values()]
 
 
-def find_directory(application: str) -> Any:
-    """Return the application's directory actor; the first who asks makes it.
+def find_registry(application: str) -> Any:
+    """Return the application's registry actor; the first caller creates it.
 
     Raises:
         RayTimeoutError: Ray does not answer.
     """
     options = {
-        "name": f"expertmesh-directory-{application}",
+        "name": f"expertmesh-registry-{application}",
         "namespace": "expertmesh",
         "get_if_exists": True,
-        "lifetime": "detached",
+        "lifetime": "detached",  # it outlives the replica that created it
         "max_restarts": -1,
-        "num_cpus": 0,
+        "num_cpus": 0,  # it must be placed even on a full cluster
     }
     return ray_calls.call(
-        lambda: ray.remote(ServiceRegistry).options(**options).remote(), "the directory to be found or made"
+        lambda: ray.remote(ServiceRegistry).options(**options).remote(), "the registry to be found or created"
     )
 
 
-def known_directory(application: str) -> Any:
-    """Return the application's directory actor.
+def known_registry(application: str) -> Any:
+    """Return the application's registry actor.
 
     Raises:
         ValueError: there is none, so no such application runs.
         RayTimeoutError: Ray does not answer.
     """
-    name = f"expertmesh-directory-{application}"
+    name = f"expertmesh-registry-{application}"
     return ray_calls.call(lambda: ray.get_actor(name, namespace="expertmesh"), f"the actor {name}")
 
 
-def announced_in(directory: Any) -> list[Announcement]:
-    """Return all entries of a directory actor, the youngest process last.
+def registered_in(registry: Any) -> list[Announcement]:
+    """Return all entries of a registry actor, the youngest process last.
 
     Raises:
         RayTimeoutError: it does not answer.
         ray.exceptions.RayError: it has died.
     """
-    found: list[Announcement] = ray_calls.get(directory.announcements.remote(), WHAT)
+    found: list[Announcement] = ray_calls.get(registry.announcements.remote(), WHAT)
     return found
 
 
-async def awaited_announcements(directory: Any, seconds: float = ray_calls.CALL_SECONDS) -> list[Announcement]:
-    """As `announced_in`, on an event loop."""
-    found: list[Announcement] = await ray_calls.await_ref(directory.announcements.remote(), WHAT, seconds)
+async def await_registered(registry: Any, seconds: float = ray_calls.CALL_SECONDS) -> list[Announcement]:
+    """As `registered_in`, on an event loop."""
+    found: list[Announcement] = await ray_calls.await_ref(registry.announcements.remote(), WHAT, seconds)
     return found
 
 
-def remove_directory(application: str) -> None:
-    """End the directory actor, if there is one."""
+def remove_registry(application: str) -> None:
+    """End the registry actor, if there is one."""
     with contextlib.suppress(ValueError):
-        directory = known_directory(application)
-        ray_calls.call(lambda: ray.kill(directory), "the directory to end")
+        registry = known_registry(application)
+        ray_calls.call(lambda: ray.kill(registry), "the registry to end")
 
 
 class Announcer:
-    """Announces what `describe` returns, again and again, on a thread of its own.
+    """Renews the entry that `describe` returns once a second, on a thread of its own.
 
-    `told` is called there with each order, again and again too, and must hand over, not work. `threads` are the
-    process's, to which this one is added.
+    `obey` is called on that thread at each renewal while there is an order, so it must return at once. The thread is
+    added to `threads`, those of the process.
     """
 
     def __init__(
         self,
-        directory: Any,
+        registry: Any,
         describe: Callable[[], Announcement],
-        told: Callable[[DrainOrder], None],
+        obey: Callable[[DrainOrder], None],
         threads: ThreadWatch,
     ) -> None:
-        self._directory = directory
+        self._registry = registry
         self._describe = describe
-        self._told = told
+        self._obey = obey
         self._wake = threading.Event()
         self._closing = False
         self._thread = threads.start("announcer", self._run, lasts_until=lambda: self._closing)
 
     def announce_now(self) -> None:
-        """Something has changed: do not wait for the next second."""
+        """Renew the entry now, because something has changed."""
         self._wake.set()
 
     def close(self) -> None:
-        """Stop announcing and withdraw."""
+        """Stop renewing the entry and withdraw it."""
         self._closing = True
         self._wake.set()
+        # First the thread: a renewal after the withdrawal would bring the entry back.
         self._thread.join(timeout=CLOSE_SECONDS)
         last = self._describe()
         try:
             ray_calls.get(
-                self._directory.withdraw.remote(last.role, last.index, last.replica), "the directory to forget us"
+                self._registry.withdraw.remote(last.role, last.index, last.replica), "the registry to forget us"
             )
         except (RayTimeoutError, ray.exceptions.RayError) as error:
-            log.warning("could not withdraw from the directory: %s", error)
+            log.warning("could not withdraw from the registry: %s", error)
 
     def _run(self) -> None:
         while not self._closing:
             try:
                 order = ray_calls.get(
-                    self._directory.announce.remote(self._describe()), "the directory to take an announcement"
+                    self._registry.announce.remote(self._describe()), "the registry to renew our entry"
                 )
                 if order is not None:
-                    self._told(order)
+                    self._obey(order)
             except (RayTimeoutError, ray.exceptions.RayError) as error:
-                log.warning("could not announce: %s", error)
+                log.warning("could not renew the registry entry: %s", error)
             self._wake.wait(ANNOUNCE_SECONDS)
             self._wake.clear()
 
 
 def endpoints_of(announcements: list[Announcement], role: str) -> list[Endpoint]:
-    """The reachable processes of a role; of several lives of one shard only the youngest."""
+    """The reachable processes of a role; of a restarted shard only the youngest entry."""
     ready = [a for a in announcements if a.role == role and a.endpoint is not None]
     if role == "shard":
         return [a.endpoint for a in {a.index: a for a in ready}.values() if a.endpoint is not None]

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as something to ask for, so that a server can drain."""
+"""SIGINT and SIGTERM as a flag to poll, so that a server can drain."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Interrupts:
-    """Notes the first signal; a second one raises KeyboardInterrupt: no more waiting, but all is still taken down."""
+    """Records the first signal; a second one raises KeyboardInterrupt: no more waiting, all is stopped at once."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -36,8 +36,8 @@ class Interrupts:
 def sigterm_held() -> Iterator[None]:
     """Let this thread's SIGTERM wait until the block ends. What it starts meanwhile never gets one.
 
-    Masks are inherited. Who stops a server often signals all that it has started (`timeout`, systemd): if Ray's
-    processes went at once, no stream could end. They go when we take them down, or with us.
+    Masks are inherited. `timeout` and systemd signal the whole process group: if Ray's processes ended at once, no
+    stream could finish. They end when we stop them, or with us.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:

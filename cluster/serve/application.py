@@ -12,7 +12,7 @@ import ray
 from ray import serve
 
 from cluster.config import ClusterConfig, config_from
-from cluster.planner.config_resolver import settle_for_nodes
+from cluster.planner.config_resolver import resolve_for_nodes
 from cluster.planner.model import open_model
 from cluster.processes.nodes import bytes_for_each
 from cluster.processes.process import environment
@@ -36,20 +36,20 @@ def build(args: dict[str, Any]) -> serve.Application:
         CheckpointError: a tensor of the checkpoint is missing, too many or of a wrong shape; see also `build_app`.
     """
     config = config_from(args)
-    # Whoever deploys by Serve's YAML has a Ray cluster already, with nodes that we have not measured.
+    # Serve's YAML is deployed on an existing Ray cluster, whose nodes we have not measured.
     config = replace(config, cluster=replace(config.cluster, address=config.cluster.address or "auto"))
     for notice in open_model(config.model, config.weights, verify=True, computes_here=False).plan.notices:
         log.warning("%s", notice)
-    return build_app(settled(config))
+    return build_app(resolved(config))
 
 
-def settled(config: ClusterConfig) -> ClusterConfig:
+def resolved(config: ClusterConfig) -> ClusterConfig:
     """The configuration for a Ray that is joined, with `weights.resident` resolved by what its nodes have."""
     model = open_model(config.model, config.weights, computes_here=False)
     processes = config.experts.shards + config.cluster.routers
     joined = ray.is_initialized()
     there = bytes_for_each(call(ray.nodes, "the list of its nodes"), processes) if joined else host_bytes()
-    return settle_for_nodes(config, model, there)
+    return resolve_for_nodes(config, model, there)
 
 
 def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:

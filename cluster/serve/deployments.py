@@ -1,4 +1,4 @@
-"""How processes become Serve deployments: what all replicas share when they start and when they end."""
+"""Processes as Serve deployments: what all replicas share at start and shutdown."""
 
 import asyncio
 import logging
@@ -16,12 +16,12 @@ from cluster.processes.service_registry import DrainOrder
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 10.0
-# Orders reach processes within a second: who serves others waits a little longer than they do.
+# Orders reach processes within a second: those that serve others wait a little longer than these do.
 ORDER_SECONDS = 2.0
 
 
 def open_to_load(config: ClusterConfig, role: str) -> ServedModel:
-    """The model, after making sure that its part fits here, where only this process can know what there is.
+    """The model, after a check that this process's part fits: only here is the memory of its node known.
 
     Raises:
         DoesNotFitError: it does not; on a machine of our own the launcher has looked at all processes together.
@@ -32,22 +32,22 @@ def open_to_load(config: ClusterConfig, role: str) -> ServedModel:
     return model
 
 
-async def end(announced: RegisteredProcess, check_health: Callable[[], None], config: ControlPlaneConfig) -> None:
+async def end(process: RegisteredProcess, check_health: Callable[[], None], config: ControlPlaneConfig) -> None:
     """Drain before the end, unless something is wrong here and nobody can be waited for; then withdraw."""
     try:
         check_health()
         order = DrainOrder(config.drain_seconds, config.drain_notice_seconds)
-        await asyncio.to_thread(announced.drain, order)
-    except RuntimeError as error:
+        await asyncio.to_thread(process.drain, order)
+    except RuntimeError as error:  # from `check_health`: a hung process would never finish its drain
         log.warning("no drain before the end: %s", error)
-    await asyncio.to_thread(announced.close)
+    await asyncio.to_thread(process.close)
 
 
 def deploy(replica: type, config: ControlPlaneConfig, **options: Any) -> Any:
-    """A Serve deployment whose health is looked at once a second, and which may drain before it ends."""
+    """A Serve deployment whose health is checked once a second, and which may drain before it ends."""
     drain_s = config.drain_notice_seconds + config.drain_seconds
     return serve.deployment(
-        health_check_period_s=1.0,
+        health_check_period_s=1.0,  # Serve notices a dead actor only here; its default is ten seconds
         health_check_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=drain_s + 2 * ORDER_SECONDS + CLOSE_SECONDS,

@@ -9,7 +9,7 @@ from cluster.config import config_from
 from cluster.planner.model import open_model
 from cluster.processes.process import node_id, reachable_host, replica_id
 from cluster.processes.registered_process import RegisteredProcess
-from cluster.processes.service_registry import Announcement, DrainOrder, awaited_announcements, endpoints_of
+from cluster.processes.service_registry import Announcement, DrainOrder, await_registered, endpoints_of
 from cluster.serve.deployments import end
 from cluster.serve.security import credentials_of
 from experts.transport.address import Endpoint, new_incarnation
@@ -18,21 +18,21 @@ from router_service.front.text.text_model import load_text_model
 from router_service.protocol.messages import ShardReport
 
 FRONT_POLL_SECONDS = 0.5
-# Of the notice of a drain; gRPC varies a connection's age by a tenth.
+# Of the notice of a drain, so that clients reconnect within it; gRPC varies a connection's age by a tenth.
 CONNECTION_AGE_SHARE = 0.8
 
 
 class FrontReplica:
-    """One Front: the API. It starts when it is first asked how it is, on the loop that will drive it."""
+    """One Front: the API. It starts at the first health check, on the event loop that will drive it."""
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
         config = config_from(data)
-        self._announced = RegisteredProcess("front", 0, config, self._drain)
-        self._directory = self._announced.directory
+        self._process = RegisteredProcess("front", 0, config, self._drain)
+        self._registry = self._process.registry
         self._config = config.cluster
-        with self._announced.loading():
+        with self._process.loading():
             model = open_model(config.model, config.weights, computes_here=False)
-            self._announced.go_on()
+            self._process.go_on()
             text = load_text_model(model.plan.checkpoint.path)
         self._metrics_host = reachable_host(config.front.metrics_host)
         self._announcements: list[Announcement] = []
@@ -62,7 +62,7 @@ class FrontReplica:
     async def status(self) -> dict[str, Any]:
         """Ports, how many routers are linked, and how far the other processes are."""
         await self._start()
-        self._announcements = await awaited_announcements(self._directory)
+        self._announcements = await await_registered(self._registry)
         return {
             "grpc_port": self._server.grpc_port,
             "metrics_port": self._server.metrics_port,
@@ -73,24 +73,25 @@ class FrontReplica:
 
     async def check_health(self) -> None:
         """Called by Serve once a second; the first time it starts the server."""
-        self._announced.threads.check()
+        self._process.threads.check()
         await self._start()
 
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
+        # Serve also calls this when `__init__` has failed half-way.
         if getattr(self, "_running", False):
-            await end(self._announced, lambda: None, self._config)
+            await end(self._process, lambda: None, self._config)
             await self._server.stop()
-        elif hasattr(self, "_announced"):
-            await asyncio.to_thread(self._announced.close)
+        elif hasattr(self, "_process"):
+            await asyncio.to_thread(self._process.close)
 
     async def _start(self) -> None:
-        async with self._started:
+        async with self._started:  # a health check and a status call may come together
             if not self._running:
                 self._loop = asyncio.get_running_loop()
                 await self._server.start()
                 self._running = True
-                self._announced.ready(self._metrics_page())
+                self._process.ready(self._metrics_page())
 
     def _metrics_page(self) -> Endpoint | None:
         if not self._server.metrics_port:
@@ -112,11 +113,11 @@ class FrontReplica:
         asyncio.run_coroutine_threadsafe(drain, self._loop).result()
 
     async def _routers(self) -> list[Endpoint]:
-        self._announcements = await awaited_announcements(self._directory)
+        self._announcements = await await_registered(self._registry)
         return endpoints_of(self._announcements, "router")
 
     def _known_shards(self) -> list[ShardReport]:
-        """Shards on their way, which no router knows yet; of the others the routers know better."""
+        """Shards that still load, which no router knows yet; routers report the others."""
         youngest = {a.index: a for a in self._announcements if a.role == "shard"}
         return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
 

@@ -1,8 +1,8 @@
 """`python -m cluster.serve.readiness_probe`: whether a pod of routers and shards is ready, for its readiness probe.
 
 It is when Ray's process on this node answers and every process of the application serves, those on other nodes too. No
-Service selects such a pod: what hangs on its readiness is whether another may be evicted, which must wait until the
-weights of the last one's processes are loaded again. A pod that just waits for work counts as ready then.
+Service selects such a pod: its readiness decides whether another may be evicted, which must wait until the processes of
+the last one have loaded their weights again. A pod without any process counts as ready then.
 
 Standard library only: it runs every few seconds in each pod, and importing Ray would take seconds of a core.
 """
@@ -21,7 +21,7 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what is lacking, if anything is, and return the exit code."""
+    """Print what is missing, if anything is, and return the exit code."""
     args = _arguments(argv)
     try:
         _get(f"{args.node}/api/local_raylet_healthz")
@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if lacking else 0
 
 
-def missing(answer: bytes, name: str) -> str:
-    """What an application lacks by the answer of Ray's dashboard; empty if nothing.
+def missing(response: bytes, name: str) -> str:
+    """What an application lacks according to the response of Ray's dashboard; empty if nothing.
 
     Raises:
-        ValueError: it is no such answer.
+        ValueError: it is not such a response.
     """
-    applications = json.loads(answer).get("applications", {})
+    applications = json.loads(response).get("applications", {})
     if name not in applications:
         return f"{name} is not deployed yet"
     status = str(applications[name]["status"])

@@ -8,7 +8,7 @@ from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
-from cluster.processes.service_registry import DrainOrder, announced_in, endpoints_of
+from cluster.processes.service_registry import DrainOrder, endpoints_of, registered_in
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.transport.address import Endpoint
@@ -21,19 +21,19 @@ from router_service.router.router import Router
 
 
 class RouterReplica:
-    """One router: everything of the model but the experts."""
+    """One router: the model without its experts."""
 
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
-        self._announced = RegisteredProcess("router", 0, config, self._drain)
+        self._process = RegisteredProcess("router", 0, config, self._drain)
         self._config = config.cluster
-        with self._announced.loading():
+        with self._process.loading():
             self._load(config, secret, digest)
-        self._announced.ready(self._router.endpoint)
+        self._process.ready(self._router.endpoint)
 
     def _load(self, config: ClusterConfig, secret: bytes, digest: bytes) -> None:
         model = open_to_load(config, "router")
-        self._announced.will_load(model.router_bytes)
+        self._process.will_load(model.router_bytes)
         begun, transport = time.monotonic(), SocketTransport()
         engine = self._build(config, model, transport)
         identity = RouterIdentity(
@@ -53,8 +53,9 @@ class RouterReplica:
             experts=config.experts,
             metrics=config.metrics,
             logs=config.logging,
-            threads=self._announced.threads,
+            threads=self._process.threads,
         )
+        # Ready only after a token through all shards: a Front must never choose a router that cannot serve.
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.prove(config.cluster.ready_timeout_seconds)
 
@@ -67,36 +68,36 @@ class RouterReplica:
             dtype=model.dtype,
             device=model.device,
             keep_packed=model.keep_packed,
-            progress=self._announced.progress,
+            progress=self._process.progress,
         )
 
     def check_health(self) -> None:
-        """Called by Serve once a second. One that was told to end is not replaced before its node goes."""
-        if not self._announced.ending:
+        """Called by Serve once a second. While it drains it counts as healthy: it must not be replaced."""
+        if not self._process.ending:
             self._router.check_health(self._config.stuck_seconds)
 
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_router"):
-            await end(self._announced, self.check_health, self._config)
+            await end(self._process, self.check_health, self._config)
             await asyncio.to_thread(self._router.close)
 
     def _drain(self, order: DrainOrder) -> None:
         """A Front that is told to drain at the same time takes requests until its notice is over.
 
-        Closed at the end, so that shards see that nobody needs them and streams that are left go on elsewhere.
+        Closed at the end, so that shards see that no router needs them and the remaining streams continue elsewhere.
         """
         time.sleep(order.notice_s + ORDER_SECONDS if order.notice_s else 0.0)
         self._router.leave(order.grace_s)
         self._router.close()
 
     def _shards(self) -> list[Endpoint]:
-        return endpoints_of(announced_in(self._announced.directory), "shard")
+        return endpoints_of(registered_in(self._process.registry), "shard")
 
     def _wait_for_shards(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._router.ready():
-            self._announced.go_on()
+            self._process.go_on()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not all shards were there within {seconds:.0f} s")
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The credentials of the data plane, and what can be wrong with files of secrets before anything is started."""
+"""The credentials of the data plane, and checks of certificates, tokens and secrets before anything is started."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ SECRET_VARIABLE = "EXPERTMESH_SECRET"
 def fixed_secret(config: ClusterConfig) -> bytes:
     """The secret that is handed to the processes: EXPERTMESH_SECRET or drawn anew; none where they read a file."""
     if config.cluster.secret_file:
-        return b""
+        return b""  # each process reads the file itself, so that a rotation needs no restart
     given = os.environ.get(SECRET_VARIABLE, "")
     return given.encode() if given else secrets.token_bytes(32)
 
@@ -47,7 +47,7 @@ def check_security(config: ClusterConfig) -> None:
 
 
 def security_warnings(config: ClusterConfig) -> list[str]:
-    """What an operator should know who lets others reach the API or the live page."""
+    """What an operator should know who exposes the API or the live page to other machines."""
     front = config.front
     hosts = [front.host] if front.http_port is None else [front.host, front.http_host]
     reached = [host for host in dict.fromkeys(hosts) if not is_loopback(host)]

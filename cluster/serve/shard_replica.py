@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cluster.config import ClusterConfig, config_from
-from cluster.processes.neighbours import threads_of_shard
+from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import DrainOrder
@@ -23,18 +23,18 @@ class ShardReplica:
 
     def __init__(self, data: dict[str, Any], index: int, secret: bytes, digest: bytes) -> None:
         config = config_from(data)
-        do_not_preempt()
-        self._announced = RegisteredProcess("shard", index, config, self._drain)
+        do_not_preempt()  # before any thread is started: threads inherit the policy
+        self._process = RegisteredProcess("shard", index, config, self._drain)
         self._config = config.cluster
-        with self._announced.loading():
+        with self._process.loading():
             server = self._load(config, index, secret, digest)
         self._server = server
-        self._announced.ready(server.endpoint)
+        self._process.ready(server.endpoint)
 
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         model = open_to_load(config, "shard")
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
-        self._announced.will_load(model.shard_bytes(len(held)))
+        self._process.will_load(model.shard_bytes(len(held)))
         shard = load_shard(
             index,
             held,
@@ -44,7 +44,7 @@ class ShardReplica:
             model.device,
             select.ops(config.experts.backend, model.device),
             model.keep_packed,
-            self._announced.progress,
+            self._process.progress,
         )
         with torch.inference_mode():
             shard.warm_up()
@@ -55,9 +55,10 @@ class ShardReplica:
                 node=node_id(),
                 replica=replica_id(),
                 checksum=config.experts.checksum,
-                threads=threads_of_shard(config, self._announced.directory),
+                # Only now: shards that start together have registered while they were loading.
+                threads=threads_of_shard(config, self._process.registry),
                 slow_call_s=config.logging.slow_call_seconds,
-                watch=self._announced.threads,
+                watch=self._process.threads,
             )
 
     def check_health(self) -> None:
@@ -67,10 +68,10 @@ class ShardReplica:
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_server"):
-            await end(self._announced, self.check_health, self._config)
+            await end(self._process, self.check_health, self._config)
             self._server.close()
 
     def _drain(self, order: DrainOrder) -> None:
-        """Routers need their shards as long as they have requests."""
+        """Serve on until no router is connected: routers need their shards as long as they have requests."""
         time.sleep(order.notice_s)
         self._server.wait_alone(order.grace_s + ORDER_SECONDS)

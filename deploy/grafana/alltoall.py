@@ -4,9 +4,9 @@ from deploy.grafana.panel import ANSWERING, Board, Kind, Panel, Query, Row
 from deploy.grafana.promql import COMPUTE, KEYS, ROUTER, ROUTER_SHARD, SHARD, mean, once, quantile, rate
 
 PHASE_TEXT = (
-    "pack: grouping and copying on the router. dispatch: from the router's send to the shard's complete receipt. "
-    "queue, compute: on the shard. combine: from the shard's send to the router's complete receipt. reduce: adding "
-    "the partial sums. They add up to the call."
+    "pack: grouping and copying on the router. dispatch: from the router's send to the last byte received by the "
+    "shard. queue, compute: on the shard. combine: from the shard's send to the last byte received by the router. "
+    "reduce: adding the partial sums. They add up to the call."
 )
 STEP_TIME = f"(sum by ({KEYS}, router) ({once(rate('step_seconds_sum', ROUTER), 'kind')}) > 0)"
 
@@ -44,7 +44,7 @@ OVERHEAD = Row(
         Panel(
             "Exposed wait and stragglers",
             "Shares of step time. Exposed: waiting for experts with nothing else to do, their compute included. "
-            "Straggler: the slowest shard's answer minus the mean of the shards asked.",
+            "Straggler: the slowest shard's reply minus the mean of all replies.",
             (
                 Query(_share("alltoall_exposed_seconds_total"), "{{router}} exposed"),
                 Query(_share("straggler_wait_seconds_total"), "{{router}} straggler"),
@@ -95,9 +95,9 @@ PHASES = Row(
             states=ANSWERING,
         ),
         Panel(
-            "On the way: dispatch and combine together",
-            "Mean seconds of a call that its data travel. Across hosts this sum is exact; how it splits into the two "
-            "rests on an estimated offset of the clocks.",
+            "In transit: dispatch and combine together",
+            "Mean seconds of a call that its data are in transit. Across hosts this sum is exact; its split into the "
+            "two depends on an estimated clock offset.",
             (
                 Query(
                     f"sum by ({KEYS}, shard) (shard_phase:expertmesh_alltoall_phase_seconds:mean5m"
@@ -110,7 +110,7 @@ PHASES = Row(
         ),
         Panel(
             "Clock error",
-            "Bound on what dispatch may have of combine or the other way round; 0 on one host.",
+            "Bound on the time that may be attributed to dispatch instead of combine, or the reverse; 0 on one host.",
             (
                 Query(
                     once(f"expertmesh_clock_offset_error_seconds{{{ROUTER_SHARD}}}", "shard"), "{{router}} to {{shard}}"
@@ -152,7 +152,7 @@ TRAFFIC = Row(
             ),
         ),
         Panel(
-            "Experts asked per row",
+            "Experts per row",
             "(token, expert) pairs / rows. At most the number of experts of a token; more means less traffic for the "
             "same work.",
             (

@@ -9,7 +9,7 @@ SHARDS = Row(
         Panel(
             "Balancedness",
             "Mean over layers of (mean / max over shards) of the last minute's tokens. 1 is perfect, 1 / shards the "
-            "worst. 1 / this is how many times its even share the busiest shard does.",
+            "worst. Its inverse is the busiest shard's load as a multiple of its even share.",
             (
                 Query(once(f"expertmesh_balancedness{{{ROUTER}}}"), "{{router}}"),
                 Query(f"model:expertmesh_balancedness:avg5m{{{MODEL}}}", "{{model}} 5 min"),
@@ -19,8 +19,8 @@ SHARDS = Row(
         ),
         Panel(
             "Max / mean of a window's tokens",
-            "max over shards / mean over shards of the tokens of all layers together. Layers that lean to different "
-            "shards hide each other here: compare with balancedness.",
+            "max over shards / mean over shards of the tokens of all layers together. Layers whose busiest "
+            "shards differ cancel out here: compare with balancedness.",
             tuple(
                 Query(f"model:expertmesh_shard_tokens:max_over_mean{window}{{{MODEL}}}", f"{{{{model}}}} {window}")
                 for window in ("5m", "1h", "6h")
@@ -52,7 +52,7 @@ SHARDS = Row(
         ),
         Panel(
             "Max / mean of single calls, all of them",
-            "Layer calls a second that fell into each bucket of max / mean over shards.",
+            "Layer calls per second in each bucket of max / mean over shards.",
             (Query(f"sum by (le) ({once(rate('shard_load_imbalance_bucket', ROUTER), 'le')})", "{{le}}"),),
             Kind.HEATMAP,
             width=12,
@@ -128,6 +128,6 @@ EXPERTS = Row(
 BOARD = Board(
     "expertmesh-balance",
     "ExpertMesh: expert balance",
-    "How evenly tokens spread over shards and experts. Rival measures have their formula in the panel's description.",
+    "How evenly tokens spread over shards and experts. Each measure's formula is in its panel's description.",
     (SHARDS, EXPERTS),
 )

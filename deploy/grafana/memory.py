@@ -8,7 +8,7 @@ SIZE = Row(
     (
         Panel(
             "Parameters",
-            "All that are held, and those that one token's pass touches: all of the router and K experts a layer.",
+            "Total, and active: those used by one token, all of the router and K experts per layer.",
             (Query(f"max by ({KEYS}, kind) (expertmesh_parameters{{{ROUTER}}})", "{{model}} {{kind}}"),),
             Kind.STAT,
         ),
@@ -46,7 +46,7 @@ MEMORY = Row(
     (
         Panel(
             "Weights by kind",
-            "Experts lie on the shards, dense weights and shared experts on every router.",
+            "Experts are on the shards, dense weights and shared experts on every router.",
             (
                 Query(
                     f"sum by ({KEYS}, kind) "

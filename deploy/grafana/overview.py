@@ -33,7 +33,7 @@ NOW = Row(
         ),
         Panel(
             "First token, p95",
-            "95% of the requests got their first token within this time, over five minutes.",
+            "95% of requests got their first token within this time, over five minutes.",
             (Query(f'max(model:expertmesh_time_to_first_token_seconds:quantile5m{{{MODEL}, quantile="0.95"}})'),),
             Kind.STAT,
             "s",
@@ -84,12 +84,12 @@ REQUESTS = Row(
     "Requests",
     (
         Panel(
-            "Requests/s by end",
-            "Answers by the reason they finished, errors by gRPC status.",
+            "Requests/s by outcome",
+            "Successful requests by finish reason, errors by gRPC status.",
             (
                 Query(
                     f"sum by ({KEYS}, finished_reason) ({rate('request_success_total', MODEL)})",
-                    "answer: {{finished_reason}}",
+                    "finished: {{finished_reason}}",
                 ),
                 Query(f"sum by ({KEYS}, code) ({rate('request_failures_total', MODEL)})", "error: {{code}}"),
             ),
@@ -127,10 +127,10 @@ LATENCY = Row(
     (
         _quantiles("Time to first token", "From a request's arrival, over five minutes.", "time_to_first_token"),
         _quantiles("Between two tokens", "Of one stream, over five minutes.", "inter_token_latency"),
-        _quantiles("Whole request", "Of those that succeeded, over five minutes.", "e2e_request_latency"),
+        _quantiles("End to end", "Of requests that succeeded, over five minutes.", "e2e_request_latency"),
         Panel(
             "Time to first token, all requests",
-            "Requests a second that fell into each bucket.",
+            "Requests per second in each bucket.",
             (Query(f"sum by (le) ({rate('time_to_first_token_seconds_bucket', MODEL)})", "{{le}}"),),
             Kind.HEATMAP,
             "s",
@@ -210,7 +210,7 @@ ERRORS = Row(
         ),
         Panel(
             "Firing alerts",
-            "Each has a runbook of its name.",
+            "Each has a runbook of the same name.",
             (
                 Query(
                     f"max by (alertname, severity, {KEYS}, shard, router, instance) "

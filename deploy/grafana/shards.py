@@ -1,10 +1,10 @@
-"""Shards: who is up, who restarts, who is refused."""
+"""Shards: which are up, which restart, which peers are refused."""
 
 from deploy.grafana.panel import Board, Kind, Panel, Query, Row
 from deploy.grafana.promql import COMPUTE, KEYS, MODEL, NAMESPACE, ROUTER, ROUTER_SHARD, SHARD, increase, once, rate
 
 UP = Row(
-    "Who is there",
+    "Availability",
     (
         Panel(
             "Shards, as each router sees them",
@@ -32,7 +32,7 @@ UP = Row(
         ),
         Panel(
             "Restarts",
-            "Lives of a shard that took the place of an earlier one, in the time shown.",
+            "Replaced shard processes, in the time shown.",
             (
                 Query(
                     f"max by ({KEYS}, shard) ({increase('shard_restarts_total', ROUTER_SHARD)})",
@@ -56,7 +56,7 @@ UP = Row(
         Panel(
             "Routers linked, of configured",
             "Routers that each Front is connected to, and how many there should be. One that never gets ready shows "
-            "here alone.",
+            "only here.",
             (
                 Query(f"max by ({KEYS}, instance) (expertmesh_routers_linked{{{MODEL}}})", "{{instance}}"),
                 Query(f"max by ({KEYS}) (expertmesh_routers_configured{{{MODEL}}})", "configured"),
@@ -69,11 +69,11 @@ UP = Row(
 )
 
 WORK = Row(
-    "What they do",
+    "Load",
     (
         Panel(
-            "Busy: compute time a second",
-            "Seconds a second in which a shard computes for a router. 1 is a shard that never idles.",
+            "Busy: compute time per second",
+            "Seconds per second in which a shard computes. 1 is a shard that is never idle.",
             (
                 Query(
                     f"sum by ({KEYS}, shard) ({once(rate('alltoall_phase_seconds_sum', COMPUTE), 'shard')})",
@@ -95,7 +95,7 @@ WORK = Row(
         ),
         Panel(
             "Refused connections",
-            "Peers that did not prove the secret, or sent what is no message, in the time shown.",
+            "Unauthenticated peers and invalid frames, in the time shown.",
             (
                 Query(
                     f"sum by ({KEYS}, shard, reason) (max by ({KEYS}, router, shard, reason) "
@@ -139,6 +139,6 @@ START = Row(
 BOARD = Board(
     "expertmesh-shards",
     "ExpertMesh: shards",
-    "Who is up, who restarts, how busy each shard is.",
+    "Which shards are up, which restart, how busy each one is.",
     (UP, WORK, START),
 )

@@ -1,4 +1,4 @@
-"""A name for what a deployment computes: peers that differ in it must not work together, for they would not notice."""
+"""A hash of what a deployment computes. Peers that differ in it must not work together: results would be wrong."""
 
 import hashlib
 import json
@@ -54,5 +54,5 @@ def _sizes(files: Iterable[Path], path: Path) -> dict[str, int]:
 
 
 def _named(file: Path, path: Path) -> str:
-    """Nodes may have the checkpoint in different places."""
+    """A path relative to the checkpoint: nodes may have it in different places."""
     return file.relative_to(path).as_posix()

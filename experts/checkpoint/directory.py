@@ -43,7 +43,7 @@ class Checkpoint:
             raise CheckpointError(f"{path}: no such checkpoint directory")
         self.path = path
         self.config = read_json(path / "config.json")
-        self._headers: dict[Path, dict[str, TensorEntry]] = {}
+        self._headers: dict[Path, dict[str, TensorEntry]] = {}  # read on demand: a shard needs those of few files
         self._file_of = self._places()
 
     @property
@@ -58,7 +58,7 @@ class Checkpoint:
         return sorted(file.name for file in self.path.glob("*.safetensors") if used and file.name not in used)
 
     def entry(self, name: str) -> TensorEntry | None:
-        """Where a tensor lies, None where no file holds it. One that the index forgets is looked for in all files.
+        """Where a tensor lies, None where no file holds it. One that is not in the index is looked for in all files.
 
         Raises:
             CheckpointError: a file is not a safetensors file, or the index is wrong about this tensor.
@@ -81,7 +81,7 @@ class Checkpoint:
     def check(self, expected: Iterable[Stored], ignorable: Callable[[str], bool]) -> None:
         """Compare the tensors with what the model family expects, by name, shape and dtype. Reads every header.
 
-        `ignorable` tells of a tensor that is not expected whether it may be there all the same.
+        `ignorable` tells by its name whether an unexpected tensor may be present.
 
         Raises:
             CheckpointError: the first tensor that is missing, too many, of a wrong shape or dtype.
@@ -116,7 +116,10 @@ class Checkpoint:
             )
 
     def load(self, copies: Iterable[Copy], progress: Callable[[int], None] = lambda _: None) -> None:
-        """Carry out `copies` in the order of the files, `progress` called with the bytes of each."""
+        """Carry out `copies`, calling `progress` with the bytes of each.
+
+        In the order of the files, so that each is mapped once and read forwards.
+        """
         ordered = sorted(((self._existing(copy.name), copy) for copy in copies), key=_place)
         for file, group in groupby(ordered, key=lambda pair: pair[0].file):
             with MappedFile(file) as mapped:
@@ -152,7 +155,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path / INDEX}: has no object 'weight_map' from tensors to file names")
         files = {name: _inside(self.path, name) for name in sorted(set(weight_map.values()))}
         for file in files.values():
-            if not isfile(file):  # which is false of a name that no file can have, too
+            if not isfile(file):  # unlike Path.is_file, false and no error for a name that no file can have
                 raise CheckpointError(f"{file}: no such file, but {INDEX} places tensors there")
         return {tensor: files[name] for tensor, name in weight_map.items()}
 
@@ -162,6 +165,7 @@ def _place(pair: tuple[TensorEntry, Copy]) -> tuple[str, int, int]:
 
 
 def _inside(path: Path, name: str) -> Path:
+    # An index is untrusted: it must not make us read files elsewhere.
     file = path / name
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise CheckpointError(f"{path / INDEX}: the weights file {name!r} lies outside the checkpoint directory")

@@ -1,7 +1,7 @@
-"""How the files of a checkpoint directory are opened: they are strangers' data, of any size and kind.
+"""How the files of a checkpoint directory are opened: they are untrusted data, of any size and kind.
 
-Symbolic links are followed: Hugging Face's own cache consists of links out of the directory. Whoever may put a link
-there may as well put the file; what is read goes into tensors, a tokenizer or a template, and never out as it is.
+Symbolic links are followed: Hugging Face's own cache consists of links out of the directory. Whoever can put a link
+there can put the file as well; what is read goes into tensors, a tokenizer or a template, and is never sent out as is.
 """
 
 import stat
@@ -35,7 +35,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     check_file(path, most)
     with path.open("rb") as stream:
-        return stream.read(most)
+        return stream.read(most)  # the size was checked before, and the file may grow
 
 
 def read_text(path: Path, most: int) -> str:

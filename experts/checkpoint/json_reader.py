@@ -1,6 +1,6 @@
 """A checkpoint's JSON files, read by type: what is wrong with a value is one line that names file, key and value.
 
-They are strangers' data. Every number has bounds, so that none is multiplied, looped over or allocated for unchecked.
+They are untrusted data. Every number has bounds, so that none is multiplied, looped over or allocated for unchecked.
 A null counts as unset, as in transformers.
 """
 
@@ -38,7 +38,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: no such file") from None
     except CheckpointError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: holds a {type(value).__name__}, not a JSON object")
@@ -205,6 +205,7 @@ def open_json(file: Path, optional: bool = False) -> JsonReader:
 
 
 def _is_integer(value: object, least: int, most: int) -> bool:
+    # bool is a subclass of int, and `true` is no number of layers.
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

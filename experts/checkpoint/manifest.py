@@ -59,4 +59,5 @@ class ExpertManifest:
         return self._one().gate_up.encoded
 
     def _one(self) -> ExpertSource:
+        # All experts of a model have one shape and encoding, so the first stands for all.
         return self.source(self.layers[0], 0)

@@ -17,8 +17,8 @@ class Packer:
     """Reads in `dtype` on `device` and packs with `ops`, so that no two matrices are ever there in both forms.
 
     `keep_packed` leaves a matrix that is stored in blocks with scales as it was published. The dense form of a packed
-    matrix serves the next one of that shape. Made afresh for each, they would leave holes between the packed ones, a
-    third of the weights in all.
+    matrix is reused for the next one of that shape. Allocated anew for each, they would leave holes between the packed
+    ones, a third of the weights in all.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Packer:
         if source.encoded and self._keep_packed:
             return self._as_published(source)
         if self._spare is None or self._spare.shape != source.shape:
-            self._spare = None  # let go of it before the next one is there
+            self._spare = None  # freed before the next one is allocated
             self._spare = torch.empty(source.shape, dtype=self._dtype, device=self._device)
         dense_OI = self._fill(self._spare, source)
         packed_OI = self._ops.pack(dense_OI)
         if packed_OI is dense_OI:
-            self._spare = None
+            self._spare = None  # it belongs to the caller now
         return packed_OI
 
     def _as_published(self, source: TensorSource) -> Quantized:
@@ -86,7 +86,7 @@ class Packer:
         return made
 
     def _copies(self, part: Part, targets: tuple[Tensor, ...]) -> list[Copy]:
-        """Where each stored tensor of a part goes. Checked here too: who loads has not looked at all files."""
+        """Where each stored tensor of a part goes. Checked here too: a shard has not read the headers of all files."""
         copies = []
         for stored, target in zip(part.stored(), targets, strict=True):
             self._checkpoint.check_one(stored)

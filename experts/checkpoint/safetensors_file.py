@@ -26,9 +26,11 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "U8": torch.uint8,
 }
+# About the limit of the safetensors library: a length from an untrusted file must not decide what is allocated.
 MAX_HEADER_BYTES = 100 << 20
+# Of mapped pages resident at a time.
 PIECE_BYTES = 1 << 20
-# How a file begins that stands for one that Git LFS has not fetched.
+# The first bytes of a pointer file, which stands for one that Git LFS has not fetched.
 LFS_POINTER = b"version "
 
 
@@ -87,6 +89,7 @@ def _entry(file: Path, name: str, info: dict[str, Any], data_start: int, size: i
         raise CheckpointError(f"{file}: tensor {name} lies at bytes {begin} to {end}, the data begin at {data_start}")
     shape = tuple(int(n) for n in info["shape"])
     entry = TensorEntry(name, file, str(info["dtype"]), shape, begin, end)
+    # Of other dtypes the size of an element is not known; they are refused when such a tensor is wanted.
     if entry.dtype in DTYPES and end - begin != _nbytes(entry):
         raise CheckpointError(
             f"{file}: tensor {name} has {end - begin} bytes, its shape {shape} needs {_nbytes(entry)}"
@@ -103,6 +106,7 @@ class MappedFile:
 
     def __init__(self, file: Path) -> None:
         with file.open("rb") as stream:
+            # Copy on write, although nothing is written: torch.frombuffer warns of memory that is read-only.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def __enter__(self) -> "MappedFile":
@@ -123,10 +127,10 @@ class MappedFile:
             if part.numel():
                 piece = torch.frombuffer(self._map, dtype=dtype, count=part.numel(), offset=begin)
                 part.copy_(piece.view(part.shape))
-                del piece
+                del piece  # a map with views of it cannot be closed
                 self._release(begin, part.numel() * dtype.itemsize)
                 begin += part.numel() * dtype.itemsize
 
     def _release(self, begin: int, length: int) -> None:
-        first = begin - begin % mmap.PAGESIZE
+        first = begin - begin % mmap.PAGESIZE  # madvise takes whole pages
         self._map.madvise(mmap.MADV_DONTNEED, first, min(length + begin - first, len(self._map) - first))

@@ -1,7 +1,7 @@
-"""Where a tensor of ours lies in a checkpoint: the stored tensors that make it up, how they are turned and encoded.
+"""Where a tensor of ours lies in a checkpoint: the stored tensors that make it up, their layout and encoding.
 
-Makers store the same matrices differently: one tensor an expert or one for all of them, transposed, gate and up rows in
-turn, as floats, as 8-bit or as 4-bit blocks. All of that is data here, so that one loader reads every family.
+Publishers store the same matrices differently: one tensor per expert or one for all, transposed, gate and up rows
+interleaved, as floats, as 8-bit or as 4-bit blocks. All of that is data here, so that one loader reads every family.
 O outputs (rows), I inputs (columns), E experts.
 """
 
@@ -128,12 +128,12 @@ def stacked(*parts: Part, float32: bool = False) -> TensorSource:
 
 
 def plain(name: str, *shape: int, float32: bool = False) -> TensorSource:
-    """A tensor that is stored as we want it."""
+    """A tensor that is stored in our layout."""
     return stacked(Part(name, shape), float32=float32)
 
 
 def scales_name(name: str) -> str:
-    """What DeepSeek calls the scales of an FP8 matrix; in spite of the name they multiply."""
+    """What DeepSeek calls the scales of an FP8 matrix; despite the name they multiply."""
     return f"{name}_scale_inv"
 
 

@@ -88,7 +88,7 @@ def settings_of(kind: Any) -> dict[str, Bounds]:
 
 
 def check_settings(section: str, settings: Any) -> None:
-    """Hold each field of a dataclass to its type and bounds; for its `__post_init__`.
+    """Check each field of a dataclass against its type and bounds; for its `__post_init__`.
 
     Raises:
         ValueError: one is outside; the message names the key, its value and its bounds.

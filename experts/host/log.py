@@ -1,4 +1,4 @@
-"""What every process logs, and how: one line an event, JSON or text, with the request's id where one is at hand.
+"""What every process logs, and how: one line per event, JSON or text, with the request's id where one is at hand.
 
 No line ever holds a prompt or generated text. Loggers are the standard library's; values go beside the message:
 
@@ -21,7 +21,7 @@ from experts.host.log_limit import LogLimit
 PACKAGES = ("kernels", "experts", "router_service", "cluster")
 MAX_IDS = 64
 
-# The request that the current task or thread works for, so that every line that it causes can be found by it.
+# The request that the current task or thread works for, so that all its log lines can be found by its id.
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 
 
@@ -34,8 +34,8 @@ class LoggingConfig:
         level: the least important lines that are written, of ours; of libraries at least warning
         burst: lines of one message within an interval; of the others only the number is written
         interval_seconds: the interval of burst
-        slow_call_seconds: a layer's call that takes a shard longer, waiting included, is logged by it, and by its
-            router with the request ids
+        slow_call_seconds: a layer's call that takes a shard longer, waiting included, is logged by the shard, and
+            by its router with the request ids
         slow_step_seconds: a router's step that takes longer is logged with the request ids
     """
 
@@ -91,6 +91,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; a traceback follows on lines of its own."""
         values = "".join(f" {key}={_shown(value)}" for key, value in _values(record).items())
+        # A message may quote a peer: no line break or escape sequence of it may reach a terminal.
         message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
         line = f"{_time(record)} {record.levelname} [{self._process}] {record.name}: {message}{values}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -1,4 +1,4 @@
-"""Keeps a message that comes too often from filling the log: the first lines of an interval pass, then a number."""
+"""Keeps a frequent message from filling the log: the first lines of an interval pass, then only their number."""
 
 import logging
 import threading
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Messages are templates of ours and of libraries; one that makes its own texts must not make us grow.
+# Messages are templates, so there are few. A library that formats its own texts must not make this table grow.
 MAX_MESSAGES = 1024
 
 Key = tuple[str, int, str]
@@ -45,7 +45,7 @@ class LogLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write `record`."""
-        if hasattr(record, "held_back"):
+        if hasattr(record, "held_back"):  # our own line about held-back lines, which comes through here too
             return True
         key, now = (record.name, record.levelno, str(record.msg)), self._clock()
         with self._lock:

@@ -1,4 +1,4 @@
-"""How much memory this host has for us, within our control groups."""
+"""How much memory is available on this host, within our control groups."""
 
 import re
 from collections.abc import Iterator
@@ -36,4 +36,5 @@ def _room(group: Path, limit: str, usage: str, reclaimable: str) -> int | None:
         return None
     if most == "max":
         return None
+    # Inactive file pages count as usage, but the kernel drops them when memory is wanted.
     return max(0, int(most) - used + (int(given_back[1]) if given_back else 0))

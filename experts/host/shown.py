@@ -1,4 +1,4 @@
-"""Values of strangers' files as error messages show them: one short line, whatever they are."""
+"""Values of untrusted files as error messages show them: one short line, whatever they are."""
 
 from reprlib import Repr
 

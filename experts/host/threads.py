@@ -1,7 +1,7 @@
 """How many CPU threads a computation gets.
 
-OpenMP keeps the number per calling thread, so whoever computes must say it itself; and where processes share cores,
-waking a second thread for a few rows can cost more than it computes. Which it is, is measured at the start.
+OpenMP keeps the number per calling thread, so each thread that computes must set it; and where processes share cores,
+waking a second thread for a few rows can cost more than it gains. That is measured at the start.
 """
 
 import statistics
@@ -26,7 +26,7 @@ class ComputeThreads:
     def use(self, rows: int) -> None:
         """Set the calling thread's number for a computation of `rows` rows."""
         wanted = self.few if rows <= FEW_ROWS else self.most
-        if getattr(self._used, "number", None) != wanted:
+        if getattr(self._used, "number", None) != wanted:  # most calls need no change
             torch.set_num_threads(wanted)
             self._used.number = wanted
 
@@ -36,10 +36,10 @@ def measured_threads(few_rows: Callable[[], object], most: int) -> ComputeThread
     if most == 1:
         return ComputeThreads(1, 1)
     times: dict[int, list[float]] = {1: [], most: []}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS):  # in turn, so that other load disturbs both alike
         for threads, seconds in times.items():
             torch.set_num_threads(threads)
-            few_rows()
+            few_rows()  # starts the threads, which is not what is measured
             begun = time.perf_counter()
             few_rows()
             seconds.append(time.perf_counter() - begun)

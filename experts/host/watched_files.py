@@ -1,4 +1,4 @@
-"""What a few files say, read again when they change: certificates, tokens and secrets are replaced under way."""
+"""The contents of a few files, read again when they change: certificates, tokens and secrets get replaced."""
 
 import logging
 import threading
@@ -31,12 +31,12 @@ class WatchedFiles(Generic[T]):
         self._clock = clock
         self._lock = threading.Lock()
         self._due = clock() + CHECK_SECONDS
-        # Looked at before reading: what is written in between is a change that the next look sees.
+        # Stamped before reading: a write in between then shows as a change at the next check.
         self._stamps = self._look()
         self._value = read()
 
     def current(self) -> T:
-        """Return what the files say, or said before they were broken."""
+        """Return the contents, or the last good ones if the files are broken."""
         with self._lock:
             if (now := self._clock()) >= self._due:
                 self._due = now + CHECK_SECONDS

@@ -1,4 +1,4 @@
-"""Threads of ours, none of which ends unseen: a fault is logged with its stack and counted, who must last is missed."""
+"""Threads that do not die unnoticed: faults are logged with their stack and counted, a missing thread fails health."""
 
 import logging
 import threading
@@ -9,11 +9,11 @@ log = logging.getLogger(__name__)
 
 
 class ThreadWatch:
-    """Starts the threads of one process's part and remembers which of them have failed.
+    """Starts threads and remembers which of them have failed.
 
-    A thread fails when its target raises. One that must last, such as a listener, fails as well when it returns before
-    it was told to; nobody takes its place, so `check` raises from then on. The others, such as a connection's, are
-    opened anew by their peers: their faults are counted only.
+    A thread fails when its target raises. One that must last, such as a listener, also fails when it returns
+    before it was asked to; nothing replaces it, so `check` raises from then on. The others, such as a connection's, are
+    replaced when peers reconnect: their faults are only counted.
 
     Args:
         kinds: threads that are counted from 0 on.
@@ -25,7 +25,7 @@ class ThreadWatch:
         self._lock = threading.Lock()
 
     def count_from_zero(self, kinds: Iterable[str]) -> None:
-        """Have `failures` name these kinds also before the first one fails."""
+        """Let `failures` list these kinds before the first one fails, so that their series start at 0."""
         with self._lock:
             for kind in kinds:
                 self._failures.setdefault(kind, 0)
@@ -47,7 +47,7 @@ class ThreadWatch:
         """Run `target(*args)` on a daemon thread, called `name` or else `kind`.
 
         Args:
-            lasts_until: for a thread that must last: whether it has been told to end.
+            lasts_until: for a thread that must last: whether it has been asked to end.
 
         Raises:
             RuntimeError: the system has no thread left.
@@ -59,7 +59,7 @@ class ThreadWatch:
         return thread
 
     def check(self) -> None:
-        """Look for threads that must last.
+        """Check the threads that must last.
 
         Raises:
             RuntimeError: some have ended; names them.
@@ -77,13 +77,13 @@ class ThreadWatch:
     ) -> None:
         try:
             target(*args)
-        except BaseException:  # nobody is above: whatever it is, it ends here
+        except BaseException:  # there is no caller: whatever it is, it ends here
             self._note(kind, lasts=lasts_until is not None)
             log.exception("thread %s has failed", threading.current_thread().name)
             return
         if lasts_until is not None and not lasts_until():
             self._note(kind, lasts=True)
-            log.error("thread %s has ended before its time", threading.current_thread().name)
+            log.error("thread %s has ended unexpectedly", threading.current_thread().name)
 
     def _note(self, kind: str, lasts: bool) -> None:
         with self._lock:

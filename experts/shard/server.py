@@ -1,8 +1,7 @@
-"""A shard on sockets: each connection's thread reads its router's questions, one lock lets them compute in turn.
+"""A shard on sockets: each connection's thread reads its router's calls, and one lock lets them compute in turn.
 
-A question is complete (`received`) when its own thread has read it, also while another router's question computes, so
-the time that it then waits for the lock is queueing and not transfer. With one router nobody waits for the lock, and no
-thread is woken twice.
+A call's thread stamps the last byte received even while another router's call computes, so the wait for the lock counts
+as queueing and not as transfer. With one router there is no wait, and no second thread to wake.
 """
 
 import json
@@ -25,7 +24,7 @@ from experts.transport.listener import FrameServer
 log = logging.getLogger(__name__)
 
 SAMPLE_ROWS = 8
-ALONE_POLL_SECONDS = 0.05
+IDLE_POLL_SECONDS = 0.05
 
 
 class ExpertServer:
@@ -34,7 +33,7 @@ class ExpertServer:
     Args:
         delay_s: seconds added to each computation, for tests of what is measured.
         threads: CPU threads that a computation may use.
-        slow_call_s: a question that takes longer, waiting included, is logged.
+        slow_call_s: a call that takes longer, waiting included, is logged.
         watch: the process's threads, to which the data plane's are added.
     """
 
@@ -52,6 +51,7 @@ class ExpertServer:
         watch: ThreadWatch | None = None,
     ) -> None:
         self.shard = shard
+        # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self._delay_s = delay_s
         self._slow_call_ns = slow_call_s * 1e9
@@ -64,10 +64,10 @@ class ExpertServer:
         self.rejected = self._server.rejected
 
     def check_health(self, limit_s: float) -> None:
-        """Look at the data plane itself, not at this process's control plane.
+        """Check the data plane, which may hang while this process's control plane still responds.
 
         Raises:
-            RuntimeError: a thread that must last has died, or one question has computed for more than `limit_s`
+            RuntimeError: a thread that must last has died, or one call has computed for more than `limit_s`
                 seconds.
         """
         self._watch.check()
@@ -75,26 +75,26 @@ class ExpertServer:
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
         since = self._computing_since
         if since and time.monotonic() - since > limit_s:
-            raise RuntimeError(f"shard {self.shard.index}: one question has been computing for over {limit_s:.0f} s")
+            raise RuntimeError(f"shard {self.shard.index}: one call has been computing for over {limit_s:.0f} s")
 
     def wait_alone(self, seconds: float) -> None:
         """Wait until no router is connected, at most so long."""
         deadline = time.monotonic() + seconds
         while self._server.connections and time.monotonic() < deadline:
-            time.sleep(ALONE_POLL_SECONDS)
+            time.sleep(IDLE_POLL_SECONDS)
 
     def close(self) -> None:
         """Stop listening and end every connection."""
         self._server.close()
 
     def opened(self, channel: Channel) -> None:
-        """A router is there; it speaks first."""
+        """A router has connected; it sends first."""
 
     def closed(self, channel: Channel) -> None:
-        """A router is gone; nothing was kept for it."""
+        """A router has disconnected; there is no state to drop."""
 
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
-        """Answer one question."""
+        """Answer one frame of a router."""
         if header.kind is Kind.EXPERTS:
             self._answer(channel, header.sequence, unpack_call(payload), time.monotonic_ns())
         elif header.kind is Kind.STATUS:
@@ -115,7 +115,7 @@ class ExpertServer:
     def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:
         try:
             partial = self._compute(call, received)
-        except Exception as error:
+        except Exception as error:  # it goes to the router, whose requests fail; the shard serves on
             log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
             channel.send(Kind.FAILURE, sequence, [f"{type(error).__name__}: {error}".encode()])
             return
@@ -127,7 +127,7 @@ class ExpertServer:
     def _compute(self, call: ExpertCall, received: int) -> Partial:
         with self._compute_lock, torch.inference_mode():
             started = time.monotonic_ns()
-            self._computing_since = started / 1e9
+            self._computing_since = started / 1e9  # read by `check_health` without the lock, which a hung call holds
             self._threads.use(len(call.rows_A))
             try:
                 if self._delay_s:
@@ -135,12 +135,12 @@ class ExpertServer:
                 y_RD = self.shard.compute(call)
             finally:
                 self._computing_since = 0.0
-            self._assignments += len(call.rows_A)
+            self._assignments += len(call.rows_A)  # under the lock: connections compute on threads of their own
         return Partial(y_RD, Stamps(received, started, time.monotonic_ns()))
 
 
 def _log_slow(call: ExpertCall, stamps: Stamps) -> None:
-    """The router sees the same two times in the answer, and logs whose requests the step's were."""
+    """The router gets the same two times with the reply, and logs the request ids of the step."""
     log.warning(
         "slow call",
         extra=fields(

@@ -1,6 +1,6 @@
-"""A shard's experts: their weights in memory, and the sum of a question's experts.
+"""A shard's experts: their weights in memory, and the sum over the experts of a call.
 
-E experts held here, D hidden, F expert FFN size, R rows of a question.
+E experts held here, D hidden, F expert FFN size, R rows of a call.
 """
 
 import time
@@ -18,6 +18,7 @@ from experts.transport.call import ExpertCall
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
 
+# On a CPU each number of rows up to 15 compiles a primitive of its own (see `kernels.cpu.linear.padded`).
 WARM_UP_ROWS = 16
 
 
@@ -46,7 +47,7 @@ class ExpertShard:
         """Return y_RD, float32 in host memory: for each row the weighted sum of its experts that live here.
 
         Raises:
-            ValueError: the question names a layer or an expert that this shard does not hold, or another dtype.
+            ValueError: the call names a layer or an expert that this shard does not hold, or is of another dtype.
         """
         layer = self._check(call)
         rows_A = torch.from_numpy(call.rows_A.astype(np.int64)).to(self._device)
@@ -55,12 +56,12 @@ class ExpertShard:
         return self._ops.expert_ffn(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
 
     def warm_up(self) -> None:
-        """Compute a few rows, so that no request waits for what the kernels compile at the first call of a size."""
+        """Compute a few rows, as kernels are compiled at the first call of a size and no request should wait."""
         for rows in range(1, WARM_UP_ROWS + 1):
             self.compute(self.sample_call(rows))
 
     def sample_call(self, rows: int) -> ExpertCall:
-        """A question of `rows` rows of zeros for the first expert of the first layer."""
+        """A call of `rows` rows of zeros for the first expert of the first layer."""
         layer, experts = next(iter(self.layers.items()))
         x_RD = torch.zeros((rows, experts.hidden), dtype=experts.dtype)
         rows_A = np.arange(rows, dtype=np.int32)
@@ -96,6 +97,7 @@ def load_shard(
         progress: called with the bytes of each tensor read, in the form kept.
     """
     begun, layers = time.monotonic(), {}
+    # One for all layers: it reuses the memory of a dense matrix for the next one.
     packer = Packer(checkpoint, ops, dtype, device, keep_packed, progress)
     for layer in manifest.layers:
         held = [manifest.source(layer, expert) for expert in experts]

@@ -1,7 +1,7 @@
-"""Where a process of the cluster can be reached, and how to dial it.
+"""Where a process of the cluster can be reached, and how to connect to it.
 
 The unix sockets have names in Linux's abstract namespace: a process that is killed leaves no file behind, and two
-clusters cannot clash. Anyone on the node may connect to them, as to a port; the handshake keeps strangers out.
+clusters cannot clash. Anyone on the node may connect to them, as to a port; the handshake authenticates peers.
 """
 
 import secrets
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A process that serves framed sockets: who it is, which life of it this is, and its two addresses.
+    """A process that serves framed sockets: its identity, its incarnation and its two addresses.
 
     `unix_name` serves peers on the same `node`, `host` and `port` the others.
     """
@@ -33,7 +33,7 @@ class Endpoint:
 
 
 def new_incarnation() -> int:
-    """Return a random 63-bit number that names one life of a process."""
+    """Return a random 63-bit number for one run of a process: a restarted one gets another."""
     return secrets.randbits(63)
 
 
@@ -53,6 +53,7 @@ def dial(endpoint: Endpoint, node: str, timeout_s: float) -> socket.socket:
             raise
         return sock
     sock = socket.create_connection((endpoint.host, endpoint.port), timeout=timeout_s)
+    # A call ends in a partly filled packet, which would otherwise wait for the acknowledgement of the one before.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 

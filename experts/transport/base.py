@@ -1,4 +1,4 @@
-"""The seam between the pool and whatever carries its questions."""
+"""The interface between the pool and whatever carries its calls."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,7 +7,7 @@ from experts.transport.call import ExpertCall, Partial
 
 
 class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
-    """A shard that cannot be asked or did not answer: which, and why (eof, timeout, error, or a frame's fault)."""
+    """A shard that cannot be called or did not reply: which, and why (eof, timeout, error, or the frame error's)."""
 
     def __init__(self, shard: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -17,7 +17,7 @@ class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A question on its way: nanoseconds when its sending began, and its bytes on the wire."""
+    """A call in flight: when sending began, in nanoseconds, and its bytes on the wire."""
 
     shard: int
     sequence: int
@@ -27,8 +27,8 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A shard's answer, good until its next one: nanoseconds when it was complete, its bytes on the wire."""
+class Reply:
+    """A shard's reply, valid until its next one: nanoseconds at its last byte received, its bytes on the wire."""
 
     shard: int
     partial: Partial
@@ -37,10 +37,10 @@ class Answer:
 
 
 class Transport(Protocol):
-    """Carries one outstanding question per shard; driven by one thread."""
+    """Carries one outstanding call per shard; driven by one thread."""
 
     def available(self, shard: int) -> bool:
-        """Whether the shard can be asked now."""
+        """Whether the shard can be called now."""
         ...
 
     def clock_error_s(self, shard: int) -> float:
@@ -48,21 +48,21 @@ class Transport(Protocol):
         ...
 
     def send(self, shard: int, call: ExpertCall) -> Sent:
-        """Send a question.
+        """Send a call.
 
         Raises:
             ShardUnavailable: the shard cannot be reached.
         """
         ...
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:
-        """Return the next answer, or failure, to one of the questions in `sent`.
+    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
+        """Return the next reply, or failure, to one of the calls in `sent`.
 
         Args:
-            deadline_s: on the monotonic clock; a shard that has not answered by then fails with reason timeout.
+            deadline_s: on the monotonic clock; a shard that has not replied by then fails with reason timeout.
         """
         ...
 
     def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         ...

@@ -1,4 +1,4 @@
-"""One layer's question to one shard and its answer, as objects and as the payloads of EXPERTS and PARTIALS frames.
+"""One layer's call to one shard and its reply, as objects and as the payloads of EXPERTS and PARTIALS frames.
 
 R rows (a token once, however many of its experts live on the shard), A assignments ((row, expert) pairs), D hidden.
 Both payloads begin with 64 bytes of numbers, so that the rows behind them are aligned.
@@ -15,7 +15,8 @@ from torch import Tensor
 from experts.transport.frame import Buffer, FrameError
 
 _CALL = struct.Struct("<IIIII4xQ32x")
-_ANSWER = struct.Struct("<IIQQQ32x")
+_REPLY = struct.Struct("<IIQQQ32x")
+# The index is the code on the wire: append only.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -23,8 +24,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class ExpertCall:
     """`x_RD` in the model's dtype; assignment a adds `weights_A[a]` x expert `slots_A[a]` of row `rows_A[a]`.
 
-    `rows_A` and `slots_A` are int32 and sorted by slot; `weights_A` is float32. `step` is the tag by which the router's
-    log knows whose requests these are (see `experts.host.log.step_name`); 0 for nobody's.
+    `rows_A` and `slots_A` are int32 and sorted by slot; `weights_A` is float32. `step` is the tag that links shard
+    log lines to the router's step and its requests (see `experts.host.log.step_name`); 0 for none.
     """
 
     layer: int
@@ -37,7 +38,7 @@ class ExpertCall:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """Nanoseconds of the shard's monotonic clock: question complete, compute begun, answer about to be sent."""
+    """Nanoseconds of the shard's monotonic clock: last byte received, compute started, reply about to be sent."""
 
     received: int
     started: int
@@ -46,7 +47,7 @@ class Stamps:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The shard's sum for each row of the question, `y_RD` float32."""
+    """The shard's sum for each row of the call, `y_RD` float32."""
 
     y_RD: Tensor
     stamps: Stamps
@@ -60,13 +61,13 @@ def pack_call(call: ExpertCall) -> list[Buffer]:
 
 
 def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
-    """Read a question; its arrays share memory with `payload`.
+    """Parse a call; its arrays share memory with `payload`.
 
     Raises:
         FrameError: the lengths do not add up, or an index points outside.
     """
     if len(payload) < _CALL.size:
-        raise FrameError("short", f"a question has at least {_CALL.size} bytes, not {len(payload)}")
+        raise FrameError("short", f"a call has at least {_CALL.size} bytes, not {len(payload)}")
     layer, rows, hidden, count, code, step = _CALL.unpack_from(payload)
     if code >= len(_DTYPES) or len(payload) != _call_bytes(rows, hidden, count, code):
         raise FrameError("length", f"{len(payload)} bytes are not {rows} rows of {hidden} and {count} assignments")
@@ -74,6 +75,8 @@ def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
     at = _CALL.size + x_RD.nbytes
     rows_A, slots_A = (np.frombuffer(payload, np.int32, count, at + 4 * count * i) for i in range(2))
     weights_A = np.frombuffer(payload, np.float32, count, at + 8 * count)
+    # An index out of range would crash or read foreign memory in a kernel. Slots have no upper bound here: the shard
+    # checks them, as only it knows how many experts it holds.
     if count and (rows_A.min() < 0 or rows_A.max() >= rows or slots_A.min() < 0):
         raise FrameError("index", f"an assignment points outside the {rows} rows")
     return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step)
@@ -83,21 +86,21 @@ def pack_partial(partial: Partial) -> list[Buffer]:
     """Return the payload as parts that share memory with `partial`."""
     rows, hidden = partial.y_RD.shape
     stamps = partial.stamps
-    return [_ANSWER.pack(rows, hidden, stamps.received, stamps.started, stamps.sent), _bytes_of(partial.y_RD)]
+    return [_REPLY.pack(rows, hidden, stamps.received, stamps.started, stamps.sent), _bytes_of(partial.y_RD)]
 
 
 def unpack_partial(payload: bytearray | memoryview) -> Partial:
-    """Read an answer; its tensor shares memory with `payload`.
+    """Parse a reply; its tensor shares memory with `payload`.
 
     Raises:
         FrameError: the lengths do not add up.
     """
-    if len(payload) < _ANSWER.size:
-        raise FrameError("short", f"an answer has at least {_ANSWER.size} bytes, not {len(payload)}")
-    rows, hidden, received, started, sent = _ANSWER.unpack_from(payload)
-    if len(payload) != _ANSWER.size + 4 * rows * hidden:
-        raise FrameError("length", f"{len(payload)} bytes are not an answer of {rows} rows of {hidden}")
-    return Partial(_tensor(payload, torch.float32, rows, hidden, _ANSWER.size), Stamps(received, started, sent))
+    if len(payload) < _REPLY.size:
+        raise FrameError("short", f"a reply has at least {_REPLY.size} bytes, not {len(payload)}")
+    rows, hidden, received, started, sent = _REPLY.unpack_from(payload)
+    if len(payload) != _REPLY.size + 4 * rows * hidden:
+        raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden}")
+    return Partial(_tensor(payload, torch.float32, rows, hidden, _REPLY.size), Stamps(received, started, sent))
 
 
 def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:

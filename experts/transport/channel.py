@@ -1,4 +1,4 @@
-"""A connected, proven socket that carries frames, for blocking threads."""
+"""A connected, authenticated socket that carries frames, for blocking threads."""
 
 import contextlib
 import socket
@@ -28,7 +28,7 @@ class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
 
 
 class Idle(TimeoutError):  # noqa: N818 (a state)
-    """Nothing came in time, not even the first byte of a frame; the connection is as good as before."""
+    """Nothing came in time, not even the first byte of a frame; the connection is still usable."""
 
 
 class Channel:
@@ -45,12 +45,12 @@ class Channel:
         self._checksum = checksum
         self._header = bytearray(HEADER.size)
         self._buffer = bytearray(1 << 16)
-        self._send_lock = threading.Lock()
+        self._send_lock = threading.Lock()  # parts of two frames must not mix on the stream
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
 
     def fileno(self) -> int:
-        """The descriptor, for poll."""
+        """The file descriptor, for `poll`."""
         return self._sock.fileno()
 
     @property
@@ -59,7 +59,10 @@ class Channel:
         return self._sock.family == socket.AF_UNIX
 
     def set_timeouts(self, seconds: float) -> None:
-        """Bound each read and write in the kernel; past it a `TimeoutError` is raised. Costs no extra system call."""
+        """Bound each read and write, with `TimeoutError` past `seconds`.
+
+        By the kernel's socket options: Python's own timeout makes the socket non-blocking and polls before each call.
+        """
         self._sock.settimeout(None)
         value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -87,6 +90,7 @@ class Channel:
         """
         self._read(memoryview(self._header), started=False)
         header = parse_header(self._header, max_payload)
+        # An address may be taken over by the next process: what was meant for its predecessor must not be computed.
         if header.incarnation != self.incarnation:
             raise FrameError("incarnation", f"a frame for incarnation {header.incarnation}, this is {self.incarnation}")
         if header.length > len(self._buffer):
@@ -98,11 +102,11 @@ class Channel:
         return header, payload
 
     def carry_out(self, handshake: Handshake) -> None:
-        """Do all turns of `handshake`, before any other frame.
+        """Run `handshake` to its end, before any other frame.
 
         Raises:
             Closed: the peer hung up, as it does when it refuses our proof.
-            FrameError: the peer is none of ours; the rest as in `receive`.
+            FrameError: the peer failed to authenticate; the rest as in `receive`.
         """
         while not handshake.proven:
             turn = handshake.turn
@@ -114,7 +118,8 @@ class Channel:
             handshake.advance(bytes(data))
 
     def close(self) -> None:
-        """Close the socket and wake whoever waits on it."""
+        """Close the socket and wake every thread that is blocked on it."""
+        # `close` alone leaves a thread that is blocked in `recv` blocked.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
@@ -123,7 +128,7 @@ class Channel:
         while len(view):
             try:
                 count = self._sock.recv_into(view)
-            except BlockingIOError:
+            except BlockingIOError:  # how SO_RCVTIMEO reports that it has expired
                 raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
             if count == 0 and started:
                 raise FrameError("short", "the connection ended in the middle of a frame")
@@ -153,7 +158,7 @@ def connect(
     """Dial `endpoint` from `node` and prove the credentials both ways.
 
     Raises:
-        OSError: nobody answers, or somebody who is not the process that `endpoint` names, or one of another deployment
+        OSError: nothing answers, or a process other than the one that `endpoint` names, or one of another deployment
             (a `FrameError` with reason `digest`).
     """
     sock = dial(endpoint, node, timeout_s)
@@ -171,6 +176,6 @@ def accept(channel: Channel, credentials: Credentials) -> None:
     """The server's side of the handshake on a fresh connection.
 
     Raises:
-        OSError: the peer could not prove the credentials (a `FrameError` that says why), or left, or was silent.
+        OSError: the peer failed to prove the credentials (a `FrameError` that says why), hung up, or sent nothing.
     """
     channel.carry_out(server_handshake(credentials, channel.incarnation))

@@ -1,9 +1,9 @@
-"""The offset of another host's clock, from the exchanges that happen anyway (Mills 1991, the NTP estimate).
+"""The offset of another host's clock, estimated from the calls themselves (Mills 1991, the NTP estimate).
 
-A question leaves at t0 and is complete on the shard at t1; the answer leaves at t2 and is complete here at t3; t1 and
-t2 are of the shard's clock. If both ways took the same time, its clock is ahead by ((t1 - t0) + (t2 - t3)) / 2. They
-need not, but the error is at most half of what the exchange spent under way, so the fastest one of the last minute says
-most.
+A call is sent at t0 and its last byte received by the shard at t1; the reply is sent at t2 and its last byte received
+here at t3; t1 and t2 are readings of the shard's clock. If both directions took the same time, that clock is ahead by
+((t1 - t0) + (t2 - t3)) / 2. They need not, but the error is at most half of the time in transit, so the fastest
+exchange of the last minute gives the best estimate.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +15,17 @@ HALF_MINUTE_NS = 30_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One exchange's estimate: nanoseconds under way, and by how many the shard's clock is ahead."""
+    """One exchange's estimate: nanoseconds in transit, and by how many the shard's clock is ahead."""
 
-    under_way_ns: int
+    transit_ns: int
     ahead_ns: int
 
 
 class ShardClock:
-    """What is known of one shard's clock: the fastest exchange of this half minute and of the one before."""
+    """The estimate for one shard's clock: the fastest exchange of this half minute and of the one before.
+
+    Older ones are dropped because clocks drift apart.
+    """
 
     def __init__(self) -> None:
         self._now: Exchange | None = None
@@ -33,16 +36,17 @@ class ShardClock:
     def error_ns(self) -> int:
         """Bound on the error of a corrected stamp; 0 before the first exchange."""
         best = self._best()
-        return best.under_way_ns // 2 if best else 0
+        return best.transit_ns // 2 if best else 0
 
     def corrected(self, sent_ns: int, stamps: Stamps, received_ns: int) -> Stamps:
         """Return the shard's stamps on our clock, after learning from this exchange.
 
-        Neither way takes less than no time, which bounds the offset by each exchange anew.
+        No transit time is negative, so each exchange bounds the offset for itself.
         """
         self._learn(sent_ns, stamps, received_ns)
         best = self._best()
         ahead = best.ahead_ns if best else 0
+        # Else a stale estimate could place the shard's stamps before the send or after the receipt.
         ahead = max(stamps.sent - received_ns, min(ahead, stamps.received - sent_ns))
         shifted = (stamps.received - ahead, stamps.started - ahead, stamps.sent - ahead)
         return replace(stamps, received=shifted[0], started=shifted[1], sent=shifted[2])
@@ -52,9 +56,9 @@ class ShardClock:
         exchange = Exchange(out + back, (out - back) // 2)
         if received_ns - self._since_ns > HALF_MINUTE_NS:
             self._before, self._now, self._since_ns = self._now, exchange, received_ns
-        elif self._now is None or exchange.under_way_ns < self._now.under_way_ns:
+        elif self._now is None or exchange.transit_ns < self._now.transit_ns:
             self._now = exchange
 
     def _best(self) -> Exchange | None:
         known = [exchange for exchange in (self._now, self._before) if exchange is not None]
-        return min(known, key=lambda exchange: exchange.under_way_ns, default=None)
+        return min(known, key=lambda exchange: exchange.transit_ns, default=None)

@@ -1,4 +1,4 @@
-"""Keeps a router connected to every shard, off the engine's thread: finds, dials, hands over, asks for status."""
+"""Keeps a router connected to every shard, off the engine's thread: look up, connect, hand over, poll the status."""
 
 import json
 import logging
@@ -17,17 +17,19 @@ from experts.transport.socket import SocketTransport
 
 log = logging.getLogger(__name__)
 
+# While a shard is missing, requests wait for it; once all are connected a poll is only for their status.
 SEARCH_SECONDS = 0.1
 STATUS_SECONDS = 1.0
+# Short: a node that is gone does not refuse, and the other shards wait for their turn meanwhile.
 CONNECT_SECONDS = 2.0
 
 
 @dataclass(slots=True)
 class ShardLink:
-    """What is known of one shard: where it lives, what it last said of itself, how often we connected.
+    """What is known of one shard: its endpoint, its last status, how often we connected.
 
-    The endpoint is that of the last life we knew, also when that has ended; `restarts` counts the lives that followed
-    another one.
+    The endpoint is that of the last known incarnation, also after it has ended; `restarts` counts the incarnations that
+    replaced another one.
     """
 
     endpoint: Endpoint | None = None
@@ -48,8 +50,8 @@ class ShardConnector:
     """Watches `endpoints` for the shards 0 to `shards` - 1 and feeds `transport`.
 
     Args:
-        endpoints: returns where each shard is now; may be slow or fail, it is called on this thread only.
-        changed: called after a shard was connected.
+        endpoints: returns where each shard is now; may be slow or fail; called on this thread only.
+        changed: called after a shard has been connected.
         threads: the process's, to which the connector's is added.
     """
 
@@ -77,13 +79,13 @@ class ShardConnector:
         self._thread = (threads or ThreadWatch()).start("shard connector", self._run, lasts_until=self._stop.is_set)
 
     def connected(self) -> bool:
-        """Whether every shard can be asked."""
+        """Whether every shard can be called."""
         return all(self._transport.available(shard) for shard in range(len(self.links)))
 
     def up(self, shard: int) -> bool:
-        """Whether a shard can be asked and has just answered on its control connection too.
+        """Whether a shard can be called and its last status poll succeeded.
 
-        A process that has died is noticed within a second so, also while nobody asks it for experts.
+        So a process that has died is noticed within a second, even when the shard is idle.
         """
         return self._transport.available(shard) and not self.links[shard].error
 
@@ -98,12 +100,12 @@ class ShardConnector:
         while not self._stop.is_set():
             try:
                 self._look()
-            except Exception:
-                log.exception("the search for shards failed, it goes on")
+            except Exception:  # this thread must last: without it no shard is ever connected again
+                log.exception("the search for shards failed; trying again")
             self._stop.wait(STATUS_SECONDS if self.connected() else SEARCH_SECONDS)
 
     def _look(self) -> None:
-        """Visit every shard where it is now, or where it was last: one that nobody lists may have died, or not."""
+        """Visit every shard where it is listed, else where it was last: an unlisted one may still be alive."""
         listed = self._listed()
         for shard, link in enumerate(self.links):
             endpoint = listed.get(shard, link.endpoint)
@@ -114,7 +116,7 @@ class ShardConnector:
         try:
             return {endpoint.index: endpoint for endpoint in self._endpoints()}
         except Exception:
-            log.exception("the list of shards cannot be had, those known are kept")
+            log.exception("could not get the list of shards; keeping those known")
             return {}
 
     def _visit(self, link: ShardLink, endpoint: Endpoint) -> None:
@@ -122,9 +124,9 @@ class ShardConnector:
         try:
             if self._transport.incarnation(shard) != endpoint.incarnation:
                 channel = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
-                channel.set_timeouts(self._call_timeout_s)
-                self._drop_control(link)
-                # Before it is offered: whoever sees the shard available sees which life of it that is, and it counted.
+                channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
+                self._drop_control(link)  # it leads to the previous incarnation
+                # Before it is offered: whoever sees the shard available must see this incarnation, and see it counted.
                 link.connected_to(endpoint)
                 log.info("shard %d is connected", shard, extra=fields(replica=endpoint.replica, pid=endpoint.pid))
                 self._transport.offer(shard, channel)
@@ -133,7 +135,7 @@ class ShardConnector:
             link.error = ""
         except OSError as error:
             said = f"{type(error).__name__}: {error}"
-            # A shard that is not there yet is no news; one that answers and is none of ours is, from the start.
+            # That a shard has not started yet is no news; that one sends a wrong frame or proof is, from the start.
             if not link.error or (isinstance(error, FrameError) and said != link.error):
                 log.warning("shard %d cannot be reached: %s", shard, error)
             link.error = said
@@ -145,7 +147,7 @@ class ShardConnector:
             link.control = None
 
     def _ask_status(self, link: ShardLink, endpoint: Endpoint) -> None:
-        """Ask on a connection of its own: control never queues behind data."""
+        """Poll on a connection of its own: control never queues behind data."""
         if link.control is None:
             link.control = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
         link.control.send(Kind.STATUS, 0, [])

@@ -22,5 +22,5 @@ class Credentials:
 
 
 def short(digest: bytes) -> str:
-    """How logs name a digest."""
+    """The prefix by which logs name a digest."""
     return digest.hex()[:SHORT_CHARACTERS]

@@ -5,7 +5,7 @@ Header, little-endian, 40 bytes:
     magic 4s | version u8 | kind u8 | flags u8 | 0 u8 | incarnation u64 | sequence u64 | length u64 | checksum u32 | 0
 
 `incarnation` is the serving process's own number, drawn when it starts: a frame meant for a process that has died
-since is refused by its successor. `sequence` pairs an answer with its question. `checksum` is the CRC-32 of the
+since is refused by its successor. `sequence` pairs a reply with its call. `checksum` is the CRC-32 of the
 payload when flag 1 is set.
 """
 
@@ -26,7 +26,7 @@ MAX_PAYLOAD_BYTES = 1 << 30
 
 
 class FrameError(ConnectionError):
-    """Bytes that are not a frame of ours; the connection that brought them must be closed.
+    """Bytes that are not a valid frame; the connection that they came from must be closed.
 
     `reason` is a short word for the counter of refused connections.
     """

@@ -6,9 +6,9 @@
                       REFUSAL    the same and the server's digest, to a client of another
 
 While a secret is rotated a process knows two. Processes read the new one at different moments, so a client proves all
-that it knows, the newest first: whoever of the two is ahead, they share one.
+that it knows, the newest first: whichever side is ahead, they share one.
 
-A `Handshake` takes and gives bytes, so that blocking sockets and asyncio streams share it. Its frames carry no
+A `Handshake` does no I/O, so that blocking sockets and asyncio streams share it. Its frames carry no
 checksum, the proofs cover them; a header that differs in any byte from ours is refused.
 """
 
@@ -29,6 +29,7 @@ from experts.transport.proof import (
     open_refusal,
 )
 
+# A PROOF of two secrets has 160 bytes. Small, as anyone who can connect may send one.
 MAX_PAYLOAD_BYTES = 256
 
 
@@ -45,7 +46,7 @@ Steps = Generator[Turn, bytes, bool]
 
 
 class Handshake:
-    """One side of a handshake. Until it is `proven`: do `turn`, and `advance` with what was read."""
+    """One side of a handshake. Until it is `proven`: carry out `turn`, and call `advance` with what was read."""
 
     def __init__(self, steps: Steps) -> None:
         self.proven = False
@@ -56,7 +57,7 @@ class Handshake:
         """Take the bytes that the turn wanted; then the peer is proven, or there is a new turn.
 
         Raises:
-            FrameError: the peer is none of ours, or of another deployment (reason `digest`); hang up.
+            FrameError: the peer failed to authenticate, or is of another deployment (reason `digest`).
         """
         try:
             self.turn = self._steps.send(data)
@@ -67,12 +68,12 @@ class Handshake:
 
 
 def client_handshake(credentials: Credentials, incarnation: int) -> Handshake:
-    """The side of the one who connects, to the process that `incarnation` names."""
+    """The connecting side, towards the process that `incarnation` names."""
     return Handshake(_client(credentials, incarnation))
 
 
 def server_handshake(credentials: Credentials, incarnation: int) -> Handshake:
-    """The side of the one who accepts."""
+    """The accepting side."""
     return Handshake(_server(credentials, incarnation))
 
 
@@ -83,10 +84,10 @@ def _client(ours: Credentials, incarnation: int) -> Steps:
     meeting = Meeting(incarnation, challenge, _new_nonce())
     proof = make_proof(ours.secret, meeting, ours.digest)
     out = _frame(Kind.PROOF, incarnation, proof)
-    kind, answer = yield from _receive(out, incarnation, Kind.WELCOME, Kind.REFUSAL)
+    kind, reply = yield from _receive(out, incarnation, Kind.WELCOME, Kind.REFUSAL)
     if kind is Kind.REFUSAL:
-        raise _mismatch(ours.digest, open_refusal(ours.secret, meeting, proof, answer))
-    check_welcome(ours.secret, meeting, ours.digest, proof, answer)
+        raise _mismatch(ours.digest, open_refusal(ours.secret, meeting, proof, reply))
+    check_welcome(ours.secret, meeting, ours.digest, proof, reply)
     return True
 
 
@@ -97,6 +98,7 @@ def _server(ours: Credentials, incarnation: int) -> Steps:
     if digest != ours.digest:
         yield Turn(_frame(Kind.REFUSAL, incarnation, make_refusal(known, meeting, ours.digest, proof)))
         raise _mismatch(ours.digest, digest)
+    # The server proves itself last, so it shows nothing to a peer that has not proved the secret.
     yield Turn(_frame(Kind.WELCOME, incarnation, make_welcome(known, meeting, digest, proof)))
     return True
 
@@ -111,6 +113,7 @@ def _receive(out: bytes, incarnation: int, *kinds: Kind) -> Generator[Turn, byte
         expected = " or ".join(kind.name for kind in kinds)
         raise FrameError("handshake", f"expected {expected}, the peer sent {header.kind.name}")
     payload = yield Turn(b"", header.length, within=True)
+    # The proofs cover payloads only: any freedom in the header would be bytes that nobody has authenticated.
     if data != pack_header(header.kind, incarnation, 0, [payload]):
         raise FrameError("handshake", f"the header of the {header.kind.name} is not as a handshake's must be")
     return header.kind, payload

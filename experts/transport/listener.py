@@ -1,4 +1,4 @@
-"""Listens for peers that prove the credentials; one blocking thread a connection. Strangers are closed and counted."""
+"""Accepts peers that prove the credentials, one blocking thread per connection; others are closed and counted."""
 
 import contextlib
 import logging
@@ -17,23 +17,25 @@ from experts.transport.frame import FrameError, Header
 
 log = logging.getLogger(__name__)
 
+# Short: until it has authenticated, anyone who can connect occupies a thread.
 HANDSHAKE_SECONDS = 5.0
+# For the rest of a frame that has begun; between frames a connection may be idle for any time.
 FRAME_SECONDS = 30.0
 
 
 class Handler(Protocol):
-    """What a process does with its proven peers; called on the connection's own thread."""
+    """What a process does with authenticated peers; called on the connection's own thread."""
 
     def opened(self, channel: Channel) -> None:
-        """A peer has proved itself."""
+        """A peer has authenticated."""
         ...
 
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
-        """A frame came; `payload` is good until this returns. A `FrameError` closes the connection."""
+        """A frame was received; `payload` is valid until this returns. A `FrameError` closes the connection."""
         ...
 
     def closed(self, channel: Channel) -> None:
-        """A proven peer is gone, whatever the reason."""
+        """The connection of an authenticated peer has ended, for whatever reason."""
         ...
 
 
@@ -79,11 +81,11 @@ class FrameServer:
         return len(self._channels)
 
     def close(self) -> None:
-        """Stop listening and hang up."""
+        """Stop listening and close all connections."""
         self._closing = True
         for listener in self._listeners:
             _shut(listener)
-        for channel in list(self._channels):
+        for channel in list(self._channels):  # a copy: each connection's thread removes its own
             channel.close()
 
     def _listen(self, listener: socket.socket) -> threading.Thread:
@@ -97,27 +99,30 @@ class FrameServer:
             except OSError as error:
                 if not self._closing:
                     log.warning("%s could not accept a connection: %s", self._name, error)
-                    time.sleep(0.1)
+                    time.sleep(0.1)  # out of descriptors, most likely: no busy loop until one is free
                 continue
             try:
                 if sock.family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._threads.start("connection", self._serve, sock, name=f"{self._name} data")
-            except (OSError, RuntimeError) as error:  # it is gone already, or there is no thread left: the next may do
+            except (
+                OSError,
+                RuntimeError,
+            ) as error:  # the peer has gone, or no thread is left: the next connection may work
                 sock.close()
                 log.warning("%s could not serve a connection: %s", self._name, error)
 
     def _serve(self, sock: socket.socket) -> None:
         channel = Channel(sock, self.endpoint.incarnation, self._checksum)
         self._channels.add(channel)
-        if self._closing:  # `close` may have looked before the channel was there
+        if self._closing:  # `close` may have run before the channel was added
             channel.close()
         try:
             channel.set_timeouts(HANDSHAKE_SECONDS)
             accept(channel, self._credentials)
             channel.set_timeouts(FRAME_SECONDS)
             self._read_all(channel)
-        except Closed:
+        except Closed:  # how a peer ends a connection in good order
             pass
         except FrameError as error:
             self._reject(error.reason, error)
@@ -140,7 +145,7 @@ class FrameServer:
             self._handler.closed(channel)
 
     def _reject(self, reason: str, error: Exception) -> None:
-        if not self._closing:
+        if not self._closing:  # else the errors are of our own closing
             self.rejected[reason] += 1
             log.warning("%s closed a connection (%s): %s", self._name, reason, error)
 

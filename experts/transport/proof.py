@@ -4,8 +4,8 @@
     WELCOME  HMAC(secret, "welcome" ...) with the secret that both know; it covers the whole PROOF
     REFUSAL  the server's digest, sealed, and HMAC(secret, "refusal" ...); it covers the whole PROOF too
 
-A digest is sealed by XOR with HMAC(secret, label, nonces ...), a pad that is used once as the nonces are fresh: who
-does not know the secret learns neither a peer's digest nor whether his own was the right one.
+A digest is sealed by XOR with HMAC(secret, label, nonces ...), a pad that is used once, as the nonces are fresh. A peer
+that does not know the secret learns neither the other's digest nor whether its own was right.
 """
 
 import hmac
@@ -18,12 +18,13 @@ from experts.transport.secret import MAX_SECRETS, Secret, good_secrets
 NONCE_BYTES = 32
 MAC_BYTES = 32
 ENTRY_BYTES = DIGEST_BYTES + MAC_BYTES
+# In every MAC, so that one made for another purpose or version with the same secret proves nothing here.
 CONTEXT = b"expertmesh handshake 2 "
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """What is new in each handshake: the serving process's incarnation and both sides' nonces of 32 bytes."""
+    """What both sides of one handshake know: the serving process's incarnation and both nonces of 32 bytes."""
 
     incarnation: int
     challenge: bytes
@@ -35,7 +36,7 @@ class Meeting:
         return hmac.digest(secret, b"".join((CONTEXT, label, b"\0", *ours, *parts)), "sha256")
 
     def seal(self, secret: bytes, label: bytes, digest: bytes) -> bytes:
-        """Hide a digest, or show one that was hidden."""
+        """Encrypt a digest, or decrypt one: XOR is its own inverse."""
         pad = self.mac(secret, label)
         return bytes(a ^ b for a, b in zip(digest, pad, strict=True))
 
@@ -60,6 +61,7 @@ def open_proof(secret: Secret, incarnation: int, challenge: bytes, proof: bytes)
     for known in good_secrets(secret):
         for sealed, mac in entries:
             digest = meeting.seal(known, b"client digest", sealed)
+            # Constant time: how long a comparison takes must not tell how many bytes were right.
             if hmac.compare_digest(mac, meeting.mac(known, b"proof", digest)):
                 return meeting, known, digest
     raise FrameError("secret", "the peer could not prove the deployment's secret")

@@ -1,4 +1,4 @@
-"""The deployment's secret: fixed bytes, or a file whose first line is the secret and whose second may be the last one.
+"""The deployment's secret: fixed bytes, or a file with the secret on the first line and maybe the previous one below.
 
 Rotation without a restart: write the new secret above the old one, wait until every process has read it (a second,
 plus what the platform needs to bring the file to each node), then remove the old line.
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experts.host.watched_files import WatchedFiles
 
+# The new one and the previous one, while it is rotated.
 MAX_SECRETS = 2
 MIN_SECRET_CHARACTERS = 16
 
@@ -24,7 +25,7 @@ class SecretFile:
         self._file = WatchedFiles(f"cluster.secret_file {path}", [path], lambda: read_secrets(path))
 
     def current(self) -> tuple[bytes, ...]:
-        """The secrets that are good now, the newest first."""
+        """The secrets that are valid now, the newest first."""
         return self._file.current()
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from dataclasses import replace
 
-from experts.transport.base import Answer, Sent, ShardUnavailable
+from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel
 from experts.transport.clock import ShardClock
@@ -13,9 +13,9 @@ from experts.transport.frame import FrameError, Kind
 
 
 class SocketTransport:
-    """Connections come and go: another thread hands new ones to `offer`, a broken one is dropped where it breaks.
+    """Another thread hands new connections to `offer`; a broken one is dropped where it fails.
 
-    An offered connection is taken up before the next question, by the thread that asks, so nothing changes under it.
+    An offered connection is taken up before the next call, by the calling thread, so none changes during a call.
     """
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class SocketTransport:
         self._sequence = 0
 
     def offer(self, shard: int, channel: Channel) -> None:
-        """Use `channel` for `shard` from the next question on. Any thread may call this."""
+        """Use `channel` for `shard` from the next call on. Any thread may call this."""
         with self._lock:
             unused, self._offered[shard] = self._offered.get(shard), channel
-        if unused is not None:
+        if unused is not None:  # offered twice before a call was made: the older one was never used
             unused.close()
 
     def incarnation(self, shard: int) -> int | None:
-        """Which life of the shard we are connected to, or about to be."""
+        """Which incarnation of the shard we are connected to, or about to be."""
         channel = self._offered.get(shard) or self._channels.get(shard)
         return None if channel is None else channel.incarnation
 
@@ -59,25 +59,25 @@ class SocketTransport:
             raise self._drop(shard, channel, error) from error
         return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:
+    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
-        asked = {}
-        for question in sent:
-            channel = self._channels.get(question.shard)
+        waiting = {}
+        for one in sent:
+            channel = self._channels.get(one.shard)
             if channel is None:
-                return ShardUnavailable(question.shard, "eof", f"shard {question.shard} is not connected")
-            asked[channel.fileno()] = (question, channel)
-        ready = self._poll(list(asked), deadline_s)
-        question, channel = asked[ready] if ready is not None else next(iter(asked.values()))
+                return ShardUnavailable(one.shard, "eof", f"shard {one.shard} is not connected")
+            waiting[channel.fileno()] = (one, channel)
+        ready = self._poll(list(waiting), deadline_s)
+        one, channel = waiting[ready] if ready is not None else next(iter(waiting.values()))
         if ready is None:
-            return self._drop(question.shard, channel, TimeoutError("no answer in time"))
+            return self._drop(one.shard, channel, TimeoutError("no reply in time"))
         try:
-            return self._read(question, channel)
+            return self._read(one, channel)
         except (OSError, ValueError) as error:
-            return self._drop(question.shard, channel, error)
+            return self._drop(one.shard, channel, error)
 
     def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         channels = [*self._channels.values(), *self._offered.values()]
         self._channels, self._offered = {}, {}
         for channel in channels:
@@ -99,30 +99,31 @@ class SocketTransport:
         events = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
         return events[0][0] if events else None
 
-    def _read(self, question: Sent, channel: Channel) -> Answer:
+    def _read(self, call: Sent, channel: Channel) -> Reply:
         before = channel.received_bytes
         header, payload = channel.receive()
         now = time.monotonic_ns()
         if header.kind is Kind.FAILURE:
             raise ValueError(bytes(payload).decode(errors="replace"))
-        if header.kind is not Kind.PARTIALS or header.sequence != question.sequence:
-            raise FrameError("sequence", f"answer {header.sequence} to question {question.sequence}")
+        if header.kind is not Kind.PARTIALS or header.sequence != call.sequence:
+            raise FrameError("sequence", f"reply {header.sequence} to call {call.sequence}")
         partial = unpack_partial(payload)
-        if len(partial.y_RD) != question.rows:
-            raise FrameError("length", f"an answer of {len(partial.y_RD)} rows to a question of {question.rows}")
-        if not channel.same_host:
-            clock = self._clock(question.shard, channel.incarnation)
-            partial = replace(partial, stamps=clock.corrected(question.sent_ns, partial.stamps, now))
-        return Answer(question.shard, partial, now, channel.received_bytes - before)
+        if len(partial.y_RD) != call.rows:
+            raise FrameError("length", f"a reply of {len(partial.y_RD)} rows to a call of {call.rows}")
+        if not channel.same_host:  # on one host both sides read the same clock
+            clock = self._clock(call.shard, channel.incarnation)
+            partial = replace(partial, stamps=clock.corrected(call.sent_ns, partial.stamps, now))
+        return Reply(call.shard, partial, now, channel.received_bytes - before)
 
     def _clock(self, shard: int, incarnation: int) -> ShardClock:
-        """The clock of this life of the shard: its next one may be on another host."""
+        """The clock of this incarnation of the shard: the next one may be on another host."""
         known = self._clocks.get(shard)
         if known is None or known[0] != incarnation:
             known = self._clocks[shard] = (incarnation, ShardClock())
         return known[1]
 
     def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:
+        # Closed even after a timeout: a late reply would arrive where the reply to the next call is expected.
         self._channels.pop(shard, None)
         channel.close()
         return ShardUnavailable(shard, _reason(error), f"shard {shard}: {error}")

@@ -18,11 +18,12 @@ Clock = Callable[[], float]
 
 # About an expert's matrix; larger ones overtake at the same number of rows or earlier.
 SHAPE_OI = (768, 1024)
-# Where nothing is gained at 64 rows, there is no slow loop to get away from.
+# If the second way does not win at 64 rows, the first has no slow loop to avoid.
 ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 ROUNDS = 5
-# So much faster that it is no accident of the measurement.
+# Above the noise of such short measurements.
 GAIN = 1.1
+# Paid by each process at its start.
 BUDGET_S = 0.3
 
 
@@ -32,7 +33,7 @@ def measured_rows(dtype: torch.dtype, first: Linear, second: Linear, clock: Cloc
     Starts no further row count after `BUDGET_S` seconds of `clock`, as on a starved machine: the answer is then the
     most rows, since what is left to decide is about few.
     """
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)  # of its own: a measurement must not advance the global generator
     w_OI = torch.randn(SHAPE_OI, generator=rng).to(dtype)
     begun = clock()
     for rows in ROWS:
@@ -45,7 +46,7 @@ def measured_rows(dtype: torch.dtype, first: Linear, second: Linear, clock: Cloc
 
 
 def _faster(one: Linear, other: Linear, x_MI: Tensor, w_OI: Tensor, clock: Clock) -> bool:
-    """Whether the median of `one` is below that of `other`; they take turns, so that a neighbour disturbs both."""
+    """Whether the median of `one` is below that of `other`; they take turns, so that another process disturbs both."""
     seconds: dict[Linear, list[float]] = {one: [], other: []}
     for linear in seconds:
         linear(x_MI, w_OI)  # to warm up

@@ -1,7 +1,7 @@
-"""The fastest y = x W^T that torch offers on a CPU for few rows: oneDNN with weights packed once.
+"""The fastest y = x W^T that torch has on a CPU for few rows: oneDNN with weights packed once.
 
 Measured on Zen 5 (AVX-512 bf16, no AMX): 1.4 to 2.5 times torch.mm for 1 to 32 rows, in bfloat16 and in float32,
-because the layout that the product wants is made once, not in each call. A packed matrix takes the place of the dense
+because weights are reordered into oneDNN's layout once, not in each call. A packed matrix takes the place of the dense
 one, so memory stays the same.
 Legend: M rows, I inputs, O outputs, S outputs decoded at a time.
 """
@@ -28,10 +28,10 @@ _PIECE_BYTES = 1 << 21
 
 
 def pack(w_OI: M) -> M:
-    """The matrix in oneDNN's blocked layout (opaque: `is_mkldnn`), or as it is where this CPU gains nothing from that.
+    """The matrix in oneDNN's blocked layout (opaque: `is_mkldnn`), or unchanged where this CPU gains nothing from it.
 
     A packed or quantized matrix comes back unchanged, and so does one of a dtype that this CPU has no instructions for:
-    there `linear` is as fast as it gets with torch's layout. Copies; the caller may drop the original.
+    there torch's layout is the fastest for `linear`. Copies; the caller may drop the original.
     """
     if not native(w_OI.dtype) or isinstance(w_OI, Quantized) or w_OI.is_mkldnn or not _can_pack(w_OI.dtype):
         return w_OI

@@ -20,7 +20,7 @@ from kernels.formats.quantized import Matrix
 from kernels.reference import activate, gate_topk, weighted
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
 
-# gate_topk is two torch calls: the reference serves.
+# The reference's gate_topk is two torch calls already, so the CPU path uses it.
 __all__ = [
     "down",
     "expert_ffn",
@@ -89,6 +89,7 @@ def expert_ffn(
         return x_TD.new_zeros(x_TD.shape, dtype=torch.float32)
     order_N, counts = _group(expert_of_row_N.numpy(), weights.num_experts)
     token_N, weight_N = token_of_row_N.numpy()[order_N], weight_of_row_N.numpy()[order_N]
+    # Gathered once for all experts: each then reads a slice, without a call of its own.
     x_PD = _gather(x_TD, token_N, max(counts))
     if weights.form.weight_inputs:
         x_PD = weighted(x_PD, torch.from_numpy(_lengthened(weight_N, len(x_PD))))
@@ -107,7 +108,7 @@ def _hidden(x_MD: Tensor, weights: ExpertWeights, expert: int) -> Tensor:
     gate_MF, up_MF = gate_up_M2F.chunk(2, dim=1)
     if not weights.form.clamped:
         return F.silu(gate_MF).mul_(up_MF)
-    # In float32: the seven operations of this activation would round as often.
+    # In float32: in half precision each of this activation's seven operations would round.
     return activate(gate_MF.float(), up_MF.float(), weights.form).to(x_MD.dtype)
 
 
@@ -136,6 +137,7 @@ def _group(expert_ids_N: Ints, num_experts: int) -> tuple[Ints, list[int]]:
     if len(expert_ids_N) and expert_ids_N.min() < 0:
         raise ValueError(f"expert ids must lie in 0..{num_experts - 1}")
     counts = np.bincount(expert_ids_N, minlength=num_experts).tolist()
+    # bincount grows with the largest id, so its length checks the upper bound without another pass.
     if len(counts) != num_experts:
         raise ValueError(f"expert ids must lie in 0..{num_experts - 1}")
     return expert_ids_N.argsort(kind="stable"), counts
@@ -151,7 +153,7 @@ def _weighted_sum(y_ND: Tensor, token_N: Ints, weight_N: NDArray[np.float32] | N
     """Each token's rows times their weights, added in row order, as embedding_bag walks the rows of a bag."""
     if not len(token_N):
         return y_ND.new_zeros(num_tokens, y_ND.shape[1])
-    row_N = token_N.argsort(kind="stable")
+    row_N = token_N.argsort(kind="stable")  # rows of a token stay in order: the sum must not depend on the sort
     starts_T = _offsets(np.bincount(token_N, minlength=num_tokens).tolist())[:-1]
     weights = None if weight_N is None else torch.from_numpy(weight_N[row_N])
     rows, starts = torch.from_numpy(row_N), torch.from_numpy(starts_T)

@@ -2,7 +2,7 @@
 
 There torch's own loop takes 10-40 GFLOP/s on two threads, whatever the number of rows, and float32 takes 100-180. So
 from a certain number of rows on it pays to widen the weight in every call, a few rows of it at a time into memory that
-is kept: the weight itself stays in its dtype, and so does the result. That number is measured once, when it is wanted.
+is kept: the weight itself stays in its dtype, and so does the result. That number is measured once, on first use.
 Legend: M rows, I inputs, O outputs, S outputs widened at a time.
 """
 
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 # Of a matrix widened at a time: 8 MiB. Half of it took 5-15% longer on two threads, the whole of a large matrix
 # twice as long, because by the time of the product it has left the caches.
 _PIECE_ELEMENTS = 1 << 21
-# How torch is asked whether oneDNN computes a dtype on this CPU. The ops are private: a torch without one says nothing.
-_QUESTIONS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+# Ops that tell whether oneDNN computes a dtype on this CPU. They are private: a torch without one counts as a no.
+_SUPPORT_OPS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 
 
 def has_instructions(dtype: torch.dtype) -> bool:
-    """Whether this CPU computes products of `dtype` by itself: float32 always, a half-precision one as oneDNN says."""
-    if dtype not in _QUESTIONS:
+    """Whether this CPU has instructions for products of `dtype`: float32 always, half precision by oneDNN."""
+    if dtype not in _SUPPORT_OPS:
         return True
-    name = _QUESTIONS[dtype]
+    name = _SUPPORT_OPS[dtype]
     return hasattr(torch.ops.mkldnn, name) and bool(getattr(torch.ops.mkldnn, name)())
 
 
@@ -81,14 +81,14 @@ class Widening:
         """
         key = dtype, 0 if self.supported(dtype) else torch.get_num_threads()
         if key not in self._rows_from:
-            with self._lock:
+            with self._lock:  # threads that measure at the same time would slow each other down
                 if key not in self._rows_from:
                     self._rows_from[key] = self._decide(*key)
         return self._rows_from[key]
 
     def _decide(self, dtype: torch.dtype, threads: int) -> float:
         rows = math.inf if self.supported(dtype) else self._measure(dtype)
-        if dtype not in _QUESTIONS:
+        if dtype not in _SUPPORT_OPS:
             return rows
         if threads == 0:
             log.info("%s products: by this CPU's own instructions", dtype)
@@ -109,6 +109,6 @@ def plain_linear(x_MI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Te
 
 
 def native(dtype: torch.dtype) -> bool:
-    """Whether this CPU computes `dtype` by itself; if not, the number of rows is measured now: call it at loading."""
+    """Whether this CPU computes `dtype` by itself; if not, measures the number of rows: call it while loading."""
     WIDENING.rows_from(dtype)
     return WIDENING.supported(dtype)

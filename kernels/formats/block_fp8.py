@@ -1,7 +1,7 @@
 """FP8 matrices with one scale a block, as DeepSeek-V3 and models after it publish them.
 
-Source: DeepSeek-V3 technical report (arXiv 2412.19437), section 3.3, and the checkpoints' `weight_scale_inv`, which in
-spite of its name multiplies.
+Source: DeepSeek-V3 technical report (arXiv 2412.19437), section 3.3, and the checkpoints' `weight_scale_inv`, which
+multiplies despite its name.
 Legend: O outputs (rows), I inputs (columns), B and C blocks along them, M rows of a piece.
 """
 
@@ -77,6 +77,7 @@ class BlockFp8(Coded):
         wide_MI = self._unscaled(self.values_OI[start:end], scratch)
         scales_MC, width = self._scales(start, end), self.block[1]
         whole = wide_MI.shape[1] // width
+        # Whole blocks as one view, so that scales broadcast instead of being repeated for each column.
         wide_MI[:, : whole * width].view(end - start, whole, width).mul_(scales_MC[:, :whole, None])
         if whole * width < wide_MI.shape[1]:
             wide_MI[:, whole * width :].mul_(scales_MC[:, whole:])
@@ -90,6 +91,7 @@ class BlockFp8(Coded):
         them, after a look for NaN codes, makes a product 10% faster with one thread and up to 25% slower with two.
         """
         wide_MI = scratch.wide_N[: values_MI.numel()].view(values_MI.shape)
+        # A view as uint16 needs pairs that do not cross rows and begin at an even byte.
         even = values_MI.shape[1] % 2 == 0 and values_MI.storage_offset() % 2 == 0
         if not (even and values_MI.is_cpu):
             return wide_MI.copy_(values_MI)

@@ -1,6 +1,6 @@
-"""Memory for intermediate results that a thread uses again and again.
+"""Memory for intermediate results that a thread reuses.
 
-What malloc gives for a MiB or more it may fetch from the system each time, page by page, which takes longer than all
+For a block of a MiB or more malloc may map new pages each time, which takes longer than all
 work on it: 64 quantized experts of [768, 1024] and [1024, 384] took 144 ms on two threads, and 40 with memory kept.
 """
 
@@ -28,7 +28,7 @@ class Buffers(threading.local):
         size = elements * dtype.itemsize
         kept = self._bytes.get(purpose)
         if kept is None or len(kept) < size:
-            # Made in inference mode it could not be written outside it.
+            # A tensor made in inference mode could not be written outside it.
             with torch.inference_mode(False):
                 kept = self._bytes[purpose] = torch.empty(size, dtype=torch.uint8)
         return kept[:size].view(dtype)

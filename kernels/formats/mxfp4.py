@@ -96,8 +96,9 @@ class Mxfp4(Coded):
 @cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """The two float32 values of a byte, as one int64, and the float32 value of a scale; 256 of each."""
-    values = torch.tensor([*E2M1, *(-value for value in E2M1)])
+    values = torch.tensor([*E2M1, *(-value for value in E2M1)])  # the high bit of a code is the sign
     byte = torch.arange(256)
     pairs = torch.stack((values[byte & 15], values[byte >> 4]), 1).view(torch.int64).view(-1)
+    # E8M0 has no sign and no zero; code 255 is its only NaN.
     powers = torch.tensor([*(math.ldexp(1.0, code - 127) for code in range(255)), math.nan])
     return pairs.to(device), powers.to(device)

@@ -18,7 +18,7 @@ from kernels.formats.buffers import BUFFERS
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # Elements decoded at a time. One thread is fastest where they stay in the L2 cache; several must be woken for each of
-# the operations (50 us where they wait passively), which pays for large ones only. On a GPU a launch is dear.
+# the operations (50 us where they wait passively), which pays for large ones only. On a GPU each launch is expensive.
 _ELEMENTS = 1 << 17
 _ELEMENTS_SHARED = 1 << 20
 _ELEMENTS_GPU = 1 << 24
@@ -72,7 +72,7 @@ class Quantized(ABC):
 
     @abstractmethod
     def decode_into(self, start: int, out_MI: Tensor, scratch: Scratch) -> None:
-        """Write rows start.. into `out_MI` (of `dtype`), as many as it has; the caller has checked the range."""
+        """Write rows from `start` on into `out_MI` (of `dtype`), as many as it has; the caller checks the range."""
 
     def rows(self, start: int, end: int) -> Tensor:
         """Rows start..end-1 [end-start, I] in `dtype`, contiguous. ValueError unless 0 <= start <= end <= O."""
@@ -87,7 +87,7 @@ class Quantized(ABC):
         return self.rows(0, self.shape[0])
 
     def dense_into(self, out_OI: Tensor) -> None:
-        """As `dense`, into a tensor that is there already; ValueError where its shape, dtype or device is another."""
+        """As `dense`, into an existing tensor; ValueError if its shape, dtype or device differs."""
         if out_OI.shape != self.shape or out_OI.dtype != self.dtype or out_OI.device != self.device:
             raise ValueError(
                 f"out must be {self.dtype} {tuple(self.shape)} on {self.device}, "
@@ -106,7 +106,7 @@ def as_dense(w_OI: Matrix) -> Tensor:
 
 
 class Coded(Quantized):
-    """A format whose rows decode to float32 in place of each other; subclasses say how."""
+    """A format whose rows decode to float32 in a scratch buffer; subclasses say how."""
 
     @abstractmethod
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:

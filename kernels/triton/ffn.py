@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.weights import ExpertWeights, Matrices
 
-# The interpreter's tl.dot on bfloat16 tiles is wrong: there, and only there, tiles are widened first.
+# The interpreter's tl.dot on bfloat16 tiles is silently wrong: there, and only there, tiles are widened first.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
@@ -89,7 +89,7 @@ def _given(bias: Tensor | None, instead: Tensor) -> Tensor:
 
 
 def _grid(tiles: Tiles, rows: int, experts: int, columns: int) -> tuple[int, int]:
-    """Enough programs for any routing. Row tiles run fastest, so neighbours share a tile of weights in the cache."""
+    """Enough programs for any routing. Row tiles vary fastest: adjacent programs share a cached tile of weights."""
     return triton.cdiv(rows, tiles.rows) + min(experts, rows), triton.cdiv(columns, tiles.columns)
 
 
@@ -98,7 +98,7 @@ def _constants(tiles: Tiles, experts: int) -> dict[str, int | bool]:
         "BLOCK_M": tiles.rows,
         "BLOCK_C": tiles.columns,
         "BLOCK_K": tiles.depth,
-        "BLOCK_E": triton.next_power_of_2(experts),
+        "BLOCK_E": triton.next_power_of_2(experts),  # tl.arange takes powers of two only
         "INTERPRETED": INTERPRETED,
         "num_warps": tiles.warps,
         "num_stages": 3,
@@ -125,6 +125,7 @@ def _dot(a: tl.tensor, b: tl.tensor, total: tl.tensor, INTERPRETED: tl.constexpr
     if INTERPRETED:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
+    # Not tf32, the default: float32 weights would lose 13 bits of their mantissa.
     return tl.dot(a, b, total, input_precision="ieee")
 
 

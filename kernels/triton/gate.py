@@ -67,7 +67,7 @@ def _gate_kernel(
     shifted = tl.exp(logits - tl.max(logits, axis=1)[:, None])
     probs = shifted / tl.sum(shifted, axis=1)[:, None]
     # What is left to choose from: a chosen expert falls to -1, padding lies below that.
-    left = tl.where(probs == probs, probs, 2.0)
+    left = tl.where(probs == probs, probs, 2.0)  # NaN differs from itself; 2 is above every probability
     left = tl.where((e < experts)[None, :], left, -2.0)
     weights = tl.zeros((BLOCK_T, BLOCK_K), tl.float32)
     ids = tl.zeros((BLOCK_T, BLOCK_K), tl.int64)

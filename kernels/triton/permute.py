@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# A program holds _BLOCK_N x _MAX_BLOCK_E hits: more keys are spread over programs, to stay in registers.
 _BLOCK_N = 128
 _MAX_BLOCK_E = 64
 _MAX_BLOCK_D = 1024
@@ -107,6 +108,7 @@ def _sum_kernel(
     t = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_D,), tl.float32)
+    # One program adds a token's rows in order. Atomic adds of many would finish in any order, with other bits.
     for i in range(tl.load(offsets_ptr + t), tl.load(offsets_ptr + t + 1)):
         row = tl.load(order_ptr + i)
         total += tl.load(y_ptr + row * hidden + d, mask=d < hidden, other=0.0).to(tl.float32)

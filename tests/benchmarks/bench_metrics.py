@@ -26,7 +26,7 @@ from cluster.table import duration, table
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
-from experts.transport.base import Answer, Sent
+from experts.transport.base import Reply, Sent
 from experts.transport.call import ExpertCall, Partial, Stamps
 from router_service.config import MetricsConfig
 from router_service.engine.forward import StepTrace
@@ -72,10 +72,10 @@ class AtOnce:
         """Keep the number of rows."""
         return Sent(shard, 0, len(call.x_RD), time.monotonic_ns(), 100)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Answer:  # noqa: ARG002
+    def receive(self, sent: list[Sent], deadline_s: float) -> Reply:  # noqa: ARG002
         """Zeros."""
         now = time.monotonic_ns()
-        return Answer(sent[0].shard, Partial(torch.zeros(sent[0].rows, HIDDEN), Stamps(now, now, now)), now, 100)
+        return Reply(sent[0].shard, Partial(torch.zeros(sent[0].rows, HIDDEN), Stamps(now, now, now)), now, 100)
 
     def close(self) -> None:
         """Nothing to hang up."""

@@ -150,7 +150,7 @@ def test_a_quiet_expert_is_a_hole_and_no_zero() -> None:
 )
 def test_a_heatmap_says_that_it_draws_rates(panel: Panel) -> None:
     assert all("rate(" in query.expr for query in panel.queries)
-    assert " a second " in panel.about
+    assert " per second " in panel.about
 
 
 @BOARD

@@ -23,7 +23,7 @@ SERVING: dict[str, Expected] = {
     "Busiest shard / mean": [{"{}": 1.333333}],
     "KV cache in use": [{"{}": 0.5}],
     "Errors": [{"{}": 0.1}],
-    "Requests/s by end": [{'finished_reason="stop"': 9}, {'code="UNAVAILABLE"': 1, 'code="CANCELLED"': 5}],
+    "Requests/s by outcome": [{'finished_reason="stop"': 9}, {'code="UNAVAILABLE"': 1, 'code="CANCELLED"': 5}],
     "Tokens/s": [{"": 150}, {"": 30}],
     "Queue": [{R: 3, S: 5}, {R: 1, S: 2}],
     "Time to first token, all requests": [{'{le="0.1"}': 6, '{le="0.2"}': 9, '{le="+Inf"}': 9}],
@@ -40,11 +40,11 @@ ALL_TO_ALL: dict[str, Expected] = {
     "Shard $shard: mean call": [CALL],
     "Phases over five minutes": [CALL],
     "Phases, p99": [{'shard="0", phase="compute"': 0.198}],
-    "On the way: dispatch and combine together": [{'shard="0"': 0.02}],
+    "In transit: dispatch and combine together": [{'shard="0"': 0.02}],
     "Clock error": [{f'{R}, shard="0"': 0.001, f'{S}, shard="0"': 0.002}],
     "Bytes/s": [{'shard="0", direction="dispatch"': 300}],
     "Calls/s and rows/s": [{'shard="0"': 40}, {'shard="0"': 40}],
-    "Experts asked per row": [{'shard="0"': 2}],
+    "Experts per row": [{'shard="0"': 2}],
 }
 BALANCE: dict[str, Expected] = {
     "Balancedness": [{R: 0.5, S: 1}, {"": 0.75}],
@@ -76,7 +76,7 @@ SHARDS: dict[str, Expected] = {
     "Restarts": [{'shard="0"': 18}],
     "Reconnects": [{'shard="0"': 27}],
     "Routers linked, of configured": [{'instance="a"': 2, 'instance="b"': 1}, {"": 2}],
-    "Busy: compute time a second": [{'shard="0"': 0.3}],
+    "Busy: compute time per second": [{'shard="0"': 0.3}],
     "Refused connections": [{'shard="0", reason="secret"': 9, 'shard="router", reason="secret"': 27}],
     "Time to load the weights": [{'shard="router"': 4}],
     "Loading speed": [{'shard="router"': 50}],
@@ -91,7 +91,7 @@ MEMORY: dict[str, Expected] = {
 }
 EXPECTED = SERVING | ALL_TO_ALL | BALANCE | SHARDS | MEMORY
 # These show recordings and alerts as they are; one more asks for a phase that has no series here.
-PLAIN = {"First token, p95", "Time to first token", "Between two tokens", "Whole request", "Firing alerts"}
+PLAIN = {"First token, p95", "Time to first token", "Between two tokens", "End to end", "Firing alerts"}
 PLAIN |= {"Waiting before compute"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.client_command import DEFAULT_TARGET
-from cluster.cli.default_ports import DefaultPorts
+from cluster.serve.default_ports import DefaultPorts
 from router_service.front.config import FrontConfig
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +23,7 @@ def defaults() -> dict[str, int]:
 
 
 def test_clients_ask_the_default_port() -> None:
-    program = "from cluster.cli.default_ports import DEFAULT_PORTS; print(DEFAULT_PORTS['grpc_port'])"
+    program = "from cluster.serve.default_ports import DEFAULT_PORTS; print(DEFAULT_PORTS['grpc_port'])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"127.0.0.1:{done.stdout.strip()}" == DEFAULT_TARGET
 

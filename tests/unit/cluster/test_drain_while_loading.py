@@ -18,8 +18,7 @@ from tests.support.tiny import write_checkpoint
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.planner.model import open_model
-    from cluster.processes import registered_process as announced
-    from cluster.processes import service_registry as directory
+    from cluster.processes import registered_process, service_registry
     from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
     from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
 
@@ -27,8 +26,8 @@ ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
-class LiveDirectory(ServiceRegistry):
-    """The directory's body as an actor's handle; notes what is said there."""
+class LiveRegistry(ServiceRegistry):
+    """The registry's body as an actor's handle; notes what is said there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,31 +55,31 @@ class Remote:
 
 
 @pytest.fixture
-def body(monkeypatch: pytest.MonkeyPatch) -> LiveDirectory:
-    made = LiveDirectory()
+def body(monkeypatch: pytest.MonkeyPatch) -> LiveRegistry:
+    made = LiveRegistry()
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
-    monkeypatch.setattr(directory, "ANNOUNCE_SECONDS", 0.001)
-    monkeypatch.setattr(announced, "find_directory", lambda _: made)
-    monkeypatch.setattr(announced, "set_logging", lambda *_: None)
-    monkeypatch.setattr(announced, "replica_id", lambda: "r")
-    monkeypatch.setattr(announced, "node_id", lambda: "n")
+    monkeypatch.setattr(service_registry, "ANNOUNCE_SECONDS", 0.001)
+    monkeypatch.setattr(registered_process, "find_registry", lambda _: made)
+    monkeypatch.setattr(registered_process, "set_logging", lambda *_: None)
+    monkeypatch.setattr(registered_process, "replica_id", lambda: "r")
+    monkeypatch.setattr(registered_process, "node_id", lambda: "n")
     return made
 
 
 @pytest.fixture
-def process(body: LiveDirectory) -> Iterator[RegisteredProcess]:
+def process(body: LiveRegistry) -> Iterator[RegisteredProcess]:
     assert body.announcements() == []
     one = RegisteredProcess("shard", 0, config_from({}), lambda _: pytest.fail("there is nothing to drain"))
     yield one
     one.close()
 
 
-def order_and_wait(body: LiveDirectory) -> None:
+def order_and_wait(body: LiveRegistry) -> None:
     body.order("r", ORDER)
     assert body.obeyed.wait(SECONDS)
 
 
-def test_loading_ends_at_the_next_tensor(body: LiveDirectory, process: RegisteredProcess, tmp_path: Path) -> None:
+def test_loading_ends_at_the_next_tensor(body: LiveRegistry, process: RegisteredProcess, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "mixtral")
     model = open_model(ModelConfig(checkpoint=str(tmp_path), device="cpu"), WeightsConfig(resident="dequantized"))
     tensors: list[int] = []
@@ -115,13 +114,13 @@ def test_loading_ends_at_the_next_tensor(body: LiveDirectory, process: Registere
     assert "ready" not in body.states
 
 
-def test_one_that_is_told_before_it_loads_begins_nothing(body: LiveDirectory, process: RegisteredProcess) -> None:
+def test_one_that_is_told_before_it_loads_begins_nothing(body: LiveRegistry, process: RegisteredProcess) -> None:
     order_and_wait(body)
     with pytest.raises(EndedWhileLoadingError):
         process.will_load(1 << 30)
 
 
-def test_what_fails_in_loading_is_withdrawn(body: LiveDirectory, process: RegisteredProcess) -> None:
+def test_what_fails_in_loading_is_withdrawn(body: LiveRegistry, process: RegisteredProcess) -> None:
     with pytest.raises(ZeroDivisionError), process.loading():
         raise ZeroDivisionError
     assert body.announcements() == []

@@ -15,7 +15,7 @@ ORDER = DrainOrder(grace_s=0.2, notice_s=0.1)
 
 
 class Remote:
-    """Calls the directory's body as Ray's handle of the actor would, through `ray.get` below."""
+    """Calls the registry's body as Ray's handle of the actor would, through `ray.get` below."""
 
     def __init__(self, body: ServiceRegistry, each_call: Callable[[], object]) -> None:
         self._body = body
@@ -91,7 +91,7 @@ def test_nobody_to_drain_is_done_at_once() -> None:
     assert drained(ServiceRegistry(), lambda: None) == 0
 
 
-def test_a_directory_that_forgot_is_told_again() -> None:
+def test_a_registry_that_forgot_is_told_again() -> None:
     body = ServiceRegistry()
     heard: list[DrainOrder] = []
 

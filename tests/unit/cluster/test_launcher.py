@@ -1,4 +1,4 @@
-"""Whom `serve --address` takes down, whom it refuses to replace, and how a Ray of our own is started."""
+"""What `serve --address` takes down, what it refuses to replace, and how a Ray of our own is started."""
 
 import io
 import os
@@ -13,8 +13,9 @@ from cluster.processes.signals import Interrupts
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes.process import ray_settings
-    from cluster.serve import launcher
-    from cluster.serve.launcher import Launcher, StartError
+    from cluster.serve import application_watch, launcher, ray_start
+    from cluster.serve.launcher import Launcher
+    from cluster.serve.ray_start import StartError
 
 NAME = "expertmesh"
 
@@ -65,15 +66,17 @@ class FakeRay:
 @pytest.fixture(autouse=True)
 def _signals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Interrupts, "listen", lambda _: None)
-    monkeypatch.setattr(launcher.os, "environ", dict(os.environ))
+    monkeypatch.setattr(ray_start.os, "environ", dict(os.environ))
 
 
 def joined(monkeypatch: pytest.MonkeyPatch, serve: FakeServe, ray: FakeRay, config: ClusterConfig) -> Launcher:
-    monkeypatch.setattr(launcher, "serve", serve)
-    monkeypatch.setattr(launcher, "ray", ray)
-    monkeypatch.setattr(launcher, "settled", lambda config: config)
+    for module in (launcher, application_watch):
+        monkeypatch.setattr(module, "serve", serve)
+    for module in (launcher, ray_start):
+        monkeypatch.setattr(module, "ray", ray)
+    monkeypatch.setattr(launcher, "resolved", lambda config: config)
     monkeypatch.setattr(launcher, "build_app", lambda *_: "application")
-    monkeypatch.setattr(launcher, "remove_directory", lambda name: serve.changes.append(f"forget {name}"))
+    monkeypatch.setattr(launcher, "remove_registry", lambda name: serve.changes.append(f"forget {name}"))
     monkeypatch.setattr(launcher, "leave", lambda: setattr(ray, "left", True))
     return Launcher(config, io.StringIO())
 

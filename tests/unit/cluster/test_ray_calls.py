@@ -9,11 +9,11 @@ import pytest
 
 from cluster.processes import ray_calls
 from cluster.processes.ray_calls import RayTimeoutError, await_ref, call
-from cluster.processes.service_registry import awaited_announcements
+from cluster.processes.service_registry import await_registered
 
 
-class SilentDirectory:
-    """A directory whose actor never answers; it is its own method, and notes who asks."""
+class SilentRegistry:
+    """A registry whose actor never answers; it is its own method, and notes who asks."""
 
     def __init__(self) -> None:
         self.announcements = self
@@ -24,12 +24,12 @@ class SilentDirectory:
         return asyncio.Event().wait()
 
 
-async def test_a_silent_directory_is_not_waited_for_for_ever() -> None:
-    directory = SilentDirectory()
-    said = "^Ray did not answer: waited 0.01 s for the directory's list of processes$"
+async def test_a_silent_registry_is_not_waited_for_for_ever() -> None:
+    registry = SilentRegistry()
+    said = "^Ray did not answer: waited 0.01 s for the registry's list of processes$"
     with pytest.raises(RayTimeoutError, match=said):
-        await awaited_announcements(directory, 0.01)
-    assert directory.asked == 1
+        await await_registered(registry, 0.01)
+    assert registry.asked == 1
 
 
 async def test_what_fails_there_is_not_taken_for_silence() -> None:

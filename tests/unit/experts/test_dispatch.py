@@ -16,7 +16,7 @@ from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing
 from experts.shard.local import LocalTransport
 from experts.shard.shard import ExpertShard
-from experts.transport.base import Answer, Sent, ShardUnavailable
+from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall
 from kernels import select
 
@@ -92,7 +92,7 @@ class Recording(LocalTransport):
         self.calls.append((shard, call))
         return super().send(shard, call)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Answer | ShardUnavailable:
+    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """The last first, so that the order of arrival differs from that of the shards."""
         last = sent[-1]
         if last.shard in self.broken:

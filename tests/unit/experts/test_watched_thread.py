@@ -37,7 +37,7 @@ def test_a_fault_is_logged_with_its_stack_and_counted(
     watch.check()  # its peer opens another one
 
 
-@pytest.mark.parametrize(("target", "said"), [(broken, "has failed"), (ended, "has ended before its time")])
+@pytest.mark.parametrize(("target", "said"), [(broken, "has failed"), (ended, "has ended unexpectedly")])
 def test_one_that_must_last_is_missed(target: Callable[[], None], said: str, caplog: pytest.LogCaptureFixture) -> None:
     watch = ThreadWatch()
     watch.check()

@@ -171,7 +171,7 @@ def test_the_way_is_logged_once(caplog, supported, rows, words):
 
 
 def test_a_torch_without_the_question_counts_as_a_cpu_without_instructions(monkeypatch):
-    monkeypatch.setattr(widening, "_QUESTIONS", {torch.bfloat16: "_is_mkldnn_gone_supported"})
+    monkeypatch.setattr(widening, "_SUPPORT_OPS", {torch.bfloat16: "_is_mkldnn_gone_supported"})
     assert not widening.has_instructions(torch.bfloat16)
     assert widening.has_instructions(torch.float32)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cluster.planner.inspected_model import open_subject
-from cluster.planner.model_description import attention_words
+from cluster.planner.model_description import describe_attention
 from cluster.planner.sizes import kv_bytes_per_token, uncompressed_kv_bytes_per_token
 from kernels import select
 from router_service.models.attention_forms import AttentionForm, GroupedAttention, LatentAttention
@@ -90,7 +90,7 @@ def test_each_layer_has_storage_of_its_own() -> None:
 
 
 def test_words_and_sizes_of_a_model_of_several_kinds() -> None:
-    words = attention_words(spec_of(*MIXED))
+    words = describe_attention(spec_of(*MIXED))
     assert "grouped-query, 4 heads share 2 keys and values of 8 in 4 of 6 layers, latent, 3 heads" in words
     assert "in 2 of 6 layers, a window of 3 tokens in 1 of 6 layers, chunks of 5 tokens in 1 of 6 layers" in words
     assert uncompressed_kv_bytes_per_token(spec_of(*MIXED), torch.bfloat16) == 2 * (4 * 32 + 2 * 3 * (12 + 5))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from cluster.cli import serve_command
 from cluster.cli.main import main
 from cluster.config import ClusterConfig, ConfigError, config_from
-from cluster.planner import config_resolver as settle
+from cluster.planner import config_resolver as resolver
 from cluster.planner.available_memory import GIB, limited
-from cluster.planner.config_resolver import check_process, demands, settle_for_nodes, settle_here
+from cluster.planner.config_resolver import check_process, demands, resolve_for_nodes, resolve_here
 from cluster.planner.memory_plan import (
     CONTROL_BYTES,
     PROCESS_BYTES,
@@ -184,7 +184,7 @@ def test_nodes() -> None:
 @pytest.fixture
 def large_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for what these tests fit in, however much the machine that runs them has left."""
-    monkeypatch.setattr(settle, "host_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(resolver, "host_bytes", lambda: 64 * GIB)
 
 
 def configured(path: Path, limit_gib: float, resident: str = "auto", **cluster: Any) -> ClusterConfig:
@@ -216,14 +216,14 @@ def test_auto_by_the_limit(fp8: Path) -> None:
     needs = {"packed": forms.packed.together(2), "dequantized": forms.dequantized.together(2)}
     assert needs["dequantized"] - needs["packed"] > 20e6
     for form, need in needs.items():
-        found = settle_here(configured(fp8, (need + 1e6) / GIB), model)
+        found = resolve_here(configured(fp8, (need + 1e6) / GIB), model)
         assert found.weights.resident == form
         least = min(model.plan.spec.context, 8192)
         assert least <= found.router.kv_cache_tokens < least + 1e6 / 100
     with pytest.raises(DoesNotFitError):
-        settle_here(configured(fp8, (needs["packed"] - 1e6) / GIB), model)
-    assert settle_here(config, model).weights.resident == "dequantized"
-    assert settle_here(config, model).router == config.router
+        resolve_here(configured(fp8, (needs["packed"] - 1e6) / GIB), model)
+    assert resolve_here(config, model).weights.resident == "dequantized"
+    assert resolve_here(config, model).router == config.router
 
 
 def test_nodes_decide_where_a_cluster_is_joined(fp8: Path) -> None:
@@ -236,18 +236,18 @@ def test_nodes_decide_where_a_cluster_is_joined(fp8: Path) -> None:
         (forms.packed.largest(2), "packed"),
         (9, "packed"),
     ):
-        assert settle_for_nodes(config, model, there).weights.resident == form
-    assert settle_for_nodes(configured(fp8, 0.0, "dequantized"), model, 9).weights.resident == "dequantized"
+        assert resolve_for_nodes(config, model, there).weights.resident == form
+    assert resolve_for_nodes(configured(fp8, 0.0, "dequantized"), model, 9).weights.resident == "dequantized"
 
 
 def test_gpus_hold_a_process_each(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_from({"model": {"checkpoint": str(tiny("mixtral").path)}})
     model = replace(open_model(replace(config.model, device="cpu"), config.weights), device=torch.device("cuda"))
-    monkeypatch.setattr(settle, "device_bytes", lambda: 2 * GIB)
-    assert settle_here(config, model).weights.resident == "dequantized"
+    monkeypatch.setattr(resolver, "device_bytes", lambda: 2 * GIB)
+    assert resolve_here(config, model).weights.resident == "dequantized"
     halves = replace(config, cluster=replace(config.cluster, gpus_per_process=0.25))
     with pytest.raises(DoesNotFitError, match=r"512\.0 MiB are available on a GPU for each"):
-        settle_here(halves, model)
+        resolve_here(halves, model)
 
 
 @pytest.mark.usefixtures("large_host")

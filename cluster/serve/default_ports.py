@@ -1,4 +1,4 @@
-"""The ports that `serve` takes where none are asked for: those that `generate`, `status` and Prometheus ask."""
+"""The ports that `serve` uses by default: those that `generate`, `status` and Prometheus connect to."""
 
 import errno
 import socket
@@ -11,13 +11,13 @@ from router_service.front.config import FrontConfig
 
 DEFAULT_PORTS = {"grpc_port": 50051, "metrics_port": 9090}
 HOSTS = {"grpc_port": "host", "metrics_port": "metrics_host"}
-# So many ports behind a default one are tried.
+# How many ports from the default one on are tried.
 TRIES = 1000
 TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
 
 class DefaultPorts:
-    """Picks ports, and keeps them from other servers that start meanwhile, until closed: ours opens them much later."""
+    """Picks ports and reserves them until closed against other servers that start: ours opens them seconds later."""
 
     def __init__(self, says: TextIO | None = None, defaults: Mapping[str, int] = DEFAULT_PORTS) -> None:
         self._says = says or sys.stderr

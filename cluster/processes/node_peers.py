@@ -1,4 +1,4 @@
-"""Which shards share a node, and so its cores: all shards of a layer compute at the same time."""
+"""Node peers: the shards that share a node and so its cores, since all shards of a layer compute at the same time."""
 
 import logging
 import time
@@ -10,24 +10,24 @@ import ray
 from cluster.config import ClusterConfig
 from cluster.processes.process import node_id, shard_threads
 from cluster.processes.ray_calls import RayTimeoutError
-from cluster.processes.service_registry import Announcement, announced_in
+from cluster.processes.service_registry import Announcement, registered_in
 from experts.host.log import fields
 
 log = logging.getLogger(__name__)
 
-# Shards that start together announce themselves before they load; one that is restarted finds the others there.
+# Shards that start together register before they load; a restarted one finds the others registered.
 WAIT_SECONDS = 10.0
 POLL_SECONDS = 0.25
 
 
-def threads_of_shard(config: ClusterConfig, directory: Any) -> int:
+def threads_of_shard(config: ClusterConfig, registry: Any) -> int:
     """CPU threads for a shard in this process: as configured, else its share of the cores of its node or pod.
 
-    On a machine of our own all shards are here; on a joined cluster the directory knows who is.
+    On a machine of our own all shards are here; on a joined cluster the registry knows which are.
     """
-    sharing = shards = config.experts.shards
+    sharing = shards = config.experts.shards  # the safe side: too few threads cost less than too many
     if config.cluster.address and not config.experts.threads:
-        sharing = shards_here(lambda: _announcements(directory), node_id(), shards, WAIT_SECONDS)
+        sharing = shards_here(lambda: _announcements(registry), node_id(), shards, WAIT_SECONDS)
     threads = shard_threads(config.experts.threads, sharing)
     log.info("shard may compute with threads", extra=fields(threads=threads, shards_on_node=sharing))
     return threads
@@ -41,25 +41,25 @@ def shards_here(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """How many of a cluster's shards share `node`, the asking one included, as soon as all have said where they are.
+    """How many of a cluster's shards share `node`, the caller included, as soon as all have registered.
 
     Those that have not after `wait_s` count as here: too few threads cost less than too many. `clock` and `sleep` count
     seconds, and are a test's own where it must not wait.
     """
     deadline = clock() + wait_s
     while True:
-        # Of several lives of one shard the youngest counts.
+        # A restarted shard may be listed twice: the youngest entry comes last and wins.
         nodes = {one.index: one.node for one in ask() if one.role == "shard" and one.index < shards}
-        silent = shards - len(nodes)
-        if not silent or clock() >= deadline:
-            return max(1, sum(where == node for where in nodes.values()) + silent)
+        missing = shards - len(nodes)
+        if not missing or clock() >= deadline:
+            return max(1, sum(where == node for where in nodes.values()) + missing)
         sleep(POLL_SECONDS)
 
 
-def _announcements(directory: Any) -> list[Announcement]:
-    """All entries; none while the directory does not answer, which is no reason to fail a shard."""
+def _announcements(registry: Any) -> list[Announcement]:
+    """All entries; none while the registry does not answer, which is no reason to fail a shard."""
     try:
-        return announced_in(directory)
+        return registered_in(registry)
     except (RayTimeoutError, ray.exceptions.RayError) as error:
-        log.warning("the directory does not answer: %s", error)
+        log.warning("the registry does not answer: %s", error)
         return []

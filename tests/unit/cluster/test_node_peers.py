@@ -10,8 +10,8 @@ from cluster.config import config_from
 from cluster.processes.service_registry import Announcement
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes import neighbours, process
-    from cluster.processes.neighbours import POLL_SECONDS, shards_here, threads_of_shard
+    from cluster.processes import node_peers, process
+    from cluster.processes.node_peers import POLL_SECONDS, shards_here, threads_of_shard
 
 CORES = 16
 
@@ -24,7 +24,7 @@ HERE = [announced(0, "a"), announced(1, "b"), announced(2, "a"), announced(3, "c
 OTHERS = [announced(0, "a", "router"), announced(0, "a", "front")]
 
 
-class Directory:
+class Registry:
     """Answers as Ray's handle of the actor would, through `ray.get` below."""
 
     def __init__(self, entries: list[Announcement]) -> None:
@@ -41,13 +41,13 @@ class Directory:
 def node(monkeypatch: pytest.MonkeyPatch) -> None:
     """We are on node a, of 16 cores."""
     monkeypatch.setattr(process, "usable_cores", lambda: CORES)
-    monkeypatch.setattr(neighbours, "node_id", lambda: "a")
-    monkeypatch.setattr(neighbours.ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
-    monkeypatch.setattr(neighbours, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(node_peers, "node_id", lambda: "a")
+    monkeypatch.setattr(node_peers.ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
+    monkeypatch.setattr(node_peers, "WAIT_SECONDS", 0.0)
 
 
 def threads(entries: list[Announcement], **sections: Any) -> int:
-    return threads_of_shard(config_from(sections), Directory(entries))
+    return threads_of_shard(config_from(sections), Registry(entries))
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_joined_cluster_shares_out_each_nodes_cores(entries: list[Announcement
 
 
 def test_a_machine_of_our_own_has_all_shards_and_asks_nobody() -> None:
-    directory = Directory(HERE)
-    assert threads_of_shard(config_from({"experts": {"shards": 4}}), directory) == 4
-    assert directory.asked == 0
+    registry = Registry(HERE)
+    assert threads_of_shard(config_from({"experts": {"shards": 4}}), registry) == 4
+    assert registry.asked == 0
 
 
 @pytest.mark.parametrize("address", ["", "auto"])
@@ -95,9 +95,9 @@ def test_who_stays_silent_counts_as_here() -> None:
     assert shards_here(list, "a", 4, wait_s=0.0) == 4
 
 
-def test_a_directory_that_does_not_answer_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_does_not_answer_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object, **__: object) -> None:
-        raise neighbours.ray.exceptions.GetTimeoutError("slow")
+        raise node_peers.ray.exceptions.GetTimeoutError("slow")
 
-    monkeypatch.setattr(neighbours.ray, "get", lost)
+    monkeypatch.setattr(node_peers.ray, "get", lost)
     assert threads(HERE, experts={"shards": 4}, cluster={"address": "auto"}) == 4
