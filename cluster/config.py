@@ -11,7 +11,9 @@ import yaml
 from experts.config import ExpertsConfig, WeightsConfig
 from experts.host.bounds import FilePath, Seconds, SecondsOrZero, Text, check_settings, setting
 from experts.host.log import LoggingConfig
+from experts.host.shown import shown
 from experts.host.unique_keys import DuplicateKeyError, load_yaml
+from experts.host.user_path import user_path
 from router_service.config import EngineConfig, MetricsConfig
 from router_service.front.config import FrontConfig
 from router_service.front.telemetry.tracing_config import TracingConfig
@@ -45,7 +47,7 @@ class ModelConfig:
     @property
     def path(self) -> Path:
         """The checkpoint's directory."""
-        return Path(self.checkpoint).expanduser().resolve() if self.checkpoint else BUNDLED
+        return user_path(self.checkpoint, "model.checkpoint") if self.checkpoint else BUNDLED
 
     @property
     def served_name(self) -> str:
@@ -151,9 +153,17 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
     # An empty file, or a section without keys, is null in YAML and means defaults.
-    if not isinstance(data or {}, dict) or not all(isinstance(v or {}, dict) for v in (data or {}).values()):
+    sections = _keyed(file, {} if data is None else data)
+    return {name: {} if keys is None else _keyed(file, keys) for name, keys in sections.items()}
+
+
+def _keyed(file: Path, data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
         raise ConfigError(f"{file}: must hold sections ({', '.join(f.name for f in fields(ClusterConfig))}) of keys")
-    return data or {}
+    for key in data:
+        if not isinstance(key, str):  # YAML reads numbers, dates and null there too
+            raise ConfigError(f"{file}: the key {shown(key)} is no text: quote it, or write the key that was meant")
+    return data
 
 
 def _build(kind: Any, data: Mapping[str, Any], where: str) -> object:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from cluster.cli.client_command import fail
+
 # 128 + SIGPIPE: what a shell reports of a process that this signal ended.
 EXIT_BROKEN_PIPE = 141
 
@@ -13,7 +15,8 @@ EXIT_BROKEN_PIPE = 141
 def until_nobody_reads(work: Callable[[], int]) -> int:
     """Run `work` and write out all that it printed; return its exit code, or 141 if the reader has gone.
 
-    Python ignores SIGPIPE, and a server must: a client that hangs up is no reason to end.
+    Python ignores SIGPIPE, and a server must: a client that hangs up is no reason to end. Output that
+    cannot be written otherwise, as on a full disk, is an error in one line.
     """
     try:
         try:
@@ -24,6 +27,9 @@ def until_nobody_reads(work: Callable[[], int]) -> int:
         for stream in (sys.stdout, sys.stderr):
             _give_up(stream)
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        _give_up(sys.stdout)
+        return fail(str(error))
 
 
 def _flush(stream: TextIO | None) -> None:
@@ -36,7 +42,7 @@ def _give_up(stream: TextIO | None) -> None:
     """Redirect a stream that nobody reads to /dev/null: the interpreter flushes it again when it ends."""
     try:
         _flush(stream)
-    except BrokenPipeError:
+    except OSError:
         assert stream is not None
         with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())

@@ -64,7 +64,7 @@ def run_client(work: Coroutine[object, object, None], target: str) -> int:
     except BrokenPipeError:  # of what is printed; calls fail with gRPC's errors
         raise
     except (ValueError, OSError) as error:
-        return fail(one_line(str(error)))
+        return fail(str(error))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
@@ -72,10 +72,11 @@ def run_client(work: Coroutine[object, object, None], target: str) -> int:
 
 def fail(message: str) -> int:
     """Print an error and return its exit code."""
-    print(f"expertmesh: {message}", file=sys.stderr)
+    print(f"expertmesh: {one_line(message)}", file=sys.stderr)
     return EXIT_ERROR
 
 
 def one_line(text: str) -> str:
-    """Return `text` without line breaks."""
-    return " ".join(text.split())
+    """Return `text` without line breaks, and with what a terminal would obey made visible: it may quote a stranger."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

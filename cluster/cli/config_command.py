@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cli.client_command import fail, one_line
+from cluster.cli.client_command import fail
 from cluster.config import ClusterConfig, ConfigError, load_config
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.telemetry.tracing import check_installed
@@ -34,7 +34,7 @@ def run_check(args: argparse.Namespace) -> int:
         if args.checkpoint:
             _check_checkpoint(config)
     except (ConfigError, CheckpointError, ValueError) as error:
-        return fail(one_line(str(error)))
+        return fail(str(error))
     print("\n".join(changes(config) or [f"{args.file}: everything has its default"]))
     return 0
 

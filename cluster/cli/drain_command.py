@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.cli.client_command import fail, one_line
+from cluster.cli.client_command import fail
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         call(lambda: ray.init(address=args.address, **quiet), f"joining the Ray at {args.address}", START_SECONDS)
         _drain(args)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        return fail(f"cannot drain {args.name}: {one_line(str(error))}")
+        return fail(f"cannot drain {args.name}: {error}")
     finally:
         with contextlib.suppress(RayTimeoutError):  # the outcome has been printed
             leave()

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cluster.cli.client_command import fail, one_line
+from cluster.cli.client_command import fail
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         found = look(args.model, args.shards, args.dtype)
     except ValueError as error:
-        return fail(one_line(str(error)))
+        return fail(str(error))
     print(json.dumps(asdict(found) | {"stored_bytes": found.stored_bytes}) if args.json else render(found))
     return 0
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli.client_command import fail, one_line
+from cluster.cli.client_command import fail
 from cluster.cli.serve_flags import add_cluster_flags, add_security_flags, config_of, overrides_of
 from cluster.config import ClusterConfig, ConfigError
 from cluster.serve.default_ports import DefaultPorts
@@ -49,7 +49,7 @@ def run_cluster(args: argparse.Namespace, while_up: WhileUp) -> int:
         try:
             config, model = _checked(ports, args)
         except (ConfigError, CheckpointError, ValueError) as error:
-            return fail(one_line(str(error)))
+            return fail(str(error))
         for line in (*model.plan.notices, *(f"warning: {warning}" for warning in security_warnings(config))):
             print(f"expertmesh: {line}", file=sys.stderr, flush=True)
         return _run_checked(config, while_up)

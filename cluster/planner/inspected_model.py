@@ -1,5 +1,6 @@
 """What `expertmesh inspect` looks at: a checkpoint's headers, or the configuration alone of a published model."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from cluster.planner.published_models import published_config
 from cluster.planner.sizes import Holdings, published_dtype, stored_bytes
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.source import Stored
+from experts.host.user_path import user_path
 from router_service.models.families import llama4
 from router_service.models.families.names import PublishedNames, TensorNames, fp8_block
 from router_service.models.families.registry import family_of, plan_model, read_model, text_part
@@ -46,9 +48,11 @@ def open_subject(model: str) -> InspectedModel:
 
     Raises:
         CheckpointError: neither; see also `plan_model`.
+        ValueError: it can be no path.
     """
-    path = Path(model).expanduser()
-    return _directory(path.resolve()) if path.is_dir() or len(path.parts) > 1 else _published(model)
+    path = user_path(model, "MODEL_OR_DIRECTORY")
+    named = len(Path(model).parts) > 1
+    return _directory(path) if named or os.path.isdir(path) else _published(model)
 
 
 def _published(name: str) -> InspectedModel:

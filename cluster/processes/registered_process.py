@@ -94,9 +94,8 @@ class RegisteredProcess:
     def _obey(self, order: DrainOrder) -> None:
         if self._state.state == "ready":
             self.threads.start("drain", self.drain, order, name="told to drain")
-        elif (
-            self._state.state == "loading"
-        ):  # the order is repeated: a process that becomes ready meanwhile drains at the next one
+        elif self._state.state == "loading":
+            # The order is repeated: a process that becomes ready meanwhile drains at the next one.
             self._end_requested.set()
 
     def _run(self, order: DrainOrder) -> None:

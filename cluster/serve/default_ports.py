@@ -39,18 +39,22 @@ class DefaultPorts:
             fronts: Fronts of this machine: they share the API's port, and each needs one for metrics.
 
         Raises:
-            ValueError: there is no free one.
+            ValueError: there is no free one, or the host is no address of this machine.
         """
         ports: dict[str, Any] = {}
+        named = {front.grpc_port, front.metrics_port, front.http_port}
         for key, default in self._defaults.items():
             if key not in given:
                 host, count = str(getattr(front, HOSTS[key])), fronts if key == "metrics_port" else 1
-                ports[key] = self._choose(key, host, default, count)
+                ports[key] = self._choose(key, host, default, count, named)
         return replace(front, **ports)
 
-    def _choose(self, key: str, host: str, default: int, count: int) -> int:
+    def _choose(self, key: str, host: str, default: int, count: int, named: Set[int | None]) -> int:
         for first in range(default, default + TRIES):
-            claims = [claim for port in range(first, first + count) if (claim := claimed(host, port))]
+            ports = range(first, first + count)
+            if not named.isdisjoint(ports):  # another key asks for it
+                continue
+            claims = [claim for port in ports if (claim := self._claimed(key, host, port))]
             if len(claims) == count:
                 self._claims += claims
                 if first != default:
@@ -60,9 +64,15 @@ class DefaultPorts:
                 claim.close()
         raise ValueError(f"front.{key}: none of the ports {default} to {default + TRIES} of {host} is free: set one")
 
+    def _claimed(self, key: str, host: str, port: int) -> socket.socket | None:
+        try:
+            return claimed(host, port)
+        except OSError as error:
+            raise ValueError(f"front.{HOSTS[key]}: cannot listen on {host!r}: {error.strerror or error}") from error
+
     def _tell(self, key: str, host: str, default: int, first: int) -> None:
         flag = f"--{key.replace('_', '-')}"
-        line = f"expertmesh: port {default} of {host} is taken: {first} is taken for {flag} instead"
+        line = f"expertmesh: port {default} of {host} is taken: using {first} for {flag}"
         print(line, file=self._says, flush=True)
 
 

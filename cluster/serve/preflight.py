@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from cluster.config import ClusterConfig, ConfigError
@@ -42,14 +43,16 @@ def check_ports(config: ClusterConfig) -> None:
     front, fronts = config.front, 1 if config.cluster.address else config.cluster.fronts
     if fronts > 1 and front.grpc_port == 0:
         raise ConfigError("front.grpc_port is 0, but cluster.fronts is over 1: set the port that the Fronts share")
-    for key, host, port in _ports(front, fronts):
-        if port > MAX_PORT:
-            raise ConfigError(f"front.{key}: {fronts} Fronts need a port each, and ports end at {MAX_PORT}")
-        try:
-            # Only a test: the Front opens the port in a process of its own.
-            socket.create_server((host, port)).close()
-        except OSError as error:
-            raise ConfigError(f"front.{key}: cannot listen on {host}:{port}: {error.strerror}") from error
+    with ExitStack() as opened:  # all at once, so that two keys cannot name one port
+        for key, host, port in _ports(front, fronts):
+            if port > MAX_PORT:
+                raise ConfigError(f"front.{key}: {fronts} Fronts need a port each, and ports end at {MAX_PORT}")
+            try:
+                # Only a test: the Front opens the port in a process of its own.
+                opened.callback(socket.create_server((host, port)).close)
+            except OSError as error:
+                said = error.strerror or error
+                raise ConfigError(f"front.{key}: cannot listen on {host}:{port}: {said}") from error
 
 
 def _ports(front: FrontConfig, fronts: int) -> Iterator[tuple[str, str, int]]:

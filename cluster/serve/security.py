@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 from cluster.config import ClusterConfig
+from experts.host.user_path import user_path
 from experts.transport.credentials import Credentials
 from experts.transport.secret import SecretFile, read_secrets
 from router_service.front.auth.authenticator import open_tokens
@@ -62,4 +63,4 @@ def security_warnings(config: ClusterConfig) -> list[str]:
 
 
 def _secret_path(config: ClusterConfig) -> Path:
-    return Path(config.cluster.secret_file).expanduser()
+    return user_path(config.cluster.secret_file, "cluster.secret_file")

@@ -7,7 +7,7 @@ opens only the files that hold its experts.
 from collections.abc import Callable, Iterable, Iterator, KeysView
 from dataclasses import dataclass
 from itertools import groupby
-from os.path import isfile
+from os.path import isdir, isfile
 from pathlib import Path
 
 from torch import Tensor
@@ -39,7 +39,7 @@ class Checkpoint:
         Raises:
             CheckpointError: no directory, no config.json, no weights, or an index that names a file that is not there.
         """
-        if not path.is_dir():
+        if not isdir(path):  # unlike Path.is_dir it says no to names that are too long
             raise CheckpointError(f"{path}: no such checkpoint directory")
         self.path = path
         self.config = read_json(path / "config.json")

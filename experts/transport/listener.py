@@ -105,10 +105,8 @@ class FrameServer:
                 if sock.family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._threads.start("connection", self._serve, sock, name=f"{self._name} data")
-            except (
-                OSError,
-                RuntimeError,
-            ) as error:  # the peer has gone, or no thread is left: the next connection may work
+            except (OSError, RuntimeError) as error:
+                # The peer has gone, or no thread is left: the next connection may work.
                 sock.close()
                 log.warning("%s could not serve a connection: %s", self._name, error)
 

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import grpc
 
+from experts.host.user_path import user_path
 from experts.host.watched_files import WatchedFiles
 from router_service.front.auth.caller_limits import CallerLimits
 from router_service.front.auth.refusals import Refusals, RefusedError
@@ -120,7 +120,7 @@ def open_tokens(file: str, clock: Callable[[], float] = time.monotonic) -> Watch
     Raises:
         ValueError: see `read_tokens`.
     """
-    path = Path(file).expanduser()
+    path = user_path(file, "front.tokens_file")
     return WatchedFiles(f"front.tokens_file {path}", [path], lambda: read_tokens(path), clock)
 
 

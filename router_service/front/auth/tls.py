@@ -8,6 +8,7 @@ from typing import cast
 
 import grpc
 
+from experts.host.user_path import user_path
 from experts.host.watched_files import WatchedFiles
 from router_service.front.config import FrontConfig
 
@@ -31,7 +32,8 @@ class ServerTls:
         Raises:
             ValueError: one is missing or wrong, or key and certificate do not belong together.
         """
-        paths = [Path(name).expanduser() for name in (config.tls_cert, config.tls_key, config.tls_client_ca) if name]
+        named = {key: getattr(config, key) for key in ("tls_cert", "tls_key", "tls_client_ca")}
+        paths = [user_path(file, f"front.{key}") for key, file in named.items() if file]
         self._files = WatchedFiles("front.tls_cert, tls_key, tls_client_ca", paths, lambda: read_certificates(*paths))
 
     def grpc_credentials(self) -> grpc.ServerCredentials:

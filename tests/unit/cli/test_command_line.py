@@ -1,6 +1,9 @@
 """The command line's own manners: readers that go, flags that nobody knows, help and version."""
 
+import io
+import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,6 +13,8 @@ import pytest
 
 from cluster.cli.broken_pipe import EXIT_BROKEN_PIPE
 from cluster.cli.main import main
+from cluster.serve.default_ports import DefaultPorts
+from router_service.front.config import FrontConfig
 
 ROOT = Path(__file__).parents[3]
 # As in a user's shell, where Python writes to a pipe in blocks.
@@ -71,3 +76,59 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"expertmesh {version('expertmesh')}\n"
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", f"/tmp/{LONG}", "/tmp/a\0b", f"/{'y/' * 3000}"])
+@pytest.mark.parametrize("command", ["inspect", "serve"])
+def test_what_can_be_no_path_is_one_line(command: str, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ports = ["--grpc-port", "0", "--metrics-port", "0"] if command == "serve" else []
+    assert main([command, path, *ports]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "starting" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("expertmesh: ")
+
+
+def test_a_checkpoint_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = {"weight_map": {"a": "x\x1b[31m\r\0\ny\ud800.safetensors"}}
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.removesuffix("\n").isprintable()
+    assert said.encode()
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-m", "cluster.cli.main", "config", "table"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "expertmesh: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(("flag", "key"), [("--grpc-host", "host"), ("--metrics-host", "metrics_host")])
+@pytest.mark.parametrize("host", ["203.0.113.9", "no such host"])
+def test_an_address_of_another_machine_is_one_line(
+    flag: str, key: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", flag, host, "--allow-unauthenticated"]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "is taken: using" not in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"expertmesh: front.{key}: cannot listen on '{host}'")
+
+
+def test_one_port_for_two_keys_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    assert main(["serve", "--grpc-port", port, "--http-port", port, "--metrics-port", "0"]) == 2
+    assert f"front.http_port: cannot listen on 127.0.0.1:{port}: " in capsys.readouterr().err
+
+
+def test_a_default_port_keeps_off_one_that_is_asked_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with DefaultPorts(io.StringIO(), {"grpc_port": port}) as ports:
+        chosen = ports.choose(FrontConfig(http_port=port), {"http_port", "metrics_port"}, 1)
+    assert chosen.grpc_port > port

@@ -46,6 +46,13 @@ def test_plain_data_and_back() -> None:
         ("model:\n  dtype: int8\n", "model.dtype is 'int8'"),
         ("- a\n- list\n", "must hold sections"),
         ("experts: 3\n", "must hold sections"),
+        ("[]\n", "must hold sections"),
+        ("front: []\n", "must hold sections"),
+        ("front: ''\n", "must hold sections"),
+        ("1: {}\n", "the key 1 is no text"),
+        ("experts: {shards: 1, 3: 4}\n", "the key 3 is no text"),
+        ("experts: {null: 4}\n", "the key None is no text"),
+        ("experts: {2026-11-29: 4}\n", "is no text"),
         ("a: [\n", "cannot be read"),
         ("experts:\n  shards: 4\nrouter: {}\nexperts:\n  checksum: true\n", "experts stands twice, in lines 1 and 4"),
         ("experts:\n  shards: 4\n  shards: 5\n", "shards stands twice, in lines 2 and 3: keep one"),
@@ -77,7 +84,7 @@ def test_the_command_says_one_line_and_exits_2(
     shown = capsys.readouterr()
     assert said in shown.err
     errors = [line for line in shown.err.splitlines() if not line.startswith("expertmesh: starting ")]
-    assert len([line for line in errors if "instead" not in line]) == 1
+    assert len([line for line in errors if "is taken: using" not in line]) == 1
     assert "Traceback" not in shown.err
     assert not shown.out
 

@@ -34,7 +34,7 @@ def test_a_default_that_is_taken_is_said_and_the_next_one_taken(defaults: dict[s
     with socket.create_server(("127.0.0.1", port)), DefaultPorts(said, defaults) as ports:
         chosen = ports.choose(FrontConfig(), set(), 1).grpc_port
     assert chosen > port
-    assert f"port {port} of 127.0.0.1 is taken: {chosen} is taken for --grpc-port instead" in said.getvalue()
+    assert f"port {port} of 127.0.0.1 is taken: using {chosen} for --grpc-port" in said.getvalue()
 
 
 def test_two_servers_that_start_together_take_different_ports(defaults: dict[str, int]) -> None:
