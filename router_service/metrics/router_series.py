@@ -27,7 +27,7 @@ class LinkGauges:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The router's state of this moment."""
+    """The router's current state."""
 
     running: int
     waiting: int
@@ -108,7 +108,7 @@ def _balance(builder: FamilyBuilder, stats: Statistics, window: WindowSums, conf
     layers = np.flatnonzero(stats.totals.expert_tokens_LE.any(axis=1))
     if config.per_expert and len(layers):
         _expert_tokens(builder, stats.totals.expert_tokens_LE, layers, config.top_experts)
-    # Without a token nothing is even or uneven: a router that rests must not lift the mean over routers.
+    # Without tokens there is no balance: an idle router must not raise the mean over routers.
     if window.expert_tokens_LE.any():
         _layers_balance(builder, stats, layers, window.expert_tokens_LE[layers], config)
 

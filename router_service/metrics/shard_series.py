@@ -1,4 +1,4 @@
-"""The series of which the shards themselves are the source; a router passes them on."""
+"""The series that shards report of themselves and a router passes on."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from router_service.protocol.messages import MetricFamily
 
 
 def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
-    """What the shards say of themselves. No router's label: every router passes on the same numbers."""
+    """The shards' own series. They have no label of a router, because every router passes on the same numbers."""
     builder = FamilyBuilder(labels)
     numbers = list(_statuses(statuses))
     builder.add(
@@ -36,5 +36,6 @@ def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) 
 
 def _statuses(statuses: dict[int, dict[str, Any]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     for shard, status in sorted(statuses.items()):
+        # Empty until the shard has sent its first.
         if status:
             yield {"shard": str(shard)}, status

@@ -1,6 +1,6 @@
-"""What Fronts ask of a router: to take a request in, to give one up, and to give up all when a Front is gone.
+"""What Fronts ask of a router: to accept a request, to cancel one, and to cancel all when a Front has disconnected.
 
-Each is called on a Front's thread and hands over to the engine's.
+Each is called on a Front's thread and hands the work to the engine's thread.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class RouterRequests:
-    """Puts requests into the engine's table, and takes them out again when nobody wants them any more."""
+    """Adds requests to the engine's table, and removes those that are cancelled."""
 
     def __init__(self, engine: Engine, inbox: Inbox, summaries: StepSummaries) -> None:
         self._engine = engine
@@ -25,16 +25,17 @@ class RouterRequests:
         self._summaries = summaries
 
     def submit(self, front: int, message: Submit) -> None:
-        """A Front sends a request."""
+        """Accept a request of a Front."""
+        # Here, not on the engine's thread: the time in the inbox counts as queueing and against the deadline.
         now = self._engine.clock()
         self._inbox.put(lambda: self._submit(front, message, now))
 
     def cancel(self, front: int, message: Cancel) -> None:
-        """A Front has no use for one of its streams any more."""
+        """Cancel one of a Front's streams."""
         self._inbox.put(lambda: self._cancel(front, message.stream))
 
     def drop(self, front: int) -> None:
-        """A Front is gone."""
+        """Cancel all streams of a Front that has disconnected."""
         self._inbox.put(lambda: self._drop(front))
 
     def _submit(self, front: int, message: Submit, now: float) -> list[Event]:
