@@ -1,4 +1,4 @@
-"""From what the scheduler chose to a step's tensors."""
+"""Builds a step's tensors from the scheduled sequences."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from router_service.models.step_batch import Segment, StepBatch
 
 
 def build_batch(scheduled: list[ScheduledSequence], block_size: int, device: torch.device) -> StepBatch:
-    """Lay out what the scheduler chose."""
+    """Return the scheduled sequences' tokens back to back, with positions, cache slots and segments."""
     tokens, positions, slots, segments, row = [], [], [], [], 0
     for item in scheduled:
         context = item.start + len(item.token_ids)

@@ -1,4 +1,4 @@
-"""The main loop's body: schedule, forward, sample, say what happened. No threads and no sockets."""
+"""One step of the engine: schedule, forward, sample, return events. No threads and no sockets."""
 
 import logging
 import secrets
@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
-    `progressed` tells whether the last step had anything to compute, `progress` when a layer of it was last done. A
-    Front's request stays in `requests` until whoever publishes its last event has it forgotten.
+    `progressed` says whether the last step had anything to compute, `progress` when its last layer completed. A Front's
+    request stays in `requests` until its last event is published.
 
     Args:
-        unavailable_wait_s: how long a request waits for a shard that is away before it fails with UNAVAILABLE.
-        observe: called with the record of each step, when the step is over; its faults are `guard`'s.
-        clock: seconds, the one by which requests arrive and have their deadlines.
+        unavailable_wait_s: how long a request waits for an unavailable shard before it fails with UNAVAILABLE.
+        observe: called with each step's record after the step; `guard` catches what it raises.
+        clock: returns seconds; arrivals and deadlines are measured by it.
     """
 
     backbone: Backbone
@@ -59,13 +59,14 @@ class Engine:
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
     _stalls: Stalls = field(init=False)
+    # Tags start at random, so that log lines of different routers or lives of one do not share a tag.
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
     def __post_init__(self) -> None:
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
 
     def submit(self, request: Request) -> list[Event]:
-        """Take a request in; the events are its refusal, if it is refused. Whatever it raises, `release` it then."""
+        """Accept a request, or return the event that refuses it. If this raises, call `release`."""
         self.requests.add(request)
         try:
             self.scheduler.submit(request.sequence)
@@ -75,20 +76,20 @@ class Engine:
         return []
 
     def cancel(self, key: int) -> None:
-        """Forget a request; its blocks are free at once, nothing more is said of it."""
+        """Drop a request and free its blocks at once; no further event is made for it."""
         self.requests.forget(key)
         self.scheduler.remove(key)
 
     def release(self, key: int) -> None:
-        """End a request of which somebody else says the last word; its blocks are free at once."""
+        """End a request whose last event the caller makes; its blocks are free at once."""
         if (request := self.requests.get(key)) is not None:
             self.requests.end(request)
         self.scheduler.remove(key)
 
     def fail_all(self, code: str, message: str) -> list[Event]:
-        """End every request: for a fault that is nobody's in particular.
+        """Fail every request, for a fault that cannot be attributed to one of them.
 
-        The scheduler begins anew: a sequence that the fault left in it would be nobody's, and fail every step.
+        The scheduler is cleared: a sequence left over from the fault would have no request, and fail every step.
         """
         failing = self.requests.alive()
         events = [failed(request, code, message) for request in failing]
@@ -98,14 +99,14 @@ class Engine:
         return events
 
     def idle(self) -> bool:
-        """Whether a step now would have nothing to do."""
+        """Whether a step would have nothing to do now."""
         return not self.scheduler.has_work()
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Run one step; an empty schedule is a step without events.
+        """Run one step and return its events, none if nothing is scheduled.
 
-        When something raises, what was said before stands, and all requests that have not ended fail.
+        If it raises inside, the events made so far are returned and all requests that have not ended fail.
         """
         events: list[Event] = []
         try:
@@ -119,6 +120,7 @@ class Engine:
         return events
 
     def _run(self, events: list[Event]) -> StepRecord | None:
+        # Before scheduling: an expired request must not cost a step, and its blocks can admit another.
         self._expire(self.clock(), events)
         self._stalls.resume(self.requests)
         begun = time.monotonic_ns()
@@ -170,7 +172,7 @@ class Engine:
         segments: list[Segment],
         trace: StepTrace,
     ) -> None:
-        """Draw a token for each request from its row of the logits, and say so."""
+        """Draw a token for each request from its row of the logits, and append its event."""
         drawn = sample(logits_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
         trace_routing(requests, segments, trace, self.pool.placement)
         now = self.clock()
@@ -188,7 +190,7 @@ class Engine:
             events.append(event)
 
     def _end(self, request: Request, event: Event, events: list[Event]) -> None:
-        """Say a request's last word, then free its blocks: should that raise, no second word follows."""
+        """Append a request's last event, then free its blocks: if that raises, no second last event follows."""
         self.requests.end(request)
         events.append(event)
         self.scheduler.remove(request.key)
@@ -201,7 +203,7 @@ class Engine:
         return requests
 
     def _expire(self, now: float, events: list[Event]) -> None:
-        """Fail what has waited too long; a stalled request says so while its caller still listens."""
+        """Fail the requests that have waited too long; stalled ones shortly before their deadline."""
         for request in self.requests.alive():
             if (event := overdue(request, now, self.unavailable_wait_s)) is not None:
                 self._end(request, event, events)

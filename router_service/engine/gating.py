@@ -1,7 +1,7 @@
-"""From the gate's logits to a routing: every rule by which a family chooses experts, as a pure function.
+"""From the gate's logits to a routing: each family's rule for choosing experts, as a pure function.
 
-Each takes logits_TE and the gate, and returns weights_TK (float32) and expert_ids_TK (int64). Ties fall as `torch.topk`
-lets them, called as transformers calls it, so that equal logits choose equal experts. T tokens, E experts, K chosen.
+Each takes logits_TE and the gate, and returns weights_TK (float32) and expert_ids_TK (int64). Ties are broken by
+`torch.topk`, called as transformers calls it, so that both choose the same experts. T tokens, E experts, K chosen.
 """
 
 import numpy as np

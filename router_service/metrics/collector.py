@@ -66,7 +66,7 @@ class Statistics:
         """Add up the pending steps. Any thread may call it."""
         with self._settling:
             self._pending_rows = 0
-            # As many as there are now: the engine may append during the loop, and must not wait for the lock to do so.
+            # As many as there are now: the engine's thread appends without taking the lock.
             steps = [self._pending.popleft() for _ in range(len(self._pending))]
             if steps:
                 self._add_steps(steps)

@@ -162,7 +162,7 @@ class FrontConnections:
             link.outgoing.put(item)
 
     def _write(self, link: FrontConnection) -> None:
-        """Write until the Front disconnects, then close the connection in any case: without a writer it stays silent."""
+        """Write until the Front disconnects, then close the connection: without a writer it would stay silent."""
         try:
             self._write_all(link)
         except OSError as error:

@@ -199,6 +199,6 @@ class Router:
         self.requests.drop(front)
 
     def _shards_changed(self) -> None:
-        # A stalled request is waiting for this shard; a new Front and the readiness check are waiting for the report.
+        # Stalled requests may be waiting for this shard, and Fronts prefer routers that report all their shards.
         self._inbox.wake()
         self._report_due.set()
