@@ -46,12 +46,12 @@ class Client:
     """A connection to a Front. Create and use it on one event loop; close it with `close` or `async with`."""
 
     def __init__(self, target: str, *, tls: Tls | None = None, token: str | None = None, attempts: int = 1) -> None:
-        """`target` is HOST:PORT; the connection is opened on the first call. Without `tls` a token is sent in plain text.
+        """`target` is HOST:PORT; the first call opens the connection. Without `tls` a token is sent in plain text.
 
         A call that is refused with UNAVAILABLE is sent again until it has been sent `attempts` times (at most 5).
 
         Raises:
-            OSError, ValueError: a file of `tls` cannot be read, `token` is not a valid token, or `attempts` is out of bounds.
+            OSError, ValueError: a file of `tls` cannot be read, `token` is invalid, or `attempts` is out of bounds.
         """
         self._metadata = token_metadata(token)
         self._channel = open_channel(target, tls, attempts)

@@ -96,7 +96,7 @@ class LayerRouting(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Seconds that a request waited for its first step, spent in prefill and in decoding; prompt tokens found cached."""
+    """Seconds of waiting for the first step, of prefill and of decoding; prompt tokens found in the cache."""
 
     queue_seconds: float
     prefill_seconds: float
@@ -249,6 +249,5 @@ ToRouter = Submit | Cancel | Watch
 ToFront = RouterHello | StepOutputs | RouterReport | Activity
 
 encode = msgspec.msgpack.Encoder().encode
-# Built once: compiling a decoder costs more than decoding a message.
 decode_to_router = msgspec.msgpack.Decoder(ToRouter).decode
 decode_to_front = msgspec.msgpack.Decoder(ToFront).decode
