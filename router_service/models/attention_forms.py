@@ -40,7 +40,7 @@ class AttentionForm(Protocol):
 
     @property
     def uncompressed(self) -> int | None:
-        """Elements of a token's keys and values of all heads without compression; None if they are cached as they are."""
+        """Elements of a token's uncompressed keys and values, all heads; None if those are what is cached."""
 
     @property
     def words(self) -> str:

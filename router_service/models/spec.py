@@ -46,8 +46,9 @@ class Gate:
 class Rope:
     """Rotary position embedding of `dim` elements (Su et al. 2021, arXiv 2104.09864).
 
-    `kind` default, linear, yarn or llama3; `scaling` holds the numbers of the last three under their names in
-    config.json. `interleaved` pairs neighbours, else the first half pairs with the second. `float32` rotates in float32.
+    `kind` is default, linear, yarn or llama3; `scaling` holds the numbers of the last three under their names in
+    config.json. `interleaved` pairs neighbours, else the first half pairs with the second. `float32` is the dtype of
+    the rotation if set, else the model's.
     """
 
     dim: int

@@ -4,9 +4,9 @@ For each MoE layer, I(D; E) is the mutual information between the domain of a to
 Reported is I / min(H(D), H(E)), which is at most 1 (Kvalseth 1987; NMI_min of Vinh, Epps and Bailey, JMLR 2010): 0 if
 all domains use the experts alike, 1 if no two domains share one.
 
-Counts of few tokens show some information by chance alone. How much is estimated by permutation: the domains'
-labels are reassigned to blocks of neighbouring tokens (not to single tokens, because neighbours resemble each other
-whatever their domain) and the measure is computed again. `excess` is adjusted for chance, (NMI - chance) / (1 - chance), the form of
+Counts of few tokens show some information by chance. How much is found by permutation: the domains' labels are
+reassigned to blocks of neighbouring tokens (not to single tokens, because neighbours resemble each other whatever their
+domain) and the measure is computed again. `excess` is adjusted for chance, (NMI - chance) / (1 - chance), the form of
 Hubert and Arabie (1985). A layer's p is the share of permutations in which the best of all layers exceeds its own
 chance by as much (Westfall and Young 1993), which corrects for testing many layers.
 
