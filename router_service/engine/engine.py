@@ -67,6 +67,7 @@ class Engine:
 
     def submit(self, request: Request) -> list[Event]:
         """Accept a request, or return the event that refuses it. If this raises, call `release`."""
+        # First: a refused request has a last event too, and its publisher looks it up here.
         self.requests.add(request)
         try:
             self.scheduler.submit(request.sequence)
@@ -133,6 +134,7 @@ class Engine:
         trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
         self._compute(requests, batch, trace, events)
         duration = time.monotonic_ns() - begun
+        # A prompt runs as a whole, so an item that starts behind position 0 is a single decoding token.
         decoded = sum(1 for item in scheduled if item.start > 0)
         return StepRecord(
             duration_ns=duration,
@@ -147,6 +149,7 @@ class Engine:
         batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.device)
         trace = StepTrace()
         trace.scored_rows = scored_rows(requests, batch.segments)
+        # With few rows one thread can be faster than all; which, was measured when the engine was built.
         self.threads.use(len(batch.token_ids_T))
         self.pool.step = next(self._tags)
         return batch, trace
@@ -160,6 +163,7 @@ class Engine:
             self._stalls.begin(waiting, trace.failures, self.clock())
         if logits_BV is None or not whole:
             return
+        # Without lost tokens the logits need not be copied.
         picked_BV = logits_BV if len(whole) == len(requests) else logits_BV[whole]
         self._draw([requests[i] for i in whole], picked_BV, events, [batch.segments[i] for i in whole], trace)
         trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
@@ -181,6 +185,7 @@ class Engine:
 
     def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
         self.scheduler.advance(request.key, drawn.token)
+        # The wait for a shard is over; a later one has its whole time again.
         request.stalled_since, request.stalled_by = 0.0, ""
         finish = request.finish_after(drawn.token, self.eos_token_ids)
         event = request.next_event(drawn.token, drawn.logprobs, finish, now)

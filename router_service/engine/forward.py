@@ -97,6 +97,7 @@ def forward(
         progress()
         if layer in backbone.sparse_layers:
             x_TD = x_TD + _experts(backbone, pool, ops, layer, h_TD, trace, watch)
+            # All of these sequences will repeat the step, so the remaining layers would be computed for nothing.
             if trace.lost_T.all():
                 return None
         else:
@@ -113,6 +114,7 @@ def _experts(
 ) -> Tensor:
     logits_TE, correction_E = backbone.gate_logits(layer, h_TD), backbone.gate_correction(layer)
     routing = route(backbone.spec.gate, logits_TE, ops, trace.lost_T, correction_E)
+    # Only for the rows that ask: ranking all experts of a whole prompt would cost every step.
     if rows := trace.scored_rows:
         chosen_RK = torch.from_numpy(routing.expert_ids_TK[rows]).to(logits_TE.device)
         trace.scores.append(best_scores(backbone.spec.gate, logits_TE[rows], chosen_RK, correction_E))

@@ -82,6 +82,7 @@ class Request:
             logprobs=logprobs,
             routing=routing,
             finish=finish,
+            # With the first token too: a Front that ends the stream at a stop string never sees the last event.
             timings=self.timings(now) if first or finish is not None else None,
         )
 

@@ -57,6 +57,7 @@ def _splitmix64(value: int) -> int:
     value = (value + 0x9E3779B97F4A7C15) & _MASK64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    # 53 bits, which a float holds exactly: more could round up to 1.
     return (value ^ (value >> 31)) >> 11 << 11
 
 
@@ -163,6 +164,7 @@ def _invert(weights_BN: Tensor, ids_BN: Tensor, rows: Sequence[SampleRow]) -> li
     sums_BN = weights_BN.double().cumsum(-1)
     points = [[uniform(row.params.seed, len(row.tokens))] for row in rows]
     points_B1 = torch.tensor(points, dtype=torch.float64, device=sums_BN.device) * sums_BN[:, -1:]
+    # Rounding can take the point to the last sum, hence the clamp.
     places_B1 = torch.searchsorted(sums_BN, points_B1, right=True).clamp_(max=ids_BN.shape[1] - 1)
     tokens: list[int] = ids_BN.gather(1, places_B1).squeeze(1).tolist()
     return tokens

@@ -29,6 +29,7 @@ class Stalls:
         self._missing |= failures.keys()
         for request in requests:
             self._scheduler.stall(request.key)
+            # The first loss counts: losing the same shard again must not extend the wait.
             request.stalled_since, request.stalled_by = request.stalled_since or now, reason
 
     def resume(self, requests: RequestTable) -> None:

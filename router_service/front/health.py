@@ -62,6 +62,7 @@ class FrontHealth:
             return "draining"
         if not self._links.links:
             return "no router is linked"
+        # Noted when it was last so, because a shard that is being replaced must not flap the health.
         if any(link.ready for link in self._links.links):
             self._complete_at = now
         return "serving" if now - self._complete_at <= SHARDS_AWAY_S else "shards are missing"

@@ -130,6 +130,7 @@ class FrontServer:
         await self._sleep(notice_s)
         self.admission.refuse()
         await self._sleep(QUEUED_S)
+        # Beside the drain: the server sends GOAWAY as it begins to stop, and then waits for the streams.
         closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
         await self.admission.drain(grace_s)
         await self.stop(LAST_WORDS_S)
@@ -168,6 +169,7 @@ class FrontServer:
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
         options = [
+            # Set explicitly: by default gRPC shares the port, and a second Front would not notice that it is taken.
             ("grpc.so_reuseport", int(config.reuse_port)),
             ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
             # Routing and log-probabilities of a long prompt make large messages; what a client takes is its own limit.

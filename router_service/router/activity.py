@@ -87,6 +87,7 @@ class ActivityMonitor:
             try:
                 self._serve_watchers()
             except Exception:
+                # Then a pause: a fault that repeats must neither spin nor fill the log.
                 log.exception("the live page's figures cannot be sent, the next watch begins anew")
                 self._closing.wait(ACTIVITY_SECONDS)
 

@@ -84,6 +84,7 @@ class Answering:
                 arrivals = await stream.receive()
                 self._record.arrived(arrivals)
                 response = answer.extend(arrivals)
+                # Tokens that came with the failure are delivered before it.
                 if answer.error is None or response.token_ids:
                     await self._write(response)
                 if answer.error is not None:

@@ -98,6 +98,7 @@ def _merge(views: list[ShardReport]) -> pb.Shard:
 
 def _mean_phases(views: list[ShardReport]) -> pb.PhaseSeconds:
     weights = [view.rows_per_second for view in views]
+    # Idle shards have no rows to weigh by, and fmean refuses weights of 0.
     if not any(weights):
         weights = [1.0] * len(views)
     means = {phase.value: fmean((view.phase_seconds.get(phase, 0.0) for view in views), weights) for phase in PHASES}

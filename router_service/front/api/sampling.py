@@ -56,6 +56,7 @@ def check_token_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
     Raises:
         RequestError: INVALID_ARGUMENT that names the first that is not.
     """
+    # `max` is quick; the index is searched for only when there is an error to report.
     if ids and max(ids) >= vocabulary:
         index = next(index for index, id in enumerate(ids) if id >= vocabulary)
         raise invalid(f"{field}[{index}]", f"token {ids[index]} is not in the vocabulary, 0 to {vocabulary - 1}")

@@ -74,6 +74,7 @@ class Authenticator:
         """
         if self._tokens is None:
             return ANYONE
+        # Looked up at each call, so that a removed token stops working when the file is reloaded.
         caller = _identify(self._tokens.current(), authorization)
         if needed is Role.ADMIN and caller.role is not Role.ADMIN:
             problem = f"token {caller.name} has the role {caller.role}, this needs the role {needed}"

@@ -28,6 +28,7 @@ class CallerLimits:
         if rate is None:
             return
         bucket = self._buckets.setdefault(caller.name, TokenBucket.full(rate, rate / 60, now))
+        # The file may have been reloaded with another limit since the last request.
         bucket.resize(rate, rate / 60, now)
         if (wait_s := bucket.take(now)) > 0:
             problem = f"requests_per_minute of token {caller.name}: {rate} are used up"

@@ -50,6 +50,7 @@ class DomainsHandler:
                 layers, routed = await self._route(number, domain)
                 ids.append(routed)
             names = [domain.name for domain in body.domains]
+            # 400 permutations of every layer would hold up the streams on the event loop.
             result = await asyncio.to_thread(compare, names, layers, ids, self._experts)
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
 

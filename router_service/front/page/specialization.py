@@ -67,6 +67,7 @@ def specialization(
     highest_R = (nmi_RL[1:] - chance_L).max(axis=1)
     as_much_L = (highest_R[:, None] >= (nmi_L - chance_L) - 1e-12).sum(axis=0)
     room_L = np.maximum(1.0 - chance_L, 1e-12)
+    # The observed labels count as one of the permutations, so p is never 0.
     return Specialization(nmi_L, chance_L, (nmi_L - chance_L) / room_L, (1 + as_much_L) / (1 + permutations))
 
 

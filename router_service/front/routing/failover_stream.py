@@ -93,6 +93,7 @@ class FailoverStream:
         return [self._note(arrival) for arrival in arrivals]
 
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
+        # The next router reports the routing of all positions again, as of a prompt.
         self._repeated = self._positions
         async with self._within_deadline():
             link = await self._choose()

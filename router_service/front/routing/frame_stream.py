@@ -93,6 +93,7 @@ async def connect(endpoint: Endpoint, node: str, credentials: Credentials, check
     try:
         await wire.carry_out(client_handshake(credentials, endpoint.incarnation))
     except BaseException:
+        # Whatever happened, cancellation included, the socket must not stay open.
         await wire.close()
         raise
     return wire

@@ -131,6 +131,7 @@ class RouterLink:
             # A cancelled stream may still have outputs in flight.
             if (lane := self._lanes.get(output.stream)) is not None:
                 lane.put(Arrival(now, output))
+                # Releasing an overflowed stream also cancels it on the router, which would compute for nobody.
                 if lane.ended or lane.overflowed:
                     self.release(lane)
 

@@ -54,6 +54,7 @@ class StreamQueue:
 
     def fail(self, fault: Exception) -> None:
         """Let the reader raise `fault` once it has taken the outputs that wait."""
+        # A stream that has ended does not need its link any more, so losing it is no failure.
         if not self.ended and self._fault is None:
             self._fault = fault
             self._ready.set()
@@ -68,6 +69,7 @@ class StreamQueue:
         await self._ready.wait()
         if self._waiting:
             taken, self._waiting, self._tokens = self._waiting, [], 0
+            # Stays set for a fault, so that the next call raises it.
             if self._fault is None:
                 self._ready.clear()
             return taken

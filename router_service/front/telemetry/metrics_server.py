@@ -76,6 +76,7 @@ def metrics_page(registry: CollectorRegistry) -> Page:
 
     async def serve(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        # Encoding thousands of series takes a while, during which streams must go on.
         body = await asyncio.to_thread(encode, registry)
         response = web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
         response.enable_compression()

@@ -32,6 +32,7 @@ class RequestTelemetry:
         current_request.set(shown)
         record = RequestRecord(request_id, asyncio.get_running_loop().time, self._listeners)
         try:
+            # A fault of tracing must not fail the request.
             if self._tracer is not None and (spans := self._tracer.begin(request, shown, metadata)) is not None:
                 record.listen(spans, spans.trace_id)
         except Exception as error:

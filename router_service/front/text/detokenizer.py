@@ -56,6 +56,7 @@ class Detokenizer:
         return piece
 
     def _trim(self, held: int) -> None:
+        # Without this each token would decode the whole text so far.
         self._window = self._window[-KEPT_TOKENS:]
         self._returned = max(0, len(self._tokenizer.decode(self._window)) - held)
 

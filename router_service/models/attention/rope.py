@@ -72,11 +72,13 @@ def _yarn_attention_factor(numbers: dict[str, float]) -> float:
 
 def _yarn(plain: Tensor, rope: spec.Rope, numbers: dict[str, float]) -> Tensor:
     """YaRN's "NTK by parts": high frequencies keep their angle, low ones are stretched."""
+    # As in transformers, where 0 means the default too.
     low = _pair_that_turns(numbers.get("beta_fast") or 32, rope, numbers)
     high = _pair_that_turns(numbers.get("beta_slow") or 1, rope, numbers)
     if numbers.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.dim - 1)
+    # As in transformers: equal bounds must not divide by zero.
     ramp = (torch.arange(rope.dim // 2, dtype=torch.float32) - low) / (high - low or 0.001)
     stretched = ramp.clamp(0, 1)
     return plain / numbers["factor"] * stretched + plain * (1 - stretched)

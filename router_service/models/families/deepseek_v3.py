@@ -58,6 +58,7 @@ def _attention(config: ConfigReader, rope: Rope) -> LatentAttention:
         nope_dim=nope_dim,
         rope_dim=rope.dim,
         value_dim=config.positive("v_head_dim"),
+        # Squared, because YaRN scales queries and keys, and a logit is the product of both.
         scale=(nope_dim + rope.dim) ** -0.5 * _stretched_scale(rope) ** 2,
         bias=biased,
     )
@@ -132,6 +133,7 @@ def _attention_params(at: LayerTensors) -> Params:
 
 def _sparse(at: LayerTensors) -> Params:
     name = f"{at.block}.gate.e_score_correction_bias"
+    # float32 as in transformers: rounded, it would choose other experts where scores are close.
     correction = {f"{at.number}.gate_correction": plain(name, at.spec.gate.experts, float32=True)}
     return gate_params(at, float32=True) | correction | shared_params(at, "shared_experts")
 

@@ -130,6 +130,7 @@ def text_part(config: Mapping[str, Any], where: str) -> ConfigReader:
         CheckpointError: the section is not an object.
     """
     section = JsonReader(config, where).object("text_config").values
+    # A null in the section must not hide a value outside of it.
     inner = {key: value for key, value in section.items() if value is not None}
     return ConfigReader(dict(config) | inner, where, inner)
 

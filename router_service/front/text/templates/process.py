@@ -35,6 +35,7 @@ class TemplateProcess:
             TemplateError: the template does not compile.
         """
         self._setup = {"source": source, "special_tokens": dict(special_tokens)}
+        # Requests render on several threads, and the process replies to one message at a time.
         self._lock = threading.Lock()
         self._worker: _Worker | None = _Worker(self._setup)
 
