@@ -10,6 +10,7 @@ from router_service.models.step_batch import Segment, StepBatch
 
 def build_batch(scheduled: list[ScheduledSequence], block_size: int, device: torch.device) -> StepBatch:
     """Return the scheduled sequences' tokens back to back, with positions, cache slots and segments."""
+    # In numpy, then one copy each to the device: many small torch calls cost more.
     tokens, positions, slots, segments, row = [], [], [], [], 0
     for item in scheduled:
         context = item.start + len(item.token_ids)

@@ -114,7 +114,7 @@ class Engine:
             record = self._run(events)
         except Exception:
             log.exception("a step failed")
-            return events + self.fail_all("INTERNAL", "the router's step failed, its log says why")
+            return events + self.fail_all("INTERNAL", "the router's step failed, see its log")
         if record is not None:
             with self.guard("observe"):
                 self.observe(record)

@@ -35,6 +35,7 @@ class Statistics:
     def __init__(self, placement: Placement, layers: int) -> None:
         shards = len(placement.shards)
         self.placement = placement
+        # Plain arrays: a step makes hundreds of observations, and each would cost prometheus_client 0.5 us.
         rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
         experts_LE = np.zeros((layers, placement.experts), dtype=np.int64)
         self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))

@@ -24,13 +24,13 @@ def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) 
     builder.add(
         "checkpoint_load_bytes",
         "counter",
-        "Bytes of weights loaded, in the form kept",
+        "Bytes of weights loaded, as held in memory",
         [(n, s["weights_bytes"]) for n, s in numbers],
     )
     refused = [one for n, s in numbers for one in rejections(n, s["rejected"])]
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     failed = [one for n, s in numbers for one in thread_failures(n, s["thread_failures"])]
-    builder.add("thread_failures", "counter", "Threads that ended by a fault, by kind", failed)
+    builder.add("thread_failures", "counter", "Threads that ended by an exception, by kind", failed)
     return builder.families
 
 

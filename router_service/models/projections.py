@@ -14,6 +14,7 @@ class Projections:
     def __init__(self, weights: Mapping[str, Matrix], ops: Ops) -> None:
         self._weights = weights
         self._linear = ops.linear
+        # Found once, not by name in each product of each step.
         biases = (name.removesuffix("_bias") for name in weights if name.endswith("_bias"))
         self._biases = {name: self.tensor(f"{name}_bias") for name in biases}
 

@@ -30,7 +30,7 @@ class EngineThread:
             RuntimeError: no layer has completed for `limit_s` seconds. A whole step may take longer than that.
         """
         if self._engine.progress.still_s() > limit_s:
-            raise RuntimeError(f"the router's engine has got no further for over {limit_s:.0f} s")
+            raise RuntimeError(f"the router's engine has made no progress for over {limit_s:.0f} s")
 
     def stop(self) -> None:
         """End the thread after the current step."""

@@ -130,6 +130,7 @@ class FrontConnections:
     def opened(self, channel: Channel) -> None:
         """See `Handler`."""
         link = FrontConnection(next(self._numbers), channel, queue.SimpleQueue())
+        # Before anything else can be queued: a Front expects the hello first.
         link.outgoing.put(self._hello)
         # First: if the thread cannot start, nothing must be in the tables, because `closed` would not remove it.
         self._threads.start("front writer", self._write, link, name=f"front {link.number} writer")
@@ -149,6 +150,7 @@ class FrontConnections:
         """See `Handler`."""
         link = self._links.pop(channel)
         self._by_number.pop(link.number, None)
+        # Ends the writer, which may be waiting for the next item.
         link.outgoing.put(None)
         self._lost(link.number)
 

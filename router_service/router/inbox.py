@@ -41,6 +41,6 @@ class Inbox:
                 events += work()
             except Exception:
                 # One request must not end the thread that all requests depend on.
-                log.exception("what a Front asked for could not be done")
+                log.exception("a Front's request could not be handled")
             # Only for the first: what comes during this call would otherwise be waited for again and again.
             wait = False

@@ -34,6 +34,7 @@ class Proof:
 
     def _ask(self, seconds: float) -> Event:
         request = self._request()
+        # Before the request, or its first step could be observed.
         self.running = True
         try:
             self._inbox.put(lambda: self._engine.submit(request))

@@ -40,6 +40,6 @@ class Publisher:
             self._fronts.publish(events)
         except Exception:
             # A stream must not miss tokens silently: without its connection the Front resubmits with what it has.
-            log.exception("a step's events could not be published, their Fronts are hung up on")
+            log.exception("a step's events could not be published, their Fronts are disconnected")
             for front in {event.front for event in events}:
                 self._fronts.hang_up(front)

@@ -19,6 +19,7 @@ from router_service.router.shard_reports import shard_reports
 
 log = logging.getLogger(__name__)
 
+# Scrapes are less frequent, and building the families costs time beside the engine.
 REPORT_SECONDS = 1.0
 
 

@@ -43,9 +43,10 @@ class RouterRequests:
         try:
             return self._take(_request_of(key, front, message, now), message.traced)
         except Exception:
-            log.exception("a request could not be taken in", extra=fields(request_id=message.request_id))
+            log.exception("a request could not be accepted", extra=fields(request_id=message.request_id))
+            # Whatever part of it was accepted must not stay and hold blocks.
             self._engine.release(key)
-            failure = StreamFailure("INTERNAL", "the router could not take the request in, its log says why")
+            failure = StreamFailure("INTERNAL", "the router could not accept the request, see its log")
             return [Event(key=key, front=front, stream=message.stream, token=None, failure=failure)]
 
     def _take(self, request: Request, traced: bool) -> list[Event]:
@@ -67,14 +68,14 @@ class RouterRequests:
         requests = self._engine.requests.of_front(front)
         for request in requests:
             self._give_up(request)
-        log.info("front %d has gone, its requests are given up", front, extra=fields(requests=len(requests)))
+        log.info("front %d has disconnected, its requests are cancelled", front, extra=fields(requests=len(requests)))
         return []
 
     def _give_up(self, request: Request) -> None:
         try:
             self._engine.cancel(request.key)
         except Exception:
-            log.exception("a request was given up, its blocks could not be freed")
+            log.exception("a cancelled request's blocks could not be freed")
         with self._engine.guard("request_log"):
             log_cancelled(request)
 

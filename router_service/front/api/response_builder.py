@@ -50,6 +50,7 @@ class ResponseBuilder:
         response.token_ids.extend(output.token_ids[:used])
         response.logprobs.extend(self._logprob(entry) for entry in output.logprobs[:used])
         response.routing.extend(_routing(layers) for layers in output.routing)
+        # An answer that has reached its stop string is complete, whatever happens after it.
         if output.failure is not None and not self._matcher.stopped:
             self.error = from_router(output.failure.code, output.failure.message)
         elif self._matcher.stopped:

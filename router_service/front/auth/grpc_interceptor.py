@@ -60,6 +60,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             return handler  # type: ignore[return-value]  # None is an unknown method, which the stubs do not allow for
         call = Limited(self._gate, caller, method, handler)
         if (task := asyncio.current_task()) is not None:
+            # gRPC runs the whole call in this task.
             task.add_done_callback(call.ended)
         return _limited(handler, call)
 

@@ -24,6 +24,7 @@ Json = dict[str, Any]
 def snapshot(links: Sequence[RouterLink], known: Iterable[ShardReport], now: float, draining: bool) -> Json:
     """Return the state; `known` are the control plane's shards, `now` is in the event loop's seconds."""
     for link in links:
+        # A router that sends nothing any more would be shown with its last activity for ever.
         link.window.prune(now)
     windows = [link.window for link in links if link.window.activities]
     reports = [link.report for link in links if link.report is not None]

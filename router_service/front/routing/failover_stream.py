@@ -58,7 +58,7 @@ class FailoverStream:
             except LinkLostError as error:
                 self._count_loss(error)
                 self.close()
-                logger.warning("a request has lost its router, another one goes on: %s", error)
+                logger.warning("a request has lost its router and goes to another one: %s", error)
 
     def close(self) -> None:
         """Release the stream on its router, and cancel it there unless it has ended."""

@@ -44,6 +44,7 @@ class Wire:
 
     def send(self, kind: Kind, payload: bytes) -> None:
         """Queue a frame; `drain` waits until most of the queue is sent."""
+        # Nothing to raise: whoever reads the connection notices its end and fails the streams.
         if self._writer.is_closing():
             return
         self._writer.write(pack_header(kind, self._incarnation, self._sequence, (payload,), self._checksum))

@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router_service.front.telemetry.request_record import FINISH_NAMES, RequestListener, RequestRecord
 
+# vLLM's buckets as well as its names, so that its dashboards can be used.
 FIRST_TOKEN_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1),
     *(2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 # Statuses whose messages are our own words; those of others may quote the client's input.
 TOLD = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+# Ended by the client or its request: nothing that an operator should be warned of.
 EXPECTED = ("INVALID_ARGUMENT", "CANCELLED", "DEADLINE_EXCEEDED")
 
 

@@ -91,6 +91,7 @@ class RequestRecord:
         last = self.began if self.answer.last is None else self.answer.last
         first = last if self.answer.first is None else self.answer.first
         told = self.answer.timings or Timings(0.0, first - self.began, 0.0)
+        # The first output's timings have no decoding yet, and a stream that the Front ends gets no others.
         return msgspec.structs.replace(told, decode_seconds=told.decode_seconds or last - first)
 
     def listen(self, listener: RequestListener, trace_id: str) -> None:

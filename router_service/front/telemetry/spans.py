@@ -46,6 +46,7 @@ class Tracer:
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
             resource=Resource({"service.name": config.service_name}),
+            # `close` does it, within a bound.
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(
@@ -53,6 +54,7 @@ class Tracer:
                 self._exporter,
                 max_queue_size=config.queue_size,
                 schedule_delay_millis=SCHEDULE_SECONDS * 1e3,
+                # The SDK refuses batches larger than the queue.
                 max_export_batch_size=min(BATCH_SPANS, config.queue_size),
             )
         )
@@ -93,6 +95,7 @@ class RequestSpans(RequestListener):
         self._maker = maker
         self._root = root
         self._begun = time.monotonic()
+        # Taken once, so that a step of the wall clock cannot move the children against each other.
         self._wall_ns = time.time_ns() - time.monotonic_ns()
         self._summaries: list[tuple[float, StepSummary]] = []
 

@@ -24,6 +24,7 @@ class GroupedQueryAttention(PagedAttention):
         self._scale = form.head_dim**-0.5
         self._eps = parts.spec.norm_eps
         self._sinks_H = self._w.tensor(self._name("sinks")) if form.sinks else None
+        # Stacked once, so that queries and keys are normalized by one call.
         self._norm_NC = self._norm_of_heads() if form.norm is QueryKeyNorm.HEAD else None
 
     def _attend(self, q_THC: Tensor, batch: StepBatch) -> Tensor:
