@@ -18,7 +18,7 @@ SHARDS_AWAY_S = 5.0
 class FrontHealth:
     """The Front serves while it is not draining and is connected to a router that has all its shards.
 
-    A router accepts connections only after it has generated a token. `word` may be read on any thread, all else is for
+    A router is listed for Fronts only after it has generated a token. `word` may be read on any thread, all else is for
     the event loop.
     """
 
