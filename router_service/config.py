@@ -8,17 +8,17 @@ from experts.host.bounds import SecondsOrZero, Threads, check_settings, setting
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How a router batches and what memory its KV cache takes.
+    """How a router batches, and how much memory its KV cache takes.
 
     Args:
-        max_sequences: requests that run at once
-        max_waiting: requests that may wait while max_sequences run; one more is refused with RESOURCE_EXHAUSTED
-        token_budget: tokens of one step; 0 is what the context needs, at most 8192 prompt tokens
-        block_size: tokens of one KV block
-        kv_cache_tokens: tokens that the KV cache holds; 0 sizes it from the memory available
-        kv_memory_fraction: the part of the available memory that an automatic KV cache may take
-        unavailable_wait_seconds: how long a request waits for a shard that is away
-        threads: CPU threads of the router's computation; 0 is all cores that the process may use
+        max_sequences: requests that run concurrently
+        max_waiting: requests that may wait while max_sequences run; further ones are refused with RESOURCE_EXHAUSTED
+        token_budget: most tokens in one step; 0 allows a prompt as long as the context, but at most 8192 tokens
+        block_size: tokens per KV block
+        kv_cache_tokens: tokens that the KV cache holds; 0 sizes it by the available memory
+        kv_memory_fraction: fraction of the available memory that an automatically sized KV cache may take
+        unavailable_wait_seconds: how long a request waits for an unavailable shard before it fails with UNAVAILABLE
+        threads: CPU threads of the router's computation; 0 uses all cores that the process may use
     """
 
     max_sequences: Annotated[int, setting("requests", ge=1)] = 64
@@ -36,11 +36,11 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """Which of the large series are exported.
+    """Which of the large metric families are exported.
 
     Args:
-        per_layer: balance gauges for each layer: L series each instead of one
-        per_expert: `expert_tokens_total`, L x E series, of the `top_experts` busiest experts of each layer
+        per_layer: export balance gauges per layer: L series each instead of one
+        per_expert: export `expert_tokens_total` for the `top_experts` busiest experts of each layer
         top_experts: how many experts of a layer `per_expert` exports
     """
 

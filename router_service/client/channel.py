@@ -7,8 +7,9 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
+# gRPC's default of 4 MiB is too little for the routing of a long prompt.
 MAX_RESPONSE_BYTES = 64 << 20
-# What gRPC's own retries allow.
+# The most that gRPC's own retries allow.
 MAX_ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
@@ -19,8 +20,8 @@ RETRIED = [{"service": "expertmesh.v1.Inference"}, {"service": "expertmesh.v1.Cl
 class Tls:
     """TLS to a Front: PEM files.
 
-    `ca`: who the server's certificate must come from; None takes gRPC's own roots. `cert`, `key`: what the client
-    shows where the server asks for it (mutual TLS).
+    `ca`: authority that must have issued the server's certificate; None uses gRPC's roots. `cert`, `key`: the client's
+    certificate and key, for servers that require them (mutual TLS).
     """
 
     ca: Path | None = None
@@ -35,7 +36,7 @@ class Tls:
         """Read the files.
 
         Raises:
-            OSError: one cannot be read.
+            OSError: a file cannot be read.
         """
         ca, key, cert = (self._read(name) for name in ("ca", "key", "cert"))
         return grpc.ssl_channel_credentials(ca, key, cert)
@@ -49,19 +50,18 @@ class Tls:
 
 
 def open_channel(target: str, tls: Tls | None, attempts: int = 1) -> grpc.aio.Channel:
-    """Return a channel to HOST:PORT with a connection of its own; nothing is dialled before the first call.
-
-    Several Fronts behind one address share callers by their connections, which gRPC else shares among channels.
+    """Return a channel to HOST:PORT with a connection of its own, opened on the first call.
 
     Args:
-        attempts: how often a call is sent that is refused with UNAVAILABLE before it is accepted, with pauses of up to
-            1, 2, 4 and 8 seconds. An accepted call begins with metadata, which ends gRPC's retries: none runs twice.
+        attempts: how often a call is sent as long as it is refused with UNAVAILABLE, with pauses of up to 1, 2, 4 and
+            8 seconds. An accepted call sends metadata first, which ends gRPC's retries: none runs twice.
 
     Raises:
         ValueError: `attempts` is not within 1 to 5.
     """
     options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
+        # gRPC shares connections among channels otherwise, but Fronts behind one address share the load by connections.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.service_config", _service_config(attempts)),
     ]
@@ -71,8 +71,8 @@ def open_channel(target: str, tls: Tls | None, attempts: int = 1) -> grpc.aio.Ch
 
 
 def _service_config(attempts: int) -> str:
-    """Return gRPC's service config (its proposal A6) for as many attempts of each call but health's: that one is asked
-    to hear how the server is now.
+    """Return gRPC's service config (proposal A6) for `attempts` of each call except Health/Check, which is to return
+    the server's current state.
     """
     if not 1 <= attempts <= MAX_ATTEMPTS:
         raise ValueError(f"attempts: {attempts} is not within 1 to {MAX_ATTEMPTS}")
@@ -87,10 +87,10 @@ def _service_config(attempts: int) -> str:
 
 
 def token_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that carries a token.
+    """Return the metadata with a token, none without one.
 
     Raises:
-        ValueError: it cannot be a token; it is not shown.
+        ValueError: it cannot be a token; the message does not contain it.
     """
     if not token:
         return ()

@@ -43,15 +43,15 @@ class SamplingFields(TypedDict, total=False):
 
 
 class Client:
-    """A connection to a Front. Made and used on one event loop; closed by `close` or `async with`."""
+    """A connection to a Front. Create and use it on one event loop; close it with `close` or `async with`."""
 
     def __init__(self, target: str, *, tls: Tls | None = None, token: str | None = None, attempts: int = 1) -> None:
-        """`target` is HOST:PORT; nothing is dialled before the first call. Without `tls` a token is sent in clear.
+        """`target` is HOST:PORT; the first call opens the connection. Without `tls` a token is sent in plain text.
 
         A call that is refused with UNAVAILABLE is sent again until it has been sent `attempts` times (at most 5).
 
         Raises:
-            OSError, ValueError: a file of `tls` cannot be read, `token` is none, or `attempts` is out of bounds.
+            OSError, ValueError: a file of `tls` cannot be read, `token` is invalid, or `attempts` is out of bounds.
         """
         self._metadata = token_metadata(token)
         self._channel = open_channel(target, tls, attempts)
@@ -90,6 +90,7 @@ class Client:
             async for response in call:
                 yield response
         finally:
+            # Leaving the iterator early must free the request's place and blocks on the server.
             call.cancel()
 
     async def tokenize(
@@ -125,23 +126,23 @@ class Client:
         return state
 
     async def health(self, service: str = "", timeout: float | None = None) -> bool:
-        """Return whether the server says SERVING."""
+        """Return whether the server's health is SERVING."""
         request = health_pb2.HealthCheckRequest(service=service)
         response = await self._health.Check(request, timeout=timeout)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def wait_ready(self, timeout: float) -> None:
-        """Return once the server says SERVING.
+        """Return once the server's health is SERVING.
 
         Raises:
-            TimeoutError: it does not within `timeout` seconds.
+            TimeoutError: it is not within `timeout` seconds.
         """
         async with asyncio.timeout(timeout):
             while not await self._is_ready(timeout):
                 await asyncio.sleep(READY_POLL_S)
 
     async def close(self) -> None:
-        """Close the connection; open calls are cancelled."""
+        """Cancel open calls and close the connection."""
         await self._channel.close(None)
 
     async def _is_ready(self, timeout: float) -> bool:
@@ -168,7 +169,7 @@ def set_input(
     """Set the request's input.
 
     Raises:
-        ValueError: not exactly one is given.
+        ValueError: none or several are given.
     """
     if sum(value is not None for value in (prompt, tokens, messages)) != 1:
         raise ValueError("give exactly one of prompt, tokens, messages")

@@ -1,4 +1,4 @@
-"""From what the scheduler chose to a step's tensors."""
+"""Builds a step's tensors from the scheduled sequences."""
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ from router_service.models.step_batch import Segment, StepBatch
 
 
 def build_batch(scheduled: list[ScheduledSequence], block_size: int, device: torch.device) -> StepBatch:
-    """Lay out what the scheduler chose."""
+    """Return the scheduled sequences' tokens back to back, with positions, cache slots and segments."""
+    # In numpy, then one copy each to the device: many small torch calls cost more.
     tokens, positions, slots, segments, row = [], [], [], [], 0
     for item in scheduled:
         context = item.start + len(item.token_ids)
@@ -32,6 +33,7 @@ def _slots(block_table: list[int], context: int, block_size: int) -> np.ndarray:
 
 def _in_place(slots: np.ndarray, device: torch.device) -> slice | Tensor:
     first, last = int(slots[0]), int(slots[-1])
+    # Blocks are allocated in ascending order, so an extent of this length has no gap.
     if last - first + 1 == len(slots):
         return slice(first, last + 1)
     return torch.from_numpy(slots).to(device)

@@ -1,7 +1,7 @@
-"""Which block of the paged KV cache belongs to whom. Plain data: no tensors, no clock.
+"""Allocates the blocks of the paged KV cache to sequences. Plain data: no tensors, no clock.
 
-Blocks are handed out as neighbours where a long enough run is free, because a context whose blocks lie side by side is
-read in place instead of gathered. A block may have any number of owners; it is free again when the last one lets go.
+Blocks are allocated contiguously if a long enough run is free, because a contiguous context is read in place instead of
+gathered. A block is counted by reference: it is free again when its last owner has released it.
 """
 
 from array import array
@@ -19,7 +19,7 @@ class BlockManager:
 
     @property
     def used(self) -> int:
-        """Blocks that belong to a sequence."""
+        """Blocks that are allocated."""
         return self.total - self._free
 
     def blocks_for(self, tokens: int) -> int:
@@ -27,7 +27,7 @@ class BlockManager:
         return -(-tokens // self.block_size)
 
     def allocate(self, tokens: int) -> list[int] | None:
-        """Return blocks for `tokens` tokens, neighbours if possible; None when too few are free."""
+        """Return blocks for `tokens` tokens, contiguous if possible; None if too few are free."""
         count = self.blocks_for(tokens)
         if count > self._free:
             return None
@@ -38,10 +38,10 @@ class BlockManager:
         return blocks
 
     def share(self, blocks: list[int]) -> None:
-        """Give blocks one more owner, who releases them as the first one does.
+        """Add a reference to each block, to be released separately.
 
         Raises:
-            ValueError: a block that nobody owns; nothing is shared then.
+            ValueError: a block is free; no reference is added then.
         """
         for block in blocks:
             if not self._references[block]:
@@ -50,10 +50,10 @@ class BlockManager:
             self._references[block] += 1
 
     def release(self, blocks: list[int]) -> None:
-        """Give blocks back.
+        """Drop a reference to each block.
 
         Raises:
-            ValueError: a block that nobody owns: a second release would hand it to two sequences.
+            ValueError: a block is free: releasing it twice would allocate it to two sequences.
         """
         for block in blocks:
             if not self._references[block]:
@@ -64,9 +64,9 @@ class BlockManager:
                 self._free += 1
 
     def clear(self) -> None:
-        """Take every block from all its owners."""
+        """Free every block."""
         self._references = array("q", bytes(8 * self.total))
-        # One byte a block, which is searched for runs: 1 where it has an owner.
+        # One byte per block, 1 if it is allocated: `bytearray.find` searches it for free runs at the speed of C.
         self._owned = bytearray(self.total)
         self._free = self.total
 

@@ -1,4 +1,4 @@
-"""Puts an engine together from a planned model and a transport; the same with Ray and without."""
+"""Builds an engine from a planned model and a transport; the same with and without Ray."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,9 @@ from router_service.models.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 
+# A step takes a whole prompt, so the longest one bounds the activations and how long decoding sequences wait.
 AUTO_PROMPT_LIMIT = 8192
+# A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
 
 
@@ -39,7 +41,7 @@ def build_engine(
     keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Engine:
-    """Load the router's weights, reserve the KV cache, and join both with the experts behind `transport`."""
+    """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`."""
     spec = plan.spec
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
@@ -91,10 +93,10 @@ def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
 
 
 def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> int:
-    """How many blocks the cache gets: as configured, else what memory allows, at most what all sequences can fill.
+    """Blocks of the cache: as configured, else as many as memory allows, at most what all sequences can fill.
 
     Raises:
-        ValueError: the memory does not hold one block.
+        ValueError: not even one block fits into the memory.
     """
     useful = config.max_sequences * -(-spec.context // config.block_size)
     if config.kv_cache_tokens:
@@ -105,10 +107,11 @@ def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device:
         raise ValueError(
             f"router.kv_memory_fraction {config.kv_memory_fraction} of {free} free bytes holds no KV block"
         )
+    # More blocks than all sequences can fill would never be used.
     return min(room, useful)
 
 
 def eos_token_ids(plan: ModelPlan) -> frozenset[int]:
-    """The ids that end a text: generation_config.json's word counts before config.json's, as in transformers."""
+    """End-of-sequence token ids; generation_config.json takes precedence over config.json, as in transformers."""
     ids = open_json(plan.checkpoint.path / "generation_config.json", optional=True).token_ids("eos_token_id")
     return frozenset(plan.spec.eos_token_ids if ids is None else ids)

@@ -1,4 +1,4 @@
-"""The main loop's body: schedule, forward, sample, say what happened. No threads and no sockets."""
+"""One step of the engine: schedule, forward, sample, return events. No threads and no sockets."""
 
 import logging
 import secrets
@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
-    `progressed` tells whether the last step had anything to compute, `progress` when a layer of it was last done. A
-    Front's request stays in `requests` until whoever publishes its last event has it forgotten.
+    `progressed` says whether the last step had anything to compute, `progress` when its last layer completed. A Front's
+    request stays in `requests` until its last event is published.
 
     Args:
-        unavailable_wait_s: how long a request waits for a shard that is away before it fails with UNAVAILABLE.
-        observe: called with the record of each step, when the step is over; its faults are `guard`'s.
-        clock: seconds, the one by which requests arrive and have their deadlines.
+        unavailable_wait_s: how long a request waits for an unavailable shard before it fails with UNAVAILABLE.
+        observe: called with each step's record after the step; `guard` catches what it raises.
+        clock: returns seconds; arrivals and deadlines are measured by it.
     """
 
     backbone: Backbone
@@ -59,13 +59,15 @@ class Engine:
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
     _stalls: Stalls = field(init=False)
+    # Tags start at random, so that log lines of different routers or lives of one do not share a tag.
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
     def __post_init__(self) -> None:
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
 
     def submit(self, request: Request) -> list[Event]:
-        """Take a request in; the events are its refusal, if it is refused. Whatever it raises, `release` it then."""
+        """Accept a request, or return the event that refuses it. If this raises, call `release`."""
+        # First: a refused request has a last event too, and its publisher looks it up here.
         self.requests.add(request)
         try:
             self.scheduler.submit(request.sequence)
@@ -75,20 +77,20 @@ class Engine:
         return []
 
     def cancel(self, key: int) -> None:
-        """Forget a request; its blocks are free at once, nothing more is said of it."""
+        """Drop a request and free its blocks at once; no further event is made for it."""
         self.requests.forget(key)
         self.scheduler.remove(key)
 
     def release(self, key: int) -> None:
-        """End a request of which somebody else says the last word; its blocks are free at once."""
+        """End a request whose last event the caller makes; its blocks are free at once."""
         if (request := self.requests.get(key)) is not None:
             self.requests.end(request)
         self.scheduler.remove(key)
 
     def fail_all(self, code: str, message: str) -> list[Event]:
-        """End every request: for a fault that is nobody's in particular.
+        """Fail every request, for a fault that cannot be attributed to one of them.
 
-        The scheduler begins anew: a sequence that the fault left in it would be nobody's, and fail every step.
+        The scheduler is cleared: a sequence left over from the fault would have no request, and fail every step.
         """
         failing = self.requests.alive()
         events = [failed(request, code, message) for request in failing]
@@ -98,27 +100,28 @@ class Engine:
         return events
 
     def idle(self) -> bool:
-        """Whether a step now would have nothing to do."""
+        """Whether a step would have nothing to do now."""
         return not self.scheduler.has_work()
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Run one step; an empty schedule is a step without events.
+        """Run one step and return its events, none if nothing is scheduled.
 
-        When something raises, what was said before stands, and all requests that have not ended fail.
+        If it raises inside, the events made so far are returned and all requests that have not ended fail.
         """
         events: list[Event] = []
         try:
             record = self._run(events)
         except Exception:
             log.exception("a step failed")
-            return events + self.fail_all("INTERNAL", "the router's step failed, its log says why")
+            return events + self.fail_all("INTERNAL", "the router's step failed, see its log")
         if record is not None:
             with self.guard("observe"):
                 self.observe(record)
         return events
 
     def _run(self, events: list[Event]) -> StepRecord | None:
+        # Before scheduling: an expired request must not cost a step, and its blocks can admit another.
         self._expire(self.clock(), events)
         self._stalls.resume(self.requests)
         begun = time.monotonic_ns()
@@ -131,6 +134,7 @@ class Engine:
         trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
         self._compute(requests, batch, trace, events)
         duration = time.monotonic_ns() - begun
+        # A prompt runs as a whole, so an item that starts behind position 0 is a single decoding token.
         decoded = sum(1 for item in scheduled if item.start > 0)
         return StepRecord(
             duration_ns=duration,
@@ -145,6 +149,7 @@ class Engine:
         batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.device)
         trace = StepTrace()
         trace.scored_rows = scored_rows(requests, batch.segments)
+        # With few rows one thread can be faster than all; which, was measured when the engine was built.
         self.threads.use(len(batch.token_ids_T))
         self.pool.step = next(self._tags)
         return batch, trace
@@ -158,6 +163,7 @@ class Engine:
             self._stalls.begin(waiting, trace.failures, self.clock())
         if logits_BV is None or not whole:
             return
+        # Without lost tokens the logits need not be copied.
         picked_BV = logits_BV if len(whole) == len(requests) else logits_BV[whole]
         self._draw([requests[i] for i in whole], picked_BV, events, [batch.segments[i] for i in whole], trace)
         trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
@@ -170,7 +176,7 @@ class Engine:
         segments: list[Segment],
         trace: StepTrace,
     ) -> None:
-        """Draw a token for each request from its row of the logits, and say so."""
+        """Draw a token for each request from its row of the logits, and append its event."""
         drawn = sample(logits_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
         trace_routing(requests, segments, trace, self.pool.placement)
         now = self.clock()
@@ -179,6 +185,7 @@ class Engine:
 
     def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
         self.scheduler.advance(request.key, drawn.token)
+        # The wait for a shard is over; a later one has its whole time again.
         request.stalled_since, request.stalled_by = 0.0, ""
         finish = request.finish_after(drawn.token, self.eos_token_ids)
         event = request.next_event(drawn.token, drawn.logprobs, finish, now)
@@ -188,7 +195,7 @@ class Engine:
             events.append(event)
 
     def _end(self, request: Request, event: Event, events: list[Event]) -> None:
-        """Say a request's last word, then free its blocks: should that raise, no second word follows."""
+        """Append a request's last event, then free its blocks: if that raises, no second last event follows."""
         self.requests.end(request)
         events.append(event)
         self.scheduler.remove(request.key)
@@ -201,7 +208,7 @@ class Engine:
         return requests
 
     def _expire(self, now: float, events: list[Event]) -> None:
-        """Fail what has waited too long; a stalled request says so while its caller still listens."""
+        """Fail the requests that have waited too long; stalled ones shortly before their deadline."""
         for request in self.requests.alive():
             if (event := overdue(request, now, self.unavailable_wait_s)) is not None:
                 self._end(request, event, events)

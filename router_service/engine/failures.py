@@ -1,27 +1,28 @@
-"""Why requests fail, as the event that tells their caller."""
+"""The last events of requests that fail."""
 
 from router_service.engine.request import Event, Request
 from router_service.engine.scheduler import NeverFitsError, QueueFullError
 from router_service.protocol.messages import StreamFailure
 
-# A stalled request fails so long before its deadline, while its caller still listens.
+# A stalled request fails this long before its deadline, so that the caller still receives the reason.
 DEADLINE_MARGIN_SECONDS = 0.2
 
 
 def failed(request: Request, code: str, message: str) -> Event:
-    """The last event of a request that fails."""
+    """Return the last event of a request that fails."""
     failure = StreamFailure(code, message)
     return Event(key=request.key, front=request.front, stream=request.stream, token=None, failure=failure)
 
 
 def refused(request: Request, error: NeverFitsError | QueueFullError) -> Event:
-    """The scheduler does not take it."""
+    """Return the last event of a request that the scheduler refuses."""
     code = "INVALID_ARGUMENT" if isinstance(error, NeverFitsError) else "RESOURCE_EXHAUSTED"
     return failed(request, code, str(error))
 
 
 def overdue(request: Request, now: float, unavailable_wait_s: float) -> Event | None:
-    """The end of a request that has waited too long by `now`, or None; a stalled one waits `unavailable_wait_s`."""
+    """Return the last event of a request that has waited too long by `now`, else None; a stalled one may wait
+    `unavailable_wait_s`."""
     left = float("inf") if request.deadline is None else request.deadline - now
     if request.stalled_since:
         if now - request.stalled_since > unavailable_wait_s or left < DEADLINE_MARGIN_SECONDS:

@@ -27,9 +27,9 @@ GateScores = tuple[Tensor, Tensor]
 
 @dataclass(slots=True)
 class StepTrace:
-    """What a step saw: nanoseconds by stage, each MoE layer's trip and routing, tokens lost, and whose fault it was.
+    """What a step recorded: nanoseconds by stage, each MoE layer's trip and routing, lost tokens, failed shards.
 
-    `scored_rows` are those whose requests ask for the gate's scores; `scores` has theirs for each MoE layer.
+    `scored_rows` are the rows whose requests ask for the gate's scores; `scores` holds them for each MoE layer.
     """
 
     stages_ns: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
@@ -41,13 +41,13 @@ class StepTrace:
     lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def whole(self, segments: Sequence[Segment]) -> list[int]:
-        """The numbers of the segments of which no token was lost."""
+        """Return the indices of the segments without a lost token."""
         numbered = enumerate(segments)
         return [number for number, part in numbered if not self.lost_T[part.start : part.start + part.length].any()]
 
 
 class Stopwatch:
-    """Charges the time since the last mark to a stage; waits for a GPU first, or the next stage would be charged."""
+    """Charges the time since the last mark to a stage. On a GPU it synchronizes first: kernels run asynchronously."""
 
     def __init__(self, stages_ns: dict[Stage, int], device: torch.device) -> None:
         self._stages_ns = stages_ns
@@ -55,7 +55,7 @@ class Stopwatch:
         self._last_ns = time.monotonic_ns()
 
     def mark(self, stage: Stage) -> None:
-        """All since the last mark was `stage`."""
+        """Charge the time since the last mark to `stage`."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.monotonic_ns()
@@ -63,7 +63,7 @@ class Stopwatch:
         self._last_ns = now
 
     def mark_trip(self, trip: LayerTrip) -> None:
-        """Split what a trip took as the trip itself measured it; sending, between packing and waiting, is packing."""
+        """Split a trip's time as the trip measured it; sending counts as packing."""
         now = time.monotonic_ns()
         self._stages_ns[Stage.WAIT] += trip.exposed_ns
         self._stages_ns[Stage.REDUCE] += trip.reduce_ns
@@ -79,12 +79,12 @@ def forward(
     trace: StepTrace,
     progress: Callable[[], None] = lambda: None,
 ) -> Tensor | None:
-    """Return logits_BV of each segment's last row; None when a shard's absence has lost every token.
+    """Return logits_BV of each segment's last row; None if unavailable shards have lost every token.
 
-    A lost token's rows go on as zeros to no expert, so that the others of its step are computed all the same.
+    A lost token stays in the batch as zeros and is sent to no expert, so that the rest of the step still completes.
 
     Args:
-        progress: called whenever a part of a layer is done: a long prompt takes long, but none of its parts hangs.
+        progress: called after each part of a layer, so that a long prompt is not taken for a hang.
     """
     watch = Stopwatch(trace.stages_ns, batch.token_ids_T.device)
     trace.lost_T = np.zeros(len(batch.token_ids_T), dtype=bool)
@@ -97,6 +97,7 @@ def forward(
         progress()
         if layer in backbone.sparse_layers:
             x_TD = x_TD + _experts(backbone, pool, ops, layer, h_TD, trace, watch)
+            # All of these sequences will repeat the step, so the remaining layers would be computed for nothing.
             if trace.lost_T.all():
                 return None
         else:
@@ -113,6 +114,7 @@ def _experts(
 ) -> Tensor:
     logits_TE, correction_E = backbone.gate_logits(layer, h_TD), backbone.gate_correction(layer)
     routing = route(backbone.spec.gate, logits_TE, ops, trace.lost_T, correction_E)
+    # Only for the rows that ask: ranking all experts of a whole prompt would cost every step.
     if rows := trace.scored_rows:
         chosen_RK = torch.from_numpy(routing.expert_ids_TK[rows]).to(logits_TE.device)
         trace.scores.append(best_scores(backbone.spec.gate, logits_TE[rows], chosen_RK, correction_E))

@@ -1,7 +1,7 @@
-"""From the gate's logits to a routing: every rule by which a family chooses experts, as a pure function.
+"""From the gate's logits to a routing: each family's rule for choosing experts, as a pure function.
 
-Each takes logits_TE and the gate, and returns weights_TK (float32) and expert_ids_TK (int64). Ties fall as `torch.topk`
-lets them, called as transformers calls it, so that equal logits choose equal experts. T tokens, E experts, K chosen.
+Each takes logits_TE and the gate, and returns weights_TK (float32) and expert_ids_TK (int64). Ties are broken by
+`torch.topk`, called as transformers calls it, so that both choose the same experts. T tokens, E experts, K chosen.
 """
 
 import numpy as np
@@ -53,6 +53,8 @@ def best_scores(gate: Gate, logits_TE: Tensor, chosen_TK: Tensor, correction_E: 
     """
     scores_TE = gate_scores(gate, logits_TE, correction_E)
     shown = min(max(BEST_SCORES, gate.top_k), scores_TE.shape[-1])
+    # The chosen rank first whatever their scores, so that none is missing. LOST is negative and no index, hence the
+    # clamp.
     ranked_TE = scores_TE.scatter(1, chosen_TK.clamp(min=0), float("inf"))
     ids_TN = ranked_TE.topk(shown, dim=-1, sorted=False).indices
     scores_TN, order_TN = scores_TE.gather(1, ids_TN).sort(dim=-1, descending=True, stable=True)
@@ -102,6 +104,7 @@ def sigmoid_groups(logits_TE: Tensor, gate: Gate, correction_E: Tensor | None) -
     expert_ids_TK = choice_TE.topk(gate.top_k, dim=-1, sorted=False).indices
     weights_TK = scores_TE.gather(1, expert_ids_TK)
     if gate.normalize:
+        # The small number as in transformers, for equal results.
         weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
     return weights_TK * gate.scale, expert_ids_TK
 

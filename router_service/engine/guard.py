@@ -1,4 +1,4 @@
-"""Keeps what only watches (statistics, summaries, logs) from hurting what it watches."""
+"""Keeps faults of observers (statistics, summaries, logs) from requests."""
 
 import logging
 from collections import Counter
@@ -11,8 +11,8 @@ OBSERVERS = ("statistics", "summaries", "step_log", "activity", "request_log", "
 
 
 class Guard:
-    """`with guard(name):` runs an observer. Its fault is logged, at most as often as the log lets any message pass, and
-    counted in `faults` under its name; then the code behind goes on.
+    """`with guard(name):` runs an observer. What it raises is logged (rate-limited as any message) and counted in
+    `faults` under its name; then execution continues after the block.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Guard:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Guard what is done inside."""
+        """Catch, log and count what the block raises."""
         try:
             yield
         except Exception:

@@ -1,4 +1,4 @@
-"""A request inside a router: its one record, and what a step says of it to the thread that publishes."""
+"""A request inside a router, and the events that a step makes of it."""
 
 from collections.abc import Container
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from router_service.protocol.messages import (
     TokenLogprobs,
 )
 
-# No Front has this number: what the router asks of itself.
+# The Front number of the router's own requests (`Proof`); real Fronts are numbered from 1.
 OURSELVES = 0
 
 
 @dataclass(slots=True)
 class SummaryBudget:
-    """Of a traced stream: when its next summary is due, None before its first token; how many it may still have."""
+    """A traced stream's summaries: when the next is due (None before the first token), and how many are left."""
 
     left: int
     due_ns: int | None = None
@@ -27,11 +27,10 @@ class SummaryBudget:
 
 @dataclass(slots=True)
 class Request:
-    """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 while it has
-    not happened.
+    """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 if not yet.
 
-    `prompt_length` tokens of the sequence are the prompt's. `sequence` is what the scheduler keeps of it; `tokens` is
-    the sequence's own list, shared. `ended` means that its last event is made; `summaries` is None unless it is traced.
+    The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and shares the
+    list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the request is traced.
     """
 
     key: int
@@ -64,14 +63,14 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
     def finish_after(self, token: int, eos_token_ids: Container[int]) -> str | None:
-        """Why the request is complete with `token`, the last of its tokens; None if it is not."""
+        """Why the request ends with `token`, the last of its tokens ("stop" or "length"); None if it goes on."""
         params = self.params
         if token in params.stop_token_ids or (token in eos_token_ids and not params.ignore_eos):
             return "stop"
         return "length" if self.generated >= params.max_tokens else None
 
     def next_event(self, token: int, logprobs: TokenLogprobs | None, finish: str | None, now: float) -> "Event":
-        """What to say of a token that was drawn at `now`, with the routing that has come together since the last."""
+        """Return the event of a token drawn at `now`, with the routing collected since the last event."""
         first = not self.first_token
         self.first_token = self.first_token or now
         routing, self.routing = self.routing, []
@@ -83,6 +82,7 @@ class Request:
             logprobs=logprobs,
             routing=routing,
             finish=finish,
+            # With the first token too: a Front that ends the stream at a stop string never sees the last event.
             timings=self.timings(now) if first or finish is not None else None,
         )
 
@@ -99,7 +99,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A stream's share of a step, before anything is packed: `finish` or `failure` in the last one."""
+    """A stream's share of a step, not yet packed; the last one has `finish` or `failure`."""
 
     key: int
     front: int

@@ -1,4 +1,4 @@
-"""The requests of a router, in one table: found by key, or by the Front that asks and its stream's number."""
+"""The requests of a router in one table, by key and by (Front, stream)."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -7,9 +7,9 @@ from router_service.engine.request import OURSELVES, Request
 
 
 class RequestTable:
-    """Holds each request until its last event is published. Changed by the engine's thread alone.
+    """Holds each request until its last event is published. Modified by the engine's thread only.
 
-    What the router asks of itself is no Front's stream, and nobody publishes its end: it goes when it ends.
+    The router's own requests belong to no Front, so nobody publishes their last event: they are removed when they end.
     """
 
     def __init__(self) -> None:
@@ -28,19 +28,19 @@ class RequestTable:
 
     @property
     def streams(self) -> int:
-        """How many streams of Fronts have not had their last word yet. Any thread may ask."""
+        """Streams of Fronts whose last event is not published yet. Any thread may read it."""
         return len(self._by_stream)
 
     def new_key(self) -> int:
-        """A key that no request has had. Any thread may ask."""
+        """Return a new key. Any thread may call it."""
         return next(self._keys)
 
     def get(self, key: int) -> Request | None:
-        """The request of this key, unless it is over."""
+        """The request of this key, None if it has been removed."""
         return self._by_key.get(key)
 
     def of_stream(self, front: int, stream: int) -> Request | None:
-        """The request of a Front's stream, unless it is over."""
+        """The request of a Front's stream, None if it has been removed."""
         return self._by_stream.get((front, stream))
 
     def of_front(self, front: int) -> list[Request]:
@@ -48,23 +48,23 @@ class RequestTable:
         return [request for request in self._by_stream.values() if request.front == front]
 
     def alive(self) -> list[Request]:
-        """Those that have not ended."""
+        """The requests that have not ended."""
         return [request for request in self._by_key.values() if not request.ended]
 
     def add(self, request: Request) -> None:
-        """Take a request in."""
+        """Add a request."""
         self._by_key[request.key] = request
         if request.front != OURSELVES:
             self._by_stream[request.front, request.stream] = request
 
     def end(self, request: Request) -> None:
-        """The request's last event is made; whoever publishes that calls `forget`."""
+        """Mark a request as ended: its last event is made, and its publisher calls `forget`."""
         request.ended = True
         if request.front == OURSELVES:
             self.forget(request.key)
 
     def forget(self, key: int) -> Request | None:
-        """Take a request out and return it; None if it is over already."""
+        """Remove and return a request; None if it has been removed already."""
         request = self._by_key.pop(key, None)
         if request is not None and self.of_stream(request.front, request.stream) is request:
             del self._by_stream[request.front, request.stream]

@@ -1,4 +1,4 @@
-"""Where each token of a request went, for those who asked for it."""
+"""Which experts each token of a request was routed to, for requests with `return_routing`."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """Drawing the next token of each sequence: penalties, temperature, filters, then one uniform number.
 
 The number is a hash of (seed, position), and every choice depends on the row's own logits only, so a request draws the
-same tokens whoever shares its batch and whichever router goes on with it. B rows, V vocabulary, N candidates of a row.
+same tokens whatever shares its batch and whichever router continues it. B rows, V vocabulary, N candidates of a row.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from router_service.protocol.messages import Logprob, SamplingParams, TokenLogprobs
 
+# Filters rarely keep more, and ordering these is much cheaper than sorting the vocabulary.
 FIRST_CANDIDATES = 1024
 _MASK64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """What drawing for a sequence needs: the first `prompt_length` of `tokens` are the prompt's, the rest generated."""
+    """What sampling needs of a sequence: the first `prompt_length` of `tokens` are the prompt, the rest generated."""
 
     params: SamplingParams
     tokens: list[int]
@@ -28,14 +29,14 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A token and, if asked for, its log-probability and the best ones."""
+    """A token and, if requested, its log-probability and those of the best tokens."""
 
     token: int
     logprobs: TokenLogprobs | None
 
 
 def sample(logits_BV: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
-    """Draw one token a row from float32 logits, which stay as they are."""
+    """Draw one token per row from float32 logits, which are not modified."""
     scored_BV = penalize(logits_BV, rows)
     tokens = scored_BV.argmax(dim=-1).tolist()
     drawing = [index for index, row in enumerate(rows) if row.params.temperature > 0]
@@ -56,6 +57,7 @@ def _splitmix64(value: int) -> int:
     value = (value + 0x9E3779B97F4A7C15) & _MASK64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    # 53 bits, which a float holds exactly: more could round up to 1.
     return (value ^ (value >> 31)) >> 11 << 11
 
 
@@ -63,6 +65,7 @@ def penalize(logits_BV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     """Apply repetition (Keskar et al. 2019, prompt included), frequency and presence (generated only) penalties."""
     if not any(_penalized(row.params) for row in rows):
         return logits_BV
+    # The log-probabilities are those before penalties, so the given logits must stay.
     logits_BV = logits_BV.clone()
     for index, row in enumerate(rows):
         if _penalized(row.params):
@@ -88,7 +91,7 @@ def _penalize_row(logits_V: Tensor, row: SampleRow) -> None:
 
 def _draw(logits_BV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     temperature_B1 = torch.tensor([[row.params.temperature] for row in rows], device=logits_BV.device)
-    logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature_B1  # the best is 0 however small it is
+    logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature_B1  # the best stays 0 however small it is
     filtered = [index for index, row in enumerate(rows) if _filtered(row.params)]
     plain = [index for index, row in enumerate(rows) if not _filtered(row.params)]
     tokens = [0] * len(rows)
@@ -110,7 +113,7 @@ def _put(tokens: list[int], places: list[int], values: list[int]) -> None:
 
 
 def _draw_filtered(logits_BV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
-    """Look at the best candidates first; only if some row's filters reach beyond them, at all tokens."""
+    """Consider the best candidates first, and all tokens only if some row's filters reach beyond them."""
     probs_BV = logits_BV.softmax(-1)
     for count in (FIRST_CANDIDATES, logits_BV.shape[1]):
         ids_BN, complete = best_candidates(logits_BV, count), count >= logits_BV.shape[1]
@@ -150,15 +153,18 @@ def _keep(probs_BN: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     before_BN = probs_BN.cumsum(-1) - probs_BN
     kept_BN &= (before_BN < top_p_B1 * mass_B1) | (top_p_B1 >= 1)
     kept_BN &= probs_BN >= min_p_B1 * probs_BN[:, :1]
+    # Whatever the filters and their rounding, one token must remain.
     kept_BN[:, 0] = True
     return kept_BN
 
 
 def _invert(weights_BN: Tensor, ids_BN: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     """The token at which the running sum of weights passes the row's uniform number (inverse transform sampling)."""
+    # In float32 the running sum over a large vocabulary would round small probabilities away.
     sums_BN = weights_BN.double().cumsum(-1)
     points = [[uniform(row.params.seed, len(row.tokens))] for row in rows]
     points_B1 = torch.tensor(points, dtype=torch.float64, device=sums_BN.device) * sums_BN[:, -1:]
+    # Rounding can take the point to the last sum, hence the clamp.
     places_B1 = torch.searchsorted(sums_BN, points_B1, right=True).clamp_(max=ids_BN.shape[1] - 1)
     tokens: list[int] = ids_BN.gather(1, places_B1).squeeze(1).tolist()
     return tokens

@@ -11,16 +11,16 @@ from router_service.engine.block_manager import BlockManager
 
 
 class NeverFitsError(ValueError):
-    """A request that no amount of waiting would make room for."""
+    """A request that would not fit even if all others had ended."""
 
 
 class QueueFullError(RuntimeError):
-    """As many requests wait as may wait."""
+    """The queue of waiting requests is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """`token_budget` tokens a step, `max_sequences` running, `max_waiting` queued, `context` tokens a sequence."""
+    """`token_budget` tokens per step, `max_sequences` running, `max_waiting` queued, `context` tokens per sequence."""
 
     token_budget: int
     max_sequences: int
@@ -36,13 +36,13 @@ class SchedulerLimits:
 
     @property
     def prompt_limit(self) -> int:
-        """The longest prompt that fits beside a step full of decoding sequences."""
+        """The longest prompt that fits into a step beside `max_sequences - 1` decoding sequences."""
         return min(self.token_budget - self.max_sequences + 1, self.context - 1)
 
 
 @dataclass(slots=True)
 class Sequence:
-    """A request as the scheduler sees it: `tokens` so far, how many of them are `computed`, how many there may be."""
+    """A request as the scheduler sees it: its `tokens` so far, how many are `computed`, and how many there may be."""
 
     key: int
     tokens: list[int]
@@ -59,7 +59,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """`token_ids` at positions `start` on, for the sequence `key` whose cache is `block_table`."""
+    """`token_ids` at positions from `start` on, of the sequence `key` with the cache blocks `block_table`."""
 
     key: int
     token_ids: list[int]
@@ -68,7 +68,7 @@ class ScheduledSequence:
 
 
 class Scheduler:
-    """Admits in order of arrival; nobody overtakes, so nobody starves."""
+    """Admits sequences strictly in order of arrival, so that none starves."""
 
     def __init__(self, limits: SchedulerLimits, blocks: BlockManager) -> None:
         self.limits = limits
@@ -87,7 +87,7 @@ class Scheduler:
         return len(self._running)
 
     def has_work(self) -> bool:
-        """Whether a step could do something: someone runs unstalled, or waits."""
+        """Whether a sequence waits, or runs without being stalled."""
         return bool(self._waiting) or any(not sequence.stalled for sequence in self._running.values())
 
     def submit(self, sequence: Sequence) -> None:
@@ -95,8 +95,8 @@ class Scheduler:
 
         Raises:
             NeverFitsError: longer than the context, the prompt limit or the whole cache.
-            QueueFullError: `max_waiting` wait already, those for whom a place is free not counted: that so many
-                came between two steps is no reason to refuse one.
+            QueueFullError: `max_waiting` wait already, not counting those for which there is a free place: a burst
+                between two steps is no reason to refuse one.
         """
         self._check_fits(sequence)
         if self._left_waiting >= self.limits.max_waiting:
@@ -104,11 +104,12 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
-        """Choose a step: those that decode first, then prompts in order while the budget and the blocks last."""
+        """Choose a step: decoding sequences first, then prompts in order while budget and blocks last."""
         budget = self.limits.token_budget
         ready = [sequence for sequence in self._running.values() if not sequence.stalled]
         chosen = [sequence for sequence in ready if sequence.pending == 1][:budget]
         budget -= len(chosen)
+        # Prompts that stalled: they were admitted before those that wait, and repeat the same step.
         for sequence in (sequence for sequence in ready if sequence.pending > 1):
             if sequence.pending <= budget:
                 chosen.append(sequence)
@@ -119,36 +120,36 @@ class Scheduler:
         return [_scheduled(sequence) for sequence in chosen]
 
     def advance(self, key: int, token: int) -> None:
-        """The step computed all of the sequence's tokens and drew `token` behind them."""
+        """Note that a step computed all of the sequence's tokens and drew `token`."""
         sequence = self._running[key]
         sequence.computed = len(sequence.tokens)
         sequence.tokens.append(token)
 
     def stall(self, key: int) -> None:
-        """Leave the sequence out of steps, its blocks kept, until `resume`; what it had pending is pending still."""
+        """Leave the sequence out of steps until `resume`. It keeps its blocks, and its pending tokens stay pending."""
         self._running[key].stalled = True
 
     def resume(self) -> None:
-        """Let all stalled sequences run again."""
+        """Include all stalled sequences in steps again."""
         for sequence in self._running.values():
             sequence.stalled = False
 
     def remove(self, key: int) -> None:
-        """Forget a sequence, running or waiting, and free its blocks; unknown keys are ignored."""
+        """Remove a running or waiting sequence and free its blocks; unknown keys are ignored."""
         if (sequence := self._running.pop(key, None)) is not None:
             self.blocks.release(sequence.block_table)
             return
         self._waiting = deque(sequence for sequence in self._waiting if sequence.key != key)
 
     def clear(self) -> None:
-        """Forget all sequences; every block is free."""
+        """Remove all sequences and free all blocks."""
         self._running.clear()
         self._waiting.clear()
         self.blocks.clear()
 
     @property
     def _left_waiting(self) -> int:
-        """Requests that wait when all free places are taken."""
+        """Requests that will still wait once all free places are taken."""
         return max(0, len(self._waiting) - (self.limits.max_sequences - len(self._running)))
 
     def _check_fits(self, sequence: Sequence) -> None:
@@ -165,6 +166,7 @@ class Scheduler:
             return None
         if self._waiting[0].pending > budget:
             return None
+        # All blocks that it may ever need: nothing is preempted, so a running sequence must never lack one.
         blocks = self.blocks.allocate(self._waiting[0].max_length)
         if blocks is None:
             return None

@@ -1,10 +1,10 @@
-"""What a step's time is charged to."""
+"""The stages that a step's time is charged to."""
 
 from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """Its value is its name in metrics and on the live page. `OTHER` is what no other stage was charged with."""
+    """The value is the name in metrics and on the live page. `OTHER` is the time charged to no other stage."""
 
     SCHEDULE = "schedule"
     ATTENTION = "attention"

@@ -1,4 +1,4 @@
-"""Requests that wait for shards that are away, and go on when those are back."""
+"""Requests that wait for unavailable shards, and continue when those are back."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from router_service.engine.stall_log import log_back, log_lost
 
 
 class Stalls:
-    """Knows which shards are missing; the scheduler leaves out who waits for them."""
+    """Tracks the missing shards, and stalls the sequences that wait for them."""
 
     def __init__(self, pool: ExpertPool, scheduler: Scheduler, guard: Guard) -> None:
         self._pool = pool
@@ -21,7 +21,7 @@ class Stalls:
         self._missing: set[int] = set()
 
     def begin(self, requests: Sequence[Request], failures: dict[int, ShardUnavailable], now: float) -> None:
-        """The step has lost tokens of these requests to the shards in `failures`."""
+        """Stall the requests that lost tokens in this step because of the shards in `failures`."""
         reason = "; ".join(str(failure) for failure in failures.values())
         if new := {shard: failures[shard] for shard in failures.keys() - self._missing}:
             with self._guard("stall_log"):
@@ -29,10 +29,12 @@ class Stalls:
         self._missing |= failures.keys()
         for request in requests:
             self._scheduler.stall(request.key)
+            # The first loss counts: losing the same shard again must not extend the wait.
             request.stalled_since, request.stalled_by = request.stalled_since or now, reason
 
     def resume(self, requests: RequestTable) -> None:
-        """Let all go on, if every shard that was missing can be asked again."""
+        """Resume all requests once every missing shard can be called again."""
+        # All of them: a request that resumed with one still missing would only stall again.
         if self._missing and all(self._pool.transport.available(shard) for shard in self._missing):
             with self._guard("stall_log"):
                 log_back(self._missing, requests.alive())

@@ -1,4 +1,4 @@
-"""What is kept of a step when it is over."""
+"""The record of a completed step."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from router_service.engine.request import Request
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step for the statistics: nanoseconds, what it computed, its trace, the tag that shards know it by, whose."""
+    """One step: nanoseconds, tokens computed, its trace, the tag by which shards know it, and its requests."""
 
     duration_ns: int
     prompt_tokens: int

@@ -1,1 +1,1 @@
-"""The Front: the gRPC API, text in and out, and the link to the routers. Imports neither torch nor Ray."""
+"""The Front: the gRPC API, tokenization, and the connections to the routers. Imports neither torch nor Ray."""

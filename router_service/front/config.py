@@ -9,41 +9,41 @@ from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Ti
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """Where the API and the pages listen, and how long and how much the Front waits.
+    """Addresses of the API and the pages, and the Front's limits and timeouts.
 
     Args:
         host: address that the API binds
-        grpc_port: port of the API; 0 picks a free one; `expertmesh serve` that is told none takes 50051, or the next
+        grpc_port: port of the API; 0 picks a free one. When no port is given, `expertmesh serve` uses 50051 or the next
             free one
         metrics_host: address that the metrics page binds
-        metrics_port: port of the metrics page; 0 picks a free one, null serves no page; `expertmesh serve` that is told
-            none takes 9090, or the next free one
-        metrics_ports: of so many ports from metrics_port on the first free one is taken, so that several Fronts of one
-            machine have a known one each; on a machine of our own `cluster.fronts` decides
+        metrics_port: port of the metrics page; 0 picks a free one, null turns the page off. When no port is given,
+            `expertmesh serve` uses 9090 or the next free one
+        metrics_ports: number of consecutive ports from metrics_port on, of which the first free one is used, so that
+            several Fronts on one machine have known ports; without `cluster.address` it is `cluster.fronts`
         http_host: address that the live page binds
-        http_port: port of the live page; 0 picks a free one, null serves no page
-        max_pages: live pages open at once; one more is told to come later
-        reuse_port: whether several Fronts may bind one port
-        max_concurrent_streams: requests at once; one more is refused with RESOURCE_EXHAUSTED
-        max_request_bytes: the largest request; one more byte is refused with RESOURCE_EXHAUSTED. Up to twice as many
-            are read into memory, to say so
-        max_buffered_tokens: a client that falls so far behind its stream loses it
-        router_wait_seconds: how long a request waits for a router when none is linked, its deadline permitting
+        http_port: port of the live page; 0 picks a free one, null turns the page off
+        max_pages: live pages open at the same time; further ones are refused with UNAVAILABLE
+        reuse_port: whether several Fronts may bind the same port
+        max_concurrent_streams: concurrent requests; further ones are refused with RESOURCE_EXHAUSTED
+        max_request_bytes: size of the largest request; larger ones are refused with RESOURCE_EXHAUSTED. Up to twice as
+            much is read into memory, so that the error can name the limit
+        max_buffered_tokens: tokens that may wait for a slow client; beyond it the stream fails with RESOURCE_EXHAUSTED
+        router_wait_seconds: how long a request waits for a router when none is connected, within its deadline
         poll_seconds: how often the Front looks for routers
-        connect_timeout_seconds: how long linking a router may take
-        connection_age_seconds: after about so long a client is told to connect anew (GOAWAY), while its calls go on; 0
-            is never, or a little below `cluster.drain_notice_seconds` where that is set: when a drain then refuses new
-            calls, nobody that load balancers have led elsewhere is connected here any more
-        link_silence_seconds: a router that says nothing for so long is taken for dead
-        max_resubmits: how often a request may outlive its router
-        checksum: whether frames to routers carry one; `experts.checksum` decides in a cluster
-        tls_cert: certificate chain; with it API and live page speak TLS only; read again when it changes
-        tls_key: its key; read again when it changes
-        tls_client_ca: clients must show a certificate that comes from it (mutual TLS); read again when it changes
-        tokens_file: callers must send a token of this file (`expertmesh token` makes them); read again when it changes.
-            The metrics page asks for no token on any address: it has counts, and no prompts
-        allow_unauthenticated: without a tokens file too, listen on other addresses than loopback: whoever reaches the
-            port may use everything
+        connect_timeout_seconds: how long connecting to a router may take
+        connection_age_seconds: age of a connection at which its client is told to reconnect (GOAWAY), while its calls
+            continue; 0 is never, or a little below `cluster.drain_notice_seconds` if that is set: when a drain then
+            refuses new calls, clients that load balancers send elsewhere are no longer connected here
+        link_silence_seconds: a router that sends nothing for this long is considered dead
+        max_resubmits: how often a request may be resubmitted to another router after its own was lost
+        checksum: whether frames to routers carry a checksum; in a cluster `experts.checksum` decides
+        tls_cert: certificate chain; if set, API and live page accept TLS only; reloaded when it changes
+        tls_key: private key of tls_cert; reloaded when it changes
+        tls_client_ca: authority that must have issued the client certificates (mutual TLS); reloaded when it changes
+        tokens_file: callers must send a token of this file (`expertmesh token` creates them); reloaded when it changes.
+            The metrics page never asks for a token: it has counts and no prompts
+        allow_unauthenticated: allow addresses other than loopback without a tokens file: everyone who can reach the
+            port may then use everything
     """
 
     host: Host = "127.0.0.1"
@@ -98,7 +98,7 @@ def _open_door(key: str, host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches `host`; of names that is known of localhost alone."""
+    """Return whether `host` is a loopback address or `localhost`; other names are not resolved and count as none."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,10 +1,10 @@
-"""Why a request fails, as a gRPC status."""
+"""Errors of requests, as gRPC statuses."""
 
 from http import HTTPStatus
 
 import grpc
 
-# As google.api's `code.proto` maps them; a code that is not here is our own fault.
+# As google.rpc's `code.proto` maps them; other codes are internal errors.
 HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
@@ -25,12 +25,12 @@ class RequestError(Exception):
 
     @property
     def http_status(self) -> HTTPStatus:
-        """What HTTP calls the code."""
+        """The HTTP status of the code."""
         return HTTP_STATUS.get(self.code, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def invalid(field: str, problem: str) -> RequestError:
-    """Return an INVALID_ARGUMENT that names the field and says its bounds."""
+    """Return an INVALID_ARGUMENT that names the field and its bounds."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {problem}")
 
 
@@ -52,5 +52,5 @@ def deadline_exceeded() -> RequestError:
 def from_router(code: str, message: str) -> RequestError:
     """Return a router's failure; a code that gRPC does not have becomes INTERNAL."""
     status = grpc.StatusCode.__members__.get(code, grpc.StatusCode.INTERNAL)
-    # OK would end the stream as if it had finished.
+    # OK would end the stream as if it had completed.
     return RequestError(grpc.StatusCode.INTERNAL if status is grpc.StatusCode.OK else status, message)

@@ -1,4 +1,4 @@
-"""Whether the Front can answer: the gRPC health service, and one word for whoever asks over HTTP."""
+"""Whether the Front can serve requests: the gRPC health service, and one word for HTTP."""
 
 import json
 import time
@@ -11,14 +11,14 @@ from router_service.front.routing.router_pool import RouterPool
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-# A shard that is replaced is back within seconds, and requests wait for it: no reason to turn away new ones.
+# A shard is replaced within seconds and requests wait for it meanwhile, so new ones need not be sent elsewhere.
 SHARDS_AWAY_S = 5.0
 
 
 class FrontHealth:
-    """The Front serves while it is not draining and a router is linked that has all its shards.
+    """The Front serves while it is not draining and is connected to a router that has all its shards.
 
-    A router proves before it can be linked that it generates a token. `word` may be asked on any thread, all else on
+    A router is listed for Fronts only after it has generated a token. `word` may be read on any thread, all else is for
     the event loop.
     """
 
@@ -38,7 +38,7 @@ class FrontHealth:
 
     @property
     def routers(self) -> int:
-        """How many routers are linked."""
+        """Routers that are connected."""
         return len(self._links.links)
 
     def json(self) -> bytes:
@@ -46,14 +46,14 @@ class FrontHealth:
         return json.dumps({"status": self._word, "routers": self.routers}).encode()
 
     async def refresh(self) -> None:
-        """Look at the links and tell the watchers what has changed."""
+        """Update the state from the links, and notify watchers of changes."""
         self._word = self._judge(self._clock())
         status = SERVING if self._word == "serving" else NOT_SERVING
         for name in self._services:
             await self.servicer.set(name, status)
 
     async def drain(self) -> None:
-        """Turn NOT_SERVING for good."""
+        """Become NOT_SERVING permanently."""
         self.draining = True
         await self.refresh()
 
@@ -62,6 +62,7 @@ class FrontHealth:
             return "draining"
         if not self._links.links:
             return "no router is linked"
+        # Noted when it was last so, because a shard that is being replaced must not flap the health.
         if any(link.ready for link in self._links.links):
             self._complete_at = now
         return "serving" if now - self._complete_at <= SHARDS_AWAY_S else "shards are missing"

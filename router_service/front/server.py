@@ -1,4 +1,4 @@
-"""The Front's process: one gRPC server, one metrics page, one live page, one set of links to routers."""
+"""The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
 
 import asyncio
 import math
@@ -37,20 +37,20 @@ SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
 )
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# Streams that were just cut have a moment to send their last message.
+# Time for streams that a drain has cut to send their last message.
 LAST_WORDS_S = 1.0
-# gRPC cancels calls that it has not handed to us when its server stops; we refuse them with a word first.
+# When its server stops, gRPC cancels calls that have not reached us yet: wait, to refuse them with a status instead.
 QUEUED_S = 0.2
 
 
 class FrontServer:
-    """A Front. Make, start and drain it on one event loop.
+    """A Front. Create, start and drain it on one event loop.
 
-    `endpoints` is asked for the routers about once a second; `node` is this process's node, whose routers are reached
-    by unix socket; `credentials` are the deployment's. `gate` asks callers for their tokens, `tls` has the
-    certificates, None for plaintext; an HTTP server beside gRPC takes both. `directory` adds shards that no router
-    knows to GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is how many there should be.
-    Callers' limits and health go by `clock`; a drain waits by `sleep`.
+    `endpoints` returns the routers and is called about once a second; `node` is this process's node, whose routers are
+    reached by unix socket; `credentials` are the deployment's. `gate` authenticates callers; `tls` holds the
+    certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
+    GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers'
+    limits and health use `clock`, a drain waits by `sleep`.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class FrontServer:
 
     @property
     def linked_routers(self) -> int:
-        """How many routers can be reached now."""
+        """Routers that are connected."""
         return self.health.routers
 
     @property
     def streams(self) -> int:
-        """How many requests are being answered."""
+        """Requests that are being answered."""
         return self.admission.active
 
     async def start(self) -> int:
-        """Open the ports and look for routers; return the gRPC port. Health follows the links, see `FrontHealth`.
+        """Open the ports and start to connect to routers; return the gRPC port. For health see `FrontHealth`.
 
         Raises:
             OSError: a port cannot be bound.
@@ -123,20 +123,22 @@ class FrontServer:
         return self.grpc_port
 
     async def drain(self, grace_s: float, notice_s: float = 0.0) -> None:
-        """Turn NOT_SERVING, go on for `notice_s` so that load balancers see it, refuse new requests and tell clients to
-        connect elsewhere (GOAWAY), let streams in flight end within `grace_s`, then stop.
+        """Become NOT_SERVING, keep serving for `notice_s` so that load balancers notice, then refuse new requests, tell
+        clients to reconnect elsewhere (GOAWAY), let streams in flight end within `grace_s`, and stop.
         """
         await self.health.drain()
         await self._sleep(notice_s)
         self.admission.refuse()
         await self._sleep(QUEUED_S)
+        # Beside the drain: the server sends GOAWAY as it begins to stop, and then waits for the streams.
         closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
         await self.admission.drain(grace_s)
         await self.stop(LAST_WORDS_S)
         await closing
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Stop at once: calls that do not end within `grace_s` are cancelled. May be called again."""
+        """Stop; calls that do not end within `grace_s` are cancelled. May be called more than once."""
+        # Taken first: a second call, during this one's waits, finds nothing left to stop.
         server, self._server = self._server, None
         page, self._page = self._page, None
         tracer, self._tracer = self._tracer, None
@@ -149,6 +151,7 @@ class FrontServer:
         if page is not None:
             await page.stop()
         if tracer is not None:
+            # Closing flushes spans for up to two seconds; that must not block the event loop.
             await asyncio.to_thread(tracer.close)
 
     async def _go_away(self, seconds: float) -> None:
@@ -166,8 +169,10 @@ class FrontServer:
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
         options = [
+            # Set explicitly: by default gRPC shares the port, and a second Front would not notice that it is taken.
             ("grpc.so_reuseport", int(config.reuse_port)),
             ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
+            # Routing and log-probabilities of a long prompt make large messages; what a client takes is its own limit.
             ("grpc.max_send_message_length", -1),
         ]
         if config.connection_age_seconds:

@@ -1,4 +1,4 @@
-"""Histograms as plain arrays: a step's observations go in with one vectorized addition."""
+"""Histograms as plain arrays: all observations of a step are added in one vectorized operation."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,12 +13,12 @@ RATIOS = (1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.
 
 # Every third bound of SECONDS: one for each decade from 0.1 ms on.
 DECADES = SECONDS[2::3]
-# What all histograms of phases together may cost a scrape; each has a sample for +Inf, its count and its sum besides.
+# Samples that all phase histograms may add to a scrape; each also has one for +Inf, its count and its sum.
 PHASE_SAMPLES = 3500
 
 
 def phase_bounds(histograms: int) -> tuple[float, ...]:
-    """The finest bounds that so many histograms can afford: all, decades, or none but count and sum."""
+    """The finest bounds with which so many histograms fit: all, decades, or none (count and sum only)."""
     for bounds in (SECONDS, DECADES):
         if histograms * (len(bounds) + 3) <= PHASE_SAMPLES:
             return bounds

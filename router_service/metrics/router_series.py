@@ -27,7 +27,7 @@ class LinkGauges:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The router's state of this moment."""
+    """The router's current state."""
 
     running: int
     waiting: int
@@ -60,9 +60,10 @@ def router_families(
 
 def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None:
     builder.one("num_requests_running", "gauge", "Requests that have KV blocks", gauges.running)
-    builder.one("num_requests_waiting", "gauge", "Requests that wait for room", gauges.waiting)
+    builder.one("num_requests_waiting", "gauge", "Requests that wait for a place and KV blocks", gauges.waiting)
     usage = gauges.kv_blocks_used / gauges.kv_blocks_total
     builder.one("kv_cache_usage_perc", "gauge", "KV blocks in use, 1 is full", usage)
+    # Exported all the same: the names are vLLM's, so that its dashboards can be used.
     for name in ("prefix_cache_queries", "prefix_cache_hits", "num_preemptions"):
         builder.one(name, "counter", "Always 0: this version neither caches prefixes nor preempts", 0)
     text = "Tokens computed by a step"
@@ -96,7 +97,7 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: WindowSums, c
     kinds = [(stats.steps, row, {"kind": kind}) for row, kind in enumerate(KINDS)]
     builder.histogram("step_seconds", "One engine step", kinds)
     stages = [({"stage": stage.value}, seconds) for stage, seconds in stats.stage_seconds.items()]
-    builder.add("step_stage_seconds", "counter", "Where the engine's time goes", stages)
+    builder.add("step_stage_seconds", "counter", "The engine's time by stage", stages)
     builder.one(
         "alltoall_overhead_ratio", "gauge", "Communication's share of step time, last minute", window.overhead_ratio
     )
@@ -108,7 +109,7 @@ def _balance(builder: FamilyBuilder, stats: Statistics, window: WindowSums, conf
     layers = np.flatnonzero(stats.totals.expert_tokens_LE.any(axis=1))
     if config.per_expert and len(layers):
         _expert_tokens(builder, stats.totals.expert_tokens_LE, layers, config.top_experts)
-    # Without a token nothing is even or uneven: a router that rests must not lift the mean over routers.
+    # Without tokens there is no balance: an idle router must not raise the mean over routers.
     if window.expert_tokens_LE.any():
         _layers_balance(builder, stats, layers, window.expert_tokens_LE[layers], config)
 
@@ -148,6 +149,7 @@ def _expert_tokens(builder: FamilyBuilder, counts_LE: Counts, layers: Counts, to
     values = [
         ({"layer": str(layer), "expert": str(expert)}, float(counts_LE[layer, expert]))
         for layer in layers
+        # Stable, so that experts with equal counts do not alternate.
         for expert in np.argsort(-counts_LE[layer], kind="stable")[:top]
     ]
     builder.add("expert_tokens", "counter", "Tokens routed to each of a layer's busiest experts", values)
@@ -158,16 +160,16 @@ def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
     builder.one("router_ready", "gauge", "1 when every shard is connected", all(link.up for link in links))
     replicas = [({"shard": str(n), "replica": link.replica}, link.up) for n, link in enumerate(links)]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
-    text = "Lives of a shard that took the place of an earlier one, as this router saw them"
+    text = "Restarts of a shard, as seen by this router"
     builder.add("shard_restarts", "counter", text, by_shard(link.restarts for link in links))
     text = "Connections to a shard after the first one"
     builder.add("dataplane_reconnects", "counter", text, by_shard(link.reconnects for link in links))
     refused = rejections({"shard": "router"}, gauges.rejected)
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     failed = thread_failures({"shard": "router"}, gauges.thread_failures)
-    builder.add("thread_failures", "counter", "Threads that ended by a fault, by kind", failed)
+    builder.add("thread_failures", "counter", "Threads that ended by an exception, by kind", failed)
     observers = [({"observer": name}, count) for name, count in gauges.observer_failures.items()]
-    text = "Faults of what only watches: a statistic or a line of the log is missing, requests went on"
+    text = "Exceptions in observers: a statistic or a log line is missing, requests are not affected"
     builder.add("observer_failures", "counter", text, observers)
 
 
@@ -183,4 +185,4 @@ def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:
     seconds = [({"shard": "router"}, gauges.router_load_seconds)]
     builder.add("checkpoint_load_seconds", "gauge", "Seconds it took to load the weights", seconds)
     loaded = [({"shard": "router"}, gauges.dense_bytes + gauges.shared_expert_bytes)]
-    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded, in the form kept", loaded)
+    builder.add("checkpoint_load_bytes", "counter", "Bytes of weights loaded, as held in memory", loaded)

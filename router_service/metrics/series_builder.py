@@ -1,4 +1,4 @@
-"""How families of samples are put together: one prefix, one set of common labels."""
+"""Builds families of samples with one prefix and common labels."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -37,8 +37,8 @@ def by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
 
 
 def rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
-    """Strangers and other deployments count from 0, or an alert would miss the first one; other reasons appear when
-    they happen."""
+    """Unauthenticated peers and other deployments count from 0, or an alert would miss the first; other reasons appear
+    when they occur."""
     from_zero = {"secret": 0, "digest": 0} | dict(counts)
     return [(labels | {"reason": reason}, count) for reason, count in from_zero.items()]
 

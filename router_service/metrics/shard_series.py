@@ -1,4 +1,4 @@
-"""The series of which the shards themselves are the source; a router passes them on."""
+"""The series that shards report of themselves and a router passes on."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from router_service.protocol.messages import MetricFamily
 
 
 def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
-    """What the shards say of themselves. No router's label: every router passes on the same numbers."""
+    """The shards' own series. They have no label of a router, because every router passes on the same numbers."""
     builder = FamilyBuilder(labels)
     numbers = list(_statuses(statuses))
     builder.add(
@@ -24,17 +24,18 @@ def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) 
     builder.add(
         "checkpoint_load_bytes",
         "counter",
-        "Bytes of weights loaded, in the form kept",
+        "Bytes of weights loaded, as held in memory",
         [(n, s["weights_bytes"]) for n, s in numbers],
     )
     refused = [one for n, s in numbers for one in rejections(n, s["rejected"])]
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     failed = [one for n, s in numbers for one in thread_failures(n, s["thread_failures"])]
-    builder.add("thread_failures", "counter", "Threads that ended by a fault, by kind", failed)
+    builder.add("thread_failures", "counter", "Threads that ended by an exception, by kind", failed)
     return builder.families
 
 
 def _statuses(statuses: dict[int, dict[str, Any]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     for shard, status in sorted(statuses.items()):
+        # Empty until the shard has sent its first.
         if status:
             yield {"shard": str(shard)}, status

@@ -1,4 +1,4 @@
-"""The sums that windows are made of, and the window of the last minute: the difference of two copies.
+"""Running sums, and the window over the last minute as the difference of two snapshots of them.
 
 S shards, L all layers, E experts, P phases.
 """
@@ -38,7 +38,7 @@ class WindowSums:
         )
 
     def minus(self, old: "WindowSums") -> "WindowSums":
-        """What has come since `old`."""
+        """The difference to an earlier snapshot, `old`."""
         return WindowSums(
             self.expert_tokens_LE - old.expert_tokens_LE,
             self.rows_S - old.rows_S,
@@ -63,7 +63,9 @@ class Window:
         self._snapshots = deque([(now, first.copy())])
 
     def advance(self, totals: WindowSums, now: float) -> tuple[WindowSums, float]:
-        """Take a snapshot; return what the window holds and its length in seconds."""
+        """Take a snapshot; return the sums within the window and the window's length in seconds."""
+        # The oldest snapshot is kept until the second is out of the window too, so that the window covers the whole
+        # minute.
         while len(self._snapshots) > 1 and now - self._snapshots[1][0] > WINDOW_SECONDS:
             self._snapshots.popleft()
         current = totals.copy()

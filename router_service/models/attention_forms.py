@@ -1,6 +1,6 @@
-"""What a layer's attention is, as a description: its numbers, what it sees, and what it keeps in the cache.
+"""Descriptions of a layer's attention: its sizes, what a token attends to, and what is cached.
 
-Each kind is a dataclass that fulfils `AttentionForm`. What computes it is chosen by its type in
+Each kind is a dataclass that implements `AttentionForm`. Its implementation is chosen by type in
 `router_service.models.attention.table`, and nowhere else.
 """
 
@@ -11,40 +11,40 @@ from typing import Protocol
 
 from router_service.models.view import WHOLE_CONTEXT, CacheKind, View
 
-# Heads and elements of a head: what one tensor of the cache holds of a token.
+# (heads, elements per head): what one tensor of the cache holds per token.
 Row = tuple[int, int]
 
 
 class AttentionForm(Protocol):
-    """What the cache, the sizes and `inspect` ask of any kind of attention.
+    """What the cache, the size estimates and `inspect` need to know of any kind of attention.
 
-    All that is cached so far is cached for each token. A recurrent layer, whose state is a sequence's, would have no
-    `cache_rows`, and a `CacheKind` of its own that says what one sequence keeps; see `attention.layer.Attention`.
+    So far everything is cached per token. A recurrent layer, with one state per sequence, would have no `cache_rows`
+    and a `CacheKind` of its own; see `attention.layer.Attention`.
     """
 
     @property
     def view(self) -> View:
-        """What a token sees."""
+        """Which tokens a token attends to."""
 
     @property
     def rope(self) -> bool:
-        """Whether positions turn queries and keys."""
+        """Whether rotary embedding is applied to queries and keys."""
 
     @property
     def cache_kind(self) -> CacheKind:
-        """What kind of cache it needs."""
+        """The kind of cache that it needs."""
 
     @property
     def cache_rows(self) -> tuple[Row, ...]:
-        """What a token occupies in the layer's cache: a row of each of its tensors."""
+        """What a token occupies in the layer's cache: a row in each of its tensors."""
 
     @property
     def uncompressed(self) -> int | None:
-        """Elements that all heads' own keys and values of a token would take; None where those are what is cached."""
+        """Elements of a token's uncompressed keys and values, all heads; None if those are what is cached."""
 
     @property
     def words(self) -> str:
-        """What it is, as `inspect` says it, but for what it sees."""
+        """Its description in the output of `inspect`, without the view."""
 
 
 def cached_elements(form: AttentionForm) -> int:
@@ -53,7 +53,7 @@ def cached_elements(form: AttentionForm) -> int:
 
 
 class QueryKeyNorm(StrEnum):
-    """What normalizes queries and keys."""
+    """How queries and keys are normalized."""
 
     NONE = "none"
     HEAD = "head"  # each head, before rope
@@ -80,7 +80,7 @@ class Temperature:
 class GroupedAttention:
     """Grouped-query attention (Ainslie et al. 2023): `heads` queries share `kv_heads` keys and values of `head_dim`.
 
-    `clip` bounds queries, keys and values; `sinks` gives each head a logit without a value.
+    `clip` bounds the absolute values of queries, keys and values; `sinks` adds a logit without a value to each head.
     """
 
     heads: int
@@ -97,7 +97,7 @@ class GroupedAttention:
 
     @property
     def cache_kind(self) -> CacheKind:
-        """As the view demands."""
+        """As the view requires."""
         return self.view.kind
 
     @property
@@ -107,7 +107,7 @@ class GroupedAttention:
 
     @property
     def uncompressed(self) -> int | None:
-        """Keys and values are what is cached."""
+        """None: keys and values are cached as they are."""
         return None
 
     @property
@@ -120,10 +120,10 @@ class GroupedAttention:
 
 @dataclass(frozen=True, slots=True)
 class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values are made of a cached latent.
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values are projected from a cached latent.
 
-    A head's query and key have `nope_dim` elements without and `rope_dim` with a position, the latter shared by the
-    heads' keys; `query_rank` None projects queries directly. `scale` multiplies the logits.
+    A head's query and key have `nope_dim` elements without and `rope_dim` elements with rotary embedding; the latter
+    are shared by all heads' keys. `query_rank` None projects queries directly. `scale` multiplies the logits.
     """
 
     heads: int
@@ -137,12 +137,12 @@ class LatentAttention:
 
     @property
     def view(self) -> View:
-        """Everything."""
+        """The whole context."""
         return WHOLE_CONTEXT
 
     @property
     def rope(self) -> bool:
-        """Always, in a part of each head."""
+        """Always, for a part of each head."""
         return True
 
     @property
@@ -167,7 +167,7 @@ class LatentAttention:
 
     @property
     def uncompressed(self) -> int | None:
-        """What is made of the latents."""
+        """Keys and values of all heads, as projected from the latents."""
         return self.heads * (self.query_dim + self.value_dim)
 
     @property

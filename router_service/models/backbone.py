@@ -1,7 +1,7 @@
-"""A model without its routed experts: embedding, attention over the paged cache, what all tokens use, the head.
+"""A model without its routed experts: embedding, attention over the paged cache, dense and shared layers, the head.
 
 Shapes: T tokens of the step, D hidden, E experts, B sequences of the step, V vocabulary. Rounding follows transformers:
-norms in float32, rope in the dtype that the family turns in.
+norms in float32, rope in the family's dtype.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from router_service.models.step_batch import StepBatch
 
 
 class Backbone:
-    """Weights as `models.weights` loads them, all on one device."""
+    """The model's layers. `weights` are as `models.weights` loads them, all on one device."""
 
     def __init__(self, spec: ModelSpec, weights: Mapping[str, Matrix], cache: KVCache, ops: Ops) -> None:
         self.spec = spec
@@ -38,7 +38,7 @@ class Backbone:
         self.sparse_layers = frozenset(spec.moe_layers)
 
     def embed(self, batch: StepBatch) -> tuple[Tensor, Rotation]:
-        """Return x_TD and the step's rotation, which all its layers share."""
+        """Return x_TD and the rotation of the step's positions, which all layers share."""
         x_TD = F.embedding(batch.token_ids_T, self._w.tensor("embed"))
         return x_TD, rotation(batch.positions_T, self.spec.rope, self._angles, self._rope_factor, x_TD.dtype)
 
@@ -47,17 +47,17 @@ class Backbone:
         return x_TD + self._attentions[layer](self._normed(f"{layer}.input_norm", x_TD), by, batch)
 
     def feed_forward_input(self, layer: int, x_TD: Tensor) -> Tensor:
-        """Return the normalized rows that the layer's experts, gate or dense matrices take."""
+        """Return the normalized input of the layer's gate, experts or dense feed-forward, h_TD."""
         return self._normed(f"{layer}.post_norm", x_TD)
 
     def gate_logits(self, layer: int, h_TD: Tensor) -> Tensor:
-        """Return logits_TE in the model's dtype, or in float32 where the family computes them so."""
+        """Return logits_TE in the model's dtype, or in float32 if `Gate.float32` is set."""
         gate = self.spec.gate
         bias_E = self._w.tensor(f"{layer}.gate_bias") if gate.bias else None
         return plain_linear(h_TD.float() if gate.float32 else h_TD, self._w.tensor(f"{layer}.gate"), bias_E)
 
     def gate_correction(self, layer: int) -> Tensor | None:
-        """Return what is added to the scores [E] when experts are chosen, float32."""
+        """Return the correction of the scores for choosing experts, float32 [E]; None without one."""
         return self._w.tensor(f"{layer}.gate_correction") if self.spec.gate.correction else None
 
     def dense(self, layer: int, h_TD: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Backbone:
         return self._feed_forward(f"{layer}.dense", h_TD)
 
     def shared(self, layer: int, h_TD: Tensor) -> Tensor:
-        """Return what the expert that all tokens use adds; only where `spec.shared` says that there is one."""
+        """Return the output of the shared expert, [T, D]. The model must have one (`spec.shared`)."""
         y_TD = self._feed_forward(f"{layer}.shared", h_TD)
         assert self.spec.shared is not None
         if not self.spec.shared.gated:
@@ -73,7 +73,7 @@ class Backbone:
         return plain_linear(h_TD, self._w.tensor(f"{layer}.shared_gate")).sigmoid() * y_TD
 
     def first_product(self, h_TD: Tensor) -> Tensor:
-        """The first product of the first layer's attention: a sample of what a step computes."""
+        """The first projection of the first layer's attention, as a sample of a step's computation."""
         return self._attentions[0].first_product(h_TD)
 
     def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which layers can share a cache: those that keep the same rows of a token and remember equally far back.
+"""Groups of layers that can share a cache: those with the same rows per token and the same reach back.
 
 Pure data, no tensors. `router_service.models.kv_cache` reserves the storage.
 """
@@ -14,10 +14,10 @@ from router_service.models.view import CacheKind
 
 @dataclass(frozen=True, slots=True)
 class CacheGroup:
-    """`layers` of one kind. `rows` is what each of them keeps of a token: a row for each tensor of the group.
+    """`layers` of one kind. `rows` is what each of them caches per token: one row in each tensor of the group.
 
-    `remembers` is the most tokens that one sees, itself included: what lies further back will not be read again. None
-    where that is the whole context.
+    `remembers` is the most tokens that a token attends to, itself included; older ones are not read again. None if it
+    is the whole context.
     """
 
     kind: CacheKind

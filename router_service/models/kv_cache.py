@@ -8,13 +8,13 @@ from torch import Tensor
 from router_service.models.cache_groups import CacheGroup, cache_groups
 from router_service.models.spec import ModelSpec
 
-# A layer's share of its group's storage: for each row of a token a tensor [slots, heads, elements of a head].
+# A layer's share of its group's storage: per row of a token one tensor [slots, heads, elements of a head].
 LayerStorage = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupStorage:
-    """A group's tensors, one for each of its rows: [layers of the group, slots, heads, elements of a head]."""
+    """A group's tensors, one per row: [layers of the group, slots, heads, elements of a head]."""
 
     group: CacheGroup
     tensors: tuple[Tensor, ...]
@@ -35,8 +35,8 @@ class GroupStorage:
 class KVCache:
     """The storage of every group, in the model's dtype on its device.
 
-    For now every group has the same number of slots, and a sequence one block table for all of them: a group that
-    remembers less keeps its blocks all the same, so the sizes are those of one cache for all layers.
+    For now all groups have the same number of slots and share one block table per sequence: a group with a window keeps
+    its old blocks too, so the sizes are those of one cache for all layers.
     """
 
     groups: tuple[GroupStorage, ...]
@@ -47,12 +47,12 @@ class KVCache:
         return cls(tuple(GroupStorage.empty(group, slots, dtype, device) for group in cache_groups(spec)))
 
     def of_layer(self, layer: int) -> LayerStorage:
-        """A layer's share of the storage of its group."""
+        """A layer's share of its group's storage."""
         return next(storage.of_layer(layer) for storage in self.groups if layer in storage.group.layers)
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device that holds it."""
         return self.groups[0].tensors[0].device
 
     @property

@@ -8,7 +8,8 @@ from torch import Tensor
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, round_last: bool = False) -> Tensor:
     """Normalize the last dimension in float32; the result has x's dtype.
 
-    It is rounded before the weight multiplies, as transformers does for most families; for gpt-oss it does so after it.
+    It is rounded before the multiplication by the weight, as transformers does for most families; with `round_last`
+    after it, as for gpt-oss.
     """
     if x.dtype == torch.float32:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)

@@ -1,4 +1,4 @@
-"""A model's matrices by name, applied with the backend's product."""
+"""A model's weight matrices by name, applied by the backend's `linear`."""
 
 from collections.abc import Mapping
 
@@ -14,16 +14,17 @@ class Projections:
     def __init__(self, weights: Mapping[str, Matrix], ops: Ops) -> None:
         self._weights = weights
         self._linear = ops.linear
+        # Found once, not by name in each product of each step.
         biases = (name.removesuffix("_bias") for name in weights if name.endswith("_bias"))
         self._biases = {name: self.tensor(f"{name}_bias") for name in biases}
 
     def apply(self, name: str, x_TI: Tensor) -> Tensor:
-        """Return x W^T, and the bias where there is one, in x's dtype."""
+        """Return x W^T, plus the bias if there is one, in x's dtype."""
         y_TO, bias_O = self._linear(x_TI, self._weights[name]), self._biases.get(name)
         return y_TO if bias_O is None else y_TO + bias_O
 
     def tensor(self, name: str) -> Tensor:
-        """A parameter that is used as it is."""
+        """Return a parameter that is a plain tensor."""
         found = self._weights[name]
         assert isinstance(found, Tensor)
         return found

@@ -1,4 +1,4 @@
-"""What the engine must know of a model, whatever its family's configuration calls it. Sizes in elements."""
+"""What the engine needs to know of a model, independent of its family's configuration keys. Sizes in elements."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Rule(StrEnum):
 class Gate:
     """How a token's `top_k` of `experts` are chosen.
 
-    `normalize` makes the weights sum to 1, then `scale` multiplies them. Of `groups` runs of neighbouring experts only
-    the best `top_groups` take part. `bias` is added to the logits; `correction` is added to the scores when experts are
-    chosen, not when they are weighted. `float32` computes the logits so, whatever the model's dtype.
+    `normalize` makes the weights sum to 1, then `scale` multiplies them. Of `groups` of consecutive experts only the
+    best `top_groups` take part. `bias` is added to the logits; `correction` is added to the scores when experts are
+    chosen, not when they are weighted. `float32` computes the logits in float32 whatever the model's dtype.
     """
 
     experts: int
@@ -46,8 +46,9 @@ class Gate:
 class Rope:
     """Rotary position embedding of `dim` elements (Su et al. 2021, arXiv 2104.09864).
 
-    `kind` default, linear, yarn or llama3; `scaling` holds the numbers of the last three under their names in
-    config.json. `interleaved` pairs neighbours, else the first half pairs with the second. `float32` turns in float32.
+    `kind` is default, linear, yarn or llama3; `scaling` holds the numbers of the last three under their names in
+    config.json. `interleaved` pairs neighbours, else the first half pairs with the second. `float32` is the dtype of
+    the rotation if set, else the model's.
     """
 
     dim: int
@@ -68,7 +69,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """An expert that all tokens use, `ffn` wide, computed by the router; `gated` weights it by a sigmoid."""
+    """An expert of width `ffn` that all tokens use, computed by the router; `gated` weights it by a sigmoid."""
 
     ffn: int
     gated: bool = False
@@ -113,7 +114,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class TensorMap:
-    """From our names to what the checkpoint stores: the router's parameters, and the experts."""
+    """Maps our names to what the checkpoint stores: the router's parameters, and the experts."""
 
     router: Mapping[str, TensorSource]
     experts: ExpertManifest

@@ -1,4 +1,4 @@
-"""One engine step in tensors: the tokens of all its sequences back to back, and where each sequence's context lies."""
+"""One engine step in tensors: the tokens of all its sequences back to back, and the slots of each context."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 class Segment:
     """A sequence's share of a step: rows `start` to `start + length`, whose last token sees `context` tokens.
 
-    `slots` says where the context's keys lie: a slice where its blocks are neighbours (read in place), else indices.
+    `slots` are those of the context's keys: a slice if its blocks are contiguous (read in place), else indices.
     """
 
     start: int
@@ -20,7 +20,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """T tokens: ids, positions and cache slots (int64 [T]), the segments, and the rows whose logits are wanted."""
+    """T tokens: ids, positions and cache slots (int64 [T]), the segments, and the rows whose logits are needed."""
 
     token_ids_T: Tensor
     positions_T: Tensor

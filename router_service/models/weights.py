@@ -1,4 +1,4 @@
-"""The router's own parameters, read from a checkpoint and nothing else of it."""
+"""Loads the router's own parameters from a checkpoint, and nothing else of it."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,9 +10,9 @@ from experts.checkpoint.source import TensorSource
 from kernels.formats.quantized import Matrix
 from kernels.select import Ops
 
-# Read by `Ops.linear` alone, so they may have its layout, or stay as published; the others are used as they are.
+# Used by `Ops.linear` only, so they may have its layout or stay quantized; the others are plain tensors.
 PROJECTIONS = frozenset({"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head"})
-# Parts of the expert that all tokens use; the rest of the router is dense.
+# Parameters of the shared expert; the rest of the router is dense.
 SHARED_EXPERT = frozenset({"shared_gate_up", "shared_down", "shared_gate"})
 
 
@@ -28,7 +28,7 @@ def load_router_weights(
     """Read `params` into tensors of `dtype` on `device`, under our names.
 
     Args:
-        keep_packed: leave projections that are stored in blocks with scales as they are.
+        keep_packed: keep projections quantized that are stored as blocks with scales.
         progress: called with the bytes of each tensor read, in the form kept.
     """
     packer, weights = Packer(checkpoint, ops, dtype, device, keep_packed, progress), dict[str, Matrix]()
@@ -38,7 +38,7 @@ def load_router_weights(
 
 
 def is_projection(name: str) -> bool:
-    """Whether a parameter, by our name, is a matrix that only `Ops.linear` sees."""
+    """Whether a parameter, by our name, is used by `Ops.linear` only."""
     return name.rpartition(".")[2] in PROJECTIONS
 
 
@@ -53,5 +53,5 @@ def resident_bytes(params: Mapping[str, TensorSource], dtype: torch.dtype, packe
 
 
 def _order(name: str, source: TensorSource) -> tuple[bool, int]:
-    """What will be packed first, the largest before: for a moment it is there twice, when little else is there."""
+    """Packed matrices first, the largest before others: packing needs two copies, so do it while little is loaded."""
     return not is_projection(name), -source.elements

@@ -1,15 +1,15 @@
-"""What a Front and a Router say to each other: msgpack bodies of MESSAGE frames.
+"""The messages between a Front and a router: msgpack bodies of MESSAGE frames.
 
-Front to Router: `Submit`, `Cancel`, `Watch`. Router to Front: `RouterHello` once, then one `StepOutputs` a step, about
+Front to router: `Submit`, `Cancel`, `Watch`. Router to Front: `RouterHello` once, then one `StepOutputs` a step, about
 once a second a `RouterReport`, and while it watches an `Activity` twice a second. A `stream` is a number that the Front
-draws, unique on its connection.
+assigns, unique on its connection.
 """
 
 import msgspec
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
-    """How to draw tokens, fully resolved: nothing is unset.
+    """How to draw tokens, with all defaults filled in.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `logprobs` None returns none, n returns the
     chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`.
@@ -30,12 +30,11 @@ class SamplingParams(msgspec.Struct, frozen=True):
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """A request. `generated` holds tokens that another router has produced: decoding goes on behind them.
+    """A request. `generated` holds tokens that another router has generated: decoding continues after them.
 
     `generated` counts towards `sampling.max_tokens`, and its positions are routed and reported again like the prompt's.
-    `deadline_seconds` is the time that is left when the frame is sent; None waits as long as the router allows.
-    `traced` asks for a `StepSummary` now and then.
-    `return_scores` adds the gate's best scores to the routing that `return_routing` asks for.
+    `deadline_seconds` is the time left when the frame is sent, None for no deadline. `traced` asks for a `StepSummary`
+    about once a second. `return_scores` adds the gate's best scores to the routing that `return_routing` asks for.
     """
 
     stream: int
@@ -50,13 +49,13 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Forget a stream; its blocks are free at the next step. The router sends nothing more for it."""
+    """End a stream and free its blocks before the next step. The router sends nothing more for it."""
 
     stream: int
 
 
 class Watch(msgspec.Struct, frozen=True, tag="watch"):
-    """Somebody looks at the live page: send `Activity` for so many seconds. It ends by itself unless it is renewed."""
+    """A live page is open: send `Activity` for `seconds`. Ends by itself unless renewed."""
 
     seconds: float
 
@@ -97,7 +96,7 @@ class LayerRouting(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Seconds a request spent waiting for its first step, in prefill, and decoding; prompt tokens found cached."""
+    """Seconds of waiting for the first step, of prefill and of decoding; prompt tokens found in the cache."""
 
     queue_seconds: float
     prefill_seconds: float
@@ -106,7 +105,7 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class StreamFailure(msgspec.Struct, frozen=True):
-    """Why a stream ended without finishing: a gRPC status code's name and a sentence."""
+    """Why a stream failed: the name of a gRPC status code, and a message."""
 
     code: str
     message: str
@@ -114,7 +113,7 @@ class StreamFailure(msgspec.Struct, frozen=True):
 
 class StepSummary(msgspec.Struct, frozen=True, array_like=True):
     """What one step's all-to-all exchange cost: seconds of the step and of waiting for experts, communication's share
-    of the step, the shard whose calls took longest (-1: none was asked), rows sent, tokens computed.
+    of the step, the shard whose calls took longest (-1 if none was called), rows sent, tokens computed.
     """
 
     seconds: float
@@ -129,7 +128,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
     `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
-    MoE layers; empty unless asked for. `timings` come with the first output (a Front that ends the stream at a stop
+    MoE layers; empty unless requested. `timings` come with the first output (a Front that ends the stream at a stop
     string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
     """
 
@@ -144,7 +143,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
-    """All that one engine step produced for the streams of one Front."""
+    """The outputs of one engine step for the streams of one Front."""
 
     outputs: list[StreamOutput]
 
@@ -186,10 +185,10 @@ class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RouterReport(msgspec.Struct, frozen=True, tag="report"):
-    """About once a second: what the cluster looks like from this router, and its metrics.
+    """Sent about once a second: the cluster as this router sees it, and its metrics.
 
-    Rates and ratios cover the last minute, `step_seconds` of which the router computed: with 0 the ratios say nothing.
-    `ready` says that every shard is connected, `leaving` that the router ends when its streams have.
+    Rates and ratios cover the last minute, `step_seconds` of which the router spent in steps; if 0, the ratios are
+    meaningless. `ready`: every shard is connected. `leaving`: the router ends when its streams have ended.
     """
 
     router: str

@@ -1,4 +1,4 @@
-"""A request's id on its way between client and Front: the metadata `x-request-id`, in both directions."""
+"""A request's id between client and Front: the metadata `x-request-id`, in both directions."""
 
 import secrets
 from collections.abc import Mapping
@@ -13,24 +13,25 @@ PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 
 def new_request_id(given: str, metadata: Mapping[str, str]) -> str:
-    """The id of a request that has come: the one in it, or the metadata's, or drawn."""
+    """Return the id of a new request: the one in it, else the metadata's, else a random one."""
     return given or metadata.get(REQUEST_ID_KEY, "") or secrets.token_hex(8)
 
 
 def shown_request_id(request_id: str) -> str:
-    """How an id is logged and sent back: one that is too long is cut."""
+    """Return an id as it is logged and sent back: truncated if it is too long."""
     return request_id[:MAX_REQUEST_ID_CHARACTERS]
 
 
 def request_id_metadata(request_id: str) -> tuple[tuple[str, str], ...]:
-    """The metadata that tells a client its request's id."""
+    """Return the metadata that carries a request's id to its client."""
     return ((REQUEST_ID_KEY, quote(shown_request_id(request_id), safe=PLAIN, errors="replace")),)
 
 
 def request_id_of(error: grpc.aio.AioRpcError) -> str:
-    """The id of the request that failed; empty where no Front has said it.
+    """Return the id of the request that failed, "" if no Front sent one.
 
-    It ends a call, and also begins an answer: a call whose deadline passes has only that.
+    It is in the trailing metadata, and of accepted requests also in the initial: a call whose deadline passed has only
+    the latter.
     """
     for metadata in (error.trailing_metadata(), error.initial_metadata()):
         if isinstance(metadata, grpc.aio.Metadata) and (told := metadata.get(REQUEST_ID_KEY)):

@@ -1,6 +1,7 @@
-"""What a router does from moment to moment, sent to the Fronts on which somebody looks at it.
+"""What a router does at the moment, sent twice a second to the Fronts that have a live page open.
 
-With no one watching, a step costs one question more and the thread here sleeps. S shards, L all layers, E experts.
+While no Front watches, a step costs one more test of a flag and the thread here sleeps. S shards, L all layers,
+E experts.
 """
 
 import logging
@@ -21,12 +22,13 @@ from router_service.protocol.messages import Activity, ShardActivity, StepTimes
 log = logging.getLogger(__name__)
 
 ACTIVITY_SECONDS = 0.5
+# A watch ends unless it is renewed, so a Front that forgets to end it costs the engine nothing for long.
 MAX_WATCH_SECONDS = 60.0
 LATEST_STEPS = 64
 
 
 class ActivityMonitor:
-    """Collects while a Front watches and hands `send(front, activity)` what has come since the last time."""
+    """Collects while a Front watches, and calls `send(front, activity)` with the activity since the last call."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class ActivityMonitor:
         self._layers = list(moe_layers)
         self._holders = [[int(shard)] for shard in placement.shard_of_E]
         self._send = send
+        # Written by every Front's thread and read by this class's own.
         self._until: dict[int, float] = {}
         self._lock = threading.Lock()
         self._watched = threading.Event()
@@ -51,18 +54,18 @@ class ActivityMonitor:
         self._thread = (threads or ThreadWatch()).start("activity", self._run, lasts_until=self._closing.is_set)
 
     def watch(self, front: int, seconds: float) -> None:
-        """Send to `front` for so many seconds from now, a minute at most; 0 ends it."""
+        """Send to `front` for `seconds` from now, at most a minute; 0 ends it."""
         with self._lock:
             self._until[front] = time.monotonic() + min(seconds, MAX_WATCH_SECONDS)
         self._watched.set()
 
     def forget(self, front: int) -> None:
-        """A Front is gone."""
+        """Stop sending to a Front that has disconnected."""
         with self._lock:
             self._until.pop(front, None)
 
     def observe(self, step: StepRecord) -> None:
-        """Keep a step's times, if anyone watches. Called on the engine's thread."""
+        """Keep a step's times if a Front watches. Called on the engine's thread."""
         if not self._watched.is_set():
             return
         stages = dict(step.trace.stages_ns)
@@ -84,11 +87,12 @@ class ActivityMonitor:
             try:
                 self._serve_watchers()
             except Exception:
+                # Then a pause: a fault that repeats must neither spin nor fill the log.
                 log.exception("the live page's figures cannot be sent, the next watch begins anew")
                 self._closing.wait(ACTIVITY_SECONDS)
 
     def _serve_watchers(self) -> None:
-        """Send until the last watcher's time is over."""
+        """Send until no Front watches any more."""
         old, since = self._snapshot(), time.monotonic()
         while not self._closing.wait(ACTIVITY_SECONDS):
             if not (watchers := self._watchers()):
@@ -104,6 +108,7 @@ class ActivityMonitor:
         with self._lock:
             self._until = {front: until for front, until in self._until.items() if until > now}
             if not self._until:
+                # Under the lock, or a watch that begins now would be set before it is cleared.
                 self._watched.clear()
             return list(self._until)
 
@@ -117,6 +122,7 @@ class ActivityMonitor:
     ) -> Activity:
         recent = new[0].minus(old[0])
         steps = new[2] - old[2]
+        # One at a time: the engine's thread may append meanwhile, and deque operations are atomic.
         latest = [self._steps.popleft() for _ in range(len(self._steps))]
         return Activity(
             router=self._router,

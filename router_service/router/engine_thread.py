@@ -1,4 +1,4 @@
-"""The thread that drives a router's engine: what has come in, a step, what is to be said, and again."""
+"""The thread that drives a router's engine. Each turn handles the inbox, runs a step and publishes its events."""
 
 import threading
 import time
@@ -24,17 +24,16 @@ class EngineThread:
         self._thread = threads.start("engine", self._run, lasts_until=self._closing.is_set)
 
     def check(self, limit_s: float) -> None:
-        """Tell a step that is long from one that hangs.
+        """Check that the engine makes progress.
 
         Raises:
-            RuntimeError: the engine has got no further for `limit_s` seconds. A step may take longer than that, as long
-                as its layers do not.
+            RuntimeError: no layer has completed for `limit_s` seconds. A whole step may take longer than that.
         """
         if self._engine.progress.still_s() > limit_s:
-            raise RuntimeError(f"the router's engine has got no further for over {limit_s:.0f} s")
+            raise RuntimeError(f"the router's engine has made no progress for over {limit_s:.0f} s")
 
     def stop(self) -> None:
-        """End the thread behind the step that it is in."""
+        """End the thread after the current step."""
         self._closing.set()
         self._inbox.wake()
 
@@ -50,8 +49,11 @@ class EngineThread:
         """Wait for work only if there is nothing else to do."""
         engine = self._engine
         engine.progress.move()
+        # A step in which all sequences are stalled schedules nothing: without the wait the loop would spin until the
+        # shard is back.
         self._publisher.publish(self._inbox.work_off(wait=engine.idle() or not engine.progressed))
         events = engine.step()
+        # Summaries only watch: a fault in them must not keep tokens from being published.
         with engine.guard("summaries"):
             events = self._summaries.attach(events, time.monotonic_ns())
         self._publisher.publish(events)

@@ -1,6 +1,6 @@
-"""The Fronts that are connected to a router: their requests in, one frame a step out, a thread to write for each.
+"""The Fronts that are connected to a router: requests in, one frame per step and Front out, a writer thread per Front.
 
-The engine's thread only puts a step's events on a queue; packing and sending happen on the writer's.
+The engine's thread only queues a step's events; packing and sending happen on the writers' threads.
 """
 
 import logging
@@ -31,6 +31,7 @@ from router_service.protocol.messages import (
 
 log = logging.getLogger(__name__)
 
+# One frame a step: a Front that is so many steps behind does not read, and its queue would grow without bound.
 MAX_QUEUED_FRAMES = 4096
 
 Outgoing = list[Event] | RouterHello | RouterReport | Activity | None
@@ -46,10 +47,10 @@ class FrontConnection:
 
 
 class FrontConnections:
-    """Accepts Fronts; `receive(front, message)` is called for each message, `joined()` when a Front has come and
-    `lost(front)` when it is gone.
+    """Accepts Fronts; calls `receive(front, message)` for each message, `joined()` when a Front has connected and
+    `lost(front)` when it has disconnected.
 
-    All are called on the Front's own thread and must hand over, not work.
+    All are called on the thread that reads from the Front, and must hand work over instead of doing it.
     """
 
     def __init__(
@@ -96,11 +97,11 @@ class FrontConnections:
 
     @property
     def rejected(self) -> dict[str, int]:
-        """How many connections were closed, by reason: strangers, and peers that sent what is no message."""
+        """Connections closed, by reason: unauthenticated peers, and peers that sent an invalid message."""
         return dict(self._server.rejected)
 
     def publish(self, events: list[Event]) -> None:
-        """Queue a step's events for their Fronts; events of Fronts that are gone go nowhere."""
+        """Queue a step's events for their Fronts; those of Fronts that have disconnected are dropped."""
         by_front: dict[int, list[Event]] = {}
         for event in events:
             by_front.setdefault(event.front, []).append(event)
@@ -109,27 +110,29 @@ class FrontConnections:
 
     def report(self, report: RouterReport) -> None:
         """Queue a report for every Front."""
+        # A copy: Fronts connect and disconnect on threads of their own meanwhile.
         for link in list(self._by_number.values()):
             self._put(link, report)
 
     def tell(self, front: int, activity: Activity) -> None:
-        """Queue what a Front watches."""
+        """Queue live activity for a Front that watches it."""
         self._put(self._by_number.get(front), activity)
 
     def hang_up(self, front: int) -> None:
-        """Close a Front's connection: it connects anew, and takes its streams to another router."""
+        """Close a Front's connection. The Front reconnects, and resubmits its streams to another router."""
         if (link := self._by_number.pop(front, None)) is not None:
             link.channel.close()
 
     def close(self) -> None:
-        """Hang up on every Front."""
+        """Close the connections of all Fronts."""
         self._server.close()
 
     def opened(self, channel: Channel) -> None:
         """See `Handler`."""
         link = FrontConnection(next(self._numbers), channel, queue.SimpleQueue())
+        # Before anything else can be queued: a Front expects the hello first.
         link.outgoing.put(self._hello)
-        # First: without a writer there is no link, and nobody would take its place out of the table.
+        # First: if the thread cannot start, nothing must be in the tables, because `closed` would not remove it.
         self._threads.start("front writer", self._write, link, name=f"front {link.number} writer")
         self._links[channel] = self._by_number[link.number] = link
         self._joined()
@@ -147,6 +150,7 @@ class FrontConnections:
         """See `Handler`."""
         link = self._links.pop(channel)
         self._by_number.pop(link.number, None)
+        # Ends the writer, which may be waiting for the next item.
         link.outgoing.put(None)
         self._lost(link.number)
 
@@ -160,7 +164,7 @@ class FrontConnections:
             link.outgoing.put(item)
 
     def _write(self, link: FrontConnection) -> None:
-        """Write until the Front is gone. However that ends, the connection does too: unwritten, it would be mute."""
+        """Write until the Front disconnects, then close the connection: without a writer it would stay silent."""
         try:
             self._write_all(link)
         except OSError as error:
@@ -173,6 +177,7 @@ class FrontConnections:
             item = link.outgoing.get()
             if item is None:
                 return
+            # Packed here and not by the engine, whose time is every stream's.
             message = StepOutputs([_output(event) for event in item]) if isinstance(item, list) else item
             link.channel.send(Kind.MESSAGE, sequence, [encode(message)])
 

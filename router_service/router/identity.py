@@ -1,4 +1,4 @@
-"""What a router is called by its peers."""
+"""How a router is known to its peers."""
 
 from dataclasses import dataclass
 

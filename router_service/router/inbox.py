@@ -1,4 +1,4 @@
-"""What the engine's thread is asked to do between two steps, by the threads of a router that hand over."""
+"""Work that other threads of a router hand to the engine's thread, which does it between two steps."""
 
 import logging
 import queue
@@ -8,27 +8,29 @@ from router_service.engine.request import Event
 
 log = logging.getLogger(__name__)
 
+# Stalled requests time out without any work coming in, so the engine looks at them this often.
 IDLE_SECONDS = 0.05
 
 Work = Callable[[], list[Event]]
 
 
 class Inbox:
-    """Any thread puts work in, the engine's does it; work returns the events that are to be published."""
+    """A queue that any thread may put work into and the engine's thread empties; work returns the events to publish."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Work] = queue.SimpleQueue()
 
     def put(self, work: Work) -> None:
-        """Have this done before the next step."""
+        """Queue work for before the next step."""
         self._queue.put(work)
 
     def wake(self) -> None:
-        """End the engine's wait, if it waits."""
+        """End the engine's wait, if it is waiting."""
+        # `list` is work that does nothing: it returns no events.
         self._queue.put(list)
 
     def work_off(self, wait: bool) -> list[Event]:
-        """Do what has come in; with `wait`, wait a little for the first."""
+        """Do all queued work and return its events; with `wait`, wait up to 50 ms for the first item."""
         events: list[Event] = []
         while True:
             try:
@@ -38,5 +40,7 @@ class Inbox:
             try:
                 events += work()
             except Exception:
-                log.exception("what a Front asked for could not be done")
+                # One request must not end the thread that all requests depend on.
+                log.exception("a Front's request could not be handled")
+            # Only for the first: what comes during this call would otherwise be waited for again and again.
             wait = False

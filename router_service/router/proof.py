@@ -1,4 +1,4 @@
-"""A router's first token: before it is called ready, it has asked every layer and every shard."""
+"""A router's first token: proof that every layer and every shard works, before the router is called ready."""
 
 import queue
 
@@ -9,7 +9,7 @@ from router_service.router.inbox import Inbox
 
 
 class Proof:
-    """Asks the engine for a token as a Front would. While it is `running`, steps are nobody else's."""
+    """Asks the engine for a token as a Front would. While it is `running`, no step has another request in it."""
 
     def __init__(self, engine: Engine, inbox: Inbox) -> None:
         self.running = False
@@ -18,15 +18,15 @@ class Proof:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def hear(self, event: Event) -> None:
-        """An event of what the router asked of itself."""
+        """Take an event of the router's own request."""
         self._events.put(event)
 
     def run(self, seconds: float) -> None:
         """Generate a token.
 
         Raises:
-            RuntimeError: it could not be generated.
-            TimeoutError: it was not within `seconds`.
+            RuntimeError: no token could be generated.
+            TimeoutError: no token came within `seconds`.
         """
         event = self._ask(seconds)
         if event.failure is not None:
@@ -34,6 +34,7 @@ class Proof:
 
     def _ask(self, seconds: float) -> Event:
         request = self._request()
+        # Before the request, or its first step could be observed.
         self.running = True
         try:
             self._inbox.put(lambda: self._engine.submit(request))
@@ -49,6 +50,7 @@ class Proof:
             front=OURSELVES,
             stream=0,
             request_id="proof",
+            # Token 0 is in every vocabulary. End-of-sequence is ignored, so a token comes whatever the model draws.
             params=SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True),
             tokens=[0],
             prompt_length=1,

@@ -1,4 +1,4 @@
-"""Hands a step's events to those who wait for them, and has requests forgotten whose last event that was."""
+"""Sends a step's events to the Fronts that wait for them, and removes requests whose last event that was."""
 
 import logging
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Called on the engine's thread. Where events cannot be published, their Fronts are hung up on and go elsewhere."""
+    """Used on the engine's thread. Fronts whose events cannot be published are disconnected and resubmit elsewhere."""
 
     def __init__(self, engine: Engine, fronts: FrontConnections, proof: Proof) -> None:
         self._engine = engine
@@ -20,7 +20,7 @@ class Publisher:
         self._proof = proof
 
     def publish(self, events: list[Event]) -> None:
-        """Say what happened."""
+        """Send the events to their Fronts, or to the proof."""
         for event in events:
             if event.front == OURSELVES:
                 self._proof.hear(event)
@@ -39,6 +39,7 @@ class Publisher:
         try:
             self._fronts.publish(events)
         except Exception:
-            log.exception("a step's events could not be published, their Fronts are hung up on")
+            # A stream must not miss tokens silently: without its connection the Front resubmits with what it has.
+            log.exception("a step's events could not be published, their Fronts are disconnected")
             for front in {event.front for event in events}:
                 self._fronts.hang_up(front)

@@ -19,6 +19,7 @@ from router_service.router.shard_reports import shard_reports
 
 log = logging.getLogger(__name__)
 
+# Scrapes are less frequent, and building the families costs time beside the engine.
 REPORT_SECONDS = 1.0
 
 
@@ -35,20 +36,19 @@ class ModelSizes:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Of which model the series are, and of which router."""
+    """The labels of the series: model and router."""
 
     model: str
     router: str
 
 
 class Reporter:
-    """Makes reports and hands each to `send`, on a thread of its own, until `close`.
+    """Makes reports on a thread of its own and passes each to `send`, until `close`.
 
     Args:
         rejected: returns how many connections the router has closed, by reason.
-        due: set by whoever does not want to wait for the next second: something has changed, or a Front has just come
-            and knows nothing yet.
-        threads: the process's, to which the reporter's is added.
+        due: set to request a report at once: something has changed, or a Front has just connected.
+        threads: the threads of this process, to which the reporter's is added.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class Reporter:
         self._due.set()
 
     def report(self, window: Window) -> RouterReport:
-        """Return what there is to say, rates over the time since `window` was last advanced."""
+        """Advance `window` and return a report; rates are over the window."""
         self._statistics.settle()
         recent, seconds = window.advance(self._statistics.totals, time.monotonic())
         connector, gauges, labels = self._connector, self._gauges(), {"model": self._labels.model}
-        # What a shard said before it died is no longer so.
+        # The last status of a shard that has died is out of date.
         statuses = {n: link.status for n, link in enumerate(connector.links) if connector.up(n)}
         named = labels | {"router": self._labels.router}
         return RouterReport(
@@ -112,6 +112,7 @@ class Reporter:
         window = Window(self._statistics.totals, time.monotonic())
         while not self._closing:
             self._due.wait(REPORT_SECONDS)
+            # Before the report is made: a change during it then leads to another report.
             self._due.clear()
             try:
                 self._send(self.report(window))

@@ -1,4 +1,4 @@
-"""What a router logs of each request: that it came, how it ended. Never what is in it."""
+"""What a router logs of each request: its arrival and its end, never its content."""
 
 import logging
 
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def log_accepted(request: Request) -> None:
-    """The scheduler has taken it; one that is refused has `log_ended` alone."""
+    """Log that the scheduler has accepted it; a refused request has only the line of `log_ended`."""
     values = {"prompt_tokens": request.prompt_length, "max_tokens": request.params.max_tokens}
     if request.generated:
         values["tokens_of_other_routers"] = request.generated
@@ -17,7 +17,7 @@ def log_accepted(request: Request) -> None:
 
 
 def log_ended(request: Request, event: Event) -> None:
-    """Its last event is this one."""
+    """Log how it ended, from its last event."""
     if event.failure is not None:
         values = {"code": event.failure.code, "reason": event.failure.message, "tokens": request.generated}
         log.warning("request failed", extra=fields(request_id=request.request_id, **values))
@@ -31,5 +31,5 @@ def log_ended(request: Request, event: Event) -> None:
 
 
 def log_cancelled(request: Request) -> None:
-    """Its Front has no use for it any more: it is gone, or its client is, or it has found a stop string."""
+    """Log that its Front cancelled it: the Front or its client disconnected, or the text met a stop string."""
     log.info("request cancelled", extra=fields(request_id=request.request_id, tokens=request.generated))

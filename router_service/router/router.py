@@ -1,4 +1,4 @@
-"""A router: the engine's thread, the Fronts it serves, the shards it asks, and a report about once a second."""
+"""A router: the engine's thread, the Fronts it serves, the shards it calls, and a report about once a second."""
 
 import logging
 import threading
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 LEAVE_POLL_SECONDS = 0.05
 JOIN_SECONDS = 5
-# Kinds of threads that are counted from 0 on, or an alert would miss the first that fails.
+# Kinds of threads whose failures are counted from 0 on: else an alert on the increase would miss the first.
 THREADS = ("engine", "reporter", "activity", "shard connector", "listener", "connection", "front writer")
 
 
 class Router:
     """Serves `engine` to Fronts until `close`. All its threads are daemons, started by `threads`.
 
-    A request ends in exactly one reply, whatever raises: what the engine said before a fault is published, then the
-    rest fails; where it cannot be published, its Front is hung up on and goes on elsewhere.
+    A request ends in exactly one reply, whatever raises: events made before a fault are published, then the remaining
+    requests fail. If events cannot be published, their Front is disconnected and resubmits its requests elsewhere.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Router:
         self.connector = self._connect_shards(transport, shards, identity, experts)
         self.reporter = self._report(identity, sizes, metrics)
         publisher = Publisher(engine, self.fronts, self.proof)
+        # Last: the thread steps at once, and by then all that a step calls must exist.
         self._engine_thread = EngineThread(engine, self._inbox, self.summaries, publisher, self.threads)
 
     @property
@@ -82,10 +83,10 @@ class Router:
         return self.connector.connected()
 
     def check_health(self, limit_s: float) -> None:
-        """Look at the threads themselves.
+        """Check the threads and the engine's progress.
 
         Raises:
-            RuntimeError: a thread that must last has died, or the engine hangs: see `EngineThread.check`.
+            RuntimeError: a thread that must not end has ended, or the engine hangs: see `EngineThread.check`.
         """
         self.threads.check()
         if not self.fronts.alive():
@@ -93,21 +94,22 @@ class Router:
         self._engine_thread.check(limit_s)
 
     def prove(self, seconds: float) -> None:
-        """Generate a token, through every layer and every shard; the statistics leave it out. Raises as `Proof.run`."""
+        """Generate a token through every layer and shard, not counted in the statistics. Raises as `Proof.run`."""
         self.proof.run(seconds)
 
     def leave(self, seconds: float) -> None:
-        """Tell the Fronts to prefer other routers, and wait at most `seconds` until requests in flight have ended."""
+        """Ask the Fronts to prefer other routers, and wait at most `seconds` for the requests in flight to end."""
         self.reporter.leaving = True
         self._report_due.set()
         deadline = time.monotonic() + seconds
+        # Polled: nothing tells when the last stream has gone, and a router leaves once.
         while self.engine.requests.streams and time.monotonic() < deadline:
             time.sleep(LEAVE_POLL_SECONDS)
         if left := self.engine.requests.streams:
             log.warning("requests outlive the router", extra=fields(requests=left))
 
     def close(self) -> None:
-        """Stop the threads and hang up; requests in flight get no further word."""
+        """Stop the threads and close the connections; requests in flight get no further event."""
         self._engine_thread.stop()
         self.reporter.close()
         self.activity.close()
@@ -197,5 +199,6 @@ class Router:
         self.requests.drop(front)
 
     def _shards_changed(self) -> None:
+        # Stalled requests may be waiting for this shard, and Fronts prefer routers that report all their shards.
         self._inbox.wake()
         self._report_due.set()

@@ -1,6 +1,6 @@
-"""What Fronts ask of a router: to take a request in, to give one up, and to give up all when a Front is gone.
+"""What Fronts ask of a router: to accept a request, to cancel one, and to cancel all when a Front has disconnected.
 
-Each is called on a Front's thread and hands over to the engine's.
+Each is called on a Front's thread and hands the work to the engine's thread.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class RouterRequests:
-    """Puts requests into the engine's table, and takes them out again when nobody wants them any more."""
+    """Adds requests to the engine's table, and removes those that are cancelled."""
 
     def __init__(self, engine: Engine, inbox: Inbox, summaries: StepSummaries) -> None:
         self._engine = engine
@@ -25,16 +25,17 @@ class RouterRequests:
         self._summaries = summaries
 
     def submit(self, front: int, message: Submit) -> None:
-        """A Front sends a request."""
+        """Accept a request of a Front."""
+        # Here, not on the engine's thread: the time in the inbox counts as queueing and against the deadline.
         now = self._engine.clock()
         self._inbox.put(lambda: self._submit(front, message, now))
 
     def cancel(self, front: int, message: Cancel) -> None:
-        """A Front has no use for one of its streams any more."""
+        """Cancel one of a Front's streams."""
         self._inbox.put(lambda: self._cancel(front, message.stream))
 
     def drop(self, front: int) -> None:
-        """A Front is gone."""
+        """Cancel all streams of a Front that has disconnected."""
         self._inbox.put(lambda: self._drop(front))
 
     def _submit(self, front: int, message: Submit, now: float) -> list[Event]:
@@ -42,9 +43,10 @@ class RouterRequests:
         try:
             return self._take(_request_of(key, front, message, now), message.traced)
         except Exception:
-            log.exception("a request could not be taken in", extra=fields(request_id=message.request_id))
+            log.exception("a request could not be accepted", extra=fields(request_id=message.request_id))
+            # Whatever part of it was accepted must not stay and hold blocks.
             self._engine.release(key)
-            failure = StreamFailure("INTERNAL", "the router could not take the request in, its log says why")
+            failure = StreamFailure("INTERNAL", "the router could not accept the request, see its log")
             return [Event(key=key, front=front, stream=message.stream, token=None, failure=failure)]
 
     def _take(self, request: Request, traced: bool) -> list[Event]:
@@ -66,14 +68,14 @@ class RouterRequests:
         requests = self._engine.requests.of_front(front)
         for request in requests:
             self._give_up(request)
-        log.info("front %d has gone, its requests are given up", front, extra=fields(requests=len(requests)))
+        log.info("front %d has disconnected, its requests are cancelled", front, extra=fields(requests=len(requests)))
         return []
 
     def _give_up(self, request: Request) -> None:
         try:
             self._engine.cancel(request.key)
         except Exception:
-            log.exception("a request was given up, its blocks could not be freed")
+            log.exception("a cancelled request's blocks could not be freed")
         with self._engine.guard("request_log"):
             log_cancelled(request)
 

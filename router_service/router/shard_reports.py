@@ -7,7 +7,7 @@ from router_service.protocol.messages import ShardReport
 
 
 def shard_reports(connector: ShardConnector, recent: WindowSums, seconds: float) -> list[ShardReport]:
-    """One report a shard; rates over the window's `seconds`, phase times as means over its calls."""
+    """One report per shard; rates over the window's `seconds`, phase times as means over its calls."""
     links = enumerate(connector.links)
     return [_report(shard, link, connector.up(shard), recent, seconds) for shard, link in links]
 

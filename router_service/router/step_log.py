@@ -1,6 +1,6 @@
-"""What a router logs of its steps. Ties a step's tag to the ids of its requests: shards know only the tag.
+"""What a router logs of its steps. A line relates the step's tag to its request ids, because shards only know the tag.
 
-A shard's line of a slow call has its counterpart here, by the same two times and the same threshold.
+A shard's line about a slow call has its counterpart here: both compare queue plus compute with the same threshold.
 """
 
 import logging
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class StepLog:
-    """Looks at each step's record; where nothing was slow that is two comparisons."""
+    """Looks at each step's record, at the cost of two comparisons if nothing was slow."""
 
     def __init__(self, config: LoggingConfig) -> None:
         self._slow_step_ns = config.slow_step_seconds * 1e9
         self._slow_call_ns = config.slow_call_seconds * 1e9
 
     def observe(self, record: StepRecord) -> None:
-        """Log the step if it was slow, if one of its calls was, or if everything is logged."""
+        """Log the step if it or one of its calls was slow, or at level DEBUG."""
         # No call is longer than its step, so the calls of a quick step need not be looked at.
         slow = self._slow_shards(record) if record.duration_ns > self._slow_call_ns else []
         if slow:
@@ -33,7 +33,7 @@ class StepLog:
             log.debug("step", extra=fields(**_values(record)))
 
     def _slow_shards(self, record: StepRecord) -> list[int]:
-        """Shards that have logged a call of this step: they count queue and compute, and so is it done here."""
+        """Shards that have logged a slow call of this step: as they do, it adds queue and compute."""
         calls = (call for trip in record.trace.trips for call in trip.calls)
         return sorted(
             {call.shard for call in calls if call.ns(Phase.QUEUE) + call.ns(Phase.COMPUTE) > self._slow_call_ns}

@@ -1,4 +1,4 @@
-"""Those who look at each step of a router."""
+"""The observers that see each step of a router."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,7 +10,7 @@ Observer = Callable[[StepRecord], None]
 
 
 class StepObservers:
-    """Shows a step's record to each of `observers`, by its name in `guard`; those of the proof are not shown."""
+    """Passes a step's record to each of `observers`, guarded under its name; steps of the proof are left out."""
 
     def __init__(self, guard: Guard, proof: Proof, observers: Mapping[str, Observer]) -> None:
         self._guard = guard
@@ -18,7 +18,7 @@ class StepObservers:
         self._observers = observers
 
     def observe(self, step: StepRecord) -> None:
-        """A step is over."""
+        """Pass on the record of a completed step."""
         if self._proof.running:
             return
         for name, observe in self._observers.items():

@@ -1,4 +1,4 @@
-"""What steps cost, for the traces of streams that are sampled: now and then one of a stream's events carries it."""
+"""Summaries of steps for traced streams: about once a second one of a stream's events carries its step's summary."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,30 +11,30 @@ from router_service.engine.stage import Stage
 from router_service.engine.step_record import StepRecord
 from router_service.protocol.messages import StepSummary
 
-# Of one stream; traces are looked at by people.
+# Of one stream: traces are read by people, who can use no more.
 INTERVAL_NS = 10**9
 MAX_SUMMARIES = 64
-# A shard is busy from its question's sending to its answer's coming; packing and adding are the router's.
+# A shard is charged from the sending of the call to the receipt of the reply; pack and reduce are the router's work.
 BUSY = (Phase.DISPATCH, Phase.QUEUE, Phase.COMPUTE, Phase.COMBINE)
 
 
 class StepSummaries:
-    """Driven by the engine's thread; the requests themselves know whether they are traced, and what is due to them."""
+    """Adds summaries to events, on the engine's thread; each request has its own budget."""
 
     def __init__(self, requests: RequestTable) -> None:
         self._requests = requests
         self._record: StepRecord | None = None
 
     def follow(self, request: Request) -> None:
-        """Trace a request from now on."""
+        """Give a request a budget of summaries."""
         request.summaries = SummaryBudget(MAX_SUMMARIES)
 
     def note(self, record: StepRecord) -> None:
-        """A step was run; the next events are its."""
+        """Keep the record of the step whose events come next."""
         self._record = record
 
     def attach(self, events: list[Event], now_ns: int) -> list[Event]:
-        """Return `events`, those of streams that are due with a summary. A stream's first token is prefill's."""
+        """Return `events`, with a summary in those of streams that are due. A stream's first token never has one."""
         record, self._record = self._record, None
         if record is None:
             return events
@@ -48,6 +48,7 @@ class StepSummaries:
         request = self._requests.get(key)
         if request is None or (budget := request.summaries) is None:
             return False
+        # The first token belongs to the span of prefill; summaries are events of the span of decode.
         if budget.due_ns is None:
             budget.due_ns = now_ns
             return False
@@ -58,7 +59,7 @@ class StepSummaries:
 
 
 def summary_of(record: StepRecord) -> StepSummary:
-    """Add up a step's calls; see `StepSummary`."""
+    """Sum up a step's calls; see `StepSummary`."""
     trips, stages = record.trace.trips, record.trace.stages_ns
     busy = Counter[int]()
     for trip in trips:

@@ -1,4 +1,4 @@
-"""Which requests are taken: so many at a time, and none while the server drains."""
+"""Admits requests up to a limit, and none while the server drains."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """The requests that are being answered, `most` at a time. Used on the event loop only."""
+    """The requests in flight, at most `most`. Used on the event loop only."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -23,12 +23,12 @@ class Admission:
 
     @property
     def active(self) -> int:
-        """How many requests are being answered."""
+        """Requests in flight."""
         return len(self._active)
 
     @contextmanager
     def admit(self) -> Iterator[asyncio.Timeout]:
-        """Count a request in. It runs within the timeout given, which expires when a drain has no more patience.
+        """Admit a request. It runs within the yielded timeout, which expires when a drain's grace period is over.
 
         Raises:
             RequestError: UNAVAILABLE while draining, RESOURCE_EXHAUSTED at the limit.
@@ -37,6 +37,7 @@ class Admission:
             raise unavailable("the server is draining")
         if len(self._active) >= self._most:
             raise exhausted(f"the server has {self._most} streams, its limit; try again later")
+        # Without a limit until a drain sets one: a task that is cancelled instead could not send a last message.
         scope = asyncio.timeout(None)
         self._active.add(scope)
         self._idle.clear()
@@ -52,7 +53,7 @@ class Admission:
         self.draining = True
 
     async def drain(self, grace_s: float) -> None:
-        """Refuse new requests and wait for those in flight; after `grace_s` they end as cancelled."""
+        """Refuse new requests and wait for those in flight; after `grace_s` seconds they end as cancelled."""
         self.refuse()
         logger.info("drain begins", extra=fields(streams=len(self._active), grace_seconds=grace_s))
         try:

@@ -1,4 +1,4 @@
-"""The way of one request: its prompt and sampling, a router's stream, responses to whoever asked."""
+"""Answers one request: encodes the prompt, resolves the sampling, streams from a router, writes responses."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Submit
 from router_service.protocol.request_id import MAX_REQUEST_ID_CHARACTERS
 
-# A caller's deadline began by the way of its call before ours.
+# A caller's deadline started earlier than ours, by the time that its call was in transit.
 ON_THE_WAY_S = 0.1
 
 
 class Answering:
-    """Answers one request; `record` has all that is known of it."""
+    """Answers one request, and notes its steps in `record`."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class Answering:
         self._answer: ResponseBuilder | None = None
 
     async def run(self, limits: LengthLimits, scope: asyncio.Timeout) -> None:
-        """Write the answer, the final message exactly once; when `scope` expires, what is there ends as cancelled.
+        """Write the answer, with exactly one final message; when `scope` expires, it ends there as cancelled.
 
         Raises:
-            RequestError: it was refused, or ended without finishing.
+            RequestError: the request was refused, or failed.
         """
         try:
             async with scope:
@@ -84,6 +84,7 @@ class Answering:
                 arrivals = await stream.receive()
                 self._record.arrived(arrivals)
                 response = answer.extend(arrivals)
+                # Tokens that came with the failure are delivered before it.
                 if answer.error is None or response.token_ids:
                     await self._write(response)
                 if answer.error is not None:
@@ -105,7 +106,7 @@ class Answering:
 
 @contextmanager
 def failures_noted(record: RequestRecord, caller: ResponseWriter) -> Iterator[None]:
-    """Tell the record how the request failed, if it did."""
+    """Note in the record how the request failed, if it did."""
     try:
         yield
     except RequestError as error:
@@ -120,7 +121,7 @@ def failures_noted(record: RequestRecord, caller: ResponseWriter) -> Iterator[No
 
 
 def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
-    """Require an id that is short enough, and scores with routing only.
+    """Check the length of the id, and that scores are requested with routing only.
 
     Raises:
         RequestError: INVALID_ARGUMENT.
@@ -132,6 +133,6 @@ def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
 
 
 def _time_left(caller: ResponseWriter) -> bool:
-    """Whether a call ended before its deadline. The caller's clock began first, by the way that its call took."""
+    """Whether the call was cancelled before its deadline, which started at the caller and so a little earlier."""
     left = caller.time_remaining()
     return left is None or left > ON_THE_WAY_S

@@ -1,4 +1,4 @@
-"""What all handlers share: an error becomes the status of the call."""
+"""Shared by all gRPC handlers: request ids, and errors as statuses."""
 
 import logging
 from collections.abc import AsyncIterator, Iterable
@@ -19,19 +19,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ResponseWriter(Protocol):
-    """Who asked for a stream: a gRPC call's context, or the page's own requests."""
+    """Receives a stream of responses: a gRPC call's context, or a handler of the live page."""
 
     def time_remaining(self) -> float | None:
-        """Seconds until the answer is worth nothing, None for ever."""
+        """Seconds until the deadline, None without one."""
 
     def done(self) -> bool:
-        """Whether it has gone."""
+        """Whether the client has disconnected."""
 
     async def accepted(self, request_id: str, /) -> None:
-        """Hear that its request has nothing wrong and is about to go to a router."""
+        """Called once the request is valid and about to be sent to a router."""
 
     async def write(self, response: pb.GenerateResponse, /) -> None:
-        """Take a response; wait while it has too many."""
+        """Send a response; waits while the client does not read."""
 
 
 class GrpcResponseWriter:
@@ -39,24 +39,24 @@ class GrpcResponseWriter:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        # Called for every message: nothing of ours stands between.
+        # Bound directly, without a wrapper: they are called for every message.
         self.time_remaining = context.time_remaining
         self.done = context.done
         self.write = context.write
 
     async def accepted(self, request_id: str, /) -> None:
-        """Tell the client its id now: of a call whose deadline passes it never sees the end.
+        """Send the request's id to the client now: if its deadline passes, it never sees the trailing metadata.
 
-        Not earlier: whom headers have reached, gRPC's own retries leave alone, and a refused request may be retried.
+        Not earlier: initial metadata ends gRPC's retries, and a refused request may be retried.
         """
         await self._context.send_initial_metadata(request_id_metadata(request_id))
 
 
 @asynccontextmanager
 async def answering(context: Context, given: str = "") -> AsyncIterator[str]:
-    """Name the call, and end it with the status of a RequestError; what we did not foresee is INTERNAL and logged.
+    """Give the call an id, and end it with a RequestError's status; other exceptions become INTERNAL and are logged.
 
-    The block gets the request's id, see `new_request_id`; the client gets it with the call's end, however it ends.
+    Yields the request's id, see `new_request_id`. The client gets it in the trailing metadata, however the call ends.
     """
     request_id = name_call(context, given)
     try:
@@ -73,7 +73,7 @@ async def answering(context: Context, given: str = "") -> AsyncIterator[str]:
 
 
 def name_call(context: Context, given: str = "") -> str:
-    """Return the call's id. From now on lines of the running task carry it, and the end of the call will."""
+    """Return the call's id. From now on log lines of the running task carry it, and the trailing metadata will."""
     request_id = new_request_id(given, metadata_of(context.invocation_metadata()))
     current_request.set(shown_request_id(request_id))
     context.set_trailing_metadata(request_id_metadata(request_id))
@@ -81,5 +81,5 @@ def name_call(context: Context, given: str = "") -> str:
 
 
 def metadata_of(items: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
-    """A call's metadata as text; binary entries are nobody's here."""
+    """Return a call's text metadata; binary entries are not used here."""
     return {key: value for key, value in items or () if isinstance(value, str)}

@@ -1,4 +1,4 @@
-"""The `expertmesh.v1.Cluster` service, and how several routers' views of the shards become one."""
+"""The `expertmesh.v1.Cluster` service, and the merging of several routers' views of the shards."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -15,10 +15,10 @@ ShardDirectory = Callable[[], Sequence[ShardReport]]
 
 
 class ClusterService(ClusterServicer):
-    """GetCluster, from what is at hand: it asks no other process.
+    """GetCluster, from the latest reports: it calls no other process.
 
-    `directory` returns the shards that the control plane knows, with a `state` of its own words (loading, say); it is
-    called on the event loop and must not block.
+    `directory` returns the shards that the control plane knows, with states of its own such as loading; it is called on
+    the event loop and must not block.
     """
 
     def __init__(self, model: str, links: RouterPool, directory: ShardDirectory | None) -> None:
@@ -41,7 +41,7 @@ class ClusterService(ClusterServicer):
 def merge_shards(reports: Iterable[RouterReport], directory: Iterable[ShardReport]) -> list[pb.Shard]:
     """Return one entry for each (shard, replica): rates are summed over routers, times weighted by rows.
 
-    A shard is ready where any router is connected to it. Else the control plane's word counts, then `unreachable`.
+    A shard is ready if any router is connected to it. Else it has the control plane's state, if any, or `unreachable`.
     """
     views = sorted((shard for report in reports for shard in report.shards), key=_identity)
     merged = {key: _merge(list(group)) for key, group in groupby(views, key=_identity)}
@@ -55,7 +55,7 @@ def merge_shards(reports: Iterable[RouterReport], directory: Iterable[ShardRepor
 
 
 def router_state(report: RouterReport, outstanding: int) -> pb.Router:
-    """Return a router's report; `outstanding` counts this Front's streams on it."""
+    """Return a router's state from its report; `outstanding` counts this Front's streams on it."""
     state = pb.Router(
         router=report.router,
         running=report.running,
@@ -65,6 +65,7 @@ def router_state(report: RouterReport, outstanding: int) -> pb.Router:
         decode_tokens_per_second=report.decode_tokens_per_second,
         outstanding=outstanding,
     )
+    # Without a step the ratios are meaningless, and unset fields say so.
     if report.step_seconds:
         state.overhead_ratio = report.overhead_ratio
         state.shard_imbalance = report.shard_imbalance
@@ -97,6 +98,7 @@ def _merge(views: list[ShardReport]) -> pb.Shard:
 
 def _mean_phases(views: list[ShardReport]) -> pb.PhaseSeconds:
     weights = [view.rows_per_second for view in views]
+    # Idle shards have no rows to weigh by, and fmean refuses weights of 0.
     if not any(weights):
         weights = [1.0] * len(views)
     means = {phase.value: fmean((view.phase_seconds.get(phase, 0.0) for view in views), weights) for phase in PHASES}

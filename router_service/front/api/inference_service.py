@@ -37,7 +37,7 @@ class InferenceService(InferenceServicer):
         self._admission = admission
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
-        """Stream an answer; the final message or the status comes exactly once."""
+        """Stream an answer that ends in exactly one final message or error status."""
         async with answering(context, request.request_id) as request_id:
             metadata = metadata_of(context.invocation_metadata())
             await self.answer(request, GrpcResponseWriter(context), metadata, request_id)
@@ -49,10 +49,10 @@ class InferenceService(InferenceServicer):
         metadata: Mapping[str, str] | None = None,
         request_id: str = "",
     ) -> None:
-        """Write the answer to `caller`, the final message exactly once; metadata and id came with a gRPC call.
+        """Write the answer to `caller`, with exactly one final message; `metadata` and `request_id` are a gRPC call's.
 
         Raises:
-            RequestError: it was refused, or ended without finishing.
+            RequestError: the request was refused, or failed.
         """
         record = self._telemetry.begin(request, metadata or {}, request_id)
         with failures_noted(record, caller), self._admission.admit() as scope:
@@ -67,7 +67,7 @@ class InferenceService(InferenceServicer):
         return response
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
-        """Return the text of ids."""
+        """Return the text of token ids."""
         response = pb.DetokenizeResponse()
         async with answering(context):
             check_token_ids("ids", request.ids, self._card.vocabulary)
@@ -81,11 +81,11 @@ class InferenceService(InferenceServicer):
             return self.model()
 
     def limits(self) -> LengthLimits:
-        """How long a request may be now."""
+        """The current limits on the length of a request."""
         return self._links.limits(self._card.context, self._card.vocabulary)
 
     def model(self) -> pb.ModelInfo:
-        """Describe the model, with what the linked routers allow now."""
+        """Describe the model, with the limits of the connected routers."""
         card, limits = self._card, self.limits()
         return pb.ModelInfo(
             name=card.name,

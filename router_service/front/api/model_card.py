@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A model in plain numbers, made from its config by whoever starts the Front.
+    """Facts about a model, read from its configuration before the Front starts.
 
     `context` counts prompt and answer together; a router may allow less. `vocabulary` is the embedding's rows.
     """

@@ -1,4 +1,4 @@
-"""The input of a request to token ids."""
+"""Encodes the input of a request."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from router_service.front.text.chat import ROLES, ChatError
 from router_service.front.text.text_model import TextModel
 from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
 
-# Longer texts are encoded on a thread: the library lets go of the interpreter lock, and other streams go on.
+# Longer texts are encoded on a thread: the library releases the GIL, so other streams continue meanwhile.
 LONG_TEXT_CHARACTERS = 8192
 
 
@@ -18,7 +18,7 @@ async def encode_input(request: GenerateRequest, text: TextModel, limits: Length
     """Return the prompt's token ids.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for a missing, empty, unknown or too long input.
+        RequestError: INVALID_ARGUMENT for a missing, empty or too long input, or an unknown token id.
     """
     kind = request.WhichOneof("input")
     if kind == "tokens":
@@ -33,10 +33,10 @@ async def encode_input(request: GenerateRequest, text: TextModel, limits: Length
 
 
 async def encode_chat(chat: Chat, text: TextModel) -> list[int]:
-    """Return the ids of a conversation; the template writes the special tokens itself.
+    """Return the token ids of a conversation; the template adds the special tokens itself.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for an unknown role, or messages that the template refuses.
+        RequestError: INVALID_ARGUMENT for an unknown role, or messages that the template rejects.
     """
     if text.chat is None:
         raise invalid("chat", "the model has no chat template; send a prompt")
@@ -47,6 +47,7 @@ async def encode_chat(chat: Chat, text: TextModel) -> list[int]:
             raise invalid(f"chat.messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
     try:
         messages = [{"role": message.role, "content": message.content} for message in chat.messages]
+        # Rendering waits for the template's process.
         rendered = await asyncio.to_thread(text.chat.render, messages)
     except ChatError as error:
         raise invalid("chat.messages", str(error)) from error
@@ -54,17 +55,17 @@ async def encode_chat(chat: Chat, text: TextModel) -> list[int]:
 
 
 async def encode_text(prompt: str, text: TextModel, add_special_tokens: bool = True) -> list[int]:
-    """Return the ids of `prompt`; an empty prompt has none."""
+    """Return the token ids of `prompt`, [] if it is empty."""
     if len(prompt) > LONG_TEXT_CHARACTERS:
         return await asyncio.to_thread(text.tokenizer.encode, prompt, add_special_tokens)
     return text.tokenizer.encode(prompt, add_special_tokens) if prompt else []
 
 
 async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]:
-    """Return the ids of a Tokenize request.
+    """Return the token ids of a Tokenize request.
 
     Raises:
-        RequestError: INVALID_ARGUMENT as for Generate; an empty prompt is none here.
+        RequestError: INVALID_ARGUMENT as for Generate, but an empty prompt is allowed.
     """
     kind = request.WhichOneof("input")
     if kind == "chat":
@@ -76,7 +77,7 @@ async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]
 
 
 def check_length(field: str, ids: Sequence[int], limits: LengthLimits) -> None:
-    """Require a prompt that leaves room for a token.
+    """Check that a prompt is not empty and leaves room for one token.
 
     Raises:
         RequestError: INVALID_ARGUMENT naming `field`.

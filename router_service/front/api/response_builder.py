@@ -1,4 +1,4 @@
-"""A request's outputs to what its client reads: whole characters, no stop string, one final message."""
+"""Builds a client's responses from a request's outputs: whole characters, no stop string, one final message."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 
 
 class ResponseBuilder:
-    """What one request has got so far. `finished` after the last response, `error` if the router gave it up."""
+    """State of one request's answer. `finished` is set after the last response, `error` if the router failed it."""
 
     def __init__(self, record: RequestRecord, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        """`record` hears of all tokens that belong to the answer."""
+        """`record` is told of all tokens that belong to the answer."""
         self.finished = False
         self.error: RequestError | None = None
         self._record = record
@@ -28,7 +28,7 @@ class ResponseBuilder:
         self._watchful = bool(stops)
 
     def extend(self, arrivals: Sequence[Arrival]) -> pb.GenerateResponse:
-        """Return one response for all `arrivals`; what comes behind the end of the answer is left out."""
+        """Return one response for all `arrivals`; tokens after the end of the answer are left out."""
         response = pb.GenerateResponse(request_id=self._record.request_id)
         for arrival in arrivals:
             self._add(arrival, response)
@@ -37,7 +37,7 @@ class ResponseBuilder:
         return response
 
     def cut(self) -> pb.GenerateResponse:
-        """Return the last response of a stream that the server ends before its time."""
+        """Return the last response of a stream that the server cancels."""
         response = pb.GenerateResponse(request_id=self._record.request_id)
         self._finish(response, pb.CANCELLED)
         return response
@@ -50,6 +50,7 @@ class ResponseBuilder:
         response.token_ids.extend(output.token_ids[:used])
         response.logprobs.extend(self._logprob(entry) for entry in output.logprobs[:used])
         response.routing.extend(_routing(layers) for layers in output.routing)
+        # An answer that has reached its stop string is complete, whatever happens after it.
         if output.failure is not None and not self._matcher.stopped:
             self.error = from_router(output.failure.code, output.failure.message)
         elif self._matcher.stopped:
@@ -58,10 +59,11 @@ class ResponseBuilder:
             self._finish(response, FINISH.get(output.finish, pb.CANCELLED))
 
     def _read(self, ids: list[int]) -> tuple[int, str]:
-        """Return how many of `ids` belong to the answer, and the text that they make certain."""
+        """Return how many of `ids` belong to the answer, and the text that is now certain."""
         if not self._watchful:
             return len(ids), self._detokenizer.push(ids)
         text = ""
+        # One by one: a stop string may end within these tokens, and the usage counts up to the one that completes it.
         for used, id in enumerate(ids, start=1):
             text += self._matcher.push(self._detokenizer.push([id]))
             if self._matcher.stopped:

@@ -1,4 +1,4 @@
-"""A request's sampling fields, checked and filled in."""
+"""Validates a request's sampling fields and fills in defaults."""
 
 import math
 import secrets
@@ -20,10 +20,10 @@ MAX_TOP_K = (1 << 31) - 1
 def resolve_sampling(
     sampling: Sampling, defaults: SamplingDefaults, limits: LengthLimits, prompt_tokens: int
 ) -> SamplingParams:
-    """Return what the router draws by. End-of-sequence tokens join the stop tokens unless they are to be ignored.
+    """Return the router's sampling parameters. Stop tokens include end-of-sequence tokens unless `ignore_eos` is set.
 
     Raises:
-        RequestError: INVALID_ARGUMENT naming a field and its bounds.
+        RequestError: INVALID_ARGUMENT that names the field and its bounds.
     """
     check_stops(sampling.stop)
     check_token_ids("sampling.stop_token_ids", sampling.stop_token_ids, limits.vocabulary)
@@ -51,18 +51,19 @@ def resolve_sampling(
 
 
 def check_token_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
-    """Require every id to be below `vocabulary`.
+    """Check that every id is below `vocabulary`.
 
     Raises:
-        RequestError: INVALID_ARGUMENT naming the first that is not.
+        RequestError: INVALID_ARGUMENT that names the first that is not.
     """
+    # `max` is quick; the index is searched for only when there is an error to report.
     if ids and max(ids) >= vocabulary:
         index = next(index for index, id in enumerate(ids) if id >= vocabulary)
         raise invalid(f"{field}[{index}]", f"token {ids[index]} is not in the vocabulary, 0 to {vocabulary - 1}")
 
 
 def check_stops(stops: Sequence[str]) -> None:
-    """Require a moderate number of stop strings of moderate length.
+    """Check the number of stop strings and their lengths.
 
     Raises:
         RequestError: INVALID_ARGUMENT.

@@ -1,1 +1,1 @@
-"""Who may call, within which limits, and the certificates of the connection."""
+"""Authentication, limits of callers, and TLS certificates."""

@@ -1,4 +1,4 @@
-"""Who calls, and whether it may: tokens, roles and limits, the same for gRPC and HTTP."""
+"""Authenticates and authorizes callers: tokens, roles and limits, the same for gRPC and HTTP."""
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -13,10 +13,10 @@ from router_service.front.auth.caller_limits import CallerLimits
 from router_service.front.auth.refusals import Refusals, RefusedError
 from router_service.front.auth.tokens import Caller, Role, Token, find_token, read_tokens
 
-# Who is served where no tokens file is: everyone, as one who may do everything.
+# Without a tokens file everyone may do everything; `FrontConfig` allows that on loopback only, unless told otherwise.
 ANYONE = Caller("", Role.ADMIN)
 
-# Health is open: load balancers and kubelets have no token, and it says one word. What is not named needs an admin.
+# Health is open: load balancers and kubelets have no token, and it reveals one word. All other methods need an admin.
 OPEN = "/grpc.health.v1.Health/"
 INFERENCE = "/expertmesh.v1.Inference/"
 
@@ -31,8 +31,8 @@ def needed_role(method: str) -> Role | None:
 def needed_page_role(path: str, files: Container[str]) -> Role | None:
     """Return the role that a path of the live page needs, None for none.
 
-    As for gRPC: generating is inference, what is not named is for admins. The page's own `files` hold no data, and a
-    page must be there before it can ask for a token; health is open.
+    As for gRPC, generating needs the role inference and everything not listed needs an admin. The page's own `files`
+    hold no data and must load before the page can ask for a token; health is open.
     """
     if path == "/healthz" or path in files:
         return None
@@ -40,12 +40,12 @@ def needed_page_role(path: str, files: Container[str]) -> Role | None:
 
 
 class Authenticator:
-    """Lets calls in. Lives on one event loop.
+    """Admits or refuses calls. Used on one event loop.
 
     Args:
-        tokens_file: see `read_tokens`; empty asks nobody for a token.
-        count: called with the reason of each refusal.
-        max_request_bytes: the largest request of anyone; None is no limit here.
+        tokens_file: see `read_tokens`; if empty, no token is required.
+        count: called with the reason of each refusal, for metrics.
+        max_request_bytes: the largest request of any caller; None is no limit.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Authenticator:
         """Read the tokens.
 
         Raises:
-            ValueError: the file is wrong.
+            ValueError: the file cannot be read or is invalid.
         """
         self.refusals = Refusals(count, clock)
         self._clock = clock
@@ -67,13 +67,14 @@ class Authenticator:
         self._tokens = open_tokens(tokens_file, clock) if tokens_file else None
 
     def admit(self, authorization: Sequence[str], needed: Role) -> Caller:
-        """Return who calls by the `authorization` headers; one request more counts against its rate.
+        """Return the caller that the `authorization` headers identify, and count the request against its rate.
 
         Raises:
-            RefusedError: no good token, one whose role is too low, or too many requests.
+            RefusedError: no valid token, a role that does not suffice, or too many requests.
         """
         if self._tokens is None:
             return ANYONE
+        # Looked up at each call, so that a removed token stops working when the file is reloaded.
         caller = _identify(self._tokens.current(), authorization)
         if needed is Role.ADMIN and caller.role is not Role.ADMIN:
             problem = f"token {caller.name} has the role {caller.role}, this needs the role {needed}"
@@ -82,7 +83,7 @@ class Authenticator:
         return caller
 
     def authorize(self, headers: Mapping[str, str], needed: Role, peer: str, path: str) -> Caller:
-        """Return who makes an HTTP request; see `admit`. A refusal is counted and logged here.
+        """Return the caller of an HTTP request; see `admit`. A refusal is counted and logged here.
 
         Raises:
             RefusedError: with the `http_status` and the `headers` to answer with.
@@ -95,18 +96,18 @@ class Authenticator:
             raise
 
     def stream(self, caller: Caller) -> AbstractContextManager[None]:
-        """Count a streamed answer while it lasts; see `CallerLimits.stream`."""
+        """Count a streamed response while it lasts; see `CallerLimits.stream`."""
         return self._limits.stream(caller)
 
     def open_streams(self, name: str) -> int:
-        """How many streamed answers the token `name` has open."""
+        """Streamed responses that the token `name` has open."""
         return self._limits.open_streams(name)
 
     def check_size(self, caller: Caller, size: int) -> None:
-        """Look at a request's size in bytes.
+        """Check a request's size in bytes.
 
         Raises:
-            RefusedError: it is larger than its caller's requests, or anyone's, may be.
+            RefusedError: it exceeds the limit of its caller, or of all callers.
         """
         self._limits.check_size(caller, size)
         if self._max_bytes is not None and size > self._max_bytes:
@@ -115,7 +116,7 @@ class Authenticator:
 
 
 def open_tokens(file: str, clock: Callable[[], float] = time.monotonic) -> WatchedFiles[tuple[Token, ...]]:
-    """Read a tokens file, and again whenever it changes.
+    """Read a tokens file, and reload it whenever it changes.
 
     Raises:
         ValueError: see `read_tokens`.

@@ -1,4 +1,4 @@
-"""How much each token's calls use of what it may use."""
+"""Enforces the limits of each token."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,22 +12,23 @@ from router_service.front.auth.tokens import Caller
 
 
 class CallerLimits:
-    """Counts by the token's name, so that a file that is read again changes the limits and not the counts."""
+    """Counts by the token's name, so that reloading the file changes the limits and keeps the counts."""
 
     def __init__(self) -> None:
         self._streams: Counter[str] = Counter()
         self._buckets: dict[str, TokenBucket] = {}
 
     def take_request(self, caller: Caller, now: float) -> None:
-        """Count a request at `now` seconds. A minute's worth may come at once; it fills up evenly.
+        """Count a request at `now` seconds. A whole minute's requests may come at once.
 
         Raises:
-            RefusedError: the minute's requests are used up; it says when the next one is there.
+            RefusedError: the rate is exceeded; the error says when the next request is allowed.
         """
         rate = caller.requests_per_minute
         if rate is None:
             return
         bucket = self._buckets.setdefault(caller.name, TokenBucket.full(rate, rate / 60, now))
+        # The file may have been reloaded with another limit since the last request.
         bucket.resize(rate, rate / 60, now)
         if (wait_s := bucket.take(now)) > 0:
             problem = f"requests_per_minute of token {caller.name}: {rate} are used up"
@@ -35,10 +36,10 @@ class CallerLimits:
 
     @contextmanager
     def stream(self, caller: Caller) -> Iterator[None]:
-        """Count a streamed answer while it lasts.
+        """Count a streamed response while it lasts.
 
         Raises:
-            RefusedError: the token has as many as it may.
+            RefusedError: the token has as many open as it may have.
         """
         most = caller.max_concurrent_streams
         if most is not None and self._streams[caller.name] >= most:
@@ -51,12 +52,12 @@ class CallerLimits:
             self._streams[caller.name] -= 1
 
     def open_streams(self, name: str) -> int:
-        """How many streams the token `name` has open."""
+        """Streams that the token `name` has open."""
         return self._streams[name]
 
     @staticmethod
     def check_size(caller: Caller, size: int) -> None:
-        """Look at a request's size in bytes.
+        """Check a request's size in bytes.
 
         Raises:
             RefusedError: it is too large.

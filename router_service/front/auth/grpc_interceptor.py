@@ -1,4 +1,4 @@
-"""The gate in front of every gRPC service of the Front."""
+"""Authentication and limits for every gRPC service of the Front."""
 
 import asyncio
 import inspect
@@ -26,15 +26,16 @@ MOST_BYTES = (1 << 31) - 1
 
 
 def grpc_limit(max_request_bytes: int) -> int:
-    """The largest message that gRPC reads, in bytes: what is larger it ends itself, without a word of ours.
+    """Return the largest message in bytes that gRPC reads; it ends calls with larger ones itself, without our message.
 
-    Somewhat above our own limit, so that most requests over that are named; not far, as gRPC keeps them in memory.
+    Twice our own limit, so that most requests over that get an error that names it. Not more, because gRPC holds
+    messages in memory.
     """
     return min(2 * max_request_bytes, MOST_BYTES)
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no generic when it runs
-    """Asks `gate` before a call's message is read, and counts what it uses while it runs."""
+    """Authenticates a call by `gate` before its message is read, and counts it against its caller's limits."""
 
     def __init__(self, gate: Authenticator) -> None:
         self._gate = gate
@@ -44,7 +45,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Return the method's own handler within its caller's limits, or one that refuses."""
+        """Return the method's handler, wrapped in its caller's limits, or one that refuses the call."""
         method = handler_call_details.method
         if (needed := needed_role(method)) is None:
             return await continuation(handler_call_details)
@@ -59,12 +60,13 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             return handler  # type: ignore[return-value]  # None is an unknown method, which the stubs do not allow for
         call = Limited(self._gate, caller, method, handler)
         if (task := asyncio.current_task()) is not None:
+            # gRPC runs the whole call in this task.
             task.add_done_callback(call.ended)
         return _limited(handler, call)
 
 
 class Limited:
-    """One call of a caller: its request's size, and where its answer is streamed its place among the streams."""
+    """One call: checks its request's size, and counts it among its caller's streams if the response is streamed."""
 
     def __init__(self, gate: Authenticator, caller: Caller, method: str, handler: Handler) -> None:
         self._gate = gate
@@ -74,7 +76,7 @@ class Limited:
         self._size: int | None = None
 
     def deserialize(self, data: bytes) -> Any:
-        """Parse the request; one that is too large is left alone, `admitted` will refuse it."""
+        """Parse the request; one that is too large is not parsed, and `admitted` refuses it."""
         self._size = size = len(data)
         try:
             self._gate.check_size(self._caller, size)
@@ -95,7 +97,7 @@ class Limited:
             yield
 
     def ended(self, _: object) -> None:
-        """Tell of a call whose request never came: gRPC ends what it finds too large without telling us."""
+        """Note a call whose request never arrived: gRPC ends calls with too large a message without telling us."""
         if self._size is None:
             problem = "no request came: it was cancelled at once, or is larger than twice its limit"
             error = RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, problem, "unread", self._caller.name)
@@ -123,7 +125,7 @@ def _refusing(gate: Authenticator, error: RefusedError, method: str) -> Handler:
     async def refuse(_: Any, context: Context) -> None:
         await _refuse(gate, error, method, context)
 
-    # Of all kinds of handler only this one is called before a message has been read; a client cannot tell.
+    # Only a stream-stream handler is called before a message has been read; clients see no difference.
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 

@@ -1,4 +1,4 @@
-"""Calls that are turned away at the door: as an error, as a line in the log, as a count."""
+"""Refused calls: the error, the log line and the count."""
 
 import logging
 import math
@@ -12,13 +12,14 @@ from router_service.front.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
+# Anyone who reaches the port can cause refusals, so the log takes only so many lines of them.
 LINES_AT_ONCE = 20
 LINES_PER_SECOND = 2.0
 SHOWN_CHARACTERS = 200
 
 
 class RefusedError(RequestError):
-    """A call that its caller may not make (now). `reason` is a short word for the counter; `name` the token's."""
+    """A call that its caller may not make (now). `reason` is the metric's label; `name` is the token's name."""
 
     def __init__(
         self,
@@ -35,14 +36,14 @@ class RefusedError(RequestError):
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Trailing metadata, or HTTP headers: whole seconds until a retry makes sense."""
+        """Trailing metadata or HTTP headers: whole seconds until a retry makes sense."""
         if self.retry_after_s is None:
             return ()
         return (("retry-after", str(max(1, math.ceil(self.retry_after_s)))),)
 
 
 class Refusals:
-    """Counts every refusal through `count` and logs it, a flood of them not line by line."""
+    """Counts every refusal by `count` and logs it at a limited rate."""
 
     def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.count = count
@@ -51,12 +52,13 @@ class Refusals:
         self._unsaid = 0
 
     def note(self, error: RefusedError, peer: str, method: str) -> None:
-        """Count and log a refusal. The token itself is not at hand here, and so cannot be logged."""
+        """Count and log a refusal. The token itself is not passed here, so it cannot be logged."""
         self.count(error.reason)
         if self._lines.take(self._clock()) > 0:
             self._unsaid += 1
             return
         more = f" ({self._unsaid} more before it were not logged)" if self._unsaid else ""
         self._unsaid = 0
+        # The method is text of an unauthenticated caller: cut, and %r escapes line breaks.
         shown = (method[:SHOWN_CHARACTERS], peer, error.reason, error.name or "unknown", error.message, more)
         logger.warning("refused %r from %s, reason %s, token %s: %s%s", *shown)

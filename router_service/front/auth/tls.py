@@ -1,4 +1,4 @@
-"""The Front's certificates, for gRPC and for HTTP, read again when their files change; connections that are up stay."""
+"""The Front's certificates for gRPC and HTTP. They are reloaded when their files change; open connections stay."""
 
 import ssl
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from router_service.front.config import FrontConfig
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """A certificate chain and its key in PEM, and whom clients' certificates must come from; `context` has the same."""
+    """A certificate chain, its key and the authority of client certificates, in PEM; `context` is made of the same."""
 
     chain: bytes
     key: bytes = field(repr=False)
@@ -24,37 +24,37 @@ class Certificates:
 
 
 class ServerTls:
-    """The certificates of a Front and what servers are made with."""
+    """The certificates of a Front, as gRPC and asyncio servers need them."""
 
     def __init__(self, config: FrontConfig) -> None:
         """Read the files.
 
         Raises:
-            ValueError: one is missing or wrong, or key and certificate do not belong together.
+            ValueError: a file is missing or invalid, or key and certificate do not match.
         """
         named = {key: getattr(config, key) for key in ("tls_cert", "tls_key", "tls_client_ca")}
         paths = [user_path(file, f"front.{key}") for key, file in named.items() if file]
         self._files = WatchedFiles("front.tls_cert, tls_key, tls_client_ca", paths, lambda: read_certificates(*paths))
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """Credentials for a gRPC port; each handshake takes the certificates that are then in the files."""
+        """Return credentials for a gRPC port; each handshake uses the current certificates."""
         first = self._files.current()
-        # The stubs do not say that None stands for no change; grpc does.
+        # The stubs lack None, which tells gRPC that nothing has changed.
         fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], _Fetcher(self._files.current, first))
         return grpc.dynamic_ssl_server_credentials(_configuration(first), fetch, first.client_ca is not None)
 
     def http_context(self) -> ssl.SSLContext:
-        """A context for a server of asyncio; each handshake takes the certificates that are then in the files."""
+        """Return a context for an asyncio server; each handshake uses the current certificates."""
         context = _NewestContext(ssl.PROTOCOL_TLS_SERVER)
         context.newest = lambda: self._files.current().context
         return context
 
 
 class _NewestContext(ssl.SSLContext):
-    """Hands each connection over to the context that is then the newest; has no certificate itself.
+    """Delegates each connection to the newest context; has no certificate itself.
 
-    Exchanging a connection's context during its handshake would be too late: a session that began under a client
-    authority that has been replaced since would be resumed, and nobody asked for a certificate.
+    Replacing a connection's context during its handshake would be too late: a session from before a change of the
+    client authority would be resumed, and no certificate requested.
     """
 
     newest: Callable[[], ssl.SSLContext]
@@ -67,12 +67,12 @@ class _NewestContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """See `SSLContext`; what asyncio makes its connections with."""
+        """See `SSLContext`; asyncio creates its connections by this."""
         return self.newest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 class _Fetcher:
-    """What gRPC asks at each handshake, on a thread of its own: the new certificates, None where they are the same."""
+    """Called by gRPC at each handshake, on a thread of gRPC's: returns new certificates, None if they are unchanged."""
 
     def __init__(self, current: Callable[[], Certificates], given: Certificates) -> None:
         self._current = current
@@ -90,7 +90,7 @@ def read_certificates(cert: Path, key: Path, client_ca: Path | None = None) -> C
     """Read and check PEM files.
 
     Raises:
-        ValueError: one is missing or no PEM, or the key is another certificate's; the message names the setting.
+        ValueError: a file is missing or not PEM, or the key does not match; the message names the setting.
     """
     before = [_read(setting, path) for setting, path in _settings(cert, key, client_ca)]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -101,6 +101,7 @@ def read_certificates(cert: Path, key: Path, client_ca: Path | None = None) -> C
         raise ValueError(f"front.tls_cert, front.tls_key: {cert}, {key}: {problem}: {_reason(error)}") from error
     if client_ca is not None:
         _require_clients(context, client_ca)
+    # `load_cert_chain` has read the files again: they may have been replaced between that and our reading.
     if before != [_read(setting, path) for setting, path in _settings(cert, key, client_ca)]:
         raise ValueError("the files are being replaced; they are read again when that is done")
     return Certificates(before[0], before[1], before[2] if client_ca is not None else None, context)
@@ -127,7 +128,7 @@ def _read(setting: str, path: Path) -> bytes:
 
 
 def _no_password() -> str:
-    # Without this OpenSSL would ask the terminal.
+    # Without this OpenSSL would prompt on the terminal.
     raise ValueError("the key is encrypted")
 
 

@@ -1,4 +1,4 @@
-"""A token bucket (Turner 1986): so much at once, so much a second after that."""
+"""A token bucket (Turner 1986): a rate limit that allows bursts."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class TokenBucket:
 
     @classmethod
     def full(cls, capacity: float, per_second: float, now: float) -> "TokenBucket":
-        """A bucket that has not been taken from."""
+        """Return a full bucket."""
         return cls(capacity, per_second, capacity, now)
 
     def take(self, now: float) -> float:
-        """Take one, and return 0; or where less than one is there, seconds until one is, and take nothing."""
+        """Take one and return 0; if less than one is left, take nothing and return the seconds until there is one."""
         self._fill(now)
         if self.level < 1:
             return (1 - self.level) / self.per_second
@@ -26,7 +26,7 @@ class TokenBucket:
         return 0.0
 
     def resize(self, capacity: float, per_second: float, now: float) -> None:
-        """Go on with other limits: what is there stays, as far as it fits."""
+        """Change the limits and keep the level, up to the new capacity."""
         self._fill(now)
         self.capacity, self.per_second = capacity, per_second
         self.level = min(self.level, capacity)

@@ -1,7 +1,7 @@
-"""Bearer tokens: who may call, as what, and how much. The file holds their hashes only.
+"""Bearer tokens, with their roles and limits. The file holds only their hashes.
 
-A token is 256 random bits, so that one SHA-256 is enough to keep it from being guessed back; a word that a person
-chose would need more, and `new_token` is how tokens are made.
+A token is 256 random bits, so one SHA-256 suffices against guessing. A password chosen by a person would need a slow
+hash, so create tokens by `new_token`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ TOKEN_PREFIX = "em_"
 
 
 class Role(StrEnum):
-    """What a token is for; an admin may do all that inference may."""
+    """What a token allows; `admin` includes `inference`."""
 
     INFERENCE = "inference"
     ADMIN = "admin"
@@ -33,7 +33,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call, and the limits of all its calls together; None is no limit."""
+    """A caller, and the limits of all its calls together; None is no limit."""
 
     name: str
     role: Role
@@ -44,7 +44,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An entry of the file. From `expires` on the token is refused."""
+    """An entry of the file. The token is refused from `expires` on."""
 
     digest: bytes
     caller: Caller
@@ -52,7 +52,7 @@ class Token:
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """An entry as it is written."""
+    """An entry as written in the file."""
 
     name: str
     sha256: str
@@ -64,10 +64,10 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def new_token(name: str, role: Role) -> tuple[str, str]:
-    """Return a fresh token, and its line for the file.
+    """Return a new token, and its line for the file.
 
     Raises:
-        ValueError: no name for a token.
+        ValueError: the name is invalid.
     """
     _check_name(name)
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)

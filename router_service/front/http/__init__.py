@@ -1,1 +1,1 @@
-"""What every HTTP answer of the Front shares: guard, bodies, authentication, events, assets."""
+"""Shared parts of the Front's HTTP servers: guard, bodies, authentication, server-sent events, assets."""

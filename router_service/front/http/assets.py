@@ -1,4 +1,4 @@
-"""The page's files, from the package, read once."""
+"""The page's static files, read once from the package."""
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -17,7 +17,7 @@ def load_assets() -> dict[str, tuple[bytes, str]]:
     """Return each file's content and type by its path; `/` is the page itself.
 
     Raises:
-        FileNotFoundError: the package lacks the page.
+        FileNotFoundError: the package does not contain the page.
     """
     folder = files("router_service.front.page") / "static"
     assets = {}

@@ -1,4 +1,4 @@
-"""The gate in front of the live page's server: who asks, and within which limits; the same tokens as for gRPC."""
+"""Authentication and limits for the live page's server, by the same tokens as for gRPC."""
 
 from collections.abc import Container
 from contextlib import ExitStack
@@ -10,14 +10,14 @@ from router_service.front.auth.authenticator import Authenticator, needed_page_r
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.http.body import read_raw
 
-# What is answered with a stream of events.
+# Paths whose responses are streams of events.
 STREAMS = ("/live", "/api/generate")
 
 
 def ask_for_token(gate: Authenticator, files: Container[str]) -> Middleware:
-    """Return a middleware that lets in who may come in, and counts what each uses; refusals are logged and counted.
+    """Return a middleware that authenticates callers and enforces their limits; refusals are logged and counted.
 
-    `files` are the paths of the page's own files, which are for everyone.
+    `files` are the paths of the page's own files, which need no token.
     """
 
     @web.middleware
@@ -40,9 +40,9 @@ def ask_for_token(gate: Authenticator, files: Container[str]) -> Middleware:
 
 
 async def _size(request: web.Request) -> int:
-    """The body's size in bytes; one that does not say it, or comes compressed, is read for that.
+    """Return the body's size in bytes; a body without a length, or a compressed one, is read first.
 
-    Not further than a page's may go. As with gRPC a compressed body counts as long as it is unpacked.
+    Reading stops at the page's own limit. As with gRPC, the size after decompression counts.
     """
     if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
         return 0

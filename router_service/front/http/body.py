@@ -8,6 +8,7 @@ from aiohttp import web
 
 from router_service.front.errors import deadline_exceeded, invalid
 
+# A client that sends its body slowly must not hold its place for ever.
 BODY_SECONDS = 10.0
 MAX_BODY_BYTES = 1 << 20
 
@@ -22,7 +23,7 @@ class PageMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GenerateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to generate: one of `prompt` and `messages`; unset sampling fields are the checkpoint's."""
+    """What to generate: one of `prompt` and `messages`; unset sampling fields take the checkpoint's defaults."""
 
     prompt: str = ""
     messages: list[PageMessage] = []
@@ -32,7 +33,7 @@ class GenerateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DomainText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A kind of text by an example."""
+    """A domain, by an example text."""
 
     name: str
     text: str
@@ -48,7 +49,7 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     """Return a request's body.
 
     Raises:
-        RequestError: INVALID_ARGUMENT, it is no such JSON; DEADLINE_EXCEEDED, it does not come.
+        RequestError: INVALID_ARGUMENT if it is not such JSON, DEADLINE_EXCEEDED if it does not arrive.
         HTTPRequestEntityTooLarge: it is longer than a megabyte.
     """
     raw = await read_raw(request)
@@ -59,10 +60,10 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
 
 
 async def read_raw(request: web.Request) -> bytes:
-    """Return a request's body as it came; it may be asked again.
+    """Return a request's body as bytes; may be called again.
 
     Raises:
-        RequestError: DEADLINE_EXCEEDED, it does not come.
+        RequestError: DEADLINE_EXCEEDED if it does not arrive.
         HTTPRequestEntityTooLarge: it is longer than a megabyte.
     """
     try:

@@ -1,4 +1,4 @@
-"""What every answer of the live page's server has, and which requests it does not take."""
+"""Headers and errors of the live page's server, and protection against requests of other sites."""
 
 import logging
 from http import HTTPStatus
@@ -22,27 +22,27 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # A page of yesterday's server must not meet today's.
+    # A cached page must not meet a newer server.
     "Cache-Control": "no-store",
 }
 
 
 class NotOursError(RequestError):
-    """A request that another site's page makes, or that does not say where it comes from."""
+    """A request made by another site's page, or without an Origin."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.PERMISSION_DENIED, message)
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Complete an answer before it is sent."""
+    """Add the common headers to a response."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
 
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error with one JSON object."""
+    """Return every error as one JSON object."""
     try:
         return await handler(request)
     except RefusedError as error:
@@ -54,7 +54,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         allowed = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None
         return error_response(error.status, error.reason.upper().replace(" ", "_"), _problem(request, error), allowed)
-    except ConnectionError:  # the page has gone; there is no one to answer
+    except ConnectionError:  # the page has disconnected: nobody to respond to
         raise
     except Exception as error:
         logger.exception("a request of the live page failed")
@@ -63,9 +63,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def check_own_page(loopback: bool) -> Middleware:
-    """Return a middleware that takes a POST only from our own page, as its Origin says, and as JSON.
+    """Return a middleware that accepts a POST only from our own page, by its Origin, and only as JSON.
 
-    On `loopback` the Host must be this machine too: a name that an attacker has made to point here is none.
+    On `loopback` the Host must be a loopback name too, against DNS rebinding: an attacker's name that resolves to this
+    machine is refused.
     """
 
     @web.middleware
@@ -96,6 +97,7 @@ def _check_origin(request: web.Request) -> None:
     origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site", "same-origin")
     if origin is None or origin.partition("://")[2] != request.host or site != "same-origin":
         raise NotOursError(f"Origin is {origin!r}, actions are taken from the page at {request.host!r} only")
+    # A form of another site can send text/plain without a preflight, but not JSON.
     if request.content_type != "application/json":
         raise NotOursError(f"Content-Type is {request.content_type!r}, it must be application/json")
 

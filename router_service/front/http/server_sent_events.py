@@ -9,7 +9,7 @@ def event(kind: str, data: bytes) -> bytes:
 
 
 async def open_stream(request: web.Request, **headers: str) -> web.StreamResponse:
-    """Begin to answer with a stream of events."""
+    """Start a response that is a stream of events."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"} | headers)
     await response.prepare(request)
     return response

@@ -1,4 +1,4 @@
-"""POST /api/domains: which experts several kinds of text prefer, and whether that is more than chance.
+"""POST /api/domains: which experts different domains of text prefer, and whether more than by chance.
 
 Each text is run through the model as a prompt. T tokens, L MoE layers, K experts per token, D domains, E experts.
 """
@@ -26,7 +26,7 @@ Ids = NDArray[np.int64]
 
 
 class DomainsHandler:
-    """Runs one comparison at a time: it is some computing, and everybody's routers do it."""
+    """Runs one comparison at a time: it costs computation on routers that all users share."""
 
     def __init__(self, inference: InferenceService, experts: int) -> None:
         self._inference = inference
@@ -50,6 +50,7 @@ class DomainsHandler:
                 layers, routed = await self._route(number, domain)
                 ids.append(routed)
             names = [domain.name for domain in body.domains]
+            # 400 permutations of every layer would hold up the streams on the event loop.
             result = await asyncio.to_thread(compare, names, layers, ids, self._experts)
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
 
@@ -70,7 +71,7 @@ class DomainsHandler:
 
 
 class RoutingCaller:
-    """Keeps nothing but the routing."""
+    """Keeps only the routing of the responses."""
 
     def __init__(self) -> None:
         self.positions: list[pb.TokenRouting] = []
@@ -92,10 +93,10 @@ class RoutingCaller:
 
 
 def check_domains(domains: list[DomainText]) -> None:
-    """Require two to eight domains with names of their own and texts of a moderate length.
+    """Check that there are two to eight domains, with distinct names and texts of moderate length.
 
     Raises:
-        RequestError: INVALID_ARGUMENT naming the field.
+        RequestError: INVALID_ARGUMENT that names the field.
     """
     if not 2 <= len(domains) <= MAX_DOMAINS:
         raise invalid("domains", f"2 to {MAX_DOMAINS} are compared, got {len(domains)}")
@@ -135,6 +136,6 @@ def compare(names: list[str], layers: list[int], ids: list[Ids], experts: int) -
 
 
 def _shares(ids: list[Ids], layer: int, experts: int) -> list[list[float]]:
-    """What share of a domain's (token, expert) pairs each expert has [D, E]."""
+    """Each expert's share of a domain's (token, expert) pairs, [D, E]."""
     counts_DE = [np.bincount(one[:, layer].reshape(-1), minlength=experts) for one in ids]
     return [[round(float(share), 5) for share in counts_E / max(1, counts_E.sum())] for counts_E in counts_DE]

@@ -1,7 +1,7 @@
 """POST /api/generate: an answer token by token, with where each token was routed, as server-sent events.
 
 Events: `tokens` (prompt or generated, in order), `routing` (one entry a position, in order), and at the end `end` or
-`error`. A request that is refused before its first token is answered with a status and one JSON object instead.
+`error`. A request that is refused before its first token gets an HTTP status and one JSON object instead.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.request_id import request_id_metadata
 
-# Scores of every layer come with each position: a bound on what one page asks a router for.
+# Each position comes with scores of every layer, so this bounds what one page requests of a router.
 MAX_PROMPT_TOKENS = 1024
 MAX_NEW_TOKENS = 1024
 MAX_SEED = (1 << 64) - 1
@@ -29,7 +29,7 @@ SCORE_DIGITS = 6
 
 
 class GenerateHandler:
-    """Serves the page's generations the way gRPC's are served."""
+    """Serves the page's generations in the same way as those of gRPC."""
 
     def __init__(self, inference: InferenceService, text: TextModel) -> None:
         self._inference = inference
@@ -39,12 +39,13 @@ class GenerateHandler:
         """Stream an answer.
 
         Raises:
-            RequestError: refused before the first token.
+            RequestError: the request was refused before its first token.
         """
         body = await read_body(request, GenerateBody)
         wanted = self._request_of(body)
         prompt = await encode_input(wanted, self._text, self._inference.limits())
         check_range("prompt tokens of the page", len(prompt), 1, MAX_PROMPT_TOKENS)
+        # Tokens replace the text as input: it is not encoded again, and the page shows the same ids.
         wanted.tokens.ids.extend(prompt)
         caller = PageCaller(request, self._text.tokenizer, prompt)
         try:
@@ -75,7 +76,7 @@ class GenerateHandler:
 
 
 class PageCaller:
-    """Writes responses as events; nothing is sent before the first one, so that a refusal can still be a status."""
+    """Writes responses as events. Nothing is sent before the first, so that a refusal can still be an HTTP status."""
 
     def __init__(self, request: web.Request, tokenizer: Tokenizer, prompt: list[int]) -> None:
         self.response: web.StreamResponse | None = None
@@ -94,7 +95,7 @@ class PageCaller:
         return transport is None or transport.is_closing()
 
     async def accepted(self, request_id: str, /) -> None:
-        """See `ResponseWriter`; the id goes into the answer's header, by which its lines in the log are found."""
+        """See `ResponseWriter`; the id becomes a header of the response, to find its log lines by."""
         self._headers = dict(request_id_metadata(request_id))
 
     async def write(self, response: pb.GenerateResponse, /) -> None:
@@ -118,7 +119,7 @@ class PageCaller:
         await self.response.write(event(kind, msgspec.json.encode(data)))
 
     def ended(self) -> web.StreamResponse:
-        """The response, of which all is written."""
+        """The response, completely written."""
         assert self.response is not None
         return self.response
 
@@ -129,18 +130,18 @@ class PageCaller:
 
 
 class TokenTexts:
-    """What each token adds to the text: whole characters, so that all of them together are the text."""
+    """What each token adds to the text, in whole characters, so that they concatenate to the text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
 
     def of(self, ids: Iterable[int]) -> list[dict[str, Any]]:
-        """Return each token's id and text; a special one's is its name."""
+        """Return each token's id and text; the text of a special token is its name."""
         return [self._one(id) for id in ids]
 
     def rest(self) -> list[dict[str, Any]]:
-        """Return what an unfinished character leaves, as a token without an id."""
+        """Return the rest of an incomplete character as a token without an id, if there is one."""
         text = self._detokenizer.flush()
         return [{"id": None, "text": text}] if text else []
 

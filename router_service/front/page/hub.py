@@ -1,6 +1,6 @@
-"""One source for all live pages: a snapshot is collected and encoded once and handed to everyone.
+"""The source of all live pages: each snapshot is collected and encoded once, and sent to every page.
 
-With nobody looking nothing runs, and the routers are told so.
+Without an open page nothing runs, and the routers stop sending activity.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from router_service.front.routing.stream_queue import LinkLostError
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-# The routers stop by themselves when the Front forgets them; renewed well before.
+# A router stops sending by itself unless its watch is renewed, which happens well before.
 WATCH_SECONDS = 5.0
 RENEW_SECONDS = 2.0
 
 
 @dataclass(eq=False, slots=True)
 class Watcher:
-    """One open page: at most the latest snapshot waits for it, older ones are dropped."""
+    """One open page. Only the latest snapshot waits for it: a slow page skips older ones."""
 
     dropped: int = 0
     closed: bool = False
@@ -30,18 +30,18 @@ class Watcher:
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, frame: bytes) -> None:
-        """Replace what waits."""
+        """Replace the waiting snapshot."""
         self.dropped += self._latest is not None
         self._latest = frame
         self._ready.set()
 
     def close(self) -> None:
-        """There will be no more."""
+        """End the stream of snapshots."""
         self.closed = True
         self._ready.set()
 
     async def take(self) -> bytes | None:
-        """Return the latest snapshot once there is one, None at the end."""
+        """Wait for the latest snapshot and return it, None at the end."""
         await self._ready.wait()
         frame, self._latest = self._latest, None
         if not self.closed:
@@ -50,7 +50,7 @@ class Watcher:
 
 
 class LiveHub:
-    """Collects while there are watchers. `links` are asked for activity, `collect` returns an encoded snapshot."""
+    """Collects snapshots while pages are open. `links` are watched, `collect` returns an encoded snapshot."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class LiveHub:
         return len(self._watchers)
 
     def join(self) -> Watcher:
-        """Add a page; the first one starts the hub.
+        """Add a page; the first starts the hub.
 
         Raises:
-            RequestError: UNAVAILABLE, there are as many pages as may be.
+            RequestError: UNAVAILABLE if `limit` pages are open.
         """
         if len(self._watchers) >= self._limit:
             raise unavailable(f"{self._limit} live pages are open, as many as front.max_pages allows; close one")
@@ -87,7 +87,7 @@ class LiveHub:
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
-        """A page is gone; the last one stops the hub."""
+        """Remove a page; the last stops the hub."""
         self._watchers.discard(watcher)
         if not self._watchers and self._task is not None:
             self._task.cancel()
@@ -113,7 +113,7 @@ class LiveHub:
             await asyncio.sleep(self._tick_s)
 
     def _renew(self, now: float) -> None:
-        """Tell each router that it is watched, new ones at once."""
+        """Renew the watch of each router, of new ones at once."""
         links = self._links()
         self._renewed = {link: at for link, at in self._renewed.items() if link in links}
         for link in links:

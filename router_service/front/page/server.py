@@ -1,6 +1,6 @@
 """The live page's HTTP server: the page, /live, /healthz and /api, on the Front's own event loop.
 
-Serve's HTTP proxy is not asked: a streamed message through it costs 2.3 ms, and the page then works without Ray.
+It does not go through Serve's HTTP proxy, where a streamed message costs 2.3 ms; so the page also works without Ray.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from router_service.front.routing.router_pool import RouterPool
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 
-# A page that takes no byte for so long is taken for gone.
+# A page that reads nothing for this long is considered gone.
 STALLED_SECONDS = 20.0
 SHUTDOWN_SECONDS = 1.0
 
 
 class LivePage:
-    """Serves the page from `start` to `stop`, over TLS where there are certificates, to whom `gate` lets in."""
+    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that `gate` admits."""
 
     def __init__(
         self,
@@ -118,6 +118,7 @@ class LivePage:
         watcher = self.hub.join()
         try:
             response = await open_stream(request)
+            # First, because the page needs the layers and phases to draw a snapshot.
             await response.write(event("model", msgspec.json.encode(self._describe())))
             while (frame := await watcher.take()) is not None:
                 async with asyncio.timeout(STALLED_SECONDS):
@@ -132,7 +133,7 @@ class LivePage:
         return web.Response(body=msgspec.json.encode(self._describe()), content_type="application/json")
 
     def _describe(self) -> dict[str, Any]:
-        """What does not change while the page is open."""
+        """What stays constant while the page is open."""
         info = self._inference.model()
         fields = {field.name: getattr(info, field.name) for field in pb.ModelInfo.DESCRIPTOR.fields}
         fields["eos_token_ids"] = list(info.eos_token_ids)
@@ -146,7 +147,7 @@ class LivePage:
 
 
 def _hang_up(request: web.Request) -> ConnectionResetError:
-    """Drop a connection that does not read: closing it in order would wait for it."""
+    """Abort a connection that does not read: an orderly close would wait for it."""
     if request.transport is not None:
         request.transport.abort()
     return ConnectionResetError("the page does not read")

@@ -1,6 +1,6 @@
-"""What the live page shows, as one JSON object: made once for all pages, from what is at hand.
+"""What the live page shows, as one JSON object: made once for all pages, from the latest reports.
 
-Times are in seconds, sizes in bytes. Without a watched router `experts` and `steps` are missing.
+Times are in seconds, sizes in bytes. Without activity of a router, `experts` and `steps` are missing.
 """
 
 import time
@@ -24,6 +24,7 @@ Json = dict[str, Any]
 def snapshot(links: Sequence[RouterLink], known: Iterable[ShardReport], now: float, draining: bool) -> Json:
     """Return the state; `known` are the control plane's shards, `now` is in the event loop's seconds."""
     for link in links:
+        # A router that sends nothing any more would be shown with its last activity for ever.
         link.window.prune(now)
     windows = [link.window for link in links if link.window.activities]
     reports = [link.report for link in links if link.report is not None]
@@ -39,7 +40,7 @@ def snapshot(links: Sequence[RouterLink], known: Iterable[ShardReport], now: flo
 
 
 def _shard(shard: pb.Shard, rates: dict[int, float], phases: dict[int, dict[str, float]]) -> Json:
-    """A shard's row; of a shard that the watched routers ask, the last seconds instead of the last minute."""
+    """A shard's row. Rates and phases are of the last seconds if a watched router calls it, else of the last minute."""
     ready = shard.state == "ready"
     minute = {phase: getattr(shard.phase_seconds, phase) for phase in PHASES} if _busy(shard) else None
     return {
@@ -62,7 +63,7 @@ def _busy(shard: pb.Shard) -> bool:
 
 
 def _router(router: pb.Router) -> Json:
-    """A router's row, None for what is not known."""
+    """A router's row, with None for unset fields."""
     return {
         field.name: None if field.has_presence and not router.HasField(field.name) else getattr(router, field.name)
         for field in router.DESCRIPTOR.fields
@@ -79,7 +80,7 @@ def _shard_rates(windows: Sequence[ActivityWindow]) -> dict[int, float]:
 
 
 def _shard_phases(windows: Sequence[ActivityWindow]) -> dict[int, dict[str, float]]:
-    """Mean seconds of a layer's call by phase, of the shards that were called."""
+    """Mean seconds of a layer call by phase, for each shard that was called."""
     calls: Counter[int] = Counter()
     sums: dict[int, Counter[str]] = {}
     for activity in (activity for window in windows for _, activity in window.activities):
@@ -105,7 +106,7 @@ def _experts(windows: Sequence[ActivityWindow]) -> Json:
 
 
 def _steps(windows: Sequence[ActivityWindow]) -> Json:
-    """The latest steps of the router that has stepped most, and all routers' seconds by stage."""
+    """The latest steps of the router with the most steps, and all routers' seconds by stage."""
     busiest = max(windows, key=lambda window: window.step_count)
     activities = [activity for window in windows for _, activity in window.activities]
     stages = activities[-1].stages

@@ -4,11 +4,11 @@ For each MoE layer, I(D; E) is the mutual information between the domain of a to
 Reported is I / min(H(D), H(E)), which is at most 1 (Kvalseth 1987; NMI_min of Vinh, Epps and Bailey, JMLR 2010): 0 if
 all domains use the experts alike, 1 if no two domains share one.
 
-Counts of few tokens show some information by chance alone. How much is found by permutation: the domains' labels are
-dealt anew to blocks of neighbouring tokens (single tokens would not do: neighbours resemble each other whatever their
-domain) and the measure is taken again. `excess` is adjusted for chance, (NMI - chance) / (1 - chance), the form of
+Counts of few tokens show some information by chance. How much is found by permutation: the domains' labels are
+reassigned to blocks of neighbouring tokens (not to single tokens, because neighbours resemble each other whatever their
+domain) and the measure is computed again. `excess` is adjusted for chance, (NMI - chance) / (1 - chance), the form of
 Hubert and Arabie (1985). A layer's p is the share of permutations in which the best of all layers exceeds its own
-chance by as much (Westfall and Young 1993), so that many layers do not find something by being many.
+chance by as much (Westfall and Young 1993), which corrects for testing many layers.
 
 B blocks, D domains, E experts, L layers, R permutations.
 """
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Specialization:
-    """The measure of each layer [L], what chance gives, what is beyond it, and how often chance gives as much."""
+    """For each layer [L]: the measure, its value by chance, the excess over chance, and the p-value."""
 
     nmi_L: Floats
     chance_L: Floats
@@ -38,13 +38,13 @@ class Specialization:
 
     @property
     def beyond_chance_L(self) -> NDArray[np.bool_]:
-        """The layers whose experts do tell the domains apart."""
+        """The layers whose experts distinguish the domains significantly."""
         beyond: NDArray[np.bool_] = (self.p_L < SIGNIFICANT) & (self.excess_L > 0)
         return beyond
 
 
 def normalized_information(counts_XDE: Floats | Counts) -> Floats:
-    """I(D; E) / min(H(D), H(E)) of each table of counts [..., D, E]; 0 where one of both has no entropy."""
+    """I(D; E) / min(H(D), H(E)) of each table of counts [..., D, E]; 0 where one of the two has no entropy."""
     total = counts_XDE.sum(axis=(-2, -1), keepdims=True)
     joint_XDE = counts_XDE / np.maximum(total, 1)
     domain_X, expert_X = (_entropy(joint_XDE.sum(axis=axis)) for axis in (-1, -2))
@@ -57,7 +57,7 @@ def normalized_information(counts_XDE: Floats | Counts) -> Floats:
 def specialization(
     blocks_LBE: Counts, domain_of_B: Sequence[int], permutations: int = PERMUTATIONS, seed: int = 0
 ) -> Specialization:
-    """Judge each layer's counts of experts by block, given each block's domain."""
+    """Measure each layer's specialization from its expert counts by block, given each block's domain."""
     labels_B = np.asarray(domain_of_B)
     draw = np.random.default_rng(seed)
     dealt_RB = np.stack([labels_B, *(draw.permutation(labels_B) for _ in range(permutations))])
@@ -67,11 +67,12 @@ def specialization(
     highest_R = (nmi_RL[1:] - chance_L).max(axis=1)
     as_much_L = (highest_R[:, None] >= (nmi_L - chance_L) - 1e-12).sum(axis=0)
     room_L = np.maximum(1.0 - chance_L, 1e-12)
+    # The observed labels count as one of the permutations, so p is never 0.
     return Specialization(nmi_L, chance_L, (nmi_L - chance_L) / room_L, (1 + as_much_L) / (1 + permutations))
 
 
 def block_counts(expert_ids_TLK: Counts, experts: int) -> Counts:
-    """Count the experts of each block of 16 neighbouring tokens [L, B, E]; what is behind the last one is left out."""
+    """Count the experts of each block of 16 neighbouring tokens, [L, B, E]; a last incomplete block is left out."""
     tokens, layers, chosen = expert_ids_TLK.shape
     blocks = tokens // BLOCK_TOKENS
     whole = expert_ids_TLK[: blocks * BLOCK_TOKENS].reshape(blocks, BLOCK_TOKENS, layers, chosen)

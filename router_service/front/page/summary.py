@@ -1,4 +1,4 @@
-"""The live page's figures of the whole cluster: what several routers report, as one."""
+"""The live page's figures for the whole cluster, combined from the reports of all routers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from router_service.protocol.messages import RouterReport
 class Summary:
     """Sums over routers; the last three are means, None if no router took a step within the last minute.
 
-    Each mean is weighted by what it is a share of, so that a router that rests does not count.
+    Each mean is weighted by what it is a share of, so that an idle router does not count.
     """
 
     decode_tokens_per_second: float
@@ -24,7 +24,7 @@ class Summary:
 
 
 def summarize(reports: Sequence[RouterReport]) -> Summary | None:
-    """Return the reports as one, None if there is none."""
+    """Return the combined reports, None without any."""
     if not reports:
         return None
     seconds = [report.step_seconds for report in reports]

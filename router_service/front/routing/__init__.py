@@ -1,1 +1,1 @@
-"""The routers that can be reached, and the streams on them."""
+"""Connections to routers, and the streams on them."""

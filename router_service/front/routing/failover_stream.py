@@ -1,4 +1,4 @@
-"""A request's stream of outputs, whichever routers it takes to produce them."""
+"""A request's stream of outputs, which continues on another router if its own is lost."""
 
 import asyncio
 import logging
@@ -19,14 +19,14 @@ MAX_ENDED = 2
 
 
 class FailoverStream:
-    """Outputs of one request. When its router is lost, the request goes on from another one.
+    """Outputs of one request. If its router is lost, the request is resubmitted to another one.
 
-    What a router draws depends on the seed and the position alone, so the next one continues the same answer behind
-    the tokens received so far. `deadline` is in the event loop's seconds, None for none.
+    What a router draws depends on the seed and the position alone, so the next one continues the same answer after the
+    tokens received so far. `deadline` is in the event loop's seconds, None for none.
 
-    A request may itself be what ends its routers, and must not go on to end the others. So it is given up when two of
-    them have ended while it was there: those that it had an output of do not count, for they could compute it, nor do
-    those that had said that they leave. `max_resubmits` bounds the rest.
+    A request may itself be what crashes its routers, and must not crash the others too. So it fails once two routers
+    have ended while they had it. Routers that sent an output do not count, since they could compute the request, and
+    neither do those that announced that they leave. `max_resubmits` bounds the rest.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FailoverStream:
         self._deadline = deadline
         self._router_wait_seconds = router_wait_seconds
         self._resubmits_left = max_resubmits
-        # Incarnations of routers that ended without an output of this request.
+        # Incarnations of routers that ended without an output of this request: one that was restarted counts again.
         self._ended: set[int] = set()
         self._answered = False
         self._generated: list[int] = []
@@ -46,11 +46,11 @@ class FailoverStream:
         self._repeated = 0
 
     async def receive(self) -> list[Arrival]:
-        """Return what has come since the last call, at least one output.
+        """Return the outputs received since the last call, at least one.
 
         Raises:
-            RequestError: UNAVAILABLE when no router is linked in time, too many were lost or two have ended before
-                they said anything, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED when the caller was too slow.
+            RequestError: UNAVAILABLE if no router is connected in time, too many were lost, or two have ended
+                without an output; DEADLINE_EXCEEDED; RESOURCE_EXHAUSTED if the caller was too slow.
         """
         while True:
             try:
@@ -58,10 +58,10 @@ class FailoverStream:
             except LinkLostError as error:
                 self._count_loss(error)
                 self.close()
-                logger.warning("a request has lost its router, another one goes on: %s", error)
+                logger.warning("a request has lost its router and goes to another one: %s", error)
 
     def close(self) -> None:
-        """Let go of the router; it hears of it unless the stream has ended."""
+        """Release the stream on its router, and cancel it there unless it has ended."""
         if self._open is not None:
             link, lane = self._open
             self._open = None
@@ -74,7 +74,7 @@ class FailoverStream:
             self._ended.add(self._open[0].endpoint.incarnation)
         if len(self._ended) >= MAX_ENDED:
             self.close()
-            text = f"the request was in flight when {len(self._ended)} routers ended, another one is spared it: {error}"
+            text = f"the request was in flight when {len(self._ended)} routers ended, it is not sent to others: {error}"
             raise unavailable(text) from error
         if not self._resubmits_left:
             self.close()
@@ -93,6 +93,7 @@ class FailoverStream:
         return [self._note(arrival) for arrival in arrivals]
 
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
+        # The next router reports the routing of all positions again, as of a prompt.
         self._repeated = self._positions
         async with self._within_deadline():
             link = await self._choose()
@@ -123,7 +124,7 @@ class FailoverStream:
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
     def _note(self, arrival: Arrival) -> Arrival:
-        """Keep the tokens for a later router; drop routing of positions that a router before has reported."""
+        """Keep the tokens for a later router; drop routing of positions that an earlier router has reported."""
         output = arrival.output
         self._answered = True
         self._generated += output.token_ids

@@ -1,4 +1,4 @@
-"""Frames on asyncio streams, and how they are opened."""
+"""Opens connections that carry frames over asyncio streams."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 
 class Wire:
-    """A connection that carries frames of one server process, named by its incarnation."""
+    """A connection to one server process, identified by its incarnation."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incarnation: int, checksum: bool
@@ -43,7 +43,8 @@ class Wire:
         return payload
 
     def send(self, kind: Kind, payload: bytes) -> None:
-        """Queue a frame; `drain` waits until the peer has taken most of what is queued."""
+        """Queue a frame; `drain` waits until most of the queue is sent."""
+        # Nothing to raise: whoever reads the connection notices its end and fails the streams.
         if self._writer.is_closing():
             return
         self._writer.write(pack_header(kind, self._incarnation, self._sequence, (payload,), self._checksum))
@@ -59,10 +60,10 @@ class Wire:
         await self._writer.drain()
 
     async def carry_out(self, handshake: Handshake) -> None:
-        """Do all turns of `handshake`, before any other frame.
+        """Complete `handshake`, before any other frame.
 
         Raises:
-            FrameError: the peer is none of ours.
+            FrameError: the peer does not prove the credentials.
             EOFError: the peer has closed.
             OSError: the connection broke.
         """
@@ -71,7 +72,7 @@ class Wire:
             handshake.advance(await self._reader.readexactly(handshake.turn.want))
 
     async def close(self) -> None:
-        """Close without waiting for what is queued."""
+        """Close without sending what is queued."""
         self._writer.transport.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -81,8 +82,8 @@ async def connect(endpoint: Endpoint, node: str, credentials: Credentials, check
     """Connect from `node` to `endpoint` (unix socket on the same node, else TCP) and prove the credentials both ways.
 
     Raises:
-        OSError: nothing answers there (a FrameError: what answers is not the process that `endpoint` names,
-            or, with reason `digest`, is of another deployment).
+        OSError: nothing accepts the connection. FrameError: the peer is not the process that `endpoint` names or, with
+            reason `digest`, belongs to another deployment.
         EOFError: the peer has closed, as it does when it refuses our proof.
     """
     if endpoint.unix_name and endpoint.node == node:
@@ -93,13 +94,14 @@ async def connect(endpoint: Endpoint, node: str, credentials: Credentials, check
     try:
         await wire.carry_out(client_handshake(credentials, endpoint.incarnation))
     except BaseException:
+        # Whatever happened, cancellation included, the socket must not stay open.
         await wire.close()
         raise
     return wire
 
 
 def _dial_unix(endpoint: Endpoint) -> socket.socket:
-    """Connect here, which a unix socket does at once: uvloop cannot reach names of the abstract namespace."""
+    """Connect the socket here, which does not block for a unix socket: uvloop cannot use abstract names."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:

@@ -1,4 +1,4 @@
-"""How long a request may be."""
+"""Limits on the length of requests."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The Front's connection to one router: streams go out, steps' outputs come in."""
+"""The Front's connection to one router: requests go out, outputs of steps come in."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class RouterLink:
-    """An open link. `run` reads it until it ends; after `close` every lane fails with LinkLostError."""
+    """An open connection. `run` reads it until it ends; after `close` every stream fails with LinkLostError."""
 
     def __init__(self, endpoint: Endpoint, wire: Wire, hello: RouterHello, max_buffered_tokens: int) -> None:
         self.endpoint = endpoint
@@ -51,7 +51,7 @@ class RouterLink:
 
     @property
     def ready(self) -> bool:
-        """Whether the router has all its shards, as far as it has said."""
+        """Whether the router has all its shards; assumed until its first report."""
         return self.report is None or self.report.ready
 
     @property
@@ -60,7 +60,7 @@ class RouterLink:
         return self.report is not None and self.report.leaving
 
     async def submit(self, submit: Submit) -> StreamQueue:
-        """Send a request, whose `stream` is drawn here, and return where its outputs will be.
+        """Send a request under a new stream number, and return the queue of its outputs.
 
         Raises:
             LinkLostError: the link has ended.
@@ -69,6 +69,7 @@ class RouterLink:
         self._lanes[lane.stream] = lane
         try:
             self._send(msgspec.structs.replace(submit, stream=lane.stream))
+            # A long prompt on a slow connection must hold up its own request, not fill the memory.
             await self._wire.drain()
         except BaseException as error:
             self.release(lane)
@@ -78,12 +79,12 @@ class RouterLink:
         return lane
 
     def release(self, lane: StreamQueue) -> None:
-        """Forget a stream, and tell the router if it has not ended."""
+        """Remove a stream, and cancel it on the router if it has not ended."""
         if self._lanes.pop(lane.stream, None) is not None and not lane.ended and not self.lost:
             self._send(Cancel(lane.stream))
 
     def watch(self, seconds: float) -> None:
-        """Ask for the router's activity, which `window` gathers, for so many seconds; 0 ends it.
+        """Ask the router to send its activity to `window` for `seconds`; 0 ends it.
 
         Raises:
             LinkLostError: the link has ended.
@@ -91,7 +92,7 @@ class RouterLink:
         self._send(Watch(seconds))
 
     async def run(self, silence_s: float) -> None:
-        """Read until the link ends: the peer closes, sends what is no message, or is silent for `silence_s`."""
+        """Read until the peer closes the connection, sends an invalid message, or sends nothing for `silence_s`."""
         try:
             while True:
                 async with asyncio.timeout(silence_s):
@@ -101,7 +102,8 @@ class RouterLink:
             logger.warning("link to router %s ended: %s", self.hello.router, describe(error))
 
     async def close(self) -> None:
-        """End every stream's lane and the connection."""
+        """Fail all streams and close the connection."""
+        # Before the lanes fail: a stream that resubmits must not choose this link or send on it.
         self.lost = True
         lanes, self._lanes = self._lanes, {}
         for lane in lanes.values():
@@ -126,19 +128,20 @@ class RouterLink:
     def _deliver(self, step: StepOutputs) -> None:
         now = asyncio.get_running_loop().time()
         for output in step.outputs:
-            # A stream that was cancelled may still have outputs on the way.
+            # A cancelled stream may still have outputs in flight.
             if (lane := self._lanes.get(output.stream)) is not None:
                 lane.put(Arrival(now, output))
+                # Releasing an overflowed stream also cancels it on the router, which would compute for nobody.
                 if lane.ended or lane.overflowed:
                     self.release(lane)
 
 
 async def open_link(endpoint: Endpoint, node: str, credentials: Credentials, config: FrontConfig) -> RouterLink:
-    """Connect to a router and hear its hello.
+    """Connect to a router and receive its hello.
 
     Raises:
-        OSError, EOFError: there is no such router, or it does not know the secret, or is of another deployment.
-        msgspec.MsgspecError: it says something else.
+        OSError, EOFError: the router is not there, does not know the secret, or belongs to another deployment.
+        msgspec.MsgspecError: its first message cannot be decoded.
     """
     async with asyncio.timeout(config.connect_timeout_seconds):
         wire = await connect(endpoint, node, credentials, config.checksum)
@@ -153,7 +156,7 @@ async def open_link(endpoint: Endpoint, node: str, credentials: Credentials, con
 
 
 def describe(error: BaseException) -> str:
-    """Return one line about why a connection ended."""
+    """Return in one line why a connection ended."""
     if isinstance(error, TimeoutError):
         return "it was silent for too long"
     if isinstance(error, EOFError):

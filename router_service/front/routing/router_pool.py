@@ -1,4 +1,4 @@
-"""All routers that can be reached: finds them, keeps a link to each, picks one for a request."""
+"""Finds the routers, keeps a connection to each, and chooses one for each request."""
 
 import asyncio
 import logging
@@ -19,9 +19,9 @@ EndpointSource = Callable[[], Awaitable[list[Endpoint]]]
 
 
 class RouterPool:
-    """The links, kept up by a background task that asks `endpoints` for the routers about once a second.
+    """The links to all routers; a background task calls `endpoints` for the routers about once a second.
 
-    `on_change` is called whenever a link has come or gone, and after each time that the routers were asked for.
+    `on_change` is called whenever a link is opened or lost, and after each call of `endpoints`.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class RouterPool:
 
     @property
     def links(self) -> tuple[RouterLink, ...]:
-        """The links that are up. The tuple is replaced, never changed, so other threads may read it."""
+        """The open links. The tuple is replaced and never modified, so other threads may read it."""
         return self._links
 
     @property
     def reports(self) -> list[RouterReport]:
-        """The latest report of each linked router."""
+        """The latest report of each connected router."""
         return [link.report for link in self._links if link.report is not None]
 
     def start(self) -> None:
-        """Begin to look for routers."""
+        """Start to look for routers."""
         self._poller = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
@@ -65,7 +65,7 @@ class RouterPool:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def limits(self, context: int, vocabulary: int) -> LengthLimits:
-        """Return what every linked router allows, at most `context`."""
+        """Return the limits that every connected router accepts, at most `context`."""
         hellos = [link.hello for link in self._links]
         context = min([context, *(hello.context for hello in hellos)])
         return LengthLimits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
@@ -73,7 +73,7 @@ class RouterPool:
     async def choose(self) -> RouterLink:
         """Return the link with the fewest streams; wait while there is none.
 
-        Routers that leave, and those that lack shards, are the last choice: better than none.
+        Routers that leave or lack shards are chosen only if there is no other.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._links))
@@ -92,6 +92,7 @@ class RouterPool:
         for endpoint in endpoints:
             if endpoint.incarnation not in self._keepers:
                 self._keepers[endpoint.incarnation] = asyncio.create_task(self._hold(endpoint))
+        # Processes that are no longer listed never come back under that incarnation: without this the table would grow.
         known = {endpoint.incarnation for endpoint in endpoints}
         self._complaints = {key: text for key, text in self._complaints.items() if key in known}
 
@@ -104,7 +105,7 @@ class RouterPool:
             del self._keepers[endpoint.incarnation]
 
     async def _connect(self, endpoint: Endpoint) -> None:
-        """Connect once and stay until the link ends; the next poll tries again."""
+        """Connect and read until the link ends; the next poll tries again."""
         try:
             link = await open_link(endpoint, self._node, self._credentials, self._config)
         except (OSError, EOFError, msgspec.MsgspecError) as error:
@@ -127,7 +128,7 @@ class RouterPool:
             self._changed.notify_all()
 
     def _complain(self, endpoint: Endpoint, text: str) -> None:
-        """Log why a router cannot be linked, once for each reason."""
+        """Log why a router cannot be connected, once per reason."""
         if self._complaints.get(endpoint.incarnation) != text:
             self._complaints[endpoint.incarnation] = text
             logger.warning("cannot link router %s (process %d): %s", endpoint.replica, endpoint.pid, text)

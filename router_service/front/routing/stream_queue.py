@@ -1,4 +1,4 @@
-"""One stream's mailbox on one router's link."""
+"""The queue of one stream's outputs on one router's link."""
 
 import asyncio
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from router_service.protocol.messages import StreamOutput
 
 
 class LinkLostError(ConnectionError):
-    """The link to the router has ended; its streams may go on elsewhere."""
+    """The link to the router has ended; its streams may continue on another."""
 
 
 class OverflowedError(Exception):
-    """The reader has fallen too far behind."""
+    """The reader has fallen too far behind, and its outputs were dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An output and when its frame came, in the event loop's seconds."""
+    """An output and the time of its receipt, in the event loop's seconds."""
 
     at: float
     output: StreamOutput
 
 
 class StreamQueue:
-    """Outputs of a stream that wait to be taken. Written and read on the event loop's thread."""
+    """Outputs of a stream that wait for their reader. Used on the event loop's thread only."""
 
     def __init__(self, stream: int, max_buffered_tokens: int) -> None:
         self.stream = stream
@@ -36,14 +36,15 @@ class StreamQueue:
 
     @property
     def overflowed(self) -> bool:
-        """Whether more tokens came than the reader may leave waiting."""
+        """Whether more tokens wait than allowed."""
         return self._tokens > self._limit
 
     def put(self, arrival: Arrival) -> None:
-        """Add an output; over the limit, everything is dropped and the reader told (`overflowed`)."""
+        """Add an output. Over the limit, all outputs are dropped and the reader gets OverflowedError."""
         output = arrival.output
         self._tokens += len(output.token_ids)
         if self.overflowed:
+            # A stream with a gap is worth nothing, so its tokens need not stay in memory either.
             self._waiting.clear()
             self.fail(OverflowedError())
             return
@@ -52,21 +53,23 @@ class StreamQueue:
         self._ready.set()
 
     def fail(self, fault: Exception) -> None:
-        """Raise `fault` to the reader once it has taken what is here."""
+        """Let the reader raise `fault` once it has taken the outputs that wait."""
+        # A stream that has ended does not need its link any more, so losing it is no failure.
         if not self.ended and self._fault is None:
             self._fault = fault
             self._ready.set()
 
     async def take(self) -> list[Arrival]:
-        """Return all outputs that wait, at least one.
+        """Return all waiting outputs, at least one.
 
         Raises:
-            LinkLostError: the link has ended, and nothing is left.
+            LinkLostError: the link has ended and no output is left.
             OverflowedError: the reader was too slow.
         """
         await self._ready.wait()
         if self._waiting:
             taken, self._waiting, self._tokens = self._waiting, [], 0
+            # Stays set for a fault, so that the next call raises it.
             if self._fault is None:
                 self._ready.clear()
             return taken

@@ -1,1 +1,1 @@
-"""What the Front tells of requests: metrics, log lines, spans."""
+"""The Front's telemetry of requests: metrics, log lines, spans."""

@@ -1,4 +1,4 @@
-"""The metrics page: the Front's own series and the routers', each family once."""
+"""The metrics page: the Front's own series merged with the routers', each family once."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,14 +10,14 @@ from router_service.protocol.messages import MetricFamily, RouterReport
 
 
 class MergedCollector(Collector):
-    """Families of `registry` and of the latest reports, merged by name. A lost router takes its series along."""
+    """Families of `registry` and of the latest reports, merged by name. A lost router's series disappear."""
 
     def __init__(self, registry: CollectorRegistry, reports: Callable[[], list[RouterReport]]) -> None:
         self._registry = registry
         self._reports = reports
 
     def collect(self) -> Iterable[Metric]:
-        """Return the families; called on a scrape's thread."""
+        """Return the merged families. Called on the thread of a scrape."""
         merged: dict[str, _Family] = {}
         for metric in self._registry.collect():
             merged.setdefault(metric.name, _Family(metric.name, metric.documentation, metric.type)).add(metric)
@@ -29,10 +29,10 @@ class MergedCollector(Collector):
 
 
 class _Family:
-    """A family that is being put together: what contradicts it is left out.
+    """A family being merged; samples of another type than the first are left out.
 
-    What several routers pass on of one shard comes once. Of a counter the furthest is taken: when the router that knew
-    it is gone, another's older count would look like a restart of the shard.
+    A sample that several routers pass on for one shard appears once. For counters the highest value is kept: when the
+    router that had it is gone, another's older count would look like a restart of the shard.
     """
 
     def __init__(self, name: str, documentation: str, type: str) -> None:
@@ -44,6 +44,7 @@ class _Family:
             return
         for sample in other.samples:
             key = (sample.name, frozenset(sample.labels.items()))
+            # prometheus_client adds one to each counter and histogram, and no dashboard or rule reads them.
             if sample.name.endswith("_created"):
                 continue
             place = self._places.setdefault(key, len(self._places))
@@ -54,7 +55,7 @@ class _Family:
 
 
 def to_metric(family: MetricFamily) -> Metric:
-    """Return a router's family as prometheus_client's; a counter's name loses its suffix, as that library wants."""
+    """Return a router's family as a prometheus_client one; that library expects counter names without `_total`."""
     name = family.name.removesuffix("_total") if family.type == "counter" else family.name
     metric = Metric(name, family.documentation, family.type)
     for sample in family.samples:

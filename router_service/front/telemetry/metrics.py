@@ -1,9 +1,10 @@
-"""What the Front measures of requests (names and meaning are a contract with dashboards and alerts)."""
+"""The Front's metrics of requests. Names and meanings are a contract with dashboards and alerts."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router_service.front.telemetry.request_record import FINISH_NAMES, RequestListener, RequestRecord
 
+# vLLM's buckets as well as its names, so that its dashboards can be used.
 FIRST_TOKEN_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1),
     *(2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
@@ -15,7 +16,7 @@ CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "INVALID_ARGUMENT", "RESO
 
 
 class FrontMetrics:
-    """The Front's series in a registry of their own, each labelled with the model; `routers` are configured."""
+    """The Front's series in a registry of their own, labelled with the model; `routers` is the configured number."""
 
     def __init__(self, model: str, routers: int = 1) -> None:
         self.registry = CollectorRegistry()
@@ -29,27 +30,27 @@ class FrontMetrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that got a token")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
         self.routers_linked = self._gauge("routers_linked", "Routers that this Front is connected to")
-        # One that never gets ready is listed nowhere: only against this number does it show.
-        self._gauge("routers_configured", "Routers that there should be").set(routers)
+        # A router that never becomes ready is listed nowhere: only a comparison with this number shows it.
+        self._gauge("routers_configured", "Routers that are configured").set(routers)
         self._success = self._labelled("request_success", "Requests that ended in an answer", "finished_reason")
         self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
         self._refused = self._labelled("requests_refused", "Calls refused before they were served", "reason")
-        # From 0 on, or a rate would miss the first of each.
+        # Start at 0, or a rate would miss the first of each.
         for reason in FINISH_NAMES.values():
             self._success.labels(model, reason)
         for code in CODES:
             self._failures.labels(model, code)
 
     def succeeded(self, reason: str) -> None:
-        """Count an answer."""
+        """Count an answer by its finish reason."""
         self._success.labels(self.model, reason).inc()
 
     def failed(self, code: str) -> None:
-        """Count an error, by its gRPC status."""
+        """Count an error by its gRPC status."""
         self._failures.labels(self.model, code).inc()
 
     def refused(self, reason: str) -> None:
-        """Count a call that its caller may not make."""
+        """Count a refused call by the reason."""
         self._refused.labels(self.model, reason).inc()
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -67,13 +68,13 @@ class FrontMetrics:
 
 
 class RequestMetrics(RequestListener):
-    """Each request's share of the metrics."""
+    """Observes each request in the metrics."""
 
     def __init__(self, metrics: FrontMetrics) -> None:
         self._metrics = metrics
 
     def tokens(self, record: RequestRecord, count: int, since: float | None) -> None:
-        """Observe when tokens came; several at once share the time since the last ones."""
+        """Observe the times of tokens; several in one output share the time since the last output."""
         at = record.answer.last
         assert at is not None
         self._metrics.generation_tokens.inc(count)

@@ -1,6 +1,6 @@
 """The metrics port: `/metrics` for a scrape, `/sd` for Prometheus' HTTP service discovery (http_sd), `/healthz`.
 
-It speaks plain HTTP and asks for no token, so that a kubelet can ask how the Front is also where the API has TLS.
+It speaks plain HTTP and requires no token, so that a kubelet can probe the Front even if the API uses TLS.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from prometheus_client.registry import Collector
 
 from router_service.front.health import FrontHealth
 
-# Returns HOST:PORT of each page that Prometheus must read; called on a thread of its own, since it may ask Ray.
+# Returns HOST:PORT of each metrics page; called on a thread, since it may call Ray.
 Targets = Callable[[], Iterable[str]]
 Page = Callable[[web.Request], Awaitable[web.Response]]
 
 UNKNOWN = "only /metrics, /sd and /healthz are served here\n"
-# Prometheus gives a scrape up after 10 s unless told otherwise.
+# Prometheus' default scrape timeout.
 PAGE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 1.0
 
@@ -30,7 +30,7 @@ SHUTDOWN_SECONDS = 1.0
 class MetricsServer:
     """Serves the pages over HTTP from `start` to `stop`, on the running event loop.
 
-    What takes long, or asks others, is done on threads: a scrape of many series holds up no stream.
+    Pages are made on threads, so that a scrape of many series does not hold up streams.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class MetricsServer:
         targets: Targets | None = None,
         health: FrontHealth | None = None,
     ) -> None:
-        """Without `targets` this page is the only one that `/sd` lists; without `health` there is no `/healthz`."""
+        """Without `targets`, `/sd` lists this page only; without `health` there is no `/healthz`."""
         self.port = 0
         self._host = ""
         registry = CollectorRegistry()
@@ -55,10 +55,10 @@ class MetricsServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
 
     async def start(self, host: str, port: int, ports: int = 1) -> int:
-        """Bind the first free one of `ports` ports from `port` on; a port of 0 picks any free one. Return the port.
+        """Bind the first free of `ports` ports from `port` on, or any free one if `port` is 0. Return the port.
 
         Raises:
-            OSError: all are taken, or the address is not ours.
+            OSError: all are taken, or the address is not of this machine.
         """
         taken = _listen(host, range(port, port + ports) if port else range(1))
         self._host, self.port = host, taken.getsockname()[1]
@@ -72,10 +72,11 @@ class MetricsServer:
 
 
 def metrics_page(registry: CollectorRegistry) -> Page:
-    """Return the series in the form that the scraper accepts."""
+    """Serve the series in the format that the scraper accepts."""
 
     async def serve(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        # Encoding thousands of series takes a while, during which streams must go on.
         body = await asyncio.to_thread(encode, registry)
         response = web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
         response.enable_compression()
@@ -85,7 +86,7 @@ def metrics_page(registry: CollectorRegistry) -> Page:
 
 
 def discovery(targets: Targets, model: str) -> Page:
-    """List the scrape targets. The model is a meta label: a plain one would clash with the label of the series."""
+    """Serve the scrape targets. The model is a meta label: a plain one would clash with the label of the series."""
 
     async def serve(_: web.Request) -> web.Response:
         listed = await asyncio.to_thread(lambda: sorted(targets()))
@@ -96,7 +97,7 @@ def discovery(targets: Targets, model: str) -> Page:
 
 
 def health_page(health: FrontHealth) -> Page:
-    """Answer 200 while the Front serves, else 503; either with the word and the number of routers as JSON."""
+    """Return 200 while the Front serves, else 503, with its state and the number of routers as JSON."""
 
     async def serve(_: web.Request) -> web.Response:
         status = HTTPStatus.OK if health.word == "serving" else HTTPStatus.SERVICE_UNAVAILABLE
@@ -107,7 +108,7 @@ def health_page(health: FrontHealth) -> Page:
 
 
 def bounded(page: Page, seconds: float = PAGE_SECONDS) -> Page:
-    """Answer 503 where `page` takes longer than whoever asks would wait."""
+    """Return 503 if `page` takes longer than `seconds`."""
 
     async def serve(request: web.Request) -> web.Response:
         try:
@@ -125,7 +126,7 @@ async def _unknown(_: web.Request) -> web.Response:
 
 
 def _listen(host: str, ports: range) -> socket.socket:
-    """A listening socket of the address's own family, IPv4 or IPv6, on the first of `ports` that is free."""
+    """Return a listening socket, IPv4 or IPv6 as the address, on the first free one of `ports`."""
     for port in ports:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]

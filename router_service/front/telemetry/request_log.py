@@ -1,4 +1,4 @@
-"""What the Front logs of each request: a line when a router has taken it, one when it has ended.
+"""What the Front logs of each request: one line when a router has accepted it, one when it has ended.
 
 No line holds a prompt or generated text.
 """
@@ -12,16 +12,17 @@ from router_service.front.telemetry.request_record import RequestListener, Reque
 
 logger = logging.getLogger(__name__)
 
-# Statuses whose messages are words of our own; others may quote what the client sent.
+# Statuses whose messages are our own words; those of others may quote the client's input.
 TOLD = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+# Ended by the client or its request: nothing that an operator should be warned of.
 EXPECTED = ("INVALID_ARGUMENT", "CANCELLED", "DEADLINE_EXCEEDED")
 
 
 class RequestLog(RequestListener):
-    """Writes the lines of every request."""
+    """Writes the log lines of every request."""
 
     def arrived(self, record: RequestRecord, arrival: Arrival) -> None:
-        """Log that it is accepted: the first token is how the Front knows that a router has taken it."""
+        """Log that it is accepted, which the Front knows by the first token."""
         if record.submit is None or not 0 < record.received.tokens == len(arrival.output.token_ids):
             return
         values: dict[str, Any] = {
@@ -33,7 +34,7 @@ class RequestLog(RequestListener):
         logger.info("request accepted", extra=fields(**values))
 
     def finished(self, record: RequestRecord) -> None:
-        """Log how it went."""
+        """Log the end of an answer."""
         timings = record.timings
         values = {
             "finish": record.finish,
@@ -47,7 +48,7 @@ class RequestLog(RequestListener):
         logger.info("request finished", extra=fields(**values))
 
     def failed(self, record: RequestRecord) -> None:
-        """Log why it ended, in our own words only."""
+        """Log a failure; the message only if it cannot quote the client's input."""
         values = {"code": record.code, "prompt_tokens": record.prompt_tokens, "tokens": record.received.tokens}
         if record.code in TOLD and record.message:
             values["reason"] = record.message

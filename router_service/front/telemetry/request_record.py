@@ -1,4 +1,4 @@
-"""What the Front knows of one request, kept once: metrics, log and spans listen to it and read the numbers here."""
+"""The Front's record of one request. Metrics, log and spans listen to it and read its numbers."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ FINISH_NAMES = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
 
 @dataclass(slots=True)
 class Progress:
-    """A count of tokens, when the first and the last came (event loop's seconds), and what the router said last."""
+    """Number of tokens, times of the first and the last (event loop's seconds), and the router's latest timings."""
 
     tokens: int = 0
     first: float | None = None
@@ -36,28 +36,28 @@ class Progress:
 
 
 class RequestListener:
-    """Hears of the steps of a request after its record has them. A listener overrides what it cares for."""
+    """Is told of each step of a request after the record is updated. Override the methods that matter."""
 
     def submitted(self, record: "RequestRecord") -> None:
-        """The request is about to go to a router, which may yet refuse it."""
+        """The request is about to be sent to a router, which may still refuse it."""
 
     def arrived(self, record: "RequestRecord", arrival: Arrival) -> None:
-        """An output has come; some of its tokens may lie behind the end of the answer."""
+        """An output was received; some of its tokens may come after the end of the answer."""
 
     def tokens(self, record: "RequestRecord", count: int, since: float | None) -> None:
-        """`count` tokens, at least one, belong to the answer; those before came at `since`, None for the first."""
+        """`count` more tokens, at least one, belong to the answer; those before came at `since`, None for the first."""
 
     def finished(self, record: "RequestRecord") -> None:
-        """The client has the last response."""
+        """The last response was written."""
 
     def failed(self, record: "RequestRecord") -> None:
-        """The request has ended with an error."""
+        """The request ended with an error."""
 
 
 class RequestRecord:
-    """One request; exactly one of `finished` and `failed` ends it. Times are in `clock`'s seconds, the event loop's.
+    """One request; exactly one of `finished` and `failed` ends it. Times are in seconds of `clock`, the event loop's.
 
-    A listener's fault is logged; the request and the other listeners go on.
+    An exception of a listener is logged and affects neither the request nor other listeners.
     """
 
     def __init__(self, request_id: str, clock: Callable[[], float], listeners: Iterable[RequestListener] = ()) -> None:
@@ -77,20 +77,21 @@ class RequestRecord:
 
     @property
     def prompt_tokens(self) -> int:
-        """How long the prompt is, 0 before it is known."""
+        """Tokens of the prompt, 0 before it is known."""
         return 0 if self.submit is None else len(self.submit.prompt)
 
     @property
     def seconds(self) -> float:
-        """How long it has taken, to its end or to now."""
+        """Seconds from the arrival to the end, or to now."""
         return (self._clock() if self.ended is None else self.ended) - self.began
 
     @property
     def timings(self) -> Timings:
-        """How the answer's time was spent, by the Front's own measure where the router has not said."""
+        """How the answer's time was spent; measured by the Front where the router has sent no timings."""
         last = self.began if self.answer.last is None else self.answer.last
         first = last if self.answer.first is None else self.answer.first
         told = self.answer.timings or Timings(0.0, first - self.began, 0.0)
+        # The first output's timings have no decoding yet, and a stream that the Front ends gets no others.
         return msgspec.structs.replace(told, decode_seconds=told.decode_seconds or last - first)
 
     def listen(self, listener: RequestListener, trace_id: str) -> None:
@@ -99,12 +100,12 @@ class RequestRecord:
         self._listeners += (listener,)
 
     def submitted(self, submit: Submit) -> None:
-        """Note what goes to a router."""
+        """Note what is sent to a router."""
         self.submit = submit
         self._tell(lambda listener: listener.submitted(self))
 
     def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Note outputs as they came."""
+        """Note received outputs."""
         for arrival in arrivals:
             self._arrived(arrival)
 
@@ -116,7 +117,7 @@ class RequestRecord:
             self._tell(lambda listener: listener.tokens(self, count, since))
 
     def finished(self, reason: pb.FinishReason) -> None:
-        """Note that the client has the last response."""
+        """Note that the last response was written."""
         self.finish = FINISH_NAMES[reason]
         self.ended = self._clock()
         self._tell(lambda listener: listener.finished(self))
@@ -140,7 +141,7 @@ class RequestRecord:
 
 
 def complain(observer: str, error: Exception) -> None:
-    """Log a fault of what only watches."""
+    """Log a fault of an observer."""
     with suppress(Exception):  # the log itself may be what is broken
         text = "an observer failed (%s), the request that it watches goes on"
         logger.error(text, observer, extra=fields(stack=stack_of(error)))

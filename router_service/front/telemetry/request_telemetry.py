@@ -1,4 +1,4 @@
-"""Opens the record of each request, and has metrics, log and, where it is sampled, spans listen to it."""
+"""Opens the record of each request, with metrics, log and (if sampled) spans as its listeners."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 
 class RequestTelemetry:
-    """What watches requests. `tracer` is None where tracing is off."""
+    """The observers of requests. `tracer` is None if tracing is off."""
 
     def __init__(self, metrics: FrontMetrics, tracer: "Tracer | None") -> None:
         self._listeners = (RequestMetrics(metrics), RequestLog())
         self._tracer = tracer
 
     def begin(self, request: pb.GenerateRequest, metadata: Mapping[str, str], request_id: str = "") -> RequestRecord:
-        """A request has come; without `request_id` it gets one, see `new_request_id`.
+        """Return the record of a new request; without `request_id` it gets one, see `new_request_id`.
 
-        From now on the lines of the running task carry the id.
+        From now on log lines of the running task carry the id.
         """
         request_id = request_id or new_request_id(request.request_id, metadata)
         shown = shown_request_id(request_id)
         current_request.set(shown)
         record = RequestRecord(request_id, asyncio.get_running_loop().time, self._listeners)
         try:
+            # A fault of tracing must not fail the request.
             if self._tracer is not None and (spans := self._tracer.begin(request, shown, metadata)) is not None:
                 record.listen(spans, spans.trace_id)
         except Exception as error:

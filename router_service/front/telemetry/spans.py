@@ -33,9 +33,9 @@ Summaries = Sequence[tuple[float, StepSummary]]
 
 
 class Tracer:
-    """Starts requests' spans and sends those that have ended, from a thread and a bounded queue of its own.
+    """Starts the spans of requests, and exports ended ones from a bounded queue on a thread of its own.
 
-    A collector that is away costs the spans that no longer fit, and nothing else.
+    If the collector is unreachable, only spans that exceed the queue are lost.
     """
 
     def __init__(self, config: TracingConfig, model: str) -> None:
@@ -46,6 +46,7 @@ class Tracer:
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
             resource=Resource({"service.name": config.service_name}),
+            # `close` does it, within a bound.
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(
@@ -53,6 +54,7 @@ class Tracer:
                 self._exporter,
                 max_queue_size=config.queue_size,
                 schedule_delay_millis=SCHEDULE_SECONDS * 1e3,
+                # The SDK refuses batches larger than the queue.
                 max_export_batch_size=min(BATCH_SPANS, config.queue_size),
             )
         )
@@ -60,11 +62,11 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def serves_at(self, host: str, port: int) -> None:
-        """Spans say so from now on."""
+        """Set the server's address in the attributes of spans from now on."""
         self._place = {"server.address": host, "server.port": port}
 
     def begin(self, request: pb.GenerateRequest, request_id: str, metadata: Mapping[str, str]) -> "RequestSpans | None":
-        """Start the span of a request, below the caller's `traceparent`; None where it is not sampled."""
+        """Start the span of a request as a child of the caller's `traceparent`; None if it is not sampled."""
         operation = "chat" if request.HasField("chat") else "text_completion"
         attributes: dict[str, AttributeValue] = {
             "gen_ai.operation.name": operation,
@@ -78,21 +80,22 @@ class Tracer:
         return RequestSpans(self._tracer, span) if span.is_recording() else None
 
     def close(self) -> None:
-        """Send what waits, for two seconds at most."""
+        """Export the spans that wait, for at most two seconds."""
         flush = threading.Thread(target=self._provider.force_flush, daemon=True)
         flush.start()
         flush.join(LAST_FLUSH_SECONDS)
-        self._exporter.shutdown()  # first: it ends the retries that the processor would wait for
+        self._exporter.shutdown()  # before the provider: it ends the retries that the provider would wait for
         self._provider.shutdown()
 
 
 class RequestSpans(RequestListener):
-    """The spans of one request that is sampled. Times are in the event loop's seconds, the monotonic clock's."""
+    """The spans of one sampled request. Times are in the event loop's seconds, which are the monotonic clock's."""
 
     def __init__(self, maker: SpanMaker, root: Span) -> None:
         self._maker = maker
         self._root = root
         self._begun = time.monotonic()
+        # Taken once, so that a step of the wall clock cannot move the children against each other.
         self._wall_ns = time.time_ns() - time.monotonic_ns()
         self._summaries: list[tuple[float, StepSummary]] = []
 
@@ -102,7 +105,7 @@ class RequestSpans(RequestListener):
         return f"{self._root.get_span_context().trace_id:032x}"
 
     def submitted(self, record: RequestRecord) -> None:
-        """Note what is asked for, all defaults filled in."""
+        """Set the request's attributes, with all defaults filled in."""
         assert record.submit is not None
         sampling = record.submit.sampling
         self._root.set_attributes(
@@ -117,7 +120,7 @@ class RequestSpans(RequestListener):
         )
 
     def arrived(self, record: RequestRecord, arrival: Arrival) -> None:  # noqa: ARG002
-        """Keep what the router says of a step."""
+        """Keep the summary of a step."""
         if arrival.output.summary is not None and len(self._summaries) < MAX_EVENTS:
             self._summaries.append((arrival.at, arrival.output.summary))
 
@@ -127,7 +130,7 @@ class RequestSpans(RequestListener):
         self._end(record.answer.tokens, record.received)
 
     def failed(self, record: RequestRecord) -> None:
-        """End all spans of a request that ended with an error."""
+        """End all spans of a failed request."""
         self._root.set_attribute("error.type", record.code)
         self._root.set_status(Status(StatusCode.ERROR))
         self._end(record.received.tokens, record.received)
@@ -139,7 +142,7 @@ class RequestSpans(RequestListener):
         self._root.end()
 
     def _add_children(self, timings: Timings, first: float, last: float) -> None:
-        """Lay out the router's durations so that the last one ends with the last token that came."""
+        """Add a span for each of the router's durations, such that decode ends with the last token received."""
         decode = last - (timings.decode_seconds or last - first)
         prefill = decode - timings.prefill_seconds
         self._child("queue", prefill - timings.queue_seconds, prefill)

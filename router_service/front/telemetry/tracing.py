@@ -1,4 +1,4 @@
-"""Whether requests are traced, and where their spans go. OpenTelemetry is imported only where they are."""
+"""Opens the tracer if tracing is on. OpenTelemetry is imported only then, because it is an optional dependency."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def open_tracer(config: TracingConfig, model: str) -> "Tracer | None":
-    """Begin to trace requests to `model`; None where tracing is off.
+    """Return a tracer of requests to `model`, None if tracing is off.
 
     Raises:
         ValueError: the extra `tracing` is not installed.
@@ -23,7 +23,7 @@ def open_tracer(config: TracingConfig, model: str) -> "Tracer | None":
 
 
 def check_installed(config: TracingConfig) -> None:
-    """Make sure that what tracing needs is there, if it is on.
+    """Check that OpenTelemetry is installed, if tracing is on.
 
     Raises:
         ValueError: it is not.

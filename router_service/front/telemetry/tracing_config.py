@@ -9,16 +9,16 @@ from experts.host.bounds import Seconds, check_settings, setting
 
 @dataclass(frozen=True, slots=True)
 class TracingConfig:
-    """Traces by OpenTelemetry, sent by OTLP over gRPC.
+    """OpenTelemetry traces, exported by OTLP over gRPC.
 
-    Headers for the collector (credentials) come from the environment's OTEL_EXPORTER_OTLP_HEADERS alone.
+    Headers for the collector (credentials) come only from the environment variable OTEL_EXPORTER_OTLP_HEADERS.
 
     Args:
-        endpoint: the collector; https encrypts; empty traces nothing
-        sample_ratio: share of the requests that are traced; one whose traceparent says so always is, or never
-        service_name: the spans' service.name
-        queue_size: spans that wait to be sent; when a collector does not keep up, further ones are dropped
-        export_timeout_seconds: how long sending a batch may take, retries included, before it is dropped
+        endpoint: URL of the collector; https encrypts; empty turns tracing off
+        sample_ratio: fraction of requests that are traced; a request with a traceparent follows its sampling flag
+        service_name: service.name of the spans
+        queue_size: spans waiting to be exported; when the collector does not keep up, further ones are dropped
+        export_timeout_seconds: how long exporting a batch may take, including retries, before it is dropped
     """
 
     endpoint: Annotated[str, setting(said="empty, http://HOST:PORT or https://HOST:PORT")] = ""

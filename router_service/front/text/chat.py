@@ -1,4 +1,4 @@
-"""A checkpoint's chat template: a conversation to the text that the model was trained on."""
+"""A checkpoint's chat template: formats a conversation as the text that the model was trained on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,29 +9,29 @@ from router_service.front.text.checkpoint_files import read_text
 from router_service.front.text.templates.process import TemplateError, TemplateProcess
 
 ROLES = ("system", "user", "assistant", "tool")
-# What transformers knows by name; a model may have more.
+# Names that transformers knows; a model may have others.
 USUAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 class ChatError(ValueError):
-    """The template refuses the conversation."""
+    """The template rejects the conversation."""
 
 
 class ChatTemplate:
-    """A compiled template. It came with a checkpoint, so it runs in a process of its own (`template_process.py`)."""
+    """A compiled template. It is untrusted, so it runs in a process of its own (`templates/process.py`)."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Compile `source`; `special_tokens` (bos_token, eos_token, ...) are variables of the template.
 
         Raises:
-            TemplateError: `source` is no template, or cannot be compiled within the limits.
+            TemplateError: `source` does not compile, or not within the limits.
         """
         self._process = TemplateProcess(source, special_tokens)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return the text of `messages` (role, content) up to the start of the assistant's answer.
 
-        Blocks until it is there, for a few seconds at most. Safe to call from several threads.
+        Blocks, for a few seconds at most. Safe to call from several threads.
 
         Raises:
             ChatError: the template raises, cannot render these messages, or exceeds the limits.
@@ -43,7 +43,7 @@ class ChatTemplate:
 
 
 def load_chat_template(directory: Path) -> ChatTemplate | None:
-    """Read the chat template of a checkpoint, None where it has none.
+    """Read the chat template of a checkpoint; None if it has none.
 
     Looked for in chat_template.jinja, chat_template.json, tokenizer_config.json, in this order.
 
@@ -64,12 +64,12 @@ def load_special_tokens(directory: Path) -> dict[str, str]:
     """Return a checkpoint's named special tokens (`eos_token`: its content, and so on).
 
     Raises:
-        CheckpointError: a file is unreadable, or one of the usual tokens is none.
+        CheckpointError: a file is unreadable, or one of `USUAL_TOKENS` is not a token.
     """
     named: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         reader = open_json(directory / file, optional=True)
-        # Other keys end so too, as `add_bos_token`; what is no token under them is no error.
+        # Other keys have this suffix too, such as the flag `add_bos_token`, so other values are no error.
         named |= {key: value for key in reader.values if key.endswith("_token") and (value := _content(reader, key))}
     return named
 
@@ -97,7 +97,7 @@ def _find_source(directory: Path) -> tuple[Path, str] | None:
 
 
 def _default_of(reader: JsonReader) -> str:
-    """Return the template, or of a list of named ones that called default."""
+    """Return the template, or the one named `default` of a list of templates."""
     value = reader.get("chat_template")
     if isinstance(value, list):
         entries = [entry for entry in value if isinstance(entry, dict) and entry.get("name") == "default"]

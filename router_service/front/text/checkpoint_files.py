@@ -10,7 +10,7 @@ MAX_TEXT_BYTES = 1 << 20
 
 
 def read_text(path: Path) -> str | None:
-    """Return the text of `path`, None where there is no such file.
+    """Return the text of `path`, None if there is no such file.
 
     Raises:
         CheckpointError: it cannot be read, or is too large.

@@ -1,8 +1,8 @@
-"""Token ids to text as they come, in whole characters, at a bounded cost for each token.
+"""Incremental detokenization: text in whole characters, at a bounded cost per token.
 
 The concatenation of what is returned equals the tokenizer's decoding of all ids at once. A decoder looks at neighbours
 (the first token loses its leading space, bytes of one character join), so each push decodes a short window of the last
-tokens and returns what is new behind the characters that were returned before.
+tokens and returns what is new after the characters returned before.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from router_service.front.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 WINDOW_TOKENS = 24
-# A character has at most four bytes and a token at least one: behind four tokens, no character is left open.
+# A character has at most four bytes and a token at least one, so no character spans more than four tokens.
 KEPT_TOKENS = 4
-# A run of byte tokens is decoded as a whole (one bad byte spoils all of it), so it is held until it ends or is long.
+# A run of byte tokens is decoded as a whole (one bad byte replaces all of it), so it is held until it ends or is long.
 RUN_TOKENS = 32
 
 
 class Detokenizer:
-    """One stream's text. Special tokens have none."""
+    """The text of one stream, without special tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -38,7 +38,7 @@ class Detokenizer:
         return "" if self._run else self._advance()
 
     def flush(self) -> str:
-        """Return what is held: an incomplete character becomes U+FFFD. Nothing can be pushed afterwards."""
+        """Return the text held back; an incomplete character becomes U+FFFD. Do not push afterwards."""
         return self._tokenizer.decode(self._window)[self._returned :]
 
     def _count_run(self, ids: list[int]) -> None:
@@ -47,7 +47,7 @@ class Detokenizer:
 
     def _advance(self) -> str:
         text = self._tokenizer.decode(self._window)
-        # The last character may be the beginning of one that the next token completes.
+        # The last character may be the start of one that the next token completes.
         stable = len(text) - text.endswith(REPLACEMENT)
         piece = text[self._returned : stable]
         self._returned = max(self._returned, stable)
@@ -56,11 +56,12 @@ class Detokenizer:
         return piece
 
     def _trim(self, held: int) -> None:
+        # Without this each token would decode the whole text so far.
         self._window = self._window[-KEPT_TOKENS:]
         self._returned = max(0, len(self._tokenizer.decode(self._window)) - held)
 
     def _break_run(self) -> str:
-        """Return all of a long run of byte tokens but its last character, which stays to be continued."""
+        """Return a long run of byte tokens except for its last character, which may be incomplete."""
         start = len(self._window) - self._last_lead()
         piece = self._tokenizer.decode(self._window[:start])[self._returned :]
         self._window = self._window[start:]
@@ -69,7 +70,7 @@ class Detokenizer:
         return piece
 
     def _last_lead(self) -> int:
-        """Return how many tokens ago the last byte came that is no UTF-8 continuation; 1 where none is near."""
+        """Return how many tokens ago the last byte came that starts a UTF-8 character; 1 if none is near."""
         for back in range(1, KEPT_TOKENS + 1):
             if self._tokenizer.byte_fallback[self._window[-back]] & 0xC0 != 0x80:
                 return back

@@ -1,4 +1,4 @@
-"""What a checkpoint's generation_config.json says for sampling fields that a request leaves unset."""
+"""A checkpoint's defaults for sampling fields that a request leaves unset, from generation_config.json."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +7,13 @@ from experts.checkpoint.json_reader import MAX_INT32, JsonReader, open_json
 from router_service.front.text.chat import load_special_tokens
 from router_service.front.text.tokenizer import Tokenizer
 
-# Of what travels and is computed with in 32 bits.
+# Factors are sent and computed with as float32, which must not overflow.
 MAX_FACTOR = 1e30
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """Values for unset fields; `max_tokens` None is all that the context leaves."""
+    """Values for unset fields; `max_tokens` None allows all that is left of the context."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -25,7 +25,7 @@ class SamplingDefaults:
 
 
 def load_defaults(directory: Path, tokenizer: Tokenizer) -> SamplingDefaults:
-    """Read generation_config.json of `directory`; an absent file or a null leaves the built-in value.
+    """Read generation_config.json of `directory`; a missing file or null keeps the built-in value.
 
     End-of-sequence tokens come from there, else from config.json, else from the tokenizer's eos_token.
 
@@ -33,7 +33,7 @@ def load_defaults(directory: Path, tokenizer: Tokenizer) -> SamplingDefaults:
         CheckpointError: a value has the wrong type or is out of bounds.
     """
     config = open_json(directory / "generation_config.json", optional=True)
-    # Validated though greedy decoding does without.
+    # Validated even if do_sample is false and it is not used.
     temperature = config.number("temperature", 1.0, least=0, most=MAX_FACTOR)
     return SamplingDefaults(
         temperature=temperature if config.flag("do_sample", True) else 0.0,

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the `tokenizers` library from a checkpoint's tokenizer.json."""
+"""A tokenizer from a checkpoint's tokenizer.json, by the `tokenizers` library."""
 
 import json
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import check_file
 from router_service.front.text.tokenizer import Tokenizer
 
-# The largest published ones have 35 MB, and the library needs up to 22 times a file's size.
+# The largest published ones have 35 MB, and the library uses up to 22 times a file's size in memory.
 MAX_TOKENIZER_BYTES = 128 << 20
 
 
 class JsonTokenizer(Tokenizer):
-    """A tokenizer by its tokenizer.json."""
+    """A tokenizer loaded from a tokenizer.json."""
 
     def __init__(self, tokenizer: HuggingFaceTokenizer) -> None:
-        # A file may carry the truncation and padding of its training; a server must feed what it was given.
+        # A file may contain the truncation and padding used in training; a server must not alter its input.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -30,15 +30,15 @@ class JsonTokenizer(Tokenizer):
         self.byte_fallback = _byte_tokens(tokenizer) if "ByteFallback" in decoder_kinds else {}
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Return the ids of `text`, with what the tokenizer's post-processor adds if `add_special_tokens`."""
+        """Return the ids of `text`; if `add_special_tokens`, with those that the post-processor adds."""
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of `ids`; ids that the tokenizer does not know have none."""
+        """Return the text of `ids`; unknown ids are skipped."""
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def is_visible(self, id: int) -> bool:
-        """Return whether `id` can have text: not a special token, nor a row of the embedding that pads it."""
+        """Return whether `id` can have text: neither a special token nor a padding row of the embedding."""
         return id not in self.special_ids and self._tokenizer.id_to_token(id) is not None
 
     def id_of(self, token: str) -> int | None:
@@ -46,7 +46,7 @@ class JsonTokenizer(Tokenizer):
         return self._tokenizer.token_to_id(token)
 
     def bytes_of(self, id: int) -> bytes:
-        """Return the bytes that a token stands for; none for an id that the tokenizer does not know."""
+        """Return the bytes of a token, b"" for an unknown id."""
         token = self._tokenizer.id_to_token(id)
         if token is None:
             return b""
@@ -63,9 +63,9 @@ def load_json_tokenizer(path: Path) -> JsonTokenizer:
     """Read the tokenizer.json at `path`.
 
     Raises:
-        CheckpointError: it is no tokenizer, or too large to be one.
+        CheckpointError: the file is not a tokenizer, or too large.
     """
-    check_file(path, MAX_TOKENIZER_BYTES)  # the library reads all of it and needs several times its size
+    check_file(path, MAX_TOKENIZER_BYTES)  # before the library reads all of it
     try:
         return JsonTokenizer(HuggingFaceTokenizer.from_file(str(path)))
     except Exception as error:  # the library raises a bare Exception
@@ -74,7 +74,7 @@ def load_json_tokenizer(path: Path) -> JsonTokenizer:
 
 @lru_cache(maxsize=1)
 def byte_alphabet() -> dict[str, int]:
-    """Return which byte each character of a byte-level vocabulary stands for.
+    """Return the byte that each character of a byte-level vocabulary stands for.
 
     Printable Latin-1 characters stand for themselves; the other bytes, in order, are U+0100 and up.
     """

@@ -1,13 +1,13 @@
-"""Stop strings in a text that arrives in pieces."""
+"""Finds stop strings in a text that arrives in pieces."""
 
 from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Lets text through up to the first stop string, and holds back what may turn out to be the start of one.
+    """Passes text up to the first stop string, and holds back what may be the start of one.
 
-    The first is the one that is complete first; where several end at the same character the longest counts. So the
-    result does not depend on how the text was cut into pieces.
+    The first is the one that completes first; of several that end at the same character, the longest. So the result
+    does not depend on how the text was split into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -17,7 +17,7 @@ class StopMatcher:
         self.stopped = False
 
     def push(self, piece: str) -> str:
-        """Return the text that is certain; after the stop string is complete (`stopped`) there is no more."""
+        """Return the text that is certain; "" once a stop string is complete (`stopped`)."""
         if self.stopped:
             return ""
         if not self._stops:
@@ -32,7 +32,7 @@ class StopMatcher:
         return text[:certain]
 
     def flush(self) -> str:
-        """Return what was held back: the text has ended without a stop string in it."""
+        """Return the text held back, at the end of a text without a stop string."""
         held, self._held = self._held, ""
         return held
 

@@ -1,4 +1,4 @@
-"""All of a checkpoint that the Front needs: tokenizer, chat template, sampling defaults."""
+"""The parts of a checkpoint that the Front needs: tokenizer, chat template, sampling defaults."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ def load_text_model(directory: Path) -> TextModel:
     """Read the text side of the checkpoint in `directory`.
 
     Raises:
-        CheckpointError: the tokenizer is missing, or a file is unreadable or wrong.
+        CheckpointError: the tokenizer is missing, or a file is unreadable or invalid.
     """
     tokenizer = load_tokenizer(directory)
     return TextModel(tokenizer, load_chat_template(directory), load_defaults(directory, tokenizer))

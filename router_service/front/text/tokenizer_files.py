@@ -1,4 +1,4 @@
-"""Which file of a checkpoint directory holds its tokenizer."""
+"""Finds and loads the tokenizer of a checkpoint directory."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from router_service.front.text.tokenizer import Tokenizer
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Read tokenizer.json of `directory`, or where there is none its tiktoken vocabulary.
+    """Load tokenizer.json of `directory`, or its tiktoken vocabulary if there is none.
 
     Raises:
-        CheckpointError: there is neither, or more than one vocabulary, or the file is no tokenizer.
+        CheckpointError: there is neither, or more than one vocabulary, or the file is invalid.
     """
     path = directory / "tokenizer.json"
     if path.is_file():

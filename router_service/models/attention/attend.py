@@ -1,7 +1,7 @@
 """Attention of one sequence's rows over its cached context: causal, windowed or in chunks, with or without sinks.
 
 N rows (the last N of M positions), M positions of context, H heads, J key-value heads, G = H / J, C head size, V value
-size. Rows are taken in blocks, so that no mask or score larger than BLOCK_ROWS x M a head exists.
+size. Rows are processed in blocks, so that no mask or score is larger than BLOCK_ROWS x M per head.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BLOCK_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows `first` to `last` (positions, the last one excluded) and the first position that any of them sees."""
+    """Rows at positions `first` to `last` (exclusive), and the first position that any of them attends to."""
 
     first: int
     last: int
@@ -33,6 +33,7 @@ def attend(
         if since := first_seen(context - 1, view):
             k_MJC, v_MJV = k_MJC[since:], v_MJV[since:]
         return _one_row(q_NHC, k_MJC, v_MJV, scale, sinks_H)
+    # Without a mask torch can use its fused kernel; sinks and windows need their own scores or mask.
     if rows == context and sinks_H is None and first_seen(context - 1, view) == 0:
         return _whole_prompt(q_NHC, k_MJC, v_MJV, scale)
     out_NHV = q_NHC.new_empty(rows, q_NHC.shape[1], v_MJV.shape[2])
@@ -45,14 +46,14 @@ def attend(
 
 
 def first_seen(position: int, view: View) -> int:
-    """The first position that a row at `position` sees."""
+    """Return the first position that a row at `position` attends to."""
     if view.window is not None:
         return max(0, position - view.window + 1)
     return position - position % view.chunk if view.chunk is not None else 0
 
 
 def _mask(span: Span, view: View, device: torch.device) -> Tensor:
-    """Which of the span's positions each of its rows sees, bool."""
+    """Which of the span's positions each of its rows attends to, bool [rows, positions]."""
     key = torch.arange(span.since, span.last, device=device)
     row = torch.arange(span.first, span.last, device=device)[:, None]
     mask = key <= row
@@ -64,7 +65,7 @@ def _mask(span: Span, view: View, device: torch.device) -> Tensor:
 
 
 def _one_row(q_1HC: Tensor, k_MJC: Tensor, v_MJV: Tensor, scale: float, sinks_H: Tensor | None) -> Tensor:
-    """The G heads of a key-value head become rows, so that keys are read in place and once."""
+    """One row per sequence: the G heads of a key-value head become rows, so that keys are read in place and once."""
     heads, kv_heads = q_1HC.shape[1], k_MJC.shape[1]
     q = q_1HC.reshape(1, kv_heads, -1, q_1HC.shape[-1])
     k, v = (t.transpose(0, 1).unsqueeze(0) for t in (k_MJC, v_MJV))
@@ -75,7 +76,7 @@ def _one_row(q_1HC: Tensor, k_MJC: Tensor, v_MJV: Tensor, scale: float, sinks_H:
 
 
 def _whole_prompt(q_NHC: Tensor, k_NJC: Tensor, v_NJV: Tensor, scale: float) -> Tensor:
-    """The plain causal triangle. Values are widened to the keys' size: only then is torch's fused form taken."""
+    """Plain causal attention. Values are padded to the keys' size, because torch's fused kernel needs equal sizes."""
     wide = max(0, k_NJC.shape[-1] - v_NJV.shape[-1])
     q, k, v = _by_head(q_NHC, k_NJC, F.pad(v_NJV, (0, wide)) if wide else v_NJV)
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
@@ -100,6 +101,6 @@ def _by_head(q_NHC: Tensor, k_MJC: Tensor, v_MJV: Tensor) -> tuple[Tensor, Tenso
 
 
 def _softmax(scores: Tensor, sinks: Tensor) -> Tensor:
-    """Softmax over the last dimension with one more logit, the head's sink, whose share goes nowhere (gpt-oss)."""
+    """Softmax over the last dimension with one more logit per head, the sink, whose share is dropped (gpt-oss)."""
     with_sink = torch.cat((scores.float(), sinks.float().expand(*scores.shape[:-1], 1)), dim=-1)
     return with_sink.softmax(dim=-1)[..., :-1].to(scores.dtype)

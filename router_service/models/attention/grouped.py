@@ -15,7 +15,7 @@ from router_service.models.step_batch import StepBatch
 
 
 class GroupedQueryAttention(PagedAttention):
-    """A layer of `GroupedAttention`; its storage is keys and values."""
+    """A layer of `GroupedAttention`; its storage is two tensors, keys and values."""
 
     def __init__(self, form: GroupedAttention, parts: LayerParts) -> None:
         super().__init__(parts)
@@ -24,6 +24,7 @@ class GroupedQueryAttention(PagedAttention):
         self._scale = form.head_dim**-0.5
         self._eps = parts.spec.norm_eps
         self._sinks_H = self._w.tensor(self._name("sinks")) if form.sinks else None
+        # Stacked once, so that queries and keys are normalized by one call.
         self._norm_NC = self._norm_of_heads() if form.norm is QueryKeyNorm.HEAD else None
 
     def _attend(self, q_THC: Tensor, batch: StepBatch) -> Tensor:
@@ -35,7 +36,7 @@ class GroupedQueryAttention(PagedAttention):
         return out_THC
 
     def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Queries, then keys and values. Queries and keys are normalized and turned together: half as many calls."""
+        """Return queries, keys and values. Queries and keys are normalized and rotated together: half as many calls."""
         stacked_TNC = self.first_product(h_TD).view(len(h_TD), -1, self._form.head_dim)
         both_TNC, v_TJC = stacked_TNC[:, : self._turned], stacked_TNC[:, self._turned :]
         both_TNC = self._normed(both_TNC)
@@ -64,7 +65,7 @@ class GroupedQueryAttention(PagedAttention):
         return rms_norm(turned, None, self._eps) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
 
     def _norm_of_heads(self) -> Tensor:
-        """The weight that each query and key head is multiplied by, [H + J, C]."""
+        """The norm weights of all query and key heads, [H + J, C]."""
         counts = {"q": self._form.heads, "k": self._form.kv_heads}
         return torch.cat([self._w.tensor(self._name(f"{n}_norm")).expand(count, -1) for n, count in counts.items()])
 

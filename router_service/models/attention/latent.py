@@ -1,8 +1,8 @@
 """Multi-head latent attention over a cache of latents (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
-What is cached of a token is its latent and its rope key, which all heads share. One token's query is taken into the
-latents' space ("absorbed"): keys and values are never made, and the latents are read once for all heads. A prompt's
-rows are many beside its context, so there keys and values are made from the latents, which costs less.
+Cached per token are its latent and its rope key, which all heads share. A single token's query is projected into the
+latents' space ("absorbed"): keys and values are never materialized, and the latents are read once for all heads. A
+prompt has many rows for its context, so there keys and values are projected from the latents, which costs less.
 T tokens of the step, D hidden, H heads, R latent size, M positions of context, P elements of a head without a position,
 C query and key size, V value size.
 """
@@ -18,12 +18,12 @@ from router_service.models.attention_forms import LatentAttention
 from router_service.models.norm import rms_norm
 from router_service.models.step_batch import Segment, StepBatch
 
-# The makers' code gives the latents' norms this epsilon, whatever the model's rms_norm_eps.
+# The publisher's code uses this epsilon for the latents' norms, whatever the model's rms_norm_eps.
 LATENT_NORM_EPS = 1e-6
 
 
 class MultiHeadLatentAttention(PagedAttention):
-    """A layer of `LatentAttention`; its storage is one tensor, of each token's latent and rope key."""
+    """A layer of `LatentAttention`; its storage is one tensor with each token's latent and rope key."""
 
     def __init__(self, form: LatentAttention, parts: LayerParts) -> None:
         super().__init__(parts)
@@ -46,7 +46,7 @@ class MultiHeadLatentAttention(PagedAttention):
         by: Rotation,
         batch: StepBatch,  # noqa: ARG002 (only others need positions)
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Queries, then latents and rope keys."""
+        """Return queries, then latents and rope keys."""
         form, interleaved = self._form, self._parts.spec.rope.interleaved
         q_TQ, latent_TR, rope_TE = torch.split(self.first_product(h_TD), self._widths, dim=-1)
         if form.query_rank is not None:
@@ -66,7 +66,7 @@ class MultiHeadLatentAttention(PagedAttention):
         return [form.query_rank or form.heads * form.query_dim, form.kv_rank, form.rope_dim]
 
     def _single_rows(self, parts: list[Segment], q_THC: Tensor, up_HUR: Tensor, out_THV: Tensor) -> None:
-        """Rows that are alone in their sequence's step: keys are latents, values their first R elements."""
+        """Attend for sequences with one row: the keys are the latents, the values their first R elements."""
         if not parts:
             return
         form, (cached,) = self._form, self._storage
@@ -82,7 +82,7 @@ class MultiHeadLatentAttention(PagedAttention):
         out_THV[rows] = torch.bmm(mixed_BHR.transpose(0, 1), values_HRV).transpose(0, 1)
 
     def _rows(self, q_NHC: Tensor, cached_MX: Tensor, up_HUR: Tensor) -> Tensor:
-        """A prompt's rows: each head's keys and values are made from the latents."""
+        """Attend for a prompt's rows: each head's keys and values are projected from the latents."""
         form = self._form
         latent_MR, rope_ME = torch.split(cached_MX, [form.kv_rank, form.rope_dim], dim=-1)
         made_MHU = plain_linear(latent_MR, up_HUR.flatten(0, 1)).view(len(latent_MR), form.heads, -1)

@@ -1,4 +1,4 @@
-"""What every layer's attention does, and the order in which one over the paged cache does it.
+"""The interface of a layer's attention, and the base class of attention over the paged cache.
 
 T tokens of the step, D hidden, H heads, V value size.
 """
@@ -18,7 +18,7 @@ from router_service.models.step_batch import StepBatch
 
 @dataclass(frozen=True, slots=True)
 class LayerParts:
-    """What a layer's attention is made with: its number, the model's weights, and its own share of the cache."""
+    """What a layer's attention is built from: its number, the model's weights, and its share of the cache."""
 
     number: int
     spec: ModelSpec
@@ -27,22 +27,22 @@ class LayerParts:
 
 
 class Attention(Protocol):
-    """One layer's attention, or what stands in its place.
+    """One layer's attention, or what replaces it.
 
-    A recurrent layer would fulfil this protocol directly, as its order is another: it reads and writes one state of
-    each sequence, not a row of each token. Its `cache_groups.CacheGroup` would have storage by sequence, and
-    `step_batch.Segment` would say which state is whose, beside the slots of its tokens.
+    A recurrent layer would implement this protocol directly, since it reads and writes one state per sequence instead
+    of one row per token. Its `cache_groups.CacheGroup` would have storage per sequence, and `step_batch.Segment` would
+    hold the index of the state beside the slots of its tokens.
     """
 
     def first_product(self, h_TD: Tensor) -> Tensor:
-        """The layer's first product, whose time says how fast the machine is."""
+        """Return the layer's first projection; also used to measure the speed of the machine."""
 
     def __call__(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> Tensor:
-        """Return out_TD for normalized rows; what the step's tokens leave for later ones is written to the cache."""
+        """Return out_TD for normalized rows h_TD, and write the step's keys and values to the cache."""
 
 
 class PagedAttention(ABC):
-    """Attention over rows of tokens in the paged cache: project, write, attend, output."""
+    """Attention over the paged cache: project, write to the cache, attend, project the output."""
 
     def __init__(self, parts: LayerParts) -> None:
         self._parts = parts
@@ -50,7 +50,7 @@ class PagedAttention(ABC):
         self._storage = parts.storage
 
     def first_product(self, h_TD: Tensor) -> Tensor:
-        """Queries and what is cached, stacked, before norms and rope."""
+        """Return queries and what will be cached, stacked, before norms and rope."""
         return self._w.apply(self._name("qkv"), h_TD)
 
     def __call__(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> Tensor:
@@ -62,11 +62,11 @@ class PagedAttention(ABC):
 
     @abstractmethod
     def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return q_THC, and for each tensor of the storage the rows that the tokens have in it."""
+        """Return q_THC, and the tokens' rows for each tensor of the storage."""
 
     @abstractmethod
     def _attend(self, q_THC: Tensor, batch: StepBatch) -> Tensor:
-        """Return out_THV of queries whose own rows are in the cache already."""
+        """Return out_THV; the rows of the queries' own tokens are in the cache already."""
 
     def _name(self, parameter: str) -> str:
         return f"{self._parts.number}.{parameter}"

@@ -1,6 +1,6 @@
-"""Rotary position embedding: the angles of each kind, and the turning.
+"""Rotary position embedding: the frequencies of each kind, and the rotation.
 
-T tokens, N heads, C elements turned, C/2 pairs.
+T tokens, N heads, C rotated elements, C/2 pairs.
 """
 
 import math
@@ -14,14 +14,14 @@ from router_service.models import spec
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Cosines and sines of a step's positions, `[T, 1, C]`, in the dtype that heads are turned in."""
+    """Cosines and sines of a step's positions, `[T, 1, C]`, in the dtype of the rotation."""
 
     cos_T1C: Tensor
     sin_T1C: Tensor
 
 
 def frequencies(rope: spec.Rope) -> tuple[Tensor, float]:
-    """Return the angle of each pair at position 1, float32 [C/2], and what cosines and sines are multiplied by."""
+    """Return the angle of each pair at position 1, float32 [C/2], and the factor of cosines and sines."""
     exponents = torch.arange(0, rope.dim, 2, dtype=torch.int64).float() / rope.dim
     plain = 1.0 / rope.theta**exponents
     numbers = dict(rope.scaling)
@@ -35,7 +35,7 @@ def frequencies(rope: spec.Rope) -> tuple[Tensor, float]:
 
 
 def rotation(positions_T: Tensor, rope: spec.Rope, angles: Tensor, factor: float, dtype: torch.dtype) -> Rotation:
-    """Return the rotation of `positions_T` for heads of `dtype`, from what `frequencies` gave."""
+    """Return the rotation of `positions_T` for heads of `dtype`, from the results of `frequencies`."""
     turned = torch.outer(positions_T.float(), angles)
     turned_T1C = torch.cat((turned, turned), dim=-1).unsqueeze(1)
     kept = torch.float32 if rope.float32 else dtype
@@ -43,7 +43,7 @@ def rotation(positions_T: Tensor, rope: spec.Rope, angles: Tensor, factor: float
 
 
 def rotate(x_TNC: Tensor, by: Rotation, interleaved: bool) -> Tensor:
-    """Turn each head. The first half of its elements pairs with the second, as in GPT-NeoX.
+    """Rotate each head. The first half of its elements pairs with the second, as in GPT-NeoX.
 
     Interleaved heads pair neighbours and come out with the first of each pair in the first half: queries and keys
     alike, so that their products are the same.
@@ -71,25 +71,27 @@ def _yarn_attention_factor(numbers: dict[str, float]) -> float:
 
 
 def _yarn(plain: Tensor, rope: spec.Rope, numbers: dict[str, float]) -> Tensor:
-    """YaRN's "NTK by parts": pairs that turn often keep their angle, pairs that turn seldom are stretched."""
+    """YaRN's "NTK by parts": high frequencies keep their angle, low ones are stretched."""
+    # As in transformers, where 0 means the default too.
     low = _pair_that_turns(numbers.get("beta_fast") or 32, rope, numbers)
     high = _pair_that_turns(numbers.get("beta_slow") or 1, rope, numbers)
     if numbers.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.dim - 1)
+    # As in transformers: equal bounds must not divide by zero.
     ramp = (torch.arange(rope.dim // 2, dtype=torch.float32) - low) / (high - low or 0.001)
     stretched = ramp.clamp(0, 1)
     return plain / numbers["factor"] * stretched + plain * (1 - stretched)
 
 
 def _pair_that_turns(times: float, rope: spec.Rope, numbers: dict[str, float]) -> float:
-    """The (fractional) pair that turns so many times within the original context."""
+    """The (fractional) index of the pair that turns `times` times within the original context."""
     original = numbers["original_max_position_embeddings"]
     return rope.dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
 
 
 def _llama3(plain: Tensor, numbers: dict[str, float]) -> Tensor:
-    """Llama 3.1's scaling: long waves are stretched, short ones kept, between them it is smooth."""
+    """Llama 3.1's scaling: long wavelengths are stretched, short ones kept, with a smooth transition."""
     original, factor = numbers["original_max_position_embeddings"], numbers["factor"]
     low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
     turns = original * plain / (2 * math.pi)

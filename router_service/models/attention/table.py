@@ -1,4 +1,4 @@
-"""Which implementation computes which kind of attention: the one place where a kind is chosen by its type."""
+"""Chooses the implementation of each kind of attention, by type."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +15,6 @@ ATTENTIONS: Mapping[type, Callable[[Any, LayerParts], Attention]] = {
 
 
 def attention_of(parts: LayerParts) -> Attention:
-    """Return what computes the attention of a layer."""
+    """Return the implementation of a layer's attention."""
     form = parts.spec.per_layer[parts.number].attention
     return ATTENTIONS[type(form)](form, parts)

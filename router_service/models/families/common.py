@@ -1,4 +1,4 @@
-"""What the families share: configuration keys of the same meaning, and tensor names outside what is each one's own."""
+"""Shared by the families: configuration keys with the same meaning, and common tensor names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ Params = dict[str, TensorSource]
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """How a checkpoint's names begin: all with `root`; `block` is what a layer's feed-forward is called."""
+    """Prefixes of a checkpoint's names: `root` of all names, and `block`, the name of a layer's feed-forward."""
 
     root: str = ""
     block: str = "mlp"
 
     def layer(self, number: int) -> str:
-        """What a layer's names begin with."""
+        """The prefix of a layer's names."""
         return f"{self.root}model.layers.{number}"
 
     def feed_forward(self, number: int) -> str:
-        """What the names of a layer's experts, gate or dense matrices begin with."""
+        """The prefix of a layer's experts, gate or dense matrices."""
         return f"{self.layer(number)}.{self.block}"
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTensors:
-    """A layer whose parameters are to be named: ours begin with its `number`, the checkpoint's as `tree` says."""
+    """A layer whose parameters are to be mapped: our names begin with its `number`, the checkpoint's as in `tree`."""
 
     spec: ModelSpec
     there: TensorNames
@@ -41,29 +41,29 @@ class LayerTensors:
 
     @property
     def layer(self) -> Layer:
-        """What the layer is."""
+        """The layer's spec."""
         return self.spec.per_layer[self.number]
 
     @property
     def grouped(self) -> GroupedAttention:
-        """Its attention, in a family whose layers all have what `read_heads` gives."""
+        """Its attention, in families that use grouped-query attention only."""
         form = self.layer.attention
         assert isinstance(form, GroupedAttention)
         return form
 
     @property
     def attention(self) -> str:
-        """What the names of its attention begin with."""
+        """The prefix of its attention's names."""
         return f"{self.tree.layer(self.number)}.self_attn"
 
     @property
     def block(self) -> str:
-        """What the names of its experts, gate or dense matrices begin with."""
+        """The prefix of its experts, gate or dense matrices."""
         return self.tree.feed_forward(self.number)
 
 
 def read_shared(config: ConfigReader, norm_eps: float) -> dict[str, Any]:
-    """Read the fields of `ModelSpec` that all families call the same; `norm_eps` is a default.
+    """Read the fields of `ModelSpec` that have the same keys in all families; `norm_eps` is a default.
 
     Raises:
         CheckpointError: another activation than SiLU, or a value that is missing or bad.
@@ -81,7 +81,7 @@ def read_shared(config: ConfigReader, norm_eps: float) -> dict[str, Any]:
 
 
 def read_heads(config: ConfigReader) -> GroupedAttention:
-    """Read the sizes of grouped-query attention, without what only some families have.
+    """Read the sizes of grouped-query attention, without options of single families.
 
     Raises:
         CheckpointError: key-value heads that do not divide the heads, or a value that is missing or bad.
@@ -103,10 +103,10 @@ class Choice(TypedDict):
 
 
 def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = None) -> Choice:
-    """Read how many experts a layer has, and how many of them a token uses; `default` of the latter.
+    """Read how many experts a layer has and how many a token uses; `default` is for the latter.
 
     Raises:
-        CheckpointError: more than there are, or a value that is missing or bad.
+        CheckpointError: a token uses more experts than there are, or a value is missing or bad.
     """
     experts = config.positive(*experts_keys, most=MAX_EXPERTS)
     keys = ("num_experts_per_tok", "experts_per_token")
@@ -122,7 +122,7 @@ PLAIN_TREE = Tree()
 
 
 def outer_params(spec: ModelSpec, root: str = "") -> Params:
-    """Embedding, final norm and head; `root` is what all the text model's names begin with."""
+    """Embedding, final norm and head; `root` is the prefix of all names of the text model."""
     params = {
         "embed": plain(f"{root}model.embed_tokens.weight", spec.vocabulary, spec.hidden),
         "norm": plain(f"{root}model.norm.weight", spec.hidden),
@@ -142,7 +142,7 @@ def norm_params(at: LayerTensors) -> Params:
 
 
 def grouped_attention_params(at: LayerTensors) -> Params:
-    """A layer's attention: queries, keys and values as one matrix, the output, what biases and norms the form has."""
+    """A layer's attention: queries, keys and values as one matrix, the output, and its biases and norms if any."""
     form, layer, attn, hidden = at.grouped, at.number, at.attention, at.spec.hidden
     q, kv = form.heads * form.head_dim, form.kv_heads * form.head_dim
     widths = {"q": q, "k": kv, "v": kv}
@@ -162,7 +162,7 @@ def grouped_attention_params(at: LayerTensors) -> Params:
 
 
 def feed_forward_params(at: LayerTensors, ours: str, prefix: str, ffn: int) -> Params:
-    """A feed-forward that the router computes, `ffn` wide: the layer's parameters `ours`_gate_up and `ours`_down."""
+    """A feed-forward of width `ffn` on the router: the layer's parameters `ours`_gate_up and `ours`_down."""
     there, hidden = at.there, at.spec.hidden
     gate_up = (there.matrix(f"{prefix}.{name}_proj.weight", ffn, hidden) for name in ("gate", "up"))
     return {
@@ -172,7 +172,7 @@ def feed_forward_params(at: LayerTensors, ours: str, prefix: str, ffn: int) -> P
 
 
 def shared_params(at: LayerTensors, name: str) -> Params:
-    """The expert that all tokens use, which the checkpoint calls `name`; nothing where the model has none."""
+    """The shared expert, which the checkpoint calls `name`; empty if the model has none."""
     shared = at.spec.shared
     return {} if shared is None else feed_forward_params(at, "shared", f"{at.block}.{name}", shared.ffn)
 
@@ -190,7 +190,7 @@ def router_params(
     sparse: LayerParams = gate_params,
     attention: LayerParams = grouped_attention_params,
 ) -> Params:
-    """All that the router holds. A family says what its layers' `attention` has, and its `sparse` ones but experts."""
+    """All parameters of the router. A family gives those of its `attention`, and of `sparse` layers except experts."""
     params = outer_params(spec, tree.root)
     for number, layer in enumerate(spec.per_layer):
         at = LayerTensors(spec, there, tree, number)

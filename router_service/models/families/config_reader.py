@@ -6,10 +6,10 @@ from typing import Any
 from experts.checkpoint.json_reader import MAX_INT32, JsonReader
 from router_service.models.spec import Rope
 
-# Of these, something is made for each.
+# An object is created for each, so a hostile value must not exhaust the memory.
 MAX_LAYERS = 1024
 MAX_EXPERTS = 1 << 13
-# What each kind of scaled rope needs, and what it may have besides.
+# Required and optional numbers of each kind of rope.
 ROPE_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "default": ((), ()),
     "linear": (("factor",), ()),
@@ -19,7 +19,7 @@ ROPE_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "llama3": (("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"), ()),
 }
-# Bounds of rope's numbers, far beyond what is published, within which no angle's computation overflows.
+# Bounds of rope's numbers: far beyond published values, and within them no angle overflows.
 ROPE_BOUNDS: dict[str, tuple[float, float]] = {
     "original_max_position_embeddings": (1, MAX_INT32),
     "mscale": (0, 1e6),
@@ -36,7 +36,7 @@ class ConfigReader(JsonReader):
         self._inner = inner or {}
 
     def name(self, key: str) -> str:
-        """A key as errors call it: a multimodal configuration has the text model's in a section."""
+        """A key as named in errors: a multimodal configuration has the text model's keys in a section."""
         return f"text_config.{key}" if key in self._inner else key
 
     def layers(self) -> int:
@@ -48,18 +48,18 @@ class ConfigReader(JsonReader):
         return self.positive("num_hidden_layers", most=MAX_LAYERS)
 
     def window(self, key: str) -> int | None:
-        """Return how many tokens a layer's attention sees, None where that is not limited.
+        """Return the size of a layer's attention window in tokens, None without a limit.
 
         Raises:
-            CheckpointError: it is something else.
+            CheckpointError: it is not a positive integer.
         """
         return self.integer(key, default=None, least=1, most=MAX_INT32)
 
     def per_layer(self, key: str, layers: int, allowed: Sequence[str | int]) -> list[Any] | None:
-        """Return a list with an item of `allowed` for each layer, None where the key is not set or empty.
+        """Return a list with an item of `allowed` for each layer, None if the key is missing or empty.
 
         Raises:
-            CheckpointError: it is something else, or too short.
+            CheckpointError: it is not a list, too short, or has another item.
         """
         value = self.get(key, default=[])
         if not isinstance(value, list) or 0 < len(value) < layers:
@@ -75,7 +75,7 @@ class ConfigReader(JsonReader):
         """Return the rope of `dim` elements, from `rope_parameters` or the older `rope_theta` and `rope_scaling`.
 
         Raises:
-            CheckpointError: an odd `dim`, which cannot be paired, a kind that is not implemented, or one of its numbers
+            CheckpointError: `dim` is odd and cannot be paired, the kind is not implemented, or one of its numbers
                 is missing or out of bounds.
         """
         if dim % 2:
@@ -91,11 +91,11 @@ class ConfigReader(JsonReader):
         return Rope(dim, base, kind, tuple(_rope_numbers(written, kind)), interleaved, float32)
 
     def eos(self) -> tuple[int, ...]:
-        """Return the end-of-sequence ids, given as a number, a list or not at all."""
+        """Return the end-of-sequence ids: one, a list, or none."""
         return self.token_ids("eos_token_id") or ()
 
     def dtype(self) -> str:
-        """Return the dtype that the configuration names, bfloat16 when it names none."""
+        """Return the configured dtype, bfloat16 by default."""
         return self.text("dtype", "torch_dtype", default="bfloat16").removeprefix("torch.")
 
 

@@ -1,5 +1,5 @@
-"""DeepSeek-V3 (arXiv 2412.19437) and Kimi K2 (arXiv 2507.20534), which has its form: latent attention, dense first
-layers, sigmoid scores with a correction bias and groups, shared experts, YaRN, FP8 blocks as published.
+"""DeepSeek-V3 (arXiv 2412.19437) and Kimi K2 (arXiv 2507.20534), of the same architecture: latent attention, dense
+first layers, sigmoid scores with a correction bias and groups, shared experts, YaRN, FP8 blocks as published.
 """
 
 from typing import Any
@@ -58,13 +58,14 @@ def _attention(config: ConfigReader, rope: Rope) -> LatentAttention:
         nope_dim=nope_dim,
         rope_dim=rope.dim,
         value_dim=config.positive("v_head_dim"),
+        # Squared, because YaRN scales queries and keys, and a logit is the product of both.
         scale=(nope_dim + rope.dim) ** -0.5 * _stretched_scale(rope) ** 2,
         bias=biased,
     )
 
 
 def _stretched_scale(rope: Rope) -> float:
-    """A stretched context sharpens the attention instead of lengthening queries and keys."""
+    """YaRN scales the attention logits here, instead of queries and keys."""
     numbers: dict[str, Any] = dict(rope.scaling)
     whole = numbers.get("mscale_all_dim")
     return yarn_scale(numbers["factor"], whole) if rope.kind != "default" and whole else 1.0
@@ -98,13 +99,13 @@ def _gate(config: ConfigReader) -> Gate:
 
 
 def _shared(config: ConfigReader, ffn: int) -> Shared | None:
-    """The makers' several shared experts are one of their summed width."""
+    """Read the shared experts: several are stored, and computed, as one of their total width."""
     count = config.integer("n_shared_experts", default=0, most=MAX_EXPERTS)
     return Shared(ffn * count) if count else None
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
-    """The makers' names: `self_attn.kv_a_proj_with_mqa`, `mlp.experts.N.gate_proj`, `mlp.shared_experts` and so on."""
+    """The publisher's names: `self_attn.kv_a_proj_with_mqa`, `mlp.experts.N.gate_proj`, `mlp.shared_experts` etc."""
     params = router_params(spec, there, sparse=_sparse, attention=_attention_params)
     return TensorMap(params, manifest(spec, there, PLAIN_TREE.feed_forward))
 
@@ -132,12 +133,13 @@ def _attention_params(at: LayerTensors) -> Params:
 
 def _sparse(at: LayerTensors) -> Params:
     name = f"{at.block}.gate.e_score_correction_bias"
+    # float32 as in transformers: rounded, it would choose other experts where scores are close.
     correction = {f"{at.number}.gate_correction": plain(name, at.spec.gate.experts, float32=True)}
     return gate_params(at, float32=True) | correction | shared_params(at, "shared_experts")
 
 
 def skipped(spec: ModelSpec, name: str) -> str | None:
-    """Layers behind the last one predict further tokens; they serve speculation, which is not done here."""
+    """Layers after the last are for multi-token prediction (speculative decoding), which is not implemented."""
     prefix, _, rest = name.partition("model.layers.")
     number = rest.partition(".")[0]
     if not prefix and number.isdigit() and int(number) >= spec.layers:

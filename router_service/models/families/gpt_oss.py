@@ -60,7 +60,7 @@ def _layers(config: ConfigReader, heads: GroupedAttention) -> tuple[Layer, ...]:
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
-    """The makers' names: `mlp.experts.gate_up_proj` (or its `_blocks` and `_scales`), gate and up in turn."""
+    """The publisher's names: `mlp.experts.gate_up_proj` (or its `_blocks` and `_scales`), gate and up interleaved."""
     return TensorMap(router_params(spec, there, sparse=_gate, attention=_attention), _experts(spec, there))
 
 

@@ -1,7 +1,7 @@
-"""Llama 4 (Meta 2025): one expert a token, weighted by a sigmoid at its input, beside one that all tokens share.
+"""Llama 4 (Meta 2025): one expert per token, weighted by a sigmoid at its input, and one that all tokens share.
 
-Some layers may be dense. Three of four layers have rope and attend within chunks; the fourth has neither, and sharpens
-the attention of late positions. A multimodal checkpoint holds the text model under `language_model.`.
+Some layers may be dense. Three of four layers have rope and attend within chunks; the fourth has neither, and scales
+its queries by position. A multimodal checkpoint holds the text model under `language_model.`.
 """
 
 from dataclasses import replace
@@ -67,7 +67,7 @@ def _attention(config: ConfigReader, heads: GroupedAttention) -> GroupedAttentio
 
 
 def _is_tuned(config: ConfigReader) -> bool:
-    """The makers wrote a number here, 4, which no code of theirs uses but as true."""
+    """Published configurations have the number 4 here, which the publisher's code only uses as a flag."""
     key = "attn_temperature_tuning"
     written = config.get(key, default=True)
     return written if isinstance(written, bool) else config.integer(key, default=1) > 0
@@ -89,7 +89,7 @@ def _layers(config: ConfigReader, form: GroupedAttention) -> tuple[Layer, ...]:
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
-    """The makers' names: `feed_forward.experts.gate_up_proj` holds all experts, transposed; `feed_forward.router`."""
+    """The publisher's names: `feed_forward.router`, `feed_forward.experts.gate_up_proj` (all experts, transposed)."""
     tree = Tree(next((root for root in ROOTS if there.has(f"{root}model.norm.weight")), ROOTS[1]), "feed_forward")
     experts = fused_experts(spec, tree.feed_forward, Layout.TRANSPOSED, Layout.TRANSPOSED)
     return TensorMap(router_params(spec, there, tree, _sparse), manifest_of(spec, experts))
@@ -100,12 +100,12 @@ def _sparse(at: LayerTensors) -> Params:
 
 
 def skipped(_: ModelSpec, name: str) -> str | None:
-    """The image side of a multimodal checkpoint."""
+    """The vision part of a multimodal checkpoint is skipped."""
     return "vision" if name.startswith(VISION) else None
 
 
 def skipped_elements(config: dict[str, Any]) -> int:
-    """Parameters of the image side by the configuration, 0 where it has none: what the published total counts too."""
+    """Parameters of the vision part by the configuration, 0 without one; the published total includes them."""
     vision = config.get("vision_config")
     if not vision:
         return 0

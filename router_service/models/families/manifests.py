@@ -1,4 +1,4 @@
-"""Where a checkpoint's experts lie: one tensor for each matrix of each expert, or a layer's experts in one tensor."""
+"""Where a checkpoint stores its experts: a tensor for each expert's matrix, or one for all experts of a layer."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ def manifest(
     block: Callable[[int], str],
     matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> ExpertManifest:
-    """The experts of a family whose makers store each one's three `matrices`; transformers may have fused them.
+    """The experts of a family that is published with three `matrices` per expert; transformers may have fused them.
 
-    `block` is what the names of a layer's MoE block begin with.
+    `block` returns the prefix of a layer's MoE block.
     """
     fused = there.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj")
     source = fused_experts(spec, block) if fused else _separate_experts(spec, there, block, matrices)
@@ -24,7 +24,7 @@ def manifest(
 
 
 def manifest_of(spec: ModelSpec, source: Callable[[int, int], ExpertSource]) -> ExpertManifest:
-    """All experts of a model, each where `source` says."""
+    """All experts of a model; `source(layer, expert)` returns where each is stored."""
     return ExpertManifest(spec.hidden, spec.expert_ffn, spec.moe_layers, spec.gate.experts, spec.form, source)
 
 
@@ -35,7 +35,7 @@ def fused_experts(
     down: Layout = Layout.PLAIN,
     biases: bool = False,
 ) -> Callable[[int, int], ExpertSource]:
-    """Experts of a layer in one tensor each for gate and up, and for down; biases lie as gate and up in turn."""
+    """All experts of a layer in one tensor for gate and up and one for down; gate and up biases are interleaved."""
     hidden, ffn = spec.hidden, spec.expert_ffn
 
     def source(layer: int, expert: int) -> ExpertSource:

@@ -35,7 +35,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
-    """The makers' names: `block_sparse_moe.experts.N.w1/w3/w2` are gate, up and down. transformers' own say `mlp`."""
+    """The publisher's names: `block_sparse_moe.experts.N.w1/w3/w2` are gate, up and down. transformers uses `mlp`."""
     tree = Tree(block="mlp" if there.has("model.layers.0.mlp.gate.weight") else "block_sparse_moe")
     experts = manifest(spec, there, tree.feed_forward, ("w1", "w3", "w2"))
     return TensorMap(router_params(spec, there, tree), experts)

@@ -1,4 +1,4 @@
-"""Which tensors a checkpoint has: a family asks, because its makers and transformers spell some of them differently."""
+"""Which tensors a checkpoint has: publishers and transformers name some of them differently."""
 
 from collections.abc import Container, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ DEFAULT_BLOCK = (128, 128)
 
 
 class TensorNames:
-    """`names` that are there; FP8 matrices have a scale for each `block` of rows and columns."""
+    """The names in a checkpoint; FP8 matrices have a scale per `block` of rows and columns."""
 
     def __init__(self, names: Container[str], block: tuple[int, int] = DEFAULT_BLOCK) -> None:
         self._names = names
@@ -21,16 +21,16 @@ class TensorNames:
         return name in self._names
 
     def matrix(self, name: str, rows: int, columns: int) -> Part:
-        """A matrix, in FP8 where its scales are there."""
+        """Return a matrix, in FP8 if the checkpoint has its scales."""
         if self.has(scales_name(name)):
             return Part(name, (rows, columns), encoding=Encoding.FP8, block=self._block)
         return Part(name, (rows, columns))
 
 
 class PublishedNames(Container[str]):
-    """Stands for the names of a checkpoint of which only the configuration is known.
+    """Replaces the names of a checkpoint of which only the configuration is known.
 
-    Every projection has scales if the configuration says FP8, every expert is MXFP4 if it says so.
+    If the configuration says FP8 every projection has scales; if it says MXFP4 every expert is in MXFP4.
     """
 
     def __init__(self, config: Mapping[str, Any], where: str) -> None:
@@ -44,10 +44,10 @@ class PublishedNames(Container[str]):
 
 
 def fp8_block(config: Mapping[str, Any], where: str) -> tuple[int, int]:
-    """Return FP8's rows and columns a scale from `quantization_config`, after checking that its method is one we read.
+    """Return the rows and columns per FP8 scale from `quantization_config`, after checking its method.
 
     Raises:
-        CheckpointError: another method, or FP8 with other scales than one for each block.
+        CheckpointError: the method is not supported, or FP8 has other scales than one per block.
     """
     written = JsonReader(config, where).object("quantization_config")
     method, key = written.text("quant_method", default=None), "weight_block_size"

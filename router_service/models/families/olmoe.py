@@ -42,5 +42,5 @@ def _attention(config: ConfigReader, heads: GroupedAttention) -> GroupedAttentio
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
-    """The makers' names: `mlp.experts.N.gate_proj` and so on."""
+    """The publisher's names: `mlp.experts.N.gate_proj` and so on."""
     return TensorMap(router_params(spec, there), manifest(spec, there, PLAIN_TREE.feed_forward))

@@ -1,7 +1,7 @@
 """Qwen2-MoE (arXiv 2407.10671) and Qwen3-MoE (arXiv 2505.09388): some layers may be dense.
 
-Qwen2-MoE has biases on queries, keys and values and a gated expert that all tokens share; Qwen3-MoE normalizes queries
-and keys instead.
+Qwen2-MoE has biases on queries, keys and values, and a gated shared expert; Qwen3-MoE normalizes queries and keys
+instead.
 """
 
 from dataclasses import replace
@@ -70,7 +70,7 @@ def _layers(config: ConfigReader, form: GroupedAttention) -> tuple[Layer, ...]:
 
 
 def _windows(config: ConfigReader, count: int) -> list[int | None]:
-    """Qwen3 slides in every layer; Qwen2 in those that `layer_types` names, else in even ones below a limit."""
+    """Qwen3 has a window in every layer; Qwen2 in those that `layer_types` names, else in even ones below a limit."""
     window = config.window("sliding_window") if config.flag("use_sliding_window", False) else None
     if not _is_qwen2(config):
         return [window] * count
@@ -82,7 +82,7 @@ def _windows(config: ConfigReader, count: int) -> list[int | None]:
 
 
 def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
-    """The makers' names: `mlp.experts.N.gate_proj` and so on."""
+    """The publisher's names: `mlp.experts.N.gate_proj` and so on."""
     return TensorMap(router_params(spec, there, sparse=_sparse), manifest(spec, there, PLAIN_TREE.feed_forward))
 
 

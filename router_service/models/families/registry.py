@@ -1,4 +1,4 @@
-"""The families that can be served, and the way from a checkpoint to its spec and its tensors."""
+"""The supported families, and planning: from a checkpoint to its spec and its tensors."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from router_service.models.spec import ModelSpec, TensorMap
 class Family:
     """A family's module as data.
 
-    `skipped(spec, name)` says of a tensor what it serves that is not done here, None of any other.
+    `skipped(spec, name)` returns what an unused tensor is for (a feature that is not implemented), None for others.
     """
 
     architectures: tuple[str, ...]
@@ -44,7 +44,7 @@ FAMILIES = (
     Family(llama4.ARCHITECTURES, llama4.MODEL_TYPES, llama4.read_spec, llama4.tensor_map, llama4.skipped),
     Family(gpt_oss.ARCHITECTURES, gpt_oss.MODEL_TYPES, gpt_oss.read_spec, gpt_oss.tensor_map),
 )
-# What says which layers have experts, in some family.
+# The keys that determine which layers have experts, in any family.
 SPARSITY_KEYS = (
     "num_hidden_layers",
     "first_k_dense_replace",
@@ -57,7 +57,7 @@ SPARSITY_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """A checkpoint understood, without a byte of its weights read. `notices` are lines that say what is not used."""
+    """A planned checkpoint, without any weights read. `notices` are lines that say what is not used."""
 
     checkpoint: Checkpoint
     spec: ModelSpec
@@ -66,12 +66,12 @@ class ModelPlan:
 
 
 def plan_model(checkpoint: Checkpoint, verify: bool = True) -> ModelPlan:
-    """Recognize the family and compare every tensor's name and shape with what it should hold.
+    """Recognize the family, and check the name and shape of every tensor.
 
-    Without `verify` only the configuration and the index are read; whoever loads a tensor checks that one.
+    Without `verify` only the configuration and the index are read; each tensor is checked when it is loaded.
 
     Raises:
-        CheckpointError: unknown family, a bad configuration value, or a tensor missing, too many or of a wrong shape.
+        CheckpointError: unknown family, a bad configuration value, or a missing, unexpected or wrongly shaped tensor.
     """
     where = str(checkpoint.path / "config.json")
     family = family_of(checkpoint.config, where)
@@ -92,7 +92,7 @@ def plan_model(checkpoint: Checkpoint, verify: bool = True) -> ModelPlan:
 
 
 def read_model(config: Mapping[str, Any], where: str, there: TensorNames) -> tuple[ModelSpec, TensorMap]:
-    """Understand a configuration, for tensors of which it is asked which are there.
+    """Read a configuration; `there` says which tensors the checkpoint has.
 
     Raises:
         CheckpointError: unknown family, or a bad configuration value.
@@ -110,7 +110,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
     """Return the family that a configuration names.
 
     Raises:
-        CheckpointError: none that we know.
+        CheckpointError: the family is not known.
     """
     reader = JsonReader(config, where)
     architectures, model_type = reader.strings("architectures"), reader.text("model_type", default=None)
@@ -124,12 +124,13 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
 
 
 def text_part(config: Mapping[str, Any], where: str) -> ConfigReader:
-    """The configuration of the text model: a multimodal one keeps it in a section of its own, which wins.
+    """Return the configuration of the text model. A multimodal one has it in a section, whose keys take precedence.
 
     Raises:
-        CheckpointError: the section is none.
+        CheckpointError: the section is not an object.
     """
     section = JsonReader(config, where).object("text_config").values
+    # A null in the section must not hide a value outside of it.
     inner = {key: value for key, value in section.items() if value is not None}
     return ConfigReader(dict(config) | inner, where, inner)
 
@@ -141,7 +142,7 @@ def _stored(tensors: TensorMap) -> Iterator[Stored]:
 
 
 def _follows_from_others(name: str) -> bool:
-    """Old writers stored rope's frequencies, some store a head beside tied embeddings."""
+    """Old checkpoints store rope's frequencies, and some store a head despite tied embeddings."""
     return name.endswith(("rotary_emb.inv_freq", "lm_head.weight"))
 
 

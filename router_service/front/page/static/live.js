@@ -1,5 +1,5 @@
-// The stream of snapshots: connects, notices silence, comes back by itself, rests while nobody sees the page, and waits
-// for another token where this one does not do.
+// The stream of snapshots: connects, notices silence, reconnects by itself, pauses while the page is hidden, and waits
+// for another token if this one is refused.
 
 import { Refused, events, request } from "./sse.js";
 

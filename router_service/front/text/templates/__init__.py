@@ -1,1 +1,1 @@
-"""Chat templates, rendered in a process of their own."""
+"""Chat templates, compiled and rendered in a process of their own because they are untrusted."""

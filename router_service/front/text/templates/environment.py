@@ -1,6 +1,6 @@
-"""What a chat template may use: jinja2's sandbox with the additions that published templates rely on.
+"""The environment of chat templates: jinja2's sandbox with the additions that published templates rely on.
 
-Imported in the template's own process only (`worker.py`): compiling alone may compute what a template holds.
+Imported in the template's own process only (`worker.py`): compiling alone may evaluate parts of a template.
 """
 
 import json
@@ -27,7 +27,7 @@ def template_environment() -> jinja2.Environment:
 
 
 class GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}`: templates mark what is trained on with it; here it changes nothing."""
+    """`{% generation %}...{% endgeneration %}`, which marks the text to train on. It has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012, jinja declares it so
 

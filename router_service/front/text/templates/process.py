@@ -1,4 +1,4 @@
-"""A chat template in a process of its own, which is killed when it takes too long, and started anew for the next."""
+"""Runs a chat template in a process of its own. It is killed if it takes too long, and restarted on the next use."""
 
 import contextlib
 import os
@@ -14,27 +14,28 @@ from typing import Any
 from router_service.front.text.templates.wire import receive, send
 
 WORKER = "router_service.front.text.templates.worker"
-# The worker bounds its processor time itself; these bound what a worker costs that waits instead, on a busy machine.
+# The worker limits its own CPU time. These limit the wall time, for a worker that waits instead of computing.
 RENDER_SECONDS = 10.0
 START_SECONDS = 30.0
-# Nothing else of our environment is a template's business, least of all secrets.
+# A template is untrusted, and the rest of our environment may contain secrets.
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ", "LANG", "LC_ALL", "LC_TIME")
 
 
 class TemplateError(ValueError):
-    """The template cannot be compiled or rendered, or not within the limits."""
+    """The template cannot be compiled or rendered within the limits."""
 
 
 class TemplateProcess:
-    """Compiles a template and renders messages with it, one request at a time."""
+    """Compiles a template and renders messages with it, one request at a time (any thread)."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Start the process and compile.
 
         Raises:
-            TemplateError: it does not compile.
+            TemplateError: the template does not compile.
         """
         self._setup = {"source": source, "special_tokens": dict(special_tokens)}
+        # Requests render on several threads, and the process replies to one message at a time.
         self._lock = threading.Lock()
         self._worker: _Worker | None = _Worker(self._setup)
 
@@ -42,22 +43,22 @@ class TemplateProcess:
         """Return the text of `messages`.
 
         Raises:
-            TemplateError: the template refuses them, or exceeds the limits.
+            TemplateError: the template rejects them, or exceeds the limits.
         """
         with self._lock:
             worker, self._worker = self._worker or _Worker(self._setup), None
             answer = worker.ask({"messages": messages}, RENDER_SECONDS)
-            self._worker = worker  # one that could not answer has ended, and is not kept
+            self._worker = worker  # a worker that did not reply has been ended, and is not kept
         return _good(answer).get("text", "")
 
 
 class _Worker:
-    """A started process that has compiled the template. It ends with this object."""
+    """A running process that has compiled the template. It ends with this object."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._link, theirs = socket.socketpair()
         with theirs:
-            # A group of its own: Ctrl-C in a terminal is for us to handle.
+            # A process group of its own, so that Ctrl-C in a terminal reaches only us.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", WORKER],
                 stdin=theirs.fileno(),
@@ -73,10 +74,10 @@ class _Worker:
             raise
 
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, str]:
-        """Return the answer to a question.
+        """Return the reply to a request.
 
         Raises:
-            TemplateError: there is none in time, or the process has ended; it has in any case now.
+            TemplateError: no reply in time, or the process has ended. It is ended in any case.
         """
         try:
             self._link.settimeout(seconds)
@@ -109,7 +110,7 @@ def _good(answer: dict[str, str]) -> dict[str, str]:
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    # Our packages may have been found by other ways than the interpreter's own.
+    # Our packages may come from a changed sys.path, which a new interpreter does not inherit.
     return kept | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 

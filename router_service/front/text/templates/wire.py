@@ -11,11 +11,11 @@ MAX_FRAME_BYTES = 256 << 20
 
 
 def send(link: socket.socket, message: dict[str, Any]) -> None:
-    """Send a message; lone surrogates, which a template can make, pass.
+    """Send a message; lone surrogates, which a template can produce, are kept.
 
     Raises:
-        ValueError: it is too long.
-        OSError: the other side is gone, or does not read within the socket's timeout.
+        ValueError: the message is too long.
+        OSError: the peer has closed, or does not read within the socket's timeout.
     """
     data = json.dumps(message, ensure_ascii=False).encode("utf-8", errors="surrogatepass")
     if len(data) > MAX_FRAME_BYTES:
@@ -24,11 +24,11 @@ def send(link: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive(link: socket.socket, seconds: float | None = None) -> dict[str, Any]:
-    """Return the next message, waiting `seconds` at most.
+    """Return the next message, waiting at most `seconds`.
 
     Raises:
-        TimeoutError: it did not come in time.
-        EOFError: the other side is gone.
+        TimeoutError: it did not arrive in time.
+        EOFError: the peer has closed, or announces too long a message.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     (length,) = LENGTH.unpack(_read(link, LENGTH.size, deadline))

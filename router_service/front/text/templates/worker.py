@@ -2,9 +2,9 @@
 
 `python -m router_service.front.text.templates.worker` starts it.
 
-A template is a program of strangers. jinja2's sandbox keeps it from the interpreter; how long it computes and what it
-builds up, the sandbox cannot know: one multiplication or one `center` is enough for all memory. So the kernel bounds
-this process, and the Front its answer. Its standard input is a socket to the Front; its end ends this process.
+A template is untrusted code. jinja2's sandbox keeps it from the interpreter but limits neither time nor memory: one
+multiplication or one `center` can use all memory. So resource limits of the kernel bound this process, and the Front
+bounds its reply. Standard input is a socket to the Front; when it closes, this process ends.
 """
 
 import math
@@ -26,7 +26,7 @@ SHOWN_CHARACTERS = 1000
 
 
 def main() -> None:
-    """Compile what comes first, then render what comes after it."""
+    """Compile the template of the first message, then render the messages that follow."""
     link = socket.socket(fileno=0)
     _bound_memory_and_files()
     try:
@@ -58,7 +58,7 @@ def _render(
             messages=messages, tools=None, documents=None, add_generation_prompt=True, **special_tokens
         )
         return {"text": _joined(pieces)}
-    except Exception as error:  # whatever it raises is its own way to refuse the messages
+    except Exception as error:  # whatever it raises rejects the messages
         return {"error": _described(error)}
 
 
@@ -83,7 +83,7 @@ def _described(error: Exception) -> str:
 
 
 def _bound_memory_and_files() -> None:
-    """No more address space than this process has now and MEMORY_BYTES; no file written, no core left."""
+    """Limit the address space to its current size plus MEMORY_BYTES; allow no written files and no core dump."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
     _limit(resource.RLIMIT_FSIZE, 0)
@@ -91,7 +91,7 @@ def _bound_memory_and_files() -> None:
 
 
 def _bound_time() -> None:
-    """From now on, so many seconds of processor time; then the kernel ends this process."""
+    """Allow CPU_SECONDS of CPU time from now on; then the kernel kills this process."""
     _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS)
 
 

@@ -1,7 +1,7 @@
-"""What a model's tiktoken vocabulary leaves unsaid: how text is split, and which ids are reserved behind the ranks.
+"""What a tiktoken vocabulary file does not contain: how text is split, and which ids are reserved after the ranks.
 
-Models publish this as Python code beside the file. Code of a checkpoint is never run here, so the facts stand below,
-chosen by the `model_type` of config.json.
+Models publish this as Python code beside the file. Code of a checkpoint is never run here, so the facts are listed
+below by the `model_type` of config.json.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ class TiktokenFormat:
     """How one family of models uses its vocabulary.
 
     `pattern` is the regular expression of the pieces within which tokens are merged. `reserved` ids follow the ranks.
-    Before that, text is cut behind every `segment` characters, and runs of white space or of anything else behind every
-    `run` characters: the expression's backtracking overflows on a long enough one, and cuts at the same places as in
+    Before that, text is cut after every `segment` characters, and runs of white space or of non-white space after every
+    `run` characters: the expression's backtracking overflows on longer ones, and only cuts at the same places as in
     training give the same ids.
     """
 
@@ -50,7 +50,7 @@ KIMI_PATTERN = "|".join(
 KIMI = TiktokenFormat(KIMI_PATTERN, reserved=256)
 
 FORMATS: Mapping[str, TiktokenFormat] = {"kimi_k2": KIMI, "kimi_k25": KIMI}
-# DeepSeek's own checkpoints have a tokenizer.json; those of its shape with Moonshot's file (Moonlight) are Moonshot's.
+# DeepSeek's checkpoints have a tokenizer.json; those of this type with a tiktoken file (Moonlight) are Moonshot's.
 FORMATS_BY_FILE: Mapping[tuple[str, str], TiktokenFormat] = {("deepseek_v3", "tiktoken.model"): KIMI}
 
 
@@ -58,7 +58,7 @@ def format_of(vocabulary: Path) -> TiktokenFormat:
     """Return the format of the file at `vocabulary` by the config.json beside it.
 
     Raises:
-        CheckpointError: config.json is unreadable, or its model_type is of no known format.
+        CheckpointError: config.json is unreadable, or its model_type has no known format.
     """
     config = vocabulary.parent / "config.json"
     model_type = open_json(config, optional=True).get("model_type")

@@ -1,4 +1,4 @@
-"""Long texts in pieces, at the places where the model's own tokenizer cuts them."""
+"""Cuts long texts at the places where the model's own tokenizer cuts them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ RUNS = re.compile(r"\s+|\S+")
 
 
 class Cutter:
-    """Cuts text by the limits of a format, but never within one of `tokens`, which a conversation is told apart by."""
+    """Cuts text by the limits of a format, but never within one of `tokens`, which structure a conversation."""
 
     def __init__(self, format: TiktokenFormat, tokens: Sequence[str]) -> None:
         self._segment, self._run = format.segment, format.run
@@ -28,7 +28,7 @@ class Cutter:
             yield text[start:]
 
     def _limits(self, text: str) -> Iterator[int]:
-        """Yield where the limits of segment and run fall, in order."""
+        """Yield the positions of the segment and run limits, in order."""
         if len(text) <= min(self._segment, self._run):
             return
         for start in range(0, len(text), self._segment):
@@ -39,6 +39,6 @@ class Cutter:
                 yield end
 
     def _before_token(self, text: str, limit: int) -> int:
-        """Return `limit`, or where the token starts that it would cut in two."""
+        """Return `limit`, or the start of the token that it would split."""
         near = self._tokens.finditer(text, max(0, limit - self._longest + 1), limit + self._longest - 1)
         return next((match.start() for match in near if match.start() < limit < match.end()), limit)

@@ -1,7 +1,7 @@
 """A tiktoken vocabulary file: a token's bytes in base64 and its rank on each line.
 
-The package's own reader keeps a copy of every file, local ones too, in a cache that it finds again by the path alone,
-and does not say which line is wrong. So the file is read here.
+The package's own reader caches a copy of every file, local ones too, by path alone, and does not report which line is
+invalid. So the file is read here.
 """
 
 import base64
@@ -20,7 +20,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     """Return the rank of each token. The ranks are 0 to their number less 1, and every byte is a token.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not such a vocabulary.
+        CheckpointError: the file cannot be read, or is not a valid vocabulary.
     """
     try:
         lines = read_bytes(path, MAX_VOCABULARY_BYTES).splitlines()

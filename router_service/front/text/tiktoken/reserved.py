@@ -11,7 +11,7 @@ from experts.host.shown import shown
 
 @dataclass(frozen=True, slots=True)
 class ReservedToken:
-    """A token that no merging makes. One that is not `special` has text in an answer, as `</think>` has."""
+    """A token that no merge produces. If not `special` it appears in the text of an answer, as `</think>` does."""
 
     content: str
     special: bool

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the `tiktoken` library from a checkpoint's vocabulary file."""
+"""A tokenizer from a checkpoint's tiktoken vocabulary file, by the `tiktoken` library."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from router_service.front.text.tokenizer import Tokenizer
 
 
 class TiktokenTokenizer(Tokenizer):
-    """A tokenizer by the ranks of its tokens and by the reserved ids that follow them."""
+    """A tokenizer of ranked tokens and the reserved ids that follow them."""
 
     def __init__(
         self, ranks: Mapping[bytes, int], reserved: Mapping[int, ReservedToken], format: TiktokenFormat
@@ -21,7 +21,7 @@ class TiktokenTokenizer(Tokenizer):
         """`ranks` are 0 to N - 1, and `reserved` has the `format.reserved` ids from N on, in order."""
         assert list(reserved) == list(range(len(ranks), len(ranks) + format.reserved))
         self.special_ids = frozenset(id for id, token in reserved.items() if token.special)
-        # The decoder joins the bytes of any tokens, so none need be held together.
+        # The decoder joins the bytes of all tokens, so byte tokens need no special treatment.
         self.byte_fallback: Mapping[int, int] = {}
         self._reserved = {token.content: id for id, token in reserved.items()}
         self._contents = frozenset(self._reserved)
@@ -61,7 +61,7 @@ def load_tiktoken_tokenizer(path: Path) -> TiktokenTokenizer:
     """Read the vocabulary at `path`, with config.json and tokenizer_config.json beside it.
 
     Raises:
-        CheckpointError: one of them is wrong, or the model's way to split text is not known.
+        CheckpointError: a file is invalid, or it is not known how the model splits text.
     """
     format = format_of(path)
     ranks = read_ranks(path)

@@ -96,7 +96,7 @@ async def test_a_request_that_cannot_be_taken_in_is_told(
     ends = await all_end(service)
     (failed,) = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
     assert failed.code() is grpc.StatusCode.INTERNAL
-    assert "could not take the request in" in str(failed.details())
+    assert "could not accept the request" in str(failed.details())
 
 
 async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(

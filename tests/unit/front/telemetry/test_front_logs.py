@@ -86,7 +86,7 @@ async def test_a_lost_router_is_told_with_the_request_that_lost_it(world: World,
     (line,) = lines("request accepted")
     assert line["request_id"] == "moved"
     assert len(lines("link to router r0 is up")) == 2
-    lost = "a request has lost its router, another one goes on: the link to router r0 has ended"
+    lost = "a request has lost its router and goes to another one: the link to router r0 has ended"
     assert [line["request_id"] for line in lines(lost)] == ["moved"]
 
 
