@@ -1,24 +1,16 @@
 """A router before its first request and before its end: it proves itself, and it hands over."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
 from tests.support.tiny import Tiny, greedy
 from tests.unit.front.calls import check_one_end, ids_of
 from tests.unit.front.front_fakes import WAIT_S, until
-from tests.unit.front.front_world import World
-from tests.unit.front.routing.service import Brake, Service, ask
+from tests.unit.router.service import Brake, Service, ask
 
 PROMPT = [3, 1, 4, 1, 5]
-
-
-@pytest.fixture
-async def service(tiny: Callable[..., Tiny], world: World) -> AsyncIterator[Service]:
-    service = Service(tiny("qwen3_moe"), world)
-    yield service
-    await service.close()
 
 
 async def test_a_proof_takes_every_shard_and_is_not_counted(service: Service) -> None:
