@@ -129,7 +129,7 @@ async def test_a_thread_that_must_last_is_missed(
     owner, name = {
         "engine": (router.engine.scheduler, "has_work"),
         "reporter": (router.reporter._due, "wait"),
-        "shard connector": (router.connector, "connected"),
+        "shard connector": (router.connector._stop, "wait"),  # `connected` is asked by other threads too
         "activity": (router.activity._watched, "wait"),
     }[kind]
     monkeypatch.setattr(owner, name, breaking(getattr(owner, name), 1))
