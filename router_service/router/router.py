@@ -92,9 +92,9 @@ class Router:
             raise RuntimeError("the router's listener has been closed")
         self._engine_thread.check(limit_s)
 
-    def prove(self, seconds: float) -> None:
-        """Generate a token, through every layer and every shard; the statistics leave it out. Raises as `Proof.run`."""
-        self.proof.run(seconds)
+    def prove(self, seconds: float, go_on: Callable[[], None] = lambda: None) -> None:
+        """Generate a token, through every layer and every shard; the statistics leave it out. As `Proof.run`."""
+        self.proof.run(seconds, go_on)
 
     def leave(self, seconds: float) -> None:
         """Tell the Fronts to prefer other routers, and wait at most `seconds` until requests in flight have ended."""
