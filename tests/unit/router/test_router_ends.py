@@ -37,6 +37,25 @@ async def test_a_router_without_a_shard_has_no_proof(service: Service) -> None:
         router.engine.cancel(request.key)
 
 
+async def test_a_proof_ends_when_its_router_need_not_go_on(service: Service) -> None:
+    """A process that is told to drain does not wait for a shard that may never come back."""
+    await service.start()
+    service.servers.stop(1)
+    (router,) = service.routers
+    router.engine.unavailable_wait_s = 10 * WAIT_S
+    looks = iter(range(3))
+
+    def go_on() -> None:
+        if next(looks, None) is None:
+            raise InterruptedError("told to drain")
+
+    with pytest.raises(InterruptedError, match="told to drain"):
+        await asyncio.wait_for(asyncio.to_thread(router.prove, 10 * WAIT_S, go_on), WAIT_S)
+    assert not router.proof.running
+    for request in router.engine.requests:
+        router.engine.cancel(request.key)
+
+
 async def test_a_router_that_leaves_waits_for_its_streams_and_gets_no_more(
     service: Service, tiny: Callable[..., Tiny]
 ) -> None:
