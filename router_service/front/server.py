@@ -147,7 +147,7 @@ class FrontServer:
         await self._sleep(notice_s)
         self.admission.refuse()
         await self._sleep(QUEUED_S)
-        closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
+        closing = self.tasks.start("farewell", self._go_away(grace_s + LAST_WORDS_S))
         await self.admission.drain(grace_s)
         await self.stop(LAST_WORDS_S)
         await closing

@@ -18,7 +18,7 @@ class WatchFailures(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return the family; called on a scrape's thread."""
-        text = "Threads that ended by a fault, by kind"
+        text = "Threads and tasks that ended by a fault, by kind"
         family = CounterMetricFamily("expertmesh_thread_failures", text, labels=("model", "shard", "thread"))
         for watch in self._watches:
             for kind, count in watch.failures.items():
