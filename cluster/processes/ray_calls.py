@@ -98,6 +98,8 @@ def _free_caller() -> Caller:
         return _free.get_nowait()
     except queue.Empty:
         caller: Caller = queue.SimpleQueue()
+        # No watch counts these threads: the shell's commands have them too, and no process's watch is there yet. What
+        # a call raises is its caller's; one that is lost costs its caller the time limit, the next gets another thread.
         threading.Thread(target=_serve, args=(caller,), daemon=True, name="calls Ray").start()
         return caller
 

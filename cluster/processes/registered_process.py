@@ -30,7 +30,7 @@ class RegisteredProcess:
     def __init__(self, role: str, index: int, config: ClusterConfig, drain: Callable[[DrainOrder], None]) -> None:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
         self.registry = find_registry(config.cluster.application)
-        self.threads = ThreadWatch(("announcer",))
+        self.threads = ThreadWatch(("announcer", "drain"))
         self._drain = drain
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()

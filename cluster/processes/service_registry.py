@@ -51,21 +51,23 @@ class DrainOrder:
 
 
 class ServiceRegistry:
-    """The actor's body. An entry that is not renewed for ten seconds is forgotten."""
+    """The actor's body. An entry that is not renewed for ten seconds by `clock` is forgotten, and its order with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
-        self._orders: dict[str, DrainOrder] = {}
+        self._orders: dict[str, tuple[float, DrainOrder]] = {}
 
     def announce(self, announcement: Announcement) -> DrainOrder | None:
         """Add or renew an entry; return the order that its process has to obey, if any."""
         key = (announcement.role, announcement.index, announcement.replica)
-        self._entries[key] = (time.monotonic(), announcement)
-        return self._orders.get(announcement.replica)
+        self._entries[key] = (self._clock(), announcement)
+        _, order = self._orders.get(announcement.replica, (0.0, None))
+        return order
 
     def order(self, replica: str, order: DrainOrder) -> None:
         """Leave an order for a process, which gets it with its next renewal."""
-        self._orders[replica] = order
+        self._orders[replica] = (self._clock(), order)
 
     def withdraw(self, role: str, index: int, replica: str) -> None:
         """Forget an entry."""
@@ -74,8 +76,13 @@ class ServiceRegistry:
 
     def announcements(self) -> list[Announcement]:
         """All entries, the youngest process last."""
-        horizon = time.monotonic() - FORGET_SECONDS
+        horizon = self._clock() - FORGET_SECONDS
         self._entries = {key: entry for key, entry in self._entries.items() if entry[0] > horizon}
+        # A young order stays: after a restart of this actor it may be there before its process has renewed its entry.
+        alive = {replica for _, _, replica in self._entries}
+        self._orders = {
+            replica: order for replica, order in self._orders.items() if replica in alive or order[0] > horizon
+        }
         return [announcement for _, announcement in self._entries.values()]
 
 

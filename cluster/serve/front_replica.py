@@ -55,6 +55,7 @@ class FrontReplica:
             lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],
             config.tracing,
             config.cluster.routers,
+            threads=self._process.threads,
         )
         self._started = asyncio.Lock()
         self._running = False
@@ -73,7 +74,7 @@ class FrontReplica:
 
     async def check_health(self) -> None:
         """Called by Serve once a second; the first time it starts the server."""
-        self._process.threads.check()
+        self._server.check_health()
         await self._start()
 
     async def __del__(self) -> None:

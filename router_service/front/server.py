@@ -9,6 +9,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from experts.host.watched_task import TaskWatch
+from experts.host.watched_thread import ThreadWatch
 from experts.transport.credentials import Credentials
 from router_service.front.api.admission import Admission
 from router_service.front.api.cluster_service import ClusterService, ShardDirectory
@@ -19,8 +21,9 @@ from router_service.front.auth.grpc_interceptor import AuthInterceptor, grpc_lim
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
 from router_service.front.health import FrontHealth
+from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
-from router_service.front.routing.router_pool import EndpointSource, RouterPool
+from router_service.front.routing.router_pool import LINK, POLLER, EndpointSource, RouterPool
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
@@ -50,7 +53,7 @@ class FrontServer:
     reached by unix socket; `credentials` are the deployment's. `gate` authenticates callers; `tls` holds the
     certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
     GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers'
-    limits and health use `clock`, a drain waits by `sleep`.
+    limits and health use `clock`, a drain waits by `sleep`. `threads` are those of the process.
     """
 
     def __init__(
@@ -67,19 +70,22 @@ class FrontServer:
         routers: int = 1,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        threads: ThreadWatch | None = None,
     ) -> None:
         self.grpc_port = 0
         self.metrics_port = 0
         self.http_port = 0
         self._config = config
         self._sleep = sleep
-        self.metrics = FrontMetrics(card.name, routers)
+        self.threads = threads or ThreadWatch()
+        self.tasks = TaskWatch((POLLER, LINK, HUB))
+        self.metrics = FrontMetrics(card.name, routers, (self.threads, self.tasks))
         self._targets = targets
         self.gate = Authenticator(config.tokens_file, self.metrics.refused, clock, config.max_request_bytes)
         self.tls = ServerTls(config) if config.tls_cert else None
-        self.links = RouterPool(endpoints, node, credentials, config, self._on_links)
+        self.links = RouterPool(endpoints, node, credentials, config, self._on_links, self.tasks)
         self.health = FrontHealth(self.links, SERVICES, clock)
-        self._tracer = None if tracing is None else open_tracer(tracing, card.name)
+        self._tracer = None if tracing is None else open_tracer(tracing, card.name, self.threads)
         telemetry = RequestTelemetry(self.metrics, self._tracer)
         self.admission = Admission(config.max_concurrent_streams)
         self.inference = InferenceService(text, card, self.links, config, self.admission, telemetry)
@@ -88,7 +94,9 @@ class FrontServer:
         self._page: MetricsServer | None = None
         self.live: LivePage | None = None
         if config.http_port is not None:
-            self.live = LivePage(config, text, self.inference, self.links, directory, self.health, self.gate, self.tls)
+            self.live = LivePage(
+                config, text, self.inference, self.links, directory, self.health, self.gate, self.tls, self.tasks
+            )
 
     @property
     def linked_routers(self) -> int:
@@ -99,6 +107,15 @@ class FrontServer:
     def streams(self) -> int:
         """Requests that are being answered."""
         return self.admission.active
+
+    def check_health(self) -> None:
+        """Look at the threads and tasks themselves.
+
+        Raises:
+            RuntimeError: one that must last has died.
+        """
+        self.threads.check()
+        self.tasks.check()
 
     async def start(self) -> int:
         """Open the ports and start to connect to routers; return the gRPC port. For health see `FrontHealth`.
@@ -131,7 +148,7 @@ class FrontServer:
         self.admission.refuse()
         await self._sleep(QUEUED_S)
         # Beside the drain: the server sends GOAWAY as it begins to stop, and then waits for the streams.
-        closing = asyncio.create_task(self._go_away(grace_s + LAST_WORDS_S))
+        closing = self.tasks.start("farewell", self._go_away(grace_s + LAST_WORDS_S))
         await self.admission.drain(grace_s)
         await self.stop(LAST_WORDS_S)
         await closing

@@ -1,11 +1,16 @@
 """A router's first token: proof that every layer and every shard works, before the router is called ready."""
 
 import queue
+import time
+from collections.abc import Callable
 
 from router_service.engine.engine import Engine
 from router_service.engine.request import OURSELVES, Event, Request
 from router_service.protocol.messages import SamplingParams
 from router_service.router.inbox import Inbox
+
+# Between two looks at whether to go on.
+SLICE_SECONDS = 0.1
 
 
 class Proof:
@@ -21,28 +26,42 @@ class Proof:
         """Take an event of the router's own request."""
         self._events.put(event)
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, go_on: Callable[[], None] = lambda: None) -> None:
         """Generate a token.
+
+        Args:
+            go_on: called several times a second while the token is waited for; what it raises ends the wait.
 
         Raises:
             RuntimeError: no token could be generated.
             TimeoutError: no token came within `seconds`.
         """
-        event = self._ask(seconds)
+        event = self._ask(seconds, go_on)
         if event.failure is not None:
             raise RuntimeError(f"the router cannot generate a token: {event.failure.message}")
 
-    def _ask(self, seconds: float) -> Event:
+    def _ask(self, seconds: float, go_on: Callable[[], None]) -> Event:
         request = self._request()
         # Before the request, or its first step could be observed.
         self.running = True
         try:
             self._inbox.put(lambda: self._engine.submit(request))
-            return self._events.get(timeout=seconds)
+            return self._wait(time.monotonic() + seconds, go_on)
         except queue.Empty:
             raise TimeoutError(f"the router did not generate its first token within {seconds:.0f} s") from None
         finally:
             self.running = False
+
+    def _wait(self, deadline: float, go_on: Callable[[], None]) -> Event:
+        """Return the event; `queue.Empty` where it is not there by `deadline`, which is of the monotonic clock."""
+        while True:
+            go_on()
+            left = deadline - time.monotonic()
+            try:
+                return self._events.get(timeout=min(SLICE_SECONDS, max(left, 0.0)))
+            except queue.Empty:
+                if left <= SLICE_SECONDS:
+                    raise
 
     def _request(self) -> Request:
         return Request(

@@ -93,9 +93,9 @@ class Router:
             raise RuntimeError("the router's listener has been closed")
         self._engine_thread.check(limit_s)
 
-    def prove(self, seconds: float) -> None:
+    def prove(self, seconds: float, go_on: Callable[[], None] = lambda: None) -> None:
         """Generate a token through every layer and shard, not counted in the statistics. Raises as `Proof.run`."""
-        self.proof.run(seconds)
+        self.proof.run(seconds, go_on)
 
     def leave(self, seconds: float) -> None:
         """Ask the Fronts to prefer other routers, and wait at most `seconds` for the requests in flight to end."""

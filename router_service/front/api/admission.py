@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from experts.host.log import fields
 from router_service.front.errors import exhausted, unavailable
@@ -63,4 +63,5 @@ class Admission:
         except TimeoutError:
             logger.warning("%d streams outlive the grace period of %g s", len(self._active), grace_s)
             for scope in self._active:
-                scope.reschedule(0)
+                with suppress(RuntimeError):  # one that has left its scope only writes its last response
+                    scope.reschedule(0)

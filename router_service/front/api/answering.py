@@ -46,6 +46,8 @@ class Answering:
     async def run(self, limits: LengthLimits, scope: asyncio.Timeout) -> None:
         """Write the answer, with exactly one final message; when `scope` expires, it ends there as cancelled.
 
+        The final message is written outside `scope`: interrupted, it might have been sent or not, and nobody could say.
+
         Raises:
             RequestError: the request was refused, or failed.
         """
@@ -55,13 +57,14 @@ class Answering:
                 self._record.submitted(submit)
                 await self._caller.accepted(submit.request_id)
                 self._answer = ResponseBuilder(self._record, self._text.tokenizer, list(self._request.sampling.stop))
-                await self._pump(submit, self._answer)
+                last = await self._pump(submit, self._answer)
         except TimeoutError:
             if not scope.expired():
                 raise
-            if self._answer is None or self._answer.finished:
+            if self._answer is None:
                 raise unavailable("the server is draining") from None
-            await self._write(self._answer.cut())
+            last = self._answer.cut()
+        await self._end(last, self._answer.error)
 
     async def _submit(self, limits: LengthLimits) -> Submit:
         request, record = self._request, self._record
@@ -77,31 +80,33 @@ class Answering:
             return_scores=request.return_scores,
         )
 
-    async def _pump(self, submit: Submit, answer: ResponseBuilder) -> None:
+    async def _pump(self, submit: Submit, answer: ResponseBuilder) -> pb.GenerateResponse:
+        """Write all responses but the last one, and return that."""
         stream = self._stream(submit)
         try:
-            while not answer.finished:
+            while True:
                 arrivals = await stream.receive()
                 self._record.arrived(arrivals)
                 response = answer.extend(arrivals)
-                # Tokens that came with the failure are delivered before it.
-                if answer.error is None or response.token_ids:
-                    await self._write(response)
-                if answer.error is not None:
-                    raise answer.error
+                if answer.finished or answer.error is not None:
+                    return response
+                await self._caller.write(response)
         finally:
             stream.close()
+
+    async def _end(self, last: pb.GenerateResponse, error: RequestError | None) -> None:
+        # Tokens that came with the failure are delivered before it.
+        if error is None or last.token_ids:
+            await self._caller.write(last)
+        if error is not None:
+            raise error
+        self._record.finished(last.finish_reason)
 
     def _stream(self, submit: Submit) -> FailoverStream:
         left = self._caller.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
         return FailoverStream(self._links, submit, deadline, config.router_wait_seconds, config.max_resubmits)
-
-    async def _write(self, response: pb.GenerateResponse) -> None:
-        await self._caller.write(response)
-        if response.finish_reason:
-            self._record.finished(response.finish_reason)
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """The JSON bodies of the live page's requests."""
 
 import asyncio
+import json
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
+from experts.host.unique_keys import unique_keys
 from router_service.front.errors import deadline_exceeded, invalid
 
 # A client that sends its body slowly must not hold its place for ever.
@@ -49,14 +51,17 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     """Return a request's body.
 
     Raises:
-        RequestError: INVALID_ARGUMENT if it is not such JSON, DEADLINE_EXCEEDED if it does not arrive.
+        RequestError: INVALID_ARGUMENT, not such JSON or a key twice; DEADLINE_EXCEEDED, it does not arrive in time.
         HTTPRequestEntityTooLarge: it is longer than a megabyte.
     """
     raw = await read_raw(request)
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        body = msgspec.json.decode(raw, type=kind)
+        # msgspec takes the last one of a key that stands twice. Yet it reads first: it bounds how deep this can go.
+        json.loads(raw, object_pairs_hook=unique_keys)
+    except (msgspec.DecodeError, ValueError) as error:
         raise invalid("body", f"{error}; send one JSON object as the page does") from error
+    return body
 
 
 async def read_raw(request: web.Request) -> bytes:

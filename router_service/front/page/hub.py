@@ -5,9 +5,10 @@ Without an open page nothing runs, and the routers stop sending activity.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from experts.host.watched_task import TaskWatch
 from router_service.front.errors import unavailable
 from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.stream_queue import LinkLostError
@@ -18,6 +19,7 @@ TICK_SECONDS = 0.5
 # A router stops sending by itself unless its watch is renewed, which happens well before.
 WATCH_SECONDS = 5.0
 RENEW_SECONDS = 2.0
+HUB = "live hub"
 
 
 @dataclass(eq=False, slots=True)
@@ -50,7 +52,10 @@ class Watcher:
 
 
 class LiveHub:
-    """Collects snapshots while pages are open. `links` are watched, `collect` returns an encoded snapshot."""
+    """Collects snapshots while pages are open. `links` are watched, `collect` returns an encoded snapshot.
+
+    Its task is added to `tasks`, those of the process; between two snapshots it waits by `sleep`.
+    """
 
     def __init__(
         self,
@@ -58,11 +63,15 @@ class LiveHub:
         collect: Callable[[], bytes],
         limit: int,
         tick_s: float = TICK_SECONDS,
+        tasks: TaskWatch | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._links = links
         self._collect = collect
         self._limit = limit
         self._tick_s = tick_s
+        self._tasks = tasks or TaskWatch()
+        self._sleep = sleep
         self._watchers: set[Watcher] = set()
         self._renewed: dict[RouterLink, float] = {}
         self._task: asyncio.Task[None] | None = None
@@ -83,7 +92,7 @@ class LiveHub:
         watcher = Watcher()
         self._watchers.add(watcher)
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = self._tasks.start(HUB, self._run(), lasts=True)
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
@@ -110,7 +119,7 @@ class LiveHub:
             else:
                 for watcher in self._watchers:
                     watcher.put(frame)
-            await asyncio.sleep(self._tick_s)
+            await self._sleep(self._tick_s)
 
     def _renew(self, now: float) -> None:
         """Renew the watch of each router, of new ones at once."""

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from experts.host.watched_task import TaskWatch
 from experts.phase import PHASES
 from router_service.front.api.cluster_service import ShardDirectory
 from router_service.front.api.inference_service import InferenceService
@@ -48,9 +49,10 @@ class LivePage:
         health: FrontHealth,
         gate: Authenticator,
         tls: ServerTls | None,
+        tasks: TaskWatch | None = None,
     ) -> None:
         self.port = 0
-        self.hub = LiveHub(lambda: links.links, self._collect, config.max_pages)
+        self.hub = LiveHub(lambda: links.links, self._collect, config.max_pages, tasks=tasks)
         self._config = config
         self._text = text
         self._inference = inference

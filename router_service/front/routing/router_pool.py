@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from experts.host.watched_task import TaskWatch
 from experts.transport.address import Endpoint
 from experts.transport.credentials import Credentials
 from router_service.front.config import FrontConfig
@@ -16,12 +17,17 @@ from router_service.protocol.messages import RouterReport
 logger = logging.getLogger(__name__)
 
 EndpointSource = Callable[[], Awaitable[list[Endpoint]]]
+# Whoever lists the routers should have a limit of their own; without one an unanswered call would end the search.
+LIST_SECONDS = 10.0
+POLLER = "router poller"
+LINK = "router link"
 
 
 class RouterPool:
     """The links to all routers; a background task calls `endpoints` for the routers about once a second.
 
-    `on_change` is called whenever a link is opened or lost, and after each call of `endpoints`.
+    `on_change` is called whenever a link is opened or lost, and after each call of `endpoints`; its faults are logged.
+    The tasks are added to `tasks`, those of the process.
     """
 
     def __init__(
@@ -31,12 +37,14 @@ class RouterPool:
         credentials: Credentials,
         config: FrontConfig,
         on_change: Callable[[], Awaitable[None]],
+        tasks: TaskWatch | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._node = node
         self._credentials = credentials
         self._config = config
         self._on_change = on_change
+        self._tasks = tasks or TaskWatch()
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._links: tuple[RouterLink, ...] = ()
         self._changed = asyncio.Condition()
@@ -55,7 +63,7 @@ class RouterPool:
 
     def start(self) -> None:
         """Start to look for routers."""
-        self._poller = asyncio.create_task(self._poll())
+        self._poller = self._tasks.start(POLLER, self._poll(), lasts=True)
 
     async def stop(self) -> None:
         """Close all links; their streams fail."""
@@ -82,16 +90,26 @@ class RouterPool:
     async def _poll(self) -> None:
         while True:
             try:
-                self._keep(await self._endpoints())
+                async with asyncio.timeout(LIST_SECONDS):
+                    endpoints = await self._endpoints()
+                self._keep(endpoints)
             except Exception:  # whatever fails in finding routers, links that are up must stay
                 logger.warning("cannot list the routers", exc_info=True)
-            await self._on_change()
+            await self._tell()
             await asyncio.sleep(self._config.poll_seconds)
+
+    async def _tell(self) -> None:
+        """Say that links may have changed. A listener's fault ends neither the search nor a link."""
+        try:
+            await self._on_change()
+        except Exception:
+            logger.exception("what follows the links to the routers failed")
 
     def _keep(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
             if endpoint.incarnation not in self._keepers:
-                self._keepers[endpoint.incarnation] = asyncio.create_task(self._hold(endpoint))
+                name = f"{LINK} {endpoint.replica}"
+                self._keepers[endpoint.incarnation] = self._tasks.start(LINK, self._hold(endpoint), name)
         # Processes that are no longer listed never come back under that incarnation: without this the table would grow.
         known = {endpoint.incarnation for endpoint in endpoints}
         self._complaints = {key: text for key, text in self._complaints.items() if key in known}
@@ -99,8 +117,6 @@ class RouterPool:
     async def _hold(self, endpoint: Endpoint) -> None:
         try:
             await self._connect(endpoint)
-        except Exception:  # a fault of ours in one link must not end in silence, nor touch the others
-            logger.exception("the link to router %s failed", endpoint.replica)
         finally:
             del self._keepers[endpoint.incarnation]
 
@@ -123,7 +139,7 @@ class RouterPool:
 
     async def _set_links(self, links: tuple[RouterLink, ...]) -> None:
         self._links = links
-        await self._on_change()
+        await self._tell()
         async with self._changed:
             self._changed.notify_all()
 

@@ -1,8 +1,13 @@
 """The Front's metrics of requests. Names and meanings are a contract with dashboards and alerts."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from experts.host.watched_task import TaskWatch
+from experts.host.watched_thread import ThreadWatch
 from router_service.front.telemetry.request_record import FINISH_NAMES, RequestListener, RequestRecord
+from router_service.front.telemetry.watch_failures import WatchFailures
 
 # vLLM's buckets as well as its names, so that its dashboards can be used.
 FIRST_TOKEN_BUCKETS = (
@@ -16,9 +21,12 @@ CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "INVALID_ARGUMENT", "RESO
 
 
 class FrontMetrics:
-    """The Front's series in a registry of their own, labelled with the model; `routers` is the configured number."""
+    """The Front's series in a registry of their own, labelled with the model; `routers` is the configured number.
 
-    def __init__(self, model: str, routers: int = 1) -> None:
+    `watches` have the threads and tasks of the process.
+    """
+
+    def __init__(self, model: str, routers: int = 1, watches: Iterable[ThreadWatch | TaskWatch] = ()) -> None:
         self.registry = CollectorRegistry()
         self.model = model
         self.first_token = self._histogram("time_to_first_token", "From a request's arrival", FIRST_TOKEN_BUCKETS)
@@ -35,6 +43,7 @@ class FrontMetrics:
         self._success = self._labelled("request_success", "Requests that ended in an answer", "finished_reason")
         self._failures = self._labelled("request_failures", "Requests that ended in an error", "code")
         self._refused = self._labelled("requests_refused", "Calls refused before they were served", "reason")
+        self.registry.register(WatchFailures(model, watches))
         # Start at 0, or a rate would miss the first of each.
         for reason in FINISH_NAMES.values():
             self._success.labels(model, reason)

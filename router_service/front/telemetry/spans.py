@@ -3,7 +3,6 @@
 No attribute holds a prompt or generated text.
 """
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +16,7 @@ from opentelemetry.trace import Tracer as SpanMaker
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from experts.host.watched_thread import ThreadWatch
 from router_service.front.routing.stream_queue import Arrival
 from router_service.front.telemetry.request_record import Progress, RequestListener, RequestRecord
 from router_service.front.telemetry.tracing_config import TracingConfig
@@ -38,7 +38,8 @@ class Tracer:
     If the collector is unreachable, only spans that exceed the queue are lost.
     """
 
-    def __init__(self, config: TracingConfig, model: str) -> None:
+    def __init__(self, config: TracingConfig, model: str, threads: ThreadWatch | None = None) -> None:
+        self._threads = threads or ThreadWatch()
         self._model = model
         self._place: dict[str, AttributeValue] = {}
         timeout_s = config.export_timeout_seconds
@@ -81,8 +82,7 @@ class Tracer:
 
     def close(self) -> None:
         """Export the spans that wait, for at most two seconds."""
-        flush = threading.Thread(target=self._provider.force_flush, daemon=True)
-        flush.start()
+        flush = self._threads.start("last spans", self._provider.force_flush)
         flush.join(LAST_FLUSH_SECONDS)
         self._exporter.shutdown()  # before the provider: it ends the retries that the provider would wait for
         self._provider.shutdown()

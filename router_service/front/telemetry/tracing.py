@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from experts.host.watched_thread import ThreadWatch
 from router_service.front.telemetry.tracing_config import TracingConfig
 
 if TYPE_CHECKING:
     from router_service.front.telemetry.spans import Tracer
 
 
-def open_tracer(config: TracingConfig, model: str) -> "Tracer | None":
-    """Return a tracer of requests to `model`, None if tracing is off.
+def open_tracer(config: TracingConfig, model: str, threads: ThreadWatch | None = None) -> "Tracer | None":
+    """Return a tracer of requests to `model`, None if tracing is off. `threads` are those of the process.
 
     Raises:
         ValueError: the extra `tracing` is not installed.
@@ -19,7 +20,7 @@ def open_tracer(config: TracingConfig, model: str) -> "Tracer | None":
     check_installed(config)
     from router_service.front.telemetry.spans import Tracer
 
-    return Tracer(config, model)
+    return Tracer(config, model, threads)
 
 
 def check_installed(config: TracingConfig) -> None:

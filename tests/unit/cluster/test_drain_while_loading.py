@@ -21,6 +21,7 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes import registered_process, service_registry
     from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
     from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
+    from cluster.serve import router_replica
 
 ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
@@ -118,6 +119,44 @@ def test_one_that_is_told_before_it_loads_begins_nothing(body: LiveRegistry, pro
     order_and_wait(body)
     with pytest.raises(EndedWhileLoadingError):
         process.will_load(1 << 30)
+
+
+class ProvingRouter:
+    """A router whose first token never comes; it is told to drain while it waits for that."""
+
+    endpoint = None
+
+    def __init__(self, body: LiveRegistry, **_: Any) -> None:
+        self._body = body
+
+    def ready(self) -> bool:
+        return True
+
+    def prove(self, seconds: float, go_on: Callable[[], None]) -> None:
+        order_and_wait(self._body)
+        go_on()
+        pytest.fail(f"waits for its token for {seconds} s")
+
+
+class Replica(router_replica.RouterReplica):
+    def __del__(self) -> None:  # type: ignore[override]
+        """Serve awaits it; here there is nobody who would."""
+
+
+def test_a_router_ends_in_the_midst_of_its_proof(
+    body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path, "mixtral")
+    monkeypatch.setattr(router_replica, "Router", lambda **options: ProvingRouter(body, **options))
+    monkeypatch.setattr(router_replica, "build_engine", lambda **_: None)
+    monkeypatch.setattr(router_replica, "node_id", lambda: "n")
+    monkeypatch.setattr(router_replica, "replica_id", lambda: "r")
+    monkeypatch.setattr(router_replica, "data_host", lambda _: "127.0.0.1")
+    data = {"model": {"checkpoint": str(tmp_path), "device": "cpu"}, "weights": {"resident": "dequantized"}}
+    with pytest.raises(EndedWhileLoadingError):
+        Replica(data, b"secret", bytes(32))
+    assert body.announcements() == []
+    assert "ready" not in body.states
 
 
 def test_what_fails_in_loading_is_withdrawn(body: LiveRegistry, process: RegisteredProcess) -> None:

@@ -175,6 +175,7 @@ class FakeRouter:
         # One for each connection: every Front counts its streams from one.
         self._running: dict[asyncio.StreamWriter, dict[int, Iterator[StreamOutput]]] = {}
         self.steps = 0
+        self.greetings = 0  # begun; `connections` were proven
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -237,6 +238,7 @@ class FakeRouter:
                 writer.transport.abort()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.greetings += 1
         handshake = server_handshake(self.credentials, self.incarnation)
         while not handshake.proven:
             writer.write(handshake.turn.out)

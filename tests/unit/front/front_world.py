@@ -11,7 +11,7 @@ from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
-from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card
+from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, until
 
 
 class World:
@@ -24,8 +24,10 @@ class World:
         self.tracing: TracingConfig | None = None
         self.expected_routers = 1
         self.endpoints: list[Endpoint] = []
-        # What asking for the routers ends in, None for their list.
-        self.no_directory: Exception | None = None
+        # What asking for the routers ends in, None for their list; it never ends while the directory is `silent`.
+        self.no_directory: BaseException | None = None
+        self.silent = False
+        self.asked = 0
         self.targets: Targets | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -69,9 +71,17 @@ class World:
         return router, client
 
     async def list_endpoints(self) -> list[Endpoint]:
+        self.asked += 1
+        if self.silent:
+            await asyncio.Event().wait()
         if self.no_directory is not None:
             raise self.no_directory
         return list(self.endpoints)
+
+    async def asked_again(self, times: int = 2) -> None:
+        """The routers have been asked for again, so that all that followed the call before is done."""
+        aim = self.asked + times
+        await until(lambda: self.asked >= aim)
 
     def directory(self) -> list:  # type: ignore[type-arg]
         return []

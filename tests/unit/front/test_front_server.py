@@ -231,7 +231,7 @@ async def test_health_is_down_while_shards_are_missing(world: World) -> None:
     router, client = await world.serve()
     router.say(report(ready=False))
     await until(lambda: not world.server.links.links[0].ready)
-    await asyncio.sleep(0.1)
+    await world.asked_again()  # and health was judged in between
     assert await client.health()
     now += SHARDS_AWAY_S + 1
     await until_health(client, False)

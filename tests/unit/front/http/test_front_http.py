@@ -140,3 +140,21 @@ async def test_stopping_ends_open_pages(world: World) -> None:
     with pytest.raises(aiohttp.ClientError):
         async with aiohttp.ClientSession() as session, session.get(browser.url):
             pass
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ('{"prompt": "a", "max_tokens": 1, "prompt": "b"}', "prompt"),
+        ('{"messages": [{"role": "user", "content": "a", "role": "system"}]}', "role"),
+    ],
+)
+async def test_a_key_that_stands_twice_is_refused(world: World, body: str, key: str) -> None:
+    """Readers differ in which one they take: what a proxy has checked might not be what is generated."""
+    router, browser = await browse(world)
+    ours = {"Origin": browser.url, "Sec-Fetch-Site": "same-origin", "Content-Type": "application/json"}
+    async with browser, browser.session.post("/api/generate", data=body, headers=ours) as response:
+        answer = await response.json()
+        assert (response.status, answer["code"]) == (400, "INVALID_ARGUMENT")
+        assert answer["error"].startswith(f"body: {key} stands there twice")
+    assert router.submits == []

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from experts.host.watched_task import TaskWatch
 from router_service.front.errors import RequestError
 from router_service.front.page.hub import LiveHub
 from router_service.protocol.messages import Activity, ShardActivity, StepTimes
@@ -12,8 +13,6 @@ from tests.unit.front.front_fakes import WAIT_S, report, until
 from tests.unit.front.front_world import World
 from tests.unit.front.http_world import Browser, browse, snapshots
 from tests.unit.front.shard_reports import shard
-
-FEW_TICKS_S = 0.2
 
 
 def activity(router: str = "r0", tokens: list[int] | None = None, **fields: object) -> Activity:
@@ -38,7 +37,8 @@ class Counting:
 
     def __init__(self, limit: int = 4) -> None:
         self.collected = 0
-        self.hub = LiveHub(lambda: (), self._collect, limit, tick_s=0.01)
+        self.tasks = TaskWatch()
+        self.hub = LiveHub(lambda: (), self._collect, limit, tick_s=0.01, tasks=self.tasks)
 
     def _collect(self) -> bytes:
         self.collected += 1
@@ -46,15 +46,31 @@ class Counting:
 
 
 async def test_with_nobody_looking_nothing_is_collected() -> None:
+    """There is no task then that could."""
+    others = asyncio.all_tasks()
     counting = Counting()
-    await asyncio.sleep(FEW_TICKS_S)
-    assert counting.collected == 0
+    assert asyncio.all_tasks() == others
     watcher = counting.hub.join()
+    assert len(asyncio.all_tasks() - others) == 1
     await watcher.take()
     counting.hub.leave(watcher)
     seen = counting.collected
-    await asyncio.sleep(FEW_TICKS_S)
+    await until(lambda: asyncio.all_tasks() == others)
     assert counting.collected == seen
+    counting.tasks.check()
+
+
+async def test_a_hub_that_ends_is_missed() -> None:
+    async def broken(_: float) -> None:
+        raise LookupError("out of luck")
+
+    tasks = TaskWatch()
+    hub = LiveHub(lambda: (), lambda: b"", 2, tasks=tasks, sleep=broken)
+    hub.join()
+    await until(lambda: tasks.failures == {"live hub": 1})
+    with pytest.raises(RuntimeError, match="tasks have died: live hub"):
+        tasks.check()
+    hub.close()
 
 
 async def test_one_collection_serves_all() -> None:
@@ -109,7 +125,9 @@ async def test_a_failing_snapshot_does_not_end_the_stream(caplog: pytest.LogCapt
 
 async def test_routers_hear_of_watchers_only_while_there_are_some(world: World) -> None:
     router, browser = await browse(world)
-    await asyncio.sleep(FEW_TICKS_S)
+    await world.asked_again()
+    assert world.server.live is not None
+    assert world.server.live.hub.watchers == 0
     assert router.watches == []
     async with browser:
         async with browser.get("/live") as response:

@@ -182,17 +182,11 @@ async def test_a_stranger_is_not_linked(world: World, fault: str, caplog: pytest
     client = await world.front()
     with caplog.at_level(logging.WARNING):
         await until(lambda: "cannot link router r0" in caplog.text)
-        await asyncio.sleep(0.1)
+        before = stranger.greetings
+        await until(lambda: stranger.greetings >= before + 3)  # it was tried again, and failed each time but the last
     assert caplog.text.count("cannot link router r0") == 1
     assert (f"is of deployment {'64' * 6}, this process of 000102030405" in caplog.text) == (fault == "digest")
     assert not await client.health()
-
-
-async def test_a_failing_directory_does_not_disturb_links(world: World) -> None:
-    _, client = await world.serve()
-    world.no_directory = RuntimeError("no control plane")
-    await asyncio.sleep(0.1)
-    assert len(ids_of(await collect(client, "hello", max_tokens=4))) == 4
 
 
 async def test_the_smallest_router_bounds_requests(world: World) -> None:

@@ -316,3 +316,26 @@ async def test_a_scrape_is_compressed_for_whom_it_may_be(world: World) -> None:
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         assert response.headers["Content-Encoding"] in ("deflate", "gzip")
         assert "expertmesh_routers_configured" in await response.text()
+
+
+async def test_the_fronts_own_threads_and_tasks_are_counted_beside_the_routers(world: World) -> None:
+    """One family for all: a Front's series have the labels that a shard's have."""
+    router, _ = await world.serve()
+    labels = {"model": "tiny", "router": "r0", "shard": "router", "thread": "engine"}
+    samples = [Sample("expertmesh_thread_failures_total", labels, 3.0)]
+    router.say(report(families=[MetricFamily("expertmesh_thread_failures", "Threads", "counter", samples)]))
+    await until(lambda: any(told.families for told in world.server.links.reports))
+    before = await scrape(world)
+    assert value(before, "thread_failures_total", shard="router", router="r0", thread="engine") == 3
+    for kind in ("router poller", "router link", "live hub"):
+        assert value(before, "thread_failures_total", shard="front", thread=kind) == 0
+
+    def broken() -> None:
+        raise LookupError("out of luck")
+
+    world.server.threads.start("announcer", broken).join(WAIT_S)
+    world.no_directory = asyncio.CancelledError()
+    await until(lambda: world.server.tasks.failures["router poller"] == 1)
+    after = await scrape(world)
+    assert value(after, "thread_failures_total", shard="front", thread="announcer") == 1
+    assert value(after, "thread_failures_total", shard="front", thread="router poller") == 1

@@ -13,11 +13,14 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
 
+from experts.host.watched_thread import ThreadWatch
 from router_service.front.telemetry import spans
 from router_service.front.telemetry.spans import MAX_EVENTS
+from router_service.front.telemetry.tracing import open_tracer
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
@@ -226,6 +229,21 @@ async def test_a_dead_collector_neither_slows_nor_breaks_serving(world: World, w
         (processor,) = world.server._tracer._provider._active_span_processor._span_processors  # type: ignore[union-attr]
         assert len(processor._batch_processor._queue) <= 4  # type: ignore[attr-defined]
         await asyncio.wait_for(world.server.stop(), WAIT_S)
+
+
+def test_a_fault_in_sending_the_last_spans_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: TracerProvider, timeout_millis: int = 0) -> bool:  # noqa: ARG001
+        raise LookupError("out of luck")
+
+    monkeypatch.setattr(TracerProvider, "force_flush", broken)
+    threads = ThreadWatch()
+    tracer = open_tracer(TracingConfig("http://127.0.0.1:1"), "m", threads)
+    assert tracer is not None
+    tracer.close()
+    assert threads.failures == {"last spans": 1}
+    assert "thread last spans has failed" in caplog.text
 
 
 def test_nothing_is_imported_while_tracing_is_off() -> None:

@@ -1,24 +1,16 @@
 """A router before its first request and before its end: it proves itself, and it hands over."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
 from tests.support.tiny import Tiny, greedy
 from tests.unit.front.calls import check_one_end, ids_of
 from tests.unit.front.front_fakes import WAIT_S, until
-from tests.unit.front.front_world import World
-from tests.unit.front.routing.service import Brake, Service, ask
+from tests.unit.router.service import Brake, Service, ask
 
 PROMPT = [3, 1, 4, 1, 5]
-
-
-@pytest.fixture
-async def service(tiny: Callable[..., Tiny], world: World) -> AsyncIterator[Service]:
-    service = Service(tiny("qwen3_moe"), world)
-    yield service
-    await service.close()
 
 
 async def test_a_proof_takes_every_shard_and_is_not_counted(service: Service) -> None:
@@ -41,6 +33,25 @@ async def test_a_router_without_a_shard_has_no_proof(service: Service) -> None:
     router.engine.unavailable_wait_s = 10 * WAIT_S
     with pytest.raises((RuntimeError, TimeoutError), match="token"):
         await asyncio.wait_for(asyncio.to_thread(router.prove, 3), WAIT_S)
+    for request in router.engine.requests:
+        router.engine.cancel(request.key)
+
+
+async def test_a_proof_ends_when_its_router_need_not_go_on(service: Service) -> None:
+    """A process that is told to drain does not wait for a shard that may never come back."""
+    await service.start()
+    service.servers.stop(1)
+    (router,) = service.routers
+    router.engine.unavailable_wait_s = 10 * WAIT_S
+    looks = iter(range(3))
+
+    def go_on() -> None:
+        if next(looks, None) is None:
+            raise InterruptedError("told to drain")
+
+    with pytest.raises(InterruptedError, match="told to drain"):
+        await asyncio.wait_for(asyncio.to_thread(router.prove, 10 * WAIT_S, go_on), WAIT_S)
+    assert not router.proof.running
     for request in router.engine.requests:
         router.engine.cancel(request.key)
 

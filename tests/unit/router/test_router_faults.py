@@ -13,7 +13,7 @@ import router_service.router.router_requests
 import router_service.router.step_log
 from tests.unit.front.calls import Responses, check_one_end, ids_of
 from tests.unit.front.front_fakes import until
-from tests.unit.front.routing.service import Service, ask
+from tests.unit.router.service import Service, ask
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5], [3, 5, 8]]
 
@@ -129,7 +129,7 @@ async def test_a_thread_that_must_last_is_missed(
     owner, name = {
         "engine": (router.engine.scheduler, "has_work"),
         "reporter": (router.reporter._due, "wait"),
-        "shard connector": (router.connector, "connected"),
+        "shard connector": (router.connector._stop, "wait"),  # `connected` is asked by other threads too
         "activity": (router.activity._watched, "wait"),
     }[kind]
     monkeypatch.setattr(owner, name, breaking(getattr(owner, name), 1))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.front.front_fakes import until
-from tests.unit.front.routing.service import Brake, Service, ask
+from tests.unit.router.service import Brake, Service, ask
 
 LOGGER = "router_service.router.request_log"
 

@@ -13,7 +13,7 @@ from tests.support import oracle
 from tests.support.tiny import Tiny
 from tests.unit.front.calls import Responses, check_one_end, ids_of, text_of
 from tests.unit.front.front_fakes import until
-from tests.unit.front.routing.service import Brake, Service, ask
+from tests.unit.router.service import Brake, Service, ask
 
 LONGEST = 48
 PROMPTS = oracle.prompts(64)
