@@ -1,0 +1,1 @@
+"""The computation of one step, and its record."""
