@@ -16,9 +16,9 @@ from experts.shard.shard import load_shard
 from experts.transport.base import Transport
 from kernels import select
 from router_service.config import EngineConfig
-from router_service.engine.block_manager import BlockManager
 from router_service.engine.engine import Engine
-from router_service.engine.scheduler import Scheduler, SchedulerLimits
+from router_service.engine.scheduling.block_manager import BlockManager
+from router_service.engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from router_service.models.backbone import Backbone
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache

@@ -13,19 +13,19 @@ from torch import Tensor
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.select import Ops
-from router_service.engine.batch_builder import build_batch
 from router_service.engine.failures import failed, overdue, refused
-from router_service.engine.forward import StepTrace, forward
 from router_service.engine.guard import Guard
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
-from router_service.engine.routing_trace import scored_rows, trace_routing
-from router_service.engine.sampler import Drawn, SampleRow, sample
-from router_service.engine.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler
-from router_service.engine.stage import Stage
+from router_service.engine.sampling.sampler import Drawn, SampleRow, sample
+from router_service.engine.scheduling.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler
 from router_service.engine.stalls import Stalls
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.batch_builder import build_batch
+from router_service.engine.step.forward import StepTrace, forward
+from router_service.engine.step.routing_trace import scored_rows, trace_routing
+from router_service.engine.step.stage import Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import Segment, StepBatch
 

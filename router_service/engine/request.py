@@ -3,7 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from router_service.engine.scheduler import Sequence
+from router_service.engine.scheduling.scheduler import Sequence
 from router_service.protocol.messages import (
     LayerRouting,
     SamplingParams,

@@ -7,7 +7,7 @@ from experts.transport.base import ShardUnavailable
 from router_service.engine.guard import Guard
 from router_service.engine.request import Request
 from router_service.engine.request_table import RequestTable
-from router_service.engine.scheduler import Scheduler
+from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.stall_log import log_back, log_lost
 
 

@@ -14,8 +14,8 @@ from experts.phases import LayerTrip
 from experts.placement import Placement
 from experts.routing import LOST, Routing
 from experts.trips import TripCalls
-from router_service.engine.stage import STAGES, Stage
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.stage import STAGES, Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
 from router_service.metrics.windows import WindowSums
 

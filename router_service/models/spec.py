@@ -13,7 +13,7 @@ PLAIN_FORM = ExpertForm()
 
 
 class Rule(StrEnum):
-    """How a token's experts are chosen and weighted; each is a function of `router_service.engine.gating`."""
+    """How a token's experts are chosen and weighted; each is a function of `router_service.engine.step.gating`."""
 
     SOFTMAX_TOPK = "softmax_topk"
     TOPK_SOFTMAX = "topk_softmax"

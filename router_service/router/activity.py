@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from experts.host.watched_thread import ThreadWatch
 from experts.phase import PHASES
 from experts.placement import Placement
-from router_service.engine.stage import STAGES, Stage
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.stage import STAGES, Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import Activity, ShardActivity, StepTimes

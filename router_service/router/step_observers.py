@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from router_service.engine.guard import Guard
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.step_record import StepRecord
 from router_service.router.proof import Proof
 
 Observer = Callable[[StepRecord], None]

@@ -7,8 +7,8 @@ from experts.phase import Phase
 from experts.trips import TripCalls
 from router_service.engine.request import Event, Request, SummaryBudget
 from router_service.engine.request_table import RequestTable
-from router_service.engine.stage import Stage
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.stage import Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.protocol.messages import StepSummary
 
 # Of one stream: traces are read by people, who can use no more.

@@ -22,7 +22,7 @@ from typing import Any
 
 from cluster.table import table
 from router_service.client.client import Client
-from tests.benchmarks.streams import Stream
+from tests.benchmarks.harness.streams import Stream
 
 WARM_TOKENS = 8  # that every stream has before the kill
 POLL_SECONDS = 0.02
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that any stream or wait may take")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
-    from tests.benchmarks.cluster_side import Cluster
+    from tests.benchmarks.harness.cluster_side import Cluster
 
     with Cluster(args.checkpoint, args.shards, "auto", name="failover") as cluster:
         result = cluster.run(strike(cluster.client, args))

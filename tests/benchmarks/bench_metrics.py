@@ -29,13 +29,13 @@ from experts.routing import Routing
 from experts.transport.base import Reply, Sent
 from experts.transport.call import ExpertCall, Partial, Stamps
 from router_service.config import MetricsConfig
-from router_service.engine.forward import StepTrace
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.forward import StepTrace
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import PENDING_STEPS, Statistics
 from router_service.metrics.router_series import router_families
 from router_service.protocol.messages import encode
-from tests.benchmarks.report import machine
-from tests.benchmarks.sides import OneProcess
+from tests.benchmarks.harness.report import machine
+from tests.benchmarks.harness.sides import OneProcess
 from tests.support.scrape import GAUGES, LABELS, text_of
 
 LAYERS, EXPERTS, CHOSEN, SHARDS, HIDDEN = 58, 256, 8, 64, 7168

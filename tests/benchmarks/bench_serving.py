@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks import report
-from tests.benchmarks.checkpoints import SHAPES, ensure
-from tests.benchmarks.sides import OneProcess, Tokens, TransformersModel
-from tests.benchmarks.worker import Worker
+from tests.benchmarks.harness import report
+from tests.benchmarks.harness.checkpoints import SHAPES, ensure
+from tests.benchmarks.harness.sides import OneProcess, Tokens, TransformersModel
+from tests.benchmarks.harness.worker import Worker
 
 PREFILL, PROMPT, STEPS, TRIAL_STEPS = 512, 64, 48, 6
 WATCHED_TOKENS = 1024  # of each stream while the metrics are watched
@@ -120,7 +120,7 @@ def measure_all(args: argparse.Namespace, cluster: Any, directory: Path, vocabul
 
 def measure_exchange(args: argparse.Namespace, cluster: Any, vocabulary: int) -> list[dict[str, Any]]:
     """For each batch: the phases in service, then the exchange alone by each way."""
-    from tests.benchmarks import exchange, in_service
+    from tests.benchmarks.harness import exchange, in_service
 
     gate = in_service.gate_of(cluster)
     watched = (args.seconds, WATCHED_TOKENS)
@@ -137,7 +137,7 @@ def measure_exchange(args: argparse.Namespace, cluster: Any, vocabulary: int) ->
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, printed as it comes."""
-    from tests.benchmarks.cluster_side import Cluster
+    from tests.benchmarks.harness.cluster_side import Cluster
 
     directory = ensure(args.shape, args.scale, args.checkpoint)
     vocabulary = json.loads((directory / "config.json").read_text())["vocab_size"]

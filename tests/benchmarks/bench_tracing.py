@@ -20,7 +20,7 @@ import psutil
 import yaml
 
 from router_service.client.client import Client
-from tests.benchmarks.streams import Stream, decode_rate
+from tests.benchmarks.harness.streams import Stream, decode_rate
 from tests.e2e.server import Server, serving
 from tests.support.otlp import Collector, collecting
 

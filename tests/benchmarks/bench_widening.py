@@ -23,8 +23,8 @@ from torch import Tensor
 from cluster.table import table
 from kernels.cpu import widening
 from kernels.cpu.widening import WIDENING, Widening, direct_linear, wide_linear
-from tests.benchmarks.checkpoints import ensure
-from tests.benchmarks.sides import OneProcess
+from tests.benchmarks.harness.checkpoints import ensure
+from tests.benchmarks.harness.sides import OneProcess
 
 WAYS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (direct_linear, wide_linear)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -16,9 +16,9 @@ from experts.routing import Routing
 from experts.transport.channel import connect
 from experts.transport.frame import Kind
 from experts.transport.socket import SocketTransport
-from router_service.engine.forward import StepTrace
-from router_service.engine.stage import Stage
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.forward import StepTrace
+from router_service.engine.step.stage import Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.models.families.registry import ModelPlan
 from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards

@@ -25,7 +25,7 @@ from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine
 from router_service.engine.request import Event, Request
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.step_record import StepRecord
 from router_service.models.families.registry import ModelPlan
 from router_service.protocol.messages import SamplingParams
 

@@ -7,7 +7,7 @@ running can run out. Whole prompts for now, though `ScheduledSequence` already s
 from collections import deque
 from dataclasses import dataclass, field
 
-from router_service.engine.block_manager import BlockManager
+from router_service.engine.scheduling.block_manager import BlockManager
 
 
 class NeverFitsError(ValueError):

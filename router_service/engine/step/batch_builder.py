@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from router_service.engine.scheduler import ScheduledSequence
+from router_service.engine.scheduling.scheduler import ScheduledSequence
 from router_service.models.step_batch import Segment, StepBatch
 
 

@@ -17,8 +17,8 @@ from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.transport.base import ShardUnavailable
 from kernels.select import Ops
-from router_service.engine.gating import best_scores, route
-from router_service.engine.stage import STAGES, Stage
+from router_service.engine.step.gating import best_scores, route
+from router_service.engine.step.stage import STAGES, Stage
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import Segment, StepBatch
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from experts.placement import Placement
 from experts.routing import Routing
-from router_service.engine.forward import StepTrace
 from router_service.engine.request import Request
+from router_service.engine.step.forward import StepTrace
 from router_service.models.step_batch import Segment
 from router_service.protocol.messages import LayerRouting
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from router_service.engine.forward import StepTrace
 from router_service.engine.request import Request
+from router_service.engine.step.forward import StepTrace
 
 
 @dataclass(frozen=True, slots=True)

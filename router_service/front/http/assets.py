@@ -1,7 +1,8 @@
 """The page's static files, read once from the package."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from aiohttp import web
 
@@ -19,14 +20,22 @@ def load_assets() -> dict[str, tuple[bytes, str]]:
     Raises:
         FileNotFoundError: the package does not contain the page.
     """
-    folder = files("router_service.front.page") / "static"
     assets = {}
-    for file in folder.iterdir():
+    for path, file in _files(files("router_service.front.page") / "static"):
         kind = TYPES.get(file.name.rpartition(".")[2])
         if kind is not None:
-            assets[f"/{file.name}"] = (file.read_bytes(), kind)
+            assets[path] = (file.read_bytes(), kind)
     assets["/"] = assets.pop("/index.html")
     return assets
+
+
+def _files(folder: Traversable, path: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Each file of the folder and of those in it, by its path."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files(entry, f"{path}/{entry.name}")
+        else:
+            yield f"{path}/{entry.name}", entry
 
 
 def asset_routes() -> list[web.RouteDef]:

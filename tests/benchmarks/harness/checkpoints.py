@@ -1,6 +1,6 @@
 """Random checkpoints large enough to measure with, in the three shapes of the project's notes.
 
-    python -m tests.benchmarks.checkpoints --shape qwen3 --out DIR
+    python -m tests.benchmarks.harness.checkpoints --shape qwen3 --out DIR
 
 One file a layer, so that no more than a layer is in memory at a time. The weights mean nothing, but the names, the
 shapes and the tokenizer are those of a real checkpoint, and transformers loads it too.

@@ -18,9 +18,9 @@ from cluster.serve.launcher import Launcher
 from experts.config import ExpertsConfig
 from router_service.client.client import Client
 from router_service.config import EngineConfig
-from tests.benchmarks.sides import Tokens
-from tests.benchmarks.streams import Stream, decode_rate
-from tests.benchmarks.worker import peak_bytes
+from tests.benchmarks.harness.sides import Tokens
+from tests.benchmarks.harness.streams import Stream, decode_rate
+from tests.benchmarks.harness.worker import peak_bytes
 
 REPORT_SECONDS = 1.0  # routers publish so often
 CALL_SECONDS = 600.0

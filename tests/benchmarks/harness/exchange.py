@@ -23,7 +23,7 @@ from experts.transport.call import ExpertCall
 from experts.transport.channel import connect
 from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
-from tests.benchmarks.worker import Worker
+from tests.benchmarks.harness.worker import Worker
 
 WARM_UP = 20
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}

@@ -3,8 +3,8 @@
 from typing import Any
 
 from experts.phase import PHASES, Phase
-from tests.benchmarks.cluster_side import Cluster, Metrics
-from tests.benchmarks.sides import Tokens
+from tests.benchmarks.harness.cluster_side import Cluster, Metrics
+from tests.benchmarks.harness.sides import Tokens
 
 
 def gate_of(cluster: Cluster) -> tuple[int, int, int]:

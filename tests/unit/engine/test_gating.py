@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experts.routing import LOST
 from kernels import select
-from router_service.engine.gating import choose, route
+from router_service.engine.step.gating import choose, route
 from router_service.models.spec import Gate, Rule
 from tests.support.oracle import watched_gates
 from tests.support.tiny import make_model

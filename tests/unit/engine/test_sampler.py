@@ -18,7 +18,14 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from router_service.engine.sampler import FIRST_CANDIDATES, SampleRow, best_candidates, penalize, sample, uniform
+from router_service.engine.sampling.sampler import (
+    FIRST_CANDIDATES,
+    SampleRow,
+    best_candidates,
+    penalize,
+    sample,
+    uniform,
+)
 from router_service.protocol.messages import SamplingParams
 
 VOCABULARY = 97
@@ -35,7 +42,7 @@ def draw(logits_V: Tensor, rows: list[SampleRow]) -> list[int]:
 
 def grid(logits_V: Tensor, points: int, monkeypatch: pytest.MonkeyPatch, **params: Any) -> Tensor:
     """Each token's share of draws with evenly spaced numbers in place of random ones: within 1/points of exact."""
-    monkeypatch.setattr("router_service.engine.sampler.uniform", lambda seed, _: (seed + 0.5) / points)
+    monkeypatch.setattr("router_service.engine.sampling.sampler.uniform", lambda seed, _: (seed + 0.5) / points)
     tokens = draw(logits_V, [row(seed, **params) for seed in range(points)])
     monkeypatch.undo()
     return torch.bincount(torch.tensor(tokens), minlength=len(logits_V)) / points

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router_service.engine.block_manager import BlockManager
-from router_service.engine.scheduler import (
+from router_service.engine.scheduling.block_manager import BlockManager
+from router_service.engine.scheduling.scheduler import (
     NeverFitsError,
     QueueFullError,
     ScheduledSequence,
     Scheduler,
     SchedulerLimits,
 )
-from router_service.engine.scheduler import Sequence as Job
+from router_service.engine.scheduling.scheduler import Sequence as Job
 
 
 def scheduler(

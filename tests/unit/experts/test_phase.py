@@ -7,7 +7,7 @@ import pytest
 
 from experts.phase import PHASES, Phase
 from experts.phases import CallPhases
-from router_service.engine.stage import STAGES
+from router_service.engine.step.stage import STAGES
 from router_service.protocol import cluster_pb2 as pb
 
 CALL = CallPhases(3, (10, 20, 30, 40, 50, 60), 7, 9, 700, 800, 10**9)

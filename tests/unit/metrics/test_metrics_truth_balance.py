@@ -9,8 +9,8 @@ import pytest
 from experts.placement import Placement
 from experts.routing import Routing
 from router_service.config import MetricsConfig
-from router_service.engine.forward import StepTrace
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.forward import StepTrace
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from tests.support.scrape import Page, exposed, value
 

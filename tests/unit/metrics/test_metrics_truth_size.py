@@ -14,8 +14,8 @@ from experts.phases import CallPhases, LayerTrip
 from experts.placement import even_placement
 from experts.routing import Routing
 from router_service.config import MetricsConfig
-from router_service.engine.forward import StepTrace
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.forward import StepTrace
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.metrics.histogram import DECADES, SECONDS, phase_bounds
 from router_service.metrics.router_series import Gauges, LinkGauges, router_families

@@ -11,13 +11,13 @@ import pytest
 import experts.pool
 import experts.shard.shard
 import router_service.engine.engine
-import router_service.engine.forward
+import router_service.engine.step.forward
 from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.trips import TripCalls
-from router_service.engine.scheduler import Scheduler
-from router_service.engine.stage import STAGES, Stage
-from router_service.engine.step_record import StepRecord
+from router_service.engine.scheduling.scheduler import Scheduler
+from router_service.engine.step.stage import STAGES, Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.models.backbone import Backbone
 from router_service.protocol.messages import Timings
@@ -35,7 +35,7 @@ STEPS = 4  # of a round, with and without the cause each
 CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.SCHEDULE: (Scheduler, "schedule"),
     Stage.ATTENTION: (Backbone, "attention"),
-    Stage.GATE: (router_service.engine.forward, "route"),
+    Stage.GATE: (router_service.engine.step.forward, "route"),
     Stage.PACK: (experts.pool, "group_by_shard"),
     Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
     Stage.REDUCE: (experts.pool, "_add"),

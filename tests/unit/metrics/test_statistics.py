@@ -16,9 +16,9 @@ from experts.routing import LOST, Routing
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
 from router_service.config import MetricsConfig
-from router_service.engine.forward import StepTrace
-from router_service.engine.stage import STAGES, Stage
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.forward import StepTrace
+from router_service.engine.step.stage import STAGES, Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.metrics.router_series import router_families
 from router_service.metrics.shard_series import shard_families

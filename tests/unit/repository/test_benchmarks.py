@@ -9,14 +9,15 @@ from cluster.config import ModelConfig
 from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text.text_model import load_text_model
-from tests.benchmarks import bench_metrics, bench_tracing, report
+from tests.benchmarks import bench_metrics, bench_tracing
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
-from tests.benchmarks.checkpoints import SHAPES, ensure
-from tests.benchmarks.exchange import Payload, bare_sockets, our_data_plane
-from tests.benchmarks.sides import OneProcess, TransformersModel
-from tests.benchmarks.streams import Stream, decode_rate
-from tests.benchmarks.worker import Worker
+from tests.benchmarks.harness import report
+from tests.benchmarks.harness.checkpoints import SHAPES, ensure
+from tests.benchmarks.harness.exchange import Payload, bare_sockets, our_data_plane
+from tests.benchmarks.harness.sides import OneProcess, TransformersModel
+from tests.benchmarks.harness.streams import Stream, decode_rate
+from tests.benchmarks.harness.worker import Worker
 
 
 class Counter:

@@ -8,7 +8,7 @@ from experts.config import ExpertsConfig
 from experts.transport.socket import SocketTransport
 from router_service.config import EngineConfig, MetricsConfig
 from router_service.engine.builder import build_engine
-from router_service.engine.scheduler import ScheduledSequence
+from router_service.engine.scheduling.scheduler import ScheduledSequence
 from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
 from router_service.router.router import Router

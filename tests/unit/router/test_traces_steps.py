@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from experts.phases import CallPhases, LayerTrip
-from router_service.engine.forward import StepTrace
 from router_service.engine.request import Event
-from router_service.engine.stage import STAGES, Stage
-from router_service.engine.step_record import StepRecord
+from router_service.engine.step.forward import StepTrace
+from router_service.engine.step.stage import STAGES, Stage
+from router_service.engine.step.step_record import StepRecord
 from router_service.protocol.messages import StepOutputs, StreamOutput, decode_to_front, encode
 from router_service.router.step_summaries import INTERVAL_NS, MAX_SUMMARIES, StepSummaries, summary_of
 from tests.support.mesh import Mesh, greedy

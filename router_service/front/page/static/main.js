@@ -1,14 +1,14 @@
 // Puts the page together: one stream of snapshots, and each panel draws its part of them.
 
-import { Domains } from "./domains.js";
-import { $, say } from "./dom.js";
-import { Experts } from "./experts.js";
-import { count } from "./format.js";
-import { Generation } from "./generate.js";
-import { LiveSource } from "./live.js";
-import { Shards } from "./shards.js";
-import { Steps } from "./steps.js";
-import { Summary } from "./summary.js";
+import { Domains } from "./panels/domains.js";
+import { $, say } from "./lib/dom.js";
+import { Experts } from "./panels/experts.js";
+import { count } from "./lib/format.js";
+import { Generation } from "./panels/generate.js";
+import { LiveSource } from "./lib/live.js";
+import { Shards } from "./panels/shards.js";
+import { Steps } from "./panels/steps.js";
+import { Summary } from "./panels/summary.js";
 
 const WORDS = {
   connecting: ["\u25cc connecting", ""],

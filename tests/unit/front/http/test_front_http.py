@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
@@ -15,7 +16,7 @@ from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, card, until
 from tests.unit.front.front_world import World
 from tests.unit.front.http_world import Browser, browse
 
-MODULE = re.compile(r'from "\./([a-z]+\.js)"')
+MODULE = re.compile(r'from "(\.{1,2}/[a-z/]+\.js)"')
 REFERENCE = re.compile(r'(?:href|src)="([a-z.]+)"')
 
 
@@ -33,8 +34,9 @@ async def test_the_page_and_its_files(world: World) -> None:
 
 def test_the_files_name_only_each_other() -> None:
     assets = {path: content.decode() for path, (content, _) in load_assets().items()}
-    named = {name for text in assets.values() for name in MODULE.findall(text)} | set(REFERENCE.findall(assets["/"]))
-    assert {f"/{name}" for name in named} == set(assets) - {"/"}
+    named = {urljoin(path, name) for path, text in assets.items() for name in MODULE.findall(text)}
+    named |= {f"/{name}" for name in REFERENCE.findall(assets["/"])}
+    assert named == set(assets) - {"/"}
     for path, text in assets.items():
         assert "innerHTML" not in text, path
         outside = [url for url in re.findall(r"https?://[^\s\"']+", text) if url != "http://www.w3.org/2000/svg"]

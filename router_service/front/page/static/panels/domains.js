@@ -1,9 +1,9 @@
 // Texts of several kinds and the experts that each prefers, beside each other.
 
-import { $, h, say } from "./dom.js";
-import { percent } from "./format.js";
+import { $, h, say } from "../lib/dom.js";
+import { percent } from "../lib/format.js";
 import { SAMPLES } from "./samples.js";
-import { request } from "./sse.js";
+import { request } from "../lib/sse.js";
 
 const MAX_DOMAINS = 8;
 const NAMED = 3;

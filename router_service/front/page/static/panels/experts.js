@@ -1,8 +1,8 @@
 // All experts as a grid, layer by expert, grouped by the shard that holds them.
 
-import { blend, canvasOf, colour } from "./canvas.js";
-import { $, h, say } from "./dom.js";
-import { bytes, counted, percent, sum } from "./format.js";
+import { blend, canvasOf, colour } from "../lib/canvas.js";
+import { $, h, say } from "../lib/dom.js";
+import { bytes, counted, percent, sum } from "../lib/format.js";
 import { byShard } from "./shards.js";
 
 const LABEL_WIDTH = 34;

@@ -1,9 +1,9 @@
 // A generation: started, watched token by token, stopped.
 
-import { $, h, say } from "./dom.js";
-import { counted, rate, seconds, visible } from "./format.js";
+import { $, h, say } from "../lib/dom.js";
+import { counted, rate, seconds, visible } from "../lib/format.js";
 import { Routing } from "./routing.js";
-import { events, request } from "./sse.js";
+import { events, request } from "../lib/sse.js";
 
 const MAX_MESSAGES = 20;
 

@@ -1,6 +1,6 @@
 // Where one token went: in each MoE layer the gate's best scores, the experts it chose, and their shards.
 
-import { h } from "./dom.js";
+import { h } from "../lib/dom.js";
 
 const HINT = "Select a token, with the mouse or the arrow keys, to see the gate's scores, the experts that it chose and their shards.";
 

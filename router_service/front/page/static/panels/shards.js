@@ -1,7 +1,7 @@
 // Shards as boxes, red while no router reaches them, and the routers' table.
 
-import { $, fillTable, h, say } from "./dom.js";
-import { bytes, known, NONE, percent, rate } from "./format.js";
+import { $, fillTable, h, say } from "../lib/dom.js";
+import { bytes, known, NONE, percent, rate } from "../lib/format.js";
 
 const MARKS = { ready: "\u25cf", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
 const KINDS = { ready: "good", unreachable: "bad", unknown: "" };

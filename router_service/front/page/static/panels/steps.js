@@ -1,8 +1,8 @@
 // The time of the last steps by stage, and of a layer's call to each shard by phase.
 
-import { canvasOf, colour } from "./canvas.js";
-import { $, fillTable, h, say } from "./dom.js";
-import { counted, known, NONE, percent, seconds, sum } from "./format.js";
+import { canvasOf, colour } from "../lib/canvas.js";
+import { $, fillTable, h, say } from "../lib/dom.js";
+import { counted, known, NONE, percent, seconds, sum } from "../lib/format.js";
 
 const HEIGHT = 132;
 const AXIS = 52;

@@ -1,7 +1,7 @@
 // The figures of the whole cluster in one row; the server has made one of all routers'.
 
-import { $, h, say } from "./dom.js";
-import { known, NONE, percent, rate } from "./format.js";
+import { $, h, say } from "../lib/dom.js";
+import { known, NONE, percent, rate } from "../lib/format.js";
 
 const ratio = (value) => known(value, (number) => number.toFixed(2));
 
