@@ -17,16 +17,18 @@ from experts.transport.base import Transport
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.engine import Engine
-from router_service.engine.scheduling.block_manager import BlockManager
-from router_service.engine.scheduling.scheduler import Scheduler, SchedulerLimits
+from router_service.engine.scheduling.block_manager import BlockManager, GroupSize
+from router_service.engine.scheduling.limits import SchedulerLimits
+from router_service.engine.scheduling.prefill_budget import PrefillBudget
+from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.models.backbone import Backbone
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 
-# A step takes a whole prompt, so the longest one bounds the activations and how long decoding sequences wait.
-AUTO_PROMPT_LIMIT = 8192
+# Prompts are read in chunks of at most so many tokens: larger ones compute no faster, and take memory.
+AUTO_CHUNK_TOKENS = 2048
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
 
@@ -58,7 +60,11 @@ def build_engine(
     return Engine(
         backbone=backbone,
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
-        scheduler=Scheduler(limits(spec, config), BlockManager(blocks, config.block_size)),
+        scheduler=Scheduler(
+            limits(spec, config),
+            BlockManager((GroupSize(blocks),), config.block_size),
+            PrefillBudget(config.target_step_seconds),
+        ),
         ops=ops,
         eos_token_ids=eos_token_ids(plan),
         unavailable_wait_s=config.unavailable_wait_seconds,
@@ -87,8 +93,8 @@ def local_shards(
 
 
 def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
-    """Resolve the token budget: room for a whole context, or for 8192 prompt tokens, beside a full batch."""
-    budget = config.token_budget or min(spec.context, AUTO_PROMPT_LIMIT) + config.max_sequences
+    """Resolve the token budget: a large chunk of a prompt beside a full batch."""
+    budget = config.token_budget or min(spec.context, AUTO_CHUNK_TOKENS) + config.max_sequences
     return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context)
 
 

@@ -19,9 +19,11 @@ from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
 from router_service.engine.sampling.sampler import Drawn, SampleRow, sample
-from router_service.engine.scheduling.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler
+from router_service.engine.scheduling.limits import NeverFitsError, QueueFullError
+from router_service.engine.scheduling.scheduler import Scheduler
+from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.stalls import Stalls
-from router_service.engine.step.batch_builder import build_batch
+from router_service.engine.step.batch_builder import build_batch, step_shape
 from router_service.engine.step.forward import StepTrace, forward
 from router_service.engine.step.routing_trace import scored_rows, trace_routing
 from router_service.engine.step.stage import Stage
@@ -132,14 +134,16 @@ class Engine:
         requests = self._note_scheduled(scheduled)
         batch, trace = self._begin(scheduled, requests)
         trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
-        self._compute(requests, batch, trace, events)
+        self._compute(scheduled, batch, trace, events)
         duration = time.monotonic_ns() - begun
-        # A prompt runs as a whole, so an item that starts behind position 0 is a single decoding token.
-        decoded = sum(1 for item in scheduled if item.start > 0)
+        shape = step_shape(scheduled)
+        # A step that lost tokens says little of what one costs.
+        if not trace.failures:
+            self.scheduler.prefill.observe(shape, duration / 1e9)
         return StepRecord(
             duration_ns=duration,
-            prompt_tokens=len(batch.token_ids_T) - decoded,
-            decode_tokens=decoded,
+            prompt_tokens=shape.prefill_tokens,
+            decode_tokens=shape.decode_rows,
             trace=trace,
             tag=self.pool.step,
             requests=requests,
@@ -154,39 +158,52 @@ class Engine:
         self.pool.step = next(self._tags)
         return batch, trace
 
-    def _compute(self, requests: list[Request], batch: StepBatch, trace: StepTrace, events: list[Event]) -> None:
+    def _compute(
+        self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace, events: list[Event]
+    ) -> None:
         logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace, self.progress.move)
         begun = time.monotonic_ns()
-        whole = trace.whole(batch.segments)
-        if len(whole) < len(requests):
-            waiting = [request for row, request in enumerate(requests) if row not in whole]
-            self._stalls.begin(waiting, trace.failures, self.clock())
-        if logits_BV is None or not whole:
-            return
-        # Without lost tokens the logits need not be copied.
-        picked_BV = logits_BV if len(whole) == len(requests) else logits_BV[whole]
-        self._draw([requests[i] for i in whole], picked_BV, events, [batch.segments[i] for i in whole], trace)
-        trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
+        complete = trace.complete(batch.segments)
+        self._stall(scheduled, complete, trace)
+        for number in complete:
+            self.scheduler.advance(scheduled[number])
+        self._trace_routing([scheduled[n] for n in complete], [batch.segments[n] for n in complete], trace)
+        if logits_BV is not None:
+            self._draw(scheduled, set(complete), logits_BV, events)
+            trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
+
+    def _stall(self, scheduled: list[ScheduledSequence], complete: list[int], trace: StepTrace) -> None:
+        """Stall the sequences that have lost a token. The others wait for a shard no more."""
+        for number in complete:
+            # A later loss has its whole time again.
+            request = self.requests[scheduled[number].key]
+            request.stalled_since, request.stalled_by = 0.0, ""
+        if len(complete) < len(scheduled):
+            lost = [self.requests[item.key] for number, item in enumerate(scheduled) if number not in complete]
+            self._stalls.begin(lost, trace.failures, self.clock())
+
+    def _trace_routing(self, items: list[ScheduledSequence], segments: list[Segment], trace: StepTrace) -> None:
+        requests = [self.requests[item.key] for item in items]
+        trace_routing(requests, [item.start for item in items], segments, trace, self.pool.placement)
 
     def _draw(
-        self,
-        requests: list[Request],
-        logits_BV: Tensor,
-        events: list[Event],
-        segments: list[Segment],
-        trace: StepTrace,
+        self, scheduled: list[ScheduledSequence], complete: set[int], logits_BV: Tensor, events: list[Event]
     ) -> None:
-        """Draw a token for each request from its row of the logits, and append its event."""
-        drawn = sample(logits_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
-        trace_routing(requests, segments, trace, self.pool.placement)
+        """Draw a token for each complete sequence that has logits, and append its event."""
+        wanted = [number for number, item in enumerate(scheduled) if item.wants_logits]
+        rows = [row for row, number in enumerate(wanted) if number in complete]
+        if not rows:
+            return
+        requests = [self.requests[scheduled[wanted[row]].key] for row in rows]
+        # Without lost tokens the logits need not be copied.
+        picked_BV = logits_BV if len(rows) == len(logits_BV) else logits_BV[rows]
+        drawn = sample(picked_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
         now = self.clock()
         for request, draw in zip(requests, drawn, strict=True):
             self._advance(request, draw, now, events)
 
     def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
-        self.scheduler.advance(request.key, drawn.token)
-        # The wait for a shard is over; a later one has its whole time again.
-        request.stalled_since, request.stalled_by = 0.0, ""
+        self.scheduler.append(request.key, drawn.token)
         finish = request.finish_after(drawn.token, self.eos_token_ids)
         event = request.next_event(drawn.token, drawn.logprobs, finish, now)
         if finish is not None:

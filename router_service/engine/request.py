@@ -3,7 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from router_service.engine.scheduling.scheduler import Sequence
+from router_service.engine.scheduling.sequence import Sequence
 from router_service.protocol.messages import (
     LayerRouting,
     SamplingParams,
@@ -55,7 +55,18 @@ class Request:
 
     def __post_init__(self) -> None:
         max_length = self.prompt_length + self.params.max_tokens
-        self.sequence = Sequence(key=self.key, tokens=self.tokens, max_length=max_length)
+        # A position that is found in the cache has no routing, so nothing of it is found before its routing is known.
+        reusable = 0 if self.return_routing else None
+        self.sequence = Sequence(key=self.key, tokens=self.tokens, max_length=max_length, reusable=reusable)
+
+    @property
+    def routed(self) -> int:
+        """How many positions' routing has been traced, for a request that wants it."""
+        return self.sequence.reusable or 0
+
+    @routed.setter
+    def routed(self, positions: int) -> None:
+        self.sequence.reusable = positions
 
     @property
     def generated(self) -> int:
@@ -94,6 +105,7 @@ class Request:
             queue_seconds=scheduled - self.arrived,
             prefill_seconds=max(0.0, first - scheduled),
             decode_seconds=now - first,
+            cached_prompt_tokens=min(self.sequence.cached or 0, self.prompt_length),
         )
 
 

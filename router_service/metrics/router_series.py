@@ -39,6 +39,9 @@ class Gauges:
     parameters_total: int
     parameters_active: int
     router_load_seconds: float
+    preemptions: int
+    prefix_cache_queries: int
+    prefix_cache_hits: int
     rejected: Mapping[str, int]
     links: tuple[LinkGauges, ...]
     thread_failures: Mapping[str, int] = field(default_factory=dict)
@@ -62,10 +65,12 @@ def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.one("num_requests_running", "gauge", "Requests that have KV blocks", gauges.running)
     builder.one("num_requests_waiting", "gauge", "Requests that wait for a place and KV blocks", gauges.waiting)
     usage = gauges.kv_blocks_used / gauges.kv_blocks_total
-    builder.one("kv_cache_usage_perc", "gauge", "KV blocks in use, 1 is full", usage)
-    # Exported all the same: the names are vLLM's, so that its dashboards can be used.
-    for name in ("prefix_cache_queries", "prefix_cache_hits", "num_preemptions"):
-        builder.one(name, "counter", "Always 0: this version neither caches prefixes nor preempts", 0)
+    builder.one("kv_cache_usage_perc", "gauge", "KV blocks in use, 1 is full; cached ones count as free", usage)
+    text = "Tokens of admitted requests, looked up in the prefix cache"
+    builder.one("prefix_cache_queries", "counter", text, gauges.prefix_cache_queries)
+    builder.one("prefix_cache_hits", "counter", "Tokens found in the prefix cache", gauges.prefix_cache_hits)
+    text = "How often a request was preempted, because KV blocks ran out"
+    builder.one("num_preemptions", "counter", text, gauges.preemptions)
     text = "Tokens computed by a step"
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 

@@ -35,5 +35,11 @@ class View:
         """The most tokens that a token attends to, itself included; None for the whole context."""
         return self.chunk if self.window is None else self.window
 
+    def first_seen(self, position: int) -> int:
+        """The first position that the token at `position` attends to; it never moves back as `position` grows."""
+        if self.window is not None:
+            return max(0, position - self.window + 1)
+        return 0 if self.chunk is None else position - position % self.chunk
+
 
 WHOLE_CONTEXT = View()

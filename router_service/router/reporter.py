@@ -124,8 +124,11 @@ class Reporter:
         return Gauges(
             running=scheduler.running,
             waiting=scheduler.waiting,
-            kv_blocks_used=scheduler.blocks.used,
-            kv_blocks_total=scheduler.blocks.total,
+            kv_blocks_used=scheduler.blocks.fullest.used,
+            kv_blocks_total=scheduler.blocks.fullest.total,
+            preemptions=scheduler.preemptions,
+            prefix_cache_queries=scheduler.cache_queries,
+            prefix_cache_hits=scheduler.cache_hits,
             kv_bytes=self._engine.backbone.cache.nbytes,
             dense_bytes=sizes.dense_bytes,
             shared_expert_bytes=sizes.shared_expert_bytes,

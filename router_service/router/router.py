@@ -120,9 +120,9 @@ class Router:
         self.engine.pool.transport.close()
 
     def _accept_fronts(self, identity: RouterIdentity, experts: ExpertsConfig) -> FrontConnections:
-        limits = self.engine.scheduler.limits
+        longest = self.engine.scheduler.longest
         return FrontConnections(
-            hello=RouterHello(identity.replica, limits.context, limits.prompt_limit),
+            hello=RouterHello(identity.replica, longest, longest - 1),
             receive=self._receive,
             lost=self._lost,
             joined=self._report_due.set,

@@ -193,7 +193,7 @@ class Mesh:
     @property
     def blocks_used(self) -> int:
         """KV blocks that belong to someone."""
-        return self.engine.scheduler.blocks.used
+        return sum(pool.used for pool in self.engine.scheduler.blocks.pools)
 
 
 def tokens_of(events: list[Event]) -> list[int]:

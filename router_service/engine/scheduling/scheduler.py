@@ -1,90 +1,51 @@
-"""Which tokens the next step computes: continuous batching (Yu et al. 2022, Orca) within a token budget.
+"""Which tokens the next step computes: continuous batching (Yu et al. 2022, Orca) with chunked prefill.
 
-Plain data: no tensors, no clock. A sequence takes blocks for all that it may ever need when it is admitted, so nothing
-running can run out. Whole prompts for now, though `ScheduledSequence` already says where its tokens start.
+Every sequence that decodes takes one token of a step; what is left of the step's budget goes to prompts in the order of
+arrival, in chunks (Agrawal et al. 2024, Sarathi-Serve). A sequence takes blocks for the tokens of its next step only.
+When they run out, the newest sequence is preempted: its blocks are released, it waits again before all others, and its
+tokens are computed again (vLLM, Kwon et al. 2023, section 4.5). The oldest is never preempted, and alone it fits, so
+that every step completes something. Plain data: no tensors, no clock.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
 
 from router_service.engine.scheduling.block_manager import BlockManager
-
-
-class NeverFitsError(ValueError):
-    """A request that would not fit even if all others had ended."""
-
-
-class QueueFullError(RuntimeError):
-    """The queue of waiting requests is full."""
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """`token_budget` tokens per step, `max_sequences` running, `max_waiting` queued, `context` tokens per sequence."""
-
-    token_budget: int
-    max_sequences: int
-    max_waiting: int
-    context: int
-
-    def __post_init__(self) -> None:
-        if self.token_budget < self.max_sequences:
-            raise ValueError(
-                f"token_budget {self.token_budget} is below max_sequences {self.max_sequences}: "
-                "a step must have room for one token of each running sequence"
-            )
-
-    @property
-    def prompt_limit(self) -> int:
-        """The longest prompt that fits into a step beside `max_sequences - 1` decoding sequences."""
-        return min(self.token_budget - self.max_sequences + 1, self.context - 1)
-
-
-@dataclass(slots=True)
-class Sequence:
-    """A request as the scheduler sees it: its `tokens` so far, how many are `computed`, and how many there may be."""
-
-    key: int
-    tokens: list[int]
-    max_length: int
-    computed: int = 0
-    block_table: list[int] = field(default_factory=list)
-    stalled: bool = False
-
-    @property
-    def pending(self) -> int:
-        """Tokens whose keys and values are not in the cache."""
-        return len(self.tokens) - self.computed
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
-    """`token_ids` at positions from `start` on, of the sequence `key` with the cache blocks `block_table`."""
-
-    key: int
-    token_ids: list[int]
-    start: int
-    block_table: list[int]
+from router_service.engine.scheduling.limits import NeverFitsError, QueueFullError, SchedulerLimits
+from router_service.engine.scheduling.prefill_budget import PrefillBudget
+from router_service.engine.scheduling.sequence import ScheduledSequence, Sequence
+from router_service.engine.scheduling.step_cost import StepShape
 
 
 class Scheduler:
-    """Admits sequences strictly in order of arrival, so that none starves."""
+    """Chooses each step's sequences. Their numbers of tokens follow `prefill`, the blocks come from `blocks`.
 
-    def __init__(self, limits: SchedulerLimits, blocks: BlockManager) -> None:
+    `preemptions` counts how often a sequence was preempted; `cache_queries` the tokens of admitted sequences, of which
+    `cache_hits` were found in the cache.
+    """
+
+    def __init__(self, limits: SchedulerLimits, blocks: BlockManager, prefill: PrefillBudget | None = None) -> None:
         self.limits = limits
         self.blocks = blocks
+        self.prefill = prefill or PrefillBudget()
+        self.preemptions = self.cache_queries = self.cache_hits = 0
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
+        self._arrivals = 0
 
     @property
     def waiting(self) -> int:
-        """Requests that have no blocks yet."""
+        """Requests that do not run, preempted ones included."""
         return len(self._waiting)
 
     @property
     def running(self) -> int:
         """Requests that have blocks, stalled ones included."""
         return len(self._running)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens, prompt and answer, that a sequence may have."""
+        return min(self.limits.context, self.blocks.capacity)
 
     def has_work(self) -> bool:
         """Whether a sequence waits, or runs without being stalled."""
@@ -94,36 +55,41 @@ class Scheduler:
         """Queue a sequence.
 
         Raises:
-            NeverFitsError: longer than the context, the prompt limit or the whole cache.
+            NeverFitsError: longer than the context or the whole cache.
             QueueFullError: `max_waiting` wait already, not counting those for which there is a free place: a burst
                 between two steps is no reason to refuse one.
         """
         self._check_fits(sequence)
         if self._left_waiting >= self.limits.max_waiting:
             raise QueueFullError(f"{self._left_waiting} requests wait already, the limit is {self.limits.max_waiting}")
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
         self._waiting.append(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
-        """Choose a step: decoding sequences first, then prompts in order while budget and blocks last."""
-        budget = self.limits.token_budget
-        ready = [sequence for sequence in self._running.values() if not sequence.stalled]
-        chosen = [sequence for sequence in ready if sequence.pending == 1][:budget]
-        budget -= len(chosen)
-        # Prompts that stalled: they were admitted before those that wait, and repeat the same step.
-        for sequence in (sequence for sequence in ready if sequence.pending > 1):
-            if sequence.pending <= budget:
-                chosen.append(sequence)
-                budget -= sequence.pending
-        while (admitted := self._admit(budget)) is not None:
-            chosen.append(admitted)
-            budget -= admitted.pending
-        return [_scheduled(sequence) for sequence in chosen]
+        """Choose a step: one token of each decoding sequence, then chunks of prompts while budget and blocks last."""
+        preemptions = self.preemptions
+        ready = sorted(
+            (sequence for sequence in self._running.values() if not sequence.stalled), key=lambda one: one.arrival
+        )
+        budget = self._prefill_tokens(ready)
+        chosen: list[ScheduledSequence] = []
+        for sequence in ready:
+            budget -= self._continue(sequence, budget, chosen)
+        # What was preempted just now would take the blocks that it was preempted for.
+        if self.preemptions == preemptions:
+            self._admit_all(budget, chosen)
+        return chosen
 
-    def advance(self, key: int, token: int) -> None:
-        """Note that a step computed all of the sequence's tokens and drew `token`."""
+    def advance(self, item: ScheduledSequence) -> None:
+        """Note that a step computed a scheduled part of a sequence, and lost none of it."""
+        self.blocks.advance(self._running[item.key], len(item.token_ids))
+
+    def append(self, key: int, token: int) -> None:
+        """Append the token that was drawn after a sequence's last one."""
         sequence = self._running[key]
-        sequence.computed = len(sequence.tokens)
         sequence.tokens.append(token)
+        sequence.decoding = True
 
     def stall(self, key: int) -> None:
         """Leave the sequence out of steps until `resume`. It keeps its blocks, and its pending tokens stay pending."""
@@ -137,12 +103,17 @@ class Scheduler:
     def remove(self, key: int) -> None:
         """Remove a running or waiting sequence and free its blocks; unknown keys are ignored."""
         if (sequence := self._running.pop(key, None)) is not None:
-            self.blocks.release(sequence.block_table)
+            self.blocks.release(sequence)
             return
         self._waiting = deque(sequence for sequence in self._waiting if sequence.key != key)
 
+    def distrust(self, key: int) -> None:
+        """Let nothing that a running sequence has written be found by others; unknown keys are ignored."""
+        if (sequence := self._running.get(key)) is not None:
+            self.blocks.forget(sequence)
+
     def clear(self) -> None:
-        """Remove all sequences and free all blocks."""
+        """Remove all sequences, free all blocks, and forget what is written in them."""
         self._running.clear()
         self._waiting.clear()
         self.blocks.clear()
@@ -153,33 +124,86 @@ class Scheduler:
         return max(0, len(self._waiting) - (self.limits.max_sequences - len(self._running)))
 
     def _check_fits(self, sequence: Sequence) -> None:
-        limits, capacity = self.limits, self.blocks.total * self.blocks.block_size
-        if len(sequence.tokens) > limits.prompt_limit:
-            raise NeverFitsError(f"{len(sequence.tokens)} prompt tokens, the limit is {limits.prompt_limit}")
-        if sequence.max_length > limits.context:
-            raise NeverFitsError(f"prompt and max_tokens make {sequence.max_length}, the context is {limits.context}")
-        if sequence.max_length > capacity:
-            raise NeverFitsError(f"prompt and max_tokens make {sequence.max_length}, the KV cache holds {capacity}")
+        if sequence.max_length > self.limits.context:
+            raise NeverFitsError(
+                f"prompt and max_tokens make {sequence.max_length}, the context is {self.limits.context}"
+            )
+        if sequence.max_length > self.blocks.capacity:
+            raise NeverFitsError(
+                f"prompt and max_tokens make {sequence.max_length}, the KV cache holds {self.blocks.capacity}"
+            )
 
-    def _admit(self, budget: int) -> Sequence | None:
-        if not self._waiting or len(self._running) >= self.limits.max_sequences:
-            return None
-        if self._waiting[0].pending > budget:
-            return None
-        # All blocks that it may ever need: nothing is preempted, so a running sequence must never lack one.
-        blocks = self.blocks.allocate(self._waiting[0].max_length)
-        if blocks is None:
-            return None
-        sequence = self._waiting.popleft()
-        sequence.block_table = blocks
+    def _prefill_tokens(self, ready: list[Sequence]) -> int:
+        """Tokens of prompts in this step, beside the sequences that decode."""
+        contexts = [len(sequence.tokens) for sequence in ready if sequence.decoding]
+        first = next((sequence.computed for sequence in ready if not sequence.decoding), 0)
+        wanted = self.prefill.tokens(StepShape(decode_rows=len(contexts), decode_context=sum(contexts)), first)
+        return min(wanted, self.limits.token_budget - len(contexts))
+
+    def _continue(self, sequence: Sequence, budget: int, chosen: list[ScheduledSequence]) -> int:
+        """Schedule a running sequence if it can have blocks; return the tokens of prompts that it takes."""
+        if sequence.key not in self._running:  # preempted for an older one
+            return 0
+        wanted = 1 if sequence.decoding else min(sequence.pending, budget)
+        if not (tokens := self._make_room(sequence, wanted)):
+            return 0
+        self._choose(sequence, tokens, chosen)
+        return 0 if sequence.decoding else tokens
+
+    def _make_room(self, sequence: Sequence, wanted: int) -> int:
+        """Return how many of the `wanted` tokens can have blocks; newer sequences are preempted for the first one."""
+        tokens = self.blocks.fits(sequence, wanted)
+        while wanted and not tokens:
+            newest = max(self._running.values(), key=lambda one: one.arrival)
+            if newest is sequence:
+                break
+            self._preempt(newest)
+            tokens = self.blocks.fits(sequence, wanted)
+        return tokens
+
+    def _preempt(self, sequence: Sequence) -> None:
+        del self._running[sequence.key]
+        self.blocks.release(sequence)
+        sequence.decoding = sequence.stalled = False
+        self._waiting.appendleft(sequence)
+        self.preemptions += 1
+
+    def _admit_all(self, budget: int, chosen: list[ScheduledSequence]) -> None:
+        """Admit waiting sequences in order, as long as the first has a place, blocks and budget."""
+        if not self._waiting:
+            return
+        needs = [self.blocks.outstanding(sequence) for sequence in self._running.values()]
+        promised = [sum(group) for group in zip(*needs, strict=True)] or [0] * len(self.blocks.pools)
+        while self._waiting and budget > 0 and len(self._running) < self.limits.max_sequences:
+            found = self.blocks.find(self._waiting[0])
+            if not self.blocks.has_room(self._waiting[0], found, promised):
+                return
+            sequence = self._waiting.popleft()
+            self._admit(sequence, found)
+            tokens = self.blocks.fits(sequence, min(sequence.pending, budget))
+            if tokens:
+                self._choose(sequence, tokens, chosen)
+                budget -= tokens
+            promised = [a + b for a, b in zip(promised, self.blocks.outstanding(sequence), strict=True)]
+
+    def _admit(self, sequence: Sequence, found: int) -> None:
         self._running[sequence.key] = sequence
-        return sequence
+        self.blocks.adopt(sequence, found)
+        if sequence.cached is None:
+            sequence.cached = sequence.computed
+            self.cache_queries += len(sequence.tokens)
+            self.cache_hits += sequence.computed
 
-
-def _scheduled(sequence: Sequence) -> ScheduledSequence:
-    return ScheduledSequence(
-        key=sequence.key,
-        token_ids=sequence.tokens[sequence.computed :],
-        start=sequence.computed,
-        block_table=sequence.block_table,
-    )
+    def _choose(self, sequence: Sequence, tokens: int, chosen: list[ScheduledSequence]) -> None:
+        self.blocks.extend(sequence, tokens)
+        start, end = sequence.computed, sequence.computed + tokens
+        chosen.append(
+            ScheduledSequence(
+                key=sequence.key,
+                token_ids=sequence.tokens[start:end],
+                start=start,
+                block_tables=sequence.tables,
+                wants_logits=end == len(sequence.tokens),
+                decoding=sequence.decoding,
+            )
+        )

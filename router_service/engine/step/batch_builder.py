@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from router_service.engine.scheduling.scheduler import ScheduledSequence
+from router_service.engine.scheduling.sequence import ScheduledSequence
+from router_service.engine.scheduling.step_cost import StepShape
 from router_service.models.step_batch import Segment, StepBatch
 
 
@@ -14,16 +15,29 @@ def build_batch(scheduled: list[ScheduledSequence], block_size: int, device: tor
     tokens, positions, slots, segments, row = [], [], [], [], 0
     for item in scheduled:
         context = item.start + len(item.token_ids)
-        all_slots = _slots(item.block_table, context, block_size)
+        all_slots = _slots(item.block_tables[0], context, block_size)
         tokens.append(np.asarray(item.token_ids, dtype=np.int64))
         positions.append(np.arange(item.start, context))
         slots.append(all_slots[item.start :])
         segments.append(Segment(row, len(item.token_ids), context, _in_place(all_slots, device)))
         row += len(item.token_ids)
-    last = np.array([segment.start + segment.length - 1 for segment in segments])
+    last = np.array(
+        [part.start + part.length - 1 for part, item in zip(segments, scheduled, strict=True) if item.wants_logits],
+        dtype=np.int64,
+    )
     parts = (np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots))
     ids, places, cells = (torch.from_numpy(part).to(device) for part in parts)
     return StepBatch(ids, places, cells, tuple(segments), torch.from_numpy(last).to(device))
+
+
+def step_shape(scheduled: list[ScheduledSequence]) -> StepShape:
+    """Return what the step computes, as its cost is estimated by."""
+    contexts = [item.start + 1 for item in scheduled if item.decoding]
+    shape = StepShape(decode_rows=len(contexts), decode_context=sum(contexts))
+    for item in scheduled:
+        if not item.decoding:
+            shape = shape.with_chunk(len(item.token_ids), item.start)
+    return shape
 
 
 def _slots(block_table: list[int], context: int, block_size: int) -> np.ndarray:

@@ -40,7 +40,7 @@ class StepTrace:
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
-    def whole(self, segments: Sequence[Segment]) -> list[int]:
+    def complete(self, segments: Sequence[Segment]) -> list[int]:
         """Return the indices of the segments without a lost token."""
         numbered = enumerate(segments)
         return [number for number, part in numbered if not self.lost_T[part.start : part.start + part.length].any()]
@@ -79,7 +79,8 @@ def forward(
     trace: StepTrace,
     progress: Callable[[], None] = lambda: None,
 ) -> Tensor | None:
-    """Return logits_BV of each segment's last row; None if unavailable shards have lost every token.
+    """Return logits_BV of each segment's last row whose logits are wanted; None if there is none, or
+    unavailable shards have lost every token.
 
     A lost token stays in the batch as zeros and is sent to no expert, so that the rest of the step still completes.
 
@@ -104,6 +105,8 @@ def forward(
             x_TD = x_TD + backbone.dense(layer, h_TD)
         watch.mark(Stage.OTHER)
         progress()
+    if not len(batch.last_rows_B):
+        return None
     logits_BV = backbone.logits(x_TD, batch)
     watch.mark(Stage.OTHER)
     return logits_BV

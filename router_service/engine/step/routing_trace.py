@@ -23,13 +23,23 @@ def scored_rows(requests: Sequence[Request], segments: Sequence[Segment]) -> lis
 
 
 def trace_routing(
-    requests: Sequence[Request], segments: Sequence[Segment], trace: StepTrace, placement: Placement
+    requests: Sequence[Request],
+    starts: Sequence[int],
+    segments: Sequence[Segment],
+    trace: StepTrace,
+    placement: Placement,
 ) -> None:
-    """Append to each request that wants it one list of layers for each position of its segment."""
+    """Append to each request that wants it one list of layers for each position of its segment.
+
+    Args:
+        starts: the position of each segment's first token. What is computed again after a preemption is left out.
+    """
     scores = _scores_by_row(trace)
-    for request, segment in zip(requests, segments, strict=True):
+    for request, start, segment in zip(requests, starts, segments, strict=True):
         if request.return_routing:
-            request.routing += [_layers(trace, row, scores.get(row), placement) for row in _rows(segment)]
+            rows = _rows(segment)[max(0, request.routed - start) :]
+            request.routing += [_layers(trace, row, scores.get(row), placement) for row in rows]
+            request.routed = max(request.routed, start + segment.length)
 
 
 def _rows(segment: Segment) -> range:

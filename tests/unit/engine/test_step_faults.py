@@ -20,7 +20,7 @@ from tests.support.tiny import Tiny
 PROMPTS = [[5, 6, 7], [8, 9], [3] * 6, [11, 4]]
 LENGTHS = (1, 3, 6, 6)
 OF_STEP = ("forward", "sample", "build_batch", "scored_rows", "trace_routing")
-OF_SCHEDULER = ("schedule", "advance", "remove")
+OF_SCHEDULER = ("schedule", "advance", "append", "remove")
 OF_ENGINE = ("_expire", "_advance", "_note_scheduled")
 OF_REQUEST = ("finish_after", "next_event")
 OF_STALLS = ("begin", "resume")
@@ -93,7 +93,7 @@ def test_whatever_raises_each_request_has_one_end(mesh: Mesh, stage: str, call: 
     assert len(tokens_of(mesh.generate([[5, 6, 7]], greedy(3))[0])) == 3
 
 
-@pytest.mark.parametrize("stage", ["forward", "sample", "advance"])
+@pytest.mark.parametrize("stage", ["forward", "sample", "advance", "append"])
 def test_what_expired_in_the_step_keeps_its_own_reply(mesh: Mesh, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     break_once(monkeypatch, mesh, stage, 1, after=False)
     late = mesh.submit([7], greedy(4), deadline=time.monotonic() - 1)
@@ -103,7 +103,7 @@ def test_what_expired_in_the_step_keeps_its_own_reply(mesh: Mesh, stage: str, mo
 
 
 def test_what_finished_before_the_fault_is_finished(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    break_once(monkeypatch, mesh, "advance", 2, after=False)
+    break_once(monkeypatch, mesh, "append", 2, after=False)
     first, second = mesh.submit([7], greedy(1)), mesh.submit([8], greedy(1))
     events = {event.key: event for event in mesh.engine.step()}
     assert events[first].finish == "length"
