@@ -50,6 +50,7 @@ class Request:
     return_scores: bool = False
     routing: list[list[LayerRouting]] = field(default_factory=list)
     summaries: SummaryBudget | None = None
+    cache_salt: bytes = b""
     ended: bool = False
     sequence: Sequence = field(init=False)
 
@@ -57,7 +58,9 @@ class Request:
         max_length = self.prompt_length + self.params.max_tokens
         # A position that is found in the cache has no routing, so nothing of it is found before its routing is known.
         reusable = 0 if self.return_routing else None
-        self.sequence = Sequence(key=self.key, tokens=self.tokens, max_length=max_length, reusable=reusable)
+        self.sequence = Sequence(
+            key=self.key, tokens=self.tokens, max_length=max_length, salt=self.cache_salt, reusable=reusable
+        )
 
     @property
     def routed(self) -> int:

@@ -47,7 +47,6 @@ def _slots(block_table: list[int], context: int, block_size: int) -> np.ndarray:
 
 def _in_place(slots: np.ndarray, device: torch.device) -> slice | Tensor:
     first, last = int(slots[0]), int(slots[-1])
-    # Blocks are allocated in ascending order, so an extent of this length has no gap.
-    if last - first + 1 == len(slots):
+    if last - first + 1 == len(slots) and bool((np.diff(slots) == 1).all()):
         return slice(first, last + 1)
     return torch.from_numpy(slots).to(device)

@@ -42,7 +42,7 @@ def scheduler(
 ) -> Scheduler:
     groups = [GroupSize(blocks, view) for view in views]
     chunks: object = Chunks()
-    return Scheduler(SchedulerLimits(budget, sequences, waiting, CONTEXT), BlockManager(groups, size), chunks)  # type: ignore[arg-type]
+    return Scheduler(SchedulerLimits(budget, sequences, waiting, CONTEXT), BlockManager(groups, size), chunks)
 
 
 class Serving(RuleBasedStateMachine):
@@ -67,7 +67,7 @@ class Serving(RuleBasedStateMachine):
 
     @rule(chunk=st.sampled_from([1, 2, 3, 7, 1 << 30]))
     def set_chunk(self, chunk: int) -> None:
-        self.scheduler.prefill.most = chunk  # type: ignore[attr-defined]
+        self.scheduler.prefill.most = chunk
 
     @rule(
         prompt=st.integers(1, 26),
@@ -139,9 +139,7 @@ class Serving(RuleBasedStateMachine):
 
     def cells_of(self, item: ScheduledSequence, position: int) -> list[tuple[int, int, int]]:
         size = self.scheduler.blocks.block_size
-        return [
-            (group, table[position // size], position % size) for group, table in enumerate(item.block_tables)
-        ]
+        return [(group, table[position // size], position % size) for group, table in enumerate(item.block_tables)]
 
     def history(self, key: int, position: int) -> tuple[bytes, tuple[int, ...]]:
         job = self.jobs[key]
@@ -249,7 +247,7 @@ def test_a_prompt_is_read_in_chunks_beside_one_that_decodes() -> None:
     plan.submit(Job(1, [1], 20))
     run(plan, plan.schedule())
     plan.submit(Job(2, list(range(12)), 14))
-    plan.prefill.most = 5  # type: ignore[attr-defined]
+    plan.prefill.most = 5
     parts = []
     for _ in range(3):
         chosen = plan.schedule()
