@@ -113,9 +113,9 @@ class ActivityMonitor:
             return list(self._until)
 
     def _snapshot(self) -> tuple[WindowSums, list[float], int]:
-        self._statistics.settle()
+        self._statistics.flush()
         stages = self._statistics.stage_seconds
-        return self._statistics.totals.copy(), [stages[stage] for stage in STAGES], self._step_count
+        return self._statistics.cumulative.copy(), [stages[stage] for stage in STAGES], self._step_count
 
     def _activity(
         self, old: tuple[WindowSums, list[float], int], new: tuple[WindowSums, list[float], int], seconds: float

@@ -313,7 +313,7 @@ def report(router: str = "r0", **fields: object) -> RouterReport:
         "shard_imbalance": 1.5,
         "expert_imbalance": 2.0,
         "shards": [],
-        "families": [],
+        "metric_families": [],
         "step_seconds": 20.0,
     }
     return RouterReport(**(values | fields))  # type: ignore[arg-type]

@@ -48,7 +48,9 @@ class Live:
 
     def page(self) -> Page:
         """The router's series of this moment."""
-        return page(self.router.reporter.report(Window(self.router.statistics.totals, time.monotonic())).families)
+        return page(
+            self.router.reporter.report(Window(self.router.statistics.cumulative, time.monotonic())).metric_families
+        )
 
     def replace(self, shard: int) -> None:
         """A new life of a shard takes the place of the last one."""
@@ -103,8 +105,8 @@ def test_a_shard_that_died_is_down_by_its_last_name_though_nobody_asks_it(live: 
 def test_a_shard_that_no_list_names_but_that_answers_is_up(live: Live) -> None:
     until(lambda: up(live) == [1, 1], "both are up")
     live.listed = []
-    asked = live.router.connector.links[1].status
-    until(lambda: live.router.connector.links[1].status is not asked, "it was asked again")
+    asked = live.router.connector.connections[1].status
+    until(lambda: live.router.connector.connections[1].status is not asked, "it was asked again")
     assert up(live) == [1, 1]
 
 

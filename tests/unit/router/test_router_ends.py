@@ -17,13 +17,13 @@ async def test_a_proof_takes_every_shard_and_is_not_counted(service: Service) ->
     await service.start()
     (router,) = service.routers
     await asyncio.to_thread(router.prove, WAIT_S)
-    router.statistics.settle()
-    assert (router.statistics.totals.step_seconds, router.statistics.totals.rows_S.sum()) == (0, 0)
+    router.statistics.flush()
+    assert (router.statistics.cumulative.step_seconds, router.statistics.cumulative.rows_S.sum()) == (0, 0)
     assert all(running._assignments > 0 for running in service.servers.running.values())
     await service.idle()
     check_one_end(await ask(service, PROMPT, 4))
-    router.statistics.settle()
-    assert router.statistics.totals.decode_tokens == 3
+    router.statistics.flush()
+    assert router.statistics.cumulative.decode_tokens == 3
 
 
 async def test_a_router_without_a_shard_has_no_proof(service: Service) -> None:
