@@ -63,9 +63,9 @@ def room_here(config: ClusterConfig, on_gpu: bool) -> Room:
     """The memory of this machine: its GPUs, one for each process, or the host's, which all processes share."""
     limit = config.cluster.memory_limit_gib
     if not on_gpu:
-        return Room(limited(host_bytes(), limit), True, f"here{_said(limit)}")
+        return Room(limited(host_bytes(), limit), True, f"here{_limit_note(limit)}")
     share = min(1.0, config.cluster.gpus_per_process)
-    return Room(int(limited(device_bytes(), limit) * share), False, f"on a GPU for each{_said(limit)}")
+    return Room(int(limited(device_bytes(), limit) * share), False, f"on a GPU for each{_limit_note(limit)}")
 
 
 def resolve_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
@@ -119,9 +119,9 @@ def check_process(config: ClusterConfig, model: ServedModel, role: str) -> None:
     there = limited(device_bytes() if on_gpu else host_bytes(), limit)
     need = forms.of(form).shard(shards) if role == "shard" else forms.of(form).router
     if need > there:
-        where = f"{'on the GPU' if on_gpu else 'on the node'} of a {role} that needs {size(need)}{_said(limit)}"
+        where = f"{'on the GPU' if on_gpu else 'on the node'} of a {role} that needs {size(need)}{_limit_note(limit)}"
         raise DoesNotFitError(refusal(form, forms, Room(there, False, where), shards))
 
 
-def _said(limit_gib: float) -> str:
+def _limit_note(limit_gib: float) -> str:
     return f" (cluster.memory_limit_gib is {limit_gib:g})" if limit_gib else ""

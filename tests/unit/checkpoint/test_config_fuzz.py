@@ -67,9 +67,16 @@ def size_up(spec: ModelSpec, tensors: TensorMap) -> None:
     assert spec.gate.experts <= MAX_EXPERTS
     frequencies(spec.rope)
     dtype, config = dtype_of("auto", spec.dtype, WHERE), ClusterConfig()
-    subject = InspectedModel("x", WHERE, False, spec, tensors, stored_bytes(tensors, lambda stored: stored.dtypes[0]))
+    inspected = InspectedModel(
+        name="x",
+        where=WHERE,
+        published=False,
+        spec=spec,
+        tensors=tensors,
+        stored=stored_bytes(tensors, lambda stored: stored.dtypes[0]),
+    )
     forms = forms_of(spec, tensors, dtype, False, config.router, config.cluster.routers)
-    assert render(inspect(subject, dtype, 1, forms, Room(1 << 40, True, "here")))
+    assert render(inspect(inspected, dtype, 1, forms, Room(1 << 40, True, "here")))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
