@@ -80,6 +80,7 @@ class ExpertShard:
 
 
 def load_shard(
+    *,
     index: int,
     experts: Sequence[int],
     checkpoint: Checkpoint,
@@ -111,5 +112,5 @@ def load_shard(
 
 def _biases(packer: Packer, sources: list[TensorSource | None]) -> Tensor | None:
     """The experts' biases under one another; None where the family has none."""
-    there = [packer.read(source) for source in sources if source is not None]
-    return torch.stack(there) if there else None
+    biases = [packer.read(source) for source in sources if source is not None]
+    return torch.stack(biases) if biases else None

@@ -57,8 +57,8 @@ def config_of(variant: str) -> dict[str, Any]:
 
 
 def read(config: dict[str, Any]) -> tuple[ModelSpec, TensorMap]:
-    there = TensorNames(PublishedNames(config, WHERE), fp8_block(config, WHERE))
-    return read_model(config, WHERE, there)
+    names = TensorNames(PublishedNames(config, WHERE), fp8_block(config, WHERE))
+    return read_model(config, WHERE, names)
 
 
 def size_up(spec: ModelSpec, tensors: TensorMap) -> None:
