@@ -4,14 +4,12 @@ They are untrusted data. Every number has bounds, so that none is multiplied, lo
 A null counts as unset, as in transformers.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.files import MAX_JSON_BYTES, read_text
-from experts.checkpoint.json_bounds import (
+from experts.checkpoint.json_checks import (
     MAX_FLOAT,
     MAX_SIZE,
     are_integers,
@@ -20,31 +18,12 @@ from experts.checkpoint.json_bounds import (
     is_integer,
     is_valid_unicode,
 )
+from experts.checkpoint.json_file import read_json
 from experts.host.shown import shown
-from experts.host.unique_keys import unique_keys
 
 Integer = TypeVar("Integer", int, int | None)
 Number = TypeVar("Number", float, float | None)
 Text = TypeVar("Text", str, str | None)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object in which no key stands twice.
-
-    Raises:
-        CheckpointError: no such file, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(read_text(file, MAX_JSON_BYTES), object_pairs_hook=unique_keys)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file") from None
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested too deeply
-        raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 class JsonReader:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.json_bounds import is_valid_unicode
+from experts.checkpoint.json_checks import is_valid_unicode
 from experts.checkpoint.json_reader import JsonReader, open_json
 from router_service.front.text.checkpoint_files import read_text
 from router_service.front.text.templates.process import TemplateError, TemplateProcess

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.checkpoint.json_bounds import MAX_INT32
+from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.json_reader import JsonReader, open_json
 from router_service.front.text.chat import load_special_tokens
 from router_service.front.text.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from experts.checkpoint.json_bounds import MAX_INT32
+from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.source import Part, TensorSource, plain, stacked
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm
 from router_service.models.families.config_reader import MAX_EXPERTS, ConfigReader

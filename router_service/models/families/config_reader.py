@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experts.checkpoint.json_bounds import MAX_INT32
+from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.json_reader import JsonReader
 from router_service.models.spec import Rope
 

@@ -7,7 +7,7 @@ its queries by position. A multimodal checkpoint holds the text model under `lan
 from dataclasses import replace
 from typing import Any
 
-from experts.checkpoint.json_bounds import MAX_INT32
+from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.source import Layout
 from kernels.weights import ExpertForm
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature

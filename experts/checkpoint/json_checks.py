@@ -1,4 +1,4 @@
-"""Bounds of the numbers in a checkpoint's JSON files: the checks, and how errors describe them."""
+"""Checks of the values in a checkpoint's JSON files: their bounds, and how errors describe them."""
 
 import sys
 
