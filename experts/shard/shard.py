@@ -74,8 +74,10 @@ class ExpertShard:
         if len(call.slots_A) and call.slots_A.max() >= len(self.experts):
             raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {call.slots_A.max()}")
         if call.x_RD.dtype != layer.dtype or call.x_RD.shape[1] != layer.hidden:
-            kept = f"{layer.dtype} of width {layer.hidden}"
-            raise ValueError(f"shard {self.index} computes {kept}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}")
+            wanted = f"{layer.dtype} of width {layer.hidden}"
+            raise ValueError(
+                f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}"
+            )
         return layer
 
 

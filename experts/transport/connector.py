@@ -134,11 +134,11 @@ class ShardConnector:
             self._ask_status(connection, endpoint)
             connection.error = ""
         except OSError as error:
-            said = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {error}"
             # That a shard has not started yet is no news; that one sends a wrong frame or proof is, from the start.
-            if not connection.error or (isinstance(error, FrameError) and said != connection.error):
+            if not connection.error or (isinstance(error, FrameError) and message != connection.error):
                 log.warning("shard %d cannot be reached: %s", shard, error)
-            connection.error = said
+            connection.error = message
             self._drop_control(connection)
 
     def _drop_control(self, connection: ShardConnection) -> None:
