@@ -22,10 +22,10 @@ class FrontHealth:
     the event loop.
     """
 
-    def __init__(self, links: RouterPool, services: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, router_pool: RouterPool, services: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self.servicer = health_aio.HealthServicer()
         self.draining = False
-        self._links = links
+        self._router_pool = router_pool
         self._clock = clock
         self._services = ("", *services)
         self._complete_at = float("-inf")
@@ -39,7 +39,7 @@ class FrontHealth:
     @property
     def routers(self) -> int:
         """Routers that are connected."""
-        return len(self._links.links)
+        return len(self._router_pool.links)
 
     def json(self) -> bytes:
         """The word and the number of routers, for /healthz."""
@@ -60,9 +60,9 @@ class FrontHealth:
     def _judge(self, now: float) -> str:
         if self.draining:
             return "draining"
-        if not self._links.links:
+        if not self._router_pool.links:
             return "no router is linked"
         # Noted when it was last so, because a shard that is being replaced must not flap the health.
-        if any(link.ready for link in self._links.links):
+        if any(link.ready for link in self._router_pool.links):
             self._complete_at = now
         return "serving" if now - self._complete_at <= SHARDS_AWAY_S else "shards are missing"

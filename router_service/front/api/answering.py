@@ -32,14 +32,14 @@ class Answering:
         caller: ResponseWriter,
         record: RequestRecord,
         text: TextModel,
-        links: RouterPool,
+        router_pool: RouterPool,
         config: FrontConfig,
     ) -> None:
         self._request = request
         self._caller = caller
         self._record = record
         self._text = text
-        self._links = links
+        self._router_pool = router_pool
         self._config = config
         self._answer: ResponseBuilder | None = None
 
@@ -106,7 +106,7 @@ class Answering:
         left = self._caller.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
-        return FailoverStream(self._links, submit, deadline, config.router_wait_seconds, config.max_resubmits)
+        return FailoverStream(self._router_pool, submit, deadline, config.router_wait_seconds, config.max_resubmits)
 
 
 @contextmanager

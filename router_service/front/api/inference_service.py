@@ -24,14 +24,14 @@ class InferenceService(InferenceServicer):
         self,
         text: TextModel,
         card: ModelCard,
-        links: RouterPool,
+        router_pool: RouterPool,
         config: FrontConfig,
         admission: Admission,
         telemetry: RequestTelemetry,
     ) -> None:
         self._text = text
         self._card = card
-        self._links = links
+        self._router_pool = router_pool
         self._config = config
         self._telemetry = telemetry
         self._admission = admission
@@ -56,7 +56,7 @@ class InferenceService(InferenceServicer):
         """
         record = self._telemetry.begin(request, metadata or {}, request_id)
         with failures_noted(record, caller), self._admission.admit() as scope:
-            one = Answering(request, caller, record, self._text, self._links, self._config)
+            one = Answering(request, caller, record, self._text, self._router_pool, self._config)
             await one.run(self.limits(), scope)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
@@ -82,7 +82,7 @@ class InferenceService(InferenceServicer):
 
     def limits(self) -> LengthLimits:
         """The current limits on the length of a request."""
-        return self._links.limits(self._card.context, self._card.vocabulary)
+        return self._router_pool.limits(self._card.context, self._card.vocabulary)
 
     def model(self) -> pb.ModelInfo:
         """Describe the model, with the limits of the connected routers."""

@@ -105,7 +105,7 @@ class PageCaller:
         tokens = self._texts.of(response.token_ids)
         ended = response.finish_reason != pb.FINISH_REASON_UNSPECIFIED
         if ended:
-            tokens += self._texts.rest()
+            tokens += self._texts.flush()
         if tokens:
             await self.send("tokens", {"generated": True, "tokens": tokens})
         if response.routing:
@@ -140,7 +140,7 @@ class TokenTexts:
         """Return each token's id and text; the text of a special token is its name."""
         return [self._one(id) for id in ids]
 
-    def rest(self) -> list[dict[str, Any]]:
+    def flush(self) -> list[dict[str, Any]]:
         """Return the rest of an incomplete character as a token without an id, if there is one."""
         text = self._detokenizer.flush()
         return [{"id": None, "text": text}] if text else []

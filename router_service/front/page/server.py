@@ -37,29 +37,29 @@ SHUTDOWN_SECONDS = 1.0
 
 
 class LivePage:
-    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that `gate` admits."""
+    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that `authenticator` admits."""
 
     def __init__(
         self,
         config: FrontConfig,
         text: TextModel,
         inference: InferenceService,
-        links: RouterPool,
+        router_pool: RouterPool,
         directory: ShardDirectory | None,
         health: FrontHealth,
-        gate: Authenticator,
+        authenticator: Authenticator,
         tls: ServerTls | None,
         tasks: TaskWatch | None = None,
     ) -> None:
         self.port = 0
-        self.hub = LiveHub(lambda: links.links, self._collect, config.max_pages, tasks=tasks)
+        self.hub = LiveHub(lambda: router_pool.links, self._collect, config.max_pages, tasks=tasks)
         self._config = config
         self._text = text
         self._inference = inference
-        self._links = links
+        self._router_pool = router_pool
         self._directory = directory
         self._health = health
-        self._gate = gate
+        self._authenticator = authenticator
         self._tls = tls
         self._runner = web.AppRunner(
             self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
@@ -100,7 +100,7 @@ class LivePage:
         guards: list[Middleware] = [
             errors_as_json,
             check_own_page(is_loopback(config.http_host)),
-            ask_for_token(self._gate, {file.path for file in files}),
+            ask_for_token(self._authenticator, {file.path for file in files}),
         ]
         app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(add_headers)
@@ -145,7 +145,7 @@ class LivePage:
     def _collect(self) -> bytes:
         known = self._directory() if self._directory is not None else ()
         now = asyncio.get_running_loop().time()
-        return event("snapshot", msgspec.json.encode(snapshot(self._links.links, known, now, self._health.draining)))
+        return event("snapshot", msgspec.json.encode(snapshot(self._router_pool.links, known, now, self._health.draining)))
 
 
 def _hang_up(request: web.Request) -> ConnectionResetError:

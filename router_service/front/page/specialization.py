@@ -75,8 +75,8 @@ def block_counts(expert_ids_TLK: Counts, experts: int) -> Counts:
     """Count the experts of each block of 16 neighbouring tokens, [L, B, E]; a last incomplete block is left out."""
     tokens, layers, chosen = expert_ids_TLK.shape
     blocks = tokens // BLOCK_TOKENS
-    whole = expert_ids_TLK[: blocks * BLOCK_TOKENS].reshape(blocks, BLOCK_TOKENS, layers, chosen)
-    ids_LBN = whole.transpose(2, 0, 1, 3).reshape(layers, blocks, -1)
+    blocked_BNLK = expert_ids_TLK[: blocks * BLOCK_TOKENS].reshape(blocks, BLOCK_TOKENS, layers, chosen)
+    ids_LBN = blocked_BNLK.transpose(2, 0, 1, 3).reshape(layers, blocks, -1)
     counts_LBE = np.zeros((layers, blocks, experts), dtype=np.int64)
     layer, block = np.arange(layers)[:, None, None], np.arange(blocks)[None, :, None]
     np.add.at(counts_LBE, (layer, block, ids_LBN), 1)

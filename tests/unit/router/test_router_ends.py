@@ -65,7 +65,7 @@ async def test_a_router_that_leaves_waits_for_its_streams_and_gets_no_more(
     streams = [asyncio.create_task(ask(service, PROMPT, 150)) for _ in range(4)]
     await until(lambda: first.engine.requests.streams == second.engine.requests.streams == 2)
     leaving = asyncio.create_task(asyncio.to_thread(first.leave, 10 * WAIT_S))
-    await until(lambda: any(link.leaving for link in service.world.server.links.links))
+    await until(lambda: any(link.leaving for link in service.world.server.router_pool.links))
     more = [asyncio.create_task(ask(service, PROMPT, 20)) for _ in range(4)]
     await until(lambda: second.engine.requests.streams == 6)
     assert not leaving.done()

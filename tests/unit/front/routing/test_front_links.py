@@ -127,7 +127,7 @@ async def test_routers_that_leave_in_order_do_not_count(world: World) -> None:
             task = asyncio.create_task(collect(client, "hello", max_tokens=20))
         await until(lambda router=router: len(router.submits) == 1)
         router.say(report(router.name, leaving=True))
-        await until(lambda: all(link.leaving for link in world.server.links.links))
+        await until(lambda: all(link.leaving for link in world.server.router_pool.links))
         world.endpoints.clear()
         router.cut()
     await world.router(name="last")
@@ -203,14 +203,14 @@ def output(tokens: int, finish: str | None = None) -> Arrival:
 
 
 async def test_a_lane_keeps_no_more_than_its_limit() -> None:
-    lane = StreamQueue(1, max_buffered_tokens=10)
-    lane.put(output(6))
-    assert len(await lane.take()) == 1
-    lane.put(output(6))
-    lane.put(output(6))
-    assert lane.overflowed
+    queue = StreamQueue(1, max_buffered_tokens=10)
+    queue.put(output(6))
+    assert len(await queue.take()) == 1
+    queue.put(output(6))
+    queue.put(output(6))
+    assert queue.overflowed
     with pytest.raises(OverflowedError):
-        await lane.take()
+        await queue.take()
 
 
 async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> None:

@@ -76,10 +76,10 @@ async def test_a_fault_of_what_follows_the_links_ends_neither_search_nor_links(
     assert "out of luck" in caplog.text
     listed.append(second.endpoint)
     await until(lambda: len(links.links) == 2)
-    lane = await links.links[0].submit(Submit(0, "id", [5], SamplingParams(max_tokens=500)))
+    queue = await links.links[0].submit(Submit(0, "id", [5], SamplingParams(max_tokens=500)))
     first.cut()
     with pytest.raises(LinkLostError):
-        await asyncio.wait_for(read_on(lane), WAIT_S)
+        await asyncio.wait_for(read_on(queue), WAIT_S)
     tasks.check()
     assert not any(tasks.failures.values())
     await links.stop()
@@ -87,9 +87,9 @@ async def test_a_fault_of_what_follows_the_links_ends_neither_search_nor_links(
     await second.stop()
 
 
-async def read_on(lane: StreamQueue) -> None:
+async def read_on(queue: StreamQueue) -> None:
     while True:
-        await lane.take()
+        await queue.take()
 
 
 async def test_the_end_of_the_search_fails_the_fronts_health(world: World) -> None:
