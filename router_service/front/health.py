@@ -22,7 +22,9 @@ class FrontHealth:
     the event loop.
     """
 
-    def __init__(self, router_pool: RouterPool, services: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, router_pool: RouterPool, services: Iterable[str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.servicer = health_aio.HealthServicer()
         self.draining = False
         self._router_pool = router_pool

@@ -58,6 +58,7 @@ class FrontServer:
 
     def __init__(
         self,
+        *,
         config: FrontConfig,
         text: TextModel,
         card: ModelCard,
@@ -81,21 +82,45 @@ class FrontServer:
         self.tasks = TaskWatch((POLLER, LINK, HUB))
         self.metrics = FrontMetrics(card.name, routers, (self.threads, self.tasks))
         self._targets = targets
-        self.authenticator = Authenticator(config.tokens_file, self.metrics.refused, clock, config.max_request_bytes)
+        self.authenticator = Authenticator(
+            config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
+        )
         self.tls = ServerTls(config) if config.tls_cert else None
-        self.router_pool = RouterPool(endpoints, node, credentials, config, self._on_change, self.tasks)
+        self.router_pool = RouterPool(
+            endpoints=endpoints,
+            node=node,
+            credentials=credentials,
+            config=config,
+            on_change=self._on_change,
+            tasks=self.tasks,
+        )
         self.health = FrontHealth(self.router_pool, SERVICES, clock)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name, self.threads)
         telemetry = RequestTelemetry(self.metrics, self._tracer)
         self.admission = Admission(config.max_concurrent_streams)
-        self.inference = InferenceService(text, card, self.router_pool, config, self.admission, telemetry)
+        self.inference = InferenceService(
+            text=text,
+            card=card,
+            router_pool=self.router_pool,
+            config=config,
+            admission=self.admission,
+            telemetry=telemetry,
+        )
         self._cluster = ClusterService(card.name, self.router_pool, directory)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
         self.live: LivePage | None = None
         if config.http_port is not None:
             self.live = LivePage(
-                config, text, self.inference, self.router_pool, directory, self.health, self.authenticator, self.tls, self.tasks
+                config=config,
+                text=text,
+                inference=self.inference,
+                router_pool=self.router_pool,
+                directory=directory,
+                health=self.health,
+                authenticator=self.authenticator,
+                tls=self.tls,
+                tasks=self.tasks,
             )
 
     @property

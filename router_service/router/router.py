@@ -45,6 +45,7 @@ class Router:
 
     def __init__(
         self,
+        *,
         engine: Engine,
         transport: SocketTransport,
         shards: Callable[[], list[Endpoint]],

@@ -28,6 +28,7 @@ class Answering:
 
     def __init__(
         self,
+        *,
         request: pb.GenerateRequest,
         caller: ResponseWriter,
         record: RequestRecord,
@@ -106,7 +107,13 @@ class Answering:
         left = self._caller.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
-        return FailoverStream(self._router_pool, submit, deadline, config.router_wait_seconds, config.max_resubmits)
+        return FailoverStream(
+            self._router_pool,
+            submit,
+            deadline=deadline,
+            router_wait_seconds=config.router_wait_seconds,
+            max_resubmits=config.max_resubmits,
+        )
 
 
 @contextmanager

@@ -33,7 +33,9 @@ class ClusterService(ClusterServicer):
             known = self._directory() if self._directory is not None else ()
             state.shards.extend(merge_shards(self._router_pool.reports, known))
             state.routers.extend(
-                router_state(link.report, link.outstanding) for link in self._router_pool.links if link.report is not None
+                router_state(link.report, link.outstanding)
+                for link in self._router_pool.links
+                if link.report is not None
             )
         return state
 

@@ -22,6 +22,7 @@ class InferenceService(InferenceServicer):
 
     def __init__(
         self,
+        *,
         text: TextModel,
         card: ModelCard,
         router_pool: RouterPool,
@@ -56,8 +57,15 @@ class InferenceService(InferenceServicer):
         """
         record = self._telemetry.begin(request, metadata or {}, request_id)
         with failures_noted(record, caller), self._admission.admit() as scope:
-            one = Answering(request, caller, record, self._text, self._router_pool, self._config)
-            await one.run(self.limits(), scope)
+            answer = Answering(
+                request=request,
+                caller=caller,
+                record=record,
+                text=self._text,
+                router_pool=self._router_pool,
+                config=self._config,
+            )
+            await answer.run(self.limits(), scope)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Return the ids that Generate would use."""

@@ -22,7 +22,7 @@ else:
 
 
 # gRPC's options are signed numbers of 32 bits.
-MOST_BYTES = (1 << 31) - 1
+MAX_INT32 = (1 << 31) - 1
 
 
 def grpc_limit(max_request_bytes: int) -> int:
@@ -31,11 +31,11 @@ def grpc_limit(max_request_bytes: int) -> int:
     Twice our own limit, so that most requests over that get an error that names it. Not more, because gRPC holds
     messages in memory.
     """
-    return min(2 * max_request_bytes, MOST_BYTES)
+    return min(2 * max_request_bytes, MAX_INT32)
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no generic when it runs
-    """Authenticates a call by `authenticator` before its message is read, and counts it against its caller's limits."""
+    """Authenticates a call before its message is read, and counts it against its caller's limits."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator

@@ -62,6 +62,7 @@ class LiveHub:
         links: Callable[[], Sequence[RouterLink]],
         collect: Callable[[], bytes],
         limit: int,
+        *,
         tick_s: float = TICK_SECONDS,
         tasks: TaskWatch | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

@@ -37,10 +37,11 @@ SHUTDOWN_SECONDS = 1.0
 
 
 class LivePage:
-    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that `authenticator` admits."""
+    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that are authenticated."""
 
     def __init__(
         self,
+        *,
         config: FrontConfig,
         text: TextModel,
         inference: InferenceService,
@@ -145,7 +146,8 @@ class LivePage:
     def _collect(self) -> bytes:
         known = self._directory() if self._directory is not None else ()
         now = asyncio.get_running_loop().time()
-        return event("snapshot", msgspec.json.encode(snapshot(self._router_pool.links, known, now, self._health.draining)))
+        latest = snapshot(self._router_pool.links, known, now, self._health.draining)
+        return event("snapshot", msgspec.json.encode(latest))
 
 
 def _hang_up(request: web.Request) -> ConnectionResetError:

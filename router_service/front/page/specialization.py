@@ -68,7 +68,12 @@ def specialization(
     as_much_L = (highest_R[:, None] >= (nmi_L - chance_L) - 1e-12).sum(axis=0)
     room_L = np.maximum(1.0 - chance_L, 1e-12)
     # The observed labels count as one of the permutations, so p is never 0.
-    return Specialization(nmi_L, chance_L, (nmi_L - chance_L) / room_L, (1 + as_much_L) / (1 + permutations))
+    return Specialization(
+        nmi_L=nmi_L,
+        chance_L=chance_L,
+        excess_L=(nmi_L - chance_L) / room_L,
+        p_L=(1 + as_much_L) / (1 + permutations),
+    )
 
 
 def block_counts(expert_ids_TLK: Counts, experts: int) -> Counts:

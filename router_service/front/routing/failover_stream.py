@@ -30,7 +30,13 @@ class FailoverStream:
     """
 
     def __init__(
-        self, router_pool: RouterPool, submit: Submit, deadline: float | None, router_wait_seconds: float, max_resubmits: int
+        self,
+        router_pool: RouterPool,
+        submit: Submit,
+        *,
+        deadline: float | None,
+        router_wait_seconds: float,
+        max_resubmits: int,
     ) -> None:
         self._router_pool = router_pool
         self._submit = submit

@@ -32,6 +32,7 @@ class RouterPool:
 
     def __init__(
         self,
+        *,
         endpoints: EndpointSource,
         node: str,
         credentials: Credentials,

@@ -271,7 +271,14 @@ async def test_a_taken_port_is_an_error_that_names_it(world: World, text: TextMo
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for field in ("grpc_port", "metrics_port"):
-            front = FrontServer(FrontConfig(**{field: port}), text, card(), world.list_endpoints, CREDENTIALS, "node")
+            front = FrontServer(
+                config=FrontConfig(**{field: port}),
+                text=text,
+                card=card(),
+                endpoints=world.list_endpoints,
+                credentials=CREDENTIALS,
+                node="node",
+            )
             with pytest.raises(OSError, match=str(port) if field == "grpc_port" else "in use"):
                 await front.start()
             await front.stop()

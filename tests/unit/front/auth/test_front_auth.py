@@ -100,7 +100,9 @@ def test_who_is_let_in(tmp_path: Path) -> None:
     (ann, ann_line), (bob, bob_line) = line("ann"), line("bob", Role.ADMIN)
     (eve, eve_line) = line("eve", expires=(datetime.now(UTC) - timedelta(seconds=1)).isoformat())
     (kim, kim_line) = line("kim", expires=(datetime.now(UTC) + timedelta(days=1)).date().isoformat())
-    authenticator = Authenticator(str(write(tmp_path / "tokens", ann_line, bob_line, eve_line, kim_line)), lambda _: None)
+    authenticator = Authenticator(
+        str(write(tmp_path / "tokens", ann_line, bob_line, eve_line, kim_line)), lambda _: None
+    )
     assert authenticator.admit(bearer(ann), Role.INFERENCE).name == "ann"
     assert authenticator.admit([f"bearer  {kim} "], Role.INFERENCE).name == "kim"
     for role in Role:
@@ -169,7 +171,9 @@ def test_http_headers_are_authorized_by_the_same_gate(tmp_path: Path, caplog: py
     counted: Counter[str] = Counter()
     token, text = line("ann")
     authenticator = Authenticator(str(write(tmp_path / "tokens", text)), lambda reason: counted.update([reason]))
-    assert authenticator.authorize({"Authorization": f"Bearer {token}"}, Role.INFERENCE, "10.0.0.9", "/v1").name == "ann"
+    assert (
+        authenticator.authorize({"Authorization": f"Bearer {token}"}, Role.INFERENCE, "10.0.0.9", "/v1").name == "ann"
+    )
     for headers, needed, status in (
         ({}, Role.INFERENCE, 401),
         ({"authorization": f"Bearer {token}"}, Role.ADMIN, 403),
@@ -186,7 +190,9 @@ def test_a_flood_of_refusals_is_counted_but_not_logged_line_by_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock, counted = Clock(), Counter[str]()
-    authenticator = Authenticator(str(write(tmp_path / "tokens", line("a")[1])), lambda reason: counted.update([reason]), clock)
+    authenticator = Authenticator(
+        str(write(tmp_path / "tokens", line("a")[1])), lambda reason: counted.update([reason]), clock
+    )
     error = refused(authenticator, [])
     for _ in range(1000):
         authenticator.refusals.note(error, "peer", "m" * 10_000)

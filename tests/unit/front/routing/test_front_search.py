@@ -70,19 +70,26 @@ async def test_a_fault_of_what_follows_the_links_ends_neither_search_nor_links(
         return list(listed)
 
     config = FrontConfig(poll_seconds=0.02)
-    links = RouterPool(endpoints, "node", CREDENTIALS, config, listener.changed, tasks)
-    links.start()
-    await asyncio.wait_for(links.choose(), WAIT_S)
+    pool = RouterPool(
+        endpoints=endpoints,
+        node="node",
+        credentials=CREDENTIALS,
+        config=config,
+        on_change=listener.changed,
+        tasks=tasks,
+    )
+    pool.start()
+    await asyncio.wait_for(pool.choose(), WAIT_S)
     assert "out of luck" in caplog.text
     listed.append(second.endpoint)
-    await until(lambda: len(links.links) == 2)
-    queue = await links.links[0].submit(Submit(0, "id", [5], SamplingParams(max_tokens=500)))
+    await until(lambda: len(pool.links) == 2)
+    queue = await pool.links[0].submit(Submit(0, "id", [5], SamplingParams(max_tokens=500)))
     first.cut()
     with pytest.raises(LinkLostError):
         await asyncio.wait_for(read_on(queue), WAIT_S)
     tasks.check()
     assert not any(tasks.failures.values())
-    await links.stop()
+    await pool.stop()
     await first.stop()
     await second.stop()
 
