@@ -114,7 +114,7 @@ class LivePage:
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        status = 200 if self._health.word == "serving" else 503
+        status = 200 if self._health.status == "serving" else 503
         return web.Response(body=self._health.json(), content_type="application/json", status=status)
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
@@ -127,7 +127,7 @@ class LivePage:
                 async with asyncio.timeout(STALLED_SECONDS):
                     await response.write(frame)
         except TimeoutError as error:
-            raise _hang_up(request) from error
+            raise _abort(request) from error
         finally:
             self.hub.leave(watcher)
         return response
@@ -150,7 +150,7 @@ class LivePage:
         return event("snapshot", msgspec.json.encode(latest))
 
 
-def _hang_up(request: web.Request) -> ConnectionResetError:
+def _abort(request: web.Request) -> ConnectionResetError:
     """Abort a connection that does not read: an orderly close would wait for it."""
     if request.transport is not None:
         request.transport.abort()

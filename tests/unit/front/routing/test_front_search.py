@@ -38,7 +38,7 @@ async def test_a_router_that_is_lost_while_the_directory_is_away(
     assert await client.health()
     router.cut()
     await until(lambda: world.server.linked_routers == 0)
-    assert world.server.health.word == "no router is linked"
+    assert world.server.health.status == "no router is linked"
     assert not await client.health()
     world.no_directory, world.silent = None, False
     await client.wait_ready(WAIT_S)
