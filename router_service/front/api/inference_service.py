@@ -46,20 +46,20 @@ class InferenceService(InferenceServicer):
     async def answer(
         self,
         request: pb.GenerateRequest,
-        caller: ResponseWriter,
+        writer: ResponseWriter,
         metadata: Mapping[str, str] | None = None,
         request_id: str = "",
     ) -> None:
-        """Write the answer to `caller`, with exactly one final message; `metadata` and `request_id` are a gRPC call's.
+        """Write the answer to `writer`, with exactly one final message; `metadata` and `request_id` are a gRPC call's.
 
         Raises:
             RequestError: the request was refused, or failed.
         """
         record = self._telemetry.begin(request, metadata or {}, request_id)
-        with failures_noted(record, caller), self._admission.admit() as scope:
+        with failures_noted(record, writer), self._admission.admit() as scope:
             answer = Answering(
                 request=request,
-                caller=caller,
+                writer=writer,
                 record=record,
                 text=self._text,
                 router_pool=self._router_pool,

@@ -47,14 +47,14 @@ class GenerateHandler:
         check_range("prompt tokens of the page", len(prompt), 1, MAX_PROMPT_TOKENS)
         # Tokens replace the text as input: it is not encoded again, and the page shows the same ids.
         wanted.tokens.ids.extend(prompt)
-        caller = PageCaller(request, self._text.tokenizer, prompt)
+        writer = PageResponseWriter(request, self._text.tokenizer, prompt)
         try:
-            await self._inference.answer(wanted, caller)
+            await self._inference.answer(wanted, writer)
         except RequestError as error:
-            if caller.response is None:
+            if writer.response is None:
                 raise
-            await caller.send("error", {"error": error.message, "code": error.code.name})
-        return caller.ended()
+            await writer.send("error", {"error": error.message, "code": error.code.name})
+        return writer.ended()
 
     def _request_of(self, body: GenerateBody) -> pb.GenerateRequest:
         check_range("max_tokens", body.max_tokens, 1, MAX_NEW_TOKENS)
@@ -75,7 +75,7 @@ class GenerateHandler:
         return request
 
 
-class PageCaller:
+class PageResponseWriter:
     """Writes responses as events. Nothing is sent before the first, so that a refusal can still be an HTTP status."""
 
     def __init__(self, request: web.Request, tokenizer: Tokenizer, prompt: list[int]) -> None:
