@@ -54,6 +54,7 @@ class Reporter:
 
     def __init__(
         self,
+        *,
         engine: Engine,
         connector: ShardConnector,
         statistics: Statistics,
