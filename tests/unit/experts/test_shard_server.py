@@ -29,7 +29,8 @@ from tests.support.tiny import Tiny
 
 @pytest.fixture
 def server(tiny: Callable[..., Tiny]) -> Iterator[ExpertServer]:
-    server = ExpertServer(load_shards(tiny("mixtral").plan, 2)[0], CREDENTIALS, "127.0.0.1", NODE, "r0")
+    shard = load_shards(tiny("mixtral").plan, 2)[0]
+    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0")
     yield server
     server.close()
 
@@ -187,7 +188,8 @@ def test_the_listener_is_on_loopback_alone(server: ExpertServer) -> None:
 
 def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
     """A second connection is served while the first one's question computes; a second question queues."""
-    server = ExpertServer(load_shards(tiny("mixtral").plan, 1)[0], CREDENTIALS, "127.0.0.1", NODE, "r0")
+    shard = load_shards(tiny("mixtral").plan, 1)[0]
+    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0")
     go, came = threading.Event(), list[int]()
     wrap(monkeypatch, server.shard, "compute", lambda *_: go.wait(60))
     wrap(monkeypatch, server, "_answer", lambda *args: came.append(args[-1]))
@@ -248,7 +250,16 @@ def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
         def frame(self, *_: object) -> None: ...
         def closed(self, channel: Channel) -> None: ...
 
-    late = Late("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Deaf())
+    late = Late(
+        role="shard",
+        index=0,
+        replica="r",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Deaf(),
+    )
     with raw(late.endpoint, "unix") as sock:
         assert late.held.wait(10)
         late.close()
@@ -269,7 +280,17 @@ class Fragile:
 
 def test_a_connection_that_breaks_is_counted_and_ended_and_the_next_is_served() -> None:
     watch = ThreadWatch()
-    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Fragile(), watch)
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="r",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Fragile(),
+        threads=watch,
+    )
     for number in (1, 2):
         with closing(connect(server.endpoint, NODE, CREDENTIALS, 10.0)) as peer:
             peer.send(Kind.STATUS, 1, [])
@@ -297,7 +318,17 @@ def test_a_listener_outlives_a_want_of_threads_and_is_missed_when_it_breaks() ->
             return super().start(kind, *args, **options)
 
     watch = Scarce()
-    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Fragile(), watch)
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="r",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Fragile(),
+        threads=watch,
+    )
     with raw(server.endpoint, "unix") as sock:
         assert read_to_the_end(sock) == b""
     watch.check()
