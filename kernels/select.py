@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from kernels.attention.paged import LayerCache, PagedRows
 from kernels.formats.quantized import Matrix, Quantized
 from kernels.weights import ExpertForm, ExpertWeights, Matrices
 
@@ -52,6 +53,15 @@ class Pack(Protocol):
         """See `reference.pack`."""
 
 
+class PagedAttention(Protocol):
+    """What `Ops.paged_attention` is."""
+
+    def __call__(
+        self, q_BHC: Tensor, cache: LayerCache, rows: PagedRows, scale: float, sinks_H: Tensor | None = ...
+    ) -> Tensor:
+        """See `attention.reference.paged_attention`."""
+
+
 @dataclass(frozen=True)
 class Ops:
     """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
@@ -75,6 +85,8 @@ class Ops:
     pack: Pack
     # (x_MI, w_OI, packed or quantized) -> y_MO
     linear: Callable[[Tensor, Matrix], Tensor]
+    # (q_BHC, cache, rows, scale, sinks_H) -> out_BHV
+    paged_attention: PagedAttention
 
 
 def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
@@ -123,27 +135,33 @@ def _load(backend: Backend) -> Ops:
 
 def _reference_ops() -> Ops:
     from kernels import reference as r
+    from kernels.attention import reference as attention
 
     return Ops(
         Backend.REFERENCE, r.gate_topk, r.group_by_expert, r.gate_up, r.down, r.sum_rows,
         r.prepare_weights, r.expert_ffn, r.pack, r.linear,
+        attention.paged_attention,
     )  # fmt: skip
 
 
 def _cpu_ops() -> Ops:
+    from kernels.attention import cpu as attention
     from kernels.cpu import linear as cpu_linear
     from kernels.cpu import ops as cpu
 
     return Ops(
         Backend.CPU, cpu.gate_topk, cpu.group_by_expert, cpu.gate_up, cpu.down, cpu.sum_rows,
         cpu.prepare_weights, cpu.expert_ffn, cpu_linear.pack, cpu_linear.linear_any_rows,
+        attention.paged_attention,
     )  # fmt: skip
 
 
 def _triton_ops() -> Ops:
+    from kernels.attention import reference as attention
     from kernels.triton import ops as t
 
     return Ops(
         Backend.TRITON, t.gate_topk, t.group_by_expert, t.gate_up, t.down, t.sum_rows,
         t.prepare_weights, t.expert_ffn, t.pack, t.linear,
+        attention.paged_attention,
     )  # fmt: skip

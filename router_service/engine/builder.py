@@ -20,6 +20,7 @@ from router_service.engine.engine import Engine
 from router_service.engine.scheduling.block_manager import BlockManager
 from router_service.engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from router_service.models.backbone import Backbone
+from router_service.models.cache_groups import cache_groups
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
@@ -54,11 +55,13 @@ def build_engine(
         progress=progress,
     )
     blocks = kv_blocks(spec, config, dtype, device)
-    backbone = Backbone(spec, weights, KVCache.empty(spec, blocks * config.block_size, dtype, device), ops)
+    groups = len(cache_groups(spec))
+    cache = KVCache.empty(spec, [blocks * config.block_size] * groups, dtype, device)
+    backbone = Backbone(spec, weights, cache, ops)
     return Engine(
         backbone=backbone,
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
-        scheduler=Scheduler(limits(spec, config), BlockManager(blocks, config.block_size)),
+        scheduler=Scheduler(limits(spec, config), BlockManager(blocks, config.block_size), groups),
         ops=ops,
         eos_token_ids=eos_token_ids(plan),
         unavailable_wait_s=config.unavailable_wait_seconds,

@@ -9,7 +9,7 @@ from math import prod
 
 from router_service.models.attention_forms import Row
 from router_service.models.spec import ModelSpec
-from router_service.models.view import CacheKind
+from router_service.models.view import CacheKind, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,12 @@ class CacheGroup:
     def elements_per_token(self) -> int:
         """Elements that a token occupies in all layers of the group."""
         return len(self.layers) * sum(prod(row) for row in self.rows)
+
+    def first_seen(self, position: int) -> int:
+        """Return the first position that a token at `position` reads; blocks wholly before it may be given back."""
+        if self.kind is CacheKind.CHUNK:
+            return View(chunk=self.remembers).first_seen(position)
+        return View(window=self.remembers).first_seen(position)
 
 
 def cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:

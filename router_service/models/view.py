@@ -35,5 +35,11 @@ class View:
         """The most tokens that a token attends to, itself included; None for the whole context."""
         return self.chunk if self.window is None else self.window
 
+    def first_seen(self, position: int) -> int:
+        """Return the first position that a token at `position` attends to."""
+        if self.window is not None:
+            return max(0, position - self.window + 1)
+        return position - position % self.chunk if self.chunk is not None else 0
+
 
 WHOLE_CONTEXT = View()

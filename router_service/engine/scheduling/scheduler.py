@@ -59,19 +59,26 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """`token_ids` at positions from `start` on, of the sequence `key` with the cache blocks `block_table`."""
+    """`token_ids` at positions from `start` on, of the sequence `key`.
+
+    `block_tables` has a table for each cache group: entry i is the block of positions i * block_size and on, -1 if it
+    was given back. `wants_logits` says whether the last token's logits are needed.
+    """
 
     key: int
     token_ids: list[int]
     start: int
-    block_table: list[int]
+    block_tables: tuple[list[int], ...]
+    wants_logits: bool = True
 
 
 class Scheduler:
     """Admits sequences strictly in order of arrival, so that none starves."""
 
-    def __init__(self, limits: SchedulerLimits, blocks: BlockManager) -> None:
+    def __init__(self, limits: SchedulerLimits, blocks: BlockManager, groups: int = 1) -> None:
+        """`groups` cache groups share each sequence's blocks."""
         self.limits = limits
+        self._groups = groups
         self.blocks = blocks
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
@@ -117,7 +124,7 @@ class Scheduler:
         while (admitted := self._admit(budget)) is not None:
             chosen.append(admitted)
             budget -= admitted.pending
-        return [_scheduled(sequence) for sequence in chosen]
+        return [_scheduled(sequence, self._groups) for sequence in chosen]
 
     def advance(self, key: int, token: int) -> None:
         """Note that a step computed all of the sequence's tokens and drew `token`."""
@@ -176,10 +183,10 @@ class Scheduler:
         return sequence
 
 
-def _scheduled(sequence: Sequence) -> ScheduledSequence:
+def _scheduled(sequence: Sequence, groups: int) -> ScheduledSequence:
     return ScheduledSequence(
         key=sequence.key,
         token_ids=sequence.tokens[sequence.computed :],
         start=sequence.computed,
-        block_table=sequence.block_table,
+        block_tables=(sequence.block_table,) * groups,
     )

@@ -81,7 +81,7 @@ class Serving(RuleBasedStateMachine):
         for item in chosen:
             job = self.jobs[item.key]
             assert item.token_ids == job.tokens[item.start :]
-            assert len(item.block_table) * self.scheduler.blocks.block_size >= job.max_length
+            assert len(item.block_tables[0]) * self.scheduler.blocks.block_size >= job.max_length
         self.check_nobody_starves(keys)
 
     def check_nobody_starves(self, keys: list[int]) -> None:
