@@ -150,7 +150,8 @@ class Engine:
         )
 
     def _begin(self, scheduled: list[ScheduledSequence], requests: list[Request]) -> tuple[StepBatch, StepTrace]:
-        batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.device)
+        groups = [storage.group for storage in self.backbone.cache.groups]
+        batch = build_batch(scheduled, self.scheduler.blocks.block_size, groups, self.backbone.cache.device)
         trace = StepTrace()
         trace.scored_rows = scored_rows(requests, batch.segments)
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
