@@ -278,24 +278,29 @@ def test_close_ends_every_connection_and_health(server: ExpertServer) -> None:
 def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
     """Accepted, but not yet known to `close`."""
 
-    class Late(FrameServer):
-        held, known = threading.Event(), threading.Event()
+    held, known = threading.Event(), threading.Event()
 
-        def _serve(self, sock: socket.socket) -> None:
-            self.held.set()
-            self.known.wait(10)
-            super()._serve(sock)
+    class Late(ThreadWatch):
+        """A connection's thread is late to begin."""
+
+        def start(self, kind: str, target: Callable[..., object], *args: Any, **options: Any) -> threading.Thread:
+            def begin(*these: object) -> None:
+                held.set()
+                known.wait(60)
+                target(*these)
+
+            return super().start(kind, begin if kind == "connection" else target, *args, **options)
 
     class Deaf:
         def opened(self, channel: Channel) -> None: ...
         def frame(self, *_: object) -> None: ...
         def closed(self, channel: Channel) -> None: ...
 
-    late = Late("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Deaf())
+    late = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Deaf(), Late())
     with raw(late.endpoint, "unix") as sock:
-        assert late.held.wait(10)
+        assert held.wait(60)
         late.close()
-        late.known.set()
+        known.set()
         assert read_to_the_end(sock) == b""
 
 
