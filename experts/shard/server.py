@@ -44,6 +44,7 @@ class ExpertServer:
     def __init__(
         self,
         shard: ExpertShard,
+        *,
         credentials: Credentials,
         host: str,
         node: str,
@@ -65,7 +66,17 @@ class ExpertServer:
         self._computing_since: int | None = None
         self._assignments = 0
         self._watch = watch or ThreadWatch()
-        self._server = FrameServer("shard", shard.index, replica, node, host, credentials, checksum, self, self._watch)
+        self._server = FrameServer(
+            role="shard",
+            index=shard.index,
+            replica=replica,
+            node=node,
+            host=host,
+            credentials=credentials,
+            checksum=checksum,
+            handler=self,
+            threads=self._watch,
+        )
         self.endpoint = self._server.endpoint
         self.rejected = self._server.rejected
 

@@ -48,6 +48,7 @@ class FrameServer:
 
     def __init__(
         self,
+        *,
         role: str,
         index: int,
         replica: str,
@@ -72,7 +73,17 @@ class FrameServer:
         self._closing = False
         unix, name = listen_unix()
         tcp, port = listen_tcp(host)
-        self.endpoint = Endpoint(role, index, replica, new_incarnation(), node, host, port, name, os.getpid())
+        self.endpoint = Endpoint(
+            role=role,
+            index=index,
+            replica=replica,
+            incarnation=new_incarnation(),
+            node=node,
+            host=host,
+            port=port,
+            unix_name=name,
+            pid=os.getpid(),
+        )
         self._listeners = (unix, tcp)
         self._accepting = [self._listen(listener) for listener in self._listeners]
 

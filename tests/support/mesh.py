@@ -92,10 +92,16 @@ class ShardServers:
 
     def start(self, index: int, delay_s: float = 0.0) -> ExpertServer:
         """Start a new life of a shard."""
-        place = (CREDENTIALS, "127.0.0.1", NODE, f"r{index}")
-        clock_ns, slow_call_s = self.clocks.get(index, time.monotonic_ns), self.slow_call_s
         server = ExpertServer(
-            self.shards[index], *place, self.checksum, delay_s=delay_s, slow_call_s=slow_call_s, clock_ns=clock_ns
+            self.shards[index],
+            credentials=CREDENTIALS,
+            host="127.0.0.1",
+            node=NODE,
+            replica=f"r{index}",
+            checksum=self.checksum,
+            delay_s=delay_s,
+            slow_call_s=self.slow_call_s,
+            clock_ns=self.clocks.get(index, time.monotonic_ns),
         )
         self.running[index] = server
         return server

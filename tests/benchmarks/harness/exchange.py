@@ -46,7 +46,13 @@ class EchoShard:
         self.index, self.experts = index, ()
         self.layers: dict[int, object] = {}
         self.weights_bytes, self.load_seconds = 0, 0.0
-        self._server = ExpertServer(self, credentials, "127.0.0.1", NODE, "echo")  # type: ignore[arg-type]
+        self._server = ExpertServer(
+            self,  # type: ignore[arg-type]
+            credentials=credentials,
+            host="127.0.0.1",
+            node=NODE,
+            replica="echo",
+        )
 
     def endpoint(self) -> Endpoint:
         """Where it listens."""

@@ -53,7 +53,16 @@ def test_two_processes_meet_where_they_share_a_secret(tmp_path: Path, client: st
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[FrameServer]:
     secret = looked_at_each_time(write(tmp_path / "server", "old"))
-    server = FrameServer("shard", 0, "s0", "node", "127.0.0.1", Credentials(secret, DIGEST), False, Echo())
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="s0",
+        node="node",
+        host="127.0.0.1",
+        credentials=Credentials(secret, DIGEST),
+        checksum=False,
+        handler=Echo(),
+    )
     yield server
     server.close()
 

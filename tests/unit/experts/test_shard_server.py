@@ -30,7 +30,8 @@ from tests.support.tiny import Tiny
 
 @pytest.fixture
 def server(tiny: Callable[..., Tiny]) -> Iterator[ExpertServer]:
-    server = ExpertServer(load_shards(tiny("mixtral").plan, 2)[0], CREDENTIALS, "127.0.0.1", NODE, "r0")
+    shard = load_shards(tiny("mixtral").plan, 2)[0]
+    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0")
     yield server
     server.close()
 
@@ -162,7 +163,16 @@ def test_a_question_that_cannot_be_computed_is_answered_so(server: ExpertServer)
 
 def test_silent_peers_are_closed_before_the_proof_only() -> None:
     """Only those who are silent have little time: a busy machine may keep the good ones' proofs for as long."""
-    server = FrameServer("shard", 0, "r0", NODE, "127.0.0.1", CREDENTIALS, False, Echo())
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="r0",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Echo(),
+    )
     with closing(connect(server.endpoint, NODE, CREDENTIALS, 10.0)) as good:
         echo(good)  # so it has the time of the proven, as that was
         server.handshake_s = 0.1
@@ -213,16 +223,15 @@ def test_the_listener_is_on_loopback_alone(server: ExpertServer) -> None:
 
 def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny]) -> None:
     """A second connection is served while the first one's question computes; a second question queues."""
+    shard = load_shards(tiny("mixtral").plan, 1)[0]
     go, readings = threading.Event(), list[int]()
 
     def clock_ns() -> int:
         readings.append(time.monotonic_ns())
         return readings[-1]
 
-    server = ExpertServer(
-        load_shards(tiny("mixtral").plan, 1)[0], CREDENTIALS, "127.0.0.1", NODE, "r0", clock_ns=clock_ns
-    )
-    server.shard = Held(server.shard, go)  # type: ignore[assignment]
+    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0", clock_ns=clock_ns)
+    server.shard = Held(shard, go)  # type: ignore[assignment]
     with join(server) as busy, join(server) as other, join(server) as control:
         for peer in (busy, other):
             peer.send(Kind.EXPERTS, 1, pack_call(question()))
@@ -296,7 +305,17 @@ def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
         def frame(self, *_: object) -> None: ...
         def closed(self, channel: Channel) -> None: ...
 
-    late = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Deaf(), Late())
+    late = FrameServer(
+        role="shard",
+        index=0,
+        replica="r",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Deaf(),
+        threads=Late(),
+    )
     with raw(late.endpoint, "unix") as sock:
         assert held.wait(60)
         late.close()
@@ -317,7 +336,17 @@ class Fragile:
 
 def test_a_connection_that_breaks_is_counted_and_ended_and_the_next_is_served() -> None:
     watch = ThreadWatch()
-    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Fragile(), watch)
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="r",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Fragile(),
+        threads=watch,
+    )
     for number in (1, 2):
         with closing(connect(server.endpoint, NODE, CREDENTIALS, 10.0)) as peer:
             peer.send(Kind.STATUS, 1, [])
@@ -345,7 +374,17 @@ def test_a_listener_outlives_a_want_of_threads_and_is_missed_when_it_breaks() ->
             return super().start(kind, *args, **options)
 
     watch = Scarce()
-    server = FrameServer("shard", 0, "r", NODE, "127.0.0.1", CREDENTIALS, False, Fragile(), watch)
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="r",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Fragile(),
+        threads=watch,
+    )
     with raw(server.endpoint, "unix") as sock:
         assert read_to_the_end(sock) == b""
     watch.check()
@@ -359,7 +398,7 @@ def test_a_listener_outlives_a_want_of_threads_and_is_missed_when_it_breaks() ->
 def test_a_shards_status_and_health_tell_of_its_threads(tiny: Callable[..., Tiny]) -> None:
     watch = ThreadWatch()
     shard = load_shards(tiny("mixtral").plan, 2)[0]
-    server = ExpertServer(shard, CREDENTIALS, "127.0.0.1", NODE, "r0", watch=watch)
+    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0", watch=watch)
     with join(server) as peer:
         peer.send(Kind.STATUS, 1, [])
         assert json.loads(bytes(peer.receive()[1]))["thread_failures"] == {}

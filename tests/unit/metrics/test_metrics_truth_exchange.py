@@ -20,7 +20,7 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
 from experts.trips import TripCalls
-from router_service.metrics.shard_series import shard_families
+from router_service.metrics.shard_series import shard_series
 from tests.support.exchange_rig import WAIT_S, Exchange, Rig
 from tests.support.mesh import CREDENTIALS, until
 from tests.support.scrape import exposed, page, value
@@ -233,7 +233,7 @@ def test_bytes_rows_and_assignments_are_exact(tiny: Make, way: str) -> None:
                 # The relay counts a frame after it has sent it on.
                 until(lambda kind=kind, relay=relay, told=told: relay.bytes[kind] >= told, "the relay has counted")
                 assert told == relay.bytes[kind]
-        counted = page(shard_families({shard: rig.status(shard) for shard in (0, 1)}, {"model": "m"}))
+        counted = page(shard_series({shard: rig.status(shard) for shard in (0, 1)}, {"model": "m"}))
     assert [value(metrics, "alltoall_rows_total", shard=shard) for shard in "01"] == [4 * 2 + 1, 4 * 2 + 5]
     assert [value(metrics, "alltoall_assignments_total", shard=shard) for shard in "01"] == [4 * 3 + 1, 4 * 3 + 9]
     assert [value(counted, "shard_tokens_total", shard=shard) for shard in "01"] == [4 * 3 + 1, 4 * 3 + 9]

@@ -43,12 +43,22 @@ class Live:
         config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK, threads=1)
         engine = build_engine(tiny.plan, transport, experts, config, torch.float32, CPU)
         identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", CREDENTIALS)
-        self.router = Router(engine, transport, self._endpoints, identity, sizes, experts, MetricsConfig())
+        self.router = Router(
+            engine=engine,
+            transport=transport,
+            shards=self._endpoints,
+            identity=identity,
+            sizes=sizes,
+            experts=experts,
+            metrics=MetricsConfig(),
+        )
         until(self.router.ready, "every shard is connected")
 
     def page(self) -> Page:
         """The router's series of this moment."""
-        return page(self.router.reporter.report(Window(self.router.statistics.totals, time.monotonic())).families)
+        return page(
+            self.router.reporter.report(Window(self.router.statistics.cumulative, time.monotonic())).metric_families
+        )
 
     def replace(self, shard: int) -> None:
         """A new life of a shard takes the place of the last one."""
@@ -103,8 +113,8 @@ def test_a_shard_that_died_is_down_by_its_last_name_though_nobody_asks_it(live: 
 def test_a_shard_that_no_list_names_but_that_answers_is_up(live: Live) -> None:
     until(lambda: up(live) == [1, 1], "both are up")
     live.listed = []
-    asked = live.router.connector.links[1].status
-    until(lambda: live.router.connector.links[1].status is not asked, "it was asked again")
+    asked = live.router.connector.connections[1].status
+    until(lambda: live.router.connector.connections[1].status is not asked, "it was asked again")
     assert up(live) == [1, 1]
 
 
