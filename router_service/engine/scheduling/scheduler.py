@@ -42,7 +42,10 @@ class SchedulerLimits:
 
 @dataclass(slots=True)
 class Sequence:
-    """A request as the scheduler sees it: its `tokens` so far, how many are `computed`, and how many there may be."""
+    """A request as the scheduler sees it: its `tokens` so far, how many are `computed`, and how many there may be.
+
+    `caller` is whose it is, for fairness between callers; of one caller's requests a lower `priority` runs first.
+    """
 
     key: int
     tokens: list[int]
@@ -50,6 +53,8 @@ class Sequence:
     computed: int = 0
     block_table: list[int] = field(default_factory=list)
     stalled: bool = False
+    caller: str = ""
+    priority: int = 0
 
     @property
     def pending(self) -> int:
