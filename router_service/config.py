@@ -13,6 +13,8 @@ class EngineConfig:
     Args:
         max_sequences: requests that run concurrently
         max_waiting: requests that may wait while max_sequences run; further ones are refused with RESOURCE_EXHAUSTED
+        max_waiting_tokens: tokens that the waiting requests may hold together, at about 36 bytes of memory each; further
+            requests are refused with RESOURCE_EXHAUSTED
         token_budget: most tokens in one step; 0 allows a prompt as long as the context, but at most 8192 tokens
         block_size: tokens per KV block
         kv_cache_tokens: tokens that the KV cache holds; 0 sizes it by the available memory
@@ -23,6 +25,7 @@ class EngineConfig:
 
     max_sequences: Annotated[int, setting("requests", ge=1)] = 64
     max_waiting: Annotated[int, setting("requests", ge=1)] = 1024
+    max_waiting_tokens: Annotated[int, setting("tokens", ge=1)] = 8 << 20
     token_budget: Annotated[int, setting("tokens", ge=0)] = 0
     block_size: Annotated[int, setting("tokens", ge=1)] = 16
     kv_cache_tokens: Annotated[int, setting("tokens", ge=0)] = 0

@@ -89,7 +89,7 @@ def local_shards(
 def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
     """Resolve the token budget: room for a whole context, or for 8192 prompt tokens, beside a full batch."""
     budget = config.token_budget or min(spec.context, AUTO_PROMPT_LIMIT) + config.max_sequences
-    return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context)
+    return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context, config.max_waiting_tokens)
 
 
 def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> int:

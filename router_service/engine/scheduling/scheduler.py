@@ -8,24 +8,26 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from router_service.engine.scheduling.block_manager import BlockManager
+from router_service.engine.scheduling.queue_bounds import QueueBounds
+from router_service.engine.scheduling.queue_bounds import QueueFullError as QueueFullError
 
 
 class NeverFitsError(ValueError):
     """A request that would not fit even if all others had ended."""
 
 
-class QueueFullError(RuntimeError):
-    """The queue of waiting requests is full."""
-
-
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """`token_budget` tokens per step, `max_sequences` running, `max_waiting` queued, `context` tokens per sequence."""
+    """`token_budget` tokens per step, `max_sequences` running, `max_waiting` queued, `context` tokens per sequence.
+
+    The queued ones hold at most `max_waiting_tokens` tokens; 0 does not bound them.
+    """
 
     token_budget: int
     max_sequences: int
     max_waiting: int
     context: int
+    max_waiting_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.token_budget < self.max_sequences:
@@ -101,11 +103,12 @@ class Scheduler:
         Raises:
             NeverFitsError: longer than the context, the prompt limit or the whole cache.
             QueueFullError: `max_waiting` wait already, not counting those for which there is a free place: a burst
-                between two steps is no reason to refuse one.
+                between two steps is no reason to refuse one. Or those that wait hold `max_waiting_tokens` tokens.
         """
         self._check_fits(sequence)
-        if self._left_waiting >= self.limits.max_waiting:
-            raise QueueFullError(f"{self._left_waiting} requests wait already, the limit is {self.limits.max_waiting}")
+        bounds = QueueBounds(self.limits.max_waiting, self.limits.max_waiting_tokens)
+        held = sum(len(waiting.tokens) for waiting in self._waiting)
+        bounds.check(self._left_waiting, held, len(sequence.tokens))
         self._waiting.append(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
