@@ -13,7 +13,7 @@ class EngineConfig:
     Args:
         max_sequences: requests that run concurrently
         max_waiting: requests that may wait while max_sequences run; further ones are refused with RESOURCE_EXHAUSTED
-        max_waiting_tokens: tokens that the waiting requests may hold together, at about 36 bytes of memory each; further
+        max_waiting_tokens: tokens that the waiting requests may hold together, each about 36 bytes of memory; further
             requests are refused with RESOURCE_EXHAUSTED
         token_budget: most tokens in one step; 0 allows a prompt as long as the context, but at most 8192 tokens
         block_size: tokens per KV block

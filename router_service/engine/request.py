@@ -30,7 +30,8 @@ class Request:
     """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 if not yet.
 
     The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and shares the
-    list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the request is traced.
+    list `tokens`. `priority`, `caller` and `cache_salt` are as in `Submit`. `ended` is set once the last event is made;
+    `summaries` is None unless the request is traced.
     """
 
     key: int
@@ -48,6 +49,9 @@ class Request:
     stalled_since: float = 0.0
     stalled_by: str = ""
     return_scores: bool = False
+    priority: int = 0
+    caller: str = ""
+    cache_salt: bytes = b""
     routing: list[list[LayerRouting]] = field(default_factory=list)
     summaries: SummaryBudget | None = None
     ended: bool = False
@@ -55,7 +59,9 @@ class Request:
 
     def __post_init__(self) -> None:
         max_length = self.prompt_length + self.params.max_tokens
-        self.sequence = Sequence(key=self.key, tokens=self.tokens, max_length=max_length)
+        self.sequence = Sequence(
+            key=self.key, tokens=self.tokens, max_length=max_length, caller=self.caller, priority=self.priority
+        )
 
     @property
     def generated(self) -> int:
