@@ -67,11 +67,15 @@ class Watch(msgspec.Struct, frozen=True, tag="watch"):
 
 
 class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
-    """A router's limits: `context` counts prompt and generated tokens together, `prompt_limit` the prompt alone."""
+    """A router's limits: `context` counts prompt and generated tokens together, `prompt_limit` the prompt alone.
+
+    `prefix_cache_tokens` is what its prefix cache holds at most; 0 if it has none.
+    """
 
     router: str
     context: int
     prompt_limit: int
+    prefix_cache_tokens: int = 0
 
 
 class Logprob(msgspec.Struct, frozen=True):

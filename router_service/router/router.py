@@ -120,9 +120,10 @@ class Router:
         self.engine.pool.transport.close()
 
     def _accept_fronts(self, identity: RouterIdentity, experts: ExpertsConfig) -> FrontConnections:
-        limits = self.engine.scheduler.limits
+        limits, blocks = self.engine.scheduler.limits, self.engine.scheduler.blocks
+        cached = blocks.total * blocks.block_size
         return FrontConnections(
-            hello=RouterHello(identity.replica, limits.context, limits.prompt_limit),
+            hello=RouterHello(identity.replica, limits.context, limits.prompt_limit, cached),
             receive=self._receive,
             lost=self._lost,
             joined=self._report_due.set,
