@@ -37,7 +37,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    return run_cluster(args, _until_signalled)
+    return run_cluster(args, _wait_for_signal)
 
 
 def run_cluster(args: argparse.Namespace, while_up: WhileUp) -> int:
@@ -109,7 +109,7 @@ def _run_checked(config: ClusterConfig, while_up: WhileUp) -> int:
     return 0
 
 
-def _until_signalled(_: ClusterConfig, __: dict[str, Any], interrupts: "Interrupts") -> None:
+def _wait_for_signal(_: ClusterConfig, __: dict[str, Any], interrupts: "Interrupts") -> None:
     while not interrupts.wait(1.0):
         pass
     print("draining: no new requests, streams in flight end", file=sys.stderr, flush=True)

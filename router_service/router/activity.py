@@ -32,6 +32,7 @@ class ActivityMonitor:
 
     def __init__(
         self,
+        *,
         router: str,
         statistics: Statistics,
         moe_layers: Sequence[int],
@@ -73,7 +74,7 @@ class ActivityMonitor:
         seconds = [stages[stage] / 1e9 for stage in STAGES]
         tokens = step.prompt_tokens + step.decode_tokens
         self._step_count += 1
-        self._steps.append(StepTimes(step.kind, tokens, step.duration_ns / 1e9, seconds))
+        self._steps.append(StepTimes(kind=step.kind, tokens=tokens, seconds=step.duration_ns / 1e9, stages=seconds))
 
     def close(self) -> None:
         """End the thread."""
@@ -141,10 +142,10 @@ class ActivityMonitor:
 def _shards(recent: WindowSums) -> list[ShardActivity]:
     return [
         ShardActivity(
-            shard,
-            int(recent.rows_S[shard]),
-            int(recent.calls_S[shard]),
-            dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
+            shard=shard,
+            rows=int(recent.rows_S[shard]),
+            calls=int(recent.calls_S[shard]),
+            phase_seconds=dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
         )
         for shard in range(len(recent.rows_S))
     ]

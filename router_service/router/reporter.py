@@ -53,6 +53,7 @@ class Reporter:
 
     def __init__(
         self,
+        *,
         engine: Engine,
         connector: ShardConnector,
         statistics: Statistics,

@@ -31,9 +31,15 @@ class FailoverStream:
     """
 
     def __init__(
-        self, links: RouterPool, submit: Submit, deadline: float | None, router_wait_seconds: float, max_resubmits: int
+        self,
+        router_pool: RouterPool,
+        submit: Submit,
+        *,
+        deadline: float | None,
+        router_wait_seconds: float,
+        max_resubmits: int,
     ) -> None:
-        self._links = links
+        self._router_pool = router_pool
         self._submit = submit
         self._deadline = deadline
         self._router_wait_seconds = router_wait_seconds
@@ -65,11 +71,11 @@ class FailoverStream:
     def close(self) -> None:
         """Release the stream on its router, and cancel it there unless it has ended."""
         if self._open is not None:
-            link, lane = self._open
+            link, queue = self._open
             self._open = None
-            link.release(lane)
+            link.release(queue)
             self._extend_prefix()
-            self._links.remember(link, self._prefix)
+            self._router_pool.remember(link, self._prefix)
 
     def _count_loss(self, error: LinkLostError) -> None:
         if self._open is not None and self._open[0].leaving:
@@ -101,9 +107,9 @@ class FailoverStream:
         self._repeated = self._positions
         async with self._within_deadline():
             link = await self._choose()
-            cached = self._links.saved(link, self._prefix)
+            cached = self._router_pool.saved(link, self._prefix)
             # Before it is computed: what comes meanwhile with the same beginning shall go there too.
-            self._links.remember(link, self._prefix)
+            self._router_pool.remember(link, self._prefix)
             submit = msgspec.structs.replace(
                 self._submit, generated=list(self._generated), deadline_seconds=self._seconds_left()
             )
@@ -112,7 +118,7 @@ class FailoverStream:
     async def _choose(self) -> RouterLink:
         try:
             async with asyncio.timeout(self._router_wait_seconds):
-                return await self._links.choose(self._prefix)
+                return await self._router_pool.choose(self._prefix)
         except TimeoutError as error:
             raise unavailable("no router is linked") from error
 

@@ -189,7 +189,17 @@ class FakeRouter:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint("router", 0, self.name, self.incarnation, "node", "127.0.0.1", self.port, "", 1)
+        return Endpoint(
+            role="router",
+            index=0,
+            replica=self.name,
+            incarnation=self.incarnation,
+            node="node",
+            host="127.0.0.1",
+            port=self.port,
+            unix_name="",
+            pid=1,
+        )
 
     @property
     def running(self) -> int:

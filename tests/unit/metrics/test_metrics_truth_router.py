@@ -43,7 +43,15 @@ class Live:
         config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK, threads=1)
         engine = build_engine(tiny.plan, transport, experts, config, torch.float32, CPU)
         identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", CREDENTIALS)
-        self.router = Router(engine, transport, self._endpoints, identity, sizes, experts, MetricsConfig())
+        self.router = Router(
+            engine=engine,
+            transport=transport,
+            shards=self._endpoints,
+            identity=identity,
+            sizes=sizes,
+            experts=experts,
+            metrics=MetricsConfig(),
+        )
         until(self.router.ready, "every shard is connected")
 
     def page(self) -> Page:

@@ -23,7 +23,7 @@ def test_caller_priority_and_salt_reach_the_scheduler() -> None:
     requests = RouterRequests(engine, inbox, StepSummaries(RequestTable()))
     message = Submit(1, "a", [4, 5], SamplingParams(max_tokens=3), priority=-2, caller="ann", cache_salt=b"salt")
     requests.submit(1, message)
-    inbox.work_off(wait=False)
+    inbox.run_queued(wait=False)
     (request,) = taken
     assert (request.priority, request.caller, request.cache_salt) == (-2, "ann", b"salt")
     assert (request.sequence.key, request.sequence.priority, request.sequence.caller) == (7, -2, "ann")

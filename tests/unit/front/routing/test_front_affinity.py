@@ -40,7 +40,7 @@ async def test_a_conversation_goes_on_where_it_began(world: World) -> None:
 async def test_finished_answers_are_remembered(world: World) -> None:
     routers, client = await linked(world)
     answer = ids_of(await collect(client, tokens=prompt(5, 65), max_tokens=128))
-    link = next(link for link in world.server.links.links if link.endpoint == used(routers).endpoint)
+    link = next(link for link in world.server.router_pool.links if link.endpoint == used(routers).endpoint)
     # Busier than the other by less than prompt and answer save, but by more than the prompt alone does.
     link.backlog.begin(-1, 60)
     await collect(client, tokens=[*prompt(5, 65), *answer], max_tokens=1)
@@ -70,7 +70,7 @@ async def test_a_router_that_leaves_is_not_chosen_for_what_it_has(world: World) 
     await collect(client, tokens=prompt(5), max_tokens=1)
     cached = used(routers)
     cached.say(report(cached.name, leaving=True))
-    await until(lambda: any(link.leaving for link in world.server.links.links))
+    await until(lambda: any(link.leaving for link in world.server.router_pool.links))
     await collect(client, tokens=prompt(5), max_tokens=1)
     assert taken(routers) == [1, 1]
 
@@ -94,7 +94,7 @@ async def test_a_resubmitted_stream_goes_where_its_beginning_is(world: World) ->
     stream = client.generate(tokens=prompt(5), max_tokens=3)
     await anext(stream)
     second, third = [router for router in routers if router is not first]
-    for link in world.server.links.links:  # both are busy now, the second less than the third
+    for link in world.server.router_pool.links:  # both are busy now, the second less than the third
         if link.endpoint != first.endpoint:
             link.backlog.begin(-1, 1 if link.endpoint == second.endpoint else 2)
     first.stall_after_steps = None

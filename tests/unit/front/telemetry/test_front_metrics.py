@@ -60,9 +60,9 @@ def seen_arrivals(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
     """When each stream's tokens reach the Front: how far apart they are sent is no measure on a busy machine."""
     put, seen = StreamQueue.put, defaultdict[int, list[float]](list)
 
-    def noted(lane: StreamQueue, arrival: Arrival) -> None:
-        seen[lane.stream] += [arrival.at] * len(arrival.output.token_ids)
-        put(lane, arrival)
+    def noted(queue: StreamQueue, arrival: Arrival) -> None:
+        seen[queue.stream] += [arrival.at] * len(arrival.output.token_ids)
+        put(queue, arrival)
 
     monkeypatch.setattr(StreamQueue, "put", noted)
     return seen
@@ -135,7 +135,7 @@ async def test_the_routers_families_are_merged_and_leave_with_them(world: World)
     await until(lambda: world.server.linked_routers == 2)
     first.say(report("r0", families=[steps("r0", 5)]))
     second.say(report("r1", families=[steps("r1", 7, "expertmesh_steps")]))
-    await until(lambda: len(world.server.links.reports) == 2)
+    await until(lambda: len(world.server.router_pool.reports) == 2)
     series = await scrape(world)
     assert value(series, "steps_total", router="r0") == 5
     assert value(series, "steps_total", router="r1") == 7
@@ -226,7 +226,7 @@ async def test_what_comes_later_needs_no_new_target(world: World) -> None:
     second = await world.router(name="r1")
     await until(lambda: world.server.linked_routers == 2)
     second.say(report("r1", families=[up("r1", "0"), up("r1", "1")]))
-    await until(lambda: len(world.server.links.reports) == 1)
+    await until(lambda: len(world.server.router_pool.reports) == 1)
     after = await scrape(world)
     assert [value(after, "shard_up", router="r1", shard=shard, replica="a") for shard in "01"] == [1, 1]
     assert value(after, "routers_linked") == value(after, "routers_configured") == 2
@@ -324,7 +324,7 @@ async def test_the_fronts_own_threads_and_tasks_are_counted_beside_the_routers(w
     labels = {"model": "tiny", "router": "r0", "shard": "router", "thread": "engine"}
     samples = [Sample("expertmesh_thread_failures_total", labels, 3.0)]
     router.say(report(families=[MetricFamily("expertmesh_thread_failures", "Threads", "counter", samples)]))
-    await until(lambda: any(told.families for told in world.server.links.reports))
+    await until(lambda: any(told.families for told in world.server.router_pool.reports))
     before = await scrape(world)
     assert value(before, "thread_failures_total", shard="router", router="r0", thread="engine") == 3
     for kind in ("router poller", "router link", "live hub"):
