@@ -106,7 +106,13 @@ def local_shards(
 def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
     """Resolve the token budget: a large chunk of a prompt beside a full batch."""
     budget = config.token_budget or min(spec.context, AUTO_CHUNK_TOKENS) + config.max_sequences
-    return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context)
+    return SchedulerLimits(
+        token_budget=budget,
+        max_sequences=config.max_sequences,
+        max_waiting=config.max_waiting,
+        context=spec.context,
+        max_waiting_tokens=config.max_waiting_tokens,
+    )
 
 
 def free_bytes(device: torch.device) -> int:

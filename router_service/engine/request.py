@@ -30,7 +30,8 @@ class Request:
     """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 if not yet.
 
     The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and shares the
-    list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the request is traced.
+    list `tokens`. `priority`, `caller` and `cache_salt` are as in `Submit`. `ended` is set once the last event is made;
+    `summaries` is None unless the request is traced.
     """
 
     key: int
@@ -48,9 +49,11 @@ class Request:
     stalled_since: float = 0.0
     stalled_by: str = ""
     return_scores: bool = False
+    priority: int = 0
+    caller: str = ""
+    cache_salt: bytes = b""
     routing: list[list[LayerRouting]] = field(default_factory=list)
     summaries: SummaryBudget | None = None
-    cache_salt: bytes = b""
     ended: bool = False
     sequence: Sequence = field(init=False)
 
@@ -59,7 +62,13 @@ class Request:
         # A position that is found in the cache has no routing, so nothing of it is found before its routing is known.
         reusable = 0 if self.return_routing else None
         self.sequence = Sequence(
-            key=self.key, tokens=self.tokens, max_length=max_length, salt=self.cache_salt, reusable=reusable
+            key=self.key,
+            tokens=self.tokens,
+            max_length=max_length,
+            salt=self.cache_salt,
+            caller=self.caller,
+            priority=self.priority,
+            reusable=reusable,
         )
 
     @property
