@@ -18,7 +18,7 @@ from router_service.engine.guard import Guard
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
-from router_service.engine.sampling.sampler import Drawn, SampleRow, sample
+from router_service.engine.sampling.sampler import Drawn, sample
 from router_service.engine.scheduling.scheduler import NeverFitsError, QueueFullError, ScheduledSequence, Scheduler
 from router_service.engine.stalls import Stalls
 from router_service.engine.step.batch_builder import build_batch
@@ -177,7 +177,7 @@ class Engine:
         trace: StepTrace,
     ) -> None:
         """Draw a token for each request from its row of the logits, and append its event."""
-        drawn = sample(logits_BV, [SampleRow(r.params, r.tokens, r.prompt_length) for r in requests])
+        drawn = sample(logits_BV, [request.row for request in requests], self.eos_token_ids)
         trace_routing(requests, segments, trace, self.pool.placement)
         now = self.clock()
         for request, draw in zip(requests, drawn, strict=True):

@@ -3,6 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.scheduling.scheduler import Sequence
 from router_service.protocol.messages import (
     LayerRouting,
@@ -29,8 +30,9 @@ class SummaryBudget:
 class Request:
     """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 if not yet.
 
-    The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and shares the
-    list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the request is traced.
+    The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and `row` the
+    sampler's; both share the list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the
+    request is traced.
     """
 
     key: int
@@ -52,8 +54,10 @@ class Request:
     summaries: SummaryBudget | None = None
     ended: bool = False
     sequence: Sequence = field(init=False)
+    row: SampleRow = field(init=False)
 
     def __post_init__(self) -> None:
+        self.row = SampleRow(self.params, self.tokens, self.prompt_length)
         max_length = self.prompt_length + self.params.max_tokens
         self.sequence = Sequence(key=self.key, tokens=self.tokens, max_length=max_length)
 

@@ -12,7 +12,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """How to draw tokens, with all defaults filled in.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `logprobs` None returns none, n returns the
-    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`.
+    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`; none
+    of them is drawn before `min_tokens` tokens. `logit_bias` is added to the logits of its tokens before the penalties.
+    `prompt_logprobs` n returns log-probabilities of the prompt's tokens, with the n best of each position.
     """
 
     max_tokens: int
@@ -27,6 +29,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    min_tokens: int = 0
+    logit_bias: dict[int, float] = {}
+    prompt_logprobs: int | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
