@@ -74,7 +74,7 @@ class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Logprob(msgspec.Struct, frozen=True):
-    """Natural logarithm of a token's probability under the model, before penalties, temperature and filters."""
+    """Natural logarithm of a token's probability under the model, before bias, penalties, temperature and filters."""
 
     token_id: int
     logprob: float
@@ -133,8 +133,10 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
     `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
-    MoE layers; empty unless requested. `timings` come with the first output (a Front that ends the stream at a stop
-    string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
+    MoE layers; empty unless requested. `prompt_logprobs` has, if requested, an entry for each prompt token that was
+    scored since the last output; the prompt's first token has log-probability 0 and no best ones. `timings` come with
+    the first output that has a token (a Front that ends the stream at a stop string needs them) and with the last.
+    `summary` is of this step, for a traced stream about once a second.
     """
 
     stream: int
@@ -145,6 +147,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: StreamFailure | None = None
     timings: Timings | None = None
     summary: StepSummary | None = None
+    prompt_logprobs: list[TokenLogprobs] = []
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
