@@ -5,11 +5,13 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import torch
 from torch import Tensor
 
+from experts.host.log import fields
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.select import Ops
@@ -23,6 +25,8 @@ from router_service.engine.scheduling.scheduler import NeverFitsError, QueueFull
 from router_service.engine.stalls import Stalls
 from router_service.engine.step.batch_builder import build_batch
 from router_service.engine.step.forward import StepTrace, forward
+from router_service.engine.step.nonfinite import nonfinite_rows, origin, scrub
+from router_service.engine.step.prompt_scores import score_prompts
 from router_service.engine.step.routing_trace import scored_rows, trace_routing
 from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
@@ -37,7 +41,8 @@ class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
     `progressed` says whether the last step had anything to compute, `progress` when its last layer completed. A Front's
-    request stays in `requests` until its last event is published.
+    request stays in `requests` until its last event is published. `nonfinite_logits` counts requests that ended because
+    the model's logits were not finite.
 
     Args:
         unavailable_wait_s: how long a request waits for an unavailable shard before it fails with UNAVAILABLE.
@@ -58,6 +63,7 @@ class Engine:
     guard: Guard = field(default_factory=Guard)
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
+    nonfinite_logits: int = 0
     _stalls: Stalls = field(init=False)
     # Tags start at random, so that log lines of different routers or lives of one do not share a tag.
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
@@ -155,14 +161,22 @@ class Engine:
         return batch, trace
 
     def _compute(self, requests: list[Request], batch: StepBatch, trace: StepTrace, events: list[Event]) -> None:
-        logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace, self.progress.move)
+        score = partial(score_prompts, self.backbone.head, requests, batch.segments, trace)
+        logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace, self.progress.move, score)
         begun = time.monotonic_ns()
         whole = trace.whole(batch.segments)
         if len(whole) < len(requests):
             waiting = [request for row, request in enumerate(requests) if row not in whole]
             self._stalls.begin(waiting, trace.failures, self.clock())
-        if logits_BV is None or not whole:
+        if logits_BV is None:
             return
+        for row in set(whole).intersection(nonfinite_rows(logits_BV)):
+            whole.remove(row)
+            self._end_nonfinite(requests[row], batch.segments[row], events)
+        if not whole:
+            return
+        for row in whole:
+            events += requests[row].prompt_events()
         # Without lost tokens the logits need not be copied.
         picked_BV = logits_BV if len(whole) == len(requests) else logits_BV[whole]
         self._draw([requests[i] for i in whole], picked_BV, events, [batch.segments[i] for i in whole], trace)
@@ -199,6 +213,17 @@ class Engine:
         self.requests.end(request)
         events.append(event)
         self.scheduler.remove(request.key)
+
+    def _end_nonfinite(self, request: Request, segment: Segment, events: list[Event]) -> None:
+        """End a request whose logits are not finite; the others of the step go on."""
+        request.kv_valid = False
+        self.nonfinite_logits += 1
+        cache = self.backbone.cache
+        where = origin(cache, self.backbone.spec.layers, segment)
+        scrub(cache, segment)
+        message = f"the model's logits are not finite at position {segment.context - 1}: {where}"
+        log.error("%s", message, extra=fields(request_id=request.request_id))
+        self._end(request, failed(request, "INTERNAL", message), events)
 
     def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
         now = self.clock()

@@ -16,6 +16,8 @@ from router_service.protocol.messages import (
 
 # The Front number of the router's own requests (`Proof`); real Fronts are numbered from 1.
 OURSELVES = 0
+# Prompt log-probabilities in an event, which is a message of its own: with 20 best tokens each about 0.4 MB.
+SCORES_OF_EVENT = 512
 
 
 @dataclass(slots=True)
@@ -32,7 +34,8 @@ class Request:
 
     The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and `row` the
     sampler's; both share the list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the
-    request is traced.
+    request is traced. `scored` counts the prompt tokens whose log-probabilities were computed. `kv_valid` is False once
+    its keys and values may not be finite: no other sequence may reuse them.
     """
 
     key: int
@@ -53,6 +56,9 @@ class Request:
     routing: list[list[LayerRouting]] = field(default_factory=list)
     summaries: SummaryBudget | None = None
     ended: bool = False
+    scored: int = 0
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    kv_valid: bool = True
     sequence: Sequence = field(init=False)
     row: SampleRow = field(init=False)
 
@@ -65,6 +71,24 @@ class Request:
     def generated(self) -> int:
         """Tokens drawn so far, by this router or one before it."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether prompt tokens are still to be scored, so that no position of the prompt may be taken from a cache."""
+        return self.params.prompt_logprobs is not None and self.scored < self.prompt_length
+
+    def add_scores(self, scores: list[TokenLogprobs]) -> None:
+        """Keep the log-probabilities of the next tokens of the prompt until `prompt_events`."""
+        self.prompt_logprobs += scores
+        self.scored += len(scores)
+
+    def prompt_events(self) -> "list[Event]":
+        """Return events, without tokens, of the prompt's log-probabilities since the last call; mostly none."""
+        if not self.prompt_logprobs:
+            return []
+        scores, self.prompt_logprobs = self.prompt_logprobs, []
+        parts = (scores[start : start + SCORES_OF_EVENT] for start in range(0, len(scores), SCORES_OF_EVENT))
+        return [Event(self.key, self.front, self.stream, token=None, prompt_logprobs=part) for part in parts]
 
     def finish_after(self, token: int, eos_token_ids: Container[int]) -> str | None:
         """Why the request ends with `token`, the last of its tokens ("stop" or "length"); None if it goes on."""
@@ -103,7 +127,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A stream's share of a step, not yet packed; the last one has `finish` or `failure`."""
+    """A stream's share of a step, not yet packed; the last one has `finish` or `failure`.
+
+    One with `prompt_logprobs` has nothing else.
+    """
 
     key: int
     front: int
@@ -115,3 +142,4 @@ class Event:
     failure: StreamFailure | None = None
     timings: Timings | None = None
     summary: StepSummary | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None

@@ -43,6 +43,7 @@ class Gauges:
     links: tuple[LinkGauges, ...]
     thread_failures: Mapping[str, int] = field(default_factory=dict)
     observer_failures: Mapping[str, int] = field(default_factory=dict)
+    nonfinite_logits: int = 0
 
 
 def router_families(
@@ -171,6 +172,8 @@ def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
     observers = [({"observer": name}, count) for name, count in gauges.observer_failures.items()]
     text = "Exceptions in observers: a statistic or a log line is missing, requests are not affected"
     builder.add("observer_failures", "counter", text, observers)
+    text = "Requests that ended because the model's logits were not finite"
+    builder.one("nonfinite_logits", "counter", text, gauges.nonfinite_logits)
 
 
 def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:

@@ -1,7 +1,7 @@
 """A model without its routed experts: embedding, attention over the paged cache, dense and shared layers, the head.
 
-Shapes: T tokens of the step, D hidden, E experts, B sequences of the step, V vocabulary. Rounding follows transformers:
-norms in float32, rope in the family's dtype.
+Shapes: T tokens of the step, R rows of them, D hidden, E experts, B sequences of the step, V vocabulary. Rounding
+follows transformers: norms in float32, rope in the family's dtype.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,11 @@ class Backbone:
 
     def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
         """Return logits_BV, float32, of each segment's last row."""
-        return self._w.apply(self._head, self._normed("norm", x_TD[batch.last_rows_B])).float()
+        return self.head(x_TD[batch.last_rows_B])
+
+    def head(self, x_RD: Tensor) -> Tensor:
+        """Return logits_RV, float32, of hidden states behind the last layer."""
+        return self._w.apply(self._head, self._normed("norm", x_RD)).float()
 
     def _normed(self, name: str, x_TD: Tensor) -> Tensor:
         return rms_norm(x_TD, self._w.tensor(name), self.spec.norm_eps, self.spec.norms_round_last)

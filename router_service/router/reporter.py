@@ -135,6 +135,7 @@ class Reporter:
             rejected=self._rejected(),
             thread_failures=self._threads.failures,
             observer_failures=dict(self._engine.guard.faults),
+            nonfinite_logits=self._engine.nonfinite_logits,
             links=tuple(self._link(shard, link) for shard, link in enumerate(self._connector.links)),
         )
 

@@ -18,7 +18,7 @@ Page = dict[str, Metric]
 LABELS = {"model": "m", "router": "r0"}
 LINKS = (LinkGauges("a", True, 0, 0, 0.0), LinkGauges("b", False, 2, 3, 0.25), LinkGauges("", False, 0, 0, 0.0))
 FAILURES = ({"engine": 0, "front writer": 1}, {"statistics": 2})
-GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 60, 1000, 100, 1.5, {"magic": 4}, LINKS, *FAILURES)
+GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 60, 1000, 100, 1.5, {"magic": 4}, LINKS, *FAILURES, 5)
 DEFAULTS = MetricsConfig()
 
 

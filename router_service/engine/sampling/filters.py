@@ -32,10 +32,12 @@ def filtered_candidates(logits_BV: Tensor, rows: Sequence[SampleRow]) -> tuple[T
 def best_candidates(logits_BV: Tensor, count: int) -> Tensor:
     """Return ids [B, count] of the best logits, best first, equal ones by id: an order that no batch can change."""
     size = logits_BV.shape[1]
+    if not count:
+        return torch.empty((len(logits_BV), 0), dtype=torch.int64, device=logits_BV.device)
     if size > count + MORE_CANDIDATES:
         best = logits_BV.topk(count + MORE_CANDIDATES, dim=-1)
         # `topk` takes any of equal logits. Where none is left out, the few that it found can be put in order.
-        if bool((best.values[:, -1] < best.values[:, max(count - 1, 0)]).all()):
+        if bool((best.values[:, -1] < best.values[:, count - 1]).all()):
             return best.indices.gather(1, _ordered(best.values, best.indices, size, count))
     everything_BV = torch.arange(size, device=logits_BV.device).expand(len(logits_BV), -1)
     return _ordered(logits_BV, everything_BV, size, min(count, size))
