@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from router_service.engine.sampling.adjustments import adjust
+from router_service.engine.sampling.adjustments import adjusted
 from router_service.engine.sampling.filters import filtered_candidates
 from router_service.engine.sampling.logprobs import score_tokens
 from router_service.engine.sampling.rows import SampleRow
@@ -28,24 +28,29 @@ class Drawn:
 
 
 def sample(logits_BV: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[int] = ()) -> list[Drawn]:
-    """Draw one token per row from float32 logits, which are not modified.
+    """Draw one token per row from contiguous float32 logits, which are the same afterwards.
 
     Args:
         eos_token_ids: the model's own, which `min_tokens` rules out for a time.
     """
-    adjusted_BV = adjust(logits_BV, rows, eos_token_ids)
+    with adjusted(logits_BV, rows, eos_token_ids):
+        tokens = _draw(logits_BV, rows)
+    logprobs = _logprobs(logits_BV, rows, tokens)
+    return [Drawn(token, logprob) for token, logprob in zip(tokens, logprobs, strict=True)]
+
+
+def _draw(logits_BV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     tokens = [0] * len(rows)
     greedy = [index for index, row in enumerate(rows) if row.greedy]
     plain = [index for index, row in enumerate(rows) if not (row.greedy or row.filtered)]
     filtered = [index for index, row in enumerate(rows) if row.filtered and not row.greedy]
     if greedy:
-        _put(tokens, greedy, _picked(adjusted_BV, greedy).argmax(dim=-1).tolist())
+        _put(tokens, greedy, _picked(logits_BV, greedy).argmax(dim=-1).tolist())
     if plain:
-        _put(tokens, plain, _draw_plain(_picked(adjusted_BV, plain), [rows[i] for i in plain]))
+        _put(tokens, plain, _draw_plain(_picked(logits_BV, plain), [rows[i] for i in plain]))
     if filtered:
-        _put(tokens, filtered, _draw_filtered(_picked(adjusted_BV, filtered), [rows[i] for i in filtered]))
-    logprobs = _logprobs(logits_BV, rows, tokens)
-    return [Drawn(token, logprob) for token, logprob in zip(tokens, logprobs, strict=True)]
+        _put(tokens, filtered, _draw_filtered(_picked(logits_BV, filtered), [rows[i] for i in filtered]))
+    return tokens
 
 
 def _picked(logits_BV: Tensor, places: list[int]) -> Tensor:

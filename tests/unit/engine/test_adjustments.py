@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from router_service.engine.sampling.adjustments import adjust
+from router_service.engine.sampling.adjustments import adjusted
 from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.sampling.sampler import sample
 from router_service.engine.sampling.token_counts import TokenCounts
@@ -63,7 +63,8 @@ def test_adjusted_logits_are_those_of_the_definitions(
 ) -> None:
     logits_BV = logits_of(len(requests))
     kept = logits_BV.clone()
-    got = adjust(logits_BV, [row(prompt, done, **params) for prompt, done, params in requests], [EOS])
+    with adjusted(logits_BV, [row(prompt, done, **params) for prompt, done, params in requests], [EOS]):
+        got = logits_BV.clone()
     assert torch.equal(logits_BV, kept)
     for number, (prompt, done, params) in enumerate(requests):
         want = torch.from_numpy(reference(kept[number].numpy().copy(), prompt, done, params))

@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from router_service.engine.sampling.adjustments import adjust
+from router_service.engine.sampling.adjustments import adjusted
 from router_service.engine.sampling.filters import FIRST_CANDIDATES, MORE_CANDIDATES, best_candidates
 from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.sampling.sampler import sample
@@ -31,6 +31,11 @@ PROMPT, GENERATED = [5, 5, 9, 30], [30, 7, 7, 7, 96]
 
 def row(seed: int = 0, tokens: Sequence[int] = (1, 2, 3), prompt_length: int = 2, **params: Any) -> SampleRow:
     return SampleRow(SamplingParams(max_tokens=9, seed=seed, **params), list(tokens), prompt_length)
+
+
+def adjust(logits_BV: Tensor, rows: list[SampleRow]) -> Tensor:
+    with adjusted(logits_BV, rows):
+        return logits_BV.clone()
 
 
 def draw(logits_V: Tensor, rows: list[SampleRow]) -> list[int]:
