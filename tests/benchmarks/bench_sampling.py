@@ -38,10 +38,10 @@ class Pair:
     ratio: float
 
 
-def prompts(batch: int, context: int) -> list[list[int]]:
-    """Pieces of the READMEs, one for each stream."""
+def prompts(batch: int, context: int, vocabulary: int) -> list[list[int]]:
+    """Pieces of the READMEs, one for each stream; a small vocabulary folds the bundled model's tokens."""
     text = "\n".join(path.read_text() for path in sorted(ROOT.glob("*/README.md")))
-    ids = load_text_model(BUNDLED).tokenizer.encode(text, add_special_tokens=False)
+    ids = [id % vocabulary for id in load_text_model(BUNDLED).tokenizer.encode(text, add_special_tokens=False)]
     starts = [number * len(ids) // batch for number in range(batch)]
     return [(ids + ids)[start : start + context] for start in starts]
 
@@ -54,11 +54,12 @@ def paired(seconds: Iterator[tuple[float, float]]) -> Pair:
 
 def steps(side: OneProcess, batch: int, context: int, rounds: int) -> Pair:
     """Decode with the penalty in every second step."""
-    params = {"repetition_penalty": PENALTY}
-    side.submit(prompts(batch, context), 2 * rounds + 2 + batch, **params)
+    pieces = prompts(batch, context, side.engine.backbone.spec.vocabulary)
+    side.submit(pieces, 2 * rounds + 2 + batch, repetition_penalty=PENALTY)
     requests = list(side.engine.requests)
     while any(not request.generated for request in requests):
-        side.engine.step()
+        if failed := next((event.failure for event in side.engine.step() if event.failure), None):
+            raise RuntimeError(failed.message)
     rows = [request.row for request in requests]
     pair = paired((_step(side, rows, False), _step(side, rows, True)) for _ in range(rounds))
     for request in requests:
@@ -78,7 +79,7 @@ def sampler(vocabulary: int, batch: int, context: int, rounds: int) -> Pair:
     """Draw for a batch of rows from random logits."""
     logits_BV = torch.randn(batch, vocabulary)
     params = SamplingParams(max_tokens=2 * rounds, temperature=0.0, repetition_penalty=PENALTY)
-    rows = [SampleRow(params, tokens, len(tokens)) for tokens in prompts(batch, context)]
+    rows = [SampleRow(params, tokens, len(tokens)) for tokens in prompts(batch, context, vocabulary)]
 
     def drawn(penalized: bool) -> float:
         for row in rows:
