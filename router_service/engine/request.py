@@ -14,7 +14,7 @@ from router_service.protocol.messages import (
     TokenLogprobs,
 )
 
-# The Front number of the router's own requests (`Proof`); real Fronts are numbered from 1.
+# The Front number of the router's own requests (`SelfTest`); real Fronts are numbered from 1.
 OURSELVES = 0
 # Prompt log-probabilities in an event, which is a message of its own: with 20 best tokens each about 0.4 MB.
 SCORES_OF_EVENT = 512
