@@ -46,6 +46,7 @@ class Gauges:
     connections: tuple[ConnectionGauges, ...]
     thread_failures: Mapping[str, int] = field(default_factory=dict)
     observer_failures: Mapping[str, int] = field(default_factory=dict)
+    nonfinite_logits: int = 0
 
 
 def router_series(
@@ -177,6 +178,8 @@ def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
     observers = [({"observer": name}, count) for name, count in gauges.observer_failures.items()]
     text = "Exceptions in observers: a statistic or a log line is missing, requests are not affected"
     builder.add("observer_failures", "counter", text, observers)
+    text = "Requests that ended because the model's logits were not finite"
+    builder.one("nonfinite_logits", "counter", text, gauges.nonfinite_logits)
 
 
 def _memory(builder: SeriesBuilder, gauges: Gauges) -> None:

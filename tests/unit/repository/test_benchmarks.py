@@ -9,7 +9,7 @@ from cluster.config import ModelConfig
 from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text.text_model import load_text_model
-from tests.benchmarks import bench_metrics, bench_tracing
+from tests.benchmarks import bench_metrics, bench_sampling, bench_tracing
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.harness import report
@@ -126,3 +126,14 @@ def test_measuring_is_measured(checkpoints: dict[str, Path]) -> None:
     text = bench_metrics.render([cost, exchange], {"scrape": 0.02, "series": 7.0})
     assert "scrape 20" in text
     assert "series 7" in text
+
+
+def test_a_penalty_is_measured(checkpoints: dict[str, Path]) -> None:
+    side = OneProcess(checkpoints["qwen3"], "float32", 1 << 12)
+    named = {
+        "step": bench_sampling.steps(side, batch=2, context=8, rounds=2),
+        "sampler": bench_sampling.sampler(50, batch=2, context=8, rounds=2),
+    }
+    assert side.engine.idle()
+    assert min(value for pair in named.values() for value in (pair.off, pair.on, pair.ratio)) > 0
+    assert "with / without" in bench_sampling.render(named)
