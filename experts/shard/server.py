@@ -1,22 +1,23 @@
-"""A shard on sockets: each connection's thread reads its router's calls, and one lock lets them compute in turn.
+"""A shard on sockets: each connection's thread reads its router's calls, and `ComputeQueue` lets them compute in turn.
 
-A call's thread stamps the last byte received even while another router's call computes, so the wait for the lock counts
-as queueing and not as transfer. With one router there is no wait, and no second thread to wake.
+A call's thread stamps the last byte received even while another router's call computes, so the wait for its turn counts
+as queueing and not as transfer.
 """
 
 import json
 import logging
-import threading
 import time
 
 import torch
+from torch import Tensor
 
 from experts.host.log import fields, step_name
 from experts.host.threads import measured_threads
 from experts.host.watched_thread import ThreadWatch
+from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
 from experts.shard.shard import ExpertShard
-from experts.transport.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
-from experts.transport.channel import Channel
+from experts.transport.call import ExpertCall, Stamps, pack_partial, unpack_call
+from experts.transport.channel import Channel, Closed
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
@@ -35,6 +36,7 @@ class ExpertServer:
         threads: CPU threads that a computation may use.
         slow_call_s: a call that takes longer, waiting included, is logged.
         watch: the process's threads, to which the data plane's are added.
+        most_merged_rows: rows of several routers' calls that are computed together.
     """
 
     def __init__(
@@ -49,15 +51,14 @@ class ExpertServer:
         threads: int = 1,
         slow_call_s: float = float("inf"),
         watch: ThreadWatch | None = None,
+        most_merged_rows: int = MOST_ROWS,
     ) -> None:
         self.shard = shard
         # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self._delay_s = delay_s
         self._slow_call_ns = slow_call_s * 1e9
-        self._compute_lock = threading.Lock()
-        self._computing_since = 0.0
-        self._assignments = 0
+        self.queue = ComputeQueue(self._work, most_merged_rows)
         self._watch = watch or ThreadWatch()
         self._server = FrameServer("shard", shard.index, replica, node, host, credentials, checksum, self, self._watch)
         self.endpoint = self._server.endpoint
@@ -73,7 +74,7 @@ class ExpertServer:
         self._watch.check()
         if not self._server.alive():
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
-        since = self._computing_since
+        since = self.queue.computing_since
         if since and time.monotonic() - since > limit_s:
             raise RuntimeError(f"shard {self.shard.index}: one call has been computing for over {limit_s:.0f} s")
 
@@ -103,8 +104,11 @@ class ExpertServer:
             raise FrameError("kind", f"a shard does not answer {header.kind.name} frames")
 
     def _status(self) -> dict[str, object]:
+        counts = self.queue.counts
         return {
-            "assignments": self._assignments,
+            "assignments": counts.assignments,
+            "computations": counts.computations,
+            "merged_calls": counts.merged_calls,
             "rejected": dict(self.rejected),
             "thread_failures": self._watch.failures,
             "weights_bytes": self.shard.weights_bytes,
@@ -114,7 +118,10 @@ class ExpertServer:
 
     def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:
         try:
-            partial = self._compute(call, received)
+            self.shard.check(call)  # before it may be merged: it must not fail other routers' calls
+            partial = self.queue.compute(call, received, channel, channel.hung_up)
+        except Closed:
+            raise
         except Exception as error:  # it goes to the router, whose requests fail; the shard serves on
             log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
             channel.send(Kind.FAILURE, sequence, [f"{type(error).__name__}: {error}".encode()])
@@ -124,19 +131,12 @@ class ExpertServer:
         if stamps.sent - stamps.received > self._slow_call_ns:
             _log_slow(call, stamps)
 
-    def _compute(self, call: ExpertCall, received: int) -> Partial:
-        with self._compute_lock, torch.inference_mode():
-            started = time.monotonic_ns()
-            self._computing_since = started / 1e9  # read by `check_health` without the lock, which a hung call holds
-            self._threads.use(len(call.rows_A))
-            try:
-                if self._delay_s:
-                    time.sleep(self._delay_s)
-                y_RD = self.shard.compute(call)
-            finally:
-                self._computing_since = 0.0
-            self._assignments += len(call.rows_A)  # under the lock: connections compute on threads of their own
-        return Partial(y_RD, Stamps(received, started, time.monotonic_ns()))
+    def _work(self, call: ExpertCall) -> Tensor:
+        self._threads.use(len(call.rows_A))
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        with torch.inference_mode():
+            return self.shard.compute(call)
 
 
 def _log_slow(call: ExpertCall, stamps: Stamps) -> None:

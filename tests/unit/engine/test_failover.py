@@ -17,6 +17,7 @@ from router_service.engine.request import Event
 from router_service.models.families.registry import plan_model
 from router_service.protocol.messages import StreamFailure
 from tests.support import oracle
+from tests.support.busy_shard import BusyShard
 from tests.support.mesh import WAIT_S, Mesh, greedy, tokens_of, until
 from tests.support.tiny import Tiny, make_tiny
 
@@ -156,10 +157,10 @@ def test_a_cancelled_request_frees_its_blocks_while_its_shard_is_away(mesh: Mesh
 def test_a_shard_that_never_answers_times_out(divided: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection is given up, a new one is made, and in the end the request is told.
 
-    The shard's turn is held by the test all the while. Once the other one has answered, the call's time is over: how
+    The shard is busy for another router all the while. Once the other one has answered, the call's time is over: how
     long that takes is a matter of the machine. The engine's clock moves by a second with each look at it.
     """
-    with Mesh(divided.plan, 2, "unix", unavailable_wait_seconds=60.0) as mesh, mesh.servers.running[1]._compute_lock:
+    with Mesh(divided.plan, 2, "unix", unavailable_wait_seconds=60.0) as mesh, BusyShard(mesh.servers.running[1]):
         begun, deadlines, transport = time.monotonic(), list[float](), mesh.engine.pool.transport
         receive = transport.receive
 

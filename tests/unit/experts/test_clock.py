@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import experts.shard.compute_queue
 import experts.shard.server
 from experts.transport.call import Stamps
 from experts.transport.clock import HALF_MINUTE_NS, ShardClock
@@ -61,7 +62,8 @@ def test_phases_of_a_shard_on_another_clock(
     shifted = SimpleNamespace(
         monotonic_ns=lambda: time.monotonic_ns() + ahead, monotonic=time.monotonic, sleep=time.sleep
     )
-    monkeypatch.setattr(experts.shard.server, "time", shifted)
+    for module in (experts.shard.server, experts.shard.compute_queue):  # all that stamps
+        monkeypatch.setattr(module, "time", shifted)
     checkpoint = tiny("mixtral")
     with Mesh(checkpoint.plan, shards=2, way="tcp") as mesh:
         begun = time.monotonic_ns()

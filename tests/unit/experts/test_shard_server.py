@@ -186,15 +186,15 @@ def test_the_listener_is_on_loopback_alone(server: ExpertServer) -> None:
 
 
 def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second connection is served while the first one's question computes; a second question queues."""
+    """A further connection is served while the first one's question computes; a second question queues."""
     server = ExpertServer(load_shards(tiny("mixtral").plan, 1)[0], CREDENTIALS, "127.0.0.1", NODE, "r0")
     go, came = threading.Event(), list[int]()
     wrap(monkeypatch, server.shard, "compute", lambda *_: go.wait(60))
-    wrap(monkeypatch, server, "_answer", lambda *args: came.append(args[-1]))
+    wrap(monkeypatch, server.queue, "compute", lambda *args: came.append(args[1]))
     with join(server) as busy, join(server) as other, join(server) as control:
         for peer in (busy, other):
             peer.send(Kind.EXPERTS, 1, pack_call(question()))
-        until(lambda: server._computing_since > 0 and len(came) == 2, "it computes, and has the other question")
+        until(lambda: server.queue.computing_since > 0 and server.queue.waiting == 1, "one computes, one waits")
         control.send(Kind.STATUS, 3, [])
         assert json.loads(bytes(control.receive()[1]))["assignments"] == 0
         with pytest.raises(RuntimeError, match="has been computing"):

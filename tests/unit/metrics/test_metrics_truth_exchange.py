@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import experts.shard.compute_queue
 import experts.shard.server
 import experts.transport.clock
 from experts.phase import PHASES
@@ -23,6 +24,7 @@ from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
 from experts.trips import TripCalls
 from router_service.metrics.shard_series import shard_families
+from tests.support.busy_shard import BusyShard
 from tests.support.exchange_rig import WAIT_S, Exchange, Rig
 from tests.support.mesh import CREDENTIALS, until
 from tests.support.scrape import exposed, page, value
@@ -158,14 +160,14 @@ def communication(calls: Calls) -> int:
 
 
 def test_a_busy_shard_is_queue(tiny: Make) -> None:
-    """The shard's turn is held by somebody else for a known time; the question waits for the rest of it."""
+    """The shard computes for somebody else for a known time; the question waits for the rest of it."""
     with Rig(tiny("mixtral").plan) as rig:
-        lock, freed = rig.servers.running[1]._compute_lock, list[int]()
+        freed = list[int]()
 
         def hold_turn(seconds: float) -> None:
             if seconds:
-                lock.acquire()
-                threading.Thread(target=free_later, args=(lock, freed)).start()
+                busy = BusyShard(rig.servers.running[1]).__enter__()
+                threading.Thread(target=free_later, args=(busy, freed)).start()
 
         turns = Turns(rig, hold_turn)
 
@@ -188,10 +190,10 @@ def received(one: Exchange) -> int:
     return one.handle.started_ns + one.ns(1, "pack") + one.ns(1, "dispatch")
 
 
-def free_later(lock: threading.Lock, freed: list[int]) -> None:
-    time.sleep(2 * CAUSE_S)  # one is over before the question is asked
-    freed.append(time.monotonic_ns())
-    lock.release()
+def free_later(busy: BusyShard, freed: list[int]) -> None:
+    with closing(busy):
+        time.sleep(2 * CAUSE_S)  # one is over before the question is asked
+        freed.append(time.monotonic_ns())
 
 
 def test_another_routers_question_is_queue_until_it_is_answered(tiny: Make) -> None:
@@ -214,7 +216,7 @@ def test_another_routers_question_is_queue_until_it_is_answered(tiny: Make) -> N
 
 def begun(server: ExpertServer, asker: Channel) -> bool:
     """Whether the asker's question is being computed, or has been: who looks seldom may see only that."""
-    return server._computing_since > 0 or bool(select.select([asker], [], [], 0)[0])
+    return server.queue.computing_since > 0 or bool(select.select([asker], [], [], 0)[0])
 
 
 def question(hidden: int) -> ExpertCall:
@@ -251,7 +253,8 @@ def test_an_offset_between_hosts_is_within_the_error_that_is_told(
     shifted = SimpleNamespace(
         monotonic_ns=lambda: time.monotonic_ns() + ahead_ns, monotonic=time.monotonic, sleep=time.sleep
     )
-    monkeypatch.setattr(experts.shard.server, "time", shifted)
+    for module in (experts.shard.server, experts.shard.compute_queue):  # all that stamps
+        monkeypatch.setattr(module, "time", shifted)
     # However many rounds it takes: the fastest exchange of all is then what the bound is made of.
     monkeypatch.setattr(experts.transport.clock, "HALF_MINUTE_NS", 10**15)
     usual, after, errors = list[Exchange](), list[Exchange](), list[float]()

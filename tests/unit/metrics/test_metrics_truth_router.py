@@ -21,6 +21,7 @@ from router_service.protocol.messages import Submit
 from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
 from router_service.router.router import Router
+from tests.support.busy_shard import BusyShard
 from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, greedy, load_shards, until
 from tests.support.scrape import Page, page, value
 from tests.support.tiny import Tiny
@@ -142,9 +143,9 @@ def test_strangers_at_the_routers_own_door_are_counted(live: Live) -> None:
 
 @pytest.mark.parametrize(("prompt", "answer"), [(5, 30), (40, 9), (1, 1), (15, 1), (16, 1)])
 def test_the_kv_cache_is_what_a_request_needs(live: Live, prompt: int, answer: int) -> None:
-    """It holds blocks for prompt and answer while the shards' turns are held; then all is free again."""
+    """It holds blocks for prompt and answer while the shards are busy; then all is free again."""
     blocks, total = -(-(prompt + answer) // BLOCK), TOKENS // BLOCK
-    with live.servers.running[0]._compute_lock, live.servers.running[1]._compute_lock:
+    with BusyShard(live.servers.running[0]), BusyShard(live.servers.running[1]):
         live.router.requests.submit(0, Submit(1, "a", [7] * prompt, greedy(answer)))
         until(lambda: value(live.page(), "num_requests_running") == 1, "it runs")
         metrics = live.page()

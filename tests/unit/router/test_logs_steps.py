@@ -45,12 +45,13 @@ def watch(mesh: Mesh, **config: float) -> None:
 
 def takes_no_time(server: ExpertServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a shard say so, however long a busy machine keeps it."""
-    compute = server._compute
+    compute = server.queue.compute
 
-    def at_once(call: ExpertCall, received: int) -> Partial:
-        return replace(compute(call, received), stamps=Stamps(received, received, received))
+    def at_once(call: ExpertCall, received_ns: int, *connection: Any) -> Partial:
+        stamps = Stamps(received_ns, received_ns, received_ns)
+        return replace(compute(call, received_ns, *connection), stamps=stamps)
 
-    monkeypatch.setattr(server, "_compute", at_once)
+    monkeypatch.setattr(server.queue, "compute", at_once)
 
 
 def test_a_slow_call_is_logged_by_its_shard_and_with_the_ids_by_its_router(
