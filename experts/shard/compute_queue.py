@@ -48,15 +48,25 @@ class ComputeQueue:
 
     Args:
         most_rows: see `WaitingCalls`.
+        clock_ns: the clock of the stamps.
+
+    `turn` is held during a computation.
     """
 
-    def __init__(self, work: Callable[[ExpertCall], Tensor], most_rows: int = MOST_ROWS) -> None:
+    def __init__(
+        self,
+        work: Callable[[ExpertCall], Tensor],
+        most_rows: int = MOST_ROWS,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.turn = threading.Lock()
         self.counts = ComputeCounts()  # changed by the computing thread alone
         self._work = work
+        self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._waiting = WaitingCalls(most_rows)
         self._busy = False
-        self._computing_since = 0.0
+        self._computing_since_ns: int | None = None
 
     @property
     def waiting(self) -> int:
@@ -64,9 +74,9 @@ class ComputeQueue:
         return len(self._waiting)
 
     @property
-    def computing_since(self) -> float:
-        """When the computation that runs now began, in seconds of the monotonic clock; 0 if none does."""
-        return self._computing_since
+    def computing_since_ns(self) -> int | None:
+        """When the computation that runs now began, by `clock_ns`; None if none does."""
+        return self._computing_since_ns
 
     def compute(self, call: ExpertCall, received_ns: int, connection: Hashable, gone: Callable[[], bool]) -> Partial:
         """Compute `call`, maybe together with others; blocks until its sums are there.
@@ -96,10 +106,12 @@ class ComputeQueue:
         raise mine.outcome or RuntimeError("the computation has ended without an outcome")
 
     def _lead(self) -> None:
-        with self._lock:
-            batch = self._waiting.take()
+        batch: list[WaitingCall] = []
         try:
-            self._compute_all(batch)
+            with self.turn:
+                with self._lock:
+                    batch = self._waiting.take()
+                self._compute_all(batch)
         finally:
             # First of all the next computation: answering may take the routers' time, not the shard's.
             self._hand_on()
@@ -141,13 +153,13 @@ class ComputeQueue:
                 one.outcome = fault
 
     def _compute_together(self, batch: list[WaitingCall]) -> None:
-        calls, started = [one.call for one in batch], time.monotonic_ns()
-        self._computing_since = started / 1e9  # without the lock, which is for what waits
+        calls, started = [one.call for one in batch], self._clock_ns()
+        self._computing_since_ns = started
         try:
             y_RD = self._work(merged(calls))
         finally:
-            self._computing_since = 0.0
-        done = time.monotonic_ns()
+            self._computing_since_ns = None
+        done = self._clock_ns()
         self.counts.add(calls)
         shares_ns = own_ns(calls, done - started)
         for one, part_RD, share_ns in zip(batch, taken_apart(y_RD, calls), shares_ns, strict=True):

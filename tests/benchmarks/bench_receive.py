@@ -58,7 +58,7 @@ class Pairs:
     """A router's transport, and the shards' ends of its connections."""
 
     def __init__(self, shards: int, ready: ReadyShards) -> None:
-        self.transport = SocketTransport(ready)
+        self.transport = SocketTransport(ready=ready)
         self.routers, self.shards = dict[int, Channel](), dict[int, Channel]()
         for shard in range(shards):
             self.connect(shard)

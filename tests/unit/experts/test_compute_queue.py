@@ -61,7 +61,7 @@ def test_a_lone_call_is_computed_at_once_by_its_own_thread() -> None:
     partial = queue.compute(call, 0, 0, lambda: False)
     assert torch.equal(partial.y_RD, sums_of(call))
     assert threads == [threading.get_ident()]
-    assert (partial.shared_ns, queue.computing_since, queue.counts.merged_calls) == (0, 0.0, 0)
+    assert (partial.shared_ns, queue.computing_since_ns, queue.counts.merged_calls) == (0, None, 0)
 
 
 def test_calls_that_wait_together_are_computed_together_the_oldest_ones_layer_first(shard: Shard) -> None:

@@ -25,7 +25,13 @@ class Shared:
 
     def __init__(self, connections: ExitStack, node: str) -> None:
         self.shard = HeldShard()
-        self.server = ExpertServer(self.shard, CREDENTIALS, "127.0.0.1", NODE, "r0")  # type: ignore[arg-type]
+        self.server = ExpertServer(
+            self.shard,  # type: ignore[arg-type]
+            credentials=CREDENTIALS,
+            host="127.0.0.1",
+            node=NODE,
+            replica="r0",
+        )
         self.routers = [connect(self.server.endpoint, node, CREDENTIALS, WAIT_S) for _ in range(ROUTERS)]
         for router in self.routers:
             connections.callback(router.close)
