@@ -96,6 +96,8 @@ def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, c
     builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.cumulative.rows_S))
     pairs = by_shard(stats.cumulative.assignments_S)
     builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
+    text = "Expert compute of this router's rows: its share where calls of several routers were computed together"
+    builder.add("expert_compute_seconds", "counter", text, by_shard(stats.compute_ns_S / 1e9))
     text = "Time the engine waited for experts with nothing else to do"
     builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
     text = "Over layer calls: slowest shard's answer minus the mean"

@@ -9,7 +9,7 @@ from cluster.config import ModelConfig
 from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text.text_model import load_text_model
-from tests.benchmarks import bench_metrics, bench_sampling, bench_tracing
+from tests.benchmarks import bench_metrics, bench_receive, bench_sampling, bench_tracing
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.harness import report
@@ -81,6 +81,10 @@ def test_a_worker_calls_and_reports_errors_and_memory() -> None:
 def test_exchanges_run() -> None:
     assert len(bare_sockets(2, Payload(3000, 5000), 5)) == 5
     assert len(our_data_plane(shards=2, experts=8, top_k=2, hidden=64, tokens=3, rounds=5)) == 5
+
+
+def test_receiving_is_measured() -> None:
+    assert min(bench_receive.measure(shards=2, layers=3, repeats=1)) > 0
 
 
 def test_decode_rate_counts_only_what_all_streams_share() -> None:
