@@ -36,7 +36,7 @@ class ModelConfig:
         device: device of the computation; auto is a GPU where there is one
     """
 
-    checkpoint: Annotated[str, setting(said="a directory, or empty")] = ""
+    checkpoint: Annotated[str, setting(description="a directory, or empty")] = ""
     name: Text = ""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -83,7 +83,7 @@ class ControlPlaneConfig:
 
     fronts: Annotated[int, setting("processes", ge=1)] = 1
     routers: Annotated[int, setting("processes", ge=1)] = 1
-    address: Annotated[str, setting(said="empty, auto or HOST:PORT")] = ""
+    address: Annotated[str, setting(description="empty, auto or HOST:PORT")] = ""
     application: Text = "expertmesh"
     ready_timeout_seconds: Seconds = 600.0
     drain_seconds: Seconds = 30.0

@@ -19,7 +19,7 @@ class ExpertsConfig:
             node (a pod is one)
     """
 
-    shards: Annotated[int, setting("processes", said="at most the number of experts", ge=1)] = 2
+    shards: Annotated[int, setting("processes", description="at most the number of experts", ge=1)] = 2
     call_timeout_seconds: Seconds = 10.0
     checksum: bool = False
     backend: Literal["auto", "reference", "cpu", "triton"] = "auto"

@@ -115,8 +115,8 @@ class ExpertPool:
 
 
 def _call(layer: int, x_TD: Tensor, group: ShardGroup, step: int) -> ExpertCall:
-    whole = len(group.tokens_R) == len(x_TD)  # usual with few shards; saves a copy of all rows
-    x_RD = x_TD if whole else x_TD[torch.from_numpy(group.tokens_R)]
+    all_tokens = len(group.tokens_R) == len(x_TD)  # usual with few shards; saves a copy of all rows
+    x_RD = x_TD if all_tokens else x_TD[torch.from_numpy(group.tokens_R)]
     return ExpertCall(layer, x_RD.contiguous(), group.rows_A, group.slots_A, group.weights_A, step)
 
 

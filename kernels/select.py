@@ -62,7 +62,7 @@ class PagedAttention(Protocol):
         """See `attention.reference.paged_attention`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ops:
     """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
 
@@ -134,14 +134,22 @@ def _load(backend: Backend) -> Ops:
 
 
 def _reference_ops() -> Ops:
-    from kernels import reference as r
+    from kernels import reference
     from kernels.attention import reference as attention
 
     return Ops(
-        Backend.REFERENCE, r.gate_topk, r.group_by_expert, r.gate_up, r.down, r.sum_rows,
-        r.prepare_weights, r.expert_ffn, r.pack, r.linear,
-        attention.paged_attention,
-    )  # fmt: skip
+        backend=Backend.REFERENCE,
+        gate_topk=reference.gate_topk,
+        group_by_expert=reference.group_by_expert,
+        gate_up=reference.gate_up,
+        down=reference.down,
+        sum_rows=reference.sum_rows,
+        prepare_weights=reference.prepare_weights,
+        expert_ffn=reference.expert_ffn,
+        pack=reference.pack,
+        linear=reference.linear,
+        paged_attention=attention.paged_attention,
+    )
 
 
 def _cpu_ops() -> Ops:
@@ -150,18 +158,34 @@ def _cpu_ops() -> Ops:
     from kernels.cpu import ops as cpu
 
     return Ops(
-        Backend.CPU, cpu.gate_topk, cpu.group_by_expert, cpu.gate_up, cpu.down, cpu.sum_rows,
-        cpu.prepare_weights, cpu.expert_ffn, cpu_linear.pack, cpu_linear.linear_any_rows,
-        attention.paged_attention,
-    )  # fmt: skip
+        backend=Backend.CPU,
+        gate_topk=cpu.gate_topk,
+        group_by_expert=cpu.group_by_expert,
+        gate_up=cpu.gate_up,
+        down=cpu.down,
+        sum_rows=cpu.sum_rows,
+        prepare_weights=cpu.prepare_weights,
+        expert_ffn=cpu.expert_ffn,
+        pack=cpu_linear.pack,
+        linear=cpu_linear.linear_any_rows,
+        paged_attention=attention.paged_attention,
+    )
 
 
 def _triton_ops() -> Ops:
     from kernels.attention import reference as attention
-    from kernels.triton import ops as t
+    from kernels.triton import ops as triton_ops
 
     return Ops(
-        Backend.TRITON, t.gate_topk, t.group_by_expert, t.gate_up, t.down, t.sum_rows,
-        t.prepare_weights, t.expert_ffn, t.pack, t.linear,
-        attention.paged_attention,
-    )  # fmt: skip
+        backend=Backend.TRITON,
+        gate_topk=triton_ops.gate_topk,
+        group_by_expert=triton_ops.group_by_expert,
+        gate_up=triton_ops.gate_up,
+        down=triton_ops.down,
+        sum_rows=triton_ops.sum_rows,
+        prepare_weights=triton_ops.prepare_weights,
+        expert_ffn=triton_ops.expert_ffn,
+        pack=triton_ops.pack,
+        linear=triton_ops.linear,
+        paged_attention=attention.paged_attention,
+    )

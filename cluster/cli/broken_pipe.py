@@ -12,7 +12,7 @@ from cluster.cli.client_command import fail
 EXIT_BROKEN_PIPE = 141
 
 
-def until_nobody_reads(work: Callable[[], int]) -> int:
+def end_on_broken_pipe(work: Callable[[], int]) -> int:
     """Run `work` and write out all that it printed; return its exit code, or 141 if the reader has gone.
 
     Python ignores SIGPIPE, and a server must: a client that hangs up is no reason to end. Output that
@@ -25,10 +25,10 @@ def until_nobody_reads(work: Callable[[], int]) -> int:
             _flush(sys.stdout)
     except BrokenPipeError:
         for stream in (sys.stdout, sys.stderr):
-            _give_up(stream)
+            _discard(stream)
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        _give_up(sys.stdout)
+        _discard(sys.stdout)
         return fail(str(error))
 
 
@@ -38,7 +38,7 @@ def _flush(stream: TextIO | None) -> None:
         stream.flush()
 
 
-def _give_up(stream: TextIO | None) -> None:
+def _discard(stream: TextIO | None) -> None:
     """Redirect a stream that nobody reads to /dev/null: the interpreter flushes it again when it ends."""
     try:
         _flush(stream)

@@ -113,4 +113,4 @@ def _key(name: str, meaning: str, bounds: Bounds, field: "Field[Any]") -> Key:
     if not str(bounds):
         raise UndocumentedError(f"{name}: its type lacks unit and bounds, Annotated[..., setting(UNIT, ...)]")
     default = field.default_factory() if field.default_factory is not MISSING else field.default
-    return Key(name, default, bounds, meaning.strip().rstrip("."))
+    return Key(name=name, default=default, bounds=bounds, meaning=meaning.strip().rstrip("."))

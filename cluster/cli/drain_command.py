@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         return fail(f"--seconds must be over 0 and --notice at least 0, got {args.seconds:g} and {args.notice:g}")
     if args.address != "auto" and not _listens(args.address):
         return fail(f"cannot drain {args.name}: nothing listens on {args.address}")
-    found = rays_here()
+    found = local_ray_addresses()
     if args.address == "auto" and RAY_ADDRESS not in os.environ and len(found) > 1:
         return fail(f"cannot drain {args.name}: several Rays run here, name one by --address: {', '.join(found)}")
     if args.address in found and os.path.exists(os.path.expanduser(TOKEN_FILE)):
@@ -94,7 +94,7 @@ def _drain(args: argparse.Namespace) -> None:
     print(f"drained {args.name} of the Ray at {address}, processes: {count}")
 
 
-def rays_here() -> list[str]:
+def local_ray_addresses() -> list[str]:
     """Addresses of the Rays that have a node on this machine, from the command lines of their raylets."""
     found = set()
     for process in psutil.process_iter(["name", "cmdline"]):

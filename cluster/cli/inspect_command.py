@@ -39,7 +39,7 @@ def look(model: str, shards: int, dtype: str = "auto") -> "Inspection":
     """Inspect a published model or a directory.
 
     Raises:
-        CheckpointError: see `open_subject`.
+        CheckpointError: see `open_inspected_model`.
         ValueError: more shards than experts.
     """
     # torch takes a second to import, and --help needs none.
@@ -47,11 +47,11 @@ def look(model: str, shards: int, dtype: str = "auto") -> "Inspection":
 
     from cluster.config import ClusterConfig
     from cluster.planner.config_resolver import forms_of, room_here
-    from cluster.planner.inspected_model import open_subject
+    from cluster.planner.inspected_model import open_inspected_model
     from cluster.planner.inspection import inspect
     from cluster.planner.model import dtype_of
 
-    subject, config, on_gpu = open_subject(model), ClusterConfig(), torch.cuda.is_available()
-    served = dtype_of(dtype, subject.spec.dtype, subject.where)
-    forms = forms_of(subject.spec, subject.tensors, served, on_gpu, config.router, config.cluster.routers)
-    return inspect(subject, served, shards, forms, room_here(config, on_gpu))
+    inspected, config, on_gpu = open_inspected_model(model), ClusterConfig(), torch.cuda.is_available()
+    served = dtype_of(dtype, inspected.spec.dtype, inspected.where)
+    forms = forms_of(inspected.spec, inspected.tensors, served, on_gpu, config.router, config.cluster.routers)
+    return inspect(inspected, served, shards, forms, room_here(config, on_gpu))

@@ -47,7 +47,7 @@ def _without_embedding(found: Inspection) -> str:
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"{key:<12}{said}" for key, said in rows)
+    return "\n".join(f"{key:<12}{value}" for key, value in rows)
 
 
 def _stored(found: Inspection) -> str:
@@ -58,8 +58,8 @@ def _stored(found: Inspection) -> str:
     ]
     totals = [sum(by_dtype.get(dtype, 0) for by_dtype in found.stored.values()) for dtype in dtypes]
     rows.append(["all that is loaded", *map(size, totals), size(found.stored_bytes)])
-    said = [f"not loaded: {_skipped(one)}" for one in found.skipped]
-    return "\n".join([table(("as stored", *dtypes, "all"), rows), *said])
+    lines = [f"not loaded: {_skipped(one)}" for one in found.skipped]
+    return "\n".join([table(("as stored", *dtypes, "all"), rows), *lines])
 
 
 def _skipped(one: Skipped) -> str:
@@ -75,10 +75,10 @@ def _resident(found: Inspection) -> str:
     rows = [_form_row(name, form) for name, form in forms.items() if form is not None]
     there = f"{size(found.room_bytes)} available here"
     auto = f"takes {found.auto}" if found.auto else "is refused, the model does not fit"
-    said = [f"weights.resident auto on {found.shards} shards with {there}: {auto}"]
+    lines = [f"weights.resident auto on {found.shards} shards with {there}: {auto}"]
     if found.packed is None:
-        said.append("nothing is stored in blocks with scales, so nothing can stay packed")
-    return "\n".join([table(header, rows), *said])
+        lines.append("nothing is stored in blocks with scales, so nothing can stay packed")
+    return "\n".join([table(header, rows), *lines])
 
 
 def _form_row(name: str, form: FormSizes) -> list[str]:
@@ -91,9 +91,11 @@ def _cache(found: Inspection) -> str:
         ("KV cache", f"{size(cache.per_token)} a token over all layers in {cache.dtype}"),
         ("", f"{cache.tokens_per_gib} tokens a GiB"),
     ]
-    if (whole := cache.uncompressed_per_token) is not None:
-        ratio = whole / cache.per_token
-        rows.append(("", f"uncompressed keys and values would take {size(whole)} a token, {ratio:.1f} times as much"))
+    if (uncompressed := cache.uncompressed_per_token) is not None:
+        ratio = uncompressed / cache.per_token
+        rows.append(
+            ("", f"uncompressed keys and values would take {size(uncompressed)} a token, {ratio:.1f} times as much")
+        )
     return _aligned(rows)
 
 

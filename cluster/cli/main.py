@@ -15,7 +15,7 @@ from cluster.cli import (
     status_command,
     token_command,
 )
-from cluster.cli.broken_pipe import until_nobody_reads
+from cluster.cli.broken_pipe import end_on_broken_pipe
 from cluster.cli.client_command import EXIT_INTERRUPTED, fail
 from cluster.cli.one_line_parser import OneLineParser
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is good, 2 an error said in one line on stderr, 130 an interrupt, 141 that nobody reads what is printed any more.
     """
-    return until_nobody_reads(lambda: _run(argv))
+    return end_on_broken_pipe(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -3,9 +3,9 @@
 GIB = 1 << 30
 
 
-def limited(there: int, limit_gib: float) -> int:
-    """Bytes that may be used: what is there, or `cluster.memory_limit_gib` where that is set and lower."""
-    return min(there, int(limit_gib * GIB)) if limit_gib else there
+def limited(available: int, limit_gib: float) -> int:
+    """Bytes that may be used: what is available, or `cluster.memory_limit_gib` where that is set and lower."""
+    return min(available, int(limit_gib * GIB)) if limit_gib else available
 
 
 def device_bytes() -> int:

@@ -63,9 +63,10 @@ def room_here(config: ClusterConfig, on_gpu: bool) -> Room:
     """The memory of this machine: its GPUs, one for each process, or the host's, which all processes share."""
     limit = config.cluster.memory_limit_gib
     if not on_gpu:
-        return Room(limited(host_bytes(), limit), True, f"here{_said(limit)}")
+        return Room(bytes=limited(host_bytes(), limit), shared=True, where=f"here{_limit_note(limit)}")
     share = min(1.0, config.cluster.gpus_per_process)
-    return Room(int(limited(device_bytes(), limit) * share), False, f"on a GPU for each{_said(limit)}")
+    available = int(limited(device_bytes(), limit) * share)
+    return Room(bytes=available, shared=False, where=f"on a GPU for each{_limit_note(limit)}")
 
 
 def resolve_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
@@ -87,10 +88,10 @@ def resolve_here(config: ClusterConfig, model: ServedModel) -> ClusterConfig:
 def _tokens_within(config: ClusterConfig, model: ServedModel, room: Room, demand: Demand) -> int:
     """Tokens of each router's KV cache: the least, and what `router.kv_memory_fraction` of the rest holds."""
     spec, router = model.plan.spec, config.router
-    rest = room.bytes - (demand.together(config.experts.shards) if room.shared else demand.router)
-    each = int(rest * router.kv_memory_fraction) // (demand.routers if room.shared else 1)
-    more = each // kv_bytes_per_token(spec, model.dtype)
-    return min(cache_tokens(spec, router) + more, router.max_sequences * spec.context)
+    rest_bytes = room.bytes - (demand.together(config.experts.shards) if room.shared else demand.router)
+    cache_bytes = int(rest_bytes * router.kv_memory_fraction) // (demand.routers if room.shared else 1)
+    more_tokens = cache_bytes // kv_bytes_per_token(spec, model.dtype)
+    return min(cache_tokens(spec, router) + more_tokens, router.max_sequences * spec.context)
 
 
 def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:
@@ -99,8 +100,8 @@ def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int
     Never refuses: each process looks at its own node before it loads (see `check_process`).
     """
     forms = demands(config, model)
-    there = device_bytes() if model.device.type == "cuda" else node_bytes
-    room = Room(limited(there, config.cluster.memory_limit_gib), False, "on the smallest node")
+    available = device_bytes() if model.device.type == "cuda" else node_bytes
+    room = Room(bytes=limited(available, config.cluster.memory_limit_gib), shared=False, where="on the smallest node")
     try:
         form = choose(config.weights.resident, forms, room, config.experts.shards)
     except DoesNotFitError:  # by the smallest node; the processes may run on larger ones
@@ -116,12 +117,12 @@ def check_process(config: ClusterConfig, model: ServedModel, role: str) -> None:
     """
     forms, form, shards = demands(config, model), config.weights.resident, config.experts.shards
     limit, on_gpu = config.cluster.memory_limit_gib, model.device.type == "cuda"
-    there = limited(device_bytes() if on_gpu else host_bytes(), limit)
+    available = limited(device_bytes() if on_gpu else host_bytes(), limit)
     need = forms.of(form).shard(shards) if role == "shard" else forms.of(form).router
-    if need > there:
-        where = f"{'on the GPU' if on_gpu else 'on the node'} of a {role} that needs {size(need)}{_said(limit)}"
-        raise DoesNotFitError(refusal(form, forms, Room(there, False, where), shards))
+    if need > available:
+        where = f"{'on the GPU' if on_gpu else 'on the node'} of a {role} that needs {size(need)}{_limit_note(limit)}"
+        raise DoesNotFitError(refusal(form, forms, Room(bytes=available, shared=False, where=where), shards))
 
 
-def _said(limit_gib: float) -> str:
+def _limit_note(limit_gib: float) -> str:
     return f" (cluster.memory_limit_gib is {limit_gib:g})" if limit_gib else ""

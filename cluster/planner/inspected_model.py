@@ -26,7 +26,7 @@ class Skipped:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InspectedModel:
     """A model understood without its weights. `published` says that only the configuration is known.
 
@@ -43,7 +43,7 @@ class InspectedModel:
     notices: tuple[str, ...] = ()
 
 
-def open_subject(model: str) -> InspectedModel:
+def open_inspected_model(model: str) -> InspectedModel:
     """Look at a directory, or at a published model where no directory has that name.
 
     Raises:
@@ -64,7 +64,15 @@ def _published(name: str) -> InspectedModel:
         skipped.append(Skipped("vision", 0, parameters, 2 * parameters))  # published in bfloat16
     if predicted := text_part(config, where).integer("num_nextn_predict_layers", default=0):
         skipped.append(Skipped(f"multi-token prediction (layers by the configuration: {predicted})", 0, 0, 0))
-    return InspectedModel(name, where, True, spec, tensors, stored, tuple(skipped))
+    return InspectedModel(
+        name=name,
+        where=where,
+        published=True,
+        spec=spec,
+        tensors=tensors,
+        stored=stored,
+        skipped=tuple(skipped),
+    )
 
 
 def _directory(path: Path) -> InspectedModel:
@@ -75,10 +83,16 @@ def _directory(path: Path) -> InspectedModel:
         assert entry is not None, "planning has looked for every tensor"
         return entry.dtype
 
-    stored = stored_bytes(plan.tensors, dtype_of)
-    skipped = tuple(_skipped(plan.checkpoint, plan.spec))
-    where = str(path / "config.json")
-    return InspectedModel(path.name, where, False, plan.spec, plan.tensors, stored, skipped, plan.notices)
+    return InspectedModel(
+        name=path.name,
+        where=str(path / "config.json"),
+        published=False,
+        spec=plan.spec,
+        tensors=plan.tensors,
+        stored=stored_bytes(plan.tensors, dtype_of),
+        skipped=tuple(_skipped(plan.checkpoint, plan.spec)),
+        notices=plan.notices,
+    )
 
 
 def _skipped(checkpoint: Checkpoint, spec: ModelSpec) -> list[Skipped]:

@@ -84,20 +84,20 @@ class Inspection:
         return sum(sum(by_dtype.values()) for by_dtype in self.stored.values())
 
 
-def inspect(subject: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms, room: Room) -> Inspection:
+def inspect(model: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms, room: Room) -> Inspection:
     """Inspect a model that is to be served in `dtype` on `shards` shards.
 
     Raises:
         ValueError: more shards than experts.
     """
-    spec, tensors = subject.spec, subject.tensors
+    spec, tensors = model.spec, model.tensors
     held = tuple(len(experts) for experts in even_placement(spec.gate.experts, shards).shards)
     asked = float(expected_shards_asked(spec.gate.top_k, held)), most_shards_asked(spec.gate.top_k, held)
     expected, most = (layer_traffic(spec.hidden, dtype.itemsize, spec.gate.top_k, number) for number in asked)
     counted = parameters(spec, tensors)
     return Inspection(
-        name=subject.name,
-        published=subject.published,
+        name=model.name,
+        published=model.published,
         family=spec.family,
         layers=spec.layers,
         moe_layers=len(spec.moe_layers),
@@ -109,32 +109,42 @@ def inspect(subject: InspectedModel, dtype: torch.dtype, shards: int, forms: For
         attention=describe_attention(spec),
         parameters=counted,
         active_without_embedding=counted.active_without_embedding,
-        stored={kind.value: dict(by_dtype) for kind, by_dtype in subject.stored.items() if by_dtype},
+        stored={kind.value: dict(by_dtype) for kind, by_dtype in model.stored.items() if by_dtype},
         stored_tensors=sum(1 for _ in stored_tensors(tensors)),
-        skipped=subject.skipped,
-        packed=_form(subject, dtype, True, max(held)) if packable(tensors) else None,
-        dequantized=_form(subject, dtype, False, max(held)),
+        skipped=model.skipped,
+        packed=_form(model, dtype, packed=True, experts=max(held)) if packable(tensors) else None,
+        dequantized=_form(model, dtype, packed=False, experts=max(held)),
         auto=_auto(forms, room, shards),
         room_bytes=room.bytes,
-        cache=_cache(subject, dtype),
+        cache=_cache(model, dtype),
         shards=shards,
         expected=expected,
         most=most,
         dense_bytes=counted.active * dtype.itemsize,
-        notices=subject.notices,
+        notices=model.notices,
     )
 
 
-def _form(subject: InspectedModel, dtype: torch.dtype, packed: bool, held: int) -> FormSizes:
-    tensors = subject.tensors
+def _form(model: InspectedModel, dtype: torch.dtype, packed: bool, experts: int) -> FormSizes:
+    """With `experts` experts of each layer on the largest shard."""
+    tensors = model.tensors
     one = tensors.experts.bytes_per_expert(dtype, packed)
-    shard = experts_bytes(tensors, held, dtype, packed)
-    return FormSizes(weights_bytes(tensors, dtype, packed), one, one * tensors.experts.experts, shard)
+    return FormSizes(
+        weights=weights_bytes(tensors, dtype, packed),
+        expert=one,
+        moe_layer=one * tensors.experts.experts,
+        shard=experts_bytes(tensors, experts, dtype, packed),
+    )
 
 
-def _cache(subject: InspectedModel, dtype: torch.dtype) -> CacheSizes:
-    each = kv_bytes_per_token(subject.spec, dtype)
-    return CacheSizes(_name(dtype), each, GIB // each, uncompressed_kv_bytes_per_token(subject.spec, dtype))
+def _cache(model: InspectedModel, dtype: torch.dtype) -> CacheSizes:
+    each = kv_bytes_per_token(model.spec, dtype)
+    return CacheSizes(
+        dtype=_name(dtype),
+        per_token=each,
+        tokens_per_gib=GIB // each,
+        uncompressed_per_token=uncompressed_kv_bytes_per_token(model.spec, dtype),
+    )
 
 
 def _auto(forms: Forms, room: Room, shards: int) -> str | None:

@@ -165,13 +165,13 @@ def _help(form: str, forms: Forms, room: Room, shards: int) -> list[str]:
     demand = forms.of(form)
     fewest = _fitting_shards(demand, room, shards)
     here = "on this machine" if room.shared else "with so much for each"
-    said = [f"--shards {fewest} fits" if fewest else f"no number of shards fits {here}"]
+    advice = [f"--shards {fewest} fits" if fewest else f"no number of shards fits {here}"]
     if form == "dequantized" and forms.packed is not None and room.holds(forms.packed, shards):
-        said.append(f"weights.resident packed needs {size(room.need(forms.packed, shards))} and fits")
+        advice.append(f"weights.resident packed needs {size(room.need(forms.packed, shards))} and fits")
     for setting, other in forms.others.items():
         if room.holds(other, shards):
-            said.append(f"{setting} needs {size(room.need(other, shards))} and fits")
-    return [*said, _joining(demand, room)] if room.shared else said
+            advice.append(f"{setting} needs {size(room.need(other, shards))} and fits")
+    return [*advice, _joining(demand, room)] if room.shared else advice
 
 
 def _fitting_shards(demand: Demand, room: Room, shards: int) -> int | None:

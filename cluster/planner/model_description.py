@@ -9,14 +9,14 @@ from router_service.models.view import View
 
 def describe_routing(gate: Gate, form: ExpertForm) -> str:
     """How a token's experts are chosen and weighted."""
-    said = [f"{gate.top_k} of {gate.experts} experts a token", *_choice(gate)]
+    parts = [f"{gate.top_k} of {gate.experts} experts a token", *_choice(gate)]
     if gate.normalize:
-        said.append("weights divided by their sum")
+        parts.append("weights divided by their sum")
     if gate.scale != 1:
-        said.append(f"times {gate.scale:g}")
+        parts.append(f"times {gate.scale:g}")
     if form.weight_inputs:
-        said.append("the weight multiplies the expert's input")
-    return ", ".join(said)
+        parts.append("the weight multiplies the expert's input")
+    return ", ".join(parts)
 
 
 def _choice(gate: Gate) -> list[str]:
@@ -33,20 +33,20 @@ def _choice(gate: Gate) -> list[str]:
 
 def describe_attention(spec: ModelSpec) -> str:
     """What kind of attention, and what its layers see."""
-    forms = Counter(layer.attention.words for layer in spec.per_layer)
-    said = [words if len(forms) == 1 else _where(words, count, spec) for words, count in forms.items()]
-    return ", ".join([*said, *_views(spec), f"rope {spec.rope.kind}"])
+    forms = Counter(layer.attention.description for layer in spec.per_layer)
+    parts = [form if len(forms) == 1 else _in_layers(form, count, spec) for form, count in forms.items()]
+    return ", ".join([*parts, *_views(spec), f"rope {spec.rope.kind}"])
 
 
 def _views(spec: ModelSpec) -> list[str]:
     seen = Counter(_view(layer.attention.view) for layer in spec.per_layer)
-    limited = [_where(view, count, spec) for view, count in seen.items() if view]
+    limited = [_in_layers(view, count, spec) for view, count in seen.items() if view]
     without = sum(not layer.attention.rope for layer in spec.per_layer)
     return limited + ([f"no rope in {without} layers"] if without else [])
 
 
-def _where(words: str, count: int, spec: ModelSpec) -> str:
-    return f"{words} in {count} of {spec.layers} layers"
+def _in_layers(description: str, count: int, spec: ModelSpec) -> str:
+    return f"{description} in {count} of {spec.layers} layers"
 
 
 def _view(view: View) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.json_reader import read_json
+from experts.checkpoint.json_file import read_json
 
 # In an installed wheel, and in a checkout.
 PLACES = (Path(__file__).parents[1] / "models", Path(__file__).parents[2] / "deploy" / "models")

@@ -27,7 +27,7 @@ def threads_of_shard(config: ClusterConfig, registry: Any) -> int:
     """
     sharing = shards = config.experts.shards  # the safe side: too few threads cost less than too many
     if config.cluster.address and not config.experts.threads:
-        sharing = shards_here(lambda: _announcements(registry), node_id(), shards, WAIT_SECONDS)
+        sharing = shards_here(lambda: _announcements(registry), node_id(), shards, wait_s=WAIT_SECONDS)
     threads = shard_threads(config.experts.threads, sharing)
     log.info("shard may compute with threads", extra=fields(threads=threads, shards_on_node=sharing))
     return threads
@@ -37,6 +37,7 @@ def shards_here(
     ask: Callable[[], Iterable[Announcement]],
     node: str,
     shards: int,
+    *,
     wait_s: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,

@@ -66,7 +66,7 @@ def call(work: Callable[[], T], what: str, seconds: float = CALL_SECONDS) -> T:
         RayTimeoutError: not within `seconds`.
     """
     done: Future[T] = Future()
-    _free_caller().put((work, done))
+    _idle_thread().put((work, done))
     try:
         return done.result(timeout=seconds)
     except TimeoutError as error:
@@ -88,31 +88,32 @@ def leave(seconds: float = LEAVE_SECONDS) -> None:
         raise
 
 
-# A caller is the queue that its thread takes work from. One that is stuck is not here: the next call gets another.
-Caller = queue.SimpleQueue[tuple[Callable[[], Any], "Future[Any]"]]
-_free: queue.SimpleQueue[Caller] = queue.SimpleQueue()
+# Each thread takes its calls from its own queue. A thread that is stuck is not idle: the next call gets another.
+CallQueue = queue.SimpleQueue[tuple[Callable[[], Any], "Future[Any]"]]
+_idle: queue.SimpleQueue[CallQueue] = queue.SimpleQueue()
 
 
-def _free_caller() -> Caller:
+def _idle_thread() -> CallQueue:
+    """The queue of a thread that waits for a call; starts one if there is none."""
     try:
-        return _free.get_nowait()
+        return _idle.get_nowait()
     except queue.Empty:
-        caller: Caller = queue.SimpleQueue()
+        calls: CallQueue = queue.SimpleQueue()
         # No watch counts these threads: the shell's commands have them too, and no process's watch is there yet. What
         # a call raises is its caller's; one that is lost costs its caller the time limit, the next gets another thread.
-        threading.Thread(target=_serve, args=(caller,), daemon=True, name="calls Ray").start()
-        return caller
+        threading.Thread(target=_serve, args=(calls,), daemon=True, name="calls Ray").start()
+        return calls
 
 
-def _serve(caller: Caller) -> None:
+def _serve(calls: CallQueue) -> None:
     while True:
-        work, done = caller.get()
+        work, done = calls.get()
         try:
             result = work()
         except BaseException as error:  # whatever it is, it is the caller's to handle
-            _free.put(caller)
+            _idle.put(calls)
             done.set_exception(error)
         else:
-            _free.put(caller)
+            _idle.put(calls)
             done.set_result(result)
         del work, done  # they would stay referenced while the thread waits for its next call

@@ -35,8 +35,12 @@ class RegisteredProcess:
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
         self._end_requested = threading.Event()
-        self._state = Announcement(role, index, replica_id(), node_id(), os.getpid(), "loading")
-        self._announcer = Announcer(self.registry, lambda: self._state, self._obey, self.threads)
+        self._state = Announcement(
+            role=role, index=index, replica=replica_id(), node=node_id(), pid=os.getpid(), state="loading"
+        )
+        self._announcer = Announcer(
+            self.registry, describe=lambda: self._state, on_order=self._on_order, threads=self.threads
+        )
 
     @property
     def ending(self) -> bool:
@@ -91,7 +95,7 @@ class RegisteredProcess:
         """Withdraw from the registry."""
         self._announcer.close()
 
-    def _obey(self, order: DrainOrder) -> None:
+    def _on_order(self, order: DrainOrder) -> None:
         if self._state.state == "ready":
             self.threads.start("drain", self.drain, order, name="told to drain")
         elif self._state.state == "loading":

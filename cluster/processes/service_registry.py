@@ -143,20 +143,20 @@ def remove_registry(application: str) -> None:
 class Announcer:
     """Renews the entry that `describe` returns once a second, on a thread of its own.
 
-    `obey` is called on that thread at each renewal while there is an order, so it must return at once. The thread is
-    added to `threads`, those of the process.
+    `on_order` is called on that thread at each renewal while there is an order, so it must return at once. The thread
+    is added to `threads`, those of the process.
     """
 
     def __init__(
         self,
         registry: Any,
         describe: Callable[[], Announcement],
-        obey: Callable[[DrainOrder], None],
+        on_order: Callable[[DrainOrder], None],
         threads: ThreadWatch,
     ) -> None:
         self._registry = registry
         self._describe = describe
-        self._obey = obey
+        self._on_order = on_order
         self._wake = threading.Event()
         self._closing = False
         self._thread = threads.start("announcer", self._run, lasts_until=lambda: self._closing)
@@ -186,7 +186,7 @@ class Announcer:
                     self._registry.announce.remote(self._describe()), "the registry to renew our entry"
                 )
                 if order is not None:
-                    self._obey(order)
+                    self._on_order(order)
             except (RayTimeoutError, ray.exceptions.RayError) as error:
                 log.warning("could not renew the registry entry: %s", error)
             self._wake.wait(ANNOUNCE_SECONDS)

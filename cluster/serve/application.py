@@ -66,23 +66,28 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
     # The digest is computed once, here, and handed to all: two that differ were built from different things.
     data = config.to_dict()
-    proven = {"secret": fixed_secret(config), "digest": model.digest(config.experts.shards)}
-    place, gpus = config.cluster, config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0
-    compute = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": environment()}}
-    with_shards, with_routers = compute | _one_of(place.shard_resource), compute | _one_of(place.router_resource)
+    credentials = {"secret": fixed_secret(config), "digest": model.digest(config.experts.shards)}
+    cluster, cuda = config.cluster, model.device.type == "cuda"
+    runtime_env = {"env_vars": environment()}
+    compute = {"num_cpus": 1, "num_gpus": cluster.gpus_per_process if cuda else 0.0, "runtime_env": runtime_env}
+    shard_actor, router_actor = compute | _one_of(cluster.shard_resource), compute | _one_of(cluster.router_resource)
     shards = [
-        deploy(ShardReplica, place, name=f"Shard-{index}", ray_actor_options=with_shards).bind(data, index, **proven)
+        deploy(ShardReplica, cluster, name=f"Shard-{index}", ray_actor_options=shard_actor).bind(
+            data, index, **credentials
+        )
         for index in range(config.experts.shards)
     ]
-    routers = deploy(RouterReplica, place, name="Router", num_replicas=place.routers, ray_actor_options=with_routers)
+    routers = deploy(
+        RouterReplica, cluster, name="Router", num_replicas=cluster.routers, ray_actor_options=router_actor
+    )
     # Ray gives each node a resource of this name; next to nothing of it pins a process there.
     pin = {f"node:{front_node}": 0.001} if front_node else {}
-    pin |= _one_of(place.front_resource)["resources"]
-    light = {"num_cpus": 0, "resources": pin, "runtime_env": {"env_vars": environment()}}
-    options = {"num_replicas": place.fronts, "ray_actor_options": light, "max_ongoing_requests": 64}
-    fronts = deploy(FrontReplica, place, name="Front", **options)
+    pin |= _one_of(cluster.front_resource)["resources"]
+    front_actor = {"num_cpus": 0, "resources": pin, "runtime_env": runtime_env}
+    options = {"num_replicas": cluster.fronts, "ray_actor_options": front_actor, "max_ongoing_requests": 64}
+    fronts = deploy(FrontReplica, cluster, name="Front", **options)
     # What it does not use makes Serve start the others with it.
-    return fronts.bind(data, proven["secret"], proven["digest"], routers.bind(data, **proven), *shards)
+    return fronts.bind(data, credentials["secret"], credentials["digest"], routers.bind(data, **credentials), *shards)
 
 
 def _one_of(resource: str) -> dict[str, dict[str, float]]:

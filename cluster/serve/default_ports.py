@@ -19,8 +19,8 @@ TAKEN = (errno.EADDRINUSE, errno.EACCES)
 class DefaultPorts:
     """Picks ports and reserves them until closed against other servers that start: ours opens them seconds later."""
 
-    def __init__(self, says: TextIO | None = None, defaults: Mapping[str, int] = DEFAULT_PORTS) -> None:
-        self._says = says or sys.stderr
+    def __init__(self, output: TextIO | None = None, defaults: Mapping[str, int] = DEFAULT_PORTS) -> None:
+        self._output = output or sys.stderr
         self._defaults = defaults
         self._claims: list[socket.socket] = []
 
@@ -58,7 +58,7 @@ class DefaultPorts:
             if len(claims) == count:
                 self._claims += claims
                 if first != default:
-                    self._tell(key, host, default, first)
+                    self._print_moved(key, host, default, first)
                 return first
             for claim in claims:
                 claim.close()
@@ -70,10 +70,10 @@ class DefaultPorts:
         except OSError as error:
             raise ValueError(f"front.{HOSTS[key]}: cannot listen on {host!r}: {error.strerror or error}") from error
 
-    def _tell(self, key: str, host: str, default: int, first: int) -> None:
+    def _print_moved(self, key: str, host: str, default: int, first: int) -> None:
         flag = f"--{key.replace('_', '-')}"
         line = f"expertmesh: port {default} of {host} is taken: using {first} for {flag}"
-        print(line, file=self._says, flush=True)
+        print(line, file=self._output, flush=True)
 
 
 def claimed(host: str, port: int) -> socket.socket | None:

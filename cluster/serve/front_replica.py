@@ -37,7 +37,7 @@ class FrontReplica:
         self._metrics_host = reachable_host(config.front.metrics_host)
         self._announcements: list[Announcement] = []
         self._server = FrontServer(
-            replace(
+            config=replace(
                 config.front,
                 poll_seconds=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
@@ -46,15 +46,15 @@ class FrontReplica:
                 or CONNECTION_AGE_SHARE * config.cluster.drain_notice_seconds,
                 metrics_ports=config.front.metrics_ports if config.cluster.address else config.cluster.fronts,
             ),
-            text,
-            model.card(),
-            self._routers,
-            credentials_of(config, secret, digest),
-            node_id(),
-            self._known_shards,
-            lambda: [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")],
-            config.tracing,
-            config.cluster.routers,
+            text=text,
+            card=model.card(),
+            endpoints=self._routers,
+            credentials=credentials_of(config, secret, digest),
+            node=node_id(),
+            directory=self._known_shards,
+            targets=self._metrics_targets,
+            tracing=config.tracing,
+            routers=config.cluster.routers,
             threads=self._process.threads,
         )
         self._started = asyncio.Lock()
@@ -116,6 +116,9 @@ class FrontReplica:
     async def _routers(self) -> list[Endpoint]:
         self._announcements = await await_registered(self._registry)
         return endpoints_of(self._announcements, "router")
+
+    def _metrics_targets(self) -> list[str]:
+        return [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")]
 
     def _known_shards(self) -> list[ShardReport]:
         """Shards that still load, which no router knows yet; routers report the others."""

@@ -25,12 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         _get(f"{args.node}/api/local_raylet_healthz")
-        lacking = missing(_get(f"{args.head}/api/serve/applications/"), args.name)
+        problem = missing(_get(f"{args.head}/api/serve/applications/"), args.name)
     except (OSError, ValueError) as error:
-        lacking = f"Ray does not answer: {error}"
-    if lacking:
-        print(lacking)
-    return 1 if lacking else 0
+        problem = f"Ray does not answer: {error}"
+    if problem:
+        print(problem)
+    return 1 if problem else 0
 
 
 def missing(response: bytes, name: str) -> str:

@@ -57,7 +57,7 @@ class RouterReplica:
         )
         # Ready only after a token through all shards: a Front must never choose a router that cannot serve.
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
-        self._router.prove(config.cluster.ready_timeout_seconds, self._process.go_on)
+        self._router.run_self_test(config.cluster.ready_timeout_seconds, self._process.go_on)
 
     def _build(self, config: ClusterConfig, model: ServedModel, transport: SocketTransport) -> Engine:
         return build_engine(

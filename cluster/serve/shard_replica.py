@@ -36,15 +36,15 @@ class ShardReplica:
         held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
         self._process.will_load(model.shard_bytes(len(held)))
         shard = load_shard(
-            index,
-            held,
-            model.plan.checkpoint,
-            model.plan.tensors.experts,
-            model.dtype,
-            model.device,
-            select.ops(config.experts.backend, model.device),
-            model.keep_packed,
-            self._process.progress,
+            index=index,
+            experts=held,
+            checkpoint=model.plan.checkpoint,
+            manifest=model.plan.tensors.experts,
+            dtype=model.dtype,
+            device=model.device,
+            ops=select.ops(config.experts.backend, model.device),
+            keep_packed=model.keep_packed,
+            progress=self._process.progress,
         )
         with torch.inference_mode():
             shard.warm_up()

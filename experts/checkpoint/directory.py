@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.json_reader import read_json
+from experts.checkpoint.json_file import read_json
 from experts.checkpoint.safetensors_file import MappedFile, TensorEntry, read_header
 from experts.checkpoint.source import Stored
 

@@ -4,45 +4,26 @@ They are untrusted data. Every number has bounds, so that none is multiplied, lo
 A null counts as unset, as in transformers.
 """
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.files import MAX_JSON_BYTES, read_text
+from experts.checkpoint.json_checks import (
+    MAX_FLOAT,
+    MAX_SIZE,
+    are_integers,
+    describe_integer,
+    describe_range,
+    is_integer,
+    is_valid_unicode,
+)
+from experts.checkpoint.json_file import read_json
 from experts.host.shown import shown
-from experts.host.unique_keys import unique_keys
-
-# Of one dimension: the largest published one, a vocabulary, has 2^18.
-MAX_SIZE = 1 << 24
-# Of token ids and positions, which travel as 32 bits.
-MAX_INT32 = (1 << 31) - 1
-MAX_FLOAT = sys.float_info.max
 
 Integer = TypeVar("Integer", int, int | None)
 Number = TypeVar("Number", float, float | None)
 Text = TypeVar("Text", str, str | None)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object in which no key stands twice.
-
-    Raises:
-        CheckpointError: no such file, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(read_text(file, MAX_JSON_BYTES), object_pairs_hook=unique_keys)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file") from None
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested too deeply
-        raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 class JsonReader:
@@ -78,8 +59,8 @@ class JsonReader:
         key, value = self._first(keys)
         if value is None:
             return default
-        if not _is_integer(value, least, most):
-            raise self.error(key, value, _integer_words(least, most))
+        if not is_integer(value, least, most):
+            raise self.error(key, value, describe_integer(least, most))
         return int(value)
 
     def positive(self, *keys: str, default: int | None = None, most: int = MAX_SIZE) -> int:
@@ -90,7 +71,7 @@ class JsonReader:
         """
         value = self.integer(*keys, default=default, least=1, most=most)
         if value is None:
-            raise CheckpointError(f"{self._names(keys)} is None, {_integer_words(1, most)}")
+            raise CheckpointError(f"{self._names(keys)} is None, {describe_integer(1, most)}")
         return value
 
     def number(
@@ -106,7 +87,7 @@ class JsonReader:
             return default
         fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
         if not fits or (above is not None and value <= above):
-            raise self.error(key, value, f"it must be a number{_number_words(least, most, above)}")
+            raise self.error(key, value, f"it must be a number{describe_range(least, most, above)}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -121,7 +102,7 @@ class JsonReader:
         return value
 
     def text(self, *keys: str, default: Text) -> Text:
-        """Return the first of `keys` that is set, a string of whole characters, else `default`.
+        """Return the first of `keys` that is set, a string of valid Unicode, else `default`.
 
         Raises:
             CheckpointError: it is something else.
@@ -129,7 +110,7 @@ class JsonReader:
         key, value = self._first(keys)
         if value is None:
             return default
-        if not isinstance(value, str) or not is_whole(value):
+        if not isinstance(value, str) or not is_valid_unicode(value):
             raise self.error(key, value, "it must be a string")
         return str(value)
 
@@ -162,7 +143,7 @@ class JsonReader:
             CheckpointError: it is something else.
         """
         value = self.get(key)
-        if value is not None and not _are_integers(value):
+        if value is not None and not are_integers(value):
             raise self.error(key, value, "it must be a list of integers from 0 on")
         return None if value is None else list(value)
 
@@ -174,7 +155,7 @@ class JsonReader:
         """
         value = self.get(key)
         ids = value if value is None or isinstance(value, list) else [value]
-        if ids is not None and not _are_integers(ids):
+        if ids is not None and not are_integers(ids):
             raise self.error(key, value, "it must be a token id or a list of them")
         return None if ids is None else tuple(dict.fromkeys(ids))
 
@@ -202,31 +183,3 @@ def open_json(file: Path, optional: bool = False) -> JsonReader:
         CheckpointError: see `read_json`.
     """
     return JsonReader({} if optional and not file.exists() else read_json(file), str(file))
-
-
-def _is_integer(value: object, least: int, most: int) -> bool:
-    # bool is a subclass of int, and `true` is no number of layers.
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _are_integers(value: object) -> bool:
-    return isinstance(value, list) and all(_is_integer(item, 0, MAX_INT32) for item in value)
-
-
-def is_whole(text: str) -> bool:
-    """Whether a string is text: JSON can spell half a surrogate pair, which no library takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _integer_words(least: int, most: int) -> str:
-    return f"it must be a positive integer up to {most}" if least == 1 else f"it must be an integer, {least} to {most}"
-
-
-def _number_words(least: float, most: float, above: float | None) -> str:
-    if above is not None:
-        return f" above {above:g}" + (f" and up to {most:g}" if most < MAX_FLOAT else "")
-    return f" from {least:g} to {most:g}" if (least, most) != (-MAX_FLOAT, MAX_FLOAT) else ""

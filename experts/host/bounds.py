@@ -1,4 +1,4 @@
-"""Settings whose types carry their unit and bounds: what is checked, said in errors, documented and put into schemas
+"""Settings whose types carry their unit and bounds: what is checked, told in errors, documented and put into schemas
 comes from there alone.
 """
 
@@ -11,19 +11,19 @@ import msgspec
 from msgspec import Meta
 
 
-def setting(unit: str = "-", said: str = "", **bounds: float) -> Meta:
+def setting(unit: str = "-", description: str = "", **bounds: float) -> Meta:
     """What a setting's type is annotated with: its unit, and `ge`, `gt`, `le`, `lt` as of `msgspec.Meta`.
 
-    `said` describes bounds that numbers do not, or not alone.
+    `description` is of bounds that numbers do not, or not alone.
     """
     make: Callable[..., Meta] = Meta
-    return make(extra={"unit": unit, "said": said}, **bounds)
+    return make(extra={"unit": unit, "description": description}, **bounds)
 
 
 Port = Annotated[int, setting(ge=0, le=65535)]
-Host = Annotated[str, setting(said="an address of this machine")]
-Text = Annotated[str, setting(said="any")]
-FilePath = Annotated[str, setting(said="a path")]
+Host = Annotated[str, setting(description="an address of this machine")]
+Text = Annotated[str, setting(description="any")]
+FilePath = Annotated[str, setting(description="a path")]
 Seconds = Annotated[float, setting("seconds", gt=0)]
 SecondsOrZero = Annotated[float, setting("seconds", ge=0)]
 Threads = Annotated[int, setting("threads", ge=0)]
@@ -33,13 +33,13 @@ Times = Annotated[int, setting("times", ge=0)]
 _KINDS = {str: "text", int: "an integer", float: "a number"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What a setting may be: its plain types, its unit, and either its choices or its numbers."""
 
     types: tuple[type, ...]
-    unit: str
-    said: str
+    unit: str = "-"
+    description: str = ""
     choices: tuple[str, ...] = ()
     at_least: float | None = None
     over: float | None = None
@@ -48,10 +48,10 @@ class Bounds:
 
     def __str__(self) -> str:
         """In words, as errors and the table of settings say it."""
-        words = ", ".join(self._words())
-        return f"{words}, or null" if NoneType in self.types else words
+        text = ", ".join(self._parts())
+        return f"{text}, or null" if NoneType in self.types else text
 
-    def _words(self) -> Iterator[str]:
+    def _parts(self) -> Iterator[str]:
         if self.types == (bool,):
             yield "true, false"
         if self.choices:
@@ -63,22 +63,30 @@ class Bounds:
             yield from (f"{word} {limit:g}" for word, limit in limits if limit is not None)
         limits = (("over", self.over), ("below", self.below))
         yield from (f"{word} {limit:g}" for word, limit in limits if limit is not None)
-        if self.said:
-            yield self.said
+        if self.description:
+            yield self.description
 
 
 def bounds_of(hint: Any) -> Bounds:
     """Read the annotation of a setting: `Literal[...]`, `bool`, `Annotated[TYPE, setting(...)]`, or one or null."""
     if get_origin(hint) is Literal:
-        return Bounds((str,), "-", "", choices=get_args(hint))
+        return Bounds(types=(str,), choices=get_args(hint))
     if get_origin(hint) is Annotated:
         plain, meta = get_args(hint)
         extra = meta.extra
-        return Bounds((plain,), extra["unit"], extra["said"], (), meta.ge, meta.gt, meta.le, meta.lt)
+        return Bounds(
+            types=(plain,),
+            unit=extra["unit"],
+            description=extra["description"],
+            at_least=meta.ge,
+            over=meta.gt,
+            at_most=meta.le,
+            below=meta.lt,
+        )
     if NoneType in get_args(hint):
         one = bounds_of(next(kind for kind in get_args(hint) if kind is not NoneType))
         return replace(one, types=(*one.types, NoneType))
-    return Bounds((hint,), "-", "")
+    return Bounds(types=(hint,))
 
 
 def settings_of(kind: Any) -> dict[str, Bounds]:

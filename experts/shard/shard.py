@@ -74,12 +74,15 @@ class ExpertShard:
         if len(call.slots_A) and call.slots_A.max() >= len(self.experts):
             raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {call.slots_A.max()}")
         if call.x_RD.dtype != layer.dtype or call.x_RD.shape[1] != layer.hidden:
-            kept = f"{layer.dtype} of width {layer.hidden}"
-            raise ValueError(f"shard {self.index} computes {kept}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}")
+            wanted = f"{layer.dtype} of width {layer.hidden}"
+            raise ValueError(
+                f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}"
+            )
         return layer
 
 
 def load_shard(
+    *,
     index: int,
     experts: Sequence[int],
     checkpoint: Checkpoint,
@@ -111,5 +114,5 @@ def load_shard(
 
 def _biases(packer: Packer, sources: list[TensorSource | None]) -> Tensor | None:
     """The experts' biases under one another; None where the family has none."""
-    there = [packer.read(source) for source in sources if source is not None]
-    return torch.stack(there) if there else None
+    biases = [packer.read(source) for source in sources if source is not None]
+    return torch.stack(biases) if biases else None

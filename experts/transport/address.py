@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A process that serves framed sockets: its identity, its incarnation and its two addresses.
 

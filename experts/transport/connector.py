@@ -25,7 +25,7 @@ CONNECT_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class ShardLink:
+class ShardConnection:
     """What is known of one shard: its endpoint, its last status, how often we connected.
 
     The endpoint is that of the last known incarnation, also after it has ended; `restarts` counts the incarnations that
@@ -67,7 +67,7 @@ class ShardConnector:
         changed: Callable[[], None] = lambda: None,
         threads: ThreadWatch | None = None,
     ) -> None:
-        self.links = [ShardLink() for _ in range(shards)]
+        self.connections = [ShardConnection() for _ in range(shards)]
         self._transport = transport
         self._endpoints = endpoints
         self._credentials = credentials
@@ -80,21 +80,21 @@ class ShardConnector:
 
     def connected(self) -> bool:
         """Whether every shard can be called."""
-        return all(self._transport.available(shard) for shard in range(len(self.links)))
+        return all(self._transport.available(shard) for shard in range(len(self.connections)))
 
     def up(self, shard: int) -> bool:
         """Whether a shard can be called and its last status poll succeeded.
 
         So a process that has died is noticed within a second, even when the shard is idle.
         """
-        return self._transport.available(shard) and not self.links[shard].error
+        return self._transport.available(shard) and not self.connections[shard].error
 
     def close(self) -> None:
         """Stop watching; the transport's connections stay."""
         self._stop.set()
         self._thread.join(timeout=CONNECT_SECONDS + 1)
-        for link in self.links:
-            self._drop_control(link)
+        for connection in self.connections:
+            self._drop_control(connection)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -107,10 +107,10 @@ class ShardConnector:
     def _look(self) -> None:
         """Visit every shard where it is listed, else where it was last: an unlisted one may still be alive."""
         listed = self._listed()
-        for shard, link in enumerate(self.links):
-            endpoint = listed.get(shard, link.endpoint)
+        for shard, connection in enumerate(self.connections):
+            endpoint = listed.get(shard, connection.endpoint)
             if endpoint is not None:
-                self._visit(link, endpoint)
+                self._visit(connection, endpoint)
 
     def _listed(self) -> dict[int, Endpoint]:
         try:
@@ -119,37 +119,37 @@ class ShardConnector:
             log.exception("could not get the list of shards; keeping those known")
             return {}
 
-    def _visit(self, link: ShardLink, endpoint: Endpoint) -> None:
+    def _visit(self, connection: ShardConnection, endpoint: Endpoint) -> None:
         shard = endpoint.index
         try:
             if self._transport.incarnation(shard) != endpoint.incarnation:
                 channel = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
                 channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
-                self._drop_control(link)  # it leads to the previous incarnation
+                self._drop_control(connection)  # it leads to the previous incarnation
                 # Before it is offered: whoever sees the shard available must see this incarnation, and see it counted.
-                link.connected_to(endpoint)
+                connection.connected_to(endpoint)
                 log.info("shard %d is connected", shard, extra=fields(replica=endpoint.replica, pid=endpoint.pid))
                 self._transport.offer(shard, channel)
                 self._changed()
-            self._ask_status(link, endpoint)
-            link.error = ""
+            self._ask_status(connection, endpoint)
+            connection.error = ""
         except OSError as error:
-            said = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {error}"
             # That a shard has not started yet is no news; that one sends a wrong frame or proof is, from the start.
-            if not link.error or (isinstance(error, FrameError) and said != link.error):
+            if not connection.error or (isinstance(error, FrameError) and message != connection.error):
                 log.warning("shard %d cannot be reached: %s", shard, error)
-            link.error = said
-            self._drop_control(link)
+            connection.error = message
+            self._drop_control(connection)
 
-    def _drop_control(self, link: ShardLink) -> None:
-        if link.control is not None:
-            link.control.close()
-            link.control = None
+    def _drop_control(self, connection: ShardConnection) -> None:
+        if connection.control is not None:
+            connection.control.close()
+            connection.control = None
 
-    def _ask_status(self, link: ShardLink, endpoint: Endpoint) -> None:
+    def _ask_status(self, connection: ShardConnection, endpoint: Endpoint) -> None:
         """Poll on a connection of its own: control never queues behind data."""
-        if link.control is None:
-            link.control = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
-        link.control.send(Kind.STATUS, 0, [])
-        _, payload = link.control.receive()
-        link.status = json.loads(bytes(payload))
+        if connection.control is None:
+            connection.control = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
+        connection.control.send(Kind.STATUS, 0, [])
+        _, payload = connection.control.receive()
+        connection.status = json.loads(bytes(payload))

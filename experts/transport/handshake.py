@@ -130,5 +130,5 @@ def _new_nonce() -> bytes:
 def _mismatch(ours: bytes, theirs: bytes) -> FrameError:
     what = "config.json, the tensors' headers, model.dtype, weights.resident or experts.shards differ"
     todo = "start both from one configuration and one checkpoint, or give each cluster a secret of its own"
-    said = f"the peer is of deployment {short(theirs)}, this process of {short(ours)}: {what}; {todo}"
-    return FrameError("digest", said)
+    message = f"the peer is of deployment {short(theirs)}, this process of {short(ours)}: {what}; {todo}"
+    return FrameError("digest", message)

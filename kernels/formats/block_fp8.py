@@ -76,11 +76,11 @@ class BlockFp8(Coded):
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
         wide_MI = self._unscaled(self.values_OI[start:end], scratch)
         scales_MC, width = self._scales(start, end), self.block[1]
-        whole = wide_MI.shape[1] // width
+        full_blocks = wide_MI.shape[1] // width
         # Whole blocks as one view, so that scales broadcast instead of being repeated for each column.
-        wide_MI[:, : whole * width].view(end - start, whole, width).mul_(scales_MC[:, :whole, None])
-        if whole * width < wide_MI.shape[1]:
-            wide_MI[:, whole * width :].mul_(scales_MC[:, whole:])
+        wide_MI[:, : full_blocks * width].view(end - start, full_blocks, width).mul_(scales_MC[:, :full_blocks, None])
+        if full_blocks * width < wide_MI.shape[1]:
+            wide_MI[:, full_blocks * width :].mul_(scales_MC[:, full_blocks:])
         return wide_MI
 
     def _unscaled(self, values_MI: Tensor, scratch: Scratch) -> Tensor:

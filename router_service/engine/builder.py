@@ -81,9 +81,17 @@ def local_shards(
 ) -> LocalTransport:
     """Load all shards into this process."""
     placement, ops = even_placement(plan.spec.gate.experts, experts.shards), select.ops(experts.backend, device)
-    manifest = plan.tensors.experts
     shards = {
-        index: load_shard(index, held, plan.checkpoint, manifest, dtype, device, ops, keep_packed)
+        index: load_shard(
+            index=index,
+            experts=held,
+            checkpoint=plan.checkpoint,
+            manifest=plan.tensors.experts,
+            dtype=dtype,
+            device=device,
+            ops=ops,
+            keep_packed=keep_packed,
+        )
         for index, held in enumerate(placement.shards)
     }
     return LocalTransport(shards)

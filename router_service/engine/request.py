@@ -13,7 +13,7 @@ from router_service.protocol.messages import (
     TokenLogprobs,
 )
 
-# The Front number of the router's own requests (`Proof`); real Fronts are numbered from 1.
+# The Front number of the router's own requests (`SelfTest`); real Fronts are numbered from 1.
 OURSELVES = 0
 
 

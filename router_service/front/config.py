@@ -65,9 +65,9 @@ class FrontConfig:
     link_silence_seconds: Seconds = 30.0
     max_resubmits: Times = 3
     checksum: bool = False
-    tls_cert: Annotated[str, setting(said="a PEM file")] = ""
-    tls_key: Annotated[str, setting(said="a PEM file")] = ""
-    tls_client_ca: Annotated[str, setting(said="a PEM file")] = ""
+    tls_cert: Annotated[str, setting(description="a PEM file")] = ""
+    tls_key: Annotated[str, setting(description="a PEM file")] = ""
+    tls_client_ca: Annotated[str, setting(description="a PEM file")] = ""
     tokens_file: FilePath = ""
     allow_unauthenticated: bool = False
 

@@ -1,4 +1,4 @@
-"""Whether the Front can serve requests: the gRPC health service, and one word for HTTP."""
+"""Whether the Front can serve requests: the gRPC health service, and a status for HTTP."""
 
 import json
 import time
@@ -18,51 +18,53 @@ SHARDS_AWAY_S = 5.0
 class FrontHealth:
     """The Front serves while it is not draining and is connected to a router that has all its shards.
 
-    A router is listed for Fronts only after it has generated a token. `word` may be read on any thread, all else is for
-    the event loop.
+    A router is listed for Fronts only after it has generated a token. `status` may be read on any thread, all else is
+    for the event loop.
     """
 
-    def __init__(self, links: RouterPool, services: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, router_pool: RouterPool, services: Iterable[str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.servicer = health_aio.HealthServicer()
         self.draining = False
-        self._links = links
+        self._router_pool = router_pool
         self._clock = clock
         self._services = ("", *services)
         self._complete_at = float("-inf")
-        self._word = "no router is linked"
+        self._status = "no router is linked"
 
     @property
-    def word(self) -> str:
+    def status(self) -> str:
         """serving, draining, "no router is linked" or "shards are missing"."""
-        return self._word
+        return self._status
 
     @property
     def routers(self) -> int:
         """Routers that are connected."""
-        return len(self._links.links)
+        return len(self._router_pool.links)
 
     def json(self) -> bytes:
-        """The word and the number of routers, for /healthz."""
-        return json.dumps({"status": self._word, "routers": self.routers}).encode()
+        """The status and the number of routers, for /healthz."""
+        return json.dumps({"status": self._status, "routers": self.routers}).encode()
 
     async def refresh(self) -> None:
         """Update the state from the links, and notify watchers of changes."""
-        self._word = self._judge(self._clock())
-        status = SERVING if self._word == "serving" else NOT_SERVING
+        self._status = self._evaluate(self._clock())
+        grpc_status = SERVING if self._status == "serving" else NOT_SERVING
         for name in self._services:
-            await self.servicer.set(name, status)
+            await self.servicer.set(name, grpc_status)
 
     async def drain(self) -> None:
         """Become NOT_SERVING permanently."""
         self.draining = True
         await self.refresh()
 
-    def _judge(self, now: float) -> str:
+    def _evaluate(self, now: float) -> str:
         if self.draining:
             return "draining"
-        if not self._links.links:
+        if not self._router_pool.links:
             return "no router is linked"
         # Noted when it was last so, because a shard that is being replaced must not flap the health.
-        if any(link.ready for link in self._links.links):
+        if any(link.ready for link in self._router_pool.links):
             self._complete_at = now
         return "serving" if now - self._complete_at <= SHARDS_AWAY_S else "shards are missing"

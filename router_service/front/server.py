@@ -41,7 +41,7 @@ SERVICES = (
 )
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Time for streams that a drain has cut to send their last message.
-LAST_WORDS_S = 1.0
+FINAL_MESSAGE_S = 1.0
 # When its server stops, gRPC cancels calls that have not reached us yet: wait, to refuse them with a status instead.
 QUEUED_S = 0.2
 
@@ -50,7 +50,7 @@ class FrontServer:
     """A Front. Create, start and drain it on one event loop.
 
     `endpoints` returns the routers and is called about once a second; `node` is this process's node, whose routers are
-    reached by unix socket; `credentials` are the deployment's. `gate` authenticates callers; `tls` holds the
+    reached by unix socket; `credentials` are the deployment's. `authenticator` authenticates callers; `tls` holds the
     certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
     GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers'
     limits and health use `clock`, a drain waits by `sleep`. `threads` are those of the process.
@@ -58,6 +58,7 @@ class FrontServer:
 
     def __init__(
         self,
+        *,
         config: FrontConfig,
         text: TextModel,
         card: ModelCard,
@@ -81,21 +82,45 @@ class FrontServer:
         self.tasks = TaskWatch((POLLER, LINK, HUB))
         self.metrics = FrontMetrics(card.name, routers, (self.threads, self.tasks))
         self._targets = targets
-        self.gate = Authenticator(config.tokens_file, self.metrics.refused, clock, config.max_request_bytes)
+        self.authenticator = Authenticator(
+            config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
+        )
         self.tls = ServerTls(config) if config.tls_cert else None
-        self.links = RouterPool(endpoints, node, credentials, config, self._on_links, self.tasks)
-        self.health = FrontHealth(self.links, SERVICES, clock)
+        self.router_pool = RouterPool(
+            endpoints=endpoints,
+            node=node,
+            credentials=credentials,
+            config=config,
+            on_change=self._on_change,
+            tasks=self.tasks,
+        )
+        self.health = FrontHealth(self.router_pool, SERVICES, clock)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name, self.threads)
         telemetry = RequestTelemetry(self.metrics, self._tracer)
         self.admission = Admission(config.max_concurrent_streams)
-        self.inference = InferenceService(text, card, self.links, config, self.admission, telemetry)
-        self._cluster = ClusterService(card.name, self.links, directory)
+        self.inference = InferenceService(
+            text=text,
+            card=card,
+            router_pool=self.router_pool,
+            config=config,
+            admission=self.admission,
+            telemetry=telemetry,
+        )
+        self._cluster = ClusterService(card.name, self.router_pool, directory)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
         self.live: LivePage | None = None
         if config.http_port is not None:
             self.live = LivePage(
-                config, text, self.inference, self.links, directory, self.health, self.gate, self.tls, self.tasks
+                config=config,
+                text=text,
+                inference=self.inference,
+                router_pool=self.router_pool,
+                directory=directory,
+                health=self.health,
+                authenticator=self.authenticator,
+                tls=self.tls,
+                tasks=self.tasks,
             )
 
     @property
@@ -136,7 +161,7 @@ class FrontServer:
             self._tracer.serves_at(self._config.host, self.grpc_port)
         await server.start()
         self._server = server
-        self.links.start()
+        self.router_pool.start()
         return self.grpc_port
 
     async def drain(self, grace_s: float, notice_s: float = 0.0) -> None:
@@ -148,9 +173,9 @@ class FrontServer:
         self.admission.refuse()
         await self._sleep(QUEUED_S)
         # Beside the drain: the server sends GOAWAY as it begins to stop, and then waits for the streams.
-        closing = self.tasks.start("farewell", self._go_away(grace_s + LAST_WORDS_S))
+        closing = self.tasks.start("farewell", self._go_away(grace_s + FINAL_MESSAGE_S))
         await self.admission.drain(grace_s)
-        await self.stop(LAST_WORDS_S)
+        await self.stop(FINAL_MESSAGE_S)
         await closing
 
     async def stop(self, grace_s: float = 0.0) -> None:
@@ -164,7 +189,7 @@ class FrontServer:
             await live.stop()
         if server is not None:
             await server.stop(grace_s)
-        await self.links.stop()
+        await self.router_pool.stop()
         if page is not None:
             await page.stop()
         if tracer is not None:
@@ -178,7 +203,7 @@ class FrontServer:
     async def _open_page(self) -> None:
         config = self._config
         if config.metrics_port is not None:
-            collector = MergedCollector(self.metrics.registry, lambda: self.links.reports)
+            collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
             page = MetricsServer(collector, self.metrics.model, self._targets, self.health)
             self.metrics_port = await page.start(config.metrics_host, config.metrics_port, config.metrics_ports)
             self._page = page
@@ -194,7 +219,7 @@ class FrontServer:
         ]
         if config.connection_age_seconds:
             options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_seconds)))
-        server = grpc.aio.server(interceptors=[AuthInterceptor(self.gate)], options=options)
+        server = grpc.aio.server(interceptors=[AuthInterceptor(self.authenticator)], options=options)
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
@@ -216,6 +241,6 @@ class FrontServer:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, self.tls.grpc_credentials())
 
-    async def _on_links(self) -> None:
-        self.metrics.routers_linked.set(len(self.links.links))
+    async def _on_change(self) -> None:
+        self.metrics.routers_linked.set(len(self.router_pool.links))
         await self.health.refresh()

@@ -29,7 +29,7 @@ class Statistics:
     """Counters and histograms of one router.
 
     `observe` is called once per step on the engine's thread and only keeps the record: adding up several small steps
-    together costs little more than one. `settle` adds up those that are pending; the reporter calls it before it reads.
+    together costs little more than one. `flush` adds up those that are pending; the reporter calls it before it reads.
     """
 
     def __init__(self, placement: Placement, layers: int) -> None:
@@ -40,7 +40,13 @@ class Statistics:
         experts_LE = np.zeros((layers, placement.experts), dtype=np.int64)
         self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))
         seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
-        self.totals = WindowSums(experts_LE, rows_S, assignments_S, calls_S, seconds_SP)
+        self.cumulative = WindowSums(
+            expert_tokens_LE=experts_LE,
+            rows_S=rows_S,
+            assignments_S=assignments_S,
+            calls_S=calls_S,
+            phase_seconds_SP=seconds_SP,
+        )
         self.bytes_SD = np.zeros((shards, 2), dtype=np.int64)
         self.exposed_seconds = 0.0
         self.straggler_seconds = 0.0
@@ -53,19 +59,19 @@ class Statistics:
         self._order_E = np.argsort(placement.rank_of_E)
         self._pending: deque[StepRecord] = deque()
         self._pending_rows = 0
-        # The engine, the reporter and the live page's monitor settle, each on its own thread.
-        self._settling = threading.Lock()
+        # The engine, the reporter and the live page's monitor flush, each on its own thread.
+        self._flush_lock = threading.Lock()
 
     def observe(self, step: StepRecord) -> None:
         """Keep one step's record."""
         self._pending.append(step)
         self._pending_rows += (step.prompt_tokens + step.decode_tokens) * len(step.trace.trips)
         if len(self._pending) >= PENDING_STEPS or self._pending_rows >= PENDING_ROWS:
-            self.settle()
+            self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Add up the pending steps. Any thread may call it."""
-        with self._settling:
+        with self._flush_lock:
             self._pending_rows = 0
             # As many as there are now: the engine's thread appends without taking the lock.
             steps = [self._pending.popleft() for _ in range(len(self._pending))]
@@ -80,8 +86,8 @@ class Statistics:
         tokens = [float(step.prompt_tokens + step.decode_tokens) for step in steps]
         self.steps.observe(np.array([KINDS.index(step.kind) for step in steps]), np.array(seconds))
         self.iteration_tokens.observe(np.zeros(len(steps), dtype=np.int64), np.array(tokens))
-        self.totals.step_seconds += sum(seconds)
-        self.totals.decode_tokens += sum(step.decode_tokens for step in steps)
+        self.cumulative.step_seconds += sum(seconds)
+        self.cumulative.decode_tokens += sum(step.decode_tokens for step in steps)
 
     def _add_stages(self, steps: list[StepRecord]) -> None:
         """Time that no stage was charged with counts as `other`; pack and reduce count as communication."""
@@ -89,24 +95,24 @@ class Statistics:
         spent[Stage.OTHER] += sum([step.duration_ns for step in steps]) - sum(spent.values())
         for stage, nanoseconds in spent.items():
             self.stage_seconds[stage] += nanoseconds / 1e9
-        self.totals.communication_seconds += (spent[Stage.PACK] + spent[Stage.REDUCE]) / 1e9
+        self.cumulative.communication_seconds += (spent[Stage.PACK] + spent[Stage.REDUCE]) / 1e9
 
     def _add_trips(self, trips: list[LayerTrip]) -> None:
         calls = TripCalls(trips)
         exposed_ns = sum([trip.exposed_ns for trip in trips])
         self.exposed_seconds += exposed_ns / 1e9
         self.straggler_seconds += calls.straggler_ns() / 1e9
-        self.totals.communication_seconds += (exposed_ns - calls.exposed_compute_ns()) / 1e9
+        self.cumulative.communication_seconds += (exposed_ns - calls.exposed_compute_ns()) / 1e9
         if len(calls):
             self._add_calls(calls)
 
     def _add_calls(self, calls: TripCalls) -> None:
-        totals, shards_N = self.totals, calls.shards_N
-        shards = len(totals.calls_S)
-        totals.calls_S += np.bincount(shards_N, minlength=shards)
+        cumulative, shards_N = self.cumulative, calls.shards_N
+        shards = len(cumulative.calls_S)
+        cumulative.calls_S += np.bincount(shards_N, minlength=shards)
         for counts_S, sizes_N in (
-            (totals.rows_S, calls.rows_N),
-            (totals.assignments_S, calls.assignments_N),
+            (cumulative.rows_S, calls.rows_N),
+            (cumulative.assignments_S, calls.assignments_N),
             (self.bytes_SD[:, 0], calls.dispatch_bytes_N),
             (self.bytes_SD[:, 1], calls.combine_bytes_N),
         ):
@@ -125,7 +131,7 @@ class Statistics:
         if (lost_M := ids_M == LOST).any():
             ids_M, calls_M = ids_M[~lost_M], calls_M[~lost_M]
         layers_C = np.array([layer for layer, _ in routings])
-        self.totals.expert_tokens_LE += _table(layers_C[calls_M], ids_M, self.totals.expert_tokens_LE.shape)
+        self.cumulative.expert_tokens_LE += _table(layers_C[calls_M], ids_M, self.cumulative.expert_tokens_LE.shape)
         shards = len(self.placement.shards)
         loads_CS = _table(calls_M, self._shard_of_E[ids_M], (len(routings), shards))
         ratios_C = max_over_mean(loads_CS)[loads_CS.any(axis=1)]

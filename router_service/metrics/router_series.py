@@ -9,13 +9,13 @@ from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_
 from experts.phase import PHASES
 from router_service.config import MetricsConfig
 from router_service.metrics.collector import KINDS, Statistics
-from router_service.metrics.series_builder import FamilyBuilder, by_shard, rejections, thread_failures
+from router_service.metrics.series_builder import SeriesBuilder, by_shard, rejections, thread_failures
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import MetricFamily
 
 
-@dataclass(frozen=True, slots=True)
-class LinkGauges:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionGauges:
     """What a router knows of its connection to one shard; `replica` is the last known one, "" before the first."""
 
     replica: str
@@ -25,7 +25,7 @@ class LinkGauges:
     clock_error_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """The router's current state."""
 
@@ -40,25 +40,25 @@ class Gauges:
     parameters_active: int
     router_load_seconds: float
     rejected: Mapping[str, int]
-    links: tuple[LinkGauges, ...]
+    connections: tuple[ConnectionGauges, ...]
     thread_failures: Mapping[str, int] = field(default_factory=dict)
     observer_failures: Mapping[str, int] = field(default_factory=dict)
 
 
-def router_families(
+def router_series(
     stats: Statistics, window: WindowSums, gauges: Gauges, labels: dict[str, str], config: MetricsConfig
 ) -> list[MetricFamily]:
     """All series that carry this router's label."""
-    builder = FamilyBuilder(labels)
+    builder = SeriesBuilder(labels)
     _requests(builder, stats, gauges)
-    _all_to_all(builder, stats, window, [link.clock_error_s for link in gauges.links])
+    _all_to_all(builder, stats, window, [connection.clock_error_s for connection in gauges.connections])
     _balance(builder, stats, window, config)
     _failure(builder, gauges)
     _memory(builder, gauges)
-    return builder.families
+    return builder.metric_families
 
 
-def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None:
+def _requests(builder: SeriesBuilder, stats: Statistics, gauges: Gauges) -> None:
     builder.one("num_requests_running", "gauge", "Requests that have KV blocks", gauges.running)
     builder.one("num_requests_waiting", "gauge", "Requests that wait for a place and KV blocks", gauges.waiting)
     usage = gauges.kv_blocks_used / gauges.kv_blocks_total
@@ -70,7 +70,7 @@ def _requests(builder: FamilyBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: WindowSums, clock_errors: Iterable[float]) -> None:
+def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, clock_errors: Iterable[float]) -> None:
     shards = range(len(stats.placement.shards))
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
@@ -87,8 +87,8 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: WindowSums, c
         for column, direction in enumerate(("dispatch", "combine"))
     ]
     builder.add("alltoall_bytes", "counter", "Bytes on the wire, headers included", wire)
-    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.totals.rows_S))
-    pairs = by_shard(stats.totals.assignments_S)
+    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.cumulative.rows_S))
+    pairs = by_shard(stats.cumulative.assignments_S)
     builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
     text = "Time the engine waited for experts with nothing else to do"
     builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
@@ -103,19 +103,19 @@ def _all_to_all(builder: FamilyBuilder, stats: Statistics, window: WindowSums, c
     )
 
 
-def _balance(builder: FamilyBuilder, stats: Statistics, window: WindowSums, config: MetricsConfig) -> None:
+def _balance(builder: SeriesBuilder, stats: Statistics, window: WindowSums, config: MetricsConfig) -> None:
     text = "Per layer call: max / mean of assignments over shards"
     builder.histogram("shard_load_imbalance", text, [(stats.shard_imbalance, 0, {})])
-    layers = np.flatnonzero(stats.totals.expert_tokens_LE.any(axis=1))
+    layers = np.flatnonzero(stats.cumulative.expert_tokens_LE.any(axis=1))
     if config.per_expert and len(layers):
-        _expert_tokens(builder, stats.totals.expert_tokens_LE, layers, config.top_experts)
+        _expert_tokens(builder, stats.cumulative.expert_tokens_LE, layers, config.top_experts)
     # Without tokens there is no balance: an idle router must not raise the mean over routers.
     if window.expert_tokens_LE.any():
         _layers_balance(builder, stats, layers, window.expert_tokens_LE[layers], config)
 
 
 def _layers_balance(
-    builder: FamilyBuilder, stats: Statistics, layers: Counts, counts_LE: Counts, config: MetricsConfig
+    builder: SeriesBuilder, stats: Statistics, layers: Counts, counts_LE: Counts, config: MetricsConfig
 ) -> None:
     _per_layer(
         builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config
@@ -137,7 +137,7 @@ def _layers_balance(
 
 
 def _per_layer(
-    builder: FamilyBuilder, name: str, text: str, layers: Counts, values_L: Floats, config: MetricsConfig
+    builder: SeriesBuilder, name: str, text: str, layers: Counts, values_L: Floats, config: MetricsConfig
 ) -> None:
     if config.per_layer:
         builder.add(name, "gauge", text, [({"layer": str(n)}, v) for n, v in zip(layers, values_L, strict=True)])
@@ -145,7 +145,7 @@ def _per_layer(
         builder.one(name, "gauge", f"{text}, mean over layers", float(values_L.mean()))
 
 
-def _expert_tokens(builder: FamilyBuilder, counts_LE: Counts, layers: Counts, top: int) -> None:
+def _expert_tokens(builder: SeriesBuilder, counts_LE: Counts, layers: Counts, top: int) -> None:
     values = [
         ({"layer": str(layer), "expert": str(expert)}, float(counts_LE[layer, expert]))
         for layer in layers
@@ -155,15 +155,16 @@ def _expert_tokens(builder: FamilyBuilder, counts_LE: Counts, layers: Counts, to
     builder.add("expert_tokens", "counter", "Tokens routed to each of a layer's busiest experts", values)
 
 
-def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
-    links = gauges.links
-    builder.one("router_ready", "gauge", "1 when every shard is connected", all(link.up for link in links))
-    replicas = [({"shard": str(n), "replica": link.replica}, link.up) for n, link in enumerate(links)]
+def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
+    connections = gauges.connections
+    ready = all(connection.up for connection in connections)
+    builder.one("router_ready", "gauge", "1 when every shard is connected", ready)
+    replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in enumerate(connections)]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Restarts of a shard, as seen by this router"
-    builder.add("shard_restarts", "counter", text, by_shard(link.restarts for link in links))
+    builder.add("shard_restarts", "counter", text, by_shard(connection.restarts for connection in connections))
     text = "Connections to a shard after the first one"
-    builder.add("dataplane_reconnects", "counter", text, by_shard(link.reconnects for link in links))
+    builder.add("dataplane_reconnects", "counter", text, by_shard(connection.reconnects for connection in connections))
     refused = rejections({"shard": "router"}, gauges.rejected)
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     failed = thread_failures({"shard": "router"}, gauges.thread_failures)
@@ -173,7 +174,7 @@ def _failure(builder: FamilyBuilder, gauges: Gauges) -> None:
     builder.add("observer_failures", "counter", text, observers)
 
 
-def _memory(builder: FamilyBuilder, gauges: Gauges) -> None:
+def _memory(builder: SeriesBuilder, gauges: Gauges) -> None:
     kinds = (("total", gauges.parameters_total), ("active", gauges.parameters_active))
     builder.add("parameters", "gauge", "Parameters held, and used for one token", [({"kind": k}, v) for k, v in kinds])
     used = gauges.kv_bytes * gauges.kv_blocks_used / gauges.kv_blocks_total

@@ -1,4 +1,4 @@
-"""Builds families of samples with one prefix and common labels."""
+"""Builds metric families with a common prefix of their names and common labels of their samples."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,27 +8,27 @@ from router_service.protocol.messages import MetricFamily, Sample
 PREFIX = "expertmesh_"
 
 
-class FamilyBuilder:
-    """Collects families whose samples share labels."""
+class SeriesBuilder:
+    """Collects metric families whose samples share labels."""
 
     def __init__(self, labels: dict[str, str]) -> None:
-        self.families: list[MetricFamily] = []
+        self.metric_families: list[MetricFamily] = []
         self._labels = labels
 
     def add(self, name: str, kind: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> None:
         """A counter (its samples get the suffix _total) or a gauge."""
         suffix = "_total" if kind == "counter" else ""
         samples = [Sample(PREFIX + name + suffix, self._labels | labels, float(value)) for labels, value in values]
-        self.families.append(MetricFamily(PREFIX + name, text, kind, samples))
+        self.metric_families.append(MetricFamily(PREFIX + name, text, kind, samples))
 
     def one(self, name: str, kind: str, text: str, value: float) -> None:
-        """A family with a single sample."""
+        """A metric family with a single sample."""
         self.add(name, kind, text, [({}, value)])
 
     def histogram(self, name: str, text: str, rows: Iterable[tuple[Any, int, dict[str, str]]]) -> None:
-        """A histogram family: each row is an array of histograms, the row in it, and its labels."""
+        """A histogram: each row is an array of histograms, the row in it, and its labels."""
         samples = [s for array, row, labels in rows for s in array.samples(PREFIX + name, row, self._labels | labels)]
-        self.families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
+        self.metric_families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
 
 
 def by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:

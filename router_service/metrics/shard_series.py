@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from router_service.metrics.series_builder import FamilyBuilder, rejections, thread_failures
+from router_service.metrics.series_builder import SeriesBuilder, rejections, thread_failures
 from router_service.protocol.messages import MetricFamily
 
 
-def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
+def shard_series(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) -> list[MetricFamily]:
     """The shards' own series. They have no label of a router, because every router passes on the same numbers."""
-    builder = FamilyBuilder(labels)
+    builder = SeriesBuilder(labels)
     numbers = list(_statuses(statuses))
     builder.add(
         "shard_tokens",
@@ -31,7 +31,7 @@ def shard_families(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) 
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     failed = [one for n, s in numbers for one in thread_failures(n, s["thread_failures"])]
     builder.add("thread_failures", "counter", "Threads that ended by an exception, by kind", failed)
-    return builder.families
+    return builder.metric_families
 
 
 def _statuses(statuses: dict[int, dict[str, Any]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:

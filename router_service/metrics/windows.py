@@ -1,4 +1,4 @@
-"""Running sums, and the window over the last minute as the difference of two snapshots of them.
+"""Cumulative sums, and the window over the last minute as the difference of two snapshots of them.
 
 S shards, L all layers, E experts, P phases.
 """
@@ -11,9 +11,9 @@ from experts.balance import Counts, Floats
 WINDOW_SECONDS = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class WindowSums:
-    """Sums since the start; times in seconds."""
+    """Sums since the start, or over a window as the difference of two of them; times in seconds."""
 
     expert_tokens_LE: Counts
     rows_S: Counts
@@ -27,27 +27,27 @@ class WindowSums:
     def copy(self) -> "WindowSums":
         """A snapshot."""
         return WindowSums(
-            self.expert_tokens_LE.copy(),
-            self.rows_S.copy(),
-            self.assignments_S.copy(),
-            self.calls_S.copy(),
-            self.phase_seconds_SP.copy(),
-            self.decode_tokens,
-            self.step_seconds,
-            self.communication_seconds,
+            expert_tokens_LE=self.expert_tokens_LE.copy(),
+            rows_S=self.rows_S.copy(),
+            assignments_S=self.assignments_S.copy(),
+            calls_S=self.calls_S.copy(),
+            phase_seconds_SP=self.phase_seconds_SP.copy(),
+            decode_tokens=self.decode_tokens,
+            step_seconds=self.step_seconds,
+            communication_seconds=self.communication_seconds,
         )
 
     def minus(self, old: "WindowSums") -> "WindowSums":
         """The difference to an earlier snapshot, `old`."""
         return WindowSums(
-            self.expert_tokens_LE - old.expert_tokens_LE,
-            self.rows_S - old.rows_S,
-            self.assignments_S - old.assignments_S,
-            self.calls_S - old.calls_S,
-            self.phase_seconds_SP - old.phase_seconds_SP,
-            self.decode_tokens - old.decode_tokens,
-            self.step_seconds - old.step_seconds,
-            self.communication_seconds - old.communication_seconds,
+            expert_tokens_LE=self.expert_tokens_LE - old.expert_tokens_LE,
+            rows_S=self.rows_S - old.rows_S,
+            assignments_S=self.assignments_S - old.assignments_S,
+            calls_S=self.calls_S - old.calls_S,
+            phase_seconds_SP=self.phase_seconds_SP - old.phase_seconds_SP,
+            decode_tokens=self.decode_tokens - old.decode_tokens,
+            step_seconds=self.step_seconds - old.step_seconds,
+            communication_seconds=self.communication_seconds - old.communication_seconds,
         )
 
     @property
@@ -62,13 +62,18 @@ class Window:
     def __init__(self, first: WindowSums, now: float) -> None:
         self._snapshots = deque([(now, first.copy())])
 
-    def advance(self, totals: WindowSums, now: float) -> tuple[WindowSums, float]:
+    @property
+    def snapshots(self) -> int:
+        """How many are kept."""
+        return len(self._snapshots)
+
+    def advance(self, cumulative: WindowSums, now: float) -> tuple[WindowSums, float]:
         """Take a snapshot; return the sums within the window and the window's length in seconds."""
         # The oldest snapshot is kept until the second is out of the window too, so that the window covers the whole
         # minute.
         while len(self._snapshots) > 1 and now - self._snapshots[1][0] > WINDOW_SECONDS:
             self._snapshots.popleft()
-        current = totals.copy()
+        current = cumulative.copy()
         self._snapshots.append((now, current))
         since, old = self._snapshots[0]
         return current.minus(old), now - since

@@ -43,7 +43,7 @@ class AttentionForm(Protocol):
         """Elements of a token's uncompressed keys and values, all heads; None if those are what is cached."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Its description in the output of `inspect`, without the view."""
 
 
@@ -61,7 +61,7 @@ class QueryKeyNorm(StrEnum):
     L2_AFTER_ROPE = "l2_after_rope"  # each head without a weight, after rope and only in layers with rope
 
 
-NORM_WORDS = {
+NORM_DESCRIPTIONS = {
     QueryKeyNorm.HEAD: "queries and keys normalized by head",
     QueryKeyNorm.WHOLE: "queries and keys normalized over all heads",
     QueryKeyNorm.L2_AFTER_ROPE: "queries and keys normalized after rope",
@@ -111,11 +111,11 @@ class GroupedAttention:
         return None
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Heads, norms and sinks."""
-        said = [f"grouped-query, {self.heads} heads share {self.kv_heads} keys and values of {self.head_dim}"]
-        said += [NORM_WORDS[self.norm]] if self.norm in NORM_WORDS else []
-        return ", ".join([*said, "a sink in each head"] if self.sinks else said)
+        parts = [f"grouped-query, {self.heads} heads share {self.kv_heads} keys and values of {self.head_dim}"]
+        parts += [NORM_DESCRIPTIONS[self.norm]] if self.norm in NORM_DESCRIPTIONS else []
+        return ", ".join([*parts, "a sink in each head"] if self.sinks else parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class LatentAttention:
         return self.heads * (self.query_dim + self.value_dim)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Heads, latents and queries."""
         queries = f"queries from {self.query_rank}" if self.query_rank else "queries projected directly"
         cached = f"{self.heads} heads' keys and values from {self.kv_rank} + {self.rope_dim} cached numbers"

@@ -43,4 +43,7 @@ def cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:
     for number, layer in enumerate(spec.per_layer):
         form = layer.attention
         together[form.cache_kind, form.cache_rows, form.view.remembers].append(number)
-    return tuple(CacheGroup(*needs, tuple(layers)) for needs, layers in together.items())
+    return tuple(
+        CacheGroup(kind=kind, rows=rows, remembers=remembers, layers=tuple(layers))
+        for (kind, rows, remembers), layers in together.items()
+    )

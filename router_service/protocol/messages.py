@@ -201,7 +201,8 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     shard_imbalance: float
     expert_imbalance: float
     shards: list[ShardReport]
-    families: list[MetricFamily]
+    # On the wire it is `families`, as other versions write and read it.
+    metric_families: list[MetricFamily] = msgspec.field(name="families")
     ready: bool = True
     leaving: bool = False
     step_seconds: float = 0.0

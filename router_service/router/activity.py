@@ -32,6 +32,7 @@ class ActivityMonitor:
 
     def __init__(
         self,
+        *,
         router: str,
         statistics: Statistics,
         moe_layers: Sequence[int],
@@ -73,7 +74,7 @@ class ActivityMonitor:
         seconds = [stages[stage] / 1e9 for stage in STAGES]
         tokens = step.prompt_tokens + step.decode_tokens
         self._step_count += 1
-        self._steps.append(StepTimes(step.kind, tokens, step.duration_ns / 1e9, seconds))
+        self._steps.append(StepTimes(kind=step.kind, tokens=tokens, seconds=step.duration_ns / 1e9, stages=seconds))
 
     def close(self) -> None:
         """End the thread."""
@@ -113,9 +114,9 @@ class ActivityMonitor:
             return list(self._until)
 
     def _snapshot(self) -> tuple[WindowSums, list[float], int]:
-        self._statistics.settle()
+        self._statistics.flush()
         stages = self._statistics.stage_seconds
-        return self._statistics.totals.copy(), [stages[stage] for stage in STAGES], self._step_count
+        return self._statistics.cumulative.copy(), [stages[stage] for stage in STAGES], self._step_count
 
     def _activity(
         self, old: tuple[WindowSums, list[float], int], new: tuple[WindowSums, list[float], int], seconds: float
@@ -141,10 +142,10 @@ class ActivityMonitor:
 def _shards(recent: WindowSums) -> list[ShardActivity]:
     return [
         ShardActivity(
-            shard,
-            int(recent.rows_S[shard]),
-            int(recent.calls_S[shard]),
-            dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
+            shard=shard,
+            rows=int(recent.rows_S[shard]),
+            calls=int(recent.calls_S[shard]),
+            phase_seconds=dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
         )
         for shard in range(len(recent.rows_S))
     ]

@@ -43,15 +43,15 @@ class EngineThread:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._turn()
+            self._run_once()
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         """Wait for work only if there is nothing else to do."""
         engine = self._engine
         engine.progress.move()
         # A step in which all sequences are stalled schedules nothing: without the wait the loop would spin until the
         # shard is back.
-        self._publisher.publish(self._inbox.work_off(wait=engine.idle() or not engine.progressed))
+        self._publisher.publish(self._inbox.run_queued(wait=engine.idle() or not engine.progressed))
         events = engine.step()
         # Summaries only watch: a fault in them must not keep tokens from being published.
         with engine.guard("summaries"):

@@ -47,8 +47,8 @@ class FrontConnection:
 
 
 class FrontConnections:
-    """Accepts Fronts; calls `receive(front, message)` for each message, `joined()` when a Front has connected and
-    `lost(front)` when it has disconnected.
+    """Accepts Fronts; calls `receive(front, message)` for each message, `connected()` when a Front has connected and
+    `disconnected(front)` when it has disconnected.
 
     All are called on the thread that reads from the Front, and must hand work over instead of doing it.
     """
@@ -57,8 +57,8 @@ class FrontConnections:
         self,
         hello: RouterHello,
         receive: Callable[[int, ToRouter], None],
-        lost: Callable[[int], None],
-        joined: Callable[[], None],
+        disconnected: Callable[[int], None],
+        connected: Callable[[], None],
         credentials: Credentials,
         host: str,
         node: str,
@@ -68,9 +68,9 @@ class FrontConnections:
     ) -> None:
         self._hello = hello
         self._receive = receive
-        self._lost = lost
-        self._joined = joined
-        self._links: dict[Channel, FrontConnection] = {}
+        self._disconnected = disconnected
+        self._connected = connected
+        self._by_channel: dict[Channel, FrontConnection] = {}
         self._by_number: dict[int, FrontConnection] = {}
         self._numbers = count(1)
         self._threads = threads or ThreadWatch()
@@ -111,17 +111,17 @@ class FrontConnections:
     def report(self, report: RouterReport) -> None:
         """Queue a report for every Front."""
         # A copy: Fronts connect and disconnect on threads of their own meanwhile.
-        for link in list(self._by_number.values()):
-            self._put(link, report)
+        for connection in list(self._by_number.values()):
+            self._put(connection, report)
 
-    def tell(self, front: int, activity: Activity) -> None:
+    def send_activity(self, front: int, activity: Activity) -> None:
         """Queue live activity for a Front that watches it."""
         self._put(self._by_number.get(front), activity)
 
-    def hang_up(self, front: int) -> None:
+    def disconnect(self, front: int) -> None:
         """Close a Front's connection. The Front reconnects, and resubmits its streams to another router."""
-        if (link := self._by_number.pop(front, None)) is not None:
-            link.channel.close()
+        if (connection := self._by_number.pop(front, None)) is not None:
+            connection.channel.close()
 
     def close(self) -> None:
         """Close the connections of all Fronts."""
@@ -129,57 +129,57 @@ class FrontConnections:
 
     def opened(self, channel: Channel) -> None:
         """See `Handler`."""
-        link = FrontConnection(next(self._numbers), channel, queue.SimpleQueue())
+        connection = FrontConnection(next(self._numbers), channel, queue.SimpleQueue())
         # Before anything else can be queued: a Front expects the hello first.
-        link.outgoing.put(self._hello)
+        connection.outgoing.put(self._hello)
         # First: if the thread cannot start, nothing must be in the tables, because `closed` would not remove it.
-        self._threads.start("front writer", self._write, link, name=f"front {link.number} writer")
-        self._links[channel] = self._by_number[link.number] = link
-        self._joined()
+        self._threads.start("front writer", self._write, connection, name=f"front {connection.number} writer")
+        self._by_channel[channel] = self._by_number[connection.number] = connection
+        self._connected()
 
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
         """See `Handler`."""
         if header.kind is not Kind.MESSAGE:
             raise FrameError("kind", f"a router does not take {header.kind.name} frames from a Front")
         try:
-            self._receive(self._links[channel].number, decode_to_router(payload))
+            self._receive(self._by_channel[channel].number, decode_to_router(payload))
         except msgspec.DecodeError as error:
             raise FrameError("message", f"a message that cannot be read: {error}") from error
 
     def closed(self, channel: Channel) -> None:
         """See `Handler`."""
-        link = self._links.pop(channel)
-        self._by_number.pop(link.number, None)
+        connection = self._by_channel.pop(channel)
+        self._by_number.pop(connection.number, None)
         # Ends the writer, which may be waiting for the next item.
-        link.outgoing.put(None)
-        self._lost(link.number)
+        connection.outgoing.put(None)
+        self._disconnected(connection.number)
 
-    def _put(self, link: FrontConnection | None, item: Outgoing) -> None:
-        if link is None:
+    def _put(self, connection: FrontConnection | None, item: Outgoing) -> None:
+        if connection is None:
             return
-        if link.outgoing.qsize() > MAX_QUEUED_FRAMES:
-            log.warning("front %d does not read, its connection is closed", link.number)
-            self.hang_up(link.number)
+        if connection.outgoing.qsize() > MAX_QUEUED_FRAMES:
+            log.warning("front %d does not read, its connection is closed", connection.number)
+            self.disconnect(connection.number)
         else:
-            link.outgoing.put(item)
+            connection.outgoing.put(item)
 
-    def _write(self, link: FrontConnection) -> None:
+    def _write(self, connection: FrontConnection) -> None:
         """Write until the Front disconnects, then close the connection: without a writer it would stay silent."""
         try:
-            self._write_all(link)
+            self._write_all(connection)
         except OSError as error:
-            log.warning("front %d cannot be written to: %s", link.number, error)
+            log.warning("front %d cannot be written to: %s", connection.number, error)
         finally:
-            link.channel.close()
+            connection.channel.close()
 
-    def _write_all(self, link: FrontConnection) -> None:
+    def _write_all(self, connection: FrontConnection) -> None:
         for sequence in count():
-            item = link.outgoing.get()
+            item = connection.outgoing.get()
             if item is None:
                 return
             # Packed here and not by the engine, whose time is every stream's.
             message = StepOutputs([_output(event) for event in item]) if isinstance(item, list) else item
-            link.channel.send(Kind.MESSAGE, sequence, [encode(message)])
+            connection.channel.send(Kind.MESSAGE, sequence, [encode(message)])
 
 
 def _output(event: Event) -> StreamOutput:

@@ -29,7 +29,7 @@ class Inbox:
         # `list` is work that does nothing: it returns no events.
         self._queue.put(list)
 
-    def work_off(self, wait: bool) -> list[Event]:
+    def run_queued(self, wait: bool) -> list[Event]:
         """Do all queued work and return its events; with `wait`, wait up to 50 ms for the first item."""
         events: list[Event] = []
         while True:

@@ -5,21 +5,22 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 from experts.host.watched_thread import ThreadWatch
-from experts.transport.connector import ShardConnector, ShardLink
+from experts.transport.connector import ShardConnection, ShardConnector
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
 from router_service.metrics.collector import Statistics
-from router_service.metrics.router_series import Gauges, LinkGauges, router_families
-from router_service.metrics.shard_series import shard_families
+from router_service.metrics.router_series import ConnectionGauges, Gauges, router_series
+from router_service.metrics.shard_series import shard_series
 from router_service.metrics.windows import Window
 from router_service.protocol.messages import RouterReport
 from router_service.router.shard_reports import shard_reports
 
 log = logging.getLogger(__name__)
 
-# Scrapes are less frequent, and building the families costs time beside the engine.
+# Scrapes are less frequent, and building the series costs time beside the engine.
 REPORT_SECONDS = 1.0
 
 
@@ -53,6 +54,7 @@ class Reporter:
 
     def __init__(
         self,
+        *,
         engine: Engine,
         connector: ShardConnector,
         statistics: Statistics,
@@ -85,11 +87,11 @@ class Reporter:
 
     def report(self, window: Window) -> RouterReport:
         """Advance `window` and return a report; rates are over the window."""
-        self._statistics.settle()
-        recent, seconds = window.advance(self._statistics.totals, time.monotonic())
+        self._statistics.flush()
+        recent, seconds = window.advance(self._statistics.cumulative, time.monotonic())
         connector, gauges, labels = self._connector, self._gauges(), {"model": self._labels.model}
         # The last status of a shard that has died is out of date.
-        statuses = {n: link.status for n, link in enumerate(connector.links) if connector.up(n)}
+        statuses = {n: connection.status for n, connection in enumerate(connector.connections) if connector.up(n)}
         named = labels | {"router": self._labels.router}
         return RouterReport(
             router=self._labels.router,
@@ -101,15 +103,15 @@ class Reporter:
             overhead_ratio=recent.overhead_ratio,
             **self._statistics.imbalance(recent),
             shards=shard_reports(connector, recent, seconds),
-            families=router_families(self._statistics, recent, gauges, named, self._metrics)
-            + shard_families(statuses, labels),
+            metric_families=router_series(self._statistics, recent, gauges, named, self._metrics)
+            + shard_series(statuses, labels),
             ready=connector.connected(),
             leaving=self.leaving,
             step_seconds=recent.step_seconds,
         )
 
     def _run(self) -> None:
-        window = Window(self._statistics.totals, time.monotonic())
+        window = Window(self._statistics.cumulative, time.monotonic())
         while not self._closing:
             self._due.wait(REPORT_SECONDS)
             # Before the report is made: a change during it then leads to another report.
@@ -135,14 +137,14 @@ class Reporter:
             rejected=self._rejected(),
             thread_failures=self._threads.failures,
             observer_failures=dict(self._engine.guard.faults),
-            links=tuple(self._link(shard, link) for shard, link in enumerate(self._connector.links)),
+            connections=tuple(map(self._connection, count(), self._connector.connections)),
         )
 
-    def _link(self, shard: int, link: ShardLink) -> LinkGauges:
-        return LinkGauges(
-            replica=link.endpoint.replica if link.endpoint else "",
+    def _connection(self, shard: int, connection: ShardConnection) -> ConnectionGauges:
+        return ConnectionGauges(
+            replica=connection.endpoint.replica if connection.endpoint else "",
             up=self._connector.up(shard),
-            restarts=link.restarts,
-            reconnects=max(0, link.connects - 1),
+            restarts=connection.restarts,
+            reconnects=max(0, connection.connects - 1),
             clock_error_s=self._engine.pool.transport.clock_error_s(shard),
         )

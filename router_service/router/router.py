@@ -20,10 +20,10 @@ from router_service.router.engine_thread import EngineThread
 from router_service.router.front_connections import FrontConnections
 from router_service.router.identity import RouterIdentity
 from router_service.router.inbox import Inbox
-from router_service.router.proof import Proof
 from router_service.router.publisher import Publisher
 from router_service.router.reporter import Labels, ModelSizes, Reporter
 from router_service.router.router_requests import RouterRequests
+from router_service.router.self_test import SelfTest
 from router_service.router.step_log import StepLog
 from router_service.router.step_observers import StepObservers
 from router_service.router.step_summaries import StepSummaries
@@ -45,6 +45,7 @@ class Router:
 
     def __init__(
         self,
+        *,
         engine: Engine,
         transport: SocketTransport,
         shards: Callable[[], list[Endpoint]],
@@ -60,7 +61,7 @@ class Router:
         self.threads.count_from_zero(THREADS)
         self._report_due = threading.Event()
         self._inbox = Inbox()
-        self.proof = Proof(engine, self._inbox)
+        self.self_test = SelfTest(engine, self._inbox)
         self.summaries = StepSummaries(engine.requests)
         self.requests = RouterRequests(engine, self._inbox, self.summaries)
         self.statistics = Statistics(engine.pool.placement, engine.backbone.spec.layers)
@@ -69,7 +70,7 @@ class Router:
         engine.observe = self._observers(StepLog(logs or LoggingConfig())).observe
         self.connector = self._connect_shards(transport, shards, identity, experts)
         self.reporter = self._report(identity, sizes, metrics)
-        publisher = Publisher(engine, self.fronts, self.proof)
+        publisher = Publisher(engine, self.fronts, self.self_test)
         # Last: the thread steps at once, and by then all that a step calls must exist.
         self._engine_thread = EngineThread(engine, self._inbox, self.summaries, publisher, self.threads)
 
@@ -93,9 +94,9 @@ class Router:
             raise RuntimeError("the router's listener has been closed")
         self._engine_thread.check(limit_s)
 
-    def prove(self, seconds: float, go_on: Callable[[], None] = lambda: None) -> None:
-        """Generate a token through every layer and shard, not counted in the statistics. Raises as `Proof.run`."""
-        self.proof.run(seconds, go_on)
+    def run_self_test(self, seconds: float, go_on: Callable[[], None] = lambda: None) -> None:
+        """Generate a token through every layer and shard, not counted in the statistics. Raises as `SelfTest.run`."""
+        self.self_test.run(seconds, go_on)
 
     def leave(self, seconds: float) -> None:
         """Ask the Fronts to prefer other routers, and wait at most `seconds` for the requests in flight to end."""
@@ -124,8 +125,8 @@ class Router:
         return FrontConnections(
             hello=RouterHello(identity.replica, limits.context, limits.prompt_limit),
             receive=self._receive,
-            lost=self._lost,
-            joined=self._report_due.set,
+            disconnected=self._front_disconnected,
+            connected=self._report_due.set,
             credentials=identity.credentials,
             host=identity.host,
             node=identity.node,
@@ -140,7 +141,7 @@ class Router:
             statistics=self.statistics,
             moe_layers=sorted(self.engine.backbone.sparse_layers),
             placement=self.engine.pool.placement,
-            send=self.fronts.tell,
+            send=self.fronts.send_activity,
             threads=self.threads,
         )
 
@@ -151,7 +152,7 @@ class Router:
             "step_log": step_log.observe,
             "activity": self.activity.observe,
         }
-        return StepObservers(self.engine.guard, self.proof, observers)
+        return StepObservers(self.engine.guard, self.self_test, observers)
 
     def _connect_shards(
         self,
@@ -194,7 +195,7 @@ class Router:
         else:
             self.requests.cancel(front, message)
 
-    def _lost(self, front: int) -> None:
+    def _front_disconnected(self, front: int) -> None:
         self.activity.forget(front)
         self.requests.drop(front)
 

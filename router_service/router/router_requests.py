@@ -61,17 +61,17 @@ class RouterRequests:
 
     def _cancel(self, front: int, stream: int) -> list[Event]:
         if (request := self._engine.requests.of_stream(front, stream)) is not None:
-            self._give_up(request)
+            self._cancel_request(request)
         return []
 
     def _drop(self, front: int) -> list[Event]:
         requests = self._engine.requests.of_front(front)
         for request in requests:
-            self._give_up(request)
+            self._cancel_request(request)
         log.info("front %d has disconnected, its requests are cancelled", front, extra=fields(requests=len(requests)))
         return []
 
-    def _give_up(self, request: Request) -> None:
+    def _cancel_request(self, request: Request) -> None:
         try:
             self._engine.cancel(request.key)
         except Exception:

@@ -1,19 +1,21 @@
 """A router's view of its shards, for the cluster's state."""
 
 from experts.phase import PHASES
-from experts.transport.connector import ShardConnector, ShardLink
+from experts.transport.connector import ShardConnection, ShardConnector
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import ShardReport
 
 
 def shard_reports(connector: ShardConnector, recent: WindowSums, seconds: float) -> list[ShardReport]:
     """One report per shard; rates over the window's `seconds`, phase times as means over its calls."""
-    links = enumerate(connector.links)
-    return [_report(shard, link, connector.up(shard), recent, seconds) for shard, link in links]
+    connections = enumerate(connector.connections)
+    return [_report(shard, connection, connector.up(shard), recent, seconds) for shard, connection in connections]
 
 
-def _report(shard: int, link: ShardLink, available: bool, recent: WindowSums, seconds: float) -> ShardReport:
-    endpoint, calls = link.endpoint, max(1, int(recent.calls_S[shard]))
+def _report(
+    shard: int, connection: ShardConnection, available: bool, recent: WindowSums, seconds: float
+) -> ShardReport:
+    endpoint, calls = connection.endpoint, max(1, int(recent.calls_S[shard]))
     means = (recent.phase_seconds_SP[shard] / calls).tolist()
     return ShardReport(
         shard=shard,
@@ -21,10 +23,10 @@ def _report(shard: int, link: ShardLink, available: bool, recent: WindowSums, se
         state="connected" if available else "unreachable",
         node=endpoint.node if endpoint else "",
         pid=endpoint.pid if endpoint else 0,
-        experts=int(link.status.get("experts", 0)),
-        weights_bytes=int(link.status.get("weights_bytes", 0)),
+        experts=int(connection.status.get("experts", 0)),
+        weights_bytes=int(connection.status.get("weights_bytes", 0)),
         rows_per_second=float(recent.rows_S[shard]) / max(seconds, 1e-9),
         assignments_per_second=float(recent.assignments_S[shard]) / max(seconds, 1e-9),
         phase_seconds=dict(zip(PHASES, means, strict=True)),
-        last_error="" if available else link.error,
+        last_error="" if available else connection.error,
     )

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +32,7 @@ from router_service.config import MetricsConfig
 from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import PENDING_STEPS, Statistics
-from router_service.metrics.router_series import router_families
+from router_service.metrics.router_series import router_series
 from router_service.protocol.messages import encode
 from tests.benchmarks.harness.report import machine
 from tests.benchmarks.harness.sides import OneProcess
@@ -88,7 +88,7 @@ def observe_seconds(statistics: Statistics, records: Sequence[StepRecord]) -> fl
         begun = time.perf_counter()
         for record in records:
             statistics.observe(record)
-        statistics.settle()
+        statistics.flush()
         rounds.append((time.perf_counter() - begun) / len(records))
     return min(rounds)
 
@@ -153,16 +153,16 @@ def page() -> dict[str, float]:
     """Seconds of a report and of a scrape, and the series of the page."""
     statistics = Statistics(even_placement(EXPERTS, SHARDS), LAYERS)
     statistics.observe(large_step(64)[0])
-    statistics.settle()
-    gauges = type(GAUGES)(**{**{f: getattr(GAUGES, f) for f in GAUGES.__slots__}, "links": GAUGES.links[:1] * SHARDS})
+    statistics.flush()
+    gauges = replace(GAUGES, connections=GAUGES.connections[:1] * SHARDS)
     best = {"report": 1e9, "scrape": 1e9}
     for _ in range(REPEATS):
         begun = time.perf_counter()
-        families = router_families(statistics, statistics.totals, gauges, LABELS, MetricsConfig())
-        size = len(b"".join(encode(family) for family in families))
+        metric_families = router_series(statistics, statistics.cumulative, gauges, LABELS, MetricsConfig())
+        size = len(b"".join(encode(family) for family in metric_families))
         best["report"] = min(best["report"], time.perf_counter() - begun)
         begun = time.perf_counter()
-        text = text_of(families)
+        text = text_of(metric_families)
         best["scrape"] = min(best["scrape"], time.perf_counter() - begun)
     series = sum(not line.startswith("#") for line in text.splitlines())
     return {**best, "report bytes": size, "page bytes": len(text), "series": series}

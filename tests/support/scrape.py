@@ -10,45 +10,80 @@ from router_service.config import MetricsConfig
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.metrics.collector import Statistics
-from router_service.metrics.router_series import Gauges, LinkGauges, router_families
+from router_service.metrics.router_series import ConnectionGauges, Gauges, router_series
 from router_service.protocol.messages import MetricFamily, RouterReport
 
 Page = dict[str, Metric]
 
 LABELS = {"model": "m", "router": "r0"}
-LINKS = (LinkGauges("a", True, 0, 0, 0.0), LinkGauges("b", False, 2, 3, 0.25), LinkGauges("", False, 0, 0, 0.0))
-FAILURES = ({"engine": 0, "front writer": 1}, {"statistics": 2})
-GAUGES = Gauges(3, 2, 10, 40, 4000, 500, 60, 1000, 100, 1.5, {"magic": 4}, LINKS, *FAILURES)
+CONNECTIONS = tuple(
+    ConnectionGauges(replica=replica, up=up, restarts=restarts, reconnects=reconnects, clock_error_s=error)
+    for replica, up, restarts, reconnects, error in (
+        ("a", True, 0, 0, 0.0),
+        ("b", False, 2, 3, 0.25),
+        ("", False, 0, 0, 0.0),
+    )
+)
+GAUGES = Gauges(
+    running=3,
+    waiting=2,
+    kv_blocks_used=10,
+    kv_blocks_total=40,
+    kv_bytes=4000,
+    dense_bytes=500,
+    shared_expert_bytes=60,
+    parameters_total=1000,
+    parameters_active=100,
+    router_load_seconds=1.5,
+    rejected={"magic": 4},
+    connections=CONNECTIONS,
+    thread_failures={"engine": 0, "front writer": 1},
+    observer_failures={"statistics": 2},
+)
 DEFAULTS = MetricsConfig()
 
 
-def registry_of(families: list[MetricFamily]) -> CollectorRegistry:
+def registry_of(metric_families: list[MetricFamily]) -> CollectorRegistry:
     """What a Front that knows one router has to say."""
-    report = RouterReport("r0", 0, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, [], families)
+    report = RouterReport(
+        router="r0",
+        running=0,
+        waiting=0,
+        kv_blocks_used=0,
+        kv_blocks_total=1,
+        decode_tokens_per_second=0.0,
+        overhead_ratio=0.0,
+        shard_imbalance=1.0,
+        expert_imbalance=1.0,
+        shards=[],
+        metric_families=metric_families,
+    )
     registry = CollectorRegistry()
     registry.register(MergedCollector(FrontMetrics("m").registry, lambda: [report]))
     return registry
 
 
-def text_of(families: list[MetricFamily]) -> str:
+def text_of(metric_families: list[MetricFamily]) -> str:
     """The whole page."""
-    return generate_latest(registry_of(families)).decode()
+    return generate_latest(registry_of(metric_families)).decode()
 
 
-def openmetrics(families: list[MetricFamily]) -> list[Metric]:
+def openmetrics(metric_families: list[MetricFamily]) -> list[Metric]:
     """The same page as OpenMetrics, read back by its strict parser."""
-    return list(strict.text_string_to_metric_families(exposition.generate_latest(registry_of(families)).decode()))
+    return list(
+        strict.text_string_to_metric_families(exposition.generate_latest(registry_of(metric_families)).decode())
+    )
 
 
-def page(families: list[MetricFamily]) -> Page:
-    """The families by name."""
-    return {family.name: family for family in text_string_to_metric_families(text_of(families))}
+def page(metric_families: list[MetricFamily]) -> Page:
+    """The metric families by name."""
+    return {family.name: family for family in text_string_to_metric_families(text_of(metric_families))}
 
 
 def exposed(stats: Statistics, config: MetricsConfig = DEFAULTS, gauges: Gauges = GAUGES) -> Page:
     """What a router says whose last minute is all that was counted."""
-    stats.settle()
-    return page(router_families(stats, stats.totals, gauges, LABELS, config))
+    stats.flush()
+    return page(router_series(stats, stats.cumulative, gauges, LABELS, config))
 
 
 def value(metrics: Page, name: str, **labels: str) -> float:

@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """The requests in flight, at most `most`. Used on the event loop only."""
+    """The requests in flight, at most `limit`. Used on the event loop only."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self.draining = False  # whether new requests are refused
         self._active: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
@@ -35,8 +35,8 @@ class Admission:
         """
         if self.draining:
             raise unavailable("the server is draining")
-        if len(self._active) >= self._most:
-            raise exhausted(f"the server has {self._most} streams, its limit; try again later")
+        if len(self._active) >= self._limit:
+            raise exhausted(f"the server has {self._limit} streams, its limit; try again later")
         # Without a limit until a drain sets one: a task that is cancelled instead could not send a last message.
         scope = asyncio.timeout(None)
         self._active.add(scope)

@@ -28,18 +28,19 @@ class Answering:
 
     def __init__(
         self,
+        *,
         request: pb.GenerateRequest,
-        caller: ResponseWriter,
+        writer: ResponseWriter,
         record: RequestRecord,
         text: TextModel,
-        links: RouterPool,
+        router_pool: RouterPool,
         config: FrontConfig,
     ) -> None:
         self._request = request
-        self._caller = caller
+        self._writer = writer
         self._record = record
         self._text = text
-        self._links = links
+        self._router_pool = router_pool
         self._config = config
         self._answer: ResponseBuilder | None = None
 
@@ -55,7 +56,7 @@ class Answering:
             async with scope:
                 submit = await self._submit(limits)
                 self._record.submitted(submit)
-                await self._caller.accepted(submit.request_id)
+                await self._writer.accepted(submit.request_id)
                 self._answer = ResponseBuilder(self._record, self._text.tokenizer, list(self._request.sampling.stop))
                 last = await self._pump(submit, self._answer)
         except TimeoutError:
@@ -90,27 +91,33 @@ class Answering:
                 response = answer.extend(arrivals)
                 if answer.finished or answer.error is not None:
                     return response
-                await self._caller.write(response)
+                await self._writer.write(response)
         finally:
             stream.close()
 
     async def _end(self, last: pb.GenerateResponse, error: RequestError | None) -> None:
         # Tokens that came with the failure are delivered before it.
         if error is None or last.token_ids:
-            await self._caller.write(last)
+            await self._writer.write(last)
         if error is not None:
             raise error
         self._record.finished(last.finish_reason)
 
     def _stream(self, submit: Submit) -> FailoverStream:
-        left = self._caller.time_remaining()
+        left = self._writer.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
-        return FailoverStream(self._links, submit, deadline, config.router_wait_seconds, config.max_resubmits)
+        return FailoverStream(
+            self._router_pool,
+            submit,
+            deadline=deadline,
+            router_wait_seconds=config.router_wait_seconds,
+            max_resubmits=config.max_resubmits,
+        )
 
 
 @contextmanager
-def failures_noted(record: RequestRecord, caller: ResponseWriter) -> Iterator[None]:
+def failures_noted(record: RequestRecord, writer: ResponseWriter) -> Iterator[None]:
     """Note in the record how the request failed, if it did."""
     try:
         yield
@@ -118,10 +125,10 @@ def failures_noted(record: RequestRecord, caller: ResponseWriter) -> Iterator[No
         record.failed(error.code.name, error.message)
         raise
     except asyncio.CancelledError:
-        record.failed("CANCELLED" if _time_left(caller) else "DEADLINE_EXCEEDED")
+        record.failed("CANCELLED" if _time_left(writer) else "DEADLINE_EXCEEDED")
         raise
     except Exception:
-        record.failed("CANCELLED" if caller.done() else "INTERNAL")
+        record.failed("CANCELLED" if writer.done() else "INTERNAL")
         raise
 
 
@@ -137,7 +144,7 @@ def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
         raise invalid("return_scores", "comes with the routing: set return_routing too, or leave it out")
 
 
-def _time_left(caller: ResponseWriter) -> bool:
+def _time_left(writer: ResponseWriter) -> bool:
     """Whether the call was cancelled before its deadline, which started at the caller and so a little earlier."""
-    left = caller.time_remaining()
+    left = writer.time_remaining()
     return left is None or left > ON_THE_WAY_S

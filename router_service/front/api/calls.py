@@ -35,7 +35,7 @@ class ResponseWriter(Protocol):
 
 
 class GrpcResponseWriter:
-    """The caller of a gRPC call."""
+    """Writes to the client of a gRPC call."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

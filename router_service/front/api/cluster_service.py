@@ -21,9 +21,9 @@ class ClusterService(ClusterServicer):
     the event loop and must not block.
     """
 
-    def __init__(self, model: str, links: RouterPool, directory: ShardDirectory | None) -> None:
+    def __init__(self, model: str, router_pool: RouterPool, directory: ShardDirectory | None) -> None:
         self._model = model
-        self._links = links
+        self._router_pool = router_pool
         self._directory = directory
 
     async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.ClusterState:  # noqa: ARG002
@@ -31,9 +31,11 @@ class ClusterService(ClusterServicer):
         state = pb.ClusterState(model=self._model)
         async with answering(context):
             known = self._directory() if self._directory is not None else ()
-            state.shards.extend(merge_shards(self._links.reports, known))
+            state.shards.extend(merge_shards(self._router_pool.reports, known))
             state.routers.extend(
-                router_state(link.report, link.outstanding) for link in self._links.links if link.report is not None
+                router_state(link.report, link.outstanding)
+                for link in self._router_pool.links
+                if link.report is not None
             )
         return state
 

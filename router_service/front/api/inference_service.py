@@ -22,16 +22,17 @@ class InferenceService(InferenceServicer):
 
     def __init__(
         self,
+        *,
         text: TextModel,
         card: ModelCard,
-        links: RouterPool,
+        router_pool: RouterPool,
         config: FrontConfig,
         admission: Admission,
         telemetry: RequestTelemetry,
     ) -> None:
         self._text = text
         self._card = card
-        self._links = links
+        self._router_pool = router_pool
         self._config = config
         self._telemetry = telemetry
         self._admission = admission
@@ -45,19 +46,26 @@ class InferenceService(InferenceServicer):
     async def answer(
         self,
         request: pb.GenerateRequest,
-        caller: ResponseWriter,
+        writer: ResponseWriter,
         metadata: Mapping[str, str] | None = None,
         request_id: str = "",
     ) -> None:
-        """Write the answer to `caller`, with exactly one final message; `metadata` and `request_id` are a gRPC call's.
+        """Write the answer to `writer`, with exactly one final message; `metadata` and `request_id` are a gRPC call's.
 
         Raises:
             RequestError: the request was refused, or failed.
         """
         record = self._telemetry.begin(request, metadata or {}, request_id)
-        with failures_noted(record, caller), self._admission.admit() as scope:
-            one = Answering(request, caller, record, self._text, self._links, self._config)
-            await one.run(self.limits(), scope)
+        with failures_noted(record, writer), self._admission.admit() as scope:
+            answer = Answering(
+                request=request,
+                writer=writer,
+                record=record,
+                text=self._text,
+                router_pool=self._router_pool,
+                config=self._config,
+            )
+            await answer.run(self.limits(), scope)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Return the ids that Generate would use."""
@@ -82,7 +90,7 @@ class InferenceService(InferenceServicer):
 
     def limits(self) -> LengthLimits:
         """The current limits on the length of a request."""
-        return self._links.limits(self._card.context, self._card.vocabulary)
+        return self._router_pool.limits(self._card.context, self._card.vocabulary)
 
     def model(self) -> pb.ModelInfo:
         """Describe the model, with the limits of the connected routers."""

@@ -82,8 +82,8 @@ def check_length(field: str, ids: Sequence[int], limits: LengthLimits) -> None:
     Raises:
         RequestError: INVALID_ARGUMENT naming `field`.
     """
-    most = min(limits.prompt, limits.context - 1)
+    limit = min(limits.prompt, limits.context - 1)
     if not ids:
-        raise invalid(field, f"must not be empty: one of prompt, tokens, chat with 1 to {most} tokens is required")
-    if len(ids) > most:
-        raise invalid(field, f"has {len(ids)} tokens, at most {most} are allowed (the context has {limits.context})")
+        raise invalid(field, f"must not be empty: one of prompt, tokens, chat with 1 to {limit} tokens is required")
+    if len(ids) > limit:
+        raise invalid(field, f"has {len(ids)} tokens, at most {limit} are allowed (the context has {limits.context})")

@@ -34,19 +34,19 @@ def resolve_sampling(
     eos = () if sampling.ignore_eos else defaults.eos_token_ids
     return SamplingParams(
         max_tokens=_max_tokens(sampling, defaults, limits, prompt_tokens),
-        temperature=_float(sampling, "temperature", defaults.temperature, 0.0, math.inf),
-        top_k=_integer(sampling, "top_k", defaults.top_k, 0, MAX_TOP_K),
-        top_p=_float(sampling, "top_p", defaults.top_p, 0.0, 1.0, open_low=True),
-        min_p=_float(sampling, "min_p", defaults.min_p, 0.0, 1.0),
+        temperature=_float(sampling, "temperature", defaults.temperature, low=0.0, high=math.inf),
+        top_k=_integer(sampling, "top_k", defaults.top_k, low=0, high=MAX_TOP_K),
+        top_p=_float(sampling, "top_p", defaults.top_p, low=0.0, high=1.0, open_low=True),
+        min_p=_float(sampling, "min_p", defaults.min_p, low=0.0, high=1.0),
         repetition_penalty=_float(
-            sampling, "repetition_penalty", defaults.repetition_penalty, 0.0, math.inf, open_low=True
+            sampling, "repetition_penalty", defaults.repetition_penalty, low=0.0, high=math.inf, open_low=True
         ),
-        frequency_penalty=_float(sampling, "frequency_penalty", 0.0, -2.0, 2.0),
-        presence_penalty=_float(sampling, "presence_penalty", 0.0, -2.0, 2.0),
+        frequency_penalty=_float(sampling, "frequency_penalty", default=0.0, low=-2.0, high=2.0),
+        presence_penalty=_float(sampling, "presence_penalty", default=0.0, low=-2.0, high=2.0),
         seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(63),
         stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *eos))),
         ignore_eos=sampling.ignore_eos,
-        logprobs=_integer(sampling, "logprobs", 0, 0, MAX_LOGPROBS) if sampling.HasField("logprobs") else None,
+        logprobs=_logprobs(sampling),
     )
 
 
@@ -89,7 +89,14 @@ def _max_tokens(sampling: Sampling, defaults: SamplingDefaults, limits: LengthLi
     return sampling.max_tokens
 
 
-def _float(sampling: Sampling, field: str, default: float, low: float, high: float, open_low: bool = False) -> float:
+def _logprobs(sampling: Sampling) -> int | None:
+    """How many log-probabilities of each token are wanted; None for none at all, 0 for the chosen token's only."""
+    if not sampling.HasField("logprobs"):
+        return None
+    return _integer(sampling, "logprobs", default=0, low=0, high=MAX_LOGPROBS)
+
+
+def _float(sampling: Sampling, field: str, default: float, *, low: float, high: float, open_low: bool = False) -> float:
     if not sampling.HasField(field):
         return default
     value = float(getattr(sampling, field))
@@ -100,7 +107,7 @@ def _float(sampling: Sampling, field: str, default: float, low: float, high: flo
     raise invalid(f"sampling.{field}", f"must be {bounds}, got {value:g}")
 
 
-def _integer(sampling: Sampling, field: str, default: int, low: int, high: int) -> int:
+def _integer(sampling: Sampling, field: str, default: int, *, low: int, high: int) -> int:
     if not sampling.HasField(field):
         return default
     value = int(getattr(sampling, field))

@@ -41,9 +41,9 @@ class CallerLimits:
         Raises:
             RefusedError: the token has as many open as it may have.
         """
-        most = caller.max_concurrent_streams
-        if most is not None and self._streams[caller.name] >= most:
-            problem = f"max_concurrent_streams of token {caller.name}: {most} are open; wait until one has ended"
+        limit = caller.max_concurrent_streams
+        if limit is not None and self._streams[caller.name] >= limit:
+            problem = f"max_concurrent_streams of token {caller.name}: {limit} are open; wait until one has ended"
             raise _exhausted("streams", problem, caller)
         self._streams[caller.name] += 1
         try:
@@ -62,9 +62,9 @@ class CallerLimits:
         Raises:
             RefusedError: it is too large.
         """
-        most = caller.max_request_bytes
-        if most is not None and size > most:
-            problem = f"max_request_bytes of token {caller.name}: the request has {size} bytes, {most} are allowed"
+        limit = caller.max_request_bytes
+        if limit is not None and size > limit:
+            problem = f"max_request_bytes of token {caller.name}: the request has {size} bytes, {limit} are allowed"
             raise _exhausted("size", problem, caller)
 
 

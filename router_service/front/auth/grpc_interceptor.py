@@ -22,7 +22,7 @@ else:
 
 
 # gRPC's options are signed numbers of 32 bits.
-MOST_BYTES = (1 << 31) - 1
+MAX_INT32 = (1 << 31) - 1
 
 
 def grpc_limit(max_request_bytes: int) -> int:
@@ -31,14 +31,14 @@ def grpc_limit(max_request_bytes: int) -> int:
     Twice our own limit, so that most requests over that get an error that names it. Not more, because gRPC holds
     messages in memory.
     """
-    return min(2 * max_request_bytes, MOST_BYTES)
+    return min(2 * max_request_bytes, MAX_INT32)
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no generic when it runs
-    """Authenticates a call by `gate` before its message is read, and counts it against its caller's limits."""
+    """Authenticates a call before its message is read, and counts it against its caller's limits."""
 
-    def __init__(self, gate: Authenticator) -> None:
-        self._gate = gate
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
 
     async def intercept_service(
         self,
@@ -52,13 +52,13 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         metadata = handler_call_details.invocation_metadata or ()
         given = [str(value) for name, value in metadata if name == "authorization"]
         try:
-            caller = self._gate.admit(given, needed)
+            caller = self._authenticator.admit(given, needed)
         except RefusedError as error:
-            return _refusing(self._gate, error, method)
+            return _refusing(self._authenticator, error, method)
         handler: Handler | None = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler  # type: ignore[return-value]  # None is an unknown method, which the stubs do not allow for
-        call = Limited(self._gate, caller, method, handler)
+        call = Limited(self._authenticator, caller, method, handler)
         if (task := asyncio.current_task()) is not None:
             # gRPC runs the whole call in this task.
             task.add_done_callback(call.ended)
@@ -68,8 +68,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 class Limited:
     """One call: checks its request's size, and counts it among its caller's streams if the response is streamed."""
 
-    def __init__(self, gate: Authenticator, caller: Caller, method: str, handler: Handler) -> None:
-        self._gate = gate
+    def __init__(self, authenticator: Authenticator, caller: Caller, method: str, handler: Handler) -> None:
+        self._authenticator = authenticator
         self._caller = caller
         self._method = method
         self._handler = handler
@@ -79,7 +79,7 @@ class Limited:
         """Parse the request; one that is too large is not parsed, and `admitted` refuses it."""
         self._size = size = len(data)
         try:
-            self._gate.check_size(self._caller, size)
+            self._authenticator.check_size(self._caller, size)
         except RefusedError:
             return None
         return self._handler.request_deserializer(data) if self._handler.request_deserializer else data
@@ -89,11 +89,11 @@ class Limited:
         """Run the call within its limits, or end it as refused."""
         with ExitStack() as place:
             try:
-                self._gate.check_size(self._caller, self._size or 0)
+                self._authenticator.check_size(self._caller, self._size or 0)
                 if self._handler.response_streaming:
-                    place.enter_context(self._gate.stream(self._caller))
+                    place.enter_context(self._authenticator.stream(self._caller))
             except RefusedError as error:
-                await _refuse(self._gate, error, self._method, context)
+                await _refuse(self._authenticator, error, self._method, context)
             yield
 
     def ended(self, _: object) -> None:
@@ -101,7 +101,7 @@ class Limited:
         if self._size is None:
             problem = "no request came: it was cancelled at once, or is larger than twice its limit"
             error = RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, problem, "unread", self._caller.name)
-            self._gate.refusals.note(error, "a client", self._method)
+            self._authenticator.refusals.note(error, "a client", self._method)
 
 
 def _limited(handler: Handler, call: Limited) -> Handler:
@@ -121,15 +121,15 @@ def _limited(handler: Handler, call: Limited) -> Handler:
     return make(chosen, call.deserialize, handler.response_serializer)
 
 
-def _refusing(gate: Authenticator, error: RefusedError, method: str) -> Handler:
+def _refusing(authenticator: Authenticator, error: RefusedError, method: str) -> Handler:
     async def refuse(_: Any, context: Context) -> None:
-        await _refuse(gate, error, method, context)
+        await _refuse(authenticator, error, method, context)
 
     # Only a stream-stream handler is called before a message has been read; clients see no difference.
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-async def _refuse(gate: Authenticator, error: RefusedError, method: str, context: Context) -> None:
+async def _refuse(authenticator: Authenticator, error: RefusedError, method: str, context: Context) -> None:
     request_id = name_call(context)
-    gate.refusals.note(error, context.peer(), method)
+    authenticator.refusals.note(error, context.peer(), method)
     await context.abort(error.code, error.message, (*error.headers, *request_id_metadata(request_id)))

@@ -49,16 +49,23 @@ class Refusals:
         self.count = count
         self._clock = clock
         self._lines = TokenBucket.full(LINES_AT_ONCE, LINES_PER_SECOND, clock())
-        self._unsaid = 0
+        self._suppressed = 0
 
     def note(self, error: RefusedError, peer: str, method: str) -> None:
         """Count and log a refusal. The token itself is not passed here, so it cannot be logged."""
         self.count(error.reason)
         if self._lines.take(self._clock()) > 0:
-            self._unsaid += 1
+            self._suppressed += 1
             return
-        more = f" ({self._unsaid} more before it were not logged)" if self._unsaid else ""
-        self._unsaid = 0
+        more = f" ({self._suppressed} more before it were not logged)" if self._suppressed else ""
+        self._suppressed = 0
         # The method is text of an unauthenticated caller: cut, and %r escapes line breaks.
-        shown = (method[:SHOWN_CHARACTERS], peer, error.reason, error.name or "unknown", error.message, more)
-        logger.warning("refused %r from %s, reason %s, token %s: %s%s", *shown)
+        logger.warning(
+            "refused %r from %s, reason %s, token %s: %s%s",
+            method[:SHOWN_CHARACTERS],
+            peer,
+            error.reason,
+            error.name or "unknown",
+            error.message,
+            more,
+        )

@@ -32,9 +32,14 @@ class ServerTls:
         Raises:
             ValueError: a file is missing or invalid, or key and certificate do not match.
         """
-        named = {key: getattr(config, key) for key in ("tls_cert", "tls_key", "tls_client_ca")}
-        paths = [user_path(file, f"front.{key}") for key, file in named.items() if file]
-        self._files = WatchedFiles("front.tls_cert, tls_key, tls_client_ca", paths, lambda: read_certificates(*paths))
+        cert = user_path(config.tls_cert, "front.tls_cert")
+        key = user_path(config.tls_key, "front.tls_key")
+        client_ca = user_path(config.tls_client_ca, "front.tls_client_ca") if config.tls_client_ca else None
+        self._files = WatchedFiles(
+            "front.tls_cert, tls_key, tls_client_ca",
+            [path for path in (cert, key, client_ca) if path is not None],
+            lambda: read_certificates(cert, key, client_ca),
+        )
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Return credentials for a gRPC port; each handshake uses the current certificates."""
@@ -104,7 +109,9 @@ def read_certificates(cert: Path, key: Path, client_ca: Path | None = None) -> C
     # `load_cert_chain` has read the files again: they may have been replaced between that and our reading.
     if before != [_read(setting, path) for setting, path in _settings(cert, key, client_ca)]:
         raise ValueError("the files are being replaced; they are read again when that is done")
-    return Certificates(before[0], before[1], before[2] if client_ca is not None else None, context)
+    return Certificates(
+        chain=before[0], key=before[1], client_ca=before[2] if client_ca is not None else None, context=context
+    )
 
 
 def _require_clients(context: ssl.SSLContext, client_ca: Path) -> None:

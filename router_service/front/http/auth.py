@@ -14,7 +14,7 @@ from router_service.front.http.body import read_raw
 STREAMS = ("/live", "/api/generate")
 
 
-def ask_for_token(gate: Authenticator, files: Container[str]) -> Middleware:
+def ask_for_token(authenticator: Authenticator, files: Container[str]) -> Middleware:
     """Return a middleware that authenticates callers and enforces their limits; refusals are logged and counted.
 
     `files` are the paths of the page's own files, which need no token.
@@ -25,14 +25,14 @@ def ask_for_token(gate: Authenticator, files: Container[str]) -> Middleware:
         needed = needed_page_role(request.path, files)
         if needed is None:
             return await handler(request)
-        caller = gate.authorize(request.headers, needed, request.remote or "?", request.path)
+        caller = authenticator.authorize(request.headers, needed, request.remote or "?", request.path)
         with ExitStack() as place:
             try:
-                gate.check_size(caller, await _size(request))
+                authenticator.check_size(caller, await _size(request))
                 if request.path in STREAMS:
-                    place.enter_context(gate.stream(caller))
+                    place.enter_context(authenticator.stream(caller))
             except RefusedError as error:
-                gate.refusals.note(error, request.remote or "?", request.path)
+                authenticator.refusals.note(error, request.remote or "?", request.path)
                 raise
             return await handler(request)
 

@@ -58,19 +58,21 @@ class DomainsHandler:
         """Run a text; return the MoE layers and the experts of its tokens [T, L, K]."""
         sampling = pb.Sampling(max_tokens=1, temperature=0.0)
         request = pb.GenerateRequest(prompt=domain.text, sampling=sampling, return_routing=True)
-        caller = RoutingCaller()
+        collector = RoutingCollector()
         try:
-            await self._inference.answer(request, caller)
+            await self._inference.answer(request, collector)
         except RequestError as error:
             raise RequestError(error.code, f"domains[{number}].text: {error.message}") from error
-        if len(caller.positions) < MIN_BLOCKS * BLOCK_TOKENS:
-            problem = f"has {len(caller.positions)} tokens, at least {MIN_BLOCKS * BLOCK_TOKENS} are needed to judge it"
+        if len(collector.positions) < MIN_BLOCKS * BLOCK_TOKENS:
+            problem = (
+                f"has {len(collector.positions)} tokens, at least {MIN_BLOCKS * BLOCK_TOKENS} are needed to judge it"
+            )
             raise invalid(f"domains[{number}].text", f"{problem}; make it longer")
-        ids = np.array([[layer.experts for layer in position.layers] for position in caller.positions])
-        return [layer.layer for layer in caller.positions[0].layers], ids
+        ids = np.array([[layer.experts for layer in position.layers] for position in collector.positions])
+        return [layer.layer for layer in collector.positions[0].layers], ids
 
 
-class RoutingCaller:
+class RoutingCollector:
     """Keeps only the routing of the responses."""
 
     def __init__(self) -> None:

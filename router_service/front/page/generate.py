@@ -47,14 +47,14 @@ class GenerateHandler:
         check_range("prompt tokens of the page", len(prompt), 1, MAX_PROMPT_TOKENS)
         # Tokens replace the text as input: it is not encoded again, and the page shows the same ids.
         wanted.tokens.ids.extend(prompt)
-        caller = PageCaller(request, self._text.tokenizer, prompt)
+        writer = PageResponseWriter(request, self._text.tokenizer, prompt)
         try:
-            await self._inference.answer(wanted, caller)
+            await self._inference.answer(wanted, writer)
         except RequestError as error:
-            if caller.response is None:
+            if writer.response is None:
                 raise
-            await caller.send("error", {"error": error.message, "code": error.code.name})
-        return caller.ended()
+            await writer.send("error", {"error": error.message, "code": error.code.name})
+        return writer.ended()
 
     def _request_of(self, body: GenerateBody) -> pb.GenerateRequest:
         check_range("max_tokens", body.max_tokens, 1, MAX_NEW_TOKENS)
@@ -75,7 +75,7 @@ class GenerateHandler:
         return request
 
 
-class PageCaller:
+class PageResponseWriter:
     """Writes responses as events. Nothing is sent before the first, so that a refusal can still be an HTTP status."""
 
     def __init__(self, request: web.Request, tokenizer: Tokenizer, prompt: list[int]) -> None:
@@ -105,7 +105,7 @@ class PageCaller:
         tokens = self._texts.of(response.token_ids)
         ended = response.finish_reason != pb.FINISH_REASON_UNSPECIFIED
         if ended:
-            tokens += self._texts.rest()
+            tokens += self._texts.flush()
         if tokens:
             await self.send("tokens", {"generated": True, "tokens": tokens})
         if response.routing:
@@ -140,7 +140,7 @@ class TokenTexts:
         """Return each token's id and text; the text of a special token is its name."""
         return [self._one(id) for id in ids]
 
-    def rest(self) -> list[dict[str, Any]]:
+    def flush(self) -> list[dict[str, Any]]:
         """Return the rest of an incomplete character as a token without an id, if there is one."""
         text = self._detokenizer.flush()
         return [{"id": None, "text": text}] if text else []

@@ -62,6 +62,7 @@ class LiveHub:
         links: Callable[[], Sequence[RouterLink]],
         collect: Callable[[], bytes],
         limit: int,
+        *,
         tick_s: float = TICK_SECONDS,
         tasks: TaskWatch | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -101,7 +102,7 @@ class LiveHub:
         if not self._watchers and self._task is not None:
             self._task.cancel()
             self._task = None
-            self._rest()
+            self._stop_watching()
 
     def close(self) -> None:
         """End every page's stream."""
@@ -130,7 +131,7 @@ class LiveHub:
                 _watch(link, WATCH_SECONDS)
                 self._renewed[link] = now
 
-    def _rest(self) -> None:
+    def _stop_watching(self) -> None:
         for link in self._renewed:
             _watch(link, 0.0)
         self._renewed.clear()

@@ -37,29 +37,30 @@ SHUTDOWN_SECONDS = 1.0
 
 
 class LivePage:
-    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that `gate` admits."""
+    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that are authenticated."""
 
     def __init__(
         self,
+        *,
         config: FrontConfig,
         text: TextModel,
         inference: InferenceService,
-        links: RouterPool,
+        router_pool: RouterPool,
         directory: ShardDirectory | None,
         health: FrontHealth,
-        gate: Authenticator,
+        authenticator: Authenticator,
         tls: ServerTls | None,
         tasks: TaskWatch | None = None,
     ) -> None:
         self.port = 0
-        self.hub = LiveHub(lambda: links.links, self._collect, config.max_pages, tasks=tasks)
+        self.hub = LiveHub(lambda: router_pool.links, self._collect, config.max_pages, tasks=tasks)
         self._config = config
         self._text = text
         self._inference = inference
-        self._links = links
+        self._router_pool = router_pool
         self._directory = directory
         self._health = health
-        self._gate = gate
+        self._authenticator = authenticator
         self._tls = tls
         self._runner = web.AppRunner(
             self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
@@ -100,7 +101,7 @@ class LivePage:
         guards: list[Middleware] = [
             errors_as_json,
             check_own_page(is_loopback(config.http_host)),
-            ask_for_token(self._gate, {file.path for file in files}),
+            ask_for_token(self._authenticator, {file.path for file in files}),
         ]
         app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(add_headers)
@@ -113,7 +114,7 @@ class LivePage:
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        status = 200 if self._health.word == "serving" else 503
+        status = 200 if self._health.status == "serving" else 503
         return web.Response(body=self._health.json(), content_type="application/json", status=status)
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
@@ -126,7 +127,7 @@ class LivePage:
                 async with asyncio.timeout(STALLED_SECONDS):
                     await response.write(frame)
         except TimeoutError as error:
-            raise _hang_up(request) from error
+            raise _abort(request) from error
         finally:
             self.hub.leave(watcher)
         return response
@@ -145,10 +146,11 @@ class LivePage:
     def _collect(self) -> bytes:
         known = self._directory() if self._directory is not None else ()
         now = asyncio.get_running_loop().time()
-        return event("snapshot", msgspec.json.encode(snapshot(self._links.links, known, now, self._health.draining)))
+        latest = snapshot(self._router_pool.links, known, now, self._health.draining)
+        return event("snapshot", msgspec.json.encode(latest))
 
 
-def _hang_up(request: web.Request) -> ConnectionResetError:
+def _abort(request: web.Request) -> ConnectionResetError:
     """Abort a connection that does not read: an orderly close would wait for it."""
     if request.transport is not None:
         request.transport.abort()

@@ -68,15 +68,20 @@ def specialization(
     as_much_L = (highest_R[:, None] >= (nmi_L - chance_L) - 1e-12).sum(axis=0)
     room_L = np.maximum(1.0 - chance_L, 1e-12)
     # The observed labels count as one of the permutations, so p is never 0.
-    return Specialization(nmi_L, chance_L, (nmi_L - chance_L) / room_L, (1 + as_much_L) / (1 + permutations))
+    return Specialization(
+        nmi_L=nmi_L,
+        chance_L=chance_L,
+        excess_L=(nmi_L - chance_L) / room_L,
+        p_L=(1 + as_much_L) / (1 + permutations),
+    )
 
 
 def block_counts(expert_ids_TLK: Counts, experts: int) -> Counts:
     """Count the experts of each block of 16 neighbouring tokens, [L, B, E]; a last incomplete block is left out."""
     tokens, layers, chosen = expert_ids_TLK.shape
     blocks = tokens // BLOCK_TOKENS
-    whole = expert_ids_TLK[: blocks * BLOCK_TOKENS].reshape(blocks, BLOCK_TOKENS, layers, chosen)
-    ids_LBN = whole.transpose(2, 0, 1, 3).reshape(layers, blocks, -1)
+    blocked_BNLK = expert_ids_TLK[: blocks * BLOCK_TOKENS].reshape(blocks, BLOCK_TOKENS, layers, chosen)
+    ids_LBN = blocked_BNLK.transpose(2, 0, 1, 3).reshape(layers, blocks, -1)
     counts_LBE = np.zeros((layers, blocks, experts), dtype=np.int64)
     layer, block = np.arange(layers)[:, None, None], np.arange(blocks)[None, :, None]
     np.add.at(counts_LBE, (layer, block, ids_LBN), 1)

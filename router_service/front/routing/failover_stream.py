@@ -30,9 +30,15 @@ class FailoverStream:
     """
 
     def __init__(
-        self, links: RouterPool, submit: Submit, deadline: float | None, router_wait_seconds: float, max_resubmits: int
+        self,
+        router_pool: RouterPool,
+        submit: Submit,
+        *,
+        deadline: float | None,
+        router_wait_seconds: float,
+        max_resubmits: int,
     ) -> None:
-        self._links = links
+        self._router_pool = router_pool
         self._submit = submit
         self._deadline = deadline
         self._router_wait_seconds = router_wait_seconds
@@ -63,9 +69,9 @@ class FailoverStream:
     def close(self) -> None:
         """Release the stream on its router, and cancel it there unless it has ended."""
         if self._open is not None:
-            link, lane = self._open
+            link, queue = self._open
             self._open = None
-            link.release(lane)
+            link.release(queue)
 
     def _count_loss(self, error: LinkLostError) -> None:
         if self._open is not None and self._open[0].leaving:
@@ -106,7 +112,7 @@ class FailoverStream:
     async def _choose(self) -> RouterLink:
         try:
             async with asyncio.timeout(self._router_wait_seconds):
-                return await self._links.choose()
+                return await self._router_pool.choose()
         except TimeoutError as error:
             raise unavailable("no router is linked") from error
 

@@ -59,7 +59,7 @@ class Wire:
         """
         await self._writer.drain()
 
-    async def carry_out(self, handshake: Handshake) -> None:
+    async def run_handshake(self, handshake: Handshake) -> None:
         """Complete `handshake`, before any other frame.
 
         Raises:
@@ -92,7 +92,7 @@ async def connect(endpoint: Endpoint, node: str, credentials: Credentials, check
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     wire = Wire(reader, writer, endpoint.incarnation, checksum)
     try:
-        await wire.carry_out(client_handshake(credentials, endpoint.incarnation))
+        await wire.run_handshake(client_handshake(credentials, endpoint.incarnation))
     except BaseException:
         # Whatever happened, cancellation included, the socket must not stay open.
         await wire.close()

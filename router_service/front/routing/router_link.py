@@ -41,13 +41,13 @@ class RouterLink:
         self.lost = False
         self._wire = wire
         self._max_buffered_tokens = max_buffered_tokens
-        self._lanes: dict[int, StreamQueue] = {}
+        self._queues: dict[int, StreamQueue] = {}
         self._numbers = itertools.count(1)
 
     @property
     def outstanding(self) -> int:
         """Streams open on this link."""
-        return len(self._lanes)
+        return len(self._queues)
 
     @property
     def ready(self) -> bool:
@@ -65,23 +65,23 @@ class RouterLink:
         Raises:
             LinkLostError: the link has ended.
         """
-        lane = StreamQueue(next(self._numbers), self._max_buffered_tokens)
-        self._lanes[lane.stream] = lane
+        queue = StreamQueue(next(self._numbers), self._max_buffered_tokens)
+        self._queues[queue.stream] = queue
         try:
-            self._send(msgspec.structs.replace(submit, stream=lane.stream))
+            self._send(msgspec.structs.replace(submit, stream=queue.stream))
             # A long prompt on a slow connection must hold up its own request, not fill the memory.
             await self._wire.drain()
         except BaseException as error:
-            self.release(lane)
+            self.release(queue)
             if isinstance(error, OSError):
                 raise LinkLostError(str(error)) from error
             raise
-        return lane
+        return queue
 
-    def release(self, lane: StreamQueue) -> None:
+    def release(self, queue: StreamQueue) -> None:
         """Remove a stream, and cancel it on the router if it has not ended."""
-        if self._lanes.pop(lane.stream, None) is not None and not lane.ended and not self.lost:
-            self._send(Cancel(lane.stream))
+        if self._queues.pop(queue.stream, None) is not None and not queue.ended and not self.lost:
+            self._send(Cancel(queue.stream))
 
     def watch(self, seconds: float) -> None:
         """Ask the router to send its activity to `window` for `seconds`; 0 ends it.
@@ -103,11 +103,11 @@ class RouterLink:
 
     async def close(self) -> None:
         """Fail all streams and close the connection."""
-        # Before the lanes fail: a stream that resubmits must not choose this link or send on it.
+        # Before the streams fail: a stream that resubmits must not choose this link or send on it.
         self.lost = True
-        lanes, self._lanes = self._lanes, {}
-        for lane in lanes.values():
-            lane.fail(LinkLostError(f"the link to router {self.hello.router} has ended"))
+        queues, self._queues = self._queues, {}
+        for queue in queues.values():
+            queue.fail(LinkLostError(f"the link to router {self.hello.router} has ended"))
         await self._wire.close()
 
     def _send(self, message: ToRouter) -> None:
@@ -129,11 +129,11 @@ class RouterLink:
         now = asyncio.get_running_loop().time()
         for output in step.outputs:
             # A cancelled stream may still have outputs in flight.
-            if (lane := self._lanes.get(output.stream)) is not None:
-                lane.put(Arrival(now, output))
+            if (queue := self._queues.get(output.stream)) is not None:
+                queue.put(Arrival(now, output))
                 # Releasing an overflowed stream also cancels it on the router, which would compute for nobody.
-                if lane.ended or lane.overflowed:
-                    self.release(lane)
+                if queue.ended or queue.overflowed:
+                    self.release(queue)
 
 
 async def open_link(endpoint: Endpoint, node: str, credentials: Credentials, config: FrontConfig) -> RouterLink:

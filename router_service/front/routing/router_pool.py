@@ -32,6 +32,7 @@ class RouterPool:
 
     def __init__(
         self,
+        *,
         endpoints: EndpointSource,
         node: str,
         credentials: Credentials,
@@ -45,10 +46,10 @@ class RouterPool:
         self._config = config
         self._on_change = on_change
         self._tasks = tasks or TaskWatch()
-        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._connections: dict[int, asyncio.Task[None]] = {}
         self._links: tuple[RouterLink, ...] = ()
         self._changed = asyncio.Condition()
-        self._complaints: dict[int, str] = {}
+        self._connect_errors: dict[int, str] = {}
         self._poller: asyncio.Task[None] | None = None
 
     @property
@@ -67,7 +68,7 @@ class RouterPool:
 
     async def stop(self) -> None:
         """Close all links; their streams fail."""
-        tasks = [task for task in (self._poller, *self._keepers.values()) if task is not None]
+        tasks = [task for task in (self._poller, *self._connections.values()) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -92,42 +93,42 @@ class RouterPool:
             try:
                 async with asyncio.timeout(LIST_SECONDS):
                     endpoints = await self._endpoints()
-                self._keep(endpoints)
+                self._start_connections(endpoints)
             except Exception:  # whatever fails in finding routers, links that are up must stay
                 logger.warning("cannot list the routers", exc_info=True)
-            await self._tell()
+            await self._notify()
             await asyncio.sleep(self._config.poll_seconds)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         """Say that links may have changed. A listener's fault ends neither the search nor a link."""
         try:
             await self._on_change()
         except Exception:
             logger.exception("what follows the links to the routers failed")
 
-    def _keep(self, endpoints: list[Endpoint]) -> None:
+    def _start_connections(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
-            if endpoint.incarnation not in self._keepers:
+            if endpoint.incarnation not in self._connections:
                 name = f"{LINK} {endpoint.replica}"
-                self._keepers[endpoint.incarnation] = self._tasks.start(LINK, self._hold(endpoint), name)
+                self._connections[endpoint.incarnation] = self._tasks.start(LINK, self._run_connection(endpoint), name)
         # Processes that are no longer listed never come back under that incarnation: without this the table would grow.
         known = {endpoint.incarnation for endpoint in endpoints}
-        self._complaints = {key: text for key, text in self._complaints.items() if key in known}
+        self._connect_errors = {key: text for key, text in self._connect_errors.items() if key in known}
 
-    async def _hold(self, endpoint: Endpoint) -> None:
+    async def _run_connection(self, endpoint: Endpoint) -> None:
         try:
             await self._connect(endpoint)
         finally:
-            del self._keepers[endpoint.incarnation]
+            del self._connections[endpoint.incarnation]
 
     async def _connect(self, endpoint: Endpoint) -> None:
         """Connect and read until the link ends; the next poll tries again."""
         try:
             link = await open_link(endpoint, self._node, self._credentials, self._config)
         except (OSError, EOFError, msgspec.MsgspecError) as error:
-            self._complain(endpoint, describe(error))
+            self._note_connect_error(endpoint, describe(error))
             return
-        self._complaints.pop(endpoint.incarnation, None)
+        self._connect_errors.pop(endpoint.incarnation, None)
         try:
             await self._set_links((*self._links, link))
             logger.info("link to router %s is up", link.hello.router)
@@ -139,12 +140,12 @@ class RouterPool:
 
     async def _set_links(self, links: tuple[RouterLink, ...]) -> None:
         self._links = links
-        await self._tell()
+        await self._notify()
         async with self._changed:
             self._changed.notify_all()
 
-    def _complain(self, endpoint: Endpoint, text: str) -> None:
+    def _note_connect_error(self, endpoint: Endpoint, text: str) -> None:
         """Log why a router cannot be connected, once per reason."""
-        if self._complaints.get(endpoint.incarnation) != text:
-            self._complaints[endpoint.incarnation] = text
+        if self._connect_errors.get(endpoint.incarnation) != text:
+            self._connect_errors[endpoint.incarnation] = text
             logger.warning("cannot link router %s (process %d): %s", endpoint.replica, endpoint.pid, text)

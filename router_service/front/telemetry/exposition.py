@@ -22,7 +22,7 @@ class MergedCollector(Collector):
         for metric in self._registry.collect():
             merged.setdefault(metric.name, _Family(metric.name, metric.documentation, metric.type)).add(metric)
         for report in self._reports():
-            for family in report.families:
+            for family in report.metric_families:
                 metric = to_metric(family)
                 merged.setdefault(metric.name, _Family(metric.name, metric.documentation, metric.type)).add(metric)
         return [family.metric for family in merged.values()]

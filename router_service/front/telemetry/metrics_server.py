@@ -100,7 +100,7 @@ def health_page(health: FrontHealth) -> Page:
     """Return 200 while the Front serves, else 503, with its state and the number of routers as JSON."""
 
     async def serve(_: web.Request) -> web.Response:
-        status = HTTPStatus.OK if health.word == "serving" else HTTPStatus.SERVICE_UNAVAILABLE
+        status = HTTPStatus.OK if health.status == "serving" else HTTPStatus.SERVICE_UNAVAILABLE
         headers = {hdrs.CACHE_CONTROL: "no-store"}
         return web.Response(body=health.json(), status=status, content_type="application/json", headers=headers)
 

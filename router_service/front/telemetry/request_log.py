@@ -13,7 +13,7 @@ from router_service.front.telemetry.request_record import RequestListener, Reque
 logger = logging.getLogger(__name__)
 
 # Statuses whose messages are our own words; those of others may quote the client's input.
-TOLD = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+LOGGED_MESSAGES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 # Ended by the client or its request: nothing that an operator should be warned of.
 EXPECTED = ("INVALID_ARGUMENT", "CANCELLED", "DEADLINE_EXCEEDED")
 
@@ -50,7 +50,7 @@ class RequestLog(RequestListener):
     def failed(self, record: RequestRecord) -> None:
         """Log a failure; the message only if it cannot quote the client's input."""
         values = {"code": record.code, "prompt_tokens": record.prompt_tokens, "tokens": record.received.tokens}
-        if record.code in TOLD and record.message:
+        if record.code in LOGGED_MESSAGES and record.message:
             values["reason"] = record.message
         level = logging.INFO if record.code in EXPECTED else logging.WARNING
         logger.log(level, "request failed", extra=fields(**values, seconds=round(record.seconds, 6)))

@@ -102,7 +102,7 @@ class RequestRecord:
     def submitted(self, submit: Submit) -> None:
         """Note what is sent to a router."""
         self.submit = submit
-        self._tell(lambda listener: listener.submitted(self))
+        self._notify(lambda listener: listener.submitted(self))
 
     def arrived(self, arrivals: Sequence[Arrival]) -> None:
         """Note received outputs."""
@@ -114,33 +114,33 @@ class RequestRecord:
         since = self.answer.last
         self.answer.add(arrival, count)
         if count:
-            self._tell(lambda listener: listener.tokens(self, count, since))
+            self._notify(lambda listener: listener.tokens(self, count, since))
 
     def finished(self, reason: pb.FinishReason) -> None:
         """Note that the last response was written."""
         self.finish = FINISH_NAMES[reason]
         self.ended = self._clock()
-        self._tell(lambda listener: listener.finished(self))
+        self._notify(lambda listener: listener.finished(self))
 
     def failed(self, code: str, message: str = "") -> None:
         """Note that it ended with the gRPC status `code`."""
         self.code, self.message = code, message
         self.ended = self._clock()
-        self._tell(lambda listener: listener.failed(self))
+        self._notify(lambda listener: listener.failed(self))
 
     def _arrived(self, arrival: Arrival) -> None:
         self.received.add(arrival, len(arrival.output.token_ids))
-        self._tell(lambda listener: listener.arrived(self, arrival))
+        self._notify(lambda listener: listener.arrived(self, arrival))
 
-    def _tell(self, step: Callable[[RequestListener], None]) -> None:
+    def _notify(self, step: Callable[[RequestListener], None]) -> None:
         for listener in self._listeners:
             try:
                 step(listener)
             except Exception as error:
-                complain(type(listener).__name__, error)
+                log_observer_fault(type(listener).__name__, error)
 
 
-def complain(observer: str, error: Exception) -> None:
+def log_observer_fault(observer: str, error: Exception) -> None:
     """Log a fault of an observer."""
     with suppress(Exception):  # the log itself may be what is broken
         text = "an observer failed (%s), the request that it watches goes on"

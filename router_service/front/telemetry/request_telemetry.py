@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from experts.host.log import current_request
 from router_service.front.telemetry.metrics import FrontMetrics, RequestMetrics
 from router_service.front.telemetry.request_log import RequestLog
-from router_service.front.telemetry.request_record import RequestRecord, complain
+from router_service.front.telemetry.request_record import RequestRecord, log_observer_fault
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.request_id import new_request_id, shown_request_id
 
@@ -36,5 +36,5 @@ class RequestTelemetry:
             if self._tracer is not None and (spans := self._tracer.begin(request, shown, metadata)) is not None:
                 record.listen(spans, spans.trace_id)
         except Exception as error:
-            complain(type(self._tracer).__name__, error)
+            log_observer_fault(type(self._tracer).__name__, error)
         return record

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
-from opentelemetry.trace import Tracer as SpanMaker
+from opentelemetry.trace import Tracer as OtelTracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -91,8 +91,8 @@ class Tracer:
 class RequestSpans(RequestListener):
     """The spans of one sampled request. Times are in the event loop's seconds, which are the monotonic clock's."""
 
-    def __init__(self, maker: SpanMaker, root: Span) -> None:
-        self._maker = maker
+    def __init__(self, tracer: OtelTracer, root: Span) -> None:
+        self._tracer = tracer
         self._root = root
         self._begun = time.monotonic()
         # Taken once, so that a step of the wall clock cannot move the children against each other.
@@ -153,7 +153,7 @@ class RequestSpans(RequestListener):
         self, name: str, begun: float, ended: float, summaries: Sequence[tuple[float, StepSummary]] = ()
     ) -> None:
         begun = max(begun, self._begun)  # the loop's clock may be a millisecond behind
-        span = self._maker.start_span(name, set_span_in_context(self._root), start_time=self._wall(begun))
+        span = self._tracer.start_span(name, set_span_in_context(self._root), start_time=self._wall(begun))
         for at, summary in summaries:
             span.add_event(EVENT, _attributes(summary), self._wall(at))
         span.end(self._wall(max(begun, ended)))

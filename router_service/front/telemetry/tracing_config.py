@@ -21,9 +21,9 @@ class TracingConfig:
         export_timeout_seconds: how long exporting a batch may take, including retries, before it is dropped
     """
 
-    endpoint: Annotated[str, setting(said="empty, http://HOST:PORT or https://HOST:PORT")] = ""
+    endpoint: Annotated[str, setting(description="empty, http://HOST:PORT or https://HOST:PORT")] = ""
     sample_ratio: Annotated[float, setting(ge=0, le=1)] = 1.0
-    service_name: Annotated[str, setting(said="not empty")] = "expertmesh"
+    service_name: Annotated[str, setting(description="not empty")] = "expertmesh"
     queue_size: Annotated[int, setting("spans", ge=1)] = 2048
     export_timeout_seconds: Seconds = 5.0
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.json_reader import JsonReader, is_whole, open_json
+from experts.checkpoint.json_checks import is_valid_unicode
+from experts.checkpoint.json_reader import JsonReader, open_json
 from router_service.front.text.checkpoint_files import read_text
 from router_service.front.text.templates.process import TemplateError, TemplateProcess
 
@@ -27,6 +28,11 @@ class ChatTemplate:
             TemplateError: `source` does not compile, or not within the limits.
         """
         self._process = TemplateProcess(source, special_tokens)
+
+    @property
+    def pid(self) -> int | None:
+        """The template's process, None while there is none."""
+        return self._process.pid
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return the text of `messages` (role, content) up to the start of the assistant's answer.
@@ -104,6 +110,6 @@ def _default_of(reader: JsonReader) -> str:
         default = entries[-1].get("template") if entries else None
     else:
         default = value
-    if not isinstance(default, str) or not is_whole(default):
+    if not isinstance(default, str) or not is_valid_unicode(default):
         raise reader.error("chat_template", value, "it must be a template or a list with one named default")
     return default

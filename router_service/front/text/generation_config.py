@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.checkpoint.json_reader import MAX_INT32, JsonReader, open_json
+from experts.checkpoint.json_checks import MAX_INT32
+from experts.checkpoint.json_reader import JsonReader, open_json
 from router_service.front.text.chat import load_special_tokens
 from router_service.front.text.tokenizer import Tokenizer
 

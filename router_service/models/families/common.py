@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from experts.checkpoint.json_reader import MAX_INT32
+from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.source import Part, TensorSource, plain, stacked
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm
 from router_service.models.families.config_reader import MAX_EXPERTS, ConfigReader
@@ -35,7 +35,7 @@ class LayerTensors:
     """A layer whose parameters are to be mapped: our names begin with its `number`, the checkpoint's as in `tree`."""
 
     spec: ModelSpec
-    there: TensorNames
+    names: TensorNames
     tree: Tree
     number: int
 
@@ -92,17 +92,18 @@ def read_heads(config: ConfigReader) -> GroupedAttention:
         raise config.error("num_key_value_heads", kv_heads, f"it must divide num_attention_heads, {heads}")
     if config.get("head_dim") is None and hidden % heads:
         raise config.error("num_attention_heads", heads, f"without a head_dim it must divide hidden_size, {hidden}")
-    return GroupedAttention(heads, kv_heads, config.positive("head_dim", default=hidden // heads))
+    head_dim = config.positive("head_dim", default=hidden // heads)
+    return GroupedAttention(heads=heads, kv_heads=kv_heads, head_dim=head_dim)
 
 
-class Choice(TypedDict):
+class GateSizes(TypedDict):
     """The sizes of a `Gate`, under its own names."""
 
     experts: int
     top_k: int
 
 
-def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = None) -> Choice:
+def read_gate_sizes(config: ConfigReader, *experts_keys: str, default: int | None = None) -> GateSizes:
     """Read how many experts a layer has and how many a token uses; `default` is for the latter.
 
     Raises:
@@ -114,7 +115,7 @@ def read_choice(config: ConfigReader, *experts_keys: str, default: int | None = 
     if top_k > experts:
         most = f"it must be at most {config.name(config.key_of(*experts_keys))}, {experts}"
         raise config.error(config.key_of(*keys), top_k, most)
-    return Choice(experts=experts, top_k=top_k)
+    return GateSizes(experts=experts, top_k=top_k)
 
 
 LayerParams = Callable[[LayerTensors], Params]
@@ -147,8 +148,8 @@ def grouped_attention_params(at: LayerTensors) -> Params:
     q, kv = form.heads * form.head_dim, form.kv_heads * form.head_dim
     widths = {"q": q, "k": kv, "v": kv}
     params = {
-        f"{layer}.qkv": stacked(*(at.there.matrix(f"{attn}.{n}_proj.weight", w, hidden) for n, w in widths.items())),
-        f"{layer}.out": stacked(at.there.matrix(f"{attn}.o_proj.weight", hidden, q)),
+        f"{layer}.qkv": stacked(*(at.names.matrix(f"{attn}.{n}_proj.weight", w, hidden) for n, w in widths.items())),
+        f"{layer}.out": stacked(at.names.matrix(f"{attn}.o_proj.weight", hidden, q)),
     }
     if form.qkv_bias:
         params[f"{layer}.qkv_bias"] = stacked(*(Part(f"{attn}.{n}_proj.bias", (w,)) for n, w in widths.items()))
@@ -161,13 +162,13 @@ def grouped_attention_params(at: LayerTensors) -> Params:
     return params
 
 
-def feed_forward_params(at: LayerTensors, ours: str, prefix: str, ffn: int) -> Params:
-    """A feed-forward of width `ffn` on the router: the layer's parameters `ours`_gate_up and `ours`_down."""
-    there, hidden = at.there, at.spec.hidden
-    gate_up = (there.matrix(f"{prefix}.{name}_proj.weight", ffn, hidden) for name in ("gate", "up"))
+def feed_forward_params(at: LayerTensors, kind: str, prefix: str, ffn: int) -> Params:
+    """A feed-forward of width `ffn` on the router: the layer's parameters `kind`_gate_up and `kind`_down."""
+    names, hidden = at.names, at.spec.hidden
+    gate_up = (names.matrix(f"{prefix}.{name}_proj.weight", ffn, hidden) for name in ("gate", "up"))
     return {
-        f"{at.number}.{ours}_gate_up": stacked(*gate_up),
-        f"{at.number}.{ours}_down": stacked(there.matrix(f"{prefix}.down_proj.weight", hidden, ffn)),
+        f"{at.number}.{kind}_gate_up": stacked(*gate_up),
+        f"{at.number}.{kind}_down": stacked(names.matrix(f"{prefix}.down_proj.weight", hidden, ffn)),
     }
 
 
@@ -185,7 +186,7 @@ def gate_params(at: LayerTensors, name: str = "gate", float32: bool = False) -> 
 
 def router_params(
     spec: ModelSpec,
-    there: TensorNames,
+    names: TensorNames,
     tree: Tree = PLAIN_TREE,
     sparse: LayerParams = gate_params,
     attention: LayerParams = grouped_attention_params,
@@ -193,7 +194,7 @@ def router_params(
     """All parameters of the router. A family gives those of its `attention`, and of `sparse` layers except experts."""
     params = outer_params(spec, tree.root)
     for number, layer in enumerate(spec.per_layer):
-        at = LayerTensors(spec, there, tree, number)
+        at = LayerTensors(spec=spec, names=names, tree=tree, number=number)
         params |= norm_params(at) | attention(at)
         params |= sparse(at) if layer.sparse else feed_forward_params(at, "dense", at.block, spec.dense_ffn)
     return params

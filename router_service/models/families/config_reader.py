@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experts.checkpoint.json_reader import MAX_INT32, JsonReader
+from experts.checkpoint.json_checks import MAX_INT32
+from experts.checkpoint.json_reader import JsonReader
 from router_service.models.spec import Rope
 
 # An object is created for each, so a hostile value must not exhaust the memory.
@@ -88,7 +89,14 @@ class ConfigReader(JsonReader):
         kind = str(written.get(kind_key, default="default"))
         base = self.number("rope_theta", theta, above=1, most=1e15)
         base = written.number("rope_theta", base, above=1, most=1e15)
-        return Rope(dim, base, kind, tuple(_rope_numbers(written, kind)), interleaved, float32)
+        return Rope(
+            dim=dim,
+            theta=base,
+            kind=kind,
+            scaling=tuple(_rope_numbers(written, kind)),
+            interleaved=interleaved,
+            float32=float32,
+        )
 
     def eos(self) -> tuple[int, ...]:
         """Return the end-of-sequence ids: one, a list, or none."""

@@ -12,7 +12,7 @@ from router_service.models.families.common import (
     LayerTensors,
     Params,
     gate_params,
-    read_choice,
+    read_gate_sizes,
     read_shared,
     router_params,
     shared_params,
@@ -67,23 +67,25 @@ def _attention(config: ConfigReader, rope: Rope) -> LatentAttention:
 def _stretched_scale(rope: Rope) -> float:
     """YaRN scales the attention logits here, instead of queries and keys."""
     numbers: dict[str, Any] = dict(rope.scaling)
-    whole = numbers.get("mscale_all_dim")
-    return yarn_scale(numbers["factor"], whole) if rope.kind != "default" and whole else 1.0
+    mscale = numbers.get("mscale_all_dim")
+    return yarn_scale(numbers["factor"], mscale) if rope.kind != "default" and mscale else 1.0
 
 
 def _gate(config: ConfigReader) -> Gate:
     keys = ("n_routed_experts", "num_local_experts", "num_experts")
-    choice, there = read_choice(config, *keys), config.key_of(*keys)
-    experts, top_k = choice["experts"], choice["top_k"]
+    sizes, experts_key = read_gate_sizes(config, *keys), config.key_of(*keys)
+    experts, top_k = sizes["experts"], sizes["top_k"]
     groups = config.positive("n_group", default=1)
-    chosen = config.positive("topk_group", default=1)
+    top_groups = config.positive("topk_group", default=1)
     if experts % groups or (groups > 1 and experts // groups < 2):
         raise config.error(
-            "n_group", groups, f"it must divide the {experts} experts ({there}) into groups of at least 2"
+            "n_group", groups, f"it must divide the {experts} experts ({experts_key}) into groups of at least 2"
         )
-    if chosen > groups or top_k > chosen * (experts // groups):
+    if top_groups > groups or top_k > top_groups * (experts // groups):
         raise config.error(
-            "topk_group", chosen, f"of {groups} groups (n_group) they must hold num_experts_per_tok experts ({there})"
+            "topk_group",
+            top_groups,
+            f"of {groups} groups (n_group) they must hold num_experts_per_tok experts ({experts_key})",
         )
     return Gate(
         experts=experts,
@@ -92,7 +94,7 @@ def _gate(config: ConfigReader) -> Gate:
         normalize=config.flag("norm_topk_prob", True),
         scale=config.number("routed_scaling_factor", 1.0, above=0, most=1e6),
         groups=groups,
-        top_groups=chosen,
+        top_groups=top_groups,
         correction=True,
         float32=True,
     )
@@ -104,27 +106,27 @@ def _shared(config: ConfigReader, ffn: int) -> Shared | None:
     return Shared(ffn * count) if count else None
 
 
-def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+def tensor_map(spec: ModelSpec, names: TensorNames) -> TensorMap:
     """The publisher's names: `self_attn.kv_a_proj_with_mqa`, `mlp.experts.N.gate_proj`, `mlp.shared_experts` etc."""
-    params = router_params(spec, there, sparse=_sparse, attention=_attention_params)
-    return TensorMap(params, manifest(spec, there, PLAIN_TREE.feed_forward))
+    params = router_params(spec, names, sparse=_sparse, attention=_attention_params)
+    return TensorMap(params, manifest(spec, names, PLAIN_TREE.feed_forward))
 
 
 def _attention_params(at: LayerTensors) -> Params:
-    form, there, layer, prefix, hidden = at.layer.attention, at.there, at.number, at.attention, at.spec.hidden
+    form, names, layer, prefix, hidden = at.layer.attention, at.names, at.number, at.attention, at.spec.hidden
     assert isinstance(form, LatentAttention)
     queries, made = form.heads * form.query_dim, form.heads * (form.nope_dim + form.value_dim)
     first = ("q_proj", queries) if form.query_rank is None else ("q_a_proj", form.query_rank)
     latents = ("kv_a_proj_with_mqa", form.cached)
     params = {
-        f"{layer}.qkv": stacked(*(there.matrix(f"{prefix}.{n}.weight", rows, hidden) for n, rows in (first, latents))),
+        f"{layer}.qkv": stacked(*(names.matrix(f"{prefix}.{n}.weight", rows, hidden) for n, rows in (first, latents))),
         f"{layer}.kv_a_norm": plain(f"{prefix}.kv_a_layernorm.weight", form.kv_rank),
-        f"{layer}.kv_b": stacked(there.matrix(f"{prefix}.kv_b_proj.weight", made, form.kv_rank)),
-        f"{layer}.out": stacked(there.matrix(f"{prefix}.o_proj.weight", hidden, form.heads * form.value_dim)),
+        f"{layer}.kv_b": stacked(names.matrix(f"{prefix}.kv_b_proj.weight", made, form.kv_rank)),
+        f"{layer}.out": stacked(names.matrix(f"{prefix}.o_proj.weight", hidden, form.heads * form.value_dim)),
     }
     if form.query_rank is not None:
         params[f"{layer}.q_a_norm"] = plain(f"{prefix}.q_a_layernorm.weight", form.query_rank)
-        params[f"{layer}.q_b"] = stacked(there.matrix(f"{prefix}.q_b_proj.weight", queries, form.query_rank))
+        params[f"{layer}.q_b"] = stacked(names.matrix(f"{prefix}.q_b_proj.weight", queries, form.query_rank))
     if form.bias:
         params[f"{layer}.qkv_bias"] = stacked(*(Part(f"{prefix}.{n}.bias", (rows,)) for n, rows in (first, latents)))
         params[f"{layer}.out_bias"] = plain(f"{prefix}.o_proj.bias", hidden)

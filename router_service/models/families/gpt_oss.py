@@ -14,7 +14,7 @@ from router_service.models.families.common import (
     Params,
     gate_params,
     grouped_attention_params,
-    read_choice,
+    read_gate_sizes,
     read_heads,
     read_shared,
     router_params,
@@ -36,7 +36,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         family=MODEL_TYPES[0],
         per_layer=_layers(config, heads),
         rope=config.rope(heads.head_dim, 150000.0),
-        gate=Gate(**read_choice(config, "num_local_experts", "num_experts"), rule=Rule.TOPK_SOFTMAX, bias=True),
+        gate=Gate(**read_gate_sizes(config, "num_local_experts", "num_experts"), rule=Rule.TOPK_SOFTMAX, bias=True),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         form=ExpertForm(
@@ -59,9 +59,9 @@ def _layers(config: ConfigReader, heads: GroupedAttention) -> tuple[Layer, ...]:
     return tuple(Layer(True, sliding if kind == "sliding_attention" else full) for kind in kinds)
 
 
-def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+def tensor_map(spec: ModelSpec, names: TensorNames) -> TensorMap:
     """The publisher's names: `mlp.experts.gate_up_proj` (or its `_blocks` and `_scales`), gate and up interleaved."""
-    return TensorMap(router_params(spec, there, sparse=_gate, attention=_attention), _experts(spec, there))
+    return TensorMap(router_params(spec, names, sparse=_gate, attention=_attention), _experts(spec, names))
 
 
 def _attention(at: LayerTensors) -> Params:
@@ -74,9 +74,9 @@ def _gate(at: LayerTensors) -> Params:
     return gate_params(at, "router") | {f"{at.number}.gate_bias": bias}
 
 
-def _experts(spec: ModelSpec, there: TensorNames) -> ExpertManifest:
+def _experts(spec: ModelSpec, names: TensorNames) -> ExpertManifest:
     block = PLAIN_TREE.feed_forward
-    if there.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj_blocks"):
+    if names.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj_blocks"):
         return manifest_of(spec, lambda layer, expert: _mxfp4(spec, layer, expert))
     source = fused_experts(spec, block, gate_up=Layout.TRANSPOSED_INTERLEAVED, down=Layout.TRANSPOSED, biases=True)
     return manifest_of(spec, source)

@@ -7,7 +7,7 @@ its queries by position. A multimodal checkpoint holds the text model under `lan
 from dataclasses import replace
 from typing import Any
 
-from experts.checkpoint.json_reader import MAX_INT32
+from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.source import Layout
 from kernels.weights import ExpertForm
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
@@ -16,7 +16,7 @@ from router_service.models.families.common import (
     Params,
     Tree,
     gate_params,
-    read_choice,
+    read_gate_sizes,
     read_heads,
     read_shared,
     router_params,
@@ -44,7 +44,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         family=MODEL_TYPES[0],
         per_layer=layers,
         rope=config.rope(heads.head_dim, 5e5, interleaved=True, float32=True),
-        gate=Gate(**read_choice(config, "num_local_experts", default=1), rule=Rule.TOPK_SIGMOID),
+        gate=Gate(**read_gate_sizes(config, "num_local_experts", default=1), rule=Rule.TOPK_SIGMOID),
         expert_ffn=ffn,
         dense_ffn=0 if all(layer.sparse for layer in layers) else config.positive("intermediate_size_mlp"),
         form=ExpertForm(weight_inputs=True),
@@ -88,11 +88,11 @@ def _layers(config: ConfigReader, form: GroupedAttention) -> tuple[Layer, ...]:
     return tuple(Layer(n in sparse, replace(form, rope=bool(rope[n]), view=views[n])) for n in range(count))
 
 
-def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+def tensor_map(spec: ModelSpec, names: TensorNames) -> TensorMap:
     """The publisher's names: `feed_forward.router`, `feed_forward.experts.gate_up_proj` (all experts, transposed)."""
-    tree = Tree(next((root for root in ROOTS if there.has(f"{root}model.norm.weight")), ROOTS[1]), "feed_forward")
+    tree = Tree(next((root for root in ROOTS if names.has(f"{root}model.norm.weight")), ROOTS[1]), "feed_forward")
     experts = fused_experts(spec, tree.feed_forward, Layout.TRANSPOSED, Layout.TRANSPOSED)
-    return TensorMap(router_params(spec, there, tree, _sparse), manifest_of(spec, experts))
+    return TensorMap(router_params(spec, names, tree, _sparse), manifest_of(spec, experts))
 
 
 def _sparse(at: LayerTensors) -> Params:

@@ -10,7 +10,7 @@ from router_service.models.spec import ModelSpec
 
 def manifest(
     spec: ModelSpec,
-    there: TensorNames,
+    names: TensorNames,
     block: Callable[[int], str],
     matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> ExpertManifest:
@@ -18,14 +18,21 @@ def manifest(
 
     `block` returns the prefix of a layer's MoE block.
     """
-    fused = there.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj")
-    source = fused_experts(spec, block) if fused else _separate_experts(spec, there, block, matrices)
+    fused = names.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj")
+    source = fused_experts(spec, block) if fused else _separate_experts(spec, names, block, matrices)
     return manifest_of(spec, source)
 
 
 def manifest_of(spec: ModelSpec, source: Callable[[int, int], ExpertSource]) -> ExpertManifest:
     """All experts of a model; `source(layer, expert)` returns where each is stored."""
-    return ExpertManifest(spec.hidden, spec.expert_ffn, spec.moe_layers, spec.gate.experts, spec.form, source)
+    return ExpertManifest(
+        hidden=spec.hidden,
+        ffn=spec.expert_ffn,
+        layers=spec.moe_layers,
+        experts=spec.gate.experts,
+        form=spec.form,
+        source=source,
+    )
 
 
 def fused_experts(
@@ -53,15 +60,15 @@ def fused_experts(
 
 
 def _separate_experts(
-    spec: ModelSpec, there: TensorNames, block: Callable[[int], str], matrices: tuple[str, str, str]
+    spec: ModelSpec, names: TensorNames, block: Callable[[int], str], matrices: tuple[str, str, str]
 ) -> Callable[[int, int], ExpertSource]:
     hidden, ffn = spec.hidden, spec.expert_ffn
 
     def source(layer: int, expert: int) -> ExpertSource:
         gate, up, down = (f"{block(layer)}.experts.{expert}.{name}.weight" for name in matrices)
         return ExpertSource(
-            stacked(there.matrix(gate, ffn, hidden), there.matrix(up, ffn, hidden)),
-            stacked(there.matrix(down, hidden, ffn)),
+            gate_up=stacked(names.matrix(gate, ffn, hidden), names.matrix(up, ffn, hidden)),
+            down=stacked(names.matrix(down, hidden, ffn)),
         )
 
     return source

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from router_service.models.families.common import (
     Tree,
-    read_choice,
+    read_gate_sizes,
     read_heads,
     read_shared,
     router_params,
@@ -27,15 +27,15 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         family=MODEL_TYPES[0],
         per_layer=(layer,) * config.layers(),
         rope=config.rope(heads.head_dim, 1e6),
-        gate=Gate(**read_choice(config, "num_local_experts", "num_experts"), normalize=True),
+        gate=Gate(**read_gate_sizes(config, "num_local_experts", "num_experts"), normalize=True),
         expert_ffn=config.positive("intermediate_size"),
         dense_ffn=0,
         **read_shared(config, norm_eps=1e-5),
     )
 
 
-def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+def tensor_map(spec: ModelSpec, names: TensorNames) -> TensorMap:
     """The publisher's names: `block_sparse_moe.experts.N.w1/w3/w2` are gate, up and down. transformers uses `mlp`."""
-    tree = Tree(block="mlp" if there.has("model.layers.0.mlp.gate.weight") else "block_sparse_moe")
-    experts = manifest(spec, there, tree.feed_forward, ("w1", "w3", "w2"))
-    return TensorMap(router_params(spec, there, tree), experts)
+    tree = Tree(block="mlp" if names.has("model.layers.0.mlp.gate.weight") else "block_sparse_moe")
+    experts = manifest(spec, names, tree.feed_forward, ("w1", "w3", "w2"))
+    return TensorMap(router_params(spec, names, tree), experts)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm
 from router_service.models.families.common import (
     PLAIN_TREE,
-    read_choice,
+    read_gate_sizes,
     read_heads,
     read_shared,
     router_params,
@@ -27,7 +27,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         per_layer=(Layer(True, _attention(config, heads)),) * config.layers(),
         rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
-            **read_choice(config, "num_experts", "num_local_experts"),
+            **read_gate_sizes(config, "num_experts", "num_local_experts"),
             normalize=config.flag("norm_topk_prob", False),
         ),
         expert_ffn=config.positive("intermediate_size"),
@@ -41,6 +41,6 @@ def _attention(config: ConfigReader, heads: GroupedAttention) -> GroupedAttentio
     return replace(heads, qkv_bias=biased, out_bias=biased, norm=QueryKeyNorm.WHOLE, clip=clip)
 
 
-def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+def tensor_map(spec: ModelSpec, names: TensorNames) -> TensorMap:
     """The publisher's names: `mlp.experts.N.gate_proj` and so on."""
-    return TensorMap(router_params(spec, there), manifest(spec, there, PLAIN_TREE.feed_forward))
+    return TensorMap(router_params(spec, names), manifest(spec, names, PLAIN_TREE.feed_forward))

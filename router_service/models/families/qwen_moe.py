@@ -13,7 +13,7 @@ from router_service.models.families.common import (
     LayerTensors,
     Params,
     gate_params,
-    read_choice,
+    read_gate_sizes,
     read_heads,
     read_shared,
     router_params,
@@ -39,7 +39,7 @@ def read_spec(config: ConfigReader) -> ModelSpec:
         per_layer=layers,
         rope=config.rope(heads.head_dim, 1e4),
         gate=Gate(
-            **read_choice(config, "num_experts", "num_local_experts"),
+            **read_gate_sizes(config, "num_experts", "num_local_experts"),
             normalize=config.flag("norm_topk_prob", False),
         ),
         expert_ffn=config.positive("moe_intermediate_size"),
@@ -81,9 +81,9 @@ def _windows(config: ConfigReader, count: int) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def tensor_map(spec: ModelSpec, there: TensorNames) -> TensorMap:
+def tensor_map(spec: ModelSpec, names: TensorNames) -> TensorMap:
     """The publisher's names: `mlp.experts.N.gate_proj` and so on."""
-    return TensorMap(router_params(spec, there, sparse=_sparse), manifest(spec, there, PLAIN_TREE.feed_forward))
+    return TensorMap(router_params(spec, names, sparse=_sparse), manifest(spec, names, PLAIN_TREE.feed_forward))
 
 
 def _sparse(at: LayerTensors) -> Params:

@@ -31,18 +31,44 @@ class Family:
 
 
 FAMILIES = (
-    Family(mixtral.ARCHITECTURES, mixtral.MODEL_TYPES, mixtral.read_spec, mixtral.tensor_map),
-    Family(qwen_moe.ARCHITECTURES, qwen_moe.MODEL_TYPES, qwen_moe.read_spec, qwen_moe.tensor_map),
-    Family(olmoe.ARCHITECTURES, olmoe.MODEL_TYPES, olmoe.read_spec, olmoe.tensor_map),
     Family(
-        deepseek_v3.ARCHITECTURES,
-        deepseek_v3.MODEL_TYPES,
-        deepseek_v3.read_spec,
-        deepseek_v3.tensor_map,
-        deepseek_v3.skipped,
+        architectures=mixtral.ARCHITECTURES,
+        model_types=mixtral.MODEL_TYPES,
+        read_spec=mixtral.read_spec,
+        tensor_map=mixtral.tensor_map,
     ),
-    Family(llama4.ARCHITECTURES, llama4.MODEL_TYPES, llama4.read_spec, llama4.tensor_map, llama4.skipped),
-    Family(gpt_oss.ARCHITECTURES, gpt_oss.MODEL_TYPES, gpt_oss.read_spec, gpt_oss.tensor_map),
+    Family(
+        architectures=qwen_moe.ARCHITECTURES,
+        model_types=qwen_moe.MODEL_TYPES,
+        read_spec=qwen_moe.read_spec,
+        tensor_map=qwen_moe.tensor_map,
+    ),
+    Family(
+        architectures=olmoe.ARCHITECTURES,
+        model_types=olmoe.MODEL_TYPES,
+        read_spec=olmoe.read_spec,
+        tensor_map=olmoe.tensor_map,
+    ),
+    Family(
+        architectures=deepseek_v3.ARCHITECTURES,
+        model_types=deepseek_v3.MODEL_TYPES,
+        read_spec=deepseek_v3.read_spec,
+        tensor_map=deepseek_v3.tensor_map,
+        skipped=deepseek_v3.skipped,
+    ),
+    Family(
+        architectures=llama4.ARCHITECTURES,
+        model_types=llama4.MODEL_TYPES,
+        read_spec=llama4.read_spec,
+        tensor_map=llama4.tensor_map,
+        skipped=llama4.skipped,
+    ),
+    Family(
+        architectures=gpt_oss.ARCHITECTURES,
+        model_types=gpt_oss.MODEL_TYPES,
+        read_spec=gpt_oss.read_spec,
+        tensor_map=gpt_oss.tensor_map,
+    ),
 )
 # The keys that determine which layers have experts, in any family.
 SPARSITY_KEYS = (
@@ -75,10 +101,10 @@ def plan_model(checkpoint: Checkpoint, verify: bool = True) -> ModelPlan:
     """
     where = str(checkpoint.path / "config.json")
     family = family_of(checkpoint.config, where)
-    there = TensorNames(checkpoint.names, fp8_block(checkpoint.config, where))
-    spec, tensors = read_model(checkpoint.config, where, there)
+    names = TensorNames(checkpoint.names, fp8_block(checkpoint.config, where))
+    spec, tensors = read_model(checkpoint.config, where, names)
     if not verify:
-        return ModelPlan(checkpoint, spec, tensors)
+        return ModelPlan(checkpoint=checkpoint, spec=spec, tensors=tensors)
     unused: Counter[str] = Counter()
 
     def ignorable(name: str) -> bool:
@@ -88,11 +114,12 @@ def plan_model(checkpoint: Checkpoint, verify: bool = True) -> ModelPlan:
         return reason is not None or _follows_from_others(name)
 
     checkpoint.check(_stored(tensors), ignorable)
-    return ModelPlan(checkpoint, spec, tensors, tuple(_notices(checkpoint, unused)))
+    notices = tuple(_notices(checkpoint, unused))
+    return ModelPlan(checkpoint=checkpoint, spec=spec, tensors=tensors, notices=notices)
 
 
-def read_model(config: Mapping[str, Any], where: str, there: TensorNames) -> tuple[ModelSpec, TensorMap]:
-    """Read a configuration; `there` says which tensors the checkpoint has.
+def read_model(config: Mapping[str, Any], where: str, names: TensorNames) -> tuple[ModelSpec, TensorMap]:
+    """Read a configuration; `names` says which tensors the checkpoint has.
 
     Raises:
         CheckpointError: unknown family, or a bad configuration value.
@@ -101,9 +128,9 @@ def read_model(config: Mapping[str, Any], where: str, there: TensorNames) -> tup
     text = text_part(config, where)
     spec = family.read_spec(text)
     if not spec.moe_layers:
-        said = ", ".join(text.name(key) for key in SPARSITY_KEYS if text.get(key) is not None)
-        raise CheckpointError(f"{where}: no layer has experts, by {said}: a dense model is not for this server")
-    return spec, family.tensor_map(spec, there)
+        keys = ", ".join(text.name(key) for key in SPARSITY_KEYS if text.get(key) is not None)
+        raise CheckpointError(f"{where}: no layer has experts, by {keys}: a dense model is not for this server")
+    return spec, family.tensor_map(spec, names)
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:

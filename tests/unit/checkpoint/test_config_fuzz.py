@@ -57,8 +57,8 @@ def config_of(variant: str) -> dict[str, Any]:
 
 
 def read(config: dict[str, Any]) -> tuple[ModelSpec, TensorMap]:
-    there = TensorNames(PublishedNames(config, WHERE), fp8_block(config, WHERE))
-    return read_model(config, WHERE, there)
+    names = TensorNames(PublishedNames(config, WHERE), fp8_block(config, WHERE))
+    return read_model(config, WHERE, names)
 
 
 def size_up(spec: ModelSpec, tensors: TensorMap) -> None:
@@ -67,9 +67,16 @@ def size_up(spec: ModelSpec, tensors: TensorMap) -> None:
     assert spec.gate.experts <= MAX_EXPERTS
     frequencies(spec.rope)
     dtype, config = dtype_of("auto", spec.dtype, WHERE), ClusterConfig()
-    subject = InspectedModel("x", WHERE, False, spec, tensors, stored_bytes(tensors, lambda stored: stored.dtypes[0]))
+    inspected = InspectedModel(
+        name="x",
+        where=WHERE,
+        published=False,
+        spec=spec,
+        tensors=tensors,
+        stored=stored_bytes(tensors, lambda stored: stored.dtypes[0]),
+    )
     forms = forms_of(spec, tensors, dtype, False, config.router, config.cluster.routers)
-    assert render(inspect(subject, dtype, 1, forms, Room(1 << 40, True, "here")))
+    assert render(inspect(inspected, dtype, 1, forms, Room(1 << 40, True, "here")))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

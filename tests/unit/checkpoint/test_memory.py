@@ -45,7 +45,15 @@ role, dtype, device = sys.argv[2], getattr(torch, sys.argv[3]), torch.device("cp
 plan, ops = plan_model(Checkpoint(Path(sys.argv[1]))), select.ops("auto", device)
 if role == "shard":
     held = even_placement(plan.spec.gate.experts, 2).shards[0]
-    kept = load_shard(0, held, plan.checkpoint, plan.tensors.experts, dtype, device, ops)
+    kept = load_shard(
+        index=0,
+        experts=held,
+        checkpoint=plan.checkpoint,
+        manifest=plan.tensors.experts,
+        dtype=dtype,
+        device=device,
+        ops=ops,
+    )
     size = kept.weights_bytes
 else:
     kept = load_router_weights(plan.checkpoint, plan.tensors.router, dtype, device, ops)

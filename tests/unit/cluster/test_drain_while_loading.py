@@ -132,7 +132,7 @@ class ProvingRouter:
     def ready(self) -> bool:
         return True
 
-    def prove(self, seconds: float, go_on: Callable[[], None]) -> None:
+    def run_self_test(self, seconds: float, go_on: Callable[[], None]) -> None:
         order_and_wait(self._body)
         go_on()
         pytest.fail(f"waits for its token for {seconds} s")
@@ -143,7 +143,7 @@ class Replica(router_replica.RouterReplica):
         """Serve awaits it; here there is nobody who would."""
 
 
-def test_a_router_ends_in_the_midst_of_its_proof(
+def test_a_router_ends_in_the_midst_of_its_self_test(
     body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path, "mixtral")

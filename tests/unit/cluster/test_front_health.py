@@ -38,7 +38,7 @@ class Server:
 
     metrics_port = 0
 
-    def __init__(self, *_: object, threads: ThreadWatch) -> None:
+    def __init__(self, *, threads: ThreadWatch, **_: object) -> None:
         self.threads = threads
         self.dead = False
 
@@ -58,8 +58,8 @@ async def test_the_death_of_a_task_fails_the_health_check(tmp_path: Path, monkey
     write_checkpoint(tmp_path, "mixtral")
     process, servers = Process(), list[Server]()
 
-    def server(*values: Any, **options: Any) -> Server:
-        servers.append(Server(*values, **options))
+    def server(**options: Any) -> Server:
+        servers.append(Server(**options))
         return servers[-1]
 
     monkeypatch.setattr(front_replica, "RegisteredProcess", lambda *_: process)

@@ -78,7 +78,7 @@ def test_the_key_decides(address: str) -> None:
 def test_of_two_lives_the_youngest_counts() -> None:
     """One was moved to another node, another came here."""
     moved = [*HERE, announced(2, "b", replica="new"), announced(3, "a", replica="new")]
-    assert shards_here(lambda: moved, "a", 4, 0.0) == 2
+    assert shards_here(lambda: moved, "a", 4, wait_s=0.0) == 2
 
 
 def test_it_waits_for_shards_that_have_not_said_where_they_are() -> None:
@@ -90,7 +90,7 @@ def test_it_waits_for_shards_that_have_not_said_where_they_are() -> None:
 
 def test_who_stays_silent_counts_as_here() -> None:
     slept: list[float] = []
-    assert shards_here(lambda: HERE[:2], "a", 4, 10.0, lambda: sum(slept), slept.append) == 3
+    assert shards_here(lambda: HERE[:2], "a", 4, wait_s=10.0, clock=lambda: sum(slept), sleep=slept.append) == 3
     assert sum(slept) == 10.0
     assert shards_here(list, "a", 4, wait_s=0.0) == 4
 

@@ -90,7 +90,7 @@ def test_a_shard_that_comes_back_goes_on_where_it_was(tiny: Callable[..., Tiny],
         outputs = [tokens_of([event for event in events if event.key == key]) for key in keys]
         assert outputs == [answer.tokens for answer in answers]
         assert mesh.blocks_used == 0
-        assert [link.connects for link in mesh.connector.links] == [1, 2, 2]  # type: ignore[union-attr]
+        assert [connection.connects for connection in mesh.connector.connections] == [1, 2, 2]  # type: ignore[union-attr]
 
 
 def test_who_does_not_need_the_shard_goes_on(mesh: Mesh) -> None:
@@ -159,7 +159,7 @@ def test_a_shard_that_never_answers_times_out(divided: Tiny, monkeypatch: pytest
     The shard's turn is held by the test all the while. Once the other one has answered, the call's time is over: how
     long that takes is a matter of the machine. The engine's clock moves by a second with each look at it.
     """
-    with Mesh(divided.plan, 2, "unix", unavailable_wait_seconds=60.0) as mesh, mesh.servers.running[1]._compute_lock:
+    with Mesh(divided.plan, 2, "unix", unavailable_wait_seconds=60.0) as mesh, mesh.servers.running[1].turn:
         begun, deadlines, transport = time.monotonic(), list[float](), mesh.engine.pool.transport
         receive = transport.receive
 
@@ -187,7 +187,7 @@ def test_a_shard_that_is_replaced_again_and_again_while_nobody_asks(mesh: Mesh) 
     for life in range(2, 5):
         mesh.servers.stop(1)
         mesh.servers.start(1)
-        until(lambda life=life: mesh.connector.links[1].connects == life, "it is connected again")
+        until(lambda life=life: mesh.connector.connections[1].connects == life, "it is connected again")
     assert tokens_of(mesh.generate([[THERE] * 4], greedy(3))[0])
     gc.collect()
 
@@ -217,11 +217,11 @@ def test_a_question_that_fails_on_the_shard_is_an_error(mesh: Mesh, monkeypatch:
 def test_the_connector_says_what_it_knows(mesh: Mesh) -> None:
     connector = mesh.connector
     assert connector is not None
-    until(lambda: all(link.status for link in connector.links), "every shard has told its status")
-    assert [link.status["experts"] for link in connector.links] == [9, 9]
+    until(lambda: all(connection.status for connection in connector.connections), "every shard has told its status")
+    assert [connection.status["experts"] for connection in connector.connections] == [9, 9]
     mesh.servers.stop(1)
     mesh.submit([THERE] * 4, greedy(2))
     until(lambda: mesh.engine.step() is not None and not connector.connected(), "the loss is seen")
     server = mesh.servers.start(1)
     until(connector.connected, "it is connected again")
-    assert connector.links[1].endpoint == server.endpoint
+    assert connector.connections[1].endpoint == server.endpoint

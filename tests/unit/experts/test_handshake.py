@@ -28,7 +28,16 @@ class Deaf:
 
 @pytest.fixture
 def server() -> Iterator[FrameServer]:
-    server = FrameServer("shard", 0, "s0", NODE, "127.0.0.1", CREDENTIALS, False, Deaf())
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="s0",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Deaf(),
+    )
     yield server
     server.close()
 

@@ -187,7 +187,17 @@ class FakeRouter:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint("router", 0, self.name, self.incarnation, "node", "127.0.0.1", self.port, "", 1)
+        return Endpoint(
+            role="router",
+            index=0,
+            replica=self.name,
+            incarnation=self.incarnation,
+            node="node",
+            host="127.0.0.1",
+            port=self.port,
+            unix_name="",
+            pid=1,
+        )
 
     @property
     def running(self) -> int:
@@ -313,7 +323,7 @@ def report(router: str = "r0", **fields: object) -> RouterReport:
         "shard_imbalance": 1.5,
         "expert_imbalance": 2.0,
         "shards": [],
-        "families": [],
+        "metric_families": [],
         "step_seconds": 20.0,
     }
     return RouterReport(**(values | fields))  # type: ignore[arg-type]

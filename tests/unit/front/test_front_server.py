@@ -27,7 +27,7 @@ from tests.unit.front.front_world import World
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Front whose calls have as long for their last message as they need."""
-    monkeypatch.setattr(server, "LAST_WORDS_S", WAIT_S)
+    monkeypatch.setattr(server, "FINAL_MESSAGE_S", WAIT_S)
 
 
 async def test_health_follows_the_links(world: World) -> None:
@@ -212,7 +212,7 @@ async def test_a_leaving_router_gets_new_streams_only_while_it_is_the_last(world
     running = asyncio.create_task(collect(client, "hello world", max_tokens=20))
     await until(lambda: bool(first.submits))
     first.say(report(leaving=True))
-    await until(lambda: world.server.links.links[0].leaving)
+    await until(lambda: world.server.router_pool.links[0].leaving)
     assert await client.health()
     check_one_end(await collect(client, "hello", max_tokens=3))
     second = await world.router(name="r1")
@@ -230,7 +230,7 @@ async def test_health_is_down_while_shards_are_missing(world: World) -> None:
     world.clock = lambda: now
     router, client = await world.serve()
     router.say(report(ready=False))
-    await until(lambda: not world.server.links.links[0].ready)
+    await until(lambda: not world.server.router_pool.links[0].ready)
     await world.asked_again()  # and health was judged in between
     assert await client.health()
     now += SHARDS_AWAY_S + 1
@@ -271,7 +271,14 @@ async def test_a_taken_port_is_an_error_that_names_it(world: World, text: TextMo
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for field in ("grpc_port", "metrics_port"):
-            front = FrontServer(FrontConfig(**{field: port}), text, card(), world.list_endpoints, CREDENTIALS, "node")
+            front = FrontServer(
+                config=FrontConfig(**{field: port}),
+                text=text,
+                card=card(),
+                endpoints=world.list_endpoints,
+                credentials=CREDENTIALS,
+                node="node",
+            )
             with pytest.raises(OSError, match=str(port) if field == "grpc_port" else "in use"):
                 await front.start()
             await front.stop()

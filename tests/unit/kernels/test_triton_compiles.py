@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels.triton import ffn as triton_ffn  # noqa: E402
+from kernels.triton import ffn_kernels  # noqa: E402
 from kernels.triton import gate as triton_gate  # noqa: E402
 from kernels.triton import permute as triton_permute  # noqa: E402
 
@@ -65,8 +65,8 @@ def ffn_code(dtype: str, rows: int, variant: Variant = VARIANTS[0]) -> tuple[str
     down = shared | {"y_ptr": "*fp32"} | index
     first = constants | {"CLAMPED": variant.clamped, "WEIGHTED": variant.weight_inputs}
     return (
-        machine_code(triton_ffn._gate_up_kernel, gate_up, first, warps),
-        machine_code(triton_ffn._down_kernel, down, constants | {"WEIGHTED": not variant.weight_inputs}, warps),
+        machine_code(ffn_kernels.gate_up_kernel, gate_up, first, warps),
+        machine_code(ffn_kernels.down_kernel, down, constants | {"WEIGHTED": not variant.weight_inputs}, warps),
     )
 
 

@@ -63,7 +63,7 @@ def statistics(request: pytest.FixtureRequest) -> Statistics:
     for number in range(STEPS):
         statistics.observe(step(PAIRS))
         if number % request.param == 0:
-            statistics.settle()
+            statistics.flush()
     return statistics
 
 

@@ -43,12 +43,22 @@ class Live:
         config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK, threads=1)
         engine = build_engine(tiny.plan, transport, experts, config, torch.float32, CPU)
         identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", CREDENTIALS)
-        self.router = Router(engine, transport, self._endpoints, identity, sizes, experts, MetricsConfig())
+        self.router = Router(
+            engine=engine,
+            transport=transport,
+            shards=self._endpoints,
+            identity=identity,
+            sizes=sizes,
+            experts=experts,
+            metrics=MetricsConfig(),
+        )
         until(self.router.ready, "every shard is connected")
 
     def page(self) -> Page:
         """The router's series of this moment."""
-        return page(self.router.reporter.report(Window(self.router.statistics.totals, time.monotonic())).families)
+        return page(
+            self.router.reporter.report(Window(self.router.statistics.cumulative, time.monotonic())).metric_families
+        )
 
     def replace(self, shard: int) -> None:
         """A new life of a shard takes the place of the last one."""
@@ -103,15 +113,14 @@ def test_a_shard_that_died_is_down_by_its_last_name_though_nobody_asks_it(live: 
 def test_a_shard_that_no_list_names_but_that_answers_is_up(live: Live) -> None:
     until(lambda: up(live) == [1, 1], "both are up")
     live.listed = []
-    asked = live.router.connector.links[1].status
-    until(lambda: live.router.connector.links[1].status is not asked, "it was asked again")
+    asked = live.router.connector.connections[1].status
+    until(lambda: live.router.connector.connections[1].status is not asked, "it was asked again")
     assert up(live) == [1, 1]
 
 
 def test_a_connection_that_broke_is_a_reconnect_and_no_restart(live: Live) -> None:
     until(lambda: up(live) == [1, 1], "both are up")
-    for channel in list(live.servers.running[1]._server._channels):
-        channel.close()
+    live.servers.running[1].hang_up()
     live.router.requests.submit(0, Submit(1, "a", list(range(40)), greedy(2)))
     until(lambda: told(live, "dataplane_reconnects_total")[1] == 1, "it is connected again")
     until(lambda: up(live) == [1, 1], "and up")
@@ -144,7 +153,7 @@ def test_strangers_at_the_routers_own_door_are_counted(live: Live) -> None:
 def test_the_kv_cache_is_what_a_request_needs(live: Live, prompt: int, answer: int) -> None:
     """It holds blocks for prompt and answer while the shards' turns are held; then all is free again."""
     blocks, total = -(-(prompt + answer) // BLOCK), TOKENS // BLOCK
-    with live.servers.running[0]._compute_lock, live.servers.running[1]._compute_lock:
+    with live.servers.running[0].turn, live.servers.running[1].turn:
         live.router.requests.submit(0, Submit(1, "a", [7] * prompt, greedy(answer)))
         until(lambda: value(live.page(), "num_requests_running") == 1, "it runs")
         metrics = live.page()

@@ -3,6 +3,7 @@
 import gc
 import sys
 import time
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -18,9 +19,9 @@ from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.metrics.histogram import DECADES, SECONDS, phase_bounds
-from router_service.metrics.router_series import Gauges, LinkGauges, router_families
-from router_service.metrics.shard_series import shard_families
-from tests.support.scrape import LABELS, exposed, text_of, value
+from router_service.metrics.router_series import ConnectionGauges, Gauges, router_series
+from router_service.metrics.shard_series import shard_series
+from tests.support.scrape import GAUGES, LABELS, exposed, text_of, value
 
 LAYERS, EXPERTS, SHARDS, CHOSEN = 58, 256, 64, 8
 MOST_SERIES = 5000
@@ -47,8 +48,8 @@ def step(shards: int, layers: int = LAYERS, tokens: int = 64) -> StepRecord:
 
 
 def gauges(shards: int) -> Gauges:
-    links = (LinkGauges("abcdefgh", True, 0, 0, 1e-4),) * shards
-    return Gauges(3, 2, 10, 40, 4000, 500, 60, 1000, 100, 1.5, {}, links)
+    connection = ConnectionGauges(replica="abcdefgh", up=True, restarts=0, reconnects=0, clock_error_s=1e-4)
+    return replace(GAUGES, rejected={}, connections=(connection,) * shards, thread_failures={}, observer_failures={})
 
 
 def series(shards: int, config: MetricsConfig) -> list[str]:
@@ -56,9 +57,9 @@ def series(shards: int, config: MetricsConfig) -> list[str]:
     statistics = Statistics(even_placement(EXPERTS, shards), LAYERS)
     for _ in range(40):  # enough for dead experts to be told
         statistics.observe(step(shards, tokens=32))
-    statistics.settle()
-    own = router_families(statistics, statistics.totals, gauges(shards), LABELS, config)
-    told = shard_families(dict.fromkeys(range(shards), STATUS), {"model": "m"})
+    statistics.flush()
+    own = router_series(statistics, statistics.cumulative, gauges(shards), LABELS, config)
+    told = shard_series(dict.fromkeys(range(shards), STATUS), {"model": "m"})
     return [line for line in text_of(own + told).splitlines() if not line.startswith("#")]
 
 
@@ -75,11 +76,11 @@ def test_a_sample_takes_no_longer_on_a_large_page() -> None:
 
     def seconds_a_sample(shards: int) -> float:
         statistics = Statistics(even_placement(EXPERTS, shards), LAYERS)
-        families = router_families(statistics, statistics.totals, gauges(shards), *SETUP)
+        metric_families = router_series(statistics, statistics.cumulative, gauges(shards), *SETUP)
         taken = []
         for _ in range(7):
             begun = time.thread_time()
-            lines = text_of(families).count("\n")
+            lines = text_of(metric_families).count("\n")
             taken.append((time.thread_time() - begun) / lines)
         return min(taken)
 
@@ -138,7 +139,7 @@ def calls_of(shards: int, layers: int, steps: int) -> int:
     with CallCounter() as counter:
         for record in records:
             statistics.observe(record)
-        statistics.settle()
+        statistics.flush()
     return counter.calls
 
 

@@ -75,7 +75,7 @@ def stages(step: StepRecord, statistics: Statistics) -> dict[str, float]:
     """One step's stages, as the series have them, in nanoseconds."""
     before = dict(statistics.stage_seconds)
     statistics.observe(step)
-    statistics.settle()
+    statistics.flush()
     return {stage: (seconds - before[stage]) * 1e9 for stage, seconds in statistics.stage_seconds.items()}
 
 

@@ -20,8 +20,8 @@ from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
-from router_service.metrics.router_series import router_families
-from router_service.metrics.shard_series import shard_families
+from router_service.metrics.router_series import router_series
+from router_service.metrics.shard_series import shard_series
 from router_service.metrics.windows import Window
 from tests.support.mesh import Mesh, greedy, until
 from tests.support.scrape import GAUGES, exposed, openmetrics, page, value
@@ -47,9 +47,9 @@ def test_a_router_that_rests_says_nothing_of_balance() -> None:
     """Its layers would be even, and the mean over routers would hide those of one that works."""
     stats = Statistics(Placement(((5, 0, 3), (1, 2, 4))), 1)
     stats.observe(record([(0, routed([600, 0, 100, 300, 200, 0]))]))
-    stats.settle()
-    nothing = stats.totals.minus(stats.totals)
-    resting = page(router_families(stats, nothing, GAUGES, {}, MetricsConfig(per_layer=True, per_expert=True)))
+    stats.flush()
+    nothing = stats.cumulative.minus(stats.cumulative)
+    resting = page(router_series(stats, nothing, GAUGES, {}, MetricsConfig(per_layer=True, per_expert=True)))
     balance = ("expert_load_imbalance", "balancedness", "max_violation", "router_entropy_ratio", "dead_experts")
     assert {f"expertmesh_{name}" for name in balance} & set(resting) == set()
     assert value(resting, "shard_load_imbalance_count") == 1
@@ -71,7 +71,7 @@ def test_a_known_skew_has_its_known_values() -> None:
     assert value(metrics, "dead_experts") == 2
     entropy = -sum(share * math.log(share) for share in (1 / 2, 1 / 12, 1 / 4, 1 / 6)) / math.log(6)
     assert value(metrics, "router_entropy_ratio") == pytest.approx((entropy + 1) / 2)
-    assert stats.imbalance(stats.totals) == pytest.approx({"shard_imbalance": 1.25, "expert_imbalance": 2.0})
+    assert stats.imbalance(stats.cumulative) == pytest.approx({"shard_imbalance": 1.25, "expert_imbalance": 2.0})
 
 
 def test_large_series_are_opt_in_and_bounded() -> None:
@@ -99,8 +99,8 @@ def test_lost_tokens_count_nowhere() -> None:
     stats = Statistics(Placement(((0, 1), (2, 3))), 1)
     ids = np.array([[0, 1], [LOST, LOST], [2, 3]])
     stats.observe(record([(0, Routing(ids, np.ones((3, 2), np.float32)))]))
-    stats.settle()
-    assert stats.totals.expert_tokens_LE.tolist() == [[1, 1, 1, 1]]
+    stats.flush()
+    assert stats.cumulative.expert_tokens_LE.tolist() == [[1, 1, 1, 1]]
     stats.observe(record([(0, Routing(ids[1:2], np.ones((1, 2), np.float32)))]))
     assert value(exposed(stats), "shard_load_imbalance_count") == 1
 
@@ -132,15 +132,15 @@ def test_calls_are_added_to_their_shard() -> None:
 
 def test_a_window_is_the_last_minute() -> None:
     stats = Statistics(Placement(((0,), (1,))), 1)
-    window = Window(stats.totals, 0.0)
+    window = Window(stats.cumulative, 0.0)
     for second in range(1, 200):
         stats.observe(record([(0, routed([1, 1]))]))
-        stats.settle()
-        recent, seconds = window.advance(stats.totals, float(second))
+        stats.flush()
+        recent, seconds = window.advance(stats.cumulative, float(second))
         assert seconds == min(second, 61)
         assert recent.step_seconds == pytest.approx(seconds)
         assert recent.expert_tokens_LE.tolist() == [[seconds, seconds]]
-    assert len(window._snapshots) < 65
+    assert window.snapshots < 65
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def measure(mesh: Mesh) -> None:
     mesh.generate(prompts, greedy(6))
     for step in mesh.records[seen:]:
         mesh.stats.observe(step)  # type: ignore[attr-defined]
-    mesh.stats.settle()  # type: ignore[attr-defined]
+    mesh.stats.flush()  # type: ignore[attr-defined]
 
 
 def calls_of(mesh: Mesh, shard: int) -> list[CallPhases]:
@@ -246,12 +246,15 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
 
 def test_what_shards_count_is_what_the_router_sent(slow: Mesh) -> None:
     stats: Statistics = slow.stats  # type: ignore[attr-defined]
-    assert stats.totals.assignments_S.tolist() == stats.by_shard(stats.totals.expert_tokens_LE).sum(axis=0).tolist()
-    assert (stats.totals.rows_S <= stats.totals.assignments_S).all()
+    assert (
+        stats.cumulative.assignments_S.tolist()
+        == stats.by_shard(stats.cumulative.expert_tokens_LE).sum(axis=0).tolist()
+    )
+    assert (stats.cumulative.rows_S <= stats.cumulative.assignments_S).all()
     connector = slow.connector
     assert connector is not None
-    told = lambda: [link.status.get("assignments", 0) for link in connector.links]  # noqa: E731
-    until(lambda: (np.array(told()) >= stats.totals.assignments_S).all(), "the shards have told")
+    told = lambda: [connection.status.get("assignments", 0) for connection in connector.connections]  # noqa: E731
+    until(lambda: (np.array(told()) >= stats.cumulative.assignments_S).all(), "the shards have told")
 
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -311,7 +314,7 @@ STATUS = {
 
 
 def shape(metrics: dict[str, Metric], names: list[str]) -> dict[str, tuple[str, set[str]]]:
-    """Type and labels of each of our families, without those that every series or every bucket has."""
+    """Type and labels of each of our metric families, without those that every series or every bucket has."""
     shapes = {}
     for name in names:
         family = metrics[f"expertmesh_{name}"]
@@ -322,15 +325,15 @@ def shape(metrics: dict[str, Metric], names: list[str]) -> dict[str, tuple[str, 
     return shapes
 
 
-def test_families_are_those_of_the_contract() -> None:
+def test_metric_families_are_those_of_the_contract() -> None:
     stats = Statistics(Placement(((0, 1), (2, 3))), 1)
     stats.observe(record([(0, routed([100] * 4))]))
-    stats.settle()
-    own = router_families(stats, stats.totals, GAUGES, {"model": "m", "router": "r0"}, MetricsConfig())
+    stats.flush()
+    own = router_series(stats, stats.cumulative, GAUGES, {"model": "m", "router": "r0"}, MetricsConfig())
     assert shape(page(own), list(CONTRACT)) == CONTRACT
     assert {family.name.removeprefix("expertmesh_") for family in own} == set(CONTRACT)
     assert {frozenset(sample.labels) >= {"model", "router"} for family in own for sample in family.samples} == {True}
-    shards = shard_families({0: STATUS, 1: {}}, {"model": "m"})
+    shards = shard_series({0: STATUS, 1: {}}, {"model": "m"})
     assert shape(page(shards), list(OF_SHARDS)) == OF_SHARDS
     assert {family.name.removeprefix("expertmesh_") for family in shards} == set(OF_SHARDS)
     both = page(own + shards)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.planner.inspected_model import open_subject
+from cluster.planner.inspected_model import open_inspected_model
 from cluster.planner.model_description import describe_attention
 from cluster.planner.sizes import kv_bytes_per_token, uncompressed_kv_bytes_per_token
 from kernels import select
@@ -49,19 +49,19 @@ def spec_of(*forms: AttentionForm) -> ModelSpec:
 
 
 def test_groups_of_what_is_published() -> None:
-    gpt_oss = cache_groups(open_subject("gpt-oss-20b").spec)
+    gpt_oss = cache_groups(open_inspected_model("gpt-oss-20b").spec)
     assert gpt_oss == (
         CacheGroup(CacheKind.WINDOW, ((8, 64), (8, 64)), 128, tuple(range(0, 24, 2))),
         CacheGroup(CacheKind.FULL, ((8, 64), (8, 64)), None, tuple(range(1, 24, 2))),
     )
-    llama4 = cache_groups(open_subject("llama-4-scout").spec)
+    llama4 = cache_groups(open_inspected_model("llama-4-scout").spec)
     assert [(group.kind, group.remembers, len(group.layers)) for group in llama4] == [
         (CacheKind.CHUNK, 8192, 36),
         (CacheKind.FULL, None, 12),
     ]
-    deepseek = cache_groups(open_subject("deepseek-v3").spec)
+    deepseek = cache_groups(open_inspected_model("deepseek-v3").spec)
     assert deepseek == (CacheGroup(CacheKind.LATENT, ((1, 576),), None, tuple(range(61))),)
-    assert [group.kind for group in cache_groups(open_subject("mixtral-8x7b").spec)] == [CacheKind.FULL]
+    assert [group.kind for group in cache_groups(open_inspected_model("mixtral-8x7b").spec)] == [CacheKind.FULL]
 
 
 def test_layers_of_like_needs_share_a_group() -> None:
@@ -116,9 +116,9 @@ def visible(key: int, position: int, view: View) -> bool:
 
 
 def test_words_and_sizes_of_a_model_of_several_kinds() -> None:
-    words = describe_attention(spec_of(*MIXED))
-    assert "grouped-query, 4 heads share 2 keys and values of 8 in 4 of 6 layers, latent, 3 heads" in words
-    assert "in 2 of 6 layers, a window of 3 tokens in 1 of 6 layers, chunks of 5 tokens in 1 of 6 layers" in words
+    description = describe_attention(spec_of(*MIXED))
+    assert "grouped-query, 4 heads share 2 keys and values of 8 in 4 of 6 layers, latent, 3 heads" in description
+    assert "in 2 of 6 layers, a window of 3 tokens in 1 of 6 layers, chunks of 5 tokens in 1 of 6 layers" in description
     assert uncompressed_kv_bytes_per_token(spec_of(*MIXED), torch.bfloat16) == 2 * (4 * 32 + 2 * 3 * (12 + 5))
     assert uncompressed_kv_bytes_per_token(spec_of(FULL, SLIDING), torch.bfloat16) is None
 

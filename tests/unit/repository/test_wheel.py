@@ -73,9 +73,9 @@ def test_it_serves_them(installed: Path) -> None:
 
 
 SHAPES = """
-from cluster.planner.inspected_model import open_subject
+from cluster.planner.inspected_model import open_inspected_model
 from cluster.planner.published_models import published_names
-print(open_subject("mixtral-8x7b").where, *published_names())
+print(open_inspected_model("mixtral-8x7b").where, *published_names())
 """
 
 

@@ -1,4 +1,4 @@
-"""A router before its first request and before its end: it proves itself, and it hands over."""
+"""A router before its first request and before its end: it tests itself, and it hands over."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,31 +13,31 @@ from tests.unit.router.service import Brake, Service, ask
 PROMPT = [3, 1, 4, 1, 5]
 
 
-async def test_a_proof_takes_every_shard_and_is_not_counted(service: Service) -> None:
+async def test_a_self_test_takes_every_shard_and_is_not_counted(service: Service) -> None:
     await service.start()
     (router,) = service.routers
-    await asyncio.to_thread(router.prove, WAIT_S)
-    router.statistics.settle()
-    assert (router.statistics.totals.step_seconds, router.statistics.totals.rows_S.sum()) == (0, 0)
-    assert all(running._assignments > 0 for running in service.servers.running.values())
+    await asyncio.to_thread(router.run_self_test, WAIT_S)
+    router.statistics.flush()
+    assert (router.statistics.cumulative.step_seconds, router.statistics.cumulative.rows_S.sum()) == (0, 0)
+    assert all(running.assignments > 0 for running in service.servers.running.values())
     await service.idle()
     check_one_end(await ask(service, PROMPT, 4))
-    router.statistics.settle()
-    assert router.statistics.totals.decode_tokens == 3
+    router.statistics.flush()
+    assert router.statistics.cumulative.decode_tokens == 3
 
 
-async def test_a_router_without_a_shard_has_no_proof(service: Service) -> None:
+async def test_a_router_without_a_shard_fails_its_self_test(service: Service) -> None:
     await service.start()
     service.servers.stop(1)
     (router,) = service.routers
     router.engine.unavailable_wait_s = 10 * WAIT_S
     with pytest.raises((RuntimeError, TimeoutError), match="token"):
-        await asyncio.wait_for(asyncio.to_thread(router.prove, 3), WAIT_S)
+        await asyncio.wait_for(asyncio.to_thread(router.run_self_test, 3), WAIT_S)
     for request in router.engine.requests:
         router.engine.cancel(request.key)
 
 
-async def test_a_proof_ends_when_its_router_need_not_go_on(service: Service) -> None:
+async def test_a_self_test_ends_when_its_router_need_not_go_on(service: Service) -> None:
     """A process that is told to drain does not wait for a shard that may never come back."""
     await service.start()
     service.servers.stop(1)
@@ -50,8 +50,8 @@ async def test_a_proof_ends_when_its_router_need_not_go_on(service: Service) -> 
             raise InterruptedError("told to drain")
 
     with pytest.raises(InterruptedError, match="told to drain"):
-        await asyncio.wait_for(asyncio.to_thread(router.prove, 10 * WAIT_S, go_on), WAIT_S)
-    assert not router.proof.running
+        await asyncio.wait_for(asyncio.to_thread(router.run_self_test, 10 * WAIT_S, go_on), WAIT_S)
+    assert not router.self_test.running
     for request in router.engine.requests:
         router.engine.cancel(request.key)
 
@@ -65,7 +65,7 @@ async def test_a_router_that_leaves_waits_for_its_streams_and_gets_no_more(
     streams = [asyncio.create_task(ask(service, PROMPT, 150)) for _ in range(4)]
     await until(lambda: first.engine.requests.streams == second.engine.requests.streams == 2)
     leaving = asyncio.create_task(asyncio.to_thread(first.leave, 10 * WAIT_S))
-    await until(lambda: any(link.leaving for link in service.world.server.links.links))
+    await until(lambda: any(link.leaving for link in service.world.server.router_pool.links))
     more = [asyncio.create_task(ask(service, PROMPT, 20)) for _ in range(4)]
     await until(lambda: second.engine.requests.streams == 6)
     assert not leaving.done()

@@ -45,7 +45,7 @@ async def test_get_cluster(world: World) -> None:
     state = await client.cluster()
     assert (state.model, len(state.shards), len(state.routers)) == ("tiny", 0, 0)
     router.say(report(shards=[shard(0)]))
-    await until(lambda: bool(world.server.links.reports))
+    await until(lambda: bool(world.server.router_pool.reports))
     state = await client.cluster()
     assert [entry.state for entry in state.shards] == ["ready"]
     (one,) = state.routers

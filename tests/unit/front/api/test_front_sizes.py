@@ -91,8 +91,10 @@ async def test_ordinary_ends_are_no_refusals(world: World, client: Client) -> No
 async def test_a_flood_is_counted_and_not_logged_line_by_line(
     world: World, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = world.server.gate
-    gate.refusals = Refusals(gate.refusals.count, lambda: 0.0)  # the flood takes no time, however long the machine does
+    authenticator = world.server.authenticator
+    authenticator.refusals = Refusals(
+        authenticator.refusals.count, lambda: 0.0
+    )  # the flood takes no time, however long the machine does
     await asyncio.gather(*(error_of(client.tokenize("x" * LIMIT)) for _ in range(60)))
     assert refused(world) == {"size": 60}
     assert len(lines(caplog)) == LINES_AT_ONCE

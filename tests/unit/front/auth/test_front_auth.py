@@ -1,4 +1,4 @@
-"""Tokens, roles and limits as data: the file, the gate, what is said of a refusal."""
+"""Tokens, roles and limits as data: the file, the authenticator, what is said of a refusal."""
 
 import json
 import logging
@@ -45,9 +45,9 @@ def bearer(token: str) -> list[str]:
     return [f"Bearer {token}"]
 
 
-def refused(gate: Authenticator, authorization: list[str], needed: Role = Role.INFERENCE) -> RefusedError:
+def refused(authenticator: Authenticator, authorization: list[str], needed: Role = Role.INFERENCE) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
-        gate.admit(authorization, needed)
+        authenticator.admit(authorization, needed)
     return caught.value
 
 
@@ -100,12 +100,14 @@ def test_who_is_let_in(tmp_path: Path) -> None:
     (ann, ann_line), (bob, bob_line) = line("ann"), line("bob", Role.ADMIN)
     (eve, eve_line) = line("eve", expires=(datetime.now(UTC) - timedelta(seconds=1)).isoformat())
     (kim, kim_line) = line("kim", expires=(datetime.now(UTC) + timedelta(days=1)).date().isoformat())
-    gate = Authenticator(str(write(tmp_path / "tokens", ann_line, bob_line, eve_line, kim_line)), lambda _: None)
-    assert gate.admit(bearer(ann), Role.INFERENCE).name == "ann"
-    assert gate.admit([f"bearer  {kim} "], Role.INFERENCE).name == "kim"
+    authenticator = Authenticator(
+        str(write(tmp_path / "tokens", ann_line, bob_line, eve_line, kim_line)), lambda _: None
+    )
+    assert authenticator.admit(bearer(ann), Role.INFERENCE).name == "ann"
+    assert authenticator.admit([f"bearer  {kim} "], Role.INFERENCE).name == "kim"
     for role in Role:
-        assert gate.admit(bearer(bob), role).name == "bob"
-    low = refused(gate, bearer(ann), Role.ADMIN)
+        assert authenticator.admit(bearer(bob), role).name == "bob"
+    low = refused(authenticator, bearer(ann), Role.ADMIN)
     assert (low.code, low.reason, low.name) == (grpc.StatusCode.PERMISSION_DENIED, "role", "ann")
     strangers = {
         "missing": [],
@@ -114,17 +116,17 @@ def test_who_is_let_in(tmp_path: Path) -> None:
         "expired": bearer(eve),
     }
     for reason, authorization in strangers.items():
-        error = refused(gate, authorization)
+        error = refused(authenticator, authorization)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, reason)
         assert not any(token in error.message for token in (ann, eve))
     for authorization in ([""], ["Bearer"], ["Bearer  "], [f"Bearer {ann}", f"Bearer {bob}"], [ann]):
-        assert refused(gate, authorization).reason == "malformed"
-    assert refused(gate, bearer("\udcff\u20ac")).reason == "unknown"
+        assert refused(authenticator, authorization).reason == "malformed"
+    assert refused(authenticator, bearer("\udcff\u20ac")).reason == "unknown"
 
 
 def test_without_a_file_everyone_may_do_everything() -> None:
-    gate = Authenticator("", lambda _: None)
-    assert gate.admit([], Role.ADMIN) is ANYONE
+    authenticator = Authenticator("", lambda _: None)
+    assert authenticator.admit([], Role.ADMIN) is ANYONE
 
 
 def test_a_changed_file_counts_and_a_broken_one_does_not(
@@ -133,14 +135,14 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(
     monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
     (ann, ann_line), (bob, bob_line) = line("ann"), line("bob")
     path = write(tmp_path / "tokens", ann_line)
-    gate = Authenticator(str(path), lambda _: None)
-    assert refused(gate, bearer(bob)).reason == "unknown"
+    authenticator = Authenticator(str(path), lambda _: None)
+    assert refused(authenticator, bearer(bob)).reason == "unknown"
     replace(path, f"{bob_line}\n".encode())  # as long as before: written in place within a tick it might look the same
-    assert gate.admit(bearer(bob), Role.INFERENCE).name == "bob"
-    assert refused(gate, bearer(ann)).reason == "unknown"
+    assert authenticator.admit(bearer(bob), Role.INFERENCE).name == "bob"
+    assert refused(authenticator, bearer(ann)).reason == "unknown"
     write(path, bob_line, "{")
     for _ in range(3):
-        assert gate.admit(bearer(bob), Role.INFERENCE).name == "bob"
+        assert authenticator.admit(bearer(bob), Role.INFERENCE).name == "bob"
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
     assert "what it said before stays in force: front.tokens_file: " in caplog.text
 
@@ -148,34 +150,36 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(
 def test_a_minute_of_requests_may_come_at_once_and_fills_up_evenly(tmp_path: Path) -> None:
     clock = Clock()
     token, text = line("ann", requests_per_minute=3)
-    gate = Authenticator(str(write(tmp_path / "tokens", text)), lambda _: None, clock)
+    authenticator = Authenticator(str(write(tmp_path / "tokens", text)), lambda _: None, clock)
     for _ in range(3):
-        gate.admit(bearer(token), Role.INFERENCE)
+        authenticator.admit(bearer(token), Role.INFERENCE)
     clock.now += 5
-    error = refused(gate, bearer(token))
+    error = refused(authenticator, bearer(token))
     assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "rate")
     assert "requests_per_minute of token ann: 3" in error.message
     assert error.headers == (("retry-after", "15"),)
     clock.now += 15
-    gate.admit(bearer(token), Role.INFERENCE)
-    assert refused(gate, bearer(token)).headers == (("retry-after", "20"),)
+    authenticator.admit(bearer(token), Role.INFERENCE)
+    assert refused(authenticator, bearer(token)).headers == (("retry-after", "20"),)
     clock.now += 3600
     for _ in range(3):
-        gate.admit(bearer(token), Role.INFERENCE)
-    assert refused(gate, bearer(token)).reason == "rate"
+        authenticator.admit(bearer(token), Role.INFERENCE)
+    assert refused(authenticator, bearer(token)).reason == "rate"
 
 
 def test_http_headers_are_authorized_by_the_same_gate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counted: Counter[str] = Counter()
     token, text = line("ann")
-    gate = Authenticator(str(write(tmp_path / "tokens", text)), lambda reason: counted.update([reason]))
-    assert gate.authorize({"Authorization": f"Bearer {token}"}, Role.INFERENCE, "10.0.0.9", "/v1").name == "ann"
+    authenticator = Authenticator(str(write(tmp_path / "tokens", text)), lambda reason: counted.update([reason]))
+    assert (
+        authenticator.authorize({"Authorization": f"Bearer {token}"}, Role.INFERENCE, "10.0.0.9", "/v1").name == "ann"
+    )
     for headers, needed, status in (
         ({}, Role.INFERENCE, 401),
         ({"authorization": f"Bearer {token}"}, Role.ADMIN, 403),
     ):
         with pytest.raises(RefusedError) as caught:
-            gate.authorize(headers, needed, "10.0.0.9", "/cluster")
+            authenticator.authorize(headers, needed, "10.0.0.9", "/cluster")
         assert caught.value.http_status == status
     assert counted == {"missing": 1, "role": 1}
     assert "refused '/cluster' from 10.0.0.9, reason role, token ann: " in caplog.text
@@ -186,15 +190,17 @@ def test_a_flood_of_refusals_is_counted_but_not_logged_line_by_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock, counted = Clock(), Counter[str]()
-    gate = Authenticator(str(write(tmp_path / "tokens", line("a")[1])), lambda reason: counted.update([reason]), clock)
-    error = refused(gate, [])
+    authenticator = Authenticator(
+        str(write(tmp_path / "tokens", line("a")[1])), lambda reason: counted.update([reason]), clock
+    )
+    error = refused(authenticator, [])
     for _ in range(1000):
-        gate.refusals.note(error, "peer", "m" * 10_000)
+        authenticator.refusals.note(error, "peer", "m" * 10_000)
     assert counted["missing"] == 1000
     assert len(caplog.records) == LINES_AT_ONCE
     assert max(len(record.getMessage()) for record in caplog.records) < 600
     clock.now += 1
-    gate.refusals.note(error, "peer", "method")
+    authenticator.refusals.note(error, "peer", "method")
     assert f"({1000 - LINES_AT_ONCE} more before it were not logged)" in caplog.records[-1].getMessage()
     assert caplog.records[-1].levelno == logging.WARNING
 
@@ -239,8 +245,8 @@ def test_the_command_makes_a_token_for_the_file(tmp_path: Path) -> None:
     done = expertmesh("token", "new", "ann", "--role", "admin")
     assert done.returncode == 0
     token, text = done.stdout.splitlines()
-    gate = Authenticator(str(write(tmp_path / "tokens", text)), lambda _: None)
-    assert gate.admit(bearer(token), Role.ADMIN).name == "ann"
+    authenticator = Authenticator(str(write(tmp_path / "tokens", text)), lambda _: None)
+    assert authenticator.admit(bearer(token), Role.ADMIN).name == "ann"
     assert token not in text + done.stderr
     assert expertmesh("token", "new", "ann").stdout != done.stdout
     wrong = expertmesh("token", "new", "")

@@ -1,4 +1,4 @@
-"""The gate in front of the gRPC services: who may call what, limits, what is logged and counted."""
+"""The authentication in front of the gRPC services: who may call what, limits, what is logged and counted."""
 
 import asyncio
 import json
@@ -130,7 +130,7 @@ async def test_streams_are_limited_by_token(door: Door) -> None:
     assert len(ids_of(await collect(door.client("ann"), "hello", max_tokens=2))) == 2
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await until(lambda: not door.world.server.gate.open_streams("lim"))
+    await until(lambda: not door.world.server.authenticator.open_streams("lim"))
     assert len(ids_of(await collect(limited, "hello", max_tokens=2))) == 2
     assert door.refusals() == {"streams": 1}
 
@@ -156,7 +156,7 @@ async def test_a_requests_size_is_limited_by_token(door: Door) -> None:
         assert "max_request_bytes of token lim: the request has 5" in str(error.details())
     assert len(await door.client("ann").tokenize("x" * 500)) > 0
     assert door.refusals() == {"size": 2}
-    assert not door.world.server.gate.open_streams("lim")
+    assert not door.world.server.authenticator.open_streams("lim")
 
 
 async def test_a_streamed_method_that_is_a_generator_is_limited_too(door: Door) -> None:
@@ -164,20 +164,20 @@ async def test_a_streamed_method_that_is_a_generator_is_limited_too(door: Door) 
         yield 1
         yield 2
 
-    gate, name = door.world.server.gate, "/expertmesh.v1.Inference/Numbers"
+    authenticator, name = door.world.server.authenticator, "/expertmesh.v1.Inference/Numbers"
     assert needed_role(name) is Role.INFERENCE
     details = SimpleNamespace(method=name, invocation_metadata=(("authorization", f"Bearer {door.tokens['lim']}"),))
 
     async def found(_: object) -> object:
         return grpc.unary_stream_rpc_method_handler(numbers)
 
-    handler = await AuthInterceptor(gate).intercept_service(found, details)  # type: ignore[arg-type]
+    handler = await AuthInterceptor(authenticator).intercept_service(found, details)  # type: ignore[arg-type]
     assert handler.request_deserializer(b"any") == b"any"
     seen = []
     async for number in handler.unary_stream(b"any", None):  # type: ignore[arg-type, attr-defined]
-        assert gate.open_streams("lim") == 1
+        assert authenticator.open_streams("lim") == 1
         seen.append(number)
-    assert (seen, gate.open_streams("lim")) == ([1, 2], 0)
+    assert (seen, authenticator.open_streams("lim")) == ([1, 2], 0)
 
 
 async def test_health_can_be_watched_without_a_token(door: Door) -> None:

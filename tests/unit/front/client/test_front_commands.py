@@ -95,7 +95,7 @@ async def test_generate_ends_in_silence_when_nobody_reads_on(world: World) -> No
 async def test_status_shows_shards_and_routers(world: World) -> None:
     target = await serve(world)
     world.routers[0].say(report(shards=[shard(0), shard(1, "unreachable", 0.0, None, last_error="broken pipe")]))
-    await until(lambda: bool(world.server.links.reports))
+    await until(lambda: bool(world.server.router_pool.reports))
     code, out, err = await command("status", target=target)
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
@@ -111,7 +111,7 @@ async def test_status_shows_shards_and_routers(world: World) -> None:
 async def test_status_says_nothing_of_the_steps_of_a_router_that_took_none(world: World) -> None:
     target = await serve(world)
     world.routers[0].say(report(step_seconds=0.0, decode_tokens_per_second=0.0, overhead_ratio=0.0))
-    await until(lambda: bool(world.server.links.reports))
+    await until(lambda: bool(world.server.router_pool.reports))
     code, out, _ = await command("status", target=target)
     assert code == 0
     assert out.splitlines()[-1].split() == ["r0", "1", "2", "25.0%", "0.0", "-", "-", "-"]

@@ -119,7 +119,14 @@ async def test_a_taken_port_is_said(text: TextModel) -> None:
         async def none() -> list[object]:
             return []
 
-        server = FrontServer(config, text, card(), none, CREDENTIALS, "node")  # type: ignore[arg-type]
+        server = FrontServer(
+            config=config,
+            text=text,
+            card=card(),
+            endpoints=none,  # type: ignore[arg-type]
+            credentials=CREDENTIALS,
+            node="node",
+        )
         with pytest.raises(OSError, match=f"cannot listen on http://127.0.0.1:{port}"):
             await server.start()
 

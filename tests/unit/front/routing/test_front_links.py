@@ -127,7 +127,7 @@ async def test_routers_that_leave_in_order_do_not_count(world: World) -> None:
             task = asyncio.create_task(collect(client, "hello", max_tokens=20))
         await until(lambda router=router: len(router.submits) == 1)
         router.say(report(router.name, leaving=True))
-        await until(lambda: all(link.leaving for link in world.server.links.links))
+        await until(lambda: all(link.leaving for link in world.server.router_pool.links))
         world.endpoints.clear()
         router.cut()
     await world.router(name="last")
@@ -202,15 +202,15 @@ def output(tokens: int, finish: str | None = None) -> Arrival:
     return Arrival(0.0, StreamOutput(1, [5] * tokens, finish=finish))
 
 
-async def test_a_lane_keeps_no_more_than_its_limit() -> None:
-    lane = StreamQueue(1, max_buffered_tokens=10)
-    lane.put(output(6))
-    assert len(await lane.take()) == 1
-    lane.put(output(6))
-    lane.put(output(6))
-    assert lane.overflowed
+async def test_a_stream_queue_keeps_no_more_than_its_limit() -> None:
+    queue = StreamQueue(1, max_buffered_tokens=10)
+    queue.put(output(6))
+    assert len(await queue.take()) == 1
+    queue.put(output(6))
+    queue.put(output(6))
+    assert queue.overflowed
     with pytest.raises(OverflowedError):
-        await lane.take()
+        await queue.take()
 
 
 async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> None:
@@ -221,9 +221,16 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
 
     async def ignore() -> None: ...
 
-    links = RouterPool(endpoints, "node", CREDENTIALS, FrontConfig(poll_seconds=0.02, max_buffered_tokens=20), ignore)
-    links.start()
-    stream = FailoverStream(links, Submit(0, "id", [5], SamplingParams(max_tokens=500)), None, WAIT_S, 3)
+    pool = RouterPool(
+        endpoints=endpoints,
+        node="node",
+        credentials=CREDENTIALS,
+        config=FrontConfig(poll_seconds=0.02, max_buffered_tokens=20),
+        on_change=ignore,
+    )
+    pool.start()
+    submit = Submit(0, "id", [5], SamplingParams(max_tokens=500))
+    stream = FailoverStream(pool, submit, deadline=None, router_wait_seconds=WAIT_S, max_resubmits=3)
     await stream.receive()
     router.stall_after_steps = None
     await until(lambda: len(router.cancels) == 1)
@@ -231,7 +238,7 @@ async def test_a_slow_reader_loses_its_stream_and_the_router_hears_of_it() -> No
         await stream.receive()
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     stream.close()
-    await links.stop()
+    await pool.stop()
     await router.stop()
 
 

@@ -18,13 +18,13 @@ class Echo:
 
     def __init__(self, node: str, checksum: bool) -> None:
         self.cancels: list[Cancel] = []
-        self.lost = threading.Event()
+        self.disconnected = threading.Event()
         self.whole = True
-        self.links = FrontConnections(
+        self.connections = FrontConnections(
             hello=RouterHello("r0", 4096, 4095),
             receive=self.receive,
-            lost=self._lost,
-            joined=lambda: None,
+            disconnected=self._disconnected,
+            connected=lambda: None,
             credentials=CREDENTIALS,
             host="127.0.0.1",
             node=node,
@@ -38,21 +38,21 @@ class Echo:
             for position in range(most if self.whole else most // 2):
                 finish = "length" if position + 1 == most else None
                 token = message.prompt[position % len(message.prompt)]
-                self.links.publish([Event(0, front, message.stream, token, finish=finish)])
+                self.connections.publish([Event(0, front, message.stream, token, finish=finish)])
         else:
             self.cancels.append(message)
 
-    def _lost(self, _: int) -> None:
-        self.lost.set()
+    def _disconnected(self, _: int) -> None:
+        self.disconnected.set()
 
 
 @pytest.fixture(params=[("node", False), ("another", True)], ids=["unix", "tcp with checksums"])
 async def router(request: pytest.FixtureRequest, world: World) -> AsyncIterator[Echo]:
     node, checksum = request.param
     router = Echo(node, checksum)
-    world.endpoints.append(router.links.endpoint)
+    world.endpoints.append(router.connections.endpoint)
     yield router
-    router.links.close()
+    router.connections.close()
 
 
 async def test_streams_cross_the_seam(world: World, router: Echo) -> None:
@@ -67,4 +67,4 @@ async def test_streams_cross_the_seam(world: World, router: Echo) -> None:
     await stream.aclose()
     await until(lambda: len(router.cancels) == 1)
     await world.server.stop()
-    await until(router.lost.is_set)
+    await until(router.disconnected.is_set)

@@ -38,7 +38,7 @@ async def test_a_router_that_is_lost_while_the_directory_is_away(
     assert await client.health()
     router.cut()
     await until(lambda: world.server.linked_routers == 0)
-    assert world.server.health.word == "no router is linked"
+    assert world.server.health.status == "no router is linked"
     assert not await client.health()
     world.no_directory, world.silent = None, False
     await client.wait_ready(WAIT_S)
@@ -70,26 +70,33 @@ async def test_a_fault_of_what_follows_the_links_ends_neither_search_nor_links(
         return list(listed)
 
     config = FrontConfig(poll_seconds=0.02)
-    links = RouterPool(endpoints, "node", CREDENTIALS, config, listener.changed, tasks)
-    links.start()
-    await asyncio.wait_for(links.choose(), WAIT_S)
+    pool = RouterPool(
+        endpoints=endpoints,
+        node="node",
+        credentials=CREDENTIALS,
+        config=config,
+        on_change=listener.changed,
+        tasks=tasks,
+    )
+    pool.start()
+    await asyncio.wait_for(pool.choose(), WAIT_S)
     assert "out of luck" in caplog.text
     listed.append(second.endpoint)
-    await until(lambda: len(links.links) == 2)
-    lane = await links.links[0].submit(Submit(0, "id", [5], SamplingParams(max_tokens=500)))
+    await until(lambda: len(pool.links) == 2)
+    queue = await pool.links[0].submit(Submit(0, "id", [5], SamplingParams(max_tokens=500)))
     first.cut()
     with pytest.raises(LinkLostError):
-        await asyncio.wait_for(read_on(lane), WAIT_S)
+        await asyncio.wait_for(read_on(queue), WAIT_S)
     tasks.check()
     assert not any(tasks.failures.values())
-    await links.stop()
+    await pool.stop()
     await first.stop()
     await second.stop()
 
 
-async def read_on(lane: StreamQueue) -> None:
+async def read_on(queue: StreamQueue) -> None:
     while True:
-        await lane.take()
+        await queue.take()
 
 
 async def test_the_end_of_the_search_fails_the_fronts_health(world: World) -> None:

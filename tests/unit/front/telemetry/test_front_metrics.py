@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import aiohttp
 import grpc
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -60,9 +61,9 @@ def seen_arrivals(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
     """When each stream's tokens reach the Front: how far apart they are sent is no measure on a busy machine."""
     put, seen = StreamQueue.put, defaultdict[int, list[float]](list)
 
-    def noted(lane: StreamQueue, arrival: Arrival) -> None:
-        seen[lane.stream] += [arrival.at] * len(arrival.output.token_ids)
-        put(lane, arrival)
+    def noted(queue: StreamQueue, arrival: Arrival) -> None:
+        seen[queue.stream] += [arrival.at] * len(arrival.output.token_ids)
+        put(queue, arrival)
 
     monkeypatch.setattr(StreamQueue, "put", noted)
     return seen
@@ -133,9 +134,9 @@ async def test_the_routers_families_are_merged_and_leave_with_them(world: World)
     first, _ = await world.serve()
     second = await world.router(name="r1")
     await until(lambda: world.server.linked_routers == 2)
-    first.say(report("r0", families=[steps("r0", 5)]))
-    second.say(report("r1", families=[steps("r1", 7, "expertmesh_steps")]))
-    await until(lambda: len(world.server.links.reports) == 2)
+    first.say(report("r0", metric_families=[steps("r0", 5)]))
+    second.say(report("r1", metric_families=[steps("r1", 7, "expertmesh_steps")]))
+    await until(lambda: len(world.server.router_pool.reports) == 2)
     series = await scrape(world)
     assert value(series, "steps_total", router="r0") == 5
     assert value(series, "steps_total", router="r1") == 7
@@ -154,27 +155,31 @@ def merged(*reports: RouterReport, registry: CollectorRegistry | None = None) ->
 def test_a_family_of_both_the_front_and_a_router_comes_once() -> None:
     registry = CollectorRegistry()
     Counter("expertmesh_steps_total", "Steps", ["model"], registry=registry).labels("tiny").inc(2)
-    metrics = merged(report(families=[steps("r0", 5)]), registry=registry)
+    metrics = merged(report(metric_families=[steps("r0", 5)]), registry=registry)
     assert [metric.name for metric in metrics] == ["expertmesh_steps"]
     assert [sample.value for sample in metrics[0].samples] == [2, 5]
 
 
 def test_what_contradicts_is_left_out() -> None:
     gauge = MetricFamily("expertmesh_steps", "Steps", "gauge", [Sample("expertmesh_steps", {}, 1.0)])
-    metrics = merged(report(families=[steps("r0", 5), gauge]))
+    metrics = merged(report(metric_families=[steps("r0", 5), gauge]))
     assert [(metric.type, [sample.value for sample in metric.samples]) for metric in metrics] == [("counter", [5])]
 
 
 @pytest.mark.parametrize("counts", [(5, 6, 4), (6, 5, 4), (4, 5, 6)])
 def test_of_one_shards_counter_the_furthest_is_taken(counts: tuple[int, ...]) -> None:
     """Several routers pass it on, each as it was when it last asked."""
-    metrics = merged(*(report(f"r{n}", families=[steps("-", count)]) for n, count in enumerate(counts)))
+    metrics = merged(*(report(f"r{n}", metric_families=[steps("-", count)]) for n, count in enumerate(counts)))
     assert [sample.value for sample in metrics[0].samples] == [6]
+
+
+def test_a_report_calls_them_families_on_the_wire() -> None:
+    assert json.loads(msgspec.json.encode(report(metric_families=[steps("r0", 5)])))["families"]
 
 
 def test_a_gauge_that_repeats_comes_once() -> None:
     gauges = [MetricFamily("expertmesh_size", "Size", "gauge", [Sample("expertmesh_size", {}, n)]) for n in (1, 2)]
-    metrics = merged(*(report(families=[gauge]) for gauge in gauges))
+    metrics = merged(*(report(metric_families=[gauge]) for gauge in gauges))
     assert [sample.value for sample in metrics[0].samples] == [1]
 
 
@@ -225,8 +230,8 @@ async def test_what_comes_later_needs_no_new_target(world: World) -> None:
     assert value(before, "routers_configured") == 2
     second = await world.router(name="r1")
     await until(lambda: world.server.linked_routers == 2)
-    second.say(report("r1", families=[up("r1", "0"), up("r1", "1")]))
-    await until(lambda: len(world.server.links.reports) == 1)
+    second.say(report("r1", metric_families=[up("r1", "0"), up("r1", "1")]))
+    await until(lambda: len(world.server.router_pool.reports) == 1)
     after = await scrape(world)
     assert [value(after, "shard_up", router="r1", shard=shard, replica="a") for shard in "01"] == [1, 1]
     assert value(after, "routers_linked") == value(after, "routers_configured") == 2
@@ -323,8 +328,8 @@ async def test_the_fronts_own_threads_and_tasks_are_counted_beside_the_routers(w
     router, _ = await world.serve()
     labels = {"model": "tiny", "router": "r0", "shard": "router", "thread": "engine"}
     samples = [Sample("expertmesh_thread_failures_total", labels, 3.0)]
-    router.say(report(families=[MetricFamily("expertmesh_thread_failures", "Threads", "counter", samples)]))
-    await until(lambda: any(told.families for told in world.server.links.reports))
+    router.say(report(metric_families=[MetricFamily("expertmesh_thread_failures", "Threads", "counter", samples)]))
+    await until(lambda: any(told.metric_families for told in world.server.router_pool.reports))
     before = await scrape(world)
     assert value(before, "thread_failures_total", shard="router", router="r0", thread="engine") == 3
     for kind in ("router poller", "router link", "live hub"):

@@ -1,4 +1,4 @@
-"""A router's first token: proof that every layer and every shard works, before the router is called ready."""
+"""A router's self-test: a token through every layer and every shard, before the router is called ready."""
 
 import queue
 import time
@@ -13,7 +13,7 @@ from router_service.router.inbox import Inbox
 SLICE_SECONDS = 0.1
 
 
-class Proof:
+class SelfTest:
     """Asks the engine for a token as a Front would. While it is `running`, no step has another request in it."""
 
     def __init__(self, engine: Engine, inbox: Inbox) -> None:
@@ -22,7 +22,7 @@ class Proof:
         self._inbox = inbox
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take an event of the router's own request."""
         self._events.put(event)
 
@@ -36,11 +36,11 @@ class Proof:
             RuntimeError: no token could be generated.
             TimeoutError: no token came within `seconds`.
         """
-        event = self._ask(seconds, go_on)
+        event = self._generate(seconds, go_on)
         if event.failure is not None:
             raise RuntimeError(f"the router cannot generate a token: {event.failure.message}")
 
-    def _ask(self, seconds: float, go_on: Callable[[], None]) -> Event:
+    def _generate(self, seconds: float, go_on: Callable[[], None]) -> Event:
         request = self._request()
         # Before the request, or its first step could be observed.
         self.running = True
