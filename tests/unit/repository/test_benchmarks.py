@@ -10,6 +10,7 @@ from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text.text_model import load_text_model
 from tests.benchmarks import bench_metrics, bench_receive, bench_sampling, bench_tracing
+from tests.benchmarks.bench_attention import FORMS, seconds
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.harness import report
@@ -18,6 +19,13 @@ from tests.benchmarks.harness.exchange import Payload, bare_sockets, our_data_pl
 from tests.benchmarks.harness.sides import OneProcess, TransformersModel
 from tests.benchmarks.harness.streams import Stream, decode_rate
 from tests.benchmarks.harness.worker import Worker
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_attention_of_single_rows(name: str) -> None:
+    taken = seconds(FORMS[name], [20, 3, 20], scattered=True, layers=2, rounds=1)
+    assert len(taken) == 2
+    assert min(taken) > 0
 
 
 class Counter:
