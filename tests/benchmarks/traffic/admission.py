@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from tests.benchmarks.harness.sides import Tokens
-from tests.benchmarks.traffic.engine_side import EngineSide
 from tests.benchmarks.traffic.figure import Figure, ratios
 from tests.benchmarks.traffic.plan import Plan, prompt
+from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 
 CHATS, CHAT_CACHE, CHAT_PROMPT, CHAT_STEPS = 16, 8192, 200, 64
 STREAMS, PROMPT, NEW_TOKENS, BLOCK = 32, 128, 256, 16
 
 
-def together(side: EngineSide, chats: int, tokens: int, steps: int) -> int:
+def together(side: SteppedEngine, chats: int, tokens: int, steps: int) -> int:
     """Of chats that set no max_tokens: how many decode in every one of `steps` steps, once all could have begun."""
     longest = side.engine.scheduler.longest
     for number in range(chats):
@@ -30,7 +30,7 @@ def together(side: EngineSide, chats: int, tokens: int, steps: int) -> int:
 
 def chats(plan: Plan) -> list[Figure]:
     """Chats without max_tokens in a cache of two contexts."""
-    with EngineSide(plan.large, kv_cache_tokens=CHAT_CACHE) as side:
+    with SteppedEngine(plan.large, kv_cache_tokens=CHAT_CACHE) as side:
         running = together(side, CHATS, CHAT_PROMPT, CHAT_STEPS)
     what = f"of {CHATS} chats without max_tokens: those that run together, cache of {CHAT_CACHE:,} tokens"
     return [Figure("chats", what, (float(running),), CHATS, at_least=True)]
@@ -44,7 +44,7 @@ class Burst:
     tokens: list[Tokens]
 
 
-def burst(side: EngineSide, seed: object) -> Burst:
+def burst(side: SteppedEngine, seed: object) -> Burst:
     """All streams at once, to their ends."""
     begun = time.perf_counter()
     keys = [side.submit(prompt(PROMPT, seed, n), NEW_TOKENS) for n in range(STREAMS)]
@@ -88,7 +88,7 @@ def turns(plan: Plan, dtype: str, rounds: int) -> Turns:
     seen = Turns([], [], 0.0)
     with ExitStack() as stack:
         enough, short = (
-            stack.enter_context(EngineSide(plan.bundled, dtype=dtype, kv_cache_tokens=size))
+            stack.enter_context(SteppedEngine(plan.bundled, dtype=dtype, kv_cache_tokens=size))
             for size in (need, need // 2)
         )
         for number in range(rounds):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from tests.benchmarks.traffic.engine_side import EngineSide
 from tests.benchmarks.traffic.figure import Figure
 from tests.benchmarks.traffic.plan import Plan, prompt
 from tests.benchmarks.traffic.shard_processes import ShardProcesses, connected
+from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 
 STREAMS, PROMPT, WARM_STEPS = 64, 64, 4
 STEPS = 10  # measured and not measured, in turns, per round
@@ -79,7 +79,7 @@ def engine(plan: Plan) -> list[Figure]:
     cost_ns, shares, calls = counting_cost_ns(), list[float](), 0
     with ShardProcesses(plan.large) as shards:
         transport = connected(shards.endpoints(), shards.credentials)
-        with EngineSide(plan.large, transport, shards.shards, kv_cache_tokens=STREAMS * 1024) as side:
+        with SteppedEngine(plan.large, transport, shards.shards, kv_cache_tokens=STREAMS * 1024) as side:
             steps = WARM_STEPS + 2 * STEPS * (1 + plan.rounds)
             keys = [side.submit(prompt(PROMPT, "engine", n), steps + STREAMS) for n in range(STREAMS)]
             side.until_first_tokens(keys)
@@ -93,7 +93,7 @@ def engine(plan: Plan) -> list[Figure]:
     return [Figure("engine", what, tuple(shares), 0.05, note=note)]
 
 
-def _round(side: EngineSide, cost_ns: float) -> tuple[float, int]:
+def _round(side: SteppedEngine, cost_ns: float) -> tuple[float, int]:
     """Own time of the steps that are measured over the length of those between, which are not slowed down."""
     own, whole = [], []
     for _ in range(STEPS):

@@ -7,16 +7,16 @@ from pathlib import Path
 from statistics import median
 
 from tests.benchmarks.harness.sides import Tokens
-from tests.benchmarks.traffic.engine_side import EngineSide
 from tests.benchmarks.traffic.figure import Figure, ratios, tail
 from tests.benchmarks.traffic.plan import Plan, prompt
+from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 
 STREAMS, REQUESTS = 128, 4
 PROMPTS, ANSWERS = (32, 128), (16, 48)
 TURNS, NEW_TOKENS, ANSWER, BLOCK = 5, 200, 4, 16
 
 
-def load(side: EngineSide, seed: int, requests: int = REQUESTS) -> tuple[list[float], list[float]]:
+def load(side: SteppedEngine, seed: int, requests: int = REQUESTS) -> tuple[list[float], list[float]]:
     """Streams that begin at once, each with its next request as soon as an answer ends.
 
     Returns:
@@ -44,7 +44,7 @@ def load(side: EngineSide, seed: int, requests: int = REQUESTS) -> tuple[list[fl
 
 def ttft(plan: Plan) -> list[Figure]:
     """Many streams on the bundled model."""
-    with EngineSide(plan.bundled, kv_cache_tokens=65536) as side:
+    with SteppedEngine(plan.bundled, kv_cache_tokens=65536) as side:
         seen = [load(side, number) for number in range(1 + plan.rounds)][1:]
     what = f"99th percentile of the time to the first token / median, {STREAMS} streams:"
     bursts, later = zip(*seen, strict=True)
@@ -62,7 +62,7 @@ class Turn:
     seconds: float
 
 
-def conversation(side: EngineSide, seed: object) -> list[Turn]:
+def conversation(side: SteppedEngine, seed: object) -> list[Turn]:
     """Turns that resend all before, the answers included, and `NEW_TOKENS` tokens that are new."""
     history: Tokens = []
     turns = []
@@ -90,7 +90,7 @@ def turns(plan: Plan) -> list[Figure]:
 
 
 def _turns(name: str, directory: Path, rounds: int) -> list[Figure]:
-    with EngineSide(directory, kv_cache_tokens=4096) as side:
+    with SteppedEngine(directory, kv_cache_tokens=4096) as side:
         talks = [conversation(side, number) for number in range(1 + 2 * rounds)][1:]
     last = TURNS - 1
     slower = ratios([talk[last].seconds for talk in talks], [talk[0].seconds for talk in talks])

@@ -7,9 +7,9 @@ from statistics import median
 
 from router_service.engine.request import Event
 from tests.benchmarks.harness.sides import Tokens
-from tests.benchmarks.traffic.engine_side import EngineSide
 from tests.benchmarks.traffic.figure import Figure, ratios
 from tests.benchmarks.traffic.plan import Plan, prompt
+from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 
 STREAMS, BEGINNING, NEW_TOKENS = 4, 32, 900
 WARM_STEPS, CALM_STEPS = 8, 40
@@ -49,7 +49,7 @@ class Arrival:
         return max(self.during) / median(self.calm)
 
 
-def arrival(side: EngineSide, tokens: Tokens, seed: object, calm_steps: int = CALM_STEPS) -> Arrival:
+def arrival(side: SteppedEngine, tokens: Tokens, seed: object, calm_steps: int = CALM_STEPS) -> Arrival:
     """Decode `STREAMS` streams, first alone and then until the prompt `tokens` has its first token."""
     keys = [side.submit(prompt(BEGINNING, seed, n), NEW_TOKENS) for n in range(STREAMS)]
     side.until_first_tokens(keys)
@@ -67,7 +67,7 @@ def arrival(side: EngineSide, tokens: Tokens, seed: object, calm_steps: int = CA
     return Arrival(calm, meter.taken(), seconds)
 
 
-def alone(side: EngineSide, tokens: Tokens) -> float:
+def alone(side: SteppedEngine, tokens: Tokens) -> float:
     """Seconds of a prompt that nothing disturbs."""
     begun = time.perf_counter()
     key = side.submit(tokens, 1)
@@ -77,7 +77,7 @@ def alone(side: EngineSide, tokens: Tokens) -> float:
 
 def gap(plan: Plan) -> list[Figure]:
     """A prompt of 1,000 tokens on the bundled model."""
-    with EngineSide(plan.bundled, kv_cache_tokens=16384) as side:
+    with SteppedEngine(plan.bundled, kv_cache_tokens=16384) as side:
         seen = [arrival(side, prompt(1000, "gap", n), n) for n in range(1 + plan.rounds)][1:]
     return [_largest("gap", 1000, seen)]
 
@@ -85,7 +85,7 @@ def gap(plan: Plan) -> list[Figure]:
 def long(plan: Plan) -> list[Figure]:
     """A prompt of 4,000 tokens on the Qwen3-like checkpoint; whole prefills alone take turns with it."""
     seen, whole = [], []
-    with EngineSide(plan.large, kv_cache_tokens=16384) as side:
+    with SteppedEngine(plan.large, kv_cache_tokens=16384) as side:
         for number in range(1 + plan.rounds):
             whole.append(alone(side, prompt(4000, "whole", number)))
             seen.append(arrival(side, prompt(4000, "long", number), number))

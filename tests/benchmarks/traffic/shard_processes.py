@@ -24,7 +24,7 @@ from kernels import select
 from tests.benchmarks.harness.exchange import NODE, PASSIVE
 from tests.benchmarks.harness.sides import Tokens
 from tests.benchmarks.harness.worker import Worker
-from tests.benchmarks.traffic.engine_side import SOCKET_SECONDS, EngineSide
+from tests.benchmarks.traffic.stepped_engine import SOCKET_SECONDS, SteppedEngine
 
 
 class ShardSide:
@@ -101,7 +101,7 @@ class RouterSide:
     def __init__(
         self, directory: Path, endpoints: Sequence[Endpoint], credentials: Credentials, config: dict[str, Any]
     ) -> None:
-        self._side = EngineSide(directory, connected(endpoints, credentials), len(endpoints), **config)
+        self._side = SteppedEngine(directory, connected(endpoints, credentials), len(endpoints), **config)
         self._left = 0
 
     def begin(self, prompts: list[Tokens], steps: int) -> None:

@@ -22,7 +22,7 @@ from tests.benchmarks.harness.sides import Tokens
 SOCKET_SECONDS = 60.0
 
 
-class EngineSide:
+class SteppedEngine:
     """The engine of one checkpoint; a context manager. `records` has each step's record since it was last cleared.
 
     Args:
