@@ -20,15 +20,11 @@ CALIBRATED_CALLS = 20_000
 
 
 class OperationClock(TorchFunctionMode):
-    """Adds up the processor time of this thread inside torch's functions, operators and methods included.
+    """Adds up the processor time of this thread inside torch's functions, operators and methods included."""
 
-    `cost_ns` is what counting one call takes outside of what is counted.
-    """
-
-    def __init__(self, cost_ns: float = 0.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.inside_ns = self.calls = 0
-        self.cost_ns = cost_ns
 
     def __torch_function__(
         self,
@@ -45,60 +41,61 @@ class OperationClock(TorchFunctionMode):
             self.calls += 1
 
 
-def counting_cost_ns(calls: int = CALIBRATED_CALLS) -> float:
-    """What counting a call takes: that of a function that does nothing."""
-    x = torch.zeros(1)
-    clock = OperationClock()
-    begun = time.thread_time_ns()
+def reading_ns(calls: int = CALIBRATED_CALLS) -> float:
+    """What the clock counts for a call that does nothing: mostly reading the time."""
+    x, clock = torch.zeros(1), OperationClock()
     with clock:
         for _ in range(calls):
             x.dim()
-    return max(0.0, (time.thread_time_ns() - begun - clock.inside_ns) / calls)
+    return clock.inside_ns / calls
 
 
 @dataclass(frozen=True)
-class OwnTime:
-    """Of one step, in seconds: the thread's processor time outside torch, and how many calls were counted."""
+class StepTime:
+    """Of one step: its seconds, the thread's processor seconds, those inside torch's functions."""
 
-    seconds: float
+    wall: float
+    processor: float
+    inside: float
     calls: int
 
 
-def own_time(step: Callable[[], object], cost_ns: float) -> OwnTime:
-    """Measure one step: waiting takes no processor time, so what is left besides torch is the thread's own."""
-    clock = OperationClock(cost_ns)
-    begun = time.thread_time_ns()
+def plain(step: Callable[[], object]) -> StepTime:
+    """Measure a step that no clock slows down."""
+    begun, processor = time.perf_counter(), time.thread_time()
+    step()
+    return StepTime(time.perf_counter() - begun, time.thread_time() - processor, 0.0, 0)
+
+
+def clocked(step: Callable[[], object], reading: float) -> StepTime:
+    """Measure a step and what of it is torch's; `reading` nanoseconds of each call are the clock's own."""
+    clock = OperationClock()
+    begun, processor = time.perf_counter(), time.thread_time()
     with clock:
         step()
-    whole = time.thread_time_ns() - begun
-    return OwnTime(max(0.0, whole - clock.inside_ns - clock.calls * clock.cost_ns) / 1e9, clock.calls)
+    inside = max(0.0, clock.inside_ns - clock.calls * reading) / 1e9
+    return StepTime(time.perf_counter() - begun, time.thread_time() - processor, inside, clock.calls)
+
+
+def own_share(without: Sequence[StepTime], clocked: Sequence[StepTime]) -> float:
+    """The share of a step that is the thread's own: waiting takes no processor time, and torch's is taken off."""
+    own = median(one.processor for one in without) - median(one.inside for one in clocked)
+    return own / median(one.wall for one in without)
 
 
 def engine(plan: Plan) -> list[Figure]:
     """Decode steps of many streams over two shard processes."""
-    cost_ns, shares, calls = counting_cost_ns(), list[float](), 0
+    reading, shares, calls = reading_ns(), list[float](), 0
     with ShardProcesses(plan.large) as shards:
         transport = connected(shards.endpoints(), shards.credentials)
         with SteppedEngine(plan.large, transport, shards.shards, kv_cache_tokens=STREAMS * 1024) as side:
-            steps = WARM_STEPS + 2 * STEPS * (1 + plan.rounds)
-            keys = [side.submit(prompt(PROMPT, "engine", n), steps + STREAMS) for n in range(STREAMS)]
-            side.until_first_tokens(keys)
+            steps = WARM_STEPS + 2 * STEPS * plan.rounds + STREAMS
+            side.until_first_tokens([side.submit(prompt(PROMPT, "engine", n), steps) for n in range(STREAMS)])
             for _ in range(WARM_STEPS):
                 side.step()
             for _ in range(plan.rounds):
-                share, calls = _round(side, cost_ns)
-                shares.append(share)
+                pairs = [(plain(side.step), clocked(side.step, reading)) for _ in range(STEPS)]
+                shares.append(own_share(*zip(*pairs, strict=True)))
+                calls = pairs[-1][1].calls
     what = f"engine thread's own time / step, {STREAMS} streams"
-    note = f"{calls} calls into torch a step; counting one takes {cost_ns / 1e3:.1f} us, which is taken off"
-    return [Figure("engine", what, tuple(shares), 0.05, note=note)]
-
-
-def _round(side: SteppedEngine, cost_ns: float) -> tuple[float, int]:
-    """Own time of the steps that are measured over the length of those between, which are not slowed down."""
-    own, whole = [], []
-    for _ in range(STEPS):
-        begun = time.perf_counter()
-        side.step()
-        whole.append(time.perf_counter() - begun)
-        own.append(own_time(side.step, cost_ns))
-    return median(one.seconds for one in own) / median(whole), own[-1].calls
+    return [Figure("engine", what, tuple(shares), 0.05, note=f"{calls} calls into torch a step")]

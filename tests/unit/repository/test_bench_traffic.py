@@ -10,8 +10,8 @@ import torch
 from router_service.engine.request import Event
 from tests.benchmarks import bench_traffic
 from tests.benchmarks.harness.checkpoints import ensure
-from tests.benchmarks.traffic import admission, figure, gaps, options, picture
-from tests.benchmarks.traffic.engine_time import OperationClock, counting_cost_ns, own_time
+from tests.benchmarks.traffic import admission, engine_time, figure, gaps, options, picture
+from tests.benchmarks.traffic.engine_time import StepTime
 from tests.benchmarks.traffic.figure import Figure
 from tests.benchmarks.traffic.first_token import conversation, load
 from tests.benchmarks.traffic.plan import Plan, prompt
@@ -127,15 +127,16 @@ def test_decoding_with_a_penalty_is_timed(checkpoint: Path) -> None:
         assert options.decode_rate(side, [prompt(20, n) for n in range(2)], 1.05) > 0
 
 
-def test_what_torch_takes_is_not_the_threads_own() -> None:
-    """Operators, methods and functions count alike; what Python does between them is left."""
+def test_torchs_functions_operators_and_methods_are_clocked_and_python_is_not() -> None:
     x = torch.ones(4, 4)
-    clock = OperationClock()
-    with clock:
-        _ = torch.mm(x, x) + x.sum()
-    assert clock.calls == 3
-    assert clock.inside_ns > 0
-    cost = counting_cost_ns(calls=100)
-    busy = own_time(lambda: sum(range(200_000)), cost)
-    assert busy.calls == 0
-    assert busy.seconds > 0
+    counted = engine_time.clocked(lambda: torch.mm(x, x) + x.sum(), reading=0.0)
+    assert counted.calls == 3
+    assert 0 < counted.inside <= counted.processor
+    assert engine_time.clocked(lambda: sum(range(1000)), reading=0.0).calls == 0
+    assert engine_time.reading_ns(calls=100) > 0
+
+
+def test_own_time_is_what_neither_waits_nor_computes() -> None:
+    without = [StepTime(10.0, 4.0, 0.0, 0), StepTime(10.0, 4.0, 0.0, 0)]
+    within = [StepTime(12.0, 6.0, 3.0, 5), StepTime(12.0, 6.0, 3.0, 5)]
+    assert engine_time.own_share(without, within) == pytest.approx(0.1)
