@@ -45,16 +45,16 @@ class PrepareWeights(Protocol):
         """See `reference.prepare_weights`."""
 
 
-class Pack(Protocol):
-    """What `Ops.pack` is: what it returns is of the kind that it takes."""
+class PrepareMatrix(Protocol):
+    """What `Ops.prepare_matrix` is: what it returns is of the kind that it takes."""
 
     def __call__(self, w_OI: M, /) -> M:
-        """See `reference.pack`."""
+        """See `reference.prepare_matrix`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ops:
-    """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
+    """The ops of one backend, documented in `kernels.reference`; weights pass a `prepare_` op first."""
 
     backend: Backend
     # (logits_TE, top_k, normalize) -> weights_TK, expert_ids_TK
@@ -72,7 +72,7 @@ class Ops:
     # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
     expert_ffn: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
     # (w_OI) -> w_OI in the form that `linear` wants; quantized ones come back unchanged
-    pack: Pack
+    prepare_matrix: PrepareMatrix
     # (x_MI, w_OI, packed or quantized) -> y_MO
     linear: Callable[[Tensor, Matrix], Tensor]
 
@@ -133,7 +133,7 @@ def _reference_ops() -> Ops:
         sum_rows=reference.sum_rows,
         prepare_weights=reference.prepare_weights,
         expert_ffn=reference.expert_ffn,
-        pack=reference.pack,
+        prepare_matrix=reference.prepare_matrix,
         linear=reference.linear,
     )
 
@@ -151,7 +151,7 @@ def _cpu_ops() -> Ops:
         sum_rows=cpu.sum_rows,
         prepare_weights=cpu.prepare_weights,
         expert_ffn=cpu.expert_ffn,
-        pack=cpu_linear.pack,
+        prepare_matrix=cpu_linear.prepare_matrix,
         linear=cpu_linear.linear_any_rows,
     )
 
@@ -168,6 +168,6 @@ def _triton_ops() -> Ops:
         sum_rows=triton_ops.sum_rows,
         prepare_weights=triton_ops.prepare_weights,
         expert_ffn=triton_ops.expert_ffn,
-        pack=triton_ops.pack,
+        prepare_matrix=triton_ops.prepare_matrix,
         linear=triton_ops.linear,
     )
