@@ -75,7 +75,7 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, said: str) -> None:
         (["serve", "--device", "cuda"], "model.device is cuda, but torch sees no GPU here"),
         (
             ["generate", "--target", "127.0.0.1:1", "hello"],
-            "no server answers there: start one with `expertmesh serve`",
+            "no server answers there: start one with",
         ),
     ],
 )
