@@ -52,6 +52,8 @@ class Launcher:
         if self._config.cluster.address:
             self._watch.refuse_if_taken()
         call(lambda: serve.start(proxy_location="Disabled"), "Serve to start", START_SECONDS)
+        if interrupts():  # starting Ray takes seconds, and what is deployed takes more of them to end
+            return None
         self._deploy(self._target())
         return self._wait(interrupts)
 

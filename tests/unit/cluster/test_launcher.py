@@ -111,6 +111,15 @@ def test_one_that_deployed_takes_down_what_it_deployed(monkeypatch: pytest.Monke
     assert serve.changes == ["start", f"run {NAME}", f"delete {NAME}", f"forget {NAME}"]
 
 
+def test_a_signal_while_ray_starts_deploys_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, ray = FakeServe(), FakeRay()
+    monkeypatch.setattr(Interrupts, "__call__", lambda _: True)
+    with joined(monkeypatch, serve, ray, on("auto")) as one:
+        assert one.up(Interrupts()) is None
+    assert serve.changes == ["start"]
+    assert ray.left
+
+
 def test_a_signal_before_it_is_ready_is_answered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
