@@ -73,7 +73,7 @@ def build_engine(
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
         scheduler=Scheduler(
             bounds,
-            BlockManager(groups, config.block_size),
+            BlockManager(groups, config.block_size, config.prefix_caching),
             PrefillBudget(config.target_step_seconds),
         ),
         ops=ops,
