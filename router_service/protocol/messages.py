@@ -12,7 +12,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """How to draw tokens, with all defaults filled in.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `logprobs` None returns none, n returns the
-    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`.
+    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`; none
+    of them is drawn before `min_tokens` tokens. `logit_bias` is added to the logits of its tokens before the penalties.
+    `prompt_logprobs` n returns log-probabilities of the prompt's tokens, with the n best of each position.
     """
 
     max_tokens: int
@@ -27,6 +29,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    min_tokens: int = 0
+    logit_bias: dict[int, float] = {}
+    prompt_logprobs: int | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -79,7 +84,7 @@ class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Logprob(msgspec.Struct, frozen=True):
-    """Natural logarithm of a token's probability under the model, before penalties, temperature and filters."""
+    """Natural logarithm of a token's probability under the model, before bias, penalties, temperature and filters."""
 
     token_id: int
     logprob: float
@@ -138,8 +143,10 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
     `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
-    MoE layers; empty unless requested. `timings` come with the first output (a Front that ends the stream at a stop
-    string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
+    MoE layers; empty unless requested. `prompt_logprobs` has, if requested, an entry for each prompt token that was
+    scored since the last output; the prompt's first token has log-probability 0 and no best ones. `timings` come with
+    the first output that has a token (a Front that ends the stream at a stop string needs them) and with the last.
+    `summary` is of this step, for a traced stream about once a second.
     """
 
     stream: int
@@ -150,6 +157,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: StreamFailure | None = None
     timings: Timings | None = None
     summary: StepSummary | None = None
+    prompt_logprobs: list[TokenLogprobs] = []
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):

@@ -145,6 +145,13 @@ class BlockManager:
                 if block != GIVEN_BACK:
                     pool.forget(block)
 
+    def unshared(self, tables: Seq[list[int]]) -> list[list[int]]:
+        """The blocks of tables that no other sequence owns."""
+        return [
+            [block for block in table if block != GIVEN_BACK and pool.owners(block) == 1]
+            for pool, table in zip(self.pools, tables, strict=True)
+        ]
+
     def release(self, sequence: Sequence) -> None:
         """Release all blocks of the sequence; the last ones are the first to be taken again."""
         for pool, table in zip(self.pools, sequence.tables, strict=False):
