@@ -20,7 +20,8 @@ class EngineConfig:
             one without prompts
         block_size: tokens per KV block
         kv_cache_tokens: tokens that the KV cache holds; 0 sizes it by the available memory
-        kv_memory_fraction: fraction of the available memory that an automatically sized KV cache may take
+        kv_memory_fraction: fraction of the available memory that an automatically sized KV cache may take;
+            the routers of one node share it, on GPUs each has its own
         prefix_caching: keep what is computed and reuse it for requests that begin alike
         unavailable_wait_seconds: how long a request waits for an unavailable shard before it fails with UNAVAILABLE
         threads: CPU threads of the router's computation; 0 uses all cores that the process may use
