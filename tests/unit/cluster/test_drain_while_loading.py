@@ -29,6 +29,9 @@ ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
+REMOTE = ("announce", "announcements", "withdraw")
+
+
 class LiveRegistry(ServiceRegistry):
     """The registry's body as an actor's handle; notes what is said there."""
 
@@ -50,7 +53,7 @@ class LiveRegistry(ServiceRegistry):
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
-        return Remote(value) if name in ("announce", "announcements", "withdraw") and not isinstance(value, Remote) else value
+        return Remote(value) if name in REMOTE and not isinstance(value, Remote) else value
 
 
 class Remote:
@@ -187,9 +190,7 @@ def test_routers_of_a_node_share_its_memory_but_no_gpu(
     body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, expected: int
 ) -> None:
     """The other one's cache is reserved, but what is not written to yet looks free."""
-    shard = Endpoint(
-        role="shard", index=0, replica="s", incarnation=1, node="n", host="", port=1, unix_name="", pid=1
-    )
+    shard = Endpoint(role="shard", index=0, replica="s", incarnation=1, node="n", host="", port=1, unix_name="", pid=1)
     body.announce(Announcement("shard", 0, "s", "n", 1, "ready", endpoint=shard))
     body.announce(Announcement("router", 0, "other", "n", 1, "loading", loaded_bytes=7, total_bytes=7))
     free: list[int] = []

@@ -62,9 +62,7 @@ class Serving(RuleBasedStateMachine):
         views=st.sampled_from(VIEWS),
         caching=st.booleans(),
     )
-    def start(
-        self, sequences: int, spare: int, blocks: int, size: int, views: tuple[View, ...], caching: bool
-    ) -> None:
+    def start(self, sequences: int, spare: int, blocks: int, size: int, views: tuple[View, ...], caching: bool) -> None:
         self.scheduler = scheduler(sequences + spare, sequences, 3, blocks, size, views, caching)
         self.jobs: dict[int, Job] = {}
         self.stalled: set[int] = set()
