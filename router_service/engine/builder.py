@@ -30,6 +30,11 @@ from router_service.models.weights import load_router_weights
 SAMPLE_ROWS = 8
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a GPU, or available on this host."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
+
+
 def build_engine(
     plan: ModelPlan,
     transport: Transport,
@@ -39,8 +44,15 @@ def build_engine(
     device: torch.device,
     keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    cache_room: Callable[[torch.device], int] = free_bytes,
 ) -> Engine:
-    """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`."""
+    """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`.
+
+    Args:
+        progress: called with the bytes of each tensor read, in the form kept.
+        cache_room: free bytes on a device; asked once the weights are loaded, if the cache is sized by them. It may
+            wait for others that load into the same memory.
+    """
     spec = plan.spec
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
@@ -53,7 +65,7 @@ def build_engine(
         progress=progress,
     )
     bounds = resolved_limits(spec, config)
-    groups = sized_groups(spec, config, bounds, dtype, free_bytes(device))
+    groups = sized_groups(spec, config, bounds, dtype, lambda: cache_room(device))
     cache = KVCache.empty(spec, [group.blocks * config.block_size for group in groups], dtype, device)
     backbone = Backbone(spec, weights, cache, ops)
     return Engine(
@@ -61,7 +73,7 @@ def build_engine(
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
         scheduler=Scheduler(
             bounds,
-            BlockManager(groups, config.block_size),
+            BlockManager(groups, config.block_size, config.prefix_caching),
             PrefillBudget(config.target_step_seconds),
         ),
         ops=ops,
@@ -97,11 +109,6 @@ def local_shards(
         for index, held in enumerate(placement.shards)
     }
     return LocalTransport(shards)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a GPU, or available on this host."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
 
 
 def eos_token_ids(plan: ModelPlan) -> frozenset[int]:

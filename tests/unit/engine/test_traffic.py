@@ -159,3 +159,15 @@ def test_what_a_step_wrote_that_lost_tokens_is_not_found(answers: Answers, call:
             assert tokens_of(events) == reference.tokens
         assert failing.call < 0
         assert mesh.engine.scheduler.cache_hits > 0
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_prefix_caching_can_be_turned_off(answers: Answers, caching: bool) -> None:
+    tiny, references = answers("mixtral")
+    with Mesh(tiny.plan, 1, block_size=4, prefix_caching=caching) as mesh:
+        for _ in range(2):
+            (events,) = mesh.generate([references[0].prompt], greedy(COUNT))
+            assert tokens_of(events) == references[0].tokens
+        scheduler = mesh.engine.scheduler
+        assert (scheduler.cache_queries > 0, scheduler.cache_hits > 0) == (caching, caching)
+        assert (scheduler.blocks.cached_tokens > 0) == caching, "what the router's hello says"
