@@ -171,6 +171,7 @@ class Engine:
         if logits_BV is not None:
             self._draw(scheduled, set(complete), logits_BV, events)
             trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
+        self._report_routing([scheduled[n] for n in complete], events)
 
     def _stall(self, scheduled: list[ScheduledSequence], complete: list[int], trace: StepTrace) -> None:
         """Stall the sequences that have lost a token. The others wait for a shard no more."""
@@ -185,6 +186,13 @@ class Engine:
     def _trace_routing(self, items: list[ScheduledSequence], segments: list[Segment], trace: StepTrace) -> None:
         requests = [self.requests[item.key] for item in items]
         trace_routing(requests, [item.start for item in items], segments, trace, self.pool.placement)
+
+    def _report_routing(self, items: list[ScheduledSequence], events: list[Event]) -> None:
+        """Append the routing of prompts that are not read to their end yet: kept until then, it would add up."""
+        for item in items:
+            request = self.requests.get(item.key)
+            if request is not None and (event := request.routing_event()) is not None:
+                events.append(event)
 
     def _draw(
         self, scheduled: list[ScheduledSequence], complete: set[int], logits_BV: Tensor, events: list[Event]

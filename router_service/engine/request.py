@@ -3,9 +3,9 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from router_service.engine.routed_rows import RoutedRows
 from router_service.engine.scheduling.sequence import Sequence
 from router_service.protocol.messages import (
-    LayerRouting,
     SamplingParams,
     StepSummary,
     StreamFailure,
@@ -31,6 +31,7 @@ class Request:
 
     The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and shares the
     list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the request is traced.
+    `reported` counts the positions whose routing the Front has from another router.
     """
 
     key: int
@@ -48,7 +49,8 @@ class Request:
     stalled_since: float = 0.0
     stalled_by: str = ""
     return_scores: bool = False
-    routing: list[list[LayerRouting]] = field(default_factory=list)
+    reported: int = 0
+    routing: list[RoutedRows] = field(default_factory=list)
     summaries: SummaryBudget | None = None
     cache_salt: bytes = b""
     ended: bool = False
@@ -57,7 +59,7 @@ class Request:
     def __post_init__(self) -> None:
         max_length = self.prompt_length + self.params.max_tokens
         # A position that is found in the cache has no routing, so nothing of it is found before its routing is known.
-        reusable = 0 if self.return_routing else None
+        reusable = self.reported if self.return_routing else None
         self.sequence = Sequence(
             key=self.key, tokens=self.tokens, max_length=max_length, salt=self.cache_salt, reusable=reusable
         )
@@ -87,18 +89,23 @@ class Request:
         """Return the event of a token drawn at `now`, with the routing collected since the last event."""
         first = not self.first_token
         self.first_token = self.first_token or now
-        routing, self.routing = self.routing, []
         return Event(
             key=self.key,
             front=self.front,
             stream=self.stream,
             token=token,
             logprobs=logprobs,
-            routing=routing,
+            routing=self._take_routing(),
             finish=finish,
             # With the first token too: a Front that ends the stream at a stop string never sees the last event.
             timings=self.timings(now) if first or finish is not None else None,
         )
+
+    def routing_event(self) -> "Event | None":
+        """Return an event of the routing collected since the last one, for a step that draws no token; mostly None."""
+        if not self.routing:
+            return None
+        return Event(key=self.key, front=self.front, stream=self.stream, token=None, routing=self._take_routing())
 
     def timings(self, now: float) -> Timings:
         """Where its time went until `now`."""
@@ -111,17 +118,24 @@ class Request:
             cached_prompt_tokens=min(self.sequence.cached or 0, self.prompt_length),
         )
 
+    def _take_routing(self) -> tuple[RoutedRows, ...]:
+        routing, self.routing = tuple(self.routing), []
+        return routing
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A stream's share of a step, not yet packed; the last one has `finish` or `failure`."""
+    """A stream's share of a step, not yet packed; the last one has `finish` or `failure`.
+
+    One without a token, `finish` and `failure` has the routing of a part of the prompt.
+    """
 
     key: int
     front: int
     stream: int
     token: int | None
     logprobs: TokenLogprobs | None = None
-    routing: list[list[LayerRouting]] | None = None
+    routing: tuple[RoutedRows, ...] = ()
     finish: str | None = None
     failure: StreamFailure | None = None
     timings: Timings | None = None

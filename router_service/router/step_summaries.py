@@ -38,7 +38,8 @@ class StepSummaries:
         record, self._record = self._record, None
         if record is None:
             return events
-        due = {event.key for event in events if self._is_due(event.key, now_ns)}
+        # Routing of a prompt comes before the first token, in events of its own.
+        due = {event.key for event in events if event.token is not None and self._is_due(event.key, now_ns)}
         if not due:
             return events
         summary = summary_of(record)

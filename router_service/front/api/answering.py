@@ -88,12 +88,18 @@ class Answering:
             while True:
                 arrivals = await stream.receive()
                 self._record.arrived(arrivals)
-                response = answer.extend(arrivals)
-                if answer.finished or answer.error is not None:
-                    return response
-                await self._writer.write(response)
+                for response in answer.extend(arrivals):
+                    if answer.finished or answer.error is not None:
+                        return response
+                    await self._write(response)
         finally:
             stream.close()
+
+    async def _write(self, response: pb.GenerateResponse) -> None:
+        await self._writer.write(response)
+        if response.routing:
+            # Not every writer waits for its client: between two large responses other streams go on.
+            await asyncio.sleep(0)
 
     async def _end(self, last: pb.GenerateResponse, error: RequestError | None) -> None:
         # Tokens that came with the failure are delivered before it.

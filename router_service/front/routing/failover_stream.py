@@ -12,6 +12,7 @@ from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, OverflowedError, StreamQueue
 from router_service.protocol.messages import StreamOutput, Submit
+from router_service.protocol.routing_part import from_position
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class FailoverStream:
     tokens received so far. `deadline` is in the event loop's seconds, None for none.
 
     A request may itself be what crashes its routers, and must not crash the others too. So it fails once two routers
-    have ended while they had it. Routers that sent an output do not count, since they could compute the request, and
+    have ended while they had it. Routers that sent a token do not count, since they could compute the request, and
     neither do those that announced that they leave. `max_resubmits` bounds the rest.
     """
 
@@ -43,20 +44,20 @@ class FailoverStream:
         self._deadline = deadline
         self._router_wait_seconds = router_wait_seconds
         self._resubmits_left = max_resubmits
-        # Incarnations of routers that ended without an output of this request: one that was restarted counts again.
+        # Incarnations of routers that ended without a token of this request: one that was restarted counts again.
         self._ended: set[int] = set()
         self._answered = False
         self._generated: list[int] = []
         self._open: tuple[RouterLink, StreamQueue] | None = None
-        self._positions = 0
-        self._repeated = 0
+        # Positions whose routing was received; each is delivered once, whichever routers report it.
+        self._routed = 0
 
     async def receive(self) -> list[Arrival]:
         """Return the outputs received since the last call, at least one.
 
         Raises:
             RequestError: UNAVAILABLE if no router is connected in time, too many were lost, or two have ended
-                without an output; DEADLINE_EXCEEDED; RESOURCE_EXHAUSTED if the caller was too slow.
+                without a token; DEADLINE_EXCEEDED; RESOURCE_EXHAUSTED if the caller was too slow.
         """
         while True:
             try:
@@ -99,13 +100,14 @@ class FailoverStream:
         return [self._note(arrival) for arrival in arrivals]
 
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
-        # The next router reports the routing of all positions again, as of a prompt.
-        self._repeated = self._positions
         async with self._within_deadline():
             link = await self._choose()
             return link, await link.submit(
                 msgspec.structs.replace(
-                    self._submit, generated=list(self._generated), deadline_seconds=self._seconds_left()
+                    self._submit,
+                    generated=list(self._generated),
+                    deadline_seconds=self._seconds_left(),
+                    reported=self._routed,
                 )
             )
 
@@ -132,16 +134,15 @@ class FailoverStream:
     def _note(self, arrival: Arrival) -> Arrival:
         """Keep the tokens for a later router; drop routing of positions that an earlier router has reported."""
         output = arrival.output
-        self._answered = True
+        # Routing alone may be of the first chunk of a prompt whose next one ends the router.
+        self._answered |= bool(output.token_ids)
         self._generated += output.token_ids
-        if not self._submit.return_routing:
+        if output.routing is None:
             return arrival
-        repeated = min(self._repeated, len(output.routing))
-        self._repeated -= repeated
-        self._positions += len(output.routing) - repeated
-        return Arrival(arrival.at, without_routing(output, repeated))
+        return Arrival(arrival.at, self._with_new_routing(output))
 
-
-def without_routing(output: StreamOutput, positions: int) -> StreamOutput:
-    """Return `output` without the routing of its first `positions` positions."""
-    return msgspec.structs.replace(output, routing=output.routing[positions:]) if positions else output
+    def _with_new_routing(self, output: StreamOutput) -> StreamOutput:
+        assert output.routing is not None
+        routing = from_position(output.routing, self._routed)
+        self._routed = max(self._routed, output.routing.first + output.routing.positions)
+        return output if routing is output.routing else msgspec.structs.replace(output, routing=routing)

@@ -10,10 +10,12 @@ from experts.transport.address import Endpoint
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
 from router_service.front.config import FrontConfig
+from router_service.front.errors import exhausted
 from router_service.front.routing.activity_window import ActivityWindow
 from router_service.front.routing.frame_stream import Wire, connect
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, StreamQueue
 from router_service.protocol.messages import (
+    MAX_MESSAGE_BYTES,
     Activity,
     Cancel,
     RouterHello,
@@ -64,6 +66,7 @@ class RouterLink:
 
         Raises:
             LinkLostError: the link has ended.
+            RequestError: RESOURCE_EXHAUSTED if the request is larger than a message may be.
         """
         queue = StreamQueue(next(self._numbers), self._max_buffered_tokens)
         self._queues[queue.stream] = queue
@@ -113,7 +116,13 @@ class RouterLink:
     def _send(self, message: ToRouter) -> None:
         if self.lost:
             raise LinkLostError(f"the link to router {self.hello.router} has ended")
-        self._wire.send(Kind.MESSAGE, encode(message))
+        payload = encode(message)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise exhausted(
+                f"the request takes {len(payload)} bytes, a message to a router at most {MAX_MESSAGE_BYTES}; "
+                "send fewer tokens"
+            )
+        self._wire.send(Kind.MESSAGE, payload)
 
     def _handle(self, message: ToFront) -> None:
         if isinstance(message, StepOutputs):

@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
-import router_service.router.front_connections
 import router_service.router.publisher
 import router_service.router.router_requests
 import router_service.router.step_log
+from router_service.router.sending import front_writer
 from tests.unit.front.calls import Responses, check_one_end, ids_of
 from tests.unit.front.front_fakes import until
 from tests.unit.router.service import Service, ask
@@ -106,9 +106,7 @@ async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(
 ) -> None:
     await service.start()
     (router,) = service.routers
-    monkeypatch.setattr(
-        router_service.router.front_connections, "_output", breaking(router_service.router.front_connections._output, 1)
-    )
+    monkeypatch.setattr(front_writer, "output_of", breaking(front_writer.output_of, 1))
     await all_end(service)
     assert router.threads.failures["front writer"] == 1
     assert "writer has failed" in caplog.text

@@ -7,7 +7,8 @@ import pytest
 
 from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import LayerRouting, StreamOutput, Submit
+from router_service.protocol.messages import StreamOutput, Submit
+from tests.support.routed import Layer, part_of
 from tests.unit.front.calls import Responses, check_one_end, collect, ids_of, text_of
 from tests.unit.front.front_fakes import FakeRouter, echo, refuse, until
 from tests.unit.front.front_world import World
@@ -108,13 +109,13 @@ async def test_logprobs_carry_text_and_bytes(world: World) -> None:
 
 
 def routed(submit: Submit):  # type: ignore[no-untyped-def]
-    """Echo; each position's routing names the position as its layer."""
+    """Echo; each position's routing names the position as its first expert. All are reported, as after a restart."""
     done = 0
     for output in echo(submit):
         until_ = len(submit.prompt) + len(submit.generated) if not done else done + 1
-        routing = [[LayerRouting(position, [0, 1], [0.5, 0.5], [3, 4])] for position in range(done, until_)]
+        positions = [[Layer(1, [position, 9], [0.5, 0.5], [3, 4])] for position in range(done, until_)]
+        yield StreamOutput(output.stream, output.token_ids, routing=part_of(done, positions), finish=output.finish)
         done = until_
-        yield StreamOutput(output.stream, output.token_ids, routing=routing, finish=output.finish)
 
 
 async def test_routing_comes_once_for_each_position_even_when_a_router_dies(world: World) -> None:
@@ -123,11 +124,13 @@ async def test_routing_comes_once_for_each_position_even_when_a_router_dies(worl
     await client.wait_ready(10)
     task = asyncio.create_task(collect(client, tokens=[5, 6, 7], max_tokens=9, return_routing=True))
     await until(lambda: bool(first.submits))
-    await world.router(name="r1", script=routed)
+    second = await world.router(name="r1", script=routed)
     responses = await task
     layers = [token.layers[0] for response in responses for token in response.routing]
-    assert [layer.layer for layer in layers] == list(range(3 + 9 - 1))
-    assert (list(layers[0].experts), list(layers[0].weights), list(layers[0].shards)) == ([0, 1], [0.5, 0.5], [3, 4])
+    assert [layer.experts[0] for layer in layers] == list(range(3 + 9 - 1))
+    assert (list(layers[0].experts), list(layers[0].weights), list(layers[0].shards)) == ([0, 9], [0.5, 0.5], [3, 4])
+    # A router may leave out what was reported; this one does not, and the Front does.
+    assert second.submits[0].reported == 3 + len(second.submits[0].generated) - 1
 
 
 async def test_64_streams_some_cancelled_end_exactly_once(world: World, tokenizer: Tokenizer) -> None:
