@@ -14,6 +14,7 @@ from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport
 from experts.shard.shard import load_shard
 from experts.transport.base import Transport
+from experts.transport.call import most_rows
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.engine import Engine
@@ -43,8 +44,14 @@ def build_engine(
     keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Engine:
-    """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`."""
+    """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`.
+
+    Raises:
+        ValueError: a step could have more tokens than a call to a shard carries, or no KV block fits into the memory.
+    """
     spec = plan.spec
+    bounds = limits(spec, config)
+    check_calls(spec, bounds, dtype)
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
         checkpoint=plan.checkpoint,
@@ -61,7 +68,7 @@ def build_engine(
         backbone=backbone,
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
         scheduler=Scheduler(
-            limits(spec, config),
+            bounds,
             BlockManager((GroupSize(blocks),), config.block_size),
             PrefillBudget(config.target_step_seconds),
         ),
@@ -104,6 +111,20 @@ def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
     """Resolve the token budget: a large chunk of a prompt beside a full batch."""
     budget = config.token_budget or min(spec.context, AUTO_CHUNK_TOKENS) + config.max_sequences
     return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context)
+
+
+def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) -> None:
+    """Check that a step of a full token budget fits into one call to one shard.
+
+    Raises:
+        ValueError: it does not; later, each such step would lose the shard's connection.
+    """
+    most = most_rows(spec.hidden, dtype, spec.gate.top_k)
+    if bounds.token_budget > most:
+        raise ValueError(
+            f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to a shard carries {most} "
+            f"of this model; set router.token_budget to at most {most}"
+        )
 
 
 def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> int:
