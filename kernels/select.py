@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from kernels.attention.paged import LayerCache, PagedRows
 from kernels.formats.quantized import Matrix, Quantized
 from kernels.weights import ExpertForm, ExpertWeights, Matrices
 
@@ -52,6 +53,15 @@ class Pack(Protocol):
         """See `reference.pack`."""
 
 
+class PagedAttention(Protocol):
+    """What `Ops.paged_attention` is."""
+
+    def __call__(
+        self, q_BHC: Tensor, cache: LayerCache, rows: PagedRows, scale: float, sinks_H: Tensor | None = ...
+    ) -> Tensor:
+        """See `attention.reference.paged_attention`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ops:
     """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
@@ -75,6 +85,8 @@ class Ops:
     pack: Pack
     # (x_MI, w_OI, packed or quantized) -> y_MO
     linear: Callable[[Tensor, Matrix], Tensor]
+    # (q_BHC, cache, rows, scale, sinks_H) -> out_BHV
+    paged_attention: PagedAttention
 
 
 def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
@@ -123,6 +135,7 @@ def _load(backend: Backend) -> Ops:
 
 def _reference_ops() -> Ops:
     from kernels import reference
+    from kernels.attention import reference as attention
 
     return Ops(
         backend=Backend.REFERENCE,
@@ -135,10 +148,12 @@ def _reference_ops() -> Ops:
         expert_ffn=reference.expert_ffn,
         pack=reference.pack,
         linear=reference.linear,
+        paged_attention=attention.paged_attention,
     )
 
 
 def _cpu_ops() -> Ops:
+    from kernels.attention import cpu as attention
     from kernels.cpu import linear as cpu_linear
     from kernels.cpu import ops as cpu
 
@@ -153,10 +168,12 @@ def _cpu_ops() -> Ops:
         expert_ffn=cpu.expert_ffn,
         pack=cpu_linear.pack,
         linear=cpu_linear.linear_any_rows,
+        paged_attention=attention.paged_attention,
     )
 
 
 def _triton_ops() -> Ops:
+    from kernels.attention import reference as attention
     from kernels.triton import ops as triton_ops
 
     return Ops(
@@ -170,4 +187,5 @@ def _triton_ops() -> Ops:
         expert_ffn=triton_ops.expert_ffn,
         pack=triton_ops.pack,
         linear=triton_ops.linear,
+        paged_attention=attention.paged_attention,
     )

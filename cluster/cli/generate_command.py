@@ -30,6 +30,12 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     for name in SHARES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at TEXT (repeatable)")
+    parser.add_argument(
+        "--priority", type=int, default=0, metavar="N", help="lower runs first, -100 to 100 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cache-salt", default="", metavar="TEXT", help="share cached prefixes only with requests of the same salt"
+    )
     parser.add_argument("--ignore-eos", action="store_true", help="go on behind end-of-sequence tokens")
     parser.set_defaults(run=run)
 
@@ -43,7 +49,9 @@ async def _generate(args: argparse.Namespace) -> None:
     kind = {"messages": [{"role": "user", "content": args.prompt}]} if args.chat else {"prompt": args.prompt}
     responses: list[pb.GenerateResponse] = []
     async with client_of(args) as client:
-        stream = client.generate(**kind, timeout=args.timeout, **sampling_of(args))
+        sampling = sampling_of(args)
+        own = {"priority": args.priority, "cache_salt": args.cache_salt}
+        stream = client.generate(**kind, **own, timeout=args.timeout, **sampling)
         async with aclosing(stream):  # an interrupt cancels the call, so that the server stops generating
             async for response in stream:
                 responses.append(response)
@@ -58,6 +66,8 @@ def sampling_of(args: argparse.Namespace) -> SamplingFields:
     Raises:
         ValueError: one cannot even be sent.
     """
+    if not -(1 << 31) <= args.priority < 1 << 31:
+        raise ValueError(f"--priority: out of range: {args.priority}")
     for name in COUNTS:
         if not 0 <= (getattr(args, name) or 0) < 1 << (64 if name == "seed" else 32):
             raise ValueError(f"--{name.replace('_', '-')}: out of range: {getattr(args, name)}")

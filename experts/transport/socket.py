@@ -8,7 +8,7 @@ from dataclasses import replace
 from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel
-from experts.transport.clock import ShardClock
+from experts.transport.clock import HALF_MINUTE_NS, ShardClock
 from experts.transport.frame import FrameError, Kind
 
 
@@ -16,9 +16,11 @@ class SocketTransport:
     """Another thread hands new connections to `offer`; a broken one is dropped where it fails.
 
     An offered connection is taken up before the next call, by the calling thread, so none changes during a call.
+    `half_ns`: see `ShardClock`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, half_ns: int = HALF_MINUTE_NS) -> None:
+        self._half_ns = half_ns
         self._channels: dict[int, Channel] = {}
         self._offered: dict[int, Channel] = {}
         self._clocks: dict[int, tuple[int, ShardClock]] = {}
@@ -119,7 +121,7 @@ class SocketTransport:
         """The clock of this incarnation of the shard: the next one may be on another host."""
         known = self._clocks.get(shard)
         if known is None or known[0] != incarnation:
-            known = self._clocks[shard] = (incarnation, ShardClock())
+            known = self._clocks[shard] = (incarnation, ShardClock(self._half_ns))
         return known[1]
 
     def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:

@@ -17,8 +17,9 @@ from experts.transport.base import Transport
 from experts.transport.call import most_rows
 from kernels import select
 from router_service.config import EngineConfig
+from router_service.engine.cache_size import sized_groups
 from router_service.engine.engine import Engine
-from router_service.engine.scheduling.block_manager import BlockManager, GroupSize
+from router_service.engine.scheduling.block_manager import BlockManager
 from router_service.engine.scheduling.limits import SchedulerLimits
 from router_service.engine.scheduling.prefill_budget import PrefillBudget
 from router_service.engine.scheduling.scheduler import Scheduler
@@ -62,14 +63,15 @@ def build_engine(
         keep_packed=keep_packed,
         progress=progress,
     )
-    blocks = kv_blocks(spec, config, dtype, device)
-    backbone = Backbone(spec, weights, KVCache.empty(spec, blocks * config.block_size, dtype, device), ops)
+    groups = sized_groups(spec, config, bounds, dtype, free_bytes(device))
+    cache = KVCache.empty(spec, [group.blocks * config.block_size for group in groups], dtype, device)
+    backbone = Backbone(spec, weights, cache, ops)
     return Engine(
         backbone=backbone,
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
         scheduler=Scheduler(
             bounds,
-            BlockManager((GroupSize(blocks),), config.block_size),
+            BlockManager(groups, config.block_size),
             PrefillBudget(config.target_step_seconds),
         ),
         ops=ops,
@@ -110,7 +112,13 @@ def local_shards(
 def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
     """Resolve the token budget: a large chunk of a prompt beside a full batch."""
     budget = config.token_budget or min(spec.context, AUTO_CHUNK_TOKENS) + config.max_sequences
-    return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context)
+    return SchedulerLimits(
+        token_budget=budget,
+        max_sequences=config.max_sequences,
+        max_waiting=config.max_waiting,
+        context=spec.context,
+        max_waiting_tokens=config.max_waiting_tokens,
+    )
 
 
 def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) -> None:
@@ -127,23 +135,9 @@ def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) ->
         )
 
 
-def kv_blocks(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> int:
-    """Blocks of the cache: as configured, else as many as memory allows, at most what all sequences can fill.
-
-    Raises:
-        ValueError: not even one block fits into the memory.
-    """
-    useful = config.max_sequences * -(-spec.context // config.block_size)
-    if config.kv_cache_tokens:
-        return -(-config.kv_cache_tokens // config.block_size)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
-    room = int(free * config.kv_memory_fraction) // (spec.kv_elements_per_token * dtype.itemsize * config.block_size)
-    if room < 1:
-        raise ValueError(
-            f"router.kv_memory_fraction {config.kv_memory_fraction} of {free} free bytes holds no KV block"
-        )
-    # More blocks than all sequences can fill would never be used.
-    return min(room, useful)
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a GPU, or available on this host."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
 
 
 def eos_token_ids(plan: ModelPlan) -> frozenset[int]:

@@ -13,13 +13,15 @@ from torch import Tensor
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.select import Ops
-from router_service.engine.failures import failed, overdue, refused
+from router_service.engine.expiry import Expiry
+from router_service.engine.failures import failed, refused
 from router_service.engine.guard import Guard
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
 from router_service.engine.sampling.sampler import Drawn, SampleRow, sample
-from router_service.engine.scheduling.limits import NeverFitsError, QueueFullError
+from router_service.engine.scheduling.limits import NeverFitsError
+from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.stalls import Stalls
@@ -61,11 +63,13 @@ class Engine:
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
     _stalls: Stalls = field(init=False)
+    _expiry: Expiry = field(init=False)
     # Tags start at random, so that log lines of different routers or lives of one do not share a tag.
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
     def __post_init__(self) -> None:
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
+        self._expiry = Expiry(self.requests, self.scheduler)
 
     def submit(self, request: Request) -> list[Event]:
         """Accept a request, or return the event that refuses it. If this raises, call `release`."""
@@ -140,6 +144,7 @@ class Engine:
         # A step that lost tokens says little of what one costs.
         if not trace.failures:
             self.scheduler.prefill.observe(shape, duration / 1e9)
+            self._expiry.note(shape.prefill_tokens, duration / 1e9)
         return StepRecord(
             duration_ns=duration,
             prompt_tokens=shape.prefill_tokens,
@@ -150,7 +155,8 @@ class Engine:
         )
 
     def _begin(self, scheduled: list[ScheduledSequence], requests: list[Request]) -> tuple[StepBatch, StepTrace]:
-        batch = build_batch(scheduled, self.scheduler.blocks.block_size, self.backbone.cache.device)
+        groups = [storage.group for storage in self.backbone.cache.groups]
+        batch = build_batch(scheduled, self.scheduler.blocks.block_size, groups, self.backbone.cache.device)
         trace = StepTrace()
         trace.scored_rows = scored_rows(requests, batch.segments)
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
@@ -233,7 +239,6 @@ class Engine:
         return requests
 
     def _expire(self, now: float, events: list[Event]) -> None:
-        """Fail the requests that have waited too long; stalled ones shortly before their deadline."""
-        for request in self.requests.alive():
-            if (event := overdue(request, now, self.unavailable_wait_s)) is not None:
-                self._end(request, event, events)
+        """Fail the requests that have waited too long, or can no longer be answered in time."""
+        for request, event in self._expiry.expired(now, self.unavailable_wait_s):
+            self._end(request, event, events)

@@ -30,8 +30,9 @@ class Request:
     """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 if not yet.
 
     The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and shares the
-    list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the request is traced.
-    `reported` counts the positions whose routing the Front has from another router.
+    list `tokens`. `priority`, `caller` and `cache_salt` are as in `Submit`. `ended` is set once the last event is made;
+    `summaries` is None unless the request is traced. `reported` counts the positions whose routing the Front has from
+    another router.
     """
 
     key: int
@@ -50,9 +51,11 @@ class Request:
     stalled_by: str = ""
     return_scores: bool = False
     reported: int = 0
+    priority: int = 0
+    caller: str = ""
+    cache_salt: bytes = b""
     routing: list[RoutedRows] = field(default_factory=list)
     summaries: SummaryBudget | None = None
-    cache_salt: bytes = b""
     ended: bool = False
     sequence: Sequence = field(init=False)
 
@@ -61,7 +64,13 @@ class Request:
         # A position that is found in the cache has no routing, so nothing of it is found before its routing is known.
         reusable = self.reported if self.return_routing else None
         self.sequence = Sequence(
-            key=self.key, tokens=self.tokens, max_length=max_length, salt=self.cache_salt, reusable=reusable
+            key=self.key,
+            tokens=self.tokens,
+            max_length=max_length,
+            salt=self.cache_salt,
+            caller=self.caller,
+            priority=self.priority,
+            reusable=reusable,
         )
 
     @property

@@ -1,7 +1,7 @@
 """A model without its routed experts: embedding, attention over the paged cache, dense and shared layers, the head.
 
-Shapes: T tokens of the step, D hidden, E experts, B sequences of the step, V vocabulary. Rounding follows transformers:
-norms in float32, rope in the family's dtype.
+Shapes: T tokens of the step, D hidden, E experts, L rows whose logits are wanted, V vocabulary. Rounding follows
+transformers: norms in float32, rope in the family's dtype.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,8 @@ class Backbone:
         angles, self._rope_factor = frequencies(spec.rope)
         self._angles = angles.to(self._w.tensor("embed").device)
         self._attentions = [
-            attention_of(LayerParts(number, spec, self._w, cache.of_layer(number))) for number in range(spec.layers)
+            attention_of(LayerParts(n, spec, self._w, ops, cache.group_of(n), cache.of_layer(n)))
+            for n in range(spec.layers)
         ]
         self.sparse_layers = frozenset(spec.moe_layers)
 
@@ -77,8 +78,10 @@ class Backbone:
         return self._attentions[0].first_product(h_TD)
 
     def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
-        """Return logits_BV, float32, of each segment's last row."""
-        return self._w.apply(self._head, self._normed("norm", x_TD[batch.last_rows_B])).float()
+        """Return logits_LV, float32, of the rows whose logits are wanted; there may be none."""
+        if not len(batch.logit_rows_L):
+            return x_TD.new_empty(0, self.spec.vocabulary).float()
+        return self._w.apply(self._head, self._normed("norm", x_TD[batch.logit_rows_L])).float()
 
     def _normed(self, name: str, x_TD: Tensor) -> Tensor:
         return rms_norm(x_TD, self._w.tensor(name), self.spec.norm_eps, self.spec.norms_round_last)

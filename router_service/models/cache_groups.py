@@ -9,7 +9,7 @@ from math import prod
 
 from router_service.models.attention_forms import Row
 from router_service.models.spec import ModelSpec
-from router_service.models.view import CacheKind
+from router_service.models.view import CacheKind, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class CacheGroup:
     def elements_per_token(self) -> int:
         """Elements that a token occupies in all layers of the group."""
         return len(self.layers) * sum(prod(row) for row in self.rows)
+
+    @property
+    def view(self) -> View:
+        """Which tokens a token attends to in its layers; blocks wholly before those may be given back."""
+        return View(chunk=self.remembers) if self.kind is CacheKind.CHUNK else View(window=self.remembers)
 
 
 def cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:

@@ -1,5 +1,6 @@
 """Keys and values of all sequences, in pages: block b holds the slots b*block_size up to (b+1)*block_size."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,22 +34,32 @@ class GroupStorage:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """The storage of every group, in the model's dtype on its device.
-
-    For now all groups have the same number of slots and share one block table per sequence: a group with a window keeps
-    its old blocks too, so the sizes are those of one cache for all layers.
-    """
+    """The storage of every group, in the model's dtype on its device. Each group has slots of its own."""
 
     groups: tuple[GroupStorage, ...]
 
     @classmethod
-    def empty(cls, spec: ModelSpec, slots: int, dtype: torch.dtype, device: torch.device) -> "KVCache":
-        """Reserve room for `slots` tokens. On a CPU the pages become resident only as they are written."""
-        return cls(tuple(GroupStorage.empty(group, slots, dtype, device) for group in cache_groups(spec)))
+    def empty(cls, spec: ModelSpec, group_slots: Sequence[int], dtype: torch.dtype, device: torch.device) -> "KVCache":
+        """Reserve room for so many tokens in each group of `cache_groups(spec)`.
+
+        On a CPU the pages become resident only as they are written.
+
+        Raises:
+            ValueError: another number of sizes than of groups.
+        """
+        groups = cache_groups(spec)
+        if len(group_slots) != len(groups):
+            raise ValueError(f"group_slots has {len(group_slots)} sizes for {len(groups)} cache groups: give one each")
+        sizes = zip(groups, group_slots, strict=True)
+        return cls(tuple(GroupStorage.empty(group, slots, dtype, device) for group, slots in sizes))
 
     def of_layer(self, layer: int) -> LayerStorage:
         """A layer's share of its group's storage."""
-        return next(storage.of_layer(layer) for storage in self.groups if layer in storage.group.layers)
+        return self.groups[self.group_of(layer)].of_layer(layer)
+
+    def group_of(self, layer: int) -> int:
+        """The place in `groups` of a layer's group."""
+        return next(place for place, storage in enumerate(self.groups) if layer in storage.group.layers)
 
     @property
     def device(self) -> torch.device:

@@ -41,6 +41,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     routing of the first `reported` positions is left out: another router has reported it.
     `deadline_seconds` is the time left when the frame is sent, None for no deadline. `traced` asks for a `StepSummary`
     about once a second. `return_scores` adds the gate's best scores to the routing that `return_routing` asks for.
+
+    A lower `priority` runs first; `caller` is whose share it is, a token's name or else a client's connection. Only
+    requests with the same `cache_salt` share cached prefixes.
     """
 
     stream: int
@@ -52,6 +55,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     return_routing: bool = False
     traced: bool = False
     return_scores: bool = False
+    priority: int = 0
+    caller: str = ""
+    cache_salt: bytes = b""
     reported: int = 0
 
 
@@ -68,11 +74,15 @@ class Watch(msgspec.Struct, frozen=True, tag="watch"):
 
 
 class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
-    """A router's limits: `context` counts prompt and generated tokens together, `prompt_limit` the prompt alone."""
+    """A router's limits: `context` counts prompt and generated tokens together, `prompt_limit` the prompt alone.
+
+    `prefix_cache_tokens` is what its prefix cache holds at most; 0 if it has none.
+    """
 
     router: str
     context: int
     prompt_limit: int
+    prefix_cache_tokens: int = 0
 
 
 class Logprob(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The routing of consecutive positions in one message: arrays of bytes, which cost the same however many there are.
 
-P positions, L MoE layers, K experts chosen, N experts scored. Arrays are little-endian and C-contiguous, so the bytes of
+P positions, L MoE layers, K experts chosen, N experts scored. Arrays are little-endian and C-contiguous: the bytes of
 consecutive positions are consecutive.
 """
 

@@ -48,7 +48,7 @@ class FrontConnections:
     `disconnected(front)` when it has disconnected.
 
     All are called on the thread that reads from the Front, and must hand work over instead of doing it. `receive` is
-    also called on a writer's thread, to cancel a stream whose output is larger than `max_message_bytes`.
+    also called on a writer's thread, to cancel a stream whose output is larger than a message may be.
     """
 
     def __init__(
@@ -63,10 +63,8 @@ class FrontConnections:
         index: int,
         checksum: bool = False,
         threads: ThreadWatch | None = None,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._hello = hello
-        self._max_message_bytes = max_message_bytes
         self._receive = receive
         self._disconnected = disconnected
         self._connected = connected
@@ -130,7 +128,7 @@ class FrontConnections:
     def opened(self, channel: Channel) -> None:
         """See `Handler`."""
         number = next(self._numbers)
-        writer = FrontWriter(channel, lambda stream: self._receive(number, Cancel(stream)), self._max_message_bytes)
+        writer = FrontWriter(channel, lambda stream: self._receive(number, Cancel(stream)), MAX_MESSAGE_BYTES)
         connection = FrontConnection(number, channel, writer)
         # Before anything else can be queued: a Front expects the hello first.
         writer.outgoing.put(self._hello)

@@ -1,36 +1,43 @@
 """Builds a step's tensors from the scheduled sequences."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from kernels.attention.paged import PagedRows, in_place
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.scheduling.step_cost import StepShape
-from router_service.models.step_batch import Segment, StepBatch
+from router_service.models.cache_groups import CacheGroup
+from router_service.models.step_batch import GroupBatch, PagedSegment, Segment, StepBatch
+
+Ints = NDArray[np.int64]
 
 
-def build_batch(scheduled: list[ScheduledSequence], block_size: int, device: torch.device) -> StepBatch:
-    """Return the scheduled sequences' tokens back to back, with positions, cache slots and segments."""
+def build_batch(
+    scheduled: Sequence[ScheduledSequence], block_size: int, groups: Sequence[CacheGroup], device: torch.device
+) -> StepBatch:
+    """Return the scheduled sequences' tokens back to back, with positions, segments, and the slots of each cache group.
+
+    Raises:
+        ValueError: a sequence's tokens read or write a block that its table marks as given back (-1) or does not have.
+    """
     # In numpy, then one copy each to the device: many small torch calls cost more.
-    tokens, positions, slots, segments, row = [], [], [], [], 0
-    for item in scheduled:
-        context = item.start + len(item.token_ids)
-        all_slots = _slots(item.block_tables[0], context, block_size)
-        tokens.append(np.asarray(item.token_ids, dtype=np.int64))
-        positions.append(np.arange(item.start, context))
-        slots.append(all_slots[item.start :])
-        segments.append(Segment(row, len(item.token_ids), context, _in_place(all_slots, device)))
-        row += len(item.token_ids)
-    last = np.array(
-        [part.start + part.length - 1 for part, item in zip(segments, scheduled, strict=True) if item.wants_logits],
-        dtype=np.int64,
+    segments = _segments(scheduled)
+    ids = np.concatenate([np.asarray(item.token_ids, dtype=np.int64) for item in scheduled])
+    places = np.concatenate([np.arange(part.context - part.length, part.context) for part in segments])
+    wanted = [part for item, part in zip(scheduled, segments, strict=True) if item.wants_logits]
+    last = np.array([part.start + part.length - 1 for part in wanted], dtype=np.int64)
+    token_ids_T, positions_T, logit_rows_L = (torch.from_numpy(part).to(device) for part in (ids, places, last))
+    parts = tuple(
+        _group_batch(_slots_read(scheduled, number, group, block_size), segments, device)
+        for number, group in enumerate(groups)
     )
-    parts = (np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots))
-    ids, places, cells = (torch.from_numpy(part).to(device) for part in parts)
-    return StepBatch(ids, places, cells, tuple(segments), torch.from_numpy(last).to(device))
+    return StepBatch(token_ids_T, positions_T, segments, parts, logit_rows_L)
 
 
-def step_shape(scheduled: list[ScheduledSequence]) -> StepShape:
+def step_shape(scheduled: Sequence[ScheduledSequence]) -> StepShape:
     """Return what the step computes, as its cost is estimated by."""
     contexts = [item.start + 1 for item in scheduled if item.decoding]
     shape = StepShape(decode_rows=len(contexts), decode_context=sum(contexts))
@@ -40,13 +47,43 @@ def step_shape(scheduled: list[ScheduledSequence]) -> StepShape:
     return shape
 
 
-def _slots(block_table: list[int], context: int, block_size: int) -> np.ndarray:
-    blocks = np.asarray(block_table, dtype=np.int64)
-    return (blocks[:, None] * block_size + np.arange(block_size)).reshape(-1)[:context]
+def _segments(scheduled: Sequence[ScheduledSequence]) -> tuple[Segment, ...]:
+    made, row = [], 0
+    for item in scheduled:
+        made.append(Segment(row, len(item.token_ids), item.start + len(item.token_ids)))
+        row += len(item.token_ids)
+    return tuple(made)
 
 
-def _in_place(slots: np.ndarray, device: torch.device) -> slice | Tensor:
-    first, last = int(slots[0]), int(slots[-1])
-    if last - first + 1 == len(slots) and bool((np.diff(slots) == 1).all()):
-        return slice(first, last + 1)
-    return torch.from_numpy(slots).to(device)
+def _slots_read(scheduled: Sequence[ScheduledSequence], number: int, group: CacheGroup, block_size: int) -> list[Ints]:
+    """For each sequence the slots from the first position that its tokens attend to in the group, up to its last."""
+    within = np.arange(block_size)
+    return [_slots(item, number, group.view.first_seen(item.start), within) for item in scheduled]
+
+
+def _slots(item: ScheduledSequence, number: int, since: int, within: Ints) -> Ints:
+    size, context = len(within), item.start + len(item.token_ids)
+    first, last = since // size, -(-context // size)
+    blocks = np.asarray(item.block_tables[number][first:last], dtype=np.int64)
+    if len(blocks) < last - first or blocks.min() < 0:
+        raise ValueError(
+            f"sequence {item.key}: positions {since} to {context - 1} need all blocks {first} to {last - 1} of cache "
+            f"group {number}, but its table has {blocks.tolist()} there"
+        )
+    return (blocks[:, None] * size + within).reshape(-1)[since - first * size : context - first * size]
+
+
+def _group_batch(slots: list[Ints], segments: Sequence[Segment], device: torch.device) -> GroupBatch:
+    written = np.concatenate([own[-part.length :] for own, part in zip(slots, segments, strict=True)])
+    single = [number for number, part in enumerate(segments) if part.length == 1]
+    rows = np.array([segments[number].start for number in single], dtype=np.int64)
+    return GroupBatch(
+        slots_T=torch.from_numpy(written).to(device),
+        single=PagedRows([slots[number] for number in single], device),
+        single_rows_B=None if len(single) == len(segments) else torch.from_numpy(rows).to(device),
+        several=tuple(
+            PagedSegment(part.rows, in_place(own, device))
+            for own, part in zip(slots, segments, strict=True)
+            if part.length > 1
+        ),
+    )

@@ -1,6 +1,6 @@
 """One forward pass: the backbone on the router, the experts through the pool, layer by layer.
 
-T tokens, D hidden, V vocabulary, B sequences of the step.
+T tokens, D hidden, V vocabulary, L rows whose logits are wanted.
 """
 
 import time
@@ -79,8 +79,7 @@ def forward(
     trace: StepTrace,
     progress: Callable[[], None] = lambda: None,
 ) -> Tensor | None:
-    """Return logits_BV of each segment's last row whose logits are wanted; None if there is none, or
-    unavailable shards have lost every token.
+    """Return logits_LV of the batch's `logit_rows_L`; None if unavailable shards have lost every token.
 
     A lost token stays in the batch as zeros and is sent to no expert, so that the rest of the step still completes.
 
@@ -105,11 +104,9 @@ def forward(
             x_TD = x_TD + backbone.dense(layer, h_TD)
         watch.mark(Stage.OTHER)
         progress()
-    if not len(batch.last_rows_B):
-        return None
-    logits_BV = backbone.logits(x_TD, batch)
+    logits_LV = backbone.logits(x_TD, batch)
     watch.mark(Stage.OTHER)
-    return logits_BV
+    return logits_LV
 
 
 def _experts(

@@ -8,6 +8,7 @@ from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
 from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.api.sampling import resolve_sampling
+from router_service.front.api.scheduling import check_scheduling, current_caller, salt_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
 from router_service.front.routing.failover_stream import FailoverStream
@@ -70,6 +71,7 @@ class Answering:
     async def _submit(self, limits: LengthLimits) -> Submit:
         request, record = self._request, self._record
         _check(request, record)
+        caller = current_caller()
         prompt = await encode_input(request, self._text, limits)
         return Submit(
             stream=0,
@@ -79,6 +81,9 @@ class Answering:
             return_routing=request.return_routing,
             traced=bool(record.trace_id),
             return_scores=request.return_scores,
+            priority=request.priority,
+            caller=caller,
+            cache_salt=salt_of(caller if self._config.cache_by_caller else "", request.cache_salt),
         )
 
     async def _pump(self, submit: Submit, answer: ResponseBuilder) -> pb.GenerateResponse:
@@ -139,7 +144,7 @@ def failures_noted(record: RequestRecord, writer: ResponseWriter) -> Iterator[No
 
 
 def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
-    """Check the length of the id, and that scores are requested with routing only.
+    """Check the fields that are neither input nor sampling: the id's length, priority, salt, scores with routing only.
 
     Raises:
         RequestError: INVALID_ARGUMENT.
@@ -148,6 +153,7 @@ def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
         raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(record.request_id)}")
     if request.return_scores and not request.return_routing:
         raise invalid("return_scores", "comes with the routing: set return_routing too, or leave it out")
+    check_scheduling(request)
 
 
 def _time_left(writer: ResponseWriter) -> bool:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from router_service.front.errors import deadline_exceeded, exhausted, unavailable
+from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, OverflowedError, StreamQueue
@@ -48,6 +49,7 @@ class FailoverStream:
         self._ended: set[int] = set()
         self._answered = False
         self._generated: list[int] = []
+        self._prefix = PrefixChain(submit.cache_salt, submit.prompt)
         self._open: tuple[RouterLink, StreamQueue] | None = None
         # Positions whose routing was received; each is delivered once, whichever routers report it.
         self._routed = 0
@@ -73,6 +75,8 @@ class FailoverStream:
             link, queue = self._open
             self._open = None
             link.release(queue)
+            self._extend_prefix()
+            self._router_pool.remember(link, self._prefix)
 
     def _count_loss(self, error: LinkLostError) -> None:
         if self._open is not None and self._open[0].leaving:
@@ -102,21 +106,28 @@ class FailoverStream:
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
         async with self._within_deadline():
             link = await self._choose()
-            return link, await link.submit(
-                msgspec.structs.replace(
-                    self._submit,
-                    generated=list(self._generated),
-                    deadline_seconds=self._seconds_left(),
-                    reported=self._routed,
-                )
+            cached = self._router_pool.saved(link, self._prefix)
+            # Before it is computed: what comes meanwhile with the same beginning shall go there too.
+            self._router_pool.remember(link, self._prefix)
+            submit = msgspec.structs.replace(
+                self._submit,
+                generated=list(self._generated),
+                deadline_seconds=self._seconds_left(),
+                reported=self._routed,
             )
+            return link, await link.submit(submit, cached)
 
     async def _choose(self) -> RouterLink:
         try:
             async with asyncio.timeout(self._router_wait_seconds):
-                return await self._router_pool.choose()
+                return await self._router_pool.choose(self._prefix)
         except TimeoutError as error:
             raise unavailable("no router is linked") from error
+
+    def _extend_prefix(self) -> None:
+        """Add what was generated since, which the next turn of a conversation or another router begins with."""
+        known = len(self._prefix) - len(self._submit.prompt)
+        self._prefix.extend(self._generated[known:])
 
     @asynccontextmanager
     async def _within_deadline(self) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.attention.fused import fused_attention
 from router_service.models.view import View
 
 BLOCK_ROWS = 256
@@ -27,29 +28,25 @@ class Span:
 def attend(
     q_NHC: Tensor, k_MJC: Tensor, v_MJV: Tensor, view: View, scale: float, sinks_H: Tensor | None = None
 ) -> Tensor:
-    """Return out_NHV in q's dtype. The rows are the last N of the M positions; `scale` multiplies the logits."""
-    rows, context = len(q_NHC), len(k_MJC)
-    if rows == 1:
-        if since := first_seen(context - 1, view):
-            k_MJC, v_MJV = k_MJC[since:], v_MJV[since:]
-        return _one_row(q_NHC, k_MJC, v_MJV, scale, sinks_H)
-    # Without a mask torch can use its fused kernel; sinks and windows need their own scores or mask.
-    if rows == context and sinks_H is None and first_seen(context - 1, view) == 0:
-        return _whole_prompt(q_NHC, k_MJC, v_MJV, scale)
-    out_NHV = q_NHC.new_empty(rows, q_NHC.shape[1], v_MJV.shape[2])
+    """Return out_NHV in q's dtype. The rows are the last N of the M positions; `scale` multiplies the logits.
+
+    The first positions need not be given if no row attends to them; with chunks, the first one given begins a chunk.
+    """
+    rows, context, sinks = len(q_NHC), len(k_MJC), None if sinks_H is None else sinks_H[:, None]
+    value_size = v_MJV.shape[-1]
+    q_NHC, k_MJC, v_MJV = _of_one_width(q_NHC, k_MJC, v_MJV)
+    # Without a mask torch skips what is behind the diagonal.
+    if rows == context and view.first_seen(context - 1) == 0:
+        out_NHC = _fused(q_NHC, k_MJC, v_MJV, scale, None, sinks)
+        return out_NHC[..., :value_size]
+    out_NHC = q_NHC.new_empty(q_NHC.shape)
     for first in range(context - rows, context, BLOCK_ROWS):
-        span = Span(first, min(first + BLOCK_ROWS, context), first_seen(first, view))
+        span = Span(first, min(first + BLOCK_ROWS, context), view.first_seen(first))
         part = slice(first - (context - rows), span.last - (context - rows))
         keys = slice(span.since, span.last)
-        out_NHV[part] = _masked(q_NHC[part], k_MJC[keys], v_MJV[keys], _mask(span, view, q_NHC.device), scale, sinks_H)
-    return out_NHV
-
-
-def first_seen(position: int, view: View) -> int:
-    """Return the first position that a row at `position` attends to."""
-    if view.window is not None:
-        return max(0, position - view.window + 1)
-    return position - position % view.chunk if view.chunk is not None else 0
+        mask = _mask(span, view, q_NHC.device)
+        out_NHC[part] = _fused(q_NHC[part], k_MJC[keys], v_MJV[keys], scale, mask, sinks)
+    return out_NHC[..., :value_size]
 
 
 def _mask(span: Span, view: View, device: torch.device) -> Tensor:
@@ -64,43 +61,14 @@ def _mask(span: Span, view: View, device: torch.device) -> Tensor:
     return mask
 
 
-def _one_row(q_1HC: Tensor, k_MJC: Tensor, v_MJV: Tensor, scale: float, sinks_H: Tensor | None) -> Tensor:
-    """One row per sequence: the G heads of a key-value head become rows, so that keys are read in place and once."""
-    heads, kv_heads = q_1HC.shape[1], k_MJC.shape[1]
-    q = q_1HC.reshape(1, kv_heads, -1, q_1HC.shape[-1])
-    k, v = (t.transpose(0, 1).unsqueeze(0) for t in (k_MJC, v_MJV))
-    if sinks_H is None:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale).reshape(1, heads, -1)
-    scores_JGM = (q[0] * scale) @ k[0].transpose(1, 2)
-    return (_softmax(scores_JGM, sinks_H.view(kv_heads, -1, 1)) @ v[0]).view(1, heads, -1)
-
-
-def _whole_prompt(q_NHC: Tensor, k_NJC: Tensor, v_NJV: Tensor, scale: float) -> Tensor:
-    """Plain causal attention. Values are padded to the keys' size, because torch's fused kernel needs equal sizes."""
-    wide = max(0, k_NJC.shape[-1] - v_NJV.shape[-1])
-    q, k, v = _by_head(q_NHC, k_NJC, F.pad(v_NJV, (0, wide)) if wide else v_NJV)
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    return out[0, :, :, : v_NJV.shape[-1]].transpose(0, 1)
-
-
-def _masked(
-    q_NHC: Tensor, k_MJC: Tensor, v_MJV: Tensor, mask_NM: Tensor, scale: float, sinks_H: Tensor | None
+def _fused(
+    q_NHC: Tensor, k_MJC: Tensor, v_MJC: Tensor, scale: float, mask: Tensor | None, sinks: Tensor | None
 ) -> Tensor:
-    q, k, v = _by_head(q_NHC, k_MJC, v_MJV)
-    if sinks_H is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_NM, scale=scale)[0].transpose(0, 1)
-    scores_HNM = ((q[0] * scale) @ k[0].transpose(1, 2)).masked_fill(~mask_NM, float("-inf"))
-    return (_softmax(scores_HNM, sinks_H.view(-1, 1, 1)) @ v[0]).transpose(0, 1)
+    q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in (q_NHC, k_MJC, v_MJC))
+    return fused_attention(q, k, v, scale, mask, causal=mask is None, sinks=sinks)[0].transpose(0, 1)
 
 
-def _by_head(q_NHC: Tensor, k_MJC: Tensor, v_MJV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`[1, H, N or M, C or V]`, keys and values repeated for the heads that share them."""
-    groups = q_NHC.shape[1] // k_MJC.shape[1]
-    k, v = (t.transpose(0, 1).repeat_interleave(groups, dim=0).unsqueeze(0) for t in (k_MJC, v_MJV))
-    return q_NHC.transpose(0, 1).unsqueeze(0), k, v
-
-
-def _softmax(scores: Tensor, sinks: Tensor) -> Tensor:
-    """Softmax over the last dimension with one more logit per head, the sink, whose share is dropped (gpt-oss)."""
-    with_sink = torch.cat((scores.float(), sinks.float().expand(*scores.shape[:-1], 1)), dim=-1)
-    return with_sink.softmax(dim=-1)[..., :-1].to(scores.dtype)
+def _of_one_width(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with zeros behind their elements: torch's fused kernel needs heads of one size."""
+    widest = max(t.shape[-1] for t in tensors)
+    return [t if t.shape[-1] == widest else F.pad(t, (0, widest - t.shape[-1])) for t in tensors]

@@ -1,11 +1,12 @@
 """Grouped-query attention over the paged cache, in the variants of the Llama-shaped families.
 
-T tokens of the step, D hidden, H heads, J key-value heads, C head size.
+T tokens of the step, B segments of one row, N rows of another, D hidden, H heads, J key-value heads, C head size.
 """
 
 import torch
 from torch import Tensor
 
+from kernels.attention.paged import LayerCache, PagedRows
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation, rotate
@@ -20,6 +21,8 @@ class GroupedQueryAttention(PagedAttention):
     def __init__(self, form: GroupedAttention, parts: LayerParts) -> None:
         super().__init__(parts)
         self._form = form
+        keys, values = parts.storage
+        self._cache = LayerCache(keys, values, form.head_dim)
         self._turned = form.heads + form.kv_heads
         self._scale = form.head_dim**-0.5
         self._eps = parts.spec.norm_eps
@@ -27,13 +30,11 @@ class GroupedQueryAttention(PagedAttention):
         # Stacked once, so that queries and keys are normalized by one call.
         self._norm_NC = self._norm_of_heads() if form.norm is QueryKeyNorm.HEAD else None
 
-    def _attend(self, q_THC: Tensor, batch: StepBatch) -> Tensor:
-        keys, values = self._storage
-        out_THC = q_THC.new_empty(q_THC.shape)
-        for part in batch.segments:
-            rows, seen = slice(part.start, part.start + part.length), (keys[part.slots], values[part.slots])
-            out_THC[rows] = attend(q_THC[rows], *seen, self._form.view, self._scale, self._sinks_H)
-        return out_THC
+    def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:
+        return self._parts.ops.paged_attention(q_BHC, self._cache, rows, self._scale, self._sinks_H)
+
+    def _attend_several(self, q_NHC: Tensor, slots: slice | Tensor) -> Tensor:
+        return attend(q_NHC, *self._cache.read(slots), self._form.view, self._scale, self._sinks_H)
 
     def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return queries, keys and values. Queries and keys are normalized and rotated together: half as many calls."""

@@ -3,23 +3,27 @@
 Cached per token are its latent and its rope key, which all heads share. A single token's query is projected into the
 latents' space ("absorbed"): keys and values are never materialized, and the latents are read once for all heads. A
 prompt has many rows for its context, so there keys and values are projected from the latents, which costs less.
-T tokens of the step, D hidden, H heads, R latent size, M positions of context, P elements of a head without a position,
-C query and key size, V value size.
+T tokens of the step, B segments of one row, N rows of another, D hidden, H heads, R latent size, E rope size,
+X = R + E, M positions of context, P elements of a head without a position, C = P + E query size, V value size,
+U = P + V.
 """
 
 import torch
 from torch import Tensor
 
+from kernels.attention.paged import LayerCache, PagedRows
 from kernels.cpu.widening import plain_linear
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation, rotate
 from router_service.models.attention_forms import LatentAttention
 from router_service.models.norm import rms_norm
-from router_service.models.step_batch import Segment, StepBatch
+from router_service.models.step_batch import StepBatch
 
 # The publisher's code uses this epsilon for the latents' norms, whatever the model's rms_norm_eps.
 LATENT_NORM_EPS = 1e-6
+# Of keys and values projected at a time: a long context with many heads would take gigabytes.
+PROJECTED_BYTES = 64 << 20
 
 
 class MultiHeadLatentAttention(PagedAttention):
@@ -28,17 +32,7 @@ class MultiHeadLatentAttention(PagedAttention):
     def __init__(self, form: LatentAttention, parts: LayerParts) -> None:
         super().__init__(parts)
         self._form = form
-
-    def _attend(self, q_THC: Tensor, batch: StepBatch) -> Tensor:
-        (cached,) = self._storage
-        up_HUR = self._w.tensor(self._name("kv_b")).view(self._form.heads, -1, self._form.kv_rank)
-        out_THV = q_THC.new_empty(*q_THC.shape[:2], self._form.value_dim)
-        self._single_rows([s for s in batch.segments if s.length == 1], q_THC, up_HUR, out_THV)
-        for part in batch.segments:
-            if part.length > 1:
-                rows = slice(part.start, part.start + part.length)
-                out_THV[rows] = self._rows(q_THC[rows], cached[part.slots].squeeze(1), up_HUR)
-        return out_THV
+        self._cache = LayerCache(parts.storage[0], None, form.kv_rank)
 
     def _project(
         self,
@@ -65,27 +59,57 @@ class MultiHeadLatentAttention(PagedAttention):
         form = self._form
         return [form.query_rank or form.heads * form.query_dim, form.kv_rank, form.rope_dim]
 
-    def _single_rows(self, parts: list[Segment], q_THC: Tensor, up_HUR: Tensor, out_THV: Tensor) -> None:
-        """Attend for sequences with one row: the keys are the latents, the values their first R elements."""
-        if not parts:
-            return
-        form, (cached,) = self._form, self._storage
-        rows = torch.tensor([part.start for part in parts], device=q_THC.device)
-        q_BHC = q_THC[rows]
-        q_HBP, e_BHE = q_BHC[..., : form.nope_dim].transpose(0, 1), q_BHC[..., form.nope_dim :]
-        q_BHX = torch.cat((torch.bmm(q_HBP, up_HUR[:, : form.nope_dim]).transpose(0, 1), e_BHE), dim=-1)
-        mixed_BHR = q_BHX.new_empty(len(parts), form.heads, form.kv_rank)
-        for row, part in enumerate(parts):
-            keys_M1X = cached[part.slots]
-            mixed_BHR[row] = attend(q_BHX[row, None], keys_M1X, keys_M1X[..., : form.kv_rank], form.view, form.scale)[0]
-        values_HRV = up_HUR[:, form.nope_dim :].transpose(1, 2)
-        out_THV[rows] = torch.bmm(mixed_BHR.transpose(0, 1), values_HRV).transpose(0, 1)
+    @property
+    def _up_HUR(self) -> Tensor:
+        """What makes each head's keys (P rows) and values from a latent."""
+        return self._w.tensor(self._name("kv_b")).view(self._form.heads, -1, self._form.kv_rank)
 
-    def _rows(self, q_NHC: Tensor, cached_MX: Tensor, up_HUR: Tensor) -> Tensor:
-        """Attend for a prompt's rows: each head's keys and values are projected from the latents."""
+    def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:
+        mixed_BHR = self._parts.ops.paged_attention(self._absorbed(q_BHC), self._cache, rows, self._form.scale)
+        return self._values(mixed_BHR)
+
+    def _attend_several(self, q_NHC: Tensor, slots: slice | Tensor) -> Tensor:
+        cached_MX = self._cache.read(slots)[0].squeeze(1)
+        if self._absorbing_costs_less(len(q_NHC), len(cached_MX)):
+            return self._few_rows(q_NHC, cached_MX)
+        return torch.cat([self._heads(q_NHC, cached_MX, part) for part in self._head_parts(len(cached_MX))], dim=1)
+
+    def _absorbing_costs_less(self, rows: int, context: int) -> bool:
+        """Whether a segment's rows take fewer products with the latents than with projected keys and values."""
         form = self._form
+        projection = form.kv_rank * (form.nope_dim + form.value_dim)
+        absorbed = rows * projection + rows * context * (form.cached + form.kv_rank)
+        return absorbed < context * projection + rows * context * (form.query_dim + form.value_dim)
+
+    def _few_rows(self, q_NHC: Tensor, cached_MX: Tensor) -> Tensor:
+        """Rows of a chunk with a long context: all heads attend to the latents, as a single row does."""
+        k_M1X, rank = cached_MX.unsqueeze(1), self._form.kv_rank
+        mixed_NHX = attend(self._absorbed(q_NHC), k_M1X, k_M1X, self._form.view, self._form.scale)
+        return self._values(mixed_NHX[..., :rank])
+
+    def _absorbed(self, q_NHC: Tensor) -> Tensor:
+        """Queries in the space of what is cached, q_NHX."""
+        nope = self._form.nope_dim
+        q_HNP, e_NHE = q_NHC[..., :nope].transpose(0, 1), q_NHC[..., nope:]
+        return torch.cat((torch.bmm(q_HNP, self._up_HUR[:, :nope]).transpose(0, 1), e_NHE), dim=-1)
+
+    def _values(self, mixed_NHR: Tensor) -> Tensor:
+        """Values of a mix of latents, out_NHV."""
+        values_HRV = self._up_HUR[:, self._form.nope_dim :].transpose(1, 2)
+        return torch.bmm(mixed_NHR.transpose(0, 1), values_HRV).transpose(0, 1)
+
+    def _head_parts(self, context: int) -> list[slice]:
+        """Heads to take at a time, so that their keys and values of the context take no more than PROJECTED_BYTES."""
+        form = self._form
+        of_a_head = context * (form.query_dim + form.value_dim) * self._cache.keys_SJC.element_size()
+        step = max(1, PROJECTED_BYTES // of_a_head)
+        return [slice(first, first + step) for first in range(0, form.heads, step)]
+
+    def _heads(self, q_NHC: Tensor, cached_MX: Tensor, part: slice) -> Tensor:
+        """Attend with some of the heads: their keys and values are projected from the latents."""
+        form, up_HUR = self._form, self._up_HUR[part]
         latent_MR, rope_ME = torch.split(cached_MX, [form.kv_rank, form.rope_dim], dim=-1)
-        made_MHU = plain_linear(latent_MR, up_HUR.flatten(0, 1)).view(len(latent_MR), form.heads, -1)
+        made_MHU = plain_linear(latent_MR, up_HUR.flatten(0, 1)).view(len(latent_MR), len(up_HUR), -1)
         k_MHP, v_MHV = torch.split(made_MHU, [form.nope_dim, form.value_dim], dim=-1)
-        k_MHC = torch.cat((k_MHP, rope_ME.unsqueeze(1).expand(-1, form.heads, -1)), dim=-1)
-        return attend(q_NHC, k_MHC, v_MHV, form.view, form.scale)
+        k_MHC = torch.cat((k_MHP, rope_ME.unsqueeze(1).expand(-1, len(up_HUR), -1)), dim=-1)
+        return attend(q_NHC[:, part], k_MHC, v_MHV, form.view, form.scale)

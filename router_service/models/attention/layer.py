@@ -1,6 +1,6 @@
 """The interface of a layer's attention, and the base class of attention over the paged cache.
 
-T tokens of the step, D hidden, H heads, V value size.
+T tokens of the step, B segments of one row, N rows of another segment, D hidden, H heads, C query size, V value size.
 """
 
 from abc import ABC, abstractmethod
@@ -9,20 +9,27 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kernels.attention.paged import PagedRows
+from kernels.select import Ops
 from router_service.models.attention.rope import Rotation
 from router_service.models.kv_cache import LayerStorage
 from router_service.models.projections import Projections
 from router_service.models.spec import ModelSpec
-from router_service.models.step_batch import StepBatch
+from router_service.models.step_batch import GroupBatch, StepBatch
 
 
 @dataclass(frozen=True, slots=True)
 class LayerParts:
-    """What a layer's attention is built from: its number, the model's weights, and its share of the cache."""
+    """What a layer's attention is built from: its number, the model's weights, the backend, and its share of the cache.
+
+    `group` is the number of its cache group, whose part of a step it needs.
+    """
 
     number: int
     spec: ModelSpec
     projections: Projections
+    ops: Ops
+    group: int
     storage: LayerStorage
 
 
@@ -30,8 +37,8 @@ class Attention(Protocol):
     """One layer's attention, or what replaces it.
 
     A recurrent layer would implement this protocol directly, since it reads and writes one state per sequence instead
-    of one row per token. Its `cache_groups.CacheGroup` would have storage per sequence, and `step_batch.Segment` would
-    hold the index of the state beside the slots of its tokens.
+    of one row per token. Its `cache_groups.CacheGroup` would have storage per sequence, and its
+    `step_batch.GroupBatch` would hold the indices of the states instead of slots.
     """
 
     def first_product(self, h_TD: Tensor) -> Tensor:
@@ -55,18 +62,35 @@ class PagedAttention(ABC):
 
     def __call__(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> Tensor:
         """See `Attention`."""
+        here = batch.groups[self._parts.group]
         q_THC, rows = self._project(h_TD, by, batch)
         for stored, new in zip(self._storage, rows, strict=True):
-            stored[batch.slots_T] = new
-        return self._w.apply(self._name("out"), self._attend(q_THC, batch).flatten(1))
+            stored[here.slots_T] = new
+        return self._w.apply(self._name("out"), self._attend(q_THC, here).flatten(1))
+
+    def _attend(self, q_THC: Tensor, here: GroupBatch) -> Tensor:
+        """Return out_THV; the rows of the queries' own tokens are in the cache already."""
+        if here.single_rows_B is None:
+            return self._attend_single(q_THC, here.single)
+        parts = [self._attend_several(q_THC[part.rows], part.slots) for part in here.several]
+        out_THV = q_THC.new_empty(*q_THC.shape[:2], parts[0].shape[-1])
+        for segment, part in zip(here.several, parts, strict=True):
+            out_THV[segment.rows] = part
+        if len(here.single):
+            out_THV[here.single_rows_B] = self._attend_single(q_THC[here.single_rows_B], here.single)
+        return out_THV
 
     @abstractmethod
     def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return q_THC, and the tokens' rows for each tensor of the storage."""
 
     @abstractmethod
-    def _attend(self, q_THC: Tensor, batch: StepBatch) -> Tensor:
-        """Return out_THV; the rows of the queries' own tokens are in the cache already."""
+    def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:
+        """Return out_BHV for the segments of one row."""
+
+    @abstractmethod
+    def _attend_several(self, q_NHC: Tensor, slots: slice | Tensor) -> Tensor:
+        """Return out_NHV for a segment's rows, the last N of the positions at `slots`."""
 
     def _name(self, parameter: str) -> str:
         return f"{self._parts.number}.{parameter}"

@@ -140,7 +140,7 @@ def test_a_window_is_the_last_minute() -> None:
         assert seconds == min(second, 61)
         assert recent.step_seconds == pytest.approx(seconds)
         assert recent.expert_tokens_LE.tolist() == [[seconds, seconds]]
-    assert len(window._snapshots) < 65
+    assert window.snapshots < 65
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +345,9 @@ def test_metric_families_are_those_of_the_contract() -> None:
     assert value(both, "checkpoint_load_bytes_total", shard="router") == 560
     assert value(both, "shard_tokens_total", shard="0") == 7
     assert value(both, "kv_cache_usage_perc") == 0.25
+    assert value(both, "num_preemptions_total") == 7
+    assert value(both, "prefix_cache_queries_total") == 100
+    assert value(both, "prefix_cache_hits_total") == 60
     assert value(both, "kv_cache_bytes", kind="used") == 1000
     assert value(both, "dataplane_rejected_connections_total", shard="0", reason="magic") == 2
     assert value(both, "dataplane_rejected_connections_total", shard="0", reason="secret") == 0

@@ -11,12 +11,14 @@ from cluster.planner.inspected_model import open_inspected_model
 from cluster.planner.model_description import describe_attention
 from cluster.planner.sizes import kv_bytes_per_token, uncompressed_kv_bytes_per_token
 from kernels import select
+from router_service.engine.scheduling.scheduler import ScheduledSequence
+from router_service.engine.step.batch_builder import build_batch
 from router_service.models.attention_forms import AttentionForm, GroupedAttention, LatentAttention
 from router_service.models.backbone import Backbone
 from router_service.models.cache_groups import CacheGroup, cache_groups
 from router_service.models.kv_cache import KVCache
 from router_service.models.spec import Gate, Layer, ModelSpec, Rope
-from router_service.models.step_batch import Segment, StepBatch
+from router_service.models.step_batch import StepBatch
 from router_service.models.view import CacheKind, View
 
 CPU = torch.device("cpu")
@@ -78,7 +80,7 @@ def test_layers_of_like_needs_share_a_group() -> None:
 def test_each_layer_has_storage_of_its_own() -> None:
     """What one layer writes, no other sees; the bytes are those of one cache for all."""
     spec = spec_of(*MIXED)
-    cache = KVCache.empty(spec, SLOTS, torch.float32, CPU)
+    cache = KVCache.empty(spec, [SLOTS] * len(cache_groups(spec)), torch.float32, CPU)
     assert cache.nbytes == SLOTS * kv_bytes_per_token(spec, torch.float32)
     for number in range(spec.layers):
         for tensor in cache.of_layer(number):
@@ -119,22 +121,23 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 def backbone_of(*forms: AttentionForm) -> Backbone:
     spec = spec_of(*forms)
-    cache = KVCache.empty(spec, SLOTS, torch.float32, CPU)
+    cache = KVCache.empty(spec, [SLOTS] * len(cache_groups(spec)), torch.float32, CPU)
     return Backbone(spec, weights_of(spec), cache, select.ops("reference", CPU))
 
 
-def prompt_then_token(rows: int, start: int = 0) -> StepBatch:
-    """The step of one sequence's `rows` tokens from `start` on, at the slots from BLOCK on."""
-    places = torch.arange(start, start + rows)
-    segment = Segment(0, rows, start + rows, slice(BLOCK, BLOCK + start + rows))
-    return StepBatch(places % VOCABULARY, places, places + BLOCK, (segment,), torch.tensor([rows - 1]))
+def step_of(backbone: Backbone, rows: int, start: int = 0) -> StepBatch:
+    """The step of one sequence's `rows` tokens from `start` on, in the blocks from 1 on."""
+    tokens = [place % VOCABULARY for place in range(start, start + rows)]
+    groups = [storage.group for storage in backbone.cache.groups]
+    tables = ([1, 2, 3],) * len(groups)
+    return build_batch([ScheduledSequence(0, tokens, start, tables)], BLOCK, groups, CPU)
 
 
 @torch.inference_mode()
 def outputs(backbone: Backbone, layer: int) -> list[Tensor]:
     """What a layer's attention makes of a prompt, then of a token behind it."""
     made = []
-    for batch in (prompt_then_token(7), prompt_then_token(1, start=7)):
+    for batch in (step_of(backbone, 7), step_of(backbone, 1, start=7)):
         x_TD, by = backbone.embed(batch)
         made.append(backbone.attention(layer, x_TD, by, batch))
     return made

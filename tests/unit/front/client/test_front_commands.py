@@ -12,6 +12,7 @@ import pytest
 
 from cluster.cli import generate_command, status_command
 from cluster.table import duration, size, table
+from router_service.front.api.scheduling import salt_of
 from router_service.protocol import cluster_pb2, inference_pb2
 from tests.unit.front.commands import ROOT, command, serve, start
 from tests.unit.front.front_fakes import report, until
@@ -42,6 +43,15 @@ async def test_generate_prints_json(world: World) -> None:
     assert (sampling.min_p, sampling.seed, sampling.ignore_eos, sampling.logprobs) == (0.25, 9, True, 2)
 
 
+async def test_generate_sends_priority_and_salt(world: World) -> None:
+    target = await serve(world)
+    arguments = ("--max-tokens", "1", "--priority", "-7", "--cache-salt", "mine")
+    code, _, err = await command("generate", "hello", *arguments, target=target)
+    assert (code, err) == (0, "")
+    submit = world.routers[0].submits[0]
+    assert (submit.priority, submit.cache_salt) == (-7, salt_of("", "mine"))
+
+
 async def test_generate_sends_a_chat(world: World) -> None:
     target = await serve(world)
     code, _, err = await command("generate", "--chat", "hello", "--max-tokens", "1", target=target)
@@ -56,6 +66,8 @@ async def test_generate_sends_a_chat(world: World) -> None:
     [
         (("--top-p", "2"), "INVALID_ARGUMENT: sampling.top_p: must be over 0 and at most 1, got 2"),
         (("--seed", "-1"), "expertmesh: --seed: out of range: -1"),
+        (("--priority", "-101"), "INVALID_ARGUMENT: priority: must be -100 to 100, got -101"),
+        (("--priority", "2147483648"), "expertmesh: --priority: out of range: 2147483648"),
         (("--target", "127.0.0.1:1"), "expertmesh: 127.0.0.1:1: UNAVAILABLE: "),
     ],
 )

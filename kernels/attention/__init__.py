@@ -1,0 +1,1 @@
+"""Attention of single rows over a paged cache, and the fused attention that they share with prompts."""
