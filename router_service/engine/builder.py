@@ -17,7 +17,7 @@ from experts.transport.base import Transport
 from experts.transport.call import most_rows
 from kernels import select
 from router_service.config import EngineConfig
-from router_service.engine.cache_size import sized_groups
+from router_service.engine.cache_size import resolved_limits, sized_groups
 from router_service.engine.engine import Engine
 from router_service.engine.scheduling.block_manager import BlockManager
 from router_service.engine.scheduling.limits import SchedulerLimits
@@ -26,11 +26,8 @@ from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.models.backbone import Backbone
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
-from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 
-# Prompts are read in chunks of at most so many tokens: larger ones compute no faster, and take memory.
-AUTO_CHUNK_TOKENS = 2048
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
 
@@ -51,7 +48,7 @@ def build_engine(
         ValueError: a step could have more tokens than a call to a shard carries, or no KV block fits into the memory.
     """
     spec = plan.spec
-    bounds = limits(spec, config)
+    bounds = resolved_limits(spec, config)
     check_calls(spec, bounds, dtype)
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
@@ -107,18 +104,6 @@ def local_shards(
         for index, held in enumerate(placement.shards)
     }
     return LocalTransport(shards)
-
-
-def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
-    """Resolve the token budget: a large chunk of a prompt beside a full batch."""
-    budget = config.token_budget or min(spec.context, AUTO_CHUNK_TOKENS) + config.max_sequences
-    return SchedulerLimits(
-        token_budget=budget,
-        max_sequences=config.max_sequences,
-        max_waiting=config.max_waiting,
-        context=spec.context,
-        max_waiting_tokens=config.max_waiting_tokens,
-    )
 
 
 def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) -> None:
