@@ -26,6 +26,7 @@ from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.models.backbone import Backbone
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
+from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
