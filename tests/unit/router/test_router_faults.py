@@ -127,7 +127,7 @@ async def test_an_output_over_the_limit_of_a_message_costs_its_own_request(
     calm = [ids_of(await ask(service, prompt, 8)) for prompt in PROMPTS]
     brake = Brake(router)  # so that all are in one step
     others = [asyncio.create_task(ask(service, prompt, 8)) for prompt in PROMPTS]
-    large = asyncio.create_task(ask(service, [7] * 60, 200, return_routing=True))
+    large = asyncio.create_task(ask(service, [7] * 60, 150, return_routing=True))
     await until(lambda: router.engine.requests.streams == len(PROMPTS) + 1)
     brake.release()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
