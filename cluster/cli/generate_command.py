@@ -13,7 +13,7 @@ from router_service.protocol import inference_pb2 as pb
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
-COUNTS = ("max_tokens", "top_k", "seed", "logprobs")
+COUNTS = ("max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs")
 SHARES = ("temperature", "top_p", "min_p")
 
 
@@ -35,6 +35,13 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument(
         "--cache-salt", default="", metavar="TEXT", help="share cached prefixes only with requests of the same salt"
+    )
+    parser.add_argument(
+        "--logit-bias",
+        action="append",
+        type=_bias,
+        metavar="ID=BIAS",
+        help="add BIAS, -100 to 100, to the logit of the token ID (repeatable)",
     )
     parser.add_argument("--ignore-eos", action="store_true", help="go on behind end-of-sequence tokens")
     parser.set_defaults(run=run)
@@ -73,6 +80,8 @@ def sampling_of(args: argparse.Namespace) -> SamplingFields:
             raise ValueError(f"--{name.replace('_', '-')}: out of range: {getattr(args, name)}")
     names = (*COUNTS, *SHARES, "stop")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.logit_bias:
+        given["logit_bias"] = dict(args.logit_bias)
     return cast(SamplingFields, {**given, "ignore_eos": args.ignore_eos})
 
 
@@ -90,7 +99,22 @@ def summary(responses: Iterable[pb.GenerateResponse]) -> dict[str, object]:
     }
     if entries := [entry for response in responses for entry in response.logprobs]:
         answer["logprobs"] = [_logprob(entry) for entry in entries]
+    if entries := [entry for response in responses for entry in response.prompt_logprobs]:
+        # Nothing predicts the first token of a prompt.
+        answer["prompt_logprobs"] = [_logprob(entries[0]) | {"logprob": None}, *map(_logprob, entries[1:])]
     return answer
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """Parse ID=BIAS."""
+    id, _, bias = text.partition("=")
+    try:
+        parsed = int(id), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be ID=BIAS such as 42=-1.5, not {text!r}") from None
+    if not 0 <= parsed[0] < 1 << 32:
+        raise argparse.ArgumentTypeError(f"a token's ID is at least 0 and below 2^32, not {id}")
+    return parsed
 
 
 def _logprob(entry: pb.TokenLogprob) -> dict[str, object]:

@@ -33,9 +33,9 @@ class LocalTransport:
         self._calls[shard] = call, now
         return Sent(shard, 0, len(call.x_RD), now, 0)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:  # noqa: ARG002 (cannot be late)
+    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:  # noqa: ARG002 (cannot be late)
         """Compute the first call; see `Transport.receive`. The time until its turn counts as queueing."""
-        shard = sent[0].shard
+        shard = next(iter(sent))
         call, received = self._calls.pop(shard)
         started = time.monotonic_ns()
         with torch.inference_mode():

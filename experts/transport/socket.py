@@ -1,8 +1,8 @@
 """Shards behind unix or TCP sockets, one connection each, driven by the engine's own blocking thread."""
 
-import select
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from experts.transport.base import Reply, Sent, ShardUnavailable
@@ -10,19 +10,26 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel
 from experts.transport.clock import HALF_MINUTE_NS, ShardClock
 from experts.transport.frame import FrameError, Kind
+from experts.transport.ready import ReadyShards
 
 
 class SocketTransport:
     """Another thread hands new connections to `offer`; a broken one is dropped where it fails.
 
     An offered connection is taken up before the next call, by the calling thread, so none changes during a call.
-    `half_ns`: see `ShardClock`.
+
+    Args:
+        half_ns: see `ShardClock`.
+        ready: what waits for the connections; a benchmark compares another one.
     """
 
-    def __init__(self, half_ns: int = HALF_MINUTE_NS) -> None:
+    def __init__(self, half_ns: int = HALF_MINUTE_NS, ready: ReadyShards | None = None) -> None:
         self._half_ns = half_ns
         self._channels: dict[int, Channel] = {}
         self._offered: dict[int, Channel] = {}
+        # Shards whose connection broke: calls that are outstanding there fail, with no look at all the others.
+        self._lost: set[int] = set()
+        self._ready = ready or ReadyShards()
         self._clocks: dict[int, tuple[int, ShardClock]] = {}
         self._lock = threading.Lock()
         self._sequence = 0
@@ -52,7 +59,7 @@ class SocketTransport:
         """See `Transport.send`."""
         channel = self._take_up(shard)
         if channel is None:
-            raise ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
+            raise _not_connected(shard)
         self._sequence += 1
         before, parts, now = channel.sent_bytes, pack_call(call), time.monotonic_ns()
         try:
@@ -61,26 +68,29 @@ class SocketTransport:
             raise self._drop(shard, channel, error) from error
         return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
+    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
-        waiting = {}
-        for one in sent:
-            channel = self._channels.get(one.shard)
-            if channel is None:
-                return ShardUnavailable(one.shard, "eof", f"shard {one.shard} is not connected")
-            waiting[channel.fileno()] = (one, channel)
-        ready = self._poll(list(waiting), deadline_s)
-        one, channel = waiting[ready] if ready is not None else next(iter(waiting.values()))
+        for shard in self._lost:
+            if shard in sent:
+                return _not_connected(shard)
+        ready = self._ready.next_of(sent, deadline_s)
+        shard = next(iter(sent)) if ready is None else ready
+        channel = self._channels.get(shard)
+        if channel is None:  # `close` was called while this thread waited
+            return _not_connected(shard)
         if ready is None:
-            return self._drop(one.shard, channel, TimeoutError("no reply in time"))
+            return self._drop(shard, channel, TimeoutError("no reply in time"))
         try:
-            return self._read(one, channel)
+            return self._read(sent[shard], channel)
         except (OSError, ValueError) as error:
-            return self._drop(one.shard, channel, error)
+            return self._drop(shard, channel, error)
 
     def close(self) -> None:
         """Close all connections."""
         channels = [*self._channels.values(), *self._offered.values()]
+        self._lost.update(self._channels)
+        for shard in self._channels:
+            self._ready.remove(shard)
         self._channels, self._offered = {}, {}
         for channel in channels:
             channel.close()
@@ -90,16 +100,11 @@ class SocketTransport:
             with self._lock:
                 old, self._channels[shard] = self._channels.get(shard), self._offered[shard]
                 del self._offered[shard]  # last, so that no other thread sees the shard without a connection
+            self._ready.add(shard, self._channels[shard].fileno())
             if old is not None:
                 old.close()
+            self._lost.discard(shard)
         return self._channels.get(shard)
-
-    def _poll(self, descriptors: list[int], deadline_s: float) -> int | None:
-        poll = select.poll()
-        for descriptor in descriptors:
-            poll.register(descriptor, select.POLLIN)
-        events = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
-        return events[0][0] if events else None
 
     def _read(self, call: Sent, channel: Channel) -> Reply:
         before = channel.received_bytes
@@ -127,8 +132,14 @@ class SocketTransport:
     def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:
         # Closed even after a timeout: a late reply would arrive where the reply to the next call is expected.
         self._channels.pop(shard, None)
+        self._ready.remove(shard)
+        self._lost.add(shard)
         channel.close()
         return ShardUnavailable(shard, _reason(error), f"shard {shard}: {error}")
+
+
+def _not_connected(shard: int) -> ShardUnavailable:
+    return ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
 
 
 def _reason(error: Exception) -> str:

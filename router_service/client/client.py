@@ -40,6 +40,9 @@ class SamplingFields(TypedDict, total=False):
     stop_token_ids: Sequence[int]
     ignore_eos: bool
     logprobs: int
+    min_tokens: int
+    logit_bias: Mapping[int, float]
+    prompt_logprobs: int
 
 
 class Client:

@@ -17,7 +17,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """How to draw tokens, with all defaults filled in.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `logprobs` None returns none, n returns the
-    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`.
+    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`; none
+    of them is drawn before `min_tokens` tokens. `logit_bias` is added to the logits of its tokens before the penalties.
+    `prompt_logprobs` n returns log-probabilities of the prompt's tokens, with the n best of each position.
     """
 
     max_tokens: int
@@ -32,6 +34,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    min_tokens: int = 0
+    logit_bias: dict[int, float] = {}
+    prompt_logprobs: int | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -86,7 +91,7 @@ class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Logprob(msgspec.Struct, frozen=True):
-    """Natural logarithm of a token's probability under the model, before penalties, temperature and filters."""
+    """Natural logarithm of a token's probability under the model, before bias, penalties, temperature and filters."""
 
     token_id: int
     logprob: float
@@ -131,10 +136,11 @@ class StepSummary(msgspec.Struct, frozen=True, array_like=True):
 class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
-    `routing`, if requested, is of the next positions that were computed. Those of a long prompt come in several outputs
-    without tokens; the last of them may come with the first token. `timings` come with the first output that has a
-    token (a Front that ends the stream at a stop string needs them) and with the last. `summary` is of this step, for
-    a traced stream about once a second.
+    `prompt_logprobs` has, if requested, an entry for each prompt token that was scored since the last output; the
+    prompt's first token has log-probability 0 and no best ones. `routing`, if requested, is of the next positions that
+    were computed. Both come in several outputs without tokens for a long prompt; the last routing of it may come with
+    the first token. `timings` come with the first output that has a token (a Front that ends the stream at a stop
+    string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
     """
 
     stream: int
@@ -146,6 +152,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: StreamFailure | None = None
     timings: Timings | None = None
     summary: StepSummary | None = None
+    prompt_logprobs: list[TokenLogprobs] = []
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):

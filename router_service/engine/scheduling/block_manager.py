@@ -40,6 +40,11 @@ class BlockManager:
         self.pools = tuple(BlockPool(group.blocks) for group in groups)
 
     @property
+    def used(self) -> int:
+        """Blocks that have an owner, in all groups."""
+        return sum(pool.used for pool in self.pools)
+
+    @property
     def fullest(self) -> BlockPool:
         """The pool with the largest share of owned blocks: it is the first to run out."""
         return max(self.pools, key=lambda pool: pool.used / pool.total)
@@ -138,6 +143,13 @@ class BlockManager:
             for block in table:
                 if block != GIVEN_BACK:
                     pool.forget(block)
+
+    def unshared(self, tables: Seq[list[int]]) -> list[list[int]]:
+        """The blocks of tables that no other sequence owns."""
+        return [
+            [block for block in table if block != GIVEN_BACK and pool.owners(block) == 1]
+            for pool, table in zip(self.pools, tables, strict=True)
+        ]
 
     def release(self, sequence: Sequence) -> None:
         """Release all blocks of the sequence; the last ones are the first to be taken again."""

@@ -78,6 +78,7 @@ def forward(
     batch: StepBatch,
     trace: StepTrace,
     progress: Callable[[], None] = lambda: None,
+    hidden: Callable[[Tensor], None] = lambda _: None,
 ) -> Tensor | None:
     """Return logits_LV of the batch's `logit_rows_L`; None if unavailable shards have lost every token.
 
@@ -85,6 +86,7 @@ def forward(
 
     Args:
         progress: called after each part of a layer, so that a long prompt is not taken for a hang.
+        hidden: called with x_TD behind the last layer, of all rows; its time is charged to sampling.
     """
     watch = Stopwatch(trace.stages_ns, batch.token_ids_T.device)
     trace.lost_T = np.zeros(len(batch.token_ids_T), dtype=bool)
@@ -104,6 +106,8 @@ def forward(
             x_TD = x_TD + backbone.dense(layer, h_TD)
         watch.mark(Stage.OTHER)
         progress()
+    hidden(x_TD)
+    watch.mark(Stage.SAMPLE)
     logits_LV = backbone.logits(x_TD, batch)
     watch.mark(Stage.OTHER)
     return logits_LV

@@ -41,7 +41,6 @@ def trace_routing(
         first, end = max(request.routed, start), start + segment.length
         if request.return_routing and first < end:
             fresh.append((request, first, end - first, segment.start + first - start))
-            request.routed = end
     if fresh and trace.routings:
         _append(fresh, trace, placement)
 
@@ -51,7 +50,7 @@ def _append(fresh: list[tuple[Request, int, int, int]], trace: StepTrace, placem
     scored_R, at = np.array(trace.scored_rows, dtype=np.int64), 0
     for request, first, count, row in fresh:
         scored = int(np.searchsorted(scored_R, row)) if request.return_scores else None
-        request.routing.append(RoutedRows(step, first, at, count, scored))
+        request.add_routing(RoutedRows(step, first, at, count, scored))
         at += count
 
 

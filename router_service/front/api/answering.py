@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
 from router_service.front.api.response_builder import ResponseBuilder
-from router_service.front.api.sampling import resolve_sampling
+from router_service.front.api.sampling import resolve_sampling, special_stop_ids
 from router_service.front.api.scheduling import check_scheduling, current_caller, salt_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
@@ -58,7 +58,8 @@ class Answering:
                 submit = await self._submit(limits)
                 self._record.submitted(submit)
                 await self._writer.accepted(submit.request_id)
-                self._answer = ResponseBuilder(self._record, self._text.tokenizer, list(self._request.sampling.stop))
+                stops = list(self._request.sampling.stop)
+                self._answer = ResponseBuilder(self._record, self._text.tokenizer, stops, submit.sampling.min_tokens)
                 last = await self._pump(submit, self._answer)
         except TimeoutError:
             if not scope.expired():
@@ -73,11 +74,12 @@ class Answering:
         _check(request, record)
         caller = current_caller()
         prompt = await encode_input(request, self._text, limits)
+        stops = special_stop_ids(request.sampling.stop, self._text.tokenizer)
         return Submit(
             stream=0,
             request_id=record.request_id,
             prompt=prompt,
-            sampling=resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt)),
+            sampling=resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt), stops),
             return_routing=request.return_routing,
             traced=bool(record.trace_id),
             return_scores=request.return_scores,
@@ -102,7 +104,7 @@ class Answering:
 
     async def _write(self, response: pb.GenerateResponse) -> None:
         await self._writer.write(response)
-        if response.routing:
+        if response.routing or response.prompt_logprobs:
             # Not every writer waits for its client: between two large responses other streams go on.
             await asyncio.sleep(0)
 

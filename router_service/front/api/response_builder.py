@@ -23,8 +23,8 @@ FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 class ResponseBuilder:
     """State of one request's answer. `finished` is set after the last response, `error` if the router failed it."""
 
-    def __init__(self, record: RequestRecord, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        """`record` is told of all tokens that belong to the answer."""
+    def __init__(self, record: RequestRecord, tokenizer: Tokenizer, stops: Sequence[str], min_tokens: int = 0) -> None:
+        """`record` is told of all tokens that belong to the answer; stop strings count behind `min_tokens` of them."""
         self.finished = False
         self.error: RequestError | None = None
         self._record = record
@@ -34,6 +34,7 @@ class ResponseBuilder:
         self._watchful = bool(stops)
         self._response = self._empty()
         self._size = 0
+        self._min_tokens = min_tokens
 
     def extend(self, arrivals: Sequence[Arrival]) -> Iterator[pb.GenerateResponse]:
         """Yield one response for all `arrivals`, or several where they are large, each built when it is asked for.
@@ -42,7 +43,7 @@ class ResponseBuilder:
         answer are left out; `finished` or `error` is set before the last response is yielded.
         """
         for arrival in arrivals:
-            yield from self._full_of_routing(arrival.output)
+            yield from self._full_of_positions(arrival.output)
             self._add(arrival)
             if self.finished or self.error is not None:
                 break
@@ -56,13 +57,20 @@ class ResponseBuilder:
         self._finish(self._response, pb.CANCELLED)
         return self._take()
 
-    def _full_of_routing(self, output: StreamOutput) -> Iterator[pb.GenerateResponse]:
-        """Add an output's routing; yield each response that is full before the next position."""
-        for position in () if output.routing is None else routing_of(output.routing):
+    def _full_of_positions(self, output: StreamOutput) -> Iterator[pb.GenerateResponse]:
+        """Add what an output has for each position; yield each response that is full before the next position."""
+        for field, entry in self._positions(output):
             if self._size >= FULL_BYTES:
                 yield self._take()
-            self._response.routing.append(position)
-            self._size += position.ByteSize() + ENTRY_BYTES
+            getattr(self._response, field).append(entry)
+            self._size += entry.ByteSize() + ENTRY_BYTES
+
+    def _positions(self, output: StreamOutput) -> Iterator[tuple[str, pb.TokenRouting | pb.TokenLogprob]]:
+        """Yield the response's field and the entry of each position."""
+        for entry in output.prompt_logprobs:
+            yield "prompt_logprobs", self._logprob(entry)
+        for routing in () if output.routing is None else routing_of(output.routing):
+            yield "routing", routing
 
     def _take(self) -> pb.GenerateResponse:
         taken, self._response, self._size = self._response, self._empty(), 0
@@ -97,14 +105,19 @@ class ResponseBuilder:
         text = ""
         # One by one: a stop string may end within these tokens, and the usage counts up to the one that completes it.
         for used, id in enumerate(ids, start=1):
-            text += self._matcher.push(self._detokenizer.push([id]))
+            text += self._matcher.push(self._detokenizer.push([id]), self._may_stop(used))
             if self._matcher.stopped:
                 return used, text
         return len(ids), text
 
+    def _may_stop(self, more: int) -> bool:
+        """Whether a stop string ends the answer after `more` tokens."""
+        return self._record.answer.tokens + more > self._min_tokens
+
     def _finish(self, response: pb.GenerateResponse, reason: pb.FinishReason) -> None:
         if not self._matcher.stopped:
-            response.text += self._matcher.push(self._detokenizer.flush()) + self._matcher.flush()
+            rest = self._matcher.push(self._detokenizer.flush(), self._may_stop(0))
+            response.text += rest + self._matcher.flush()
         response.finish_reason = pb.STOP if self._matcher.stopped else reason
         response.usage.CopyFrom(self._usage())
         self.finished = True

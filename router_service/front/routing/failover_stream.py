@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 
@@ -12,10 +13,11 @@ from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, OverflowedError, StreamQueue
-from router_service.protocol.messages import StreamOutput, Submit
-from router_service.protocol.routing_part import from_position
+from router_service.protocol.messages import Submit
+from router_service.protocol.routing_part import RoutingPart, from_position
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 MAX_ENDED = 2
 
@@ -53,6 +55,7 @@ class FailoverStream:
         self._open: tuple[RouterLink, StreamQueue] | None = None
         # Positions whose routing was received; each is delivered once, whichever routers report it.
         self._routed = 0
+        self._prompt_logprobs = DeliveredOnce()
 
     async def receive(self) -> list[Arrival]:
         """Return the outputs received since the last call, at least one.
@@ -104,6 +107,8 @@ class FailoverStream:
         return [self._note(arrival) for arrival in arrivals]
 
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
+        # The next router reports all prompt positions again.
+        self._prompt_logprobs.begin_again()
         async with self._within_deadline():
             link = await self._choose()
             cached = self._router_pool.saved(link, self._prefix)
@@ -143,17 +148,39 @@ class FailoverStream:
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
     def _note(self, arrival: Arrival) -> Arrival:
-        """Keep the tokens for a later router; drop routing of positions that an earlier router has reported."""
+        """Keep the tokens for a later router; drop what an earlier router has reported of the same positions."""
         output = arrival.output
         # Routing alone may be of the first chunk of a prompt whose next one ends the router.
         self._answered |= bool(output.token_ids)
         self._generated += output.token_ids
-        if output.routing is None:
+        if output.routing is None and not output.prompt_logprobs:
             return arrival
-        return Arrival(arrival.at, self._with_new_routing(output))
+        prompt_logprobs = self._prompt_logprobs.fresh(output.prompt_logprobs)
+        routing = self._fresh_routing(output.routing)
+        return Arrival(arrival.at, msgspec.structs.replace(output, routing=routing, prompt_logprobs=prompt_logprobs))
 
-    def _with_new_routing(self, output: StreamOutput) -> StreamOutput:
-        assert output.routing is not None
-        routing = from_position(output.routing, self._routed)
-        self._routed = max(self._routed, output.routing.first + output.routing.positions)
-        return output if routing is output.routing else msgspec.structs.replace(output, routing=routing)
+    def _fresh_routing(self, part: RoutingPart | None) -> RoutingPart | None:
+        if part is None:
+            return None
+        fresh = from_position(part, self._routed)
+        self._routed = max(self._routed, part.first + part.positions)
+        return fresh
+
+
+class DeliveredOnce:
+    """A list that each router delivers from its start: what was delivered before is left out."""
+
+    def __init__(self) -> None:
+        self._delivered = 0
+        self._repeated = 0
+
+    def begin_again(self) -> None:
+        """Another router begins at the start."""
+        self._repeated = self._delivered
+
+    def fresh(self, items: list[Item]) -> list[Item]:
+        """Return those of the next `items` that were not delivered before."""
+        skipped = min(self._repeated, len(items))
+        self._repeated -= skipped
+        self._delivered += len(items) - skipped
+        return items[skipped:]

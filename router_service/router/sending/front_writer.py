@@ -116,4 +116,5 @@ def output_of(event: Event) -> StreamOutput:
         failure=event.failure,
         timings=event.timings,
         summary=event.summary,
+        prompt_logprobs=event.prompt_logprobs or [],
     )

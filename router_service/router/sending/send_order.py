@@ -7,6 +7,8 @@ from router_service.engine.request import Event
 
 # What other streams may have to wait for: well below a millisecond of packing and of a fast network.
 PIECE_BYTES = 256 << 10
+# A packed `Logprob`. Prompt log-probabilities come from the engine in events that are small enough for a piece.
+LOGPROB_BYTES = 32
 
 
 class SendOrder:
@@ -23,29 +25,31 @@ class SendOrder:
 
     def add(self, events: list[Event]) -> list[Event]:
         """Return those of a step's events that are sent at once; the others wait for their turn in `take`."""
-        at_once = []
+        at_once, room = [], self._piece_bytes
         for event in events:
-            pieces = split(event, self._piece_bytes)
+            pieces, size = split(event, self._piece_bytes), large_bytes(event)
             # Behind what its stream has waiting, even a small one waits.
-            if len(pieces) == 1 and event.stream not in self._waiting:
-                at_once.append(event)
-            else:
+            if event.stream in self._waiting or len(pieces) > 1 or size > room:
                 self._waiting.setdefault(event.stream, deque()).extend(pieces)
+            else:
+                at_once.append(event)
+                room -= size
         return at_once
 
     def take(self) -> list[Event]:
-        """Return the next events of the stream whose turn it is: one, and as many more as together make one piece."""
-        if self.empty:
-            return []
-        stream = next(iter(self._waiting))
-        queue = self._waiting.pop(stream)
-        taken = [queue.popleft()]
-        room = self._piece_bytes - large_bytes(taken[0])
-        while queue and (room := room - large_bytes(queue[0])) >= 0:
+        """Return the next events, one of each stream in turn: as many as make one piece, but at least one."""
+        taken: list[Event] = []
+        room = self._piece_bytes
+        while self._waiting:
+            stream, queue = next(iter(self._waiting.items()))
+            room -= large_bytes(queue[0])
+            if taken and room < 0:
+                break
             taken.append(queue.popleft())
-        if queue:
             # Put behind the others.
-            self._waiting[stream] = queue
+            del self._waiting[stream]
+            if queue:
+                self._waiting[stream] = queue
         return taken
 
     def drop(self, stream: int) -> None:
@@ -55,7 +59,8 @@ class SendOrder:
 
 def large_bytes(event: Event) -> int:
     """The packed size of what can make an event large; another payload for each position is to be counted here."""
-    return sum(rows.nbytes for rows in event.routing)
+    logprobs = sum(1 + len(entry.top) for entry in event.prompt_logprobs or ())
+    return sum(rows.nbytes for rows in event.routing) + LOGPROB_BYTES * logprobs
 
 
 def split(event: Event, most_bytes: int) -> list[Event]:

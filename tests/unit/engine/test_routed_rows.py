@@ -78,5 +78,5 @@ def test_each_chunk_of_a_prompt_reports_its_routing_at_once(tiny) -> None:  # ty
 
 def test_what_another_router_has_reported_is_left_out(tiny) -> None:  # type: ignore[no-untyped-def]
     with Mesh(tiny("qwen3_moe").plan, 2) as mesh:
-        events = mesh.generate([[5, 6, 7, 8]], greedy(2), return_routing=True, reported=3)[0]
+        events = mesh.generate([[5, 6, 7, 8]], greedy(2), return_routing=True, routed=3)[0]
     assert [(rows.first, rows.count) for event in events for rows in event.routing] == [(3, 1), (4, 1)]

@@ -33,7 +33,10 @@ def test_the_names_that_clients_are_written_against() -> None:
         "TokenIds": ["ids"],
         "Chat": ["messages"],
         "Message": ["role", "content"],
-        "GenerateResponse": ["request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"],
+        "GenerateResponse": [
+            *("request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"),
+            "prompt_logprobs",
+        ],
         "TokenRouting": ["layers"],
         "LayerRouting": ["layer", "experts", "weights", "shards", "scored_experts", "scores"],
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,8 @@ class Stepping:
         self.mesh.records.append(record)  # type: ignore[arg-type]
         self.summaries.note(record)  # type: ignore[arg-type]
 
-    def submit(self, most: int, traced: bool) -> int:
-        key = self.mesh.submit([5, 6, 7], greedy(most, ignore_eos=True), front=1)
+    def submit(self, most: int, traced: bool, **params: Any) -> int:
+        key = self.mesh.submit([5, 6, 7], greedy(most, ignore_eos=True, **params), front=1)
         if traced:
             self.summaries.follow(self.mesh.engine.requests[key])
         return key
@@ -60,6 +61,29 @@ def test_only_traced_streams_have_summaries_and_none_with_the_first_token(mesh: 
         steps = stepping.run()
     had = {key: [e.summary is not None for step in steps for e in step if e.key == key] for key in (traced, other)}
     assert had == {traced: [False, True, True, True], other: [False] * 4}
+
+
+def test_scores_of_a_prompt_have_no_summary_and_bring_the_first_token_none(mesh: Mesh) -> None:
+    with mesh:
+        stepping = Stepping(mesh)
+        stepping.submit(3, traced=True, prompt_logprobs=1)
+        events = [event for step in stepping.run() for event in step]
+    assert [(event.token is not None, event.summary is not None) for event in events] == [
+        *((False, False), (True, False), (True, True), (True, True)),
+    ]
+
+
+def test_routing_and_scores_of_a_prompt_are_no_first_token(tiny: Callable[..., Tiny]) -> None:
+    """They come chunk by chunk before it, in events that never have a summary."""
+    with Mesh(tiny("mixtral").plan, 2, max_sequences=1, token_budget=4, block_size=4) as mesh:
+        stepping = Stepping(mesh)
+        params = greedy(3, ignore_eos=True, prompt_logprobs=1)
+        key = mesh.submit(list(range(3, 15)), params, front=1, return_routing=True)
+        stepping.summaries.follow(mesh.engine.requests[key])
+        events = [event for step in stepping.run() for event in step]
+    assert sum(bool(event.routing) and event.token is None for event in events) == 2
+    assert sum(event.prompt_logprobs is not None for event in events) == 3
+    assert [event.token for event in events if event.summary] == [event.token for event in events][-2:]
 
 
 def test_a_summary_is_of_the_step_whose_token_it_comes_with(mesh: Mesh) -> None:

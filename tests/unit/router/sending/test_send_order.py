@@ -3,12 +3,15 @@
 from collections import defaultdict
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_service.engine.request import Event
+from router_service.engine.request import SCORES_OF_EVENT, Event
 from router_service.engine.routed_rows import RoutedRows
-from router_service.router.sending.send_order import SendOrder, large_bytes
+from router_service.protocol.messages import Logprob, TokenLogprobs, encode
+from router_service.router.sending.front_writer import output_of
+from router_service.router.sending.send_order import PIECE_BYTES, SendOrder, large_bytes
 from tests.support.routed import positions_of
 from tests.unit.engine.routed_cases import routed_rows, step_of
 
@@ -75,6 +78,28 @@ def test_streams_take_turns_with_their_pieces() -> None:
     order = SendOrder(rows.nbytes // 2)
     order.add([event_of(1, 7, rows), event_of(2, 8, rows)])
     assert [[event.stream for event in order.take()] for _ in range(4)] == [[1], [2], [1], [2]]
+
+
+def test_log_probabilities_of_a_prompt_wait_like_its_routing() -> None:
+    entry = TokenLogprobs(Logprob(5, -0.5), [Logprob(n, -0.5) for n in range(20)])
+    parts = [Event(key=1, front=1, stream=1, token=None, prompt_logprobs=[entry] * SCORES_OF_EVENT) for _ in range(3)]
+    assert PIECE_BYTES // 2 < large_bytes(parts[0]) < PIECE_BYTES
+    assert len(encode(output_of(parts[0]))) == pytest.approx(large_bytes(parts[0]), rel=0.2)
+    order = SendOrder()
+    assert order.add([*parts, event_of(1, 7), event_of(2, 8)]) == [parts[0], event_of(2, 8)]
+    assert order.take() == [parts[1]]
+    assert order.take() == [parts[2], event_of(1, 7)]
+
+
+def test_a_batch_that_is_large_together_is_sent_in_pieces() -> None:
+    """Each output is small, as in a batch of which every stream wants its routing."""
+    step = step_of(rows=20, layers=2)
+    events = [event_of(n, 7, RoutedRows(step, first=9, start=n, count=1)) for n in range(20)]
+    order = SendOrder(5 * large_bytes(events[0]))
+    frames = [order.add(events)]
+    while not order.empty:
+        frames.append(order.take())
+    assert [[event.stream for event in frame] for frame in frames] == [list(range(n, n + 5)) for n in (0, 5, 10, 15)]
 
 
 def test_what_is_cancelled_is_not_sent() -> None:
