@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from router_service.front.routing import router_link
+from router_service.front.routing.backlog import STREAM_TOKENS
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import StreamOutput, Submit
 from router_service.protocol.routing_part import ID, VALUE, RoutingArrays, RoutingPart, arrays_of
 from tests.unit.front.calls import check_one_end, collect, ids_of
-from tests.unit.front.front_fakes import WAIT_S, echo, until
+from tests.unit.front.front_fakes import WAIT_S, echo, report, until
 from tests.unit.front.front_world import World
 
 PROMPT = [5 + position % 300 for position in range(4000)]
@@ -160,3 +161,18 @@ async def test_a_prompt_over_the_limit_fails_its_own_request(world: World, monke
     router.stall_after_steps = None
     assert len(ids_of(await other)) == 9
     assert (router.connections, len(router.submits)) == (1, 1)
+
+
+async def test_a_prompt_counts_as_backlog_until_its_first_token(world: World) -> None:
+    """Its routing comes while it is still read."""
+    router, client = await world.serve(script=routed, stall_after_steps=3)
+    answer = asyncio.create_task(collect(client, tokens=PROMPT, max_tokens=9, return_routing=True))
+    (link,) = world.server.router_pool.links
+    await until(lambda: router.steps == 3)
+    router.say(report("seen"))  # behind the routing, so that it has come
+    await until(lambda: link.report is not None and link.report.router == "seen")
+    assert link.backlog.tokens == len(PROMPT) + STREAM_TOKENS
+    router.stall_after_steps = len(sizes(len(PROMPT)))
+    await until(lambda: link.backlog.tokens == STREAM_TOKENS)
+    router.stall_after_steps = None
+    check_one_end(await answer)
