@@ -14,16 +14,19 @@ from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport
 from experts.shard.shard import load_shard
 from experts.transport.base import Transport
+from experts.transport.call import most_rows
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.cache_size import resolved_limits, sized_groups
 from router_service.engine.engine import Engine
 from router_service.engine.scheduling.block_manager import BlockManager
+from router_service.engine.scheduling.limits import SchedulerLimits
 from router_service.engine.scheduling.prefill_budget import PrefillBudget
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.models.backbone import Backbone
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
+from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
@@ -52,8 +55,13 @@ def build_engine(
         progress: called with the bytes of each tensor read, in the form kept.
         cache_room: free bytes on a device; asked once the weights are loaded, if the cache is sized by them. It may
             wait for others that load into the same memory.
+
+    Raises:
+        ValueError: a step could have more tokens than a call to a shard carries, or no KV block fits into the memory.
     """
     spec = plan.spec
+    bounds = resolved_limits(spec, config)
+    check_calls(spec, bounds, dtype)
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
         checkpoint=plan.checkpoint,
@@ -64,7 +72,6 @@ def build_engine(
         keep_packed=keep_packed,
         progress=progress,
     )
-    bounds = resolved_limits(spec, config)
     groups = sized_groups(spec, config, bounds, dtype, lambda: cache_room(device))
     cache = KVCache.empty(spec, [group.blocks * config.block_size for group in groups], dtype, device)
     backbone = Backbone(spec, weights, cache, ops)
@@ -109,6 +116,20 @@ def local_shards(
         for index, held in enumerate(placement.shards)
     }
     return LocalTransport(shards)
+
+
+def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) -> None:
+    """Check that a step of a full token budget fits into one call to one shard.
+
+    Raises:
+        ValueError: it does not; later, each such step would lose the shard's connection.
+    """
+    most = most_rows(spec.hidden, dtype, spec.gate.top_k)
+    if bounds.token_budget > most:
+        raise ValueError(
+            f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to a shard carries {most} "
+            f"of this model; set router.token_budget to at most {most}"
+        )
 
 
 def eos_token_ids(plan: ModelPlan) -> frozenset[int]:

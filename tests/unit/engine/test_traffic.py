@@ -13,6 +13,7 @@ from router_service.protocol.messages import SamplingParams
 from tests.support import oracle
 from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.oracle import check_logits
+from tests.support.routed import routing_of
 from tests.support.tiny import FAMILIES, Tiny
 
 COUNT = 24
@@ -108,15 +109,12 @@ def test_routing_of_each_position_is_returned_once(answers: Answers) -> None:
         busy = mesh.generate(prompts, greedy(COUNT), return_routing=True)
         assert mesh.engine.scheduler.preemptions > 0
     for one, other in zip(calm, busy, strict=True):
-        experts = [
-            [[layer.experts for layer in at] for e in events for at in e.routing or []] for events in (one, other)
-        ]
-        assert experts[0] == experts[1]
+        assert experts_of(one) == experts_of(other)
 
 
 def experts_of(events: list[Event]) -> list[list[list[int]]]:
     """The experts of each position and layer."""
-    return [[layer.experts for layer in position] for event in events for position in event.routing or []]
+    return [[layer.experts for layer in position] for position in routing_of(events)]
 
 
 def test_seeded_tokens_are_the_same_after_preemption(answers: Answers) -> None:

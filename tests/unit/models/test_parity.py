@@ -15,6 +15,7 @@ from router_service.models.families.registry import plan_model
 from tests.support import oracle
 from tests.support.mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.oracle import check_logits
+from tests.support.routed import routing_of
 from tests.support.tiny import FAMILIES, GPT_OSS, LLAMA4, YARN, Tiny, make_tiny
 
 TOKENS = 64
@@ -148,7 +149,7 @@ def test_experts_and_weights_equal_transformers(case: Callable[[str], Case], var
     with Mesh(case(variant).tiny.plan, 3) as mesh:
         outputs = mesh.generate([a.prompt for a in answers], greedy(len(answers[0].tokens)), return_routing=True)
     for events, answer in zip(outputs, answers, strict=True):
-        positions = [layers for event in events for layers in event.routing or []]
+        positions = routing_of(events)
         assert len(answer.chosen) == len(spec.moe_layers)
         for number, layer in enumerate(spec.moe_layers):
             ours = [layers[number] for layers in positions]
