@@ -52,6 +52,7 @@ class ShardConnector:
     Args:
         endpoints: returns where each shard is now; may be slow or fail; called on this thread only.
         changed: called after a shard has been connected.
+        lanes: how many calls to a shard may be in flight; each has a connection.
         threads: the process's, to which the connector's is added.
     """
 
@@ -66,6 +67,7 @@ class ShardConnector:
         checksum: bool = False,
         changed: Callable[[], None] = lambda: None,
         threads: ThreadWatch | None = None,
+        lanes: int = 1,
     ) -> None:
         self.connections = [ShardConnection() for _ in range(shards)]
         self._transport = transport
@@ -75,6 +77,7 @@ class ShardConnector:
         self._call_timeout_s = call_timeout_s
         self._checksum = checksum
         self._changed = changed
+        self._lanes = lanes
         self._stop = threading.Event()
         self._thread = (threads or ThreadWatch()).start("shard connector", self._run, lasts_until=self._stop.is_set)
 
@@ -123,13 +126,12 @@ class ShardConnector:
         shard = endpoint.index
         try:
             if self._transport.incarnation(shard) != endpoint.incarnation:
-                channel = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
-                channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
+                channels = self._connect_lanes(endpoint)
                 self._drop_control(connection)  # it leads to the previous incarnation
                 # Before it is offered: whoever sees the shard available must see this incarnation, and see it counted.
                 connection.connected_to(endpoint)
                 log.info("shard %d is connected", shard, extra=fields(replica=endpoint.replica, pid=endpoint.pid))
-                self._transport.offer(shard, channel)
+                self._transport.offer(shard, *channels)
                 self._changed()
             self._ask_status(connection, endpoint)
             connection.error = ""
@@ -140,6 +142,19 @@ class ShardConnector:
                 log.warning("shard %d cannot be reached: %s", shard, error)
             connection.error = message
             self._drop_control(connection)
+
+    def _connect_lanes(self, endpoint: Endpoint) -> list[Channel]:
+        channels: list[Channel] = []
+        try:
+            for _ in range(self._lanes):
+                channels.append(connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum))
+        except BaseException:
+            for channel in channels:
+                channel.close()
+            raise
+        for channel in channels:
+            channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
+        return channels
 
     def _drop_control(self, connection: ShardConnection) -> None:
         if connection.control is not None:

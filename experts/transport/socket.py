@@ -1,9 +1,13 @@
-"""Shards behind unix or TCP sockets, one connection each, driven by the engine's own blocking thread."""
+"""Shards behind unix or TCP sockets, driven by the engine's own blocking thread.
+
+A shard has a channel for each lane. It reads each on a thread of its own, so a call that waits there for another one is
+stamped when it arrives: its wait counts as queueing and not as transfer.
+"""
 
 import select
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
@@ -12,85 +16,107 @@ from experts.transport.clock import ShardClock
 from experts.transport.frame import FrameError, Kind
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """The channels to one incarnation of a shard. Calls up to number `since` were sent on an earlier one."""
+
+    channels: tuple[Channel, ...]
+    since: int
+
+    def channel(self, lane: int) -> Channel:
+        """The lane's; lanes share channels where there are fewer of them. A channel's replies come in order."""
+        return self.channels[lane % len(self.channels)]
+
+    def close(self) -> None:
+        for channel in self.channels:
+            channel.close()
+
+
 class SocketTransport:
     """Another thread hands new connections to `offer`; a broken one is dropped where it fails.
 
-    An offered connection is taken up before the next call, by the calling thread, so none changes during a call.
+    An offered connection is taken up before the next call, by the calling thread. Calls in flight on the one that it
+    replaces fail.
     """
 
     def __init__(self) -> None:
-        self._channels: dict[int, Channel] = {}
-        self._offered: dict[int, Channel] = {}
+        self._connections: dict[int, _Connection] = {}
+        self._offered: dict[int, tuple[Channel, ...]] = {}
         self._clocks: dict[int, tuple[int, ShardClock]] = {}
         self._lock = threading.Lock()
         self._sequence = 0
 
-    def offer(self, shard: int, channel: Channel) -> None:
-        """Use `channel` for `shard` from the next call on. Any thread may call this."""
+    def offer(self, shard: int, *channels: Channel) -> None:
+        """Use `channels`, one for each lane, for `shard` from the next call on. Any thread may call this."""
         with self._lock:
-            unused, self._offered[shard] = self._offered.get(shard), channel
-        if unused is not None:  # offered twice before a call was made: the older one was never used
-            unused.close()
+            unused, self._offered[shard] = self._offered.get(shard, ()), channels
+        for channel in unused:  # offered twice before a call was made: the older one was never used
+            channel.close()
 
     def incarnation(self, shard: int) -> int | None:
         """Which incarnation of the shard we are connected to, or about to be."""
-        channel = self._offered.get(shard) or self._channels.get(shard)
-        return None if channel is None else channel.incarnation
+        if offered := self._offered.get(shard):
+            return offered[0].incarnation
+        connection = self._connections.get(shard)
+        return None if connection is None else connection.channels[0].incarnation
 
     def available(self, shard: int) -> bool:
         """Whether there is a connection."""
-        return shard in self._offered or shard in self._channels
+        return shard in self._offered or shard in self._connections
 
     def clock_error_s(self, shard: int) -> float:
         """See `Transport.clock_error_s`."""
         known = self._clocks.get(shard)
         return known[1].error_ns / 1e9 if known else 0.0
 
-    def send(self, shard: int, call: ExpertCall) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """See `Transport.send`."""
-        channel = self._take_up(shard)
-        if channel is None:
+        connection = self._take_up(shard)
+        if connection is None:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
+        channel = connection.channel(lane)
         self._sequence += 1
         before, parts, now = channel.sent_bytes, pack_call(call), time.monotonic_ns()
         try:
             channel.send(Kind.EXPERTS, self._sequence, parts)
         except OSError as error:
-            raise self._drop(shard, channel, error) from error
-        return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before)
+            raise self._drop(shard, error) from error
+        return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before, lane)
 
     def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
         waiting = {}
         for one in sent:
-            channel = self._channels.get(one.shard)
-            if channel is None:
-                return ShardUnavailable(one.shard, "eof", f"shard {one.shard} is not connected")
+            connection = self._connections.get(one.shard)
+            if connection is None or one.sequence <= connection.since:
+                return ShardUnavailable(one.shard, "eof", f"shard {one.shard}: the connection of the call has ended")
+            channel = connection.channel(one.lane)
             waiting[channel.fileno()] = (one, channel)
         ready = self._poll(list(waiting), deadline_s)
-        one, channel = waiting[ready] if ready is not None else next(iter(waiting.values()))
         if ready is None:
-            return self._drop(one.shard, channel, TimeoutError("no reply in time"))
+            return self._drop(sent[0].shard, TimeoutError("no reply in time"))
+        one, channel = waiting[ready]
         try:
             return self._read(one, channel)
         except (OSError, ValueError) as error:
-            return self._drop(one.shard, channel, error)
+            return self._drop(one.shard, error)
 
     def close(self) -> None:
         """Close all connections."""
-        channels = [*self._channels.values(), *self._offered.values()]
-        self._channels, self._offered = {}, {}
-        for channel in channels:
-            channel.close()
+        connections = [*self._connections.values(), *(_Connection(offered, 0) for offered in self._offered.values())]
+        self._connections, self._offered = {}, {}
+        for connection in connections:
+            connection.close()
 
-    def _take_up(self, shard: int) -> Channel | None:
+    def _take_up(self, shard: int) -> _Connection | None:
         if shard in self._offered:
             with self._lock:
-                old, self._channels[shard] = self._channels.get(shard), self._offered[shard]
+                old, offered = self._connections.get(shard), self._offered[shard]
+                self._connections[shard] = _Connection(offered, self._sequence)
                 del self._offered[shard]  # last, so that no other thread sees the shard without a connection
             if old is not None:
                 old.close()
-        return self._channels.get(shard)
+        return self._connections.get(shard)
 
     def _poll(self, descriptors: list[int], deadline_s: float) -> int | None:
         poll = select.poll()
@@ -122,10 +148,10 @@ class SocketTransport:
             known = self._clocks[shard] = (incarnation, ShardClock())
         return known[1]
 
-    def _drop(self, shard: int, channel: Channel, error: Exception) -> ShardUnavailable:
+    def _drop(self, shard: int, error: Exception) -> ShardUnavailable:
         # Closed even after a timeout: a late reply would arrive where the reply to the next call is expected.
-        self._channels.pop(shard, None)
-        channel.close()
+        if (connection := self._connections.pop(shard, None)) is not None:
+            connection.close()
         return ShardUnavailable(shard, _reason(error), f"shard {shard}: {error}")
 
 

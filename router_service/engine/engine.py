@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -15,6 +15,7 @@ from experts.pool import ExpertPool
 from kernels.select import Ops
 from router_service.engine.failures import failed, overdue, refused
 from router_service.engine.guard import Guard
+from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
@@ -23,7 +24,7 @@ from router_service.engine.scheduling.limits import NeverFitsError, QueueFullErr
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.stalls import Stalls
-from router_service.engine.step.batch_builder import build_batch, step_shape
+from router_service.engine.step.batch_builder import build_batch, joined_segments, step_shape
 from router_service.engine.step.forward import StepTrace, forward
 from router_service.engine.step.routing_trace import scored_rows, trace_routing
 from router_service.engine.step.stage import Stage
@@ -54,6 +55,7 @@ class Engine:
     eos_token_ids: frozenset[int]
     unavailable_wait_s: float
     threads: ComputeThreads
+    overlap: OverlapPolicy = field(default_factory=lambda: OverlapPolicy("off"))
     observe: Callable[[StepRecord], None] = lambda _: None
     requests: RequestTable = field(default_factory=RequestTable)
     progressed: bool = True
@@ -132,14 +134,15 @@ class Engine:
         if not scheduled:
             return None
         requests = self._note_scheduled(scheduled)
-        batch, trace = self._begin(scheduled, requests)
-        trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
-        self._compute(scheduled, batch, trace, events)
-        duration = time.monotonic_ns() - begun
         shape = step_shape(scheduled)
+        batches, trace = self._begin(self.overlap.split(scheduled, shape), requests)
+        trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
+        self._compute(scheduled, batches, trace, events)
+        duration = time.monotonic_ns() - begun
         # A step that lost tokens says little of what one costs.
         if not trace.failures:
             self.scheduler.prefill.observe(shape, duration / 1e9)
+            self.overlap.observe(duration / 1e9)
         return StepRecord(
             duration_ns=duration,
             prompt_tokens=shape.prefill_tokens,
@@ -149,26 +152,30 @@ class Engine:
             requests=requests,
         )
 
-    def _begin(self, scheduled: list[ScheduledSequence], requests: list[Request]) -> tuple[StepBatch, StepTrace]:
+    def _begin(
+        self, parts: Sequence[Sequence[ScheduledSequence]], requests: list[Request]
+    ) -> tuple[list[StepBatch], StepTrace]:
         groups = [storage.group for storage in self.backbone.cache.groups]
-        batch = build_batch(scheduled, self.scheduler.blocks.block_size, groups, self.backbone.cache.device)
+        size, device = self.scheduler.blocks.block_size, self.backbone.cache.device
+        batches = [build_batch(part, size, groups, device) for part in parts]
         trace = StepTrace()
-        trace.scored_rows = scored_rows(requests, batch.segments)
+        trace.scored_rows = scored_rows(requests, joined_segments(batches))
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
-        self.threads.use(len(batch.token_ids_T))
+        self.threads.use(max(len(batch.token_ids_T) for batch in batches))
         self.pool.step = next(self._tags)
-        return batch, trace
+        return batches, trace
 
     def _compute(
-        self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace, events: list[Event]
+        self, scheduled: list[ScheduledSequence], batches: list[StepBatch], trace: StepTrace, events: list[Event]
     ) -> None:
-        logits_BV = forward(self.backbone, self.pool, self.ops, batch, trace, self.progress.move)
+        logits_BV = forward(self.backbone, self.pool, self.ops, batches, trace, self.progress.move)
         begun = time.monotonic_ns()
-        complete = trace.complete(batch.segments)
+        segments = joined_segments(batches)
+        complete = trace.complete(segments)
         self._stall(scheduled, complete, trace)
         for number in complete:
             self.scheduler.advance(scheduled[number])
-        self._trace_routing([scheduled[n] for n in complete], [batch.segments[n] for n in complete], trace)
+        self._trace_routing([scheduled[n] for n in complete], [segments[n] for n in complete], trace)
         if logits_BV is not None:
             self._draw(scheduled, set(complete), logits_BV, events)
             trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun

@@ -24,6 +24,7 @@ from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine
+from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.request import Event, Request
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.families.registry import ModelPlan
@@ -132,14 +133,15 @@ class Mesh:
         self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum, slow_call_s)
         self.connector: ShardConnector | None = None
         experts = ExpertsConfig(shards, call_timeout_s, checksum)
-        # One thread: else how many compute is measured, and what is drawn could follow the machine's cores and load.
-        engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096, "threads": 1} | config)
-        transport = self._transport(way, delays or {}, experts)
+        # Else how many threads or batches compute is measured, and what is drawn could follow the machine's load.
+        fixed = {"threads": 1, "overlap": "off"}
+        engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | fixed | config)
+        transport = self._transport(way, delays or {}, experts, OverlapPolicy(engine.overlap).lanes)
         self.engine = build_engine(plan, transport, experts, engine, dtype, CPU, keep_packed)
         self.engine.observe = self.records.append
         self._keys = count(1)
 
-    def _transport(self, way: str, delays: dict[int, float], experts: ExpertsConfig) -> Transport:
+    def _transport(self, way: str, delays: dict[int, float], experts: ExpertsConfig, lanes: int) -> Transport:
         if way == "local":
             return LocalTransport(dict(enumerate(self.servers.shards)))
         transport, shards = SocketTransport(), len(self.servers.shards)
@@ -154,6 +156,7 @@ class Mesh:
             node=node,
             call_timeout_s=experts.call_timeout_seconds,
             checksum=experts.checksum,
+            lanes=lanes,
         )
         until(self.connector.connected, "all shards are connected")
         return transport

@@ -69,8 +69,9 @@ def our_data_plane(shards: int, experts: int, top_k: int, hidden: int, tokens: i
     workers = [Worker(EchoShard, index, credentials, environment=PASSIVE) for index in range(shards)]
     try:
         for index, worker in enumerate(workers):
-            transport.offer(index, connect(worker.call("endpoint"), NODE, credentials, 10.0))
-            transport._offered[index].set_timeouts(30.0)
+            channel = connect(worker.call("endpoint"), NODE, credentials, 10.0)
+            channel.set_timeouts(30.0)
+            transport.offer(index, channel)
         pool = ExpertPool(transport, even_placement(experts, shards), 30.0)
         return _time_pool(pool, experts, top_k, torch.randn(tokens, hidden).bfloat16(), rounds)
     finally:

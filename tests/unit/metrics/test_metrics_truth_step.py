@@ -11,7 +11,7 @@ import pytest
 import experts.pool
 import experts.shard.shard
 import router_service.engine.engine
-import router_service.engine.step.forward
+import router_service.engine.step.layer_run
 from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.trips import TripCalls
@@ -35,7 +35,7 @@ STEPS = 4  # of a round, with and without the cause each
 CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.SCHEDULE: (Scheduler, "schedule"),
     Stage.ATTENTION: (Backbone, "attention"),
-    Stage.GATE: (router_service.engine.step.forward, "route"),
+    Stage.GATE: (router_service.engine.step.layer_run, "route"),
     Stage.PACK: (experts.pool, "group_by_shard"),
     Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
     Stage.REDUCE: (experts.pool, "_add"),
