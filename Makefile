@@ -22,7 +22,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# Every family through the cluster over 1, 2 and 3 shards; `make test` takes two of them.
+# Every family through the cluster over 1, 2 and 3 shards; `make test` takes three of them once each.
 parity: $(STAMP)
 	EXPERTMESH_ALL_SHARDS=1 $(BIN)/python -m pytest tests/e2e/test_families.py -p no:randomly
 

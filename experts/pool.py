@@ -56,7 +56,8 @@ class ExpertPool:
     def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
         """Send each token's row once to each shard that holds one of its experts, over the connection `lane`.
 
-        A lane's calls are combined before it is used again; other lanes may be in flight meanwhile. All calls are packed before the first is sent: a shard that wakes up may take this process's core.
+        A lane's calls are combined before it is used again; other lanes may be in flight meanwhile. All calls are
+        packed before the first is sent: a shard that wakes up may take this process's core.
         """
         started = time.monotonic_ns()
         groups = group_by_shard(routing, self.placement)

@@ -22,8 +22,8 @@ class EngineConfig:
         kv_cache_tokens: tokens that the KV cache holds; 0 sizes it by the available memory
         kv_memory_fraction: fraction of the available memory that an automatically sized KV cache may take
         unavailable_wait_seconds: how long a request waits for an unavailable shard before it fails with UNAVAILABLE
-        overlap: whether a step runs as two batches, one's attention while the other's experts compute. auto measures both
-            ways and takes two where that is faster
+        overlap: whether a step runs as two batches, one's attention while the other's experts compute. auto measures
+            both ways and takes two where that is faster
         threads: CPU threads of the router's computation; 0 uses all cores that the process may use
     """
 

@@ -1,4 +1,4 @@
-"""A cluster, browser or chart test that fails is run once more by itself; the run's last lines name it.
+"""A cluster, browser, chart, live dashboard or image test that fails is run once more; the run's last lines name it.
 
 Those tests start processes, which a busy machine may keep from their time. The repeat comes after all other tests,
 with a time limit of its own and every fixture made anew. What the first run said is kept in a file. Unit tests are
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
-FOLDERS = ("tests/ray", "tests/e2e", "tests/page")
+FOLDERS = ("tests/ray", "tests/e2e", "tests/page", "tests/dashboards/live", "tests/helm/containers")
 FILES = ("tests/helm/test_serve_config.py",)
 OUTPUT = Path("build/flaky")
 REPEATED = "repeated"

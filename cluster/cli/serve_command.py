@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Called with the Front's status while the cluster serves; the cluster is drained when it returns.
 WhileUp = Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]
+# What follows the checks; returns the exit code.
+Start = Callable[[ClusterConfig, WhileUp], int]
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -40,10 +42,32 @@ def run(args: argparse.Namespace) -> int:
     return run_cluster(args, _wait_for_signal)
 
 
-def run_cluster(args: argparse.Namespace, while_up: WhileUp) -> int:
+def start_checked(config: ClusterConfig, while_up: WhileUp) -> int:
+    """Start the cluster of a configuration that has been checked; the rest as `run_cluster`."""
+    # Ray takes seconds to import; errors of the arguments must not wait for it.
+    from cluster.processes.ray_calls import RayTimeoutError
+    from cluster.processes.signals import Interrupts
+    from cluster.serve.launcher import Launcher
+    from cluster.serve.ray_start import StartError
+
+    interrupts = Interrupts()
+    with Launcher(config) as launcher:
+        try:
+            status = launcher.up(interrupts)
+        except (StartError, RayTimeoutError) as error:
+            return fail(str(error))
+        if status is not None:
+            print(ready_line(config, status), flush=True)
+            while_up(config, status, interrupts)
+            launcher.drain()
+    return 0
+
+
+def run_cluster(args: argparse.Namespace, while_up: WhileUp, start: Start = start_checked) -> int:
     """Start the cluster that `args` describe, call `while_up` with the Front's status, drain, take all down.
 
-    Returns the exit code: what is wrong with the arguments, the checkpoint or the start is one line on stderr.
+    `start` is called once all checks that need no Ray have passed. Returns the exit code: what is wrong with the
+    arguments, the checkpoint or the start is one line on stderr.
     """
     with DefaultPorts() as ports:
         try:
@@ -52,7 +76,7 @@ def run_cluster(args: argparse.Namespace, while_up: WhileUp) -> int:
             return fail(str(error))
         for line in (*model.plan.notices, *(f"warning: {warning}" for warning in security_warnings(config))):
             print(f"expertmesh: {line}", file=sys.stderr, flush=True)
-        return _run_checked(config, while_up)
+        return start(config, while_up)
 
 
 def _checked(ports: DefaultPorts, args: argparse.Namespace) -> tuple[ClusterConfig, "ServedModel"]:
@@ -87,26 +111,6 @@ def _resolved(config: ClusterConfig, model: "ServedModel") -> ClusterConfig:
     from cluster.planner.config_resolver import resolve_here
 
     return resolve_here(config, model)
-
-
-def _run_checked(config: ClusterConfig, while_up: WhileUp) -> int:
-    # Ray takes seconds to import; errors of the arguments must not wait for it.
-    from cluster.processes.ray_calls import RayTimeoutError
-    from cluster.processes.signals import Interrupts
-    from cluster.serve.launcher import Launcher
-    from cluster.serve.ray_start import StartError
-
-    interrupts = Interrupts()
-    with Launcher(config) as launcher:
-        try:
-            status = launcher.up(interrupts)
-        except (StartError, RayTimeoutError) as error:
-            return fail(str(error))
-        if status is not None:
-            print(ready_line(config, status), flush=True)
-            while_up(config, status, interrupts)
-            launcher.drain()
-    return 0
 
 
 def _wait_for_signal(_: ClusterConfig, __: dict[str, Any], interrupts: "Interrupts") -> None:

@@ -43,6 +43,11 @@ class LogLimit(logging.Filter):
         self._next_sweep = 0.0
         self._lock = threading.Lock()
 
+    @property
+    def messages(self) -> int:
+        """How many messages' intervals are remembered."""
+        return len(self._windows)
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write `record`."""
         if hasattr(record, "held_back"):  # our own line about held-back lines, which comes through here too

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -31,10 +32,13 @@ class ExpertServer:
     """Serves `shard` to routers that prove `credentials`, on a unix socket and on TCP `host`.
 
     Args:
-        delay_s: seconds added to each computation, for tests of what is measured.
+        delay_s: seconds added to each computation, for tests of what is measured; may be changed while it serves.
         threads: CPU threads that a computation may use.
         slow_call_s: a call that takes longer, waiting included, is logged.
         watch: the process's threads, to which the data plane's are added.
+        clock_ns: the clock of the stamps; another host's starts anywhere.
+
+    `turn` is held while a call computes. Whoever else holds it makes calls queue, as another router's call does.
     """
 
     def __init__(
@@ -50,14 +54,16 @@ class ExpertServer:
         threads: int = 1,
         slow_call_s: float = float("inf"),
         watch: ThreadWatch | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.shard = shard
         # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
-        self._delay_s = delay_s
+        self.delay_s = delay_s
+        self.turn = threading.Lock()
+        self._clock_ns = clock_ns
         self._slow_call_ns = slow_call_s * 1e9
-        self._compute_lock = threading.Lock()
-        self._computing_since = 0.0
+        self._computing_since: int | None = None
         self._assignments = 0
         self._watch = watch or ThreadWatch()
         self._server = FrameServer(
@@ -85,14 +91,28 @@ class ExpertServer:
         if not self._server.alive():
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
         since = self._computing_since
-        if since and time.monotonic() - since > limit_s:
+        if since is not None and self._clock_ns() - since > limit_s * 1e9:
             raise RuntimeError(f"shard {self.shard.index}: one call has been computing for over {limit_s:.0f} s")
+
+    @property
+    def computing(self) -> bool:
+        """Whether a call is being computed."""
+        return self._computing_since is not None
+
+    @property
+    def assignments(self) -> int:
+        """How many (token, expert) pairs have been computed."""
+        return self._assignments
 
     def wait_alone(self, seconds: float) -> None:
         """Wait until no router is connected, at most so long."""
         deadline = time.monotonic() + seconds
         while self._server.connections and time.monotonic() < deadline:
             time.sleep(IDLE_POLL_SECONDS)
+
+    def hang_up(self) -> None:
+        """End every connection and go on listening: routers connect again."""
+        self._server.hang_up()
 
     def close(self) -> None:
         """Stop listening and end every connection."""
@@ -107,7 +127,7 @@ class ExpertServer:
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
         """Answer one frame of a router."""
         if header.kind is Kind.EXPERTS:
-            self._answer(channel, header.sequence, unpack_call(payload), time.monotonic_ns())
+            self._answer(channel, header.sequence, unpack_call(payload), self._clock_ns())
         elif header.kind is Kind.STATUS:
             channel.send(Kind.STATUS, header.sequence, [json.dumps(self._status()).encode()])
         else:
@@ -136,18 +156,18 @@ class ExpertServer:
             _log_slow(call, stamps)
 
     def _compute(self, call: ExpertCall, received: int) -> Partial:
-        with self._compute_lock, torch.inference_mode():
-            started = time.monotonic_ns()
-            self._computing_since = started / 1e9  # read by `check_health` without the lock, which a hung call holds
+        with self.turn, torch.inference_mode():
+            started = self._clock_ns()
+            self._computing_since = started  # read by `check_health` without the lock, which a hung call holds
             self._threads.use(len(call.rows_A))
             try:
-                if self._delay_s:
-                    time.sleep(self._delay_s)
+                if self.delay_s:
+                    time.sleep(self.delay_s)
                 y_RD = self.shard.compute(call)
             finally:
-                self._computing_since = 0.0
+                self._computing_since = None
             self._assignments += len(call.rows_A)  # under the lock: connections compute on threads of their own
-        return Partial(y_RD, Stamps(received, started, time.monotonic_ns()))
+        return Partial(y_RD, Stamps(received, started, self._clock_ns()))
 
 
 def _log_slow(call: ExpertCall, stamps: Stamps) -> None:

@@ -24,10 +24,11 @@ class Exchange:
 class ShardClock:
     """The estimate for one shard's clock: the fastest exchange of this half minute and of the one before.
 
-    Older ones are dropped because clocks drift apart.
+    Older ones are dropped because clocks drift apart: `half_ns` is the half minute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, half_ns: int = HALF_MINUTE_NS) -> None:
+        self._half_ns = half_ns
         self._now: Exchange | None = None
         self._before: Exchange | None = None
         self._since_ns = 0
@@ -54,7 +55,7 @@ class ShardClock:
     def _learn(self, sent_ns: int, stamps: Stamps, received_ns: int) -> None:
         out, back = stamps.received - sent_ns, received_ns - stamps.sent
         exchange = Exchange(out + back, (out - back) // 2)
-        if received_ns - self._since_ns > HALF_MINUTE_NS:
+        if received_ns - self._since_ns > self._half_ns:
             self._before, self._now, self._since_ns = self._now, exchange, received_ns
         elif self._now is None or exchange.transit_ns < self._now.transit_ns:
             self._now = exchange

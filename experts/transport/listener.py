@@ -43,6 +43,7 @@ class FrameServer:
     """A process's unix and TCP listeners. `rejected` counts closed connections by reason.
 
     `threads` has the listeners, which must last, and a thread for each connection: one that fails ends its connection.
+    `handshake_s` and `frame_s` bound the handshake and the rest of a frame; who connects gets those of that moment.
     """
 
     def __init__(
@@ -57,8 +58,12 @@ class FrameServer:
         checksum: bool,
         handler: Handler,
         threads: ThreadWatch | None = None,
+        handshake_s: float = HANDSHAKE_SECONDS,
+        frame_s: float = FRAME_SECONDS,
     ) -> None:
         self.rejected: Counter[str] = Counter()
+        self.handshake_s = handshake_s
+        self.frame_s = frame_s
         self._name = f"{role} {index}"
         self._credentials = credentials
         self._checksum = checksum
@@ -96,6 +101,10 @@ class FrameServer:
         self._closing = True
         for listener in self._listeners:
             _shut(listener)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End every connection."""
         for channel in list(self._channels):  # a copy: each connection's thread removes its own
             channel.close()
 
@@ -127,9 +136,9 @@ class FrameServer:
         if self._closing:  # `close` may have run before the channel was added
             channel.close()
         try:
-            channel.set_timeouts(HANDSHAKE_SECONDS)
+            channel.set_timeouts(self.handshake_s)
             accept(channel, self._credentials)
-            channel.set_timeouts(FRAME_SECONDS)
+            channel.set_timeouts(self.frame_s)
             self._read_all(channel)
         except Closed:  # how a peer ends a connection in good order
             pass

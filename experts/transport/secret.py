@@ -4,6 +4,8 @@ Rotation without a restart: write the new secret above the old one, wait until e
 plus what the platform needs to bring the file to each node), then remove the old line.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from experts.host.watched_files import WatchedFiles
@@ -16,13 +18,13 @@ MIN_SECRET_CHARACTERS = 16
 class SecretFile:
     """The secrets of a file, read again when it changes."""
 
-    def __init__(self, path: Path) -> None:
-        """Read `path`.
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read `path`; by `clock` it is looked at once a second.
 
         Raises:
             ValueError: see `read_secrets`.
         """
-        self._file = WatchedFiles(f"cluster.secret_file {path}", [path], lambda: read_secrets(path))
+        self._file = WatchedFiles(f"cluster.secret_file {path}", [path], lambda: read_secrets(path), clock)
 
     def current(self) -> tuple[bytes, ...]:
         """The secrets that are valid now, the newest first."""

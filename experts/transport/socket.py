@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel
-from experts.transport.clock import ShardClock
+from experts.transport.clock import HALF_MINUTE_NS, ShardClock
 from experts.transport.frame import FrameError, Kind
 
 
@@ -36,10 +36,11 @@ class SocketTransport:
     """Another thread hands new connections to `offer`; a broken one is dropped where it fails.
 
     An offered connection is taken up before the next call, by the calling thread. Calls in flight on the one that it
-    replaces fail.
+    replaces fail. `half_ns`: see `ShardClock`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, half_ns: int = HALF_MINUTE_NS) -> None:
+        self._half_ns = half_ns
         self._connections: dict[int, _Connection] = {}
         self._offered: dict[int, tuple[Channel, ...]] = {}
         self._clocks: dict[int, tuple[int, ShardClock]] = {}
@@ -145,7 +146,7 @@ class SocketTransport:
         """The clock of this incarnation of the shard: the next one may be on another host."""
         known = self._clocks.get(shard)
         if known is None or known[0] != incarnation:
-            known = self._clocks[shard] = (incarnation, ShardClock())
+            known = self._clocks[shard] = (incarnation, ShardClock(self._half_ns))
         return known[1]
 
     def _drop(self, shard: int, error: Exception) -> ShardUnavailable:

@@ -62,6 +62,11 @@ class Window:
     def __init__(self, first: WindowSums, now: float) -> None:
         self._snapshots = deque([(now, first.copy())])
 
+    @property
+    def snapshots(self) -> int:
+        """How many are kept."""
+        return len(self._snapshots)
+
     def advance(self, cumulative: WindowSums, now: float) -> tuple[WindowSums, float]:
         """Take a snapshot; return the sums within the window and the window's length in seconds."""
         # The oldest snapshot is kept until the second is out of the window too, so that the window covers the whole

@@ -4,11 +4,13 @@ A test may kill processes of its own cluster, which it names after itself; what 
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -37,9 +39,23 @@ class SharedRay:
         """The processes of all clusters that have joined, and Ray's own."""
         return descendants_of(self.pid)
 
+    def logs(self) -> Path:
+        """Where Ray keeps a file of what each process has logged."""
+        found = re.search(rb"--logs[-_]dir=([^\0]+)", b"\0".join(map(_arguments, self.descendants())))
+        assert found is not None, "no log directory in Ray's command lines"
+        return Path(found[1].decode())
+
     def joined_as(self, name: str) -> tuple[str, ...]:
         """Arguments of `expertmesh serve` that join it as an application of this name."""
         return ("--address", self.address, "--name", name)
+
+
+def _arguments(pid: int) -> bytes:
+    """A process's command line, nothing where it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from router_service.client.client import Client
 from router_service.protocol import cluster_pb2
 from router_service.protocol import inference_pb2 as pb
 from tests.e2e.answers import Served, collect, tokens_of
+from tests.e2e.parity import PROMPTS, TOKENS, ask_all, check
 from tests.e2e.server import environment
+from tests.support import oracle
 from tests.support.tiny import greedy, random_prompts
 
 # Routers report once a second, and once a second they ask the shards: more often it is late on a busy machine.
@@ -24,13 +26,12 @@ ROUNDS = 4
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 
-async def test_greedy_tokens_equal_transformers(served: Served) -> None:
-    prompts = random_prompts(16)
+async def test_greedy_tokens_logits_and_experts_equal_transformers(served: Served) -> None:
+    expected = oracle.greedy(served.oracle, PROMPTS, TOKENS)
     async with Client(served.server.target) as client:
-        calls = (collect(client, tokens=p, max_tokens=64, temperature=0.0) for p in prompts)
-        answers = await asyncio.gather(*calls)
-    for prompt, answer in zip(prompts, answers, strict=True):
-        assert tokens_of(answer) == greedy(served.oracle, prompt, 64)
+        answers = await ask_all(client)
+    check(answers, expected)
+    for answer in answers:
         reasons = [response.finish_reason for response in answer]
         assert reasons == [pb.FINISH_REASON_UNSPECIFIED] * (len(answer) - 1) + [pb.LENGTH]
 

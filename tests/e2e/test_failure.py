@@ -60,21 +60,21 @@ async def _answer(client: Client, prompt: list[int], started: asyncio.Event) -> 
 
 
 @pytest.mark.parametrize(
-    ("number", "to_all"),
+    "number",
     [
-        pytest.param(signal.SIGTERM, False, id="a supervisor stops the process that it has started"),
-        pytest.param(signal.SIGTERM, True, id="timeout stops the group and systemd all of a unit"),
-        pytest.param(signal.SIGINT, True, id="a terminal's Ctrl-C reaches the group"),
+        pytest.param(signal.SIGTERM, id="timeout stops the group and systemd all of a unit"),
+        pytest.param(signal.SIGINT, id="a terminal's Ctrl-C reaches the group"),
     ],
 )
-async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, number: int, to_all: bool) -> None:
+async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+    """What a supervisor does, which stops only the process that it has started, is in test_update.py."""
     oracle = write_checkpoint(tmp_path, "mixtral")
-    with serving(str(tmp_path), log=tmp_path / "log") as server:
+    with serving(str(tmp_path), "--shards", "1", log=tmp_path / "log") as server:
         family = server.descendants()
         async with Client(server.target) as client:
             streams = [client.generate(tokens=[n, 1, 2], max_tokens=200, temperature=0.0) for n in range(16)]
             begun = [await anext(stream) for stream in streams]
-            _send(server, number, to_all)
+            _send(server, number)
             rest = await asyncio.wait_for(asyncio.gather(*(_rest(stream) for stream in streams)), 120)
             code = await asyncio.to_thread(server.process.wait, 120)
         assert code == 0, server.log.read_text()
@@ -86,11 +86,8 @@ async def test_a_signal_lets_16_streams_end_and_leaves_nothing(tmp_path: Path, n
         assert not gone(family)
 
 
-def _send(server: Server, number: int, to_all: bool) -> None:
-    """To the process alone, or to it and its group; SIGTERM then also to those that have left the group."""
-    if not to_all:
-        server.process.send_signal(number)
-        return
+def _send(server: Server, number: int) -> None:
+    """To the process and its group; SIGTERM also to those that have left the group."""
     others = server.descendants()
     os.killpg(server.process.pid, number)
     for pid in others if number == signal.SIGTERM else ():
@@ -102,13 +99,14 @@ async def _rest(stream: object) -> list[pb.GenerateResponse]:
     return [response async for response in stream]  # type: ignore[attr-defined]
 
 
-async def test_two_servers_side_by_side(tmp_path: Path) -> None:
+async def test_two_servers_side_by_side(shared_ray: SharedRay, tmp_path: Path) -> None:
+    """Each on a Ray of its own: one of the shared one, where two that `serve` has started are in test_update.py."""
     names = ("mixtral", "qwen3_moe")
     oracles = {name: write_checkpoint(tmp_path / name, name) for name in names}
     first, second = (str(tmp_path / name) for name in names)
     with (
         serving(first, "--shards", "1", log=tmp_path / "a.log") as a,
-        serving(second, "--shards", "1", "--routers", "2", log=tmp_path / "b.log") as b,
+        serving(second, *shared_ray.joined_as("b"), "--shards", "1", "--routers", "2", log=tmp_path / "b.log") as b,
     ):
         for name, server in zip(names, (a, b), strict=True):
             async with Client(server.target) as client:

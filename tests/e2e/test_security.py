@@ -20,6 +20,7 @@ from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.front.auth.tokens import Role, new_token
 from tests.e2e.server import Server, held, serving
+from tests.e2e.shared_ray import SharedRay
 from tests.support.certificates import Certificate, replace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
@@ -46,6 +47,8 @@ class Secured:
     servers: Certificate
     clients: Certificate
     tokens: dict[str, str]
+    ray: SharedRay
+    earlier: dict[Path, int]
 
     def tls(self, days: float = 1, ca: str = "servers") -> Tls:
         cert, key = self.clients.sign("client", days).write(self.directory, f"client{days}")
@@ -55,24 +58,18 @@ class Secured:
         return Client(self.server.target, tls=tls or self.tls(), token=self.tokens.get(name, name))
 
     def log(self) -> str:
-        """What the cluster's processes have logged: Ray keeps a file of each."""
-        arguments = b"\0".join(map(_arguments, self.server.descendants()))
-        found = re.search(rb"--logs[-_]dir=([^\0]+)", arguments)
-        assert found is not None, "no log directory in Ray's command lines"
-        files = [file for file in Path(found[1].decode()).rglob("*") if file.is_file()]
-        return "\n".join(file.read_text(errors="replace") for file in files)
+        """What has been logged on the shared Ray since before this cluster was there."""
+        return "\n".join(
+            data[self.earlier.get(path, 0) :].decode(errors="replace") for path, data in contents(self.ray).items()
+        )
 
 
-def _arguments(pid: int) -> bytes:
-    """A process's command line, nothing where it has just ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+def contents(ray: SharedRay) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in ray.logs().rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     directory = tmp_path_factory.mktemp("secured")
     servers, clients = Certificate.authority("servers"), Certificate.authority("clients")
     servers.write(directory, "servers")
@@ -83,9 +80,11 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     files = {"--tls-cert": cert, "--tls-key": key, "--tls-client-ca": directory / "clients.crt"}
     files |= {"--tokens-file": directory / "tokens", "--secret-file": directory / "secret"}
     flags = [str(part) for pair in files.items() for part in pair]
-    with serving("--grpc-host", "0.0.0.0", *flags, log=directory / "log") as server:
+    flags += ["--grpc-host", "0.0.0.0", *shared_ray.joined_as("secured")]
+    earlier = {path: len(data) for path, data in contents(shared_ray).items()}
+    with serving(*flags, log=directory / "log") as server:
         server.target = server.target.replace("0.0.0.0", "127.0.0.1")
-        yield Secured(server, directory, servers, clients, tokens)
+        yield Secured(server, directory, servers, clients, tokens, shared_ray, earlier)
 
 
 def write_tokens(path: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -12,6 +11,7 @@ import yaml
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from tests.e2e.server import Server, serving
+from tests.e2e.shared_ray import SharedRay
 from tests.support.mesh import until
 from tests.support.otlp import Collector, attributes, collecting
 from tests.support.tiny import write_checkpoint
@@ -31,7 +31,7 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def server(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(collector: Collector, shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     path = tmp_path_factory.mktemp("traced")
     write_checkpoint(path, "mixtral")
     config = path / "cluster.yaml"
@@ -41,15 +41,15 @@ def server(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
         "tracing": {"endpoint": collector.endpoint, "service_name": "tested"},
     }
     config.write_text(yaml.safe_dump(settings))
-    with serving(str(path), "--shards", "2", "--config", str(config), log=path / "log") as server:
+    arguments = (str(path), "--shards", "2", "--config", str(config), *shared_ray.joined_as("traced"))
+    with serving(*arguments, log=path / "log") as server:
         yield server
 
 
-def lines_of(server: Server) -> list[dict[str, Any]]:
+def lines_of(ray: SharedRay) -> list[dict[str, Any]]:
     """What the cluster's processes have logged, from where Ray keeps their standard error."""
-    pids = server.descendants()
-    logs = {path.resolve() for path in Path("/tmp/ray").glob("session_*/logs/worker-*.err")}  # one session is a link
-    mine = [path for path in logs if int(path.stem.rpartition("-")[2]) in pids]
+    pids = ray.descendants()
+    mine = [path for path in ray.logs().glob("worker-*.err") if int(path.stem.rpartition("-")[2]) in pids]
     lines = [line for path in mine for line in path.read_text().splitlines(keepends=True)]
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]  # one may be half there
 
@@ -64,19 +64,21 @@ async def generate(target: str) -> list[pb.GenerateResponse]:
         return [response async for response in call]
 
 
-async def test_a_request_is_found_by_its_id_in_every_log_and_in_the_trace(server: Server, collector: Collector) -> None:
+async def test_a_request_is_found_by_its_id_in_every_log_and_in_the_trace(
+    server: Server, shared_ray: SharedRay, collector: Collector
+) -> None:
     responses = await generate(server.target)
     usage = responses[-1].usage
     assert usage.generated_tokens == TOKENS
     assert {response.request_id for response in responses} == {REQUEST_ID}
-    check_logs(server, usage)
+    check_logs(shared_ray, usage)
     until(lambda: len(collector.spans) >= 4, "the trace has come")
     check_trace(server, collector, usage)
 
 
-def check_logs(server: Server, usage: pb.Usage) -> None:
+def check_logs(ray: SharedRay, usage: pb.Usage) -> None:
     def mine(role: str) -> list[dict[str, Any]]:
-        return [line for line in lines_of(server) if line["role"] == role and line.get("request_id") == REQUEST_ID]
+        return [line for line in lines_of(ray) if line["role"] == role and line.get("request_id") == REQUEST_ID]
 
     for role in ("front", "router"):
         until(lambda role=role: len(mine(role)) >= 2, f"the {role} has logged the request's begin and end")  # type: ignore[misc]
@@ -86,17 +88,17 @@ def check_logs(server: Server, usage: pb.Usage) -> None:
         assert last["finish"] == "length"
         assert last["replica"]
     assert mine("front")[0]["trace_id"] == TRACE
-    routers = [line for line in lines_of(server) if line["role"] == "router"]
+    routers = [line for line in lines_of(ray) if line["role"] == "router"]
     steps = {line["step"] for line in routers if REQUEST_ID in line.get("request_ids", [])}
     assert len(steps) == TOKENS
 
     def slow(shard: str) -> set[int]:
-        found = [line for line in lines_of(server) if (line["role"], line["message"]) == (shard, "slow call")]
+        found = [line for line in lines_of(ray) if (line["role"], line["message"]) == (shard, "slow call")]
         return {line["step"] for line in found}
 
     for shard in ("shard 0", "shard 1"):
         until(lambda shard=shard: bool(slow(shard) & steps), f"{shard} has logged a slow call")  # type: ignore[misc]
-    assert PROMPT not in "".join(map(str, lines_of(server)))
+    assert PROMPT not in "".join(map(str, lines_of(ray)))
 
 
 def check_trace(server: Server, collector: Collector, usage: pb.Usage) -> None:

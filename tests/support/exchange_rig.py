@@ -14,6 +14,7 @@ from experts.placement import even_placement
 from experts.pool import Dispatched, ExpertPool
 from experts.routing import Routing
 from experts.transport.channel import connect
+from experts.transport.clock import HALF_MINUTE_NS
 from experts.transport.frame import Kind
 from experts.transport.socket import SocketTransport
 from router_service.engine.step.forward import StepTrace
@@ -21,7 +22,7 @@ from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.models.families.registry import ModelPlan
-from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
+from tests.support.mesh import CPU, CREDENTIALS, NODE, Clocks, ShardServers, load_shards
 from tests.support.relay import Relay
 
 WAIT_S = 30.0
@@ -47,13 +48,19 @@ class Rig:
     """Shards of layer 0 of `plan`; a context manager. `statistics` has seen each exchange as a step of its own."""
 
     def __init__(
-        self, plan: ModelPlan, shards: int = 2, way: str = "unix", delays: dict[int, float] | None = None
+        self,
+        plan: ModelPlan,
+        shards: int = 2,
+        way: str = "unix",
+        delays: dict[int, float] | None = None,
+        clocks: Clocks | None = None,
+        half_ns: int = HALF_MINUTE_NS,
     ) -> None:
         self.hidden = plan.spec.hidden
         self.node = NODE if way == "unix" else "another node"
-        self.servers = ShardServers(load_shards(plan, shards))
+        self.servers = ShardServers(load_shards(plan, shards), clocks=clocks)
         self.placement = even_placement(plan.spec.gate.experts, shards)
-        self.transport = SocketTransport()
+        self.transport = SocketTransport(half_ns)
         self.pool = ExpertPool(self.transport, self.placement, WAIT_S)
         self.statistics = Statistics(self.placement, plan.spec.layers)
         self.relays: list[Relay] = []

@@ -1,7 +1,7 @@
 """An engine and its shards in the process of the test: in memory, or as servers on unix sockets or TCP."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Self
@@ -37,6 +37,8 @@ NODE = "node"
 CPU = torch.device("cpu")
 WAYS = ("local", "unix", "tcp")
 WAIT_S = 60.0
+# Of shards whose stamps are not this process's own.
+Clocks = Mapping[int, Callable[[], int]]
 
 
 def until(condition: Callable[[], bool], what: str, limit_s: float = WAIT_S) -> None:
@@ -77,11 +79,16 @@ class ShardServers:
     """The shards of a model as servers that can be stopped and started again."""
 
     def __init__(
-        self, shards: Sequence[ExpertShard], checksum: bool = False, slow_call_s: float = float("inf")
+        self,
+        shards: Sequence[ExpertShard],
+        checksum: bool = False,
+        slow_call_s: float = float("inf"),
+        clocks: Clocks | None = None,
     ) -> None:
         self.shards = list(shards)
         self.checksum = checksum
         self.slow_call_s = slow_call_s
+        self.clocks = clocks or {}
         self.running: dict[int, ExpertServer] = {}
 
     def start(self, index: int, delay_s: float = 0.0) -> ExpertServer:
@@ -95,6 +102,7 @@ class ShardServers:
             checksum=self.checksum,
             delay_s=delay_s,
             slow_call_s=self.slow_call_s,
+            clock_ns=self.clocks.get(index, time.monotonic_ns),
         )
         self.running[index] = server
         return server
@@ -127,10 +135,11 @@ class Mesh:
         delays: dict[int, float] | None = None,
         keep_packed: bool = False,
         slow_call_s: float = float("inf"),
+        clocks: Clocks | None = None,
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []
-        self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum, slow_call_s)
+        self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum, slow_call_s, clocks)
         self.connector: ShardConnector | None = None
         experts = ExpertsConfig(shards, call_timeout_s, checksum)
         # Else how many threads or batches compute is measured, and what is drawn could follow the machine's load.

@@ -29,6 +29,11 @@ class ChatTemplate:
         """
         self._process = TemplateProcess(source, special_tokens)
 
+    @property
+    def pid(self) -> int | None:
+        """The template's process, None while there is none."""
+        return self._process.pid
+
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return the text of `messages` (role, content) up to the start of the assistant's answer.
 

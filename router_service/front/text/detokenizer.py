@@ -26,6 +26,11 @@ class Detokenizer:
         self._returned = 0
         self._run = 0
 
+    @property
+    def kept_tokens(self) -> int:
+        """How many of the stream's last tokens are decoded again with the next one."""
+        return len(self._window)
+
     def push(self, ids: Iterable[int]) -> str:
         """Return the characters that `ids` complete."""
         visible = [id for id in ids if self._tokenizer.is_visible(id)]

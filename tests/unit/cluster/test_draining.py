@@ -34,6 +34,13 @@ class Remote:
         return Method
 
 
+class Restarted(ServiceRegistry):
+    """Its actor may be started again, which then knows of nothing."""
+
+    def restart(self) -> None:
+        super().__init__()
+
+
 class Seconds:
     """A clock that only its own sleep moves."""
 
@@ -92,17 +99,17 @@ def test_nobody_to_drain_is_done_at_once() -> None:
 
 
 def test_a_registry_that_forgot_is_told_again() -> None:
-    body = ServiceRegistry()
-    heard: list[DrainOrder] = []
+    registry, heard = Restarted(), list[DrainOrder]()
 
     def live() -> None:
-        order = body.announce(process("router", "r", state="drained" if len(heard) > 2 else "ready"))
-        if order is not None:
+        entry = process("router", "r", state="drained" if len(heard) > 2 else "ready")
+        if (order := registry.announce(entry)) is not None:
             heard.append(order)
-            body._orders.clear()
+            registry.restart()
+            registry.announce(entry)
 
-    body.announce(process("router", "r"))
-    drained(body, live)
+    registry.announce(process("router", "r"))
+    drained(registry, live)
     assert len(heard) >= 3
     assert set(heard) == {ORDER}
 

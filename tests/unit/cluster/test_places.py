@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.cli import serve_command
-from cluster.cli.main import main
+from cluster.cli.main import parser
+from cluster.cli.serve_command import run_cluster
 from cluster.config import ClusterConfig, ModelConfig, config_from
 from cluster.planner import model
 from cluster.planner.available_memory import device_bytes
@@ -83,10 +83,14 @@ def test_a_cluster_is_started_from_a_host_without_its_gpus(
     joined: list[ClusterConfig] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(serve_command, "_run_checked", lambda config, _: joined.append(config) or 0)
-    assert main(["serve", "--device", "cuda", "--address", "127.0.0.1:6379"]) == 0
+
+    def serve(*flags: str) -> int:
+        args = parser().parse_args(["serve", "--device", "cuda", *flags])
+        return run_cluster(args, lambda *_: None, start=lambda config, _: joined.append(config) or 0)
+
+    assert serve("--address", "127.0.0.1:6379") == 0
     assert [(config.model.device, config.cluster.address) for config in joined] == [("cuda", "127.0.0.1:6379")]
-    assert main(["serve", "--device", "cuda"]) == 2
+    assert serve() == 2
     assert "model.device is cuda, but torch sees no GPU here" in capsys.readouterr().err
     assert len(joined) == 1
 

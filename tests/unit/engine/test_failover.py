@@ -159,7 +159,7 @@ def test_a_shard_that_never_answers_times_out(divided: Tiny, monkeypatch: pytest
     The shard's turn is held by the test all the while. Once the other one has answered, the call's time is over: how
     long that takes is a matter of the machine. The engine's clock moves by a second with each look at it.
     """
-    with Mesh(divided.plan, 2, "unix", unavailable_wait_seconds=60.0) as mesh, mesh.servers.running[1]._compute_lock:
+    with Mesh(divided.plan, 2, "unix", unavailable_wait_seconds=60.0) as mesh, mesh.servers.running[1].turn:
         begun, deadlines, transport = time.monotonic(), list[float](), mesh.engine.pool.transport
         receive = transport.receive
 

@@ -9,6 +9,7 @@ import torch
 from experts.transport.base import ShardUnavailable
 from router_service.engine.request import Event
 from router_service.protocol.messages import SamplingParams
+from router_service.models.view import WHOLE_CONTEXT
 from tests.support import oracle
 from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.oracle import check_logits
@@ -63,7 +64,8 @@ def test_chunks_beside_decoding_a_cached_beginning_and_preemption(answers: Answe
             outputs = mesh.generate([reference.prompt for reference in references], greedy(COUNT))
             assert [tokens_of(events) for events in outputs] == [reference.tokens for reference in references]
         scheduler = mesh.engine.scheduler
-        assert scheduler.preemptions > 0
+        # Where every layer has a window, five requests fit.
+        assert (scheduler.preemptions > 0) == (WHOLE_CONTEXT in scheduler.blocks.views)
         assert scheduler.cache_hits > 0
         assert {record.kind for record in mesh.records} == {"prefill", "decode", "mixed"}
         assert mesh.blocks_used == 0

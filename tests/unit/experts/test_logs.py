@@ -157,7 +157,7 @@ def test_messages_that_are_never_the_same_take_no_memory() -> None:
     log.say("held back")
     for number in range(3 * MAX_MESSAGES):
         log.say(f"message {number}")
-    assert len(log.limit._windows) <= MAX_MESSAGES
+    assert log.limit.messages <= MAX_MESSAGES
     assert "held back 1 lines: held back" in log.written
 
 

@@ -33,10 +33,9 @@ def write(path: Path, knowledge: str) -> Path:
     return path
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are looked at each time, not once a second."""
-    monkeypatch.setattr(watched_files, "CHECK_SECONDS", 0.0)
+def looked_at_each_time(path: Path) -> SecretFile:
+    """By its clock a second passes before each look."""
+    return SecretFile(path, map(float, itertools.count()).__next__)
 
 
 @pytest.mark.parametrize(("client", "server"), list(itertools.product(KNOWLEDGE, KNOWLEDGE)))
@@ -52,8 +51,8 @@ def test_two_processes_meet_where_they_share_a_secret(tmp_path: Path, client: st
 
 
 @pytest.fixture
-def server(tmp_path: Path, at_once: None) -> Iterator[FrameServer]:  # noqa: ARG001
-    secret = SecretFile(write(tmp_path / "server", "old"))
+def server(tmp_path: Path) -> Iterator[FrameServer]:
+    secret = looked_at_each_time(write(tmp_path / "server", "old"))
     server = FrameServer(
         role="shard",
         index=0,
@@ -72,7 +71,7 @@ def server(tmp_path: Path, at_once: None) -> Iterator[FrameServer]:  # noqa: ARG
 def test_a_rotation_in_either_order(server: FrameServer, tmp_path: Path, first: str) -> None:
     """Old everywhere, then both here and there, then new here and there; what is connected stays."""
     second = "server" if first == "client" else "client"
-    secret = SecretFile(write(tmp_path / "client", "old"))
+    secret = looked_at_each_time(write(tmp_path / "client", "old"))
     channels = [connect(server.endpoint, "node", Credentials(secret, DIGEST), 10.0)]
     for knowledge in ("both", "new"):
         for side in (first, second):
@@ -86,12 +85,8 @@ def test_a_rotation_in_either_order(server: FrameServer, tmp_path: Path, first: 
         connect(server.endpoint, "node", Credentials(OLD.encode(), DIGEST), 10.0)
 
 
-def test_a_broken_new_file_leaves_the_old_secret(
-    tmp_path: Path,
-    at_once: None,  # noqa: ARG001
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    secret = SecretFile(write(tmp_path / "secret", "old"))
+def test_a_broken_new_file_leaves_the_old_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secret = looked_at_each_time(write(tmp_path / "secret", "old"))
     (tmp_path / "secret").write_text("short\n")
     assert secret.current() == secret.current() == (OLD.encode(),)
     (tmp_path / "secret").unlink()

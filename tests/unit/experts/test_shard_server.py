@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,15 @@ import psutil
 import pytest
 import torch
 
-import experts.transport.listener
 from experts.host.watched_thread import ThreadWatch
 from experts.shard.server import ExpertServer
+from experts.shard.shard import ExpertShard
 from experts.transport.address import Endpoint
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
-from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
-from experts.transport.listener import FrameServer
+from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Header, Kind, pack_header
+from experts.transport.handshake import client_handshake
+from experts.transport.listener import HANDSHAKE_SECONDS, FrameServer
 from tests.support.mesh import CREDENTIALS, NODE, load_shards, until
 from tests.support.tiny import Tiny
 
@@ -49,6 +50,15 @@ def ask(channel: Channel, sequence: int = 1) -> torch.Tensor:
 
 def join(server: ExpertServer, node: str = NODE) -> closing[Channel]:
     return closing(connect(server.endpoint, node, CREDENTIALS, 10.0))
+
+
+@contextmanager
+def proven(endpoint: Endpoint) -> Iterator[tuple[Channel, socket.socket]]:
+    """A channel that has proved itself, and its socket, for what no channel would send."""
+    with raw(endpoint, "unix") as sock:
+        peer = Channel(sock, endpoint.incarnation)
+        peer.carry_out(client_handshake(CREDENTIALS, endpoint.incarnation))
+        yield peer, sock
 
 
 def raw(endpoint: Endpoint, way: str) -> socket.socket:
@@ -130,10 +140,10 @@ def test_proven_peers_that_go_astray_are_closed_too(server: ExpertServer, peer: 
 
 
 def test_a_damaged_frame_is_refused_where_checksums_are_on(server: ExpertServer) -> None:
-    with join(server) as good, join(server) as bad:
+    with join(server) as good, proven(server.endpoint) as (bad, sock):
         payload = b"".join(pack_call(question()))
         frame = pack_header(Kind.EXPERTS, bad.incarnation, 1, [payload], checksum=True) + payload
-        bad._sock.sendall(frame[:-9] + bytes([frame[-9] ^ 1]) + frame[-8:])
+        sock.sendall(frame[:-9] + bytes([frame[-9] ^ 1]) + frame[-8:])
         with pytest.raises(ConnectionError):
             bad.receive()
         assert server.rejected == {"checksum": 1}
@@ -151,25 +161,50 @@ def test_a_question_that_cannot_be_computed_is_answered_so(server: ExpertServer)
     assert server.rejected == {}
 
 
-def test_silent_peers_are_closed_before_the_proof_only(server: ExpertServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_peers_are_closed_before_the_proof_only() -> None:
     """Only those who are silent have little time: a busy machine may keep the good ones' proofs for as long."""
-    with join(server) as good:
-        ask(good)  # so it has the time of the proven, as that was
-        with monkeypatch.context() as patch:
-            patch.setattr(experts.transport.listener, "HANDSHAKE_SECONDS", 0.1)
-            with raw(server.endpoint, "unix") as silent, raw(server.endpoint, "tcp") as slow:
-                slow.sendall(header(Kind.PROOF, server.endpoint.incarnation, 64)[:7])
-                for sock in (silent, slow):
-                    assert len(read_to_the_end(sock)) == HEADER.size + 32
-            until(lambda: server.rejected["timeout"] == 2, "both are counted")
-        ask(good)
-        monkeypatch.setattr(experts.transport.listener, "FRAME_SECONDS", 0.1)
-        with join(server) as halting:
-            halting._sock.sendall(header(Kind.EXPERTS, halting.incarnation, 1000))
+    server = FrameServer(
+        role="shard",
+        index=0,
+        replica="r0",
+        node=NODE,
+        host="127.0.0.1",
+        credentials=CREDENTIALS,
+        checksum=False,
+        handler=Echo(),
+    )
+    with closing(connect(server.endpoint, NODE, CREDENTIALS, 10.0)) as good:
+        echo(good)  # so it has the time of the proven, as that was
+        server.handshake_s = 0.1
+        with raw(server.endpoint, "unix") as silent, raw(server.endpoint, "tcp") as slow:
+            slow.sendall(header(Kind.PROOF, server.endpoint.incarnation, 64)[:7])
+            for sock in (silent, slow):
+                assert len(read_to_the_end(sock)) == HEADER.size + 32
+        until(lambda: server.rejected["timeout"] == 2, "both are counted")
+        echo(good)
+        server.handshake_s, server.frame_s = HANDSHAKE_SECONDS, 0.1
+        with proven(server.endpoint) as (halting, sock):
+            sock.sendall(header(Kind.EXPERTS, halting.incarnation, 1000))
             with pytest.raises(ConnectionError):
                 halting.receive()
         assert server.rejected == {"timeout": 3}
-        ask(good)
+        echo(good)
+    server.close()
+
+
+class Echo:
+    """A handler that sends back what it gets."""
+
+    def opened(self, channel: Channel) -> None: ...
+    def closed(self, channel: Channel) -> None: ...
+
+    def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
+        channel.send(header.kind, header.sequence, [bytes(payload)])
+
+
+def echo(peer: Channel) -> None:
+    peer.send(Kind.STATUS, 1, [b"still here"])
+    assert bytes(peer.receive()[1]) == b"still here"
 
 
 def test_who_answers_must_know_the_secret_too(server: ExpertServer) -> None:
@@ -186,17 +221,23 @@ def test_the_listener_is_on_loopback_alone(server: ExpertServer) -> None:
     assert [ipaddress.ip_address(address.ip).is_loopback for address in ours] == [True]
 
 
-def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny]) -> None:
     """A second connection is served while the first one's question computes; a second question queues."""
     shard = load_shards(tiny("mixtral").plan, 1)[0]
-    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0")
-    go, came = threading.Event(), list[int]()
-    wrap(monkeypatch, server.shard, "compute", lambda *_: go.wait(60))
-    wrap(monkeypatch, server, "_answer", lambda *args: came.append(args[-1]))
+    go, readings = threading.Event(), list[int]()
+
+    def clock_ns() -> int:
+        readings.append(time.monotonic_ns())
+        return readings[-1]
+
+    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0", clock_ns=clock_ns)
+    server.shard = Held(shard, go)  # type: ignore[assignment]
     with join(server) as busy, join(server) as other, join(server) as control:
         for peer in (busy, other):
             peer.send(Kind.EXPERTS, 1, pack_call(question()))
-        until(lambda: server._computing_since > 0 and len(came) == 2, "it computes, and has the other question")
+        # The receipt of both questions, and the start of one.
+        until(lambda: server.computing and len(readings) == 3, "it computes, and has the other question")
+        before = set(readings)
         control.send(Kind.STATUS, 3, [])
         assert json.loads(bytes(control.receive()[1]))["assignments"] == 0
         with pytest.raises(RuntimeError, match="has been computing"):
@@ -205,7 +246,7 @@ def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny], monke
         go.set()
         stamps = sorted((unpack_partial(p.receive()[1]).stamps for p in (busy, other)), key=lambda s: s.started)
         assert stamps[1].started >= stamps[0].sent >= freed
-        assert sorted(one.received for one in stamps) == sorted(came)
+        assert {stamps[0].started, *(one.received for one in stamps)} == before
         control.send(Kind.STATUS, 4, [])
         status = json.loads(bytes(control.receive()[1]))
         assert (status["assignments"], status["experts"]) == (4, 6 * 3)
@@ -213,10 +254,19 @@ def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny], monke
     server.close()
 
 
-def wrap(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, before: Callable[..., object]) -> None:
-    """Call `before` with the arguments of each call first."""
-    work = getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda *args: (before(*args), work(*args))[1])
+class Held:
+    """A shard that computes once `go` is set."""
+
+    def __init__(self, shard: ExpertShard, go: threading.Event) -> None:
+        self.shard = shard
+        self.go = go
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.shard, name)
+
+    def compute(self, call: ExpertCall) -> torch.Tensor:
+        self.go.wait(60)
+        return self.shard.compute(call)
 
 
 def test_close_ends_every_connection_and_health(server: ExpertServer) -> None:
@@ -237,20 +287,25 @@ def test_close_ends_every_connection_and_health(server: ExpertServer) -> None:
 def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
     """Accepted, but not yet known to `close`."""
 
-    class Late(FrameServer):
-        held, known = threading.Event(), threading.Event()
+    held, known = threading.Event(), threading.Event()
 
-        def _serve(self, sock: socket.socket) -> None:
-            self.held.set()
-            self.known.wait(10)
-            super()._serve(sock)
+    class Late(ThreadWatch):
+        """A connection's thread is late to begin."""
+
+        def start(self, kind: str, target: Callable[..., object], *args: Any, **options: Any) -> threading.Thread:
+            def begin(*these: object) -> None:
+                held.set()
+                known.wait(60)
+                target(*these)
+
+            return super().start(kind, begin if kind == "connection" else target, *args, **options)
 
     class Deaf:
         def opened(self, channel: Channel) -> None: ...
         def frame(self, *_: object) -> None: ...
         def closed(self, channel: Channel) -> None: ...
 
-    late = Late(
+    late = FrameServer(
         role="shard",
         index=0,
         replica="r",
@@ -259,11 +314,12 @@ def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
         credentials=CREDENTIALS,
         checksum=False,
         handler=Deaf(),
+        threads=Late(),
     )
     with raw(late.endpoint, "unix") as sock:
-        assert late.held.wait(10)
+        assert held.wait(60)
         late.close()
-        late.known.set()
+        known.set()
         assert read_to_the_end(sock) == b""
 
 
@@ -339,13 +395,17 @@ def test_a_listener_outlives_a_want_of_threads_and_is_missed_when_it_breaks() ->
     server.close()
 
 
-def test_a_shards_status_and_health_tell_of_its_threads(server: ExpertServer) -> None:
+def test_a_shards_status_and_health_tell_of_its_threads(tiny: Callable[..., Tiny]) -> None:
+    watch = ThreadWatch()
+    shard = load_shards(tiny("mixtral").plan, 2)[0]
+    server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0", watch=watch)
     with join(server) as peer:
         peer.send(Kind.STATUS, 1, [])
         assert json.loads(bytes(peer.receive()[1]))["thread_failures"] == {}
-    server._watch.start("announcer", lambda: None, lasts_until=lambda: False).join(60)
+    watch.start("announcer", lambda: None, lasts_until=lambda: False).join(60)
     with join(server) as peer:
         peer.send(Kind.STATUS, 1, [])
         assert json.loads(bytes(peer.receive()[1]))["thread_failures"] == {"announcer": 1}
     with pytest.raises(RuntimeError, match="threads have died: announcer"):
         server.check_health(10)
+    server.close()

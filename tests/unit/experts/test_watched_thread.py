@@ -8,6 +8,7 @@ import pytest
 
 from cluster.processes.service_registry import Announcement, Announcer
 from experts.host.watched_thread import ThreadWatch
+from tests.support.mesh import until
 
 WAIT_S = 60.0
 
@@ -70,7 +71,7 @@ def test_an_announcer_that_breaks_is_missed() -> None:
         raise LookupError("out of luck")
 
     watch = ThreadWatch()
-    announcer = Announcer(None, describe, lambda _: None, watch)
-    announcer._thread.join(WAIT_S)
+    Announcer(None, describe, lambda _: None, watch)
+    until(lambda: watch.failures.get("announcer") == 1, "it is counted")
     with pytest.raises(RuntimeError, match="announcer"):
         watch.check()

@@ -8,14 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import experts.shard.server
-import experts.transport.clock
 from experts.phase import PHASES
 from experts.shard.server import ExpertServer
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
@@ -120,7 +118,7 @@ def test_a_slow_shard_is_its_own_compute_and_half_of_it_straggling(tiny: Make) -
     """Of two shards' answers the slower comes half the difference behind the mean. The wait for it is compute."""
     with Rig(tiny("mixtral").plan) as rig:
         server, cause_ns = rig.servers.running[1], CAUSE_S * 1e9
-        turns = Turns(rig, lambda seconds: setattr(server, "_delay_s", seconds))
+        turns = Turns(rig, lambda seconds: setattr(server, "delay_s", seconds))
 
         def wrong() -> list[str]:
             before, after = turns.before, turns.after
@@ -160,7 +158,7 @@ def communication(calls: Calls) -> int:
 def test_a_busy_shard_is_queue(tiny: Make) -> None:
     """The shard's turn is held by somebody else for a known time; the question waits for the rest of it."""
     with Rig(tiny("mixtral").plan) as rig:
-        lock, freed = rig.servers.running[1]._compute_lock, list[int]()
+        lock, freed = rig.servers.running[1].turn, list[int]()
 
         def hold_turn(seconds: float) -> None:
             if seconds:
@@ -214,7 +212,7 @@ def test_another_routers_question_is_queue_until_it_is_answered(tiny: Make) -> N
 
 def begun(server: ExpertServer, asker: Channel) -> bool:
     """Whether the asker's question is being computed, or has been: who looks seldom may see only that."""
-    return server._computing_since > 0 or bool(select.select([asker], [], [], 0)[0])
+    return server.computing or bool(select.select([asker], [], [], 0)[0])
 
 
 def question(hidden: int) -> ExpertCall:
@@ -242,20 +240,15 @@ def test_bytes_rows_and_assignments_are_exact(tiny: Make, way: str) -> None:
 
 
 @pytest.mark.parametrize("ahead_s", [7000.0, -7000.0])
-def test_an_offset_between_hosts_is_within_the_error_that_is_told(
-    tiny: Make, monkeypatch: pytest.MonkeyPatch, ahead_s: float
-) -> None:
+def test_an_offset_between_hosts_is_within_the_error_that_is_told(tiny: Make, ahead_s: float) -> None:
     """A link that was never fast one way cannot be told from an offset: the bound says so, and the sum stays exact."""
     # No clock is below zero, and this machine's may have started a minute ago.
     ahead_ns = int(max(ahead_s * 1e9, -time.monotonic_ns() // 2))
-    shifted = SimpleNamespace(
-        monotonic_ns=lambda: time.monotonic_ns() + ahead_ns, monotonic=time.monotonic, sleep=time.sleep
-    )
-    monkeypatch.setattr(experts.shard.server, "time", shifted)
     # However many rounds it takes: the fastest exchange of all is then what the bound is made of.
-    monkeypatch.setattr(experts.transport.clock, "HALF_MINUTE_NS", 10**15)
+    clocks = dict.fromkeys((0, 1), lambda: time.monotonic_ns() + ahead_ns)
+    there: dict[str, Any] = {"way": "tcp", "clocks": clocks, "half_ns": 10**15}
     usual, after, errors = list[Exchange](), list[Exchange](), list[float]()
-    with Rig(tiny("mixtral").plan, way="tcp") as fast, Rig(tiny("mixtral").plan, way="tcp") as slow:
+    with Rig(tiny("mixtral").plan, **there) as fast, Rig(tiny("mixtral").plan, **there) as slow:
         hold(slow, Kind.EXPERTS)(CAUSE_S)
 
         def measure() -> None:

@@ -120,8 +120,7 @@ def test_a_shard_that_no_list_names_but_that_answers_is_up(live: Live) -> None:
 
 def test_a_connection_that_broke_is_a_reconnect_and_no_restart(live: Live) -> None:
     until(lambda: up(live) == [1, 1], "both are up")
-    for channel in list(live.servers.running[1]._server._channels):
-        channel.close()
+    live.servers.running[1].hang_up()
     live.router.requests.submit(0, Submit(1, "a", list(range(40)), greedy(2)))
     until(lambda: told(live, "dataplane_reconnects_total")[1] == 1, "it is connected again")
     until(lambda: up(live) == [1, 1], "and up")
@@ -154,7 +153,7 @@ def test_strangers_at_the_routers_own_door_are_counted(live: Live) -> None:
 def test_the_kv_cache_is_what_is_written(live: Live, prompt: int, answer: int) -> None:
     """While the shards' turns are held there are blocks for the prompt alone; then all is free again."""
     blocks, total = -(-prompt // BLOCK), TOKENS // BLOCK
-    with live.servers.running[0]._compute_lock, live.servers.running[1]._compute_lock:
+    with live.servers.running[0].turn, live.servers.running[1].turn:
         live.router.requests.submit(0, Submit(1, "a", [7] * prompt, greedy(answer)))
         until(lambda: value(live.page(), "num_requests_running") == 1, "it runs")
         metrics = live.page()

@@ -140,7 +140,7 @@ def test_a_window_is_the_last_minute() -> None:
         assert seconds == min(second, 61)
         assert recent.step_seconds == pytest.approx(seconds)
         assert recent.expert_tokens_LE.tolist() == [[seconds, seconds]]
-    assert len(window._snapshots) < 65
+    assert window.snapshots < 65
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.cli import serve_command
-from cluster.cli.main import main
+from cluster.cli.main import parser
+from cluster.cli.serve_command import run_cluster
 from cluster.config import ClusterConfig, ConfigError, config_from
 from cluster.planner import config_resolver as resolver
 from cluster.planner.available_memory import GIB, limited
@@ -278,15 +278,13 @@ def test_a_limit_must_not_be_negative() -> None:
 
 
 @pytest.mark.usefixtures("large_host")
-def test_the_start_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_start_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before Ray starts, which alone takes seconds."""
-    monkeypatch.setattr(serve_command, "_run_checked", lambda *_: pytest.fail("it starts Ray"))
     write_checkpoint(tmp_path, "qwen3_moe")
     file = tmp_path / "cluster.yaml"
     file.write_text("cluster:\n  memory_limit_gib: 0.1\n")
-    assert main(["serve", str(tmp_path), "--config", str(file), "--device", "cpu"]) == 2
+    args = parser().parse_args(["serve", str(tmp_path), "--config", str(file), "--device", "cpu"])
+    assert run_cluster(args, lambda *_: None, start=lambda *_: pytest.fail("it starts Ray")) == 2
     shown = capsys.readouterr()
     assert "the model does not fit: 2 shards, 1 router and the Front need 2.0 GiB with weights dequantized" in shown.err
     assert "102.4 MiB are available here (cluster.memory_limit_gib is 0.1)" in shown.err

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cluster.cli.inspect_command import look
-from cluster.cli.main import main
+from cluster.cli.main import main, parser
+from cluster.cli.serve_command import run_cluster
 from cluster.planner.published_models import published_names
 from cluster.planner.sizes import Kind, kind_of, stored_tensors
 from cluster.planner.wire_traffic import expected_shards_asked, layer_traffic, most_shards_asked
@@ -129,9 +130,7 @@ def test_a_quantized_directory(tmp_path: Path, form: str) -> None:
     assert found.packed.weights < found.dequantized.weights == 4 * found.parameters.total
 
 
-def test_what_is_skipped_is_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_skipped_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_checkpoint(tmp_path, "deepseek_v3")
     tensors = load_file(tmp_path / SINGLE)
     tensors["model.layers.3.eh_proj.weight"] = torch.zeros(48, 96)
@@ -143,8 +142,8 @@ def test_what_is_skipped_is_counted(
     notice = "2 tensors of multi-token prediction are not used and not loaded"
     assert capsys.readouterr().out.count(notice) == 1
     # What `serve` does behind its checks is not this test's.
-    monkeypatch.setattr("cluster.cli.serve_command._run_checked", lambda *_: 0)
-    assert main(["serve", str(tmp_path), "--device", "cpu"]) == 0
+    args = parser().parse_args(["serve", str(tmp_path), "--device", "cpu"])
+    assert run_cluster(args, lambda *_: None, start=lambda *_: 0) == 0
     assert capsys.readouterr().err.count(notice) == 1
 
 

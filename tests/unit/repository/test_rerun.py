@@ -109,7 +109,26 @@ def test_one(cluster):
     result.assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("name", ["tests/unit/test_one.py", "tests/helm/test_chart.py", "tests/e2e_like/test_one.py"])
+@pytest.mark.parametrize("folder", ["ray", "e2e", "page", "dashboards/live", "helm/containers"])
+def test_every_folder_whose_tests_start_processes_is_in_the_scope(pytester: pytest.Pytester, folder: str) -> None:
+    assert any((Path(__file__).parents[2] / folder).glob("test_*.py")), "the scope names a folder that is no more"
+    name = f"tests/{folder}/test_one.py"
+    result = run(pytester, {name: "RUNS = []\n\ndef test_one():\n    RUNS.append(1)\n    assert len(RUNS) > 1\n"})
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"flaky: {name}::test_one (its first failure: build/flaky/*.txt)"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tests/unit/test_one.py",
+        "tests/unit/e2e/test_one.py",
+        "tests/helm/test_chart.py",
+        "tests/dashboards/test_panels.py",
+        "tests/e2e_like/test_one.py",
+    ],
+)
 def test_others_are_never_repeated(pytester: pytest.Pytester, name: str) -> None:
     result = run(pytester, {name: "RUNS = []\n\ndef test_one():\n    RUNS.append(1)\n    assert len(RUNS) > 1\n"})
     assert result.ret == pytest.ExitCode.TESTS_FAILED

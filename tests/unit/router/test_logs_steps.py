@@ -3,14 +3,11 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from experts.host.log import MAX_IDS, LoggingConfig
-from experts.shard.server import ExpertServer
-from experts.transport.call import ExpertCall, Partial, Stamps
 from router_service.router.step_log import StepLog
 from tests.support.mesh import Mesh, greedy, until
 from tests.support.tiny import Tiny
@@ -43,22 +40,18 @@ def watch(mesh: Mesh, **config: float) -> None:
     mesh.engine.observe = StepLog(LoggingConfig(**config)).observe  # type: ignore[arg-type]
 
 
-def takes_no_time(server: ExpertServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a shard say so, however long a busy machine keeps it."""
-    compute = server._compute
-
-    def at_once(call: ExpertCall, received: int) -> Partial:
-        return replace(compute(call, received), stamps=Stamps(received, received, received))
-
-    monkeypatch.setattr(server, "_compute", at_once)
-
-
 def test_a_slow_call_is_logged_by_its_shard_and_with_the_ids_by_its_router(
-    mesh: Mesh, lines: Lines, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., Tiny], lines: Lines
 ) -> None:
+    """Shard 0 takes no time by its own clock, however long a busy machine keeps it."""
+    begun, stopped = time.monotonic(), time.monotonic_ns()
+    slow = {"delays": {1: 0.05}, "slow_call_s": SLOW_S}
+    with Mesh(tiny("mixtral").plan, 2, "unix", clocks={0: lambda: stopped}, **slow) as mesh:
+        check_slow_calls(mesh, lines, begun)
+
+
+def check_slow_calls(mesh: Mesh, lines: Lines, begun: float) -> None:
     watch(mesh, slow_call_seconds=SLOW_S)
-    takes_no_time(mesh.servers.running[0], monkeypatch)
-    begun = time.monotonic()
     mesh.submit([5, 6, 7], greedy(3), request_id="a")
     mesh.submit([8], greedy(1), request_id="b")
     mesh.drain()

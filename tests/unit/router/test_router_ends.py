@@ -19,7 +19,7 @@ async def test_a_self_test_takes_every_shard_and_is_not_counted(service: Service
     await asyncio.to_thread(router.run_self_test, WAIT_S)
     router.statistics.flush()
     assert (router.statistics.cumulative.step_seconds, router.statistics.cumulative.rows_S.sum()) == (0, 0)
-    assert all(running._assignments > 0 for running in service.servers.running.values())
+    assert all(running.assignments > 0 for running in service.servers.running.values())
     await service.idle()
     check_one_end(await ask(service, PROMPT, 4))
     router.statistics.flush()

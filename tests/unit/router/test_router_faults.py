@@ -11,6 +11,7 @@ import router_service.router.front_connections
 import router_service.router.publisher
 import router_service.router.router_requests
 import router_service.router.step_log
+from router_service.protocol.messages import StreamOutput
 from tests.unit.front.calls import Responses, check_one_end, ids_of
 from tests.unit.front.front_fakes import until
 from tests.unit.router.service import Service, ask
@@ -106,9 +107,7 @@ async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(
 ) -> None:
     await service.start()
     (router,) = service.routers
-    monkeypatch.setattr(
-        router_service.router.front_connections, "_output", breaking(router_service.router.front_connections._output, 1)
-    )
+    monkeypatch.setattr(router_service.router.front_connections, "StreamOutput", breaking(StreamOutput, 1))
     await all_end(service)
     assert router.threads.failures["front writer"] == 1
     assert "writer has failed" in caplog.text

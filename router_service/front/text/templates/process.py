@@ -39,6 +39,12 @@ class TemplateProcess:
         self._lock = threading.Lock()
         self._worker: _Worker | None = _Worker(self._setup)
 
+    @property
+    def pid(self) -> int | None:
+        """The process, None where the last one has been ended and the next messages start another."""
+        worker = self._worker
+        return None if worker is None else worker.pid
+
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return the text of `messages`.
 
@@ -72,6 +78,10 @@ class _Worker:
         except TemplateError:
             self.end()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, str]:
         """Return the reply to a request.

@@ -14,6 +14,7 @@ import pytest
 from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.front.auth.tls import ServerTls, read_certificates
+from router_service.front.auth.tokens import Role, new_token
 from router_service.front.config import FrontConfig
 from tests.support.certificates import Certificate, replace
 from tests.unit.front.calls import collect, ids_of
@@ -179,19 +180,23 @@ async def test_wrong_arguments_are_one_line_and_show_no_token(arguments: tuple[s
     assert "not one" not in err
 
 
-async def test_the_environments_token_is_used_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environments_token_is_used_and_not_shown(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import argparse
 
     from cluster.cli.client_command import client_of
     from cluster.cli.status_command import add_parser
 
     parser = argparse.ArgumentParser()
-    monkeypatch.setenv("EXPERTMESH_TOKEN", "em_of_the_environment\n")
+    token, line = new_token("ann", Role.ADMIN)
+    (tmp_path / "tokens").write_text(line)
+    target = await start(world, {"tokens_file": str(tmp_path / "tokens")})
+    monkeypatch.setenv("EXPERTMESH_TOKEN", f"{token}\n")
     add_parser(parser.add_subparsers())
-    args = parser.parse_args(["status"])
-    client = client_of(args)
-    assert client._metadata == (("authorization", "Bearer em_of_the_environment"),)
-    await client.close()
-    assert "em_of" not in repr(args)
+    args = parser.parse_args(["status", "--target", target])
+    world.clients.append(client_of(args))
+    assert (await world.clients[-1].model()).name == "tiny"
+    assert token not in repr(args)
     _, out, _ = await command("status", "--help")
-    assert "em_of" not in out
+    assert token not in out

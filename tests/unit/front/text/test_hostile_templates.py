@@ -112,9 +112,7 @@ def test_the_next_messages_are_rendered_after_a_bomb() -> None:
 def test_a_template_sees_neither_our_secrets_nor_writes_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPERTMESH_SECRET", "not for templates")
     template = ChatTemplate("hello", {})
-    worker = template._process._worker
-    assert worker is not None
-    process = Path(f"/proc/{worker._process.pid}")
+    process = Path(f"/proc/{template.pid}")
     assert b"not for templates" not in (process / "environ").read_bytes()
     limits = (process / "limits").read_text()
     assert next(line for line in limits.splitlines() if line.startswith("Max file size")).split()[3] == "0"
@@ -122,13 +120,12 @@ def test_a_template_sees_neither_our_secrets_nor_writes_files(monkeypatch: pytes
 
 def test_its_process_ends_with_the_template_and_with_the_front() -> None:
     template = ChatTemplate("hello", {})
-    worker = template._process._worker
-    assert worker is not None
-    process = worker._process
-    del template, worker
-    assert process.returncode is not None
+    pid = template.pid
+    assert pid is not None
+    del template
+    assert not gone({pid})
     script = "import os, time\nfrom router_service.front.text.chat import ChatTemplate\n"
-    script += "t = ChatTemplate('x', {})\nprint(t._process._worker._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    script += "t = ChatTemplate('x', {})\nprint(t.pid, flush=True)\nos.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
     assert not gone({int(killed.stdout)})
 
