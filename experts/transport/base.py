@@ -29,7 +29,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A shard's reply: nanoseconds at its last byte received, its bytes on the wire. Valid until the lane's next one."""
+    """A shard's reply, valid until the lane's next: nanoseconds at its last byte received, its bytes on the wire."""
 
     shard: int
     partial: Partial
