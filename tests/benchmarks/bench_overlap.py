@@ -1,0 +1,210 @@
+"""Two batches in flight against one, over a link with delay.
+
+    python -m tests.benchmarks.bench_overlap [CHECKPOINT] [--batch 16] [--delay-ms 0]
+
+The shards are processes of their own, each behind a relay that holds every frame. Unless told otherwise, the delay is
+raised until the router waits as long as it computes, measured without overlap; then steps with and without take turns.
+The random Qwen3-like checkpoint is written once and kept in the user's cache.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from experts.transport.address import Endpoint
+from experts.transport.channel import connect
+from experts.transport.credentials import Credentials
+from experts.transport.frame import Kind
+from experts.transport.socket import SocketTransport
+from router_service.config import Overlap
+from router_service.engine.overlap import OverlapPolicy
+from router_service.engine.step.stage import Stage
+from router_service.engine.step.step_record import StepRecord
+from tests.benchmarks.harness.checkpoints import ensure
+from tests.benchmarks.harness.report import machine
+from tests.benchmarks.harness.sides import EngineSide
+from tests.benchmarks.harness.worker import Worker
+from tests.support.relay import Relay
+
+NODE, TIMEOUT_S = "benchmark", 30.0
+PROMPT_TOKENS = 16
+TURN_STEPS = 16
+CALIBRATIONS = 6
+PASSIVE = {"OMP_WAIT_POLICY": "passive"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Milliseconds of delay a layer, and of waiting and computing a step without overlap; tokens/s each way."""
+
+    delay_ms: float
+    wait_ms: float
+    own_ms: float
+    off: float
+    on: float
+    ratio: float
+    ratios: list[float]
+
+
+class FarShard:
+    """A shard and the relay in front of it, in a process of their own."""
+
+    def __init__(self, directory: Path, dtype: str, index: int, shards: int, credentials: Credentials) -> None:
+        from cluster.config import ModelConfig
+        from cluster.planner.model import open_model
+        from experts.config import WeightsConfig
+        from experts.placement import even_placement
+        from experts.shard.server import ExpertServer
+        from experts.shard.shard import load_shard
+        from kernels import select
+
+        torch.set_num_threads(1)
+        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
+        shard = load_shard(
+            index=index,
+            experts=even_placement(model.plan.spec.gate.experts, shards).shards[index],
+            checkpoint=model.plan.checkpoint,
+            manifest=model.plan.tensors.experts,
+            dtype=model.dtype,
+            device=model.device,
+            ops=select.ops("auto", model.device),
+        )
+        server = ExpertServer(shard, credentials=credentials, host="127.0.0.1", node=NODE, replica=str(index))
+        self._relay = Relay(server.endpoint, NODE)
+
+    def endpoint(self) -> Endpoint:
+        """Where the relay listens."""
+        return self._relay.endpoint
+
+    def hold(self, seconds: float) -> None:
+        """Delay each layer's exchange by so much, half of it each way."""
+        self._relay.hold_s.update({Kind.EXPERTS: seconds / 2, Kind.PARTIALS: seconds / 2})
+
+
+class FarExperts(EngineSide):
+    """A router in this process; its shards are behind relays."""
+
+    def __init__(self, directory: Path, dtype: str, shards: int, stack: ExitStack) -> None:
+        from cluster.config import ModelConfig
+        from cluster.planner.model import open_model
+        from experts.config import ExpertsConfig, WeightsConfig
+        from router_service.config import EngineConfig
+        from router_service.engine.builder import build_engine
+
+        credentials, transport = Credentials(secrets.token_bytes(32), bytes(32)), SocketTransport()
+        self._workers = [
+            stack.enter_context(Worker(FarShard, directory, dtype, n, shards, credentials, environment=PASSIVE))
+            for n in range(shards)
+        ]
+        stack.callback(transport.close)
+        for index, worker in enumerate(self._workers):
+            channels = [connect(worker.call("endpoint"), NODE, credentials, TIMEOUT_S) for _ in range(2)]
+            for channel in channels:
+                channel.set_timeouts(TIMEOUT_S)
+            transport.offer(index, *channels)
+        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
+        settings = EngineConfig(kv_cache_tokens=1 << 15, overlap="off", threads=1)
+        experts = ExpertsConfig(shards=shards)
+        super().__init__(build_engine(model.plan, transport, experts, settings, dtype=model.dtype, device=model.device))
+        self.layers = len(model.plan.spec.moe_layers)
+        self._records: list[StepRecord] = []
+        self.engine.observe = self._records.append
+
+    def hold(self, seconds: float) -> None:
+        """Delay each layer's exchange."""
+        for worker in self._workers:
+            worker.call("hold", seconds)
+
+    def turn(self, way: Overlap, steps: int = TURN_STEPS) -> tuple[float, list[StepRecord]]:
+        """Seconds of a step, and the steps' records."""
+        self.engine.overlap = OverlapPolicy(way)
+        self._records.clear()
+        begun = time.perf_counter()
+        for _ in range(steps):
+            self.engine.step()
+        seconds = (time.perf_counter() - begun) / steps
+        if any(record.trace.failures for record in self._records):
+            raise RuntimeError(f"a shard failed: {self._records[-1].trace.failures}")
+        return seconds, list(self._records)
+
+
+def waited_and_own(records: list[StepRecord]) -> tuple[float, float]:
+    """Median seconds of a step that the router waited, and that it computed."""
+    waits = [record.trace.stages_ns[Stage.WAIT] / 1e9 for record in records]
+    own = [record.duration_ns / 1e9 - wait for record, wait in zip(records, waits, strict=True)]
+    return median(waits), median(own)
+
+
+def calibrated(side: FarExperts, delay_s: float) -> float:
+    """Return the delay of a layer with which the router waits as long as it computes, unless one is given."""
+    side.turn("off")  # warms up
+    given, delay = delay_s > 0, delay_s
+    for _ in range(0 if given else CALIBRATIONS):
+        waited, own = waited_and_own(side.turn("off")[1])
+        delay = max(0.0, delay + (own - waited) / side.layers)
+        side.hold(delay)
+    return delay
+
+
+def measure(side: FarExperts, batch: int, delay_s: float, turns: int) -> Result:
+    """Calibrate, then take turns: both ways in each, the other one first each time."""
+    side.hold(delay_s)
+    prompts = [[(7 * n + i) % 256 for i in range(PROMPT_TOKENS)] for n in range(batch)]
+    side.start(prompts, (2 * turns + CALIBRATIONS + 1) * TURN_STEPS)
+    delay = calibrated(side, delay_s)
+    seconds: dict[Overlap, list[float]] = {"off": [], "on": []}
+    plain: list[StepRecord] = []
+    order: list[Overlap] = ["off", "on"]
+    for _ in range(turns):
+        for way in order:
+            taken, records = side.turn(way)
+            seconds[way].append(taken)
+            plain += records if way == "off" else []
+        order.reverse()
+    waited, own = waited_and_own(plain)
+    ratios = [off / on for off, on in zip(seconds["off"], seconds["on"], strict=True)]
+    off, on = (batch / median(seconds[way]) for way in ("off", "on"))
+    return Result(delay * 1e3, waited * 1e3, own * 1e3, off, on, median(ratios), ratios)
+
+
+def text_of(result: Result) -> str:
+    """The figures as text."""
+    return (
+        f"delay {result.delay_ms:.2f} ms a layer; without overlap a step waits {result.wait_ms:.1f} ms and computes "
+        f"{result.own_ms:.1f} ms\noff {result.off:.1f}, on {result.on:.1f} tokens/s: x {result.ratio:.2f} "
+        f"(turns {min(result.ratios):.2f} to {max(result.ratios):.2f})"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="of a layer's exchange; 0 calibrates it")
+    parser.add_argument("--turns", type=int, default=12, help=f"of {TURN_STEPS} steps each way")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    directory = args.checkpoint or ensure("qwen3", "full")
+    with ExitStack() as stack:
+        side = FarExperts(directory, args.dtype, args.shards, stack)
+        result = measure(side, args.batch, args.delay_ms / 1e3, args.turns)
+    print(text_of(result), file=sys.stdout)
+    if args.json:
+        said: dict[str, Any] = {"machine": machine(), "batch": args.batch, **asdict(result)}
+        args.json.write_text(json.dumps(said, indent=1))
+
+
+if __name__ == "__main__":
+    main()
