@@ -14,13 +14,16 @@ from experts.grouping import ShardGroup
 from experts.phase import PHASES, Phase
 from experts.transport.base import Reply, Sent
 
-# Shard, phases, rows, assignments, bytes out, bytes back, when it was answered.
-CALL = struct.Struct(f"={6 + len(PHASES)}q")
+# Shard, phases, rows, assignments, bytes out, bytes back, when it was answered, others' part of the computation.
+CALL = struct.Struct(f"={7 + len(PHASES)}q")
 
 
 @dataclass(frozen=True, slots=True)
 class CallPhases:
-    """One shard's call in one layer: nanoseconds by phase (in the order of `PHASES`), sizes, when it was answered."""
+    """One shard's call in one layer: nanoseconds by phase (in the order of `PHASES`), sizes, when it was answered.
+
+    `shared_ns` of its compute phase belong to other routers' calls, see `experts.transport.call.Partial`.
+    """
 
     shard: int
     phases_ns: tuple[int, ...]
@@ -29,6 +32,7 @@ class CallPhases:
     dispatch_bytes: int
     combine_bytes: int
     received_ns: int
+    shared_ns: int = 0
 
     def ns(self, phase: Phase) -> int:
         """Nanoseconds of one phase."""
@@ -38,12 +42,12 @@ class CallPhases:
         """The numbers as `measured` packs them."""
         # Spread, because that is how struct packs a row.
         sizes = (self.rows, self.assignments, self.dispatch_bytes, self.combine_bytes)
-        return CALL.pack(self.shard, *self.phases_ns, *sizes, self.received_ns)
+        return CALL.pack(self.shard, *self.phases_ns, *sizes, self.received_ns, self.shared_ns)
 
     @classmethod
     def unpacked(cls, numbers: tuple[int, ...]) -> "CallPhases":
         """The reverse of `packed`."""
-        shard, *phases_ns, rows, assignments, dispatch_bytes, combine_bytes, received_ns = numbers
+        shard, *phases_ns, rows, assignments, dispatch_bytes, combine_bytes, received_ns, shared_ns = numbers
         return cls(
             shard=shard,
             phases_ns=tuple(phases_ns),
@@ -52,6 +56,7 @@ class CallPhases:
             dispatch_bytes=dispatch_bytes,
             combine_bytes=combine_bytes,
             received_ns=received_ns,
+            shared_ns=shared_ns,
         )
 
 
@@ -71,6 +76,7 @@ def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, group: 
         sent.wire_bytes,
         answer.wire_bytes,
         received_ns,
+        answer.partial.shared_ns,
     )
 
 

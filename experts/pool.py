@@ -102,7 +102,7 @@ class ExpertPool:
 
     def _collect(self, handle: Dispatched) -> tuple[dict[int, Reply], list[ShardUnavailable]]:
         deadline = time.monotonic() + self._timeout_s
-        outstanding = list(handle.sent)
+        outstanding = {call.shard: call for call in handle.sent}
         replies: dict[int, Reply] = {}
         failures: list[ShardUnavailable] = []
         while outstanding:
@@ -111,7 +111,7 @@ class ExpertPool:
                 replies[result.shard] = result
             else:
                 failures.append(result)
-            outstanding = [call for call in outstanding if call.shard != result.shard]
+            del outstanding[result.shard]
         return replies, failures
 
 

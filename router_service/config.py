@@ -15,6 +15,8 @@ class EngineConfig:
     Args:
         max_sequences: requests that run concurrently
         max_waiting: requests that may wait while max_sequences run; further ones are refused with RESOURCE_EXHAUSTED
+        max_waiting_tokens: tokens that the waiting requests may hold together, each about 36 bytes of memory; further
+            requests are refused with RESOURCE_EXHAUSTED
         token_budget: most tokens in one step; 0 allows 2048 tokens of prompts beside all running requests
         target_step_seconds: most seconds of a step that reads part of a prompt while others decode; 0 allows 2.5 times
             one without prompts
@@ -29,6 +31,7 @@ class EngineConfig:
 
     max_sequences: Annotated[int, setting("requests", ge=1)] = 256
     max_waiting: Annotated[int, setting("requests", ge=1)] = 1024
+    max_waiting_tokens: Annotated[int, setting("tokens", ge=1)] = 8 << 20
     token_budget: Annotated[int, setting("tokens", ge=0)] = 0
     target_step_seconds: SecondsOrZero = 0.0
     block_size: Annotated[int, setting("tokens", ge=1)] = 16

@@ -13,7 +13,7 @@ from router_service.protocol import inference_pb2 as pb
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
-COUNTS = ("max_tokens", "top_k", "seed", "logprobs")
+COUNTS = ("max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs")
 SHARES = ("temperature", "top_p", "min_p")
 
 
@@ -30,6 +30,19 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     for name in SHARES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at TEXT (repeatable)")
+    parser.add_argument(
+        "--priority", type=int, default=0, metavar="N", help="lower runs first, -100 to 100 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cache-salt", default="", metavar="TEXT", help="share cached prefixes only with requests of the same salt"
+    )
+    parser.add_argument(
+        "--logit-bias",
+        action="append",
+        type=_bias,
+        metavar="ID=BIAS",
+        help="add BIAS, -100 to 100, to the logit of the token ID (repeatable)",
+    )
     parser.add_argument("--ignore-eos", action="store_true", help="go on behind end-of-sequence tokens")
     parser.set_defaults(run=run)
 
@@ -43,7 +56,9 @@ async def _generate(args: argparse.Namespace) -> None:
     kind = {"messages": [{"role": "user", "content": args.prompt}]} if args.chat else {"prompt": args.prompt}
     responses: list[pb.GenerateResponse] = []
     async with client_of(args) as client:
-        stream = client.generate(**kind, timeout=args.timeout, **sampling_of(args))
+        sampling = sampling_of(args)
+        own = {"priority": args.priority, "cache_salt": args.cache_salt}
+        stream = client.generate(**kind, **own, timeout=args.timeout, **sampling)
         async with aclosing(stream):  # an interrupt cancels the call, so that the server stops generating
             async for response in stream:
                 responses.append(response)
@@ -58,11 +73,15 @@ def sampling_of(args: argparse.Namespace) -> SamplingFields:
     Raises:
         ValueError: one cannot even be sent.
     """
+    if not -(1 << 31) <= args.priority < 1 << 31:
+        raise ValueError(f"--priority: out of range: {args.priority}")
     for name in COUNTS:
         if not 0 <= (getattr(args, name) or 0) < 1 << (64 if name == "seed" else 32):
             raise ValueError(f"--{name.replace('_', '-')}: out of range: {getattr(args, name)}")
     names = (*COUNTS, *SHARES, "stop")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.logit_bias:
+        given["logit_bias"] = dict(args.logit_bias)
     return cast(SamplingFields, {**given, "ignore_eos": args.ignore_eos})
 
 
@@ -80,7 +99,22 @@ def summary(responses: Iterable[pb.GenerateResponse]) -> dict[str, object]:
     }
     if entries := [entry for response in responses for entry in response.logprobs]:
         answer["logprobs"] = [_logprob(entry) for entry in entries]
+    if entries := [entry for response in responses for entry in response.prompt_logprobs]:
+        # Nothing predicts the first token of a prompt.
+        answer["prompt_logprobs"] = [_logprob(entries[0]) | {"logprob": None}, *map(_logprob, entries[1:])]
     return answer
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """Parse ID=BIAS."""
+    id, _, bias = text.partition("=")
+    try:
+        parsed = int(id), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be ID=BIAS such as 42=-1.5, not {text!r}") from None
+    if not 0 <= parsed[0] < 1 << 32:
+        raise argparse.ArgumentTypeError(f"a token's ID is at least 0 and below 2^32, not {id}")
+    return parsed
 
 
 def _logprob(entry: pb.TokenLogprob) -> dict[str, object]:

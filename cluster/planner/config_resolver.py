@@ -20,7 +20,7 @@ from cluster.planner.memory_plan import (
     refusal,
 )
 from cluster.planner.model import ServedModel
-from cluster.planner.sizes import experts_bytes, kv_bytes_per_token, packable, router_bytes
+from cluster.planner.sizes import experts_bytes, kv_cache_bytes, kv_cache_tokens, packable, router_bytes
 from cluster.table import size
 from experts.host.memory import host_bytes
 from router_service.config import EngineConfig
@@ -37,7 +37,7 @@ def forms_of(
             experts=spec.gate.experts,
             expert_bytes=experts_bytes(tensors, 1, dtype, packed),
             router_bytes=router_bytes(tensors, dtype, packed),
-            cache_bytes=cache_tokens(spec, router) * kv_bytes_per_token(spec, dtype),
+            cache_bytes=kv_cache_bytes(spec, router, dtype, cache_tokens(spec, router)),
             process_bytes=DEVICE_PROCESS_BYTES if on_gpu else PROCESS_BYTES,
             control_bytes=0 if on_gpu else CONTROL_BYTES,
             routers=routers,
@@ -89,9 +89,8 @@ def _tokens_within(config: ClusterConfig, model: ServedModel, room: Room, demand
     """Tokens of each router's KV cache: the least, and what `router.kv_memory_fraction` of the rest holds."""
     spec, router = model.plan.spec, config.router
     rest_bytes = room.bytes - (demand.together(config.experts.shards) if room.shared else demand.router)
-    cache_bytes = int(rest_bytes * router.kv_memory_fraction) // (demand.routers if room.shared else 1)
-    more_tokens = cache_bytes // kv_bytes_per_token(spec, model.dtype)
-    return min(cache_tokens(spec, router) + more_tokens, router.max_sequences * spec.context)
+    more_bytes = int(rest_bytes * router.kv_memory_fraction) // (demand.routers if room.shared else 1)
+    return kv_cache_tokens(spec, router, model.dtype, demand.cache_bytes + more_bytes)
 
 
 def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:

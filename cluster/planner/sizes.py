@@ -10,6 +10,8 @@ import torch
 
 from experts.checkpoint.safetensors_file import DTYPES
 from experts.checkpoint.source import Stored, scales_name
+from router_service.config import EngineConfig
+from router_service.engine.cache_size import cache_elements, most_tokens, resolved_limits
 from router_service.models.attention_forms import cached_elements
 from router_service.models.spec import ModelSpec, TensorMap
 from router_service.models.weights import is_projection, resident_bytes
@@ -121,6 +123,16 @@ def weights_bytes(tensors: TensorMap, dtype: torch.dtype, packed: bool) -> int:
     """Bytes in memory of all weights, each there once."""
     everything = experts_bytes(tensors, tensors.experts.experts, dtype, packed)
     return router_bytes(tensors, dtype, packed) + everything
+
+
+def kv_cache_bytes(spec: ModelSpec, router: EngineConfig, dtype: torch.dtype, tokens: int) -> int:
+    """Bytes of a router's KV cache for `tokens` tokens; layers with a window or chunks keep less of long sequences."""
+    return cache_elements(spec, router.block_size, resolved_limits(spec, router), tokens) * dtype.itemsize
+
+
+def kv_cache_tokens(spec: ModelSpec, router: EngineConfig, dtype: torch.dtype, size: int) -> int:
+    """The most tokens of a router's KV cache of `size` bytes, as far as all its requests can fill it."""
+    return most_tokens(spec, router.block_size, resolved_limits(spec, router), size // dtype.itemsize)
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:

@@ -1,7 +1,7 @@
 """Shards: which are up, which restart, which peers are refused."""
 
 from deploy.grafana.panel import Board, Kind, Panel, Query, Row
-from deploy.grafana.promql import COMPUTE, KEYS, MODEL, NAMESPACE, ROUTER, ROUTER_SHARD, SHARD, increase, once, rate
+from deploy.grafana.promql import KEYS, MODEL, NAMESPACE, ROUTER, ROUTER_SHARD, SHARD, increase, once, rate
 
 UP = Row(
     "Availability",
@@ -76,7 +76,7 @@ WORK = Row(
             "Seconds per second in which a shard computes. 1 is a shard that is never idle.",
             (
                 Query(
-                    f"sum by ({KEYS}, shard) ({once(rate('alltoall_phase_seconds_sum', COMPUTE), 'shard')})",
+                    f"sum by ({KEYS}, shard) ({once(rate('expert_compute_seconds_total', ROUTER_SHARD), 'shard')})",
                     "{{shard}}",
                 ),
             ),

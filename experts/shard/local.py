@@ -33,10 +33,11 @@ class LocalTransport:
         self._calls[shard, lane] = call, now
         return Sent(shard, 0, len(call.x_RD), now, 0, lane)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:  # noqa: ARG002 (cannot be late)
+    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:  # noqa: ARG002 (cannot be late)
         """Compute the first call; see `Transport.receive`. The time until its turn counts as queueing."""
-        shard = sent[0].shard
-        call, received = self._calls.pop((shard, sent[0].lane))
+        one = next(iter(sent.values()))
+        shard = one.shard
+        call, received = self._calls.pop((shard, one.lane))
         started = time.monotonic_ns()
         with torch.inference_mode():
             y_RD = self._shards[shard].compute(call)

@@ -1,23 +1,24 @@
-"""A shard on sockets: each connection's thread reads its router's calls, and one lock lets them compute in turn.
+"""A shard on sockets: each connection's thread reads its router's calls, and `ComputeQueue` lets them compute in turn.
 
-A call's thread stamps the last byte received even while another router's call computes, so the wait for the lock counts
-as queueing and not as transfer. With one router there is no wait, and no second thread to wake.
+A call's thread stamps the last byte received even while another router's call computes, so the wait for its turn counts
+as queueing and not as transfer.
 """
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from experts.host.log import fields, step_name
 from experts.host.threads import measured_threads
 from experts.host.watched_thread import ThreadWatch
+from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
 from experts.shard.shard import ExpertShard
-from experts.transport.call import ExpertCall, Partial, Stamps, pack_partial, unpack_call
-from experts.transport.channel import Channel
+from experts.transport.call import ExpertCall, Stamps, pack_partial, unpack_call
+from experts.transport.channel import Channel, Closed
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
@@ -37,8 +38,10 @@ class ExpertServer:
         slow_call_s: a call that takes longer, waiting included, is logged.
         watch: the process's threads, to which the data plane's are added.
         clock_ns: the clock of the stamps; another host's starts anywhere.
+        most_merged_rows: rows of several routers' calls that are computed together.
 
-    `turn` is held while a call computes. Whoever else holds it makes calls queue, as another router's call does.
+    `queue` has the calls that wait and counts what was computed. `turn` is held during a computation: whoever else
+    holds it makes calls queue, as another router's call does.
     """
 
     def __init__(
@@ -55,16 +58,16 @@ class ExpertServer:
         slow_call_s: float = float("inf"),
         watch: ThreadWatch | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        most_merged_rows: int = MOST_ROWS,
     ) -> None:
         self.shard = shard
         # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self.delay_s = delay_s
-        self.turn = threading.Lock()
+        self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns)
+        self.turn = self.queue.turn
         self._clock_ns = clock_ns
         self._slow_call_ns = slow_call_s * 1e9
-        self._computing_since: int | None = None
-        self._assignments = 0
         self._watch = watch or ThreadWatch()
         self._server = FrameServer(
             role="shard",
@@ -90,19 +93,19 @@ class ExpertServer:
         self._watch.check()
         if not self._server.alive():
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
-        since = self._computing_since
+        since = self.queue.computing_since_ns
         if since is not None and self._clock_ns() - since > limit_s * 1e9:
             raise RuntimeError(f"shard {self.shard.index}: one call has been computing for over {limit_s:.0f} s")
 
     @property
     def computing(self) -> bool:
         """Whether a call is being computed."""
-        return self._computing_since is not None
+        return self.queue.computing_since_ns is not None
 
     @property
     def assignments(self) -> int:
         """How many (token, expert) pairs have been computed."""
-        return self._assignments
+        return self.queue.counts.assignments
 
     def wait_alone(self, seconds: float) -> None:
         """Wait until no router is connected, at most so long."""
@@ -134,8 +137,11 @@ class ExpertServer:
             raise FrameError("kind", f"a shard does not answer {header.kind.name} frames")
 
     def _status(self) -> dict[str, object]:
+        counts = self.queue.counts
         return {
-            "assignments": self._assignments,
+            "assignments": counts.assignments,
+            "computations": counts.computations,
+            "merged_calls": counts.merged_calls,
             "rejected": dict(self.rejected),
             "thread_failures": self._watch.failures,
             "weights_bytes": self.shard.weights_bytes,
@@ -145,7 +151,10 @@ class ExpertServer:
 
     def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:
         try:
-            partial = self._compute(call, received)
+            self.shard.check(call)  # before it may be merged: it must not fail other routers' calls
+            partial = self.queue.compute(call, received, channel, channel.hung_up)
+        except Closed:
+            raise
         except Exception as error:  # it goes to the router, whose requests fail; the shard serves on
             log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
             channel.send(Kind.FAILURE, sequence, [f"{type(error).__name__}: {error}".encode()])
@@ -155,19 +164,12 @@ class ExpertServer:
         if stamps.sent - stamps.received > self._slow_call_ns:
             _log_slow(call, stamps)
 
-    def _compute(self, call: ExpertCall, received: int) -> Partial:
-        with self.turn, torch.inference_mode():
-            started = self._clock_ns()
-            self._computing_since = started  # read by `check_health` without the lock, which a hung call holds
-            self._threads.use(len(call.rows_A))
-            try:
-                if self.delay_s:
-                    time.sleep(self.delay_s)
-                y_RD = self.shard.compute(call)
-            finally:
-                self._computing_since = None
-            self._assignments += len(call.rows_A)  # under the lock: connections compute on threads of their own
-        return Partial(y_RD, Stamps(received, started, self._clock_ns()))
+    def _work(self, call: ExpertCall) -> Tensor:
+        self._threads.use(len(call.rows_A))
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        with torch.inference_mode():
+            return self.shard.compute(call)
 
 
 def _log_slow(call: ExpertCall, stamps: Stamps) -> None:

@@ -49,11 +49,29 @@ class ExpertShard:
         Raises:
             ValueError: the call names a layer or an expert that this shard does not hold, or is of another dtype.
         """
-        layer = self._check(call)
+        layer = self.check(call)
         rows_A = torch.from_numpy(call.rows_A.astype(np.int64)).to(self._device)
         slots_A = torch.from_numpy(call.slots_A.astype(np.int64)).to(self._device)
         weights_A = torch.from_numpy(call.weights_A.copy()).to(self._device)
         return self._ops.expert_ffn(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
+
+    def check(self, call: ExpertCall) -> ExpertWeights:
+        """Return the weights of the call's layer.
+
+        Raises:
+            ValueError: see `compute`.
+        """
+        layer = self.layers.get(call.layer)
+        if layer is None:
+            raise ValueError(f"shard {self.index} holds no experts of layer {call.layer}")
+        if len(call.slots_A) and call.slots_A.max() >= len(self.experts):
+            raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {call.slots_A.max()}")
+        if call.x_RD.dtype != layer.dtype or call.x_RD.shape[1] != layer.hidden:
+            wanted = f"{layer.dtype} of width {layer.hidden}"
+            raise ValueError(
+                f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}"
+            )
+        return layer
 
     def warm_up(self) -> None:
         """Compute a few rows, as kernels are compiled at the first call of a size and no request should wait."""
@@ -66,19 +84,6 @@ class ExpertShard:
         x_RD = torch.zeros((rows, experts.hidden), dtype=experts.dtype)
         rows_A = np.arange(rows, dtype=np.int32)
         return ExpertCall(layer, x_RD, rows_A, np.zeros_like(rows_A), np.ones(rows, dtype=np.float32))
-
-    def _check(self, call: ExpertCall) -> ExpertWeights:
-        layer = self.layers.get(call.layer)
-        if layer is None:
-            raise ValueError(f"shard {self.index} holds no experts of layer {call.layer}")
-        if len(call.slots_A) and call.slots_A.max() >= len(self.experts):
-            raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {call.slots_A.max()}")
-        if call.x_RD.dtype != layer.dtype or call.x_RD.shape[1] != layer.hidden:
-            wanted = f"{layer.dtype} of width {layer.hidden}"
-            raise ValueError(
-                f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}"
-            )
-        return layer
 
 
 def load_shard(

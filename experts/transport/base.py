@@ -1,5 +1,6 @@
 """The interface between the pool and whatever carries its calls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,10 +60,13 @@ class Transport(Protocol):
         """
         ...
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
+    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """Return the next reply, or failure, to one of the calls in `sent`.
 
+        Asked once per reply, so it must not look at every outstanding call each time.
+
         Args:
+            sent: the outstanding calls by shard, at least one; the caller removes what was answered.
             deadline_s: on the monotonic clock; a shard that has not replied by then fails with reason timeout.
         """
         ...

@@ -15,7 +15,7 @@ from torch import Tensor
 from experts.transport.frame import Buffer, FrameError
 
 _CALL = struct.Struct("<IIIII4xQ32x")
-_REPLY = struct.Struct("<IIQQQ32x")
+_REPLY = struct.Struct("<IIQQQQ24x")
 # The index is the code on the wire: append only.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -47,10 +47,15 @@ class Stamps:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The shard's sum for each row of the call, `y_RD` float32."""
+    """The shard's sum for each row of the call, `y_RD` float32.
+
+    `shared_ns` is the part of the compute time that belongs to other routers' calls, which were computed together with
+    this one: 0 for a call computed alone.
+    """
 
     y_RD: Tensor
     stamps: Stamps
+    shared_ns: int = 0
 
 
 def pack_call(call: ExpertCall) -> list[Buffer]:
@@ -86,7 +91,8 @@ def pack_partial(partial: Partial) -> list[Buffer]:
     """Return the payload as parts that share memory with `partial`."""
     rows, hidden = partial.y_RD.shape
     stamps = partial.stamps
-    return [_REPLY.pack(rows, hidden, stamps.received, stamps.started, stamps.sent), _bytes_of(partial.y_RD)]
+    head = _REPLY.pack(rows, hidden, stamps.received, stamps.started, stamps.sent, partial.shared_ns)
+    return [head, _bytes_of(partial.y_RD)]
 
 
 def unpack_partial(payload: bytearray | memoryview) -> Partial:
@@ -97,10 +103,11 @@ def unpack_partial(payload: bytearray | memoryview) -> Partial:
     """
     if len(payload) < _REPLY.size:
         raise FrameError("short", f"a reply has at least {_REPLY.size} bytes, not {len(payload)}")
-    rows, hidden, received, started, sent = _REPLY.unpack_from(payload)
+    rows, hidden, received, started, sent, shared_ns = _REPLY.unpack_from(payload)
     if len(payload) != _REPLY.size + 4 * rows * hidden:
         raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden}")
-    return Partial(_tensor(payload, torch.float32, rows, hidden, _REPLY.size), Stamps(received, started, sent))
+    y_RD = _tensor(payload, torch.float32, rows, hidden, _REPLY.size)
+    return Partial(y_RD, Stamps(received, started, sent), shared_ns)
 
 
 def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:

@@ -1,6 +1,7 @@
 """A connected, authenticated socket that carries frames, for blocking threads."""
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -57,6 +58,15 @@ class Channel:
     def same_host(self) -> bool:
         """Whether the peer reads the same monotonic clock as we do."""
         return self._sock.family == socket.AF_UNIX
+
+    def hung_up(self) -> bool:
+        """Whether the peer has ended the connection, whatever it sent before and is unread. Does not wait."""
+        poll = select.poll()
+        try:
+            poll.register(self, select.POLLRDHUP)
+        except ValueError:  # closed on our side
+            return True
+        return bool(poll.poll(0))
 
     def set_timeouts(self, seconds: float) -> None:
         """Bound each read and write, with `TimeoutError` past `seconds`.

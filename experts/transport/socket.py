@@ -4,9 +4,9 @@ A shard has a channel for each lane. It reads each on a thread of its own, so a 
 stamped when it arrives: its wait counts as queueing and not as transfer.
 """
 
-import select
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from experts.transport.base import Reply, Sent, ShardUnavailable
@@ -14,14 +14,17 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel
 from experts.transport.clock import HALF_MINUTE_NS, ShardClock
 from experts.transport.frame import FrameError, Kind
+from experts.transport.ready import ReadyShards
+
+# As many calls to a shard may be in flight.
+LANES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """The channels to one incarnation of a shard. Calls up to number `since` were sent on an earlier one."""
+    """The channels to one incarnation of a shard."""
 
     channels: tuple[Channel, ...]
-    since: int
 
     def channel(self, lane: int) -> Channel:
         """The lane's; lanes share channels where there are fewer of them. A channel's replies come in order."""
@@ -36,13 +39,21 @@ class SocketTransport:
     """Another thread hands new connections to `offer`; a broken one is dropped where it fails.
 
     An offered connection is taken up before the next call, by the calling thread. Calls in flight on the one that it
-    replaces fail. `half_ns`: see `ShardClock`.
+    replaces are lost.
+
+    Args:
+        half_ns: see `ShardClock`.
+        ready: makes what waits for the connections of a lane; a benchmark compares another one.
     """
 
-    def __init__(self, half_ns: int = HALF_MINUTE_NS) -> None:
+    def __init__(self, half_ns: int = HALF_MINUTE_NS, ready: Callable[[], ReadyShards] = ReadyShards) -> None:
         self._half_ns = half_ns
         self._connections: dict[int, _Connection] = {}
         self._offered: dict[int, tuple[Channel, ...]] = {}
+        self._ready = [ready() for _ in range(LANES)]
+        # Calls in flight by shard and lane, and those whose connection has gone: they fail with no look at the others.
+        self._outstanding: set[tuple[int, int]] = set()
+        self._lost: set[tuple[int, int]] = set()
         self._clocks: dict[int, tuple[int, ShardClock]] = {}
         self._lock = threading.Lock()
         self._sequence = 0
@@ -74,7 +85,7 @@ class SocketTransport:
         """See `Transport.send`."""
         connection = self._take_up(shard)
         if connection is None:
-            raise ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
+            raise _not_connected(shard)
         channel = connection.channel(lane)
         self._sequence += 1
         before, parts, now = channel.sent_bytes, pack_call(call), time.monotonic_ns()
@@ -82,49 +93,67 @@ class SocketTransport:
             channel.send(Kind.EXPERTS, self._sequence, parts)
         except OSError as error:
             raise self._drop(shard, error) from error
+        self._outstanding.add((shard, lane))
+        self._lost.discard((shard, lane))  # else of a step that ended before it asked
         return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before, lane)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
+    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
-        waiting = {}
-        for one in sent:
-            connection = self._connections.get(one.shard)
-            if connection is None or one.sequence <= connection.since:
-                return ShardUnavailable(one.shard, "eof", f"shard {one.shard}: the connection of the call has ended")
-            channel = connection.channel(one.lane)
-            waiting[channel.fileno()] = (one, channel)
-        ready = self._poll(list(waiting), deadline_s)
+        result = self._next_of(sent, deadline_s)
+        call = result.shard, sent[result.shard].lane
+        self._outstanding.discard(call)
+        self._lost.discard(call)
+        return result
+
+    def _next_of(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
+        for shard, lane in tuple(self._lost):  # a copy: `close` may add to it
+            if shard in sent and sent[shard].lane == lane:
+                return _not_connected(shard)
+        first = next(iter(sent.values()))
+        ready = self._ready[first.lane % LANES].next_of(sent, deadline_s)
+        shard = first.shard if ready is None else ready
+        connection = self._connections.get(shard)
+        if connection is None:  # `close` was called while this thread waited
+            return _not_connected(shard)
         if ready is None:
-            return self._drop(sent[0].shard, TimeoutError("no reply in time"))
-        one, channel = waiting[ready]
+            return self._drop(shard, TimeoutError("no reply in time"))
         try:
-            return self._read(one, channel)
+            return self._read(sent[shard], connection.channel(first.lane))
         except (OSError, ValueError) as error:
-            return self._drop(one.shard, error)
+            return self._drop(shard, error)
 
     def close(self) -> None:
         """Close all connections."""
-        connections = [*self._connections.values(), *(_Connection(offered, 0) for offered in self._offered.values())]
-        self._connections, self._offered = {}, {}
-        for connection in connections:
-            connection.close()
+        offered, self._offered = self._offered, {}
+        for shard in list(self._connections):
+            self._forget(shard)
+        for channels in offered.values():
+            _Connection(channels).close()
 
     def _take_up(self, shard: int) -> _Connection | None:
         if shard in self._offered:
             with self._lock:
-                old, offered = self._connections.get(shard), self._offered[shard]
-                self._connections[shard] = _Connection(offered, self._sequence)
+                old, new = self._connections.get(shard), _Connection(self._offered[shard])
+                self._connections[shard] = new
                 del self._offered[shard]  # last, so that no other thread sees the shard without a connection
+            for lane, ready in enumerate(self._ready):
+                ready.add(shard, new.channel(lane).fileno())
             if old is not None:
+                self._lose(shard)
                 old.close()
         return self._connections.get(shard)
 
-    def _poll(self, descriptors: list[int], deadline_s: float) -> int | None:
-        poll = select.poll()
-        for descriptor in descriptors:
-            poll.register(descriptor, select.POLLIN)
-        events = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
-        return events[0][0] if events else None
+    def _lose(self, shard: int) -> None:
+        """Fail what is in flight: its connection has gone."""
+        self._lost.update(call for call in tuple(self._outstanding) if call[0] == shard)
+
+    def _forget(self, shard: int) -> None:
+        connection = self._connections.pop(shard, None)
+        for ready in self._ready:
+            ready.remove(shard)
+        self._lose(shard)
+        if connection is not None:
+            connection.close()
 
     def _read(self, call: Sent, channel: Channel) -> Reply:
         before = channel.received_bytes
@@ -151,9 +180,12 @@ class SocketTransport:
 
     def _drop(self, shard: int, error: Exception) -> ShardUnavailable:
         # Closed even after a timeout: a late reply would arrive where the reply to the next call is expected.
-        if (connection := self._connections.pop(shard, None)) is not None:
-            connection.close()
+        self._forget(shard)
         return ShardUnavailable(shard, _reason(error), f"shard {shard}: {error}")
+
+
+def _not_connected(shard: int) -> ShardUnavailable:
+    return ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
 
 
 def _reason(error: Exception) -> str:

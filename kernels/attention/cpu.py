@@ -1,7 +1,8 @@
 """Attention of single rows on a CPU: few calls for all rows of a layer, not one for each.
 
-Keys and values of rows of like lengths are copied into one buffer that stays in the cache, and attended to by one call.
-A long context is read in place by a call of its own: there the call costs little beside the reading.
+Keys and values of rows of like lengths are copied into one buffer that stays in the CPU's cache, and attended to by one
+call. A long context is read in place by a call of its own: there the call costs little beside the reading. Thresholds:
+`python -m tests.benchmarks.bench_attention`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ from kernels.attention.fused import fused_attention
 from kernels.attention.paged import LayerCache, PaddedRows, PagedRows, read
 from kernels.formats.buffers import BUFFERS
 
-# Copied at a time: what fits into a core's own cache beside the rest.
-_GROUP_BYTES = 1 << 20
-# A row with more than this is read in place.
-_ALONE_BYTES = 1 << 20
+# Copied at a time, unless one row takes more. Twice as much gains nothing, a quarter of it costs up to 30%.
+_GROUP_BYTES = 2 << 20
+# Keys and values of a longer context are not copied. Below it copying wins from 400 tokens on even for a single row: a
+# head's keys lie apart in the cache, and torch's kernel reads them slowly there (measured where they are in DRAM).
+_COPIED_BYTES = 8 << 20
+# Latents of a token are together: to copy them pays for short contexts only, where a call costs more than the copy.
+_COPIED_LATENT_BYTES = 128 << 10
 
 
 def paged_attention(
     q_BHC: Tensor, cache: LayerCache, rows: PagedRows, scale: float, sinks_H: Tensor | None = None
 ) -> Tensor:
     """As `reference.paged_attention`. A row's result does not depend on the rows beside it."""
-    token_bytes = cache.token_bytes
-    plan = rows.plan(_GROUP_BYTES // token_bytes, _ALONE_BYTES // token_bytes, q_BHC.dtype)
+    copied = _COPIED_LATENT_BYTES if cache.values_SJV is None else _COPIED_BYTES
+    plan = rows.plan(_GROUP_BYTES // cache.token_bytes, copied // cache.token_bytes, q_BHC.dtype)
+    if len(plan.padded) == 1 and not plan.alone:
+        return _padded(q_BHC, cache, plan.padded[0], scale, sinks_H)
     q_BHC = q_BHC if plan.order_B is None else q_BHC.index_select(0, plan.order_B)
     out_BHV = q_BHC.new_empty(*q_BHC.shape[:2], cache.value_size)
     for group in plan.padded:

@@ -40,6 +40,9 @@ class SamplingFields(TypedDict, total=False):
     stop_token_ids: Sequence[int]
     ignore_eos: bool
     logprobs: int
+    min_tokens: int
+    logit_bias: Mapping[int, float]
+    prompt_logprobs: int
 
 
 class Client:
@@ -68,6 +71,8 @@ class Client:
         request_id: str = "",
         return_routing: bool = False,
         return_scores: bool = False,
+        priority: int = 0,
+        cache_salt: str = "",
         timeout: float | None = None,
         **sampling: Unpack[SamplingFields],
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
@@ -83,6 +88,8 @@ class Client:
             sampling=inference_pb2.Sampling(**sampling),
             return_routing=return_routing,
             return_scores=return_scores,
+            priority=priority,
+            cache_salt=cache_salt,
         )
         set_input(request, prompt, tokens, messages)
         call = self._inference.Generate(request, timeout=timeout, metadata=self._metadata)

@@ -16,21 +16,17 @@ from experts.shard.shard import load_shard
 from experts.transport.base import Transport
 from kernels import select
 from router_service.config import EngineConfig, Overlap
-from router_service.engine.cache_size import sized_groups
+from router_service.engine.cache_size import resolved_limits, sized_groups
 from router_service.engine.engine import Engine
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.scheduling.block_manager import BlockManager
-from router_service.engine.scheduling.limits import SchedulerLimits
 from router_service.engine.scheduling.prefill_budget import PrefillBudget
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.models.backbone import Backbone
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
-from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 
-# Prompts are read in chunks of at most so many tokens: larger ones compute no faster, and take memory.
-AUTO_CHUNK_TOKENS = 2048
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
 
@@ -57,7 +53,7 @@ def build_engine(
         keep_packed=keep_packed,
         progress=progress,
     )
-    bounds = limits(spec, config)
+    bounds = resolved_limits(spec, config)
     groups = sized_groups(spec, config, bounds, dtype, free_bytes(device))
     cache = KVCache.empty(spec, [group.blocks * config.block_size for group in groups], dtype, device)
     backbone = Backbone(spec, weights, cache, ops)
@@ -108,12 +104,6 @@ def local_shards(
         for index, held in enumerate(placement.shards)
     }
     return LocalTransport(shards)
-
-
-def limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
-    """Resolve the token budget: a large chunk of a prompt beside a full batch."""
-    budget = config.token_budget or min(spec.context, AUTO_CHUNK_TOKENS) + config.max_sequences
-    return SchedulerLimits(budget, config.max_sequences, config.max_waiting, spec.context)
 
 
 def free_bytes(device: torch.device) -> int:

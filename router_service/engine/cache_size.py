@@ -1,4 +1,4 @@
-"""How many blocks each group of the KV cache has."""
+"""How many tokens a router holds: those of a step, and those of each group of the KV cache."""
 
 import torch
 
@@ -7,6 +7,21 @@ from router_service.engine.scheduling.block_manager import GroupSize
 from router_service.engine.scheduling.limits import SchedulerLimits
 from router_service.models.cache_groups import CacheGroup, cache_groups
 from router_service.models.spec import ModelSpec
+
+# Prompts are read in chunks of at most so many tokens: larger ones compute no faster, and take memory.
+AUTO_CHUNK_TOKENS = 2048
+
+
+def resolved_limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
+    """Resolve the token budget: a large chunk of a prompt beside a full batch."""
+    budget = config.token_budget or min(spec.context, AUTO_CHUNK_TOKENS) + config.max_sequences
+    return SchedulerLimits(
+        token_budget=budget,
+        max_sequences=config.max_sequences,
+        max_waiting=config.max_waiting,
+        context=spec.context,
+        max_waiting_tokens=config.max_waiting_tokens,
+    )
 
 
 def sized_groups(
@@ -17,21 +32,36 @@ def sized_groups(
     Raises:
         ValueError: not even one block fits into the memory.
     """
-    groups, size = cache_groups(spec), config.block_size
-    if config.kv_cache_tokens:
-        return _sizes(groups, -(-config.kv_cache_tokens // size), size, limits)
-    room = int(free_bytes * config.kv_memory_fraction)
-    if (blocks := _most_blocks(groups, room // dtype.itemsize, size, limits)) < 1:
+    tokens = config.kv_cache_tokens or most_tokens(
+        spec, config.block_size, limits, int(free_bytes * config.kv_memory_fraction) // dtype.itemsize
+    )
+    if tokens < 1:
         raise ValueError(
             f"router.kv_memory_fraction {config.kv_memory_fraction} of {free_bytes} free bytes holds no KV block"
         )
-    return _sizes(groups, blocks, size, limits)
+    return _sizes(cache_groups(spec), -(-tokens // config.block_size), config.block_size, limits)
 
 
-def cache_elements(groups: tuple[CacheGroup, ...], blocks: int, block_size: int, limits: SchedulerLimits) -> int:
-    """Elements of a cache whose groups with the whole context have `blocks` blocks."""
-    sizes = _sizes(groups, blocks, block_size, limits)
+def cache_elements(spec: ModelSpec, block_size: int, limits: SchedulerLimits, tokens: int) -> int:
+    """Elements of a cache whose groups with the whole context hold `tokens` tokens."""
+    groups = cache_groups(spec)
+    sizes = _sizes(groups, -(-tokens // block_size), block_size, limits)
     return sum(size.blocks * block_size * group.elements_per_token for size, group in zip(sizes, groups, strict=True))
+
+
+def most_tokens(spec: ModelSpec, block_size: int, limits: SchedulerLimits, elements: int) -> int:
+    """The most tokens, in whole blocks, that the groups with the whole context hold in a cache of `elements`.
+
+    No more than all sequences can fill.
+    """
+    low, high = 0, max(_needed(group, block_size, limits) for group in cache_groups(spec))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if cache_elements(spec, block_size, limits, middle * block_size) <= elements:
+            low = middle
+        else:
+            high = middle - 1
+    return low * block_size
 
 
 def _sizes(
@@ -46,15 +76,3 @@ def _needed(group: CacheGroup, block_size: int, limits: SchedulerLimits) -> int:
     if group.remembers is None or group.remembers >= limits.context:
         return limits.max_sequences * -(-limits.context // block_size)
     return limits.max_sequences * (-(-group.remembers // block_size) + 2) + -(-limits.token_budget // block_size)
-
-
-def _most_blocks(groups: tuple[CacheGroup, ...], elements: int, block_size: int, limits: SchedulerLimits) -> int:
-    """The largest number of blocks, of the groups with the whole context, whose cache has at most `elements`."""
-    low, high = 0, max(_needed(group, block_size, limits) for group in groups)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cache_elements(groups, middle, block_size, limits) <= elements:
-            low = middle
-        else:
-            high = middle - 1
-    return low

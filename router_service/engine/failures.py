@@ -1,7 +1,8 @@
 """The last events of requests that fail."""
 
 from router_service.engine.request import Event, Request
-from router_service.engine.scheduling.limits import NeverFitsError, QueueFullError
+from router_service.engine.scheduling.limits import NeverFitsError
+from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.protocol.messages import StreamFailure
 
 # A stalled request fails this long before its deadline, so that the caller still receives the reason.

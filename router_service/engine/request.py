@@ -3,6 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.scheduling.sequence import Sequence
 from router_service.protocol.messages import (
     LayerRouting,
@@ -15,6 +16,8 @@ from router_service.protocol.messages import (
 
 # The Front number of the router's own requests (`SelfTest`); real Fronts are numbered from 1.
 OURSELVES = 0
+# Prompt log-probabilities in an event, which is a message of its own: with 20 best tokens each about 0.4 MB.
+SCORES_OF_EVENT = 512
 
 
 @dataclass(slots=True)
@@ -29,8 +32,10 @@ class SummaryBudget:
 class Request:
     """One stream of one Front: all that a router knows of it. Times are seconds of the monotonic clock, 0 if not yet.
 
-    The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and shares the
-    list `tokens`. `ended` is set once the last event is made; `summaries` is None unless the request is traced.
+    The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and `row` the
+    sampler's; both share the list `tokens`. `priority`, `caller` and `cache_salt` are as in `Submit`. `ended` is set
+    once the last event is made; `summaries` is None unless the request is traced. `scored` counts the prompt tokens
+    whose log-probabilities were computed, `routed` the positions whose routing was traced.
     """
 
     key: int
@@ -48,33 +53,66 @@ class Request:
     stalled_since: float = 0.0
     stalled_by: str = ""
     return_scores: bool = False
+    priority: int = 0
+    caller: str = ""
+    cache_salt: bytes = b""
     routing: list[list[LayerRouting]] = field(default_factory=list)
     summaries: SummaryBudget | None = None
-    cache_salt: bytes = b""
     ended: bool = False
+    scored: int = 0
+    routed: int = 0
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     sequence: Sequence = field(init=False)
+    row: SampleRow = field(init=False)
 
     def __post_init__(self) -> None:
+        self.row = SampleRow(self.params, self.tokens, self.prompt_length)
         max_length = self.prompt_length + self.params.max_tokens
-        # A position that is found in the cache has no routing, so nothing of it is found before its routing is known.
-        reusable = 0 if self.return_routing else None
         self.sequence = Sequence(
-            key=self.key, tokens=self.tokens, max_length=max_length, salt=self.cache_salt, reusable=reusable
+            key=self.key,
+            tokens=self.tokens,
+            max_length=max_length,
+            salt=self.cache_salt,
+            caller=self.caller,
+            priority=self.priority,
         )
-
-    @property
-    def routed(self) -> int:
-        """How many positions' routing has been traced, for a request that wants it."""
-        return self.sequence.reusable or 0
-
-    @routed.setter
-    def routed(self, positions: int) -> None:
-        self.sequence.reusable = positions
+        self._limit_reuse()
 
     @property
     def generated(self) -> int:
         """Tokens drawn so far, by this router or one before it."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether prompt tokens are still to be scored, which takes the logits of the positions before them."""
+        return self.params.prompt_logprobs is not None and self.scored < self.prompt_length
+
+    def add_scores(self, scores: list[TokenLogprobs]) -> None:
+        """Keep the log-probabilities of the next tokens of the prompt until `prompt_events`."""
+        self.prompt_logprobs += scores
+        self.scored += len(scores)
+        self._limit_reuse()
+
+    def add_routing(self, positions: list[list[LayerRouting]]) -> None:
+        """Keep the routing of the next positions until the next event."""
+        self.routing += positions
+        self.routed += len(positions)
+        self._limit_reuse()
+
+    def _limit_reuse(self) -> None:
+        """What is found in the cache is not computed: it has neither routing nor logits to be returned."""
+        wanted = [self.routed] if self.return_routing else []
+        wanted += [max(0, self.scored - 1)] if self.needs_all_logits else []
+        self.sequence.reusable = min(wanted, default=None)
+
+    def prompt_events(self) -> "list[Event]":
+        """Return events, without tokens, of the prompt's log-probabilities since the last call; mostly none."""
+        if not self.prompt_logprobs:
+            return []
+        scores, self.prompt_logprobs = self.prompt_logprobs, []
+        parts = (scores[start : start + SCORES_OF_EVENT] for start in range(0, len(scores), SCORES_OF_EVENT))
+        return [Event(self.key, self.front, self.stream, token=None, prompt_logprobs=part) for part in parts]
 
     def finish_after(self, token: int, eos_token_ids: Container[int]) -> str | None:
         """Why the request ends with `token`, the last of its tokens ("stop" or "length"); None if it goes on."""
@@ -114,7 +152,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A stream's share of a step, not yet packed; the last one has `finish` or `failure`."""
+    """A stream's share of a step, not yet packed; the last one has `finish` or `failure`.
+
+    One with `prompt_logprobs` has nothing else.
+    """
 
     key: int
     front: int
@@ -126,3 +167,4 @@ class Event:
     failure: StreamFailure | None = None
     timings: Timings | None = None
     summary: StepSummary | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None

@@ -2,7 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Times, check_settings, setting
 
@@ -42,6 +42,9 @@ class FrontConfig:
         tls_client_ca: authority that must have issued the client certificates (mutual TLS); reloaded when it changes
         tokens_file: callers must send a token of this file (`expertmesh token` creates them); reloaded when it changes.
             The metrics page never asks for a token: it has counts and no prompts
+        cache_scope: between whose requests the work on a common beginning of prompts is shared. `caller`: only between
+            those of one token, without tokens of one connection, so that nobody learns from an answer's time what
+            others have sent. `server`: between all. `auto`: `caller` if tokens_file is set, else `server`
         allow_unauthenticated: allow addresses other than loopback without a tokens file: everyone who can reach the
             port may then use everything
     """
@@ -69,11 +72,17 @@ class FrontConfig:
     tls_key: Annotated[str, setting(description="a PEM file")] = ""
     tls_client_ca: Annotated[str, setting(description="a PEM file")] = ""
     tokens_file: FilePath = ""
+    cache_scope: Literal["auto", "caller", "server"] = "auto"
     allow_unauthenticated: bool = False
 
     def __post_init__(self) -> None:
         check_settings("front", self)
         self._check_security()
+
+    @property
+    def cache_by_caller(self) -> bool:
+        """Whether callers share no cached prefixes; see `cache_scope`."""
+        return self.cache_scope == "caller" or (self.cache_scope == "auto" and bool(self.tokens_file))
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

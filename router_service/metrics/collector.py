@@ -48,6 +48,7 @@ class Statistics:
             phase_seconds_SP=seconds_SP,
         )
         self.bytes_SD = np.zeros((shards, 2), dtype=np.int64)
+        self.compute_ns_S = np.zeros(shards, dtype=np.int64)
         self.exposed_seconds = 0.0
         self.straggler_seconds = 0.0
         self.stage_seconds = dict.fromkeys(STAGES, 0.0)
@@ -115,6 +116,7 @@ class Statistics:
             (cumulative.assignments_S, calls.assignments_N),
             (self.bytes_SD[:, 0], calls.dispatch_bytes_N),
             (self.bytes_SD[:, 1], calls.combine_bytes_N),
+            (self.compute_ns_S, calls.own_compute_N),
         ):
             # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
             counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)

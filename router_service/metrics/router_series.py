@@ -46,6 +46,7 @@ class Gauges:
     connections: tuple[ConnectionGauges, ...]
     thread_failures: Mapping[str, int] = field(default_factory=dict)
     observer_failures: Mapping[str, int] = field(default_factory=dict)
+    nonfinite_logits: int = 0
 
 
 def router_series(
@@ -95,6 +96,8 @@ def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, c
     builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.cumulative.rows_S))
     pairs = by_shard(stats.cumulative.assignments_S)
     builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
+    text = "Expert compute of this router's rows: its share where calls of several routers were computed together"
+    builder.add("expert_compute_seconds", "counter", text, by_shard(stats.compute_ns_S / 1e9))
     text = "Time the engine waited for experts with nothing else to do"
     builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
     text = "Over layer calls: slowest shard's answer minus the mean"
@@ -177,6 +180,8 @@ def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
     observers = [({"observer": name}, count) for name, count in gauges.observer_failures.items()]
     text = "Exceptions in observers: a statistic or a log line is missing, requests are not affected"
     builder.add("observer_failures", "counter", text, observers)
+    text = "Requests that ended because the model's logits were not finite"
+    builder.one("nonfinite_logits", "counter", text, gauges.nonfinite_logits)
 
 
 def _memory(builder: SeriesBuilder, gauges: Gauges) -> None:

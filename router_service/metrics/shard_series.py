@@ -17,6 +17,10 @@ def shard_series(statuses: dict[int, dict[str, Any]], labels: dict[str, str]) ->
         "(token, expert) pairs that a shard computed",
         [(n, s["assignments"]) for n, s in numbers],
     )
+    text = "Expert computations, each of one call or of several routers' calls together"
+    builder.add("shard_computations", "counter", text, [(n, s["computations"]) for n, s in numbers])
+    text = "Calls that were computed together with others"
+    builder.add("shard_merged_calls", "counter", text, [(n, s["merged_calls"]) for n, s in numbers])
     held = [(n | {"kind": "expert"}, s["weights_bytes"]) for n, s in numbers]
     builder.add("weights_bytes", "gauge", "Bytes of weights held", held)
     text = "Seconds it took to load the weights"

@@ -1,7 +1,7 @@
 """A model without its routed experts: embedding, attention over the paged cache, dense and shared layers, the head.
 
-Shapes: T tokens of the step, D hidden, E experts, L rows whose logits are wanted, V vocabulary. Rounding follows
-transformers: norms in float32, rope in the family's dtype.
+Shapes: T tokens of the step, R rows of them, L rows whose logits are wanted, D hidden, E experts, V vocabulary.
+Rounding follows transformers: norms in float32, rope in the family's dtype.
 """
 
 from collections.abc import Mapping
@@ -77,11 +77,15 @@ class Backbone:
         """The first projection of the first layer's attention, as a sample of a step's computation."""
         return self._attentions[0].first_product(h_TD)
 
-    def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
+    def logits(self, x_TD: Tensor, rows_L: Tensor) -> Tensor:
         """Return logits_LV, float32, of the rows whose logits are wanted; there may be none."""
-        if not len(batch.logit_rows_L):
+        if not len(rows_L):
             return x_TD.new_empty(0, self.spec.vocabulary).float()
-        return self._w.apply(self._head, self._normed("norm", x_TD[batch.logit_rows_L])).float()
+        return self.head(x_TD[rows_L])
+
+    def head(self, x_RD: Tensor) -> Tensor:
+        """Return logits_RV, float32, of hidden states behind the last layer."""
+        return self._w.apply(self._head, self._normed("norm", x_RD)).float()
 
     def _normed(self, name: str, x_TD: Tensor) -> Tensor:
         return rms_norm(x_TD, self._w.tensor(name), self.spec.norm_eps, self.spec.norms_round_last)

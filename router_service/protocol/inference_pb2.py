@@ -24,47 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'router_service/protocol/inference.proto\x12\rexpertmesh.v1\"\xea\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.expertmesh.v1.TokenIdsH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.expertmesh.v1.ChatH\x00\x12)\n\x08sampling\x18\x05 \x01(\x0b\x32\x17.expertmesh.v1.Sampling\x12\x16\n\x0ereturn_routing\x18\x06 \x01(\x08\x12\x15\n\rreturn_scores\x18\x07 \x01(\x08\x42\x07\n\x05input\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"0\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.expertmesh.v1.Message\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xd2\x03\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x12\x15\n\x08logprobs\x18\r \x01(\rH\t\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x08\n\x06_top_kB\x07\n\x05_seedB\x0b\n\t_logprobs\"\xfd\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12-\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1b.expertmesh.v1.TokenLogprob\x12,\n\x07routing\x18\x05 \x03(\x0b\x32\x1b.expertmesh.v1.TokenRouting\x12\x32\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x1b.expertmesh.v1.FinishReason\x12#\n\x05usage\x18\x07 \x01(\x0b\x32\x14.expertmesh.v1.Usage\"v\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03raw\x18\x03 \x01(\x0c\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\x12(\n\x03top\x18\x05 \x03(\x0b\x32\x1b.expertmesh.v1.TokenLogprob\";\n\x0cTokenRouting\x12+\n\x06layers\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.LayerRouting\"w\n\x0cLayerRouting\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x03(\r\x12\x0f\n\x07weights\x18\x03 \x03(\x02\x12\x0e\n\x06shards\x18\x04 \x03(\r\x12\x16\n\x0escored_experts\x18\x05 \x03(\r\x12\x0e\n\x06scores\x18\x06 \x03(\x02\"\x9e\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x06 \x01(\x01\"\x89\x01\n\x0fTokenizeRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x13.expertmesh.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x15\n\x13_add_special_tokens\"\x1f\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\"Z\n\x11\x44\x65tokenizeRequest\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x11\n\x0fGetModelRequest\"\xaa\x02\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\r\x12\x14\n\x0cprompt_limit\x18\x04 \x01(\r\x12\x12\n\nvocabulary\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06layers\x18\x08 \x01(\r\x12\x12\n\nmoe_layers\x18\t \x01(\r\x12\x0f\n\x07\x65xperts\x18\n \x01(\r\x12\x19\n\x11\x65xperts_per_token\x18\x0b \x01(\r\x12\x18\n\x10total_parameters\x18\x0c \x01(\x04\x12\x19\n\x11\x61\x63tive_parameters\x18\r \x01(\x04\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08*R\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x12\r\n\tCANCELLED\x10\x03\x32\xc0\x02\n\tInference\x12M\n\x08Generate\x12\x1e.expertmesh.v1.GenerateRequest\x1a\x1f.expertmesh.v1.GenerateResponse0\x01\x12K\n\x08Tokenize\x12\x1e.expertmesh.v1.TokenizeRequest\x1a\x1f.expertmesh.v1.TokenizeResponse\x12Q\n\nDetokenize\x12 .expertmesh.v1.DetokenizeRequest\x1a!.expertmesh.v1.DetokenizeResponse\x12\x44\n\x08GetModel\x12\x1e.expertmesh.v1.GetModelRequest\x1a\x18.expertmesh.v1.ModelInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'router_service/protocol/inference.proto\x12\rexpertmesh.v1\"\x90\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.expertmesh.v1.TokenIdsH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.expertmesh.v1.ChatH\x00\x12)\n\x08sampling\x18\x05 \x01(\x0b\x32\x17.expertmesh.v1.Sampling\x12\x16\n\x0ereturn_routing\x18\x06 \x01(\x08\x12\x15\n\rreturn_scores\x18\x07 \x01(\x08\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x12\n\ncache_salt\x18\t \x01(\tB\x07\n\x05input\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"0\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.expertmesh.v1.Message\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x86\x05\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x12\x15\n\x08logprobs\x18\r \x01(\rH\t\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x0e \x01(\r\x12:\n\nlogit_bias\x18\x0f \x03(\x0b\x32&.expertmesh.v1.Sampling.LogitBiasEntry\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\n\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x08\n\x06_top_kB\x07\n\x05_seedB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\xb3\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12-\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1b.expertmesh.v1.TokenLogprob\x12,\n\x07routing\x18\x05 \x03(\x0b\x32\x1b.expertmesh.v1.TokenRouting\x12\x32\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x1b.expertmesh.v1.FinishReason\x12#\n\x05usage\x18\x07 \x01(\x0b\x32\x14.expertmesh.v1.Usage\x12\x34\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32\x1b.expertmesh.v1.TokenLogprob\"v\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03raw\x18\x03 \x01(\x0c\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\x12(\n\x03top\x18\x05 \x03(\x0b\x32\x1b.expertmesh.v1.TokenLogprob\";\n\x0cTokenRouting\x12+\n\x06layers\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.LayerRouting\"w\n\x0cLayerRouting\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x03(\r\x12\x0f\n\x07weights\x18\x03 \x03(\x02\x12\x0e\n\x06shards\x18\x04 \x03(\r\x12\x16\n\x0escored_experts\x18\x05 \x03(\r\x12\x0e\n\x06scores\x18\x06 \x03(\x02\"\x9e\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x06 \x01(\x01\"\x89\x01\n\x0fTokenizeRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x13.expertmesh.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x15\n\x13_add_special_tokens\"\x1f\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\"Z\n\x11\x44\x65tokenizeRequest\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x11\n\x0fGetModelRequest\"\xaa\x02\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\r\x12\x14\n\x0cprompt_limit\x18\x04 \x01(\r\x12\x12\n\nvocabulary\x18\x05 \x01(\r\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0e\n\x06layers\x18\x08 \x01(\r\x12\x12\n\nmoe_layers\x18\t \x01(\r\x12\x0f\n\x07\x65xperts\x18\n \x01(\r\x12\x19\n\x11\x65xperts_per_token\x18\x0b \x01(\r\x12\x18\n\x10total_parameters\x18\x0c \x01(\x04\x12\x19\n\x11\x61\x63tive_parameters\x18\r \x01(\x04\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08*R\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x12\r\n\tCANCELLED\x10\x03\x32\xc0\x02\n\tInference\x12M\n\x08Generate\x12\x1e.expertmesh.v1.GenerateRequest\x1a\x1f.expertmesh.v1.GenerateResponse0\x01\x12K\n\x08Tokenize\x12\x1e.expertmesh.v1.TokenizeRequest\x1a\x1f.expertmesh.v1.TokenizeResponse\x12Q\n\nDetokenize\x12 .expertmesh.v1.DetokenizeRequest\x1a!.expertmesh.v1.DetokenizeResponse\x12\x44\n\x08GetModel\x12\x1e.expertmesh.v1.GetModelRequest\x1a\x18.expertmesh.v1.ModelInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router_service.protocol.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2221
-  _globals['_FINISHREASON']._serialized_end=2303
+  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=2493
+  _globals['_FINISHREASON']._serialized_end=2575
   _globals['_GENERATEREQUEST']._serialized_start=59
-  _globals['_GENERATEREQUEST']._serialized_end=293
-  _globals['_TOKENIDS']._serialized_start=295
-  _globals['_TOKENIDS']._serialized_end=318
-  _globals['_CHAT']._serialized_start=320
-  _globals['_CHAT']._serialized_end=368
-  _globals['_MESSAGE']._serialized_start=370
-  _globals['_MESSAGE']._serialized_end=410
-  _globals['_SAMPLING']._serialized_start=413
-  _globals['_SAMPLING']._serialized_end=879
-  _globals['_GENERATERESPONSE']._serialized_start=882
-  _globals['_GENERATERESPONSE']._serialized_end=1135
-  _globals['_TOKENLOGPROB']._serialized_start=1137
-  _globals['_TOKENLOGPROB']._serialized_end=1255
-  _globals['_TOKENROUTING']._serialized_start=1257
-  _globals['_TOKENROUTING']._serialized_end=1316
-  _globals['_LAYERROUTING']._serialized_start=1318
-  _globals['_LAYERROUTING']._serialized_end=1437
-  _globals['_USAGE']._serialized_start=1440
-  _globals['_USAGE']._serialized_end=1598
-  _globals['_TOKENIZEREQUEST']._serialized_start=1601
-  _globals['_TOKENIZEREQUEST']._serialized_end=1738
-  _globals['_TOKENIZERESPONSE']._serialized_start=1740
-  _globals['_TOKENIZERESPONSE']._serialized_end=1771
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1773
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1863
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1865
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1899
-  _globals['_GETMODELREQUEST']._serialized_start=1901
-  _globals['_GETMODELREQUEST']._serialized_end=1918
-  _globals['_MODELINFO']._serialized_start=1921
-  _globals['_MODELINFO']._serialized_end=2219
-  _globals['_INFERENCE']._serialized_start=2306
-  _globals['_INFERENCE']._serialized_end=2626
+  _globals['_GENERATEREQUEST']._serialized_end=331
+  _globals['_TOKENIDS']._serialized_start=333
+  _globals['_TOKENIDS']._serialized_end=356
+  _globals['_CHAT']._serialized_start=358
+  _globals['_CHAT']._serialized_end=406
+  _globals['_MESSAGE']._serialized_start=408
+  _globals['_MESSAGE']._serialized_end=448
+  _globals['_SAMPLING']._serialized_start=451
+  _globals['_SAMPLING']._serialized_end=1097
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=880
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=928
+  _globals['_GENERATERESPONSE']._serialized_start=1100
+  _globals['_GENERATERESPONSE']._serialized_end=1407
+  _globals['_TOKENLOGPROB']._serialized_start=1409
+  _globals['_TOKENLOGPROB']._serialized_end=1527
+  _globals['_TOKENROUTING']._serialized_start=1529
+  _globals['_TOKENROUTING']._serialized_end=1588
+  _globals['_LAYERROUTING']._serialized_start=1590
+  _globals['_LAYERROUTING']._serialized_end=1709
+  _globals['_USAGE']._serialized_start=1712
+  _globals['_USAGE']._serialized_end=1870
+  _globals['_TOKENIZEREQUEST']._serialized_start=1873
+  _globals['_TOKENIZEREQUEST']._serialized_end=2010
+  _globals['_TOKENIZERESPONSE']._serialized_start=2012
+  _globals['_TOKENIZERESPONSE']._serialized_end=2043
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2045
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2135
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2137
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2171
+  _globals['_GETMODELREQUEST']._serialized_start=2173
+  _globals['_GETMODELREQUEST']._serialized_end=2190
+  _globals['_MODELINFO']._serialized_start=2193
+  _globals['_MODELINFO']._serialized_end=2491
+  _globals['_INFERENCE']._serialized_start=2578
+  _globals['_INFERENCE']._serialized_end=2898
 # @@protoc_insertion_point(module_scope)

@@ -12,7 +12,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """How to draw tokens, with all defaults filled in.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `logprobs` None returns none, n returns the
-    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`.
+    chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`; none
+    of them is drawn before `min_tokens` tokens. `logit_bias` is added to the logits of its tokens before the penalties.
+    `prompt_logprobs` n returns log-probabilities of the prompt's tokens, with the n best of each position.
     """
 
     max_tokens: int
@@ -27,6 +29,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    min_tokens: int = 0
+    logit_bias: dict[int, float] = {}
+    prompt_logprobs: int | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -35,6 +40,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     `generated` counts towards `sampling.max_tokens`, and its positions are routed and reported again like the prompt's.
     `deadline_seconds` is the time left when the frame is sent, None for no deadline. `traced` asks for a `StepSummary`
     about once a second. `return_scores` adds the gate's best scores to the routing that `return_routing` asks for.
+
+    A lower `priority` runs first; `caller` is whose share it is, a token's name or else a client's connection. Only
+    requests with the same `cache_salt` share cached prefixes.
     """
 
     stream: int
@@ -46,6 +54,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     return_routing: bool = False
     traced: bool = False
     return_scores: bool = False
+    priority: int = 0
+    caller: str = ""
+    cache_salt: bytes = b""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -61,15 +72,19 @@ class Watch(msgspec.Struct, frozen=True, tag="watch"):
 
 
 class RouterHello(msgspec.Struct, frozen=True, tag="hello"):
-    """A router's limits: `context` counts prompt and generated tokens together, `prompt_limit` the prompt alone."""
+    """A router's limits: `context` counts prompt and generated tokens together, `prompt_limit` the prompt alone.
+
+    `prefix_cache_tokens` is what its prefix cache holds at most; 0 if it has none.
+    """
 
     router: str
     context: int
     prompt_limit: int
+    prefix_cache_tokens: int = 0
 
 
 class Logprob(msgspec.Struct, frozen=True):
-    """Natural logarithm of a token's probability under the model, before penalties, temperature and filters."""
+    """Natural logarithm of a token's probability under the model, before bias, penalties, temperature and filters."""
 
     token_id: int
     logprob: float
@@ -128,8 +143,10 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
     `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
-    MoE layers; empty unless requested. `timings` come with the first output (a Front that ends the stream at a stop
-    string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
+    MoE layers; empty unless requested. `prompt_logprobs` has, if requested, an entry for each prompt token that was
+    scored since the last output; the prompt's first token has log-probability 0 and no best ones. `timings` come with
+    the first output that has a token (a Front that ends the stream at a stop string needs them) and with the last.
+    `summary` is of this step, for a traced stream about once a second.
     """
 
     stream: int
@@ -140,6 +157,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: StreamFailure | None = None
     timings: Timings | None = None
     summary: StepSummary | None = None
+    prompt_logprobs: list[TokenLogprobs] = []
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):

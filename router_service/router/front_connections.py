@@ -106,7 +106,8 @@ class FrontConnections:
         for event in events:
             by_front.setdefault(event.front, []).append(event)
         for front, share in by_front.items():
-            self._put(self._by_number.get(front), share)
+            for frame in _frames(share):
+                self._put(self._by_number.get(front), frame)
 
     def report(self, report: RouterReport) -> None:
         """Queue a report for every Front."""
@@ -182,6 +183,13 @@ class FrontConnections:
             connection.channel.send(Kind.MESSAGE, sequence, [encode(message)])
 
 
+def _frames(events: list[Event]) -> list[list[Event]]:
+    """One frame a step, but prompt log-probabilities, which can be megabytes, in frames of their own before it."""
+    scores = [[event] for event in events if event.prompt_logprobs]
+    rest = [event for event in events if not event.prompt_logprobs] if scores else events
+    return [*scores, rest] if rest else scores
+
+
 def _output(event: Event) -> StreamOutput:
     return StreamOutput(
         stream=event.stream,
@@ -192,4 +200,5 @@ def _output(event: Event) -> StreamOutput:
         failure=event.failure,
         timings=event.timings,
         summary=event.summary,
+        prompt_logprobs=event.prompt_logprobs or [],
     )

@@ -140,6 +140,7 @@ class Reporter:
             rejected=self._rejected(),
             thread_failures=self._threads.failures,
             observer_failures=dict(self._engine.guard.faults),
+            nonfinite_logits=self._engine.nonfinite_logits,
             connections=tuple(map(self._connection, count(), self._connector.connections)),
         )
 

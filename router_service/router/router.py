@@ -121,9 +121,15 @@ class Router:
         self.engine.pool.transport.close()
 
     def _accept_fronts(self, identity: RouterIdentity, experts: ExpertsConfig) -> FrontConnections:
-        longest = self.engine.scheduler.longest
+        scheduler = self.engine.scheduler
+        hello = RouterHello(
+            router=identity.replica,
+            context=scheduler.longest,
+            prompt_limit=scheduler.longest - 1,
+            prefix_cache_tokens=scheduler.blocks.cached_tokens,
+        )
         return FrontConnections(
-            hello=RouterHello(identity.replica, longest, longest - 1),
+            hello=hello,
             receive=self._receive,
             disconnected=self._front_disconnected,
             connected=self._report_due.set,

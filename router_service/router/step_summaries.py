@@ -38,11 +38,14 @@ class StepSummaries:
         record, self._record = self._record, None
         if record is None:
             return events
-        due = {event.key for event in events if self._is_due(event.key, now_ns)}
+        # The scores of a prompt come before its first token, in messages of their own.
+        steps = [event for event in events if event.prompt_logprobs is None]
+        due = {event.key for event in steps if self._is_due(event.key, now_ns)}
         if not due:
             return events
         summary = summary_of(record)
-        return [replace(event, summary=summary) if event.key in due else event for event in events]
+        scored = [event for event in events if event.prompt_logprobs is not None]
+        return scored + [replace(event, summary=summary) if event.key in due else event for event in steps]
 
     def _is_due(self, key: int, now_ns: int) -> bool:
         request = self._requests.get(key)

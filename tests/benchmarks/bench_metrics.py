@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -72,10 +72,10 @@ class AtOnce:
         """Keep the number of rows."""
         return Sent(shard, 0, len(call.x_RD), time.monotonic_ns(), 100)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Reply:  # noqa: ARG002
+    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply:  # noqa: ARG002
         """Zeros."""
-        now = time.monotonic_ns()
-        return Reply(sent[0].shard, Partial(torch.zeros(sent[0].rows, HIDDEN), Stamps(now, now, now)), now, 100)
+        now, call = time.monotonic_ns(), next(iter(sent.values()))
+        return Reply(call.shard, Partial(torch.zeros(call.rows, HIDDEN), Stamps(now, now, now)), now, 100)
 
     def close(self) -> None:
         """Nothing to hang up."""

@@ -42,6 +42,7 @@ GAUGES = Gauges(
     connections=CONNECTIONS,
     thread_failures={"engine": 0, "front writer": 1},
     observer_failures={"statistics": 2},
+    nonfinite_logits=5,
 )
 DEFAULTS = MetricsConfig()
 

@@ -49,6 +49,12 @@ class BlockManager:
         """Tokens that a sequence may have if it is alone."""
         return min(self._capacity(pool, view) for pool, view in zip(self.pools, self.views, strict=True))
 
+    @property
+    def cached_tokens(self) -> int:
+        """The most tokens that can be found in the cache: what the smallest group with the whole context holds."""
+        whole = [p.total for p, view in zip(self.pools, self.views, strict=True) if view.remembers is None]
+        return min(whole or [pool.total for pool in self.pools]) * self.block_size
+
     def peak(self, group: int, tokens: int) -> int:
         """Blocks of a group that a sequence of `tokens` tokens owns between two steps."""
         remembers = self.views[group].remembers
@@ -132,6 +138,13 @@ class BlockManager:
             for block in table:
                 if block != GIVEN_BACK:
                     pool.forget(block)
+
+    def unshared(self, tables: Seq[list[int]]) -> list[list[int]]:
+        """The blocks of tables that no other sequence owns."""
+        return [
+            [block for block in table if block != GIVEN_BACK and pool.owners(block) == 1]
+            for pool, table in zip(self.pools, tables, strict=True)
+        ]
 
     def release(self, sequence: Sequence) -> None:
         """Release all blocks of the sequence; the last ones are the first to be taken again."""

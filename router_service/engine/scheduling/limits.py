@@ -1,4 +1,4 @@
-"""The limits of a router, and the errors of requests that do not keep them."""
+"""The limits of a router, and the error of a request that can never be served."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ class NeverFitsError(ValueError):
     """A request that would not fit even if all others had ended."""
 
 
-class QueueFullError(RuntimeError):
-    """The queue of waiting requests is full."""
-
-
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """`token_budget` tokens per step, `max_sequences` running, `max_waiting` queued, `context` tokens per sequence."""
+    """`token_budget` tokens per step, `max_sequences` running, `max_waiting` queued, `context` tokens per sequence.
+
+    The queued ones hold at most `max_waiting_tokens` tokens; 0 does not bound them.
+    """
 
     token_budget: int
     max_sequences: int
     max_waiting: int
     context: int
+    max_waiting_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.token_budget < self.max_sequences:

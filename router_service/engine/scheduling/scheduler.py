@@ -7,13 +7,15 @@ tokens are computed again (vLLM, Kwon et al. 2023, section 4.5). The oldest is n
 that every step completes something. Plain data: no tensors, no clock.
 """
 
-from collections import deque
+from collections.abc import Iterable
 
 from router_service.engine.scheduling.block_manager import BlockManager
-from router_service.engine.scheduling.limits import NeverFitsError, QueueFullError, SchedulerLimits
+from router_service.engine.scheduling.limits import NeverFitsError, SchedulerLimits
 from router_service.engine.scheduling.prefill_budget import PrefillBudget
+from router_service.engine.scheduling.queue_bounds import QueueBounds
 from router_service.engine.scheduling.sequence import ScheduledSequence, Sequence
 from router_service.engine.scheduling.step_cost import StepShape
+from router_service.engine.scheduling.waiting_queue import WaitingQueue
 
 
 class Scheduler:
@@ -28,7 +30,8 @@ class Scheduler:
         self.blocks = blocks
         self.prefill = prefill or PrefillBudget()
         self.preemptions = self.cache_queries = self.cache_hits = 0
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: WaitingQueue[Sequence] = WaitingQueue()
+        self._bounds = QueueBounds(limits.max_waiting, limits.max_waiting_tokens)
         self._running: dict[int, Sequence] = {}
         self._arrivals = 0
 
@@ -36,6 +39,11 @@ class Scheduler:
     def waiting(self) -> int:
         """Requests that do not run, preempted ones included."""
         return len(self._waiting)
+
+    @property
+    def queue(self) -> Iterable[Sequence]:
+        """The sequences that wait."""
+        return iter(self._waiting)
 
     @property
     def running(self) -> int:
@@ -57,14 +65,13 @@ class Scheduler:
         Raises:
             NeverFitsError: longer than the context or the whole cache.
             QueueFullError: `max_waiting` wait already, not counting those for which there is a free place: a burst
-                between two steps is no reason to refuse one.
+                between two steps is no reason to refuse one. Or those that wait hold `max_waiting_tokens` tokens.
         """
         self._check_fits(sequence)
-        if self._left_waiting >= self.limits.max_waiting:
-            raise QueueFullError(f"{self._left_waiting} requests wait already, the limit is {self.limits.max_waiting}")
+        self._bounds.check(self._left_waiting, self._waiting.tokens, len(sequence.tokens))
         self._arrivals += 1
         sequence.arrival = self._arrivals
-        self._waiting.append(sequence)
+        self._waiting.push(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
         """Choose a step: one token of each decoding sequence, then chunks of prompts while budget and blocks last."""
@@ -105,7 +112,7 @@ class Scheduler:
         if (sequence := self._running.pop(key, None)) is not None:
             self.blocks.release(sequence)
             return
-        self._waiting = deque(sequence for sequence in self._waiting if sequence.key != key)
+        self._waiting.remove(key)
 
     def distrust(self, key: int) -> None:
         """Let nothing that a running sequence has written be found by others; unknown keys are ignored."""
@@ -165,21 +172,20 @@ class Scheduler:
         del self._running[sequence.key]
         self.blocks.release(sequence)
         sequence.decoding = sequence.stalled = False
-        self._waiting.appendleft(sequence)
+        self._waiting.push_front(sequence)
         self.preemptions += 1
 
     def _admit_all(self, budget: int, chosen: list[ScheduledSequence]) -> None:
-        """Admit waiting sequences in order, as long as the first has a place, blocks and budget."""
+        """Admit waiting sequences in the queue's order, as long as the next one has a place, blocks and budget."""
         if not self._waiting:
             return
         needs = [self.blocks.outstanding(sequence) for sequence in self._running.values()]
         promised = [sum(group) for group in zip(*needs, strict=True)] or [0] * len(self.blocks.pools)
-        while self._waiting and budget > 0 and len(self._running) < self.limits.max_sequences:
-            found = self.blocks.find(self._waiting[0])
-            if not self.blocks.has_room(self._waiting[0], found, promised):
+        while budget > 0 and len(self._running) < self.limits.max_sequences:
+            sequence = self._waiting.peek()
+            if sequence is None or not self.blocks.has_room(sequence, found := self.blocks.find(sequence), promised):
                 return
-            sequence = self._waiting.popleft()
-            self._admit(sequence, found)
+            self._admit(self._waiting.pop(), found)
             tokens = self.blocks.fits(sequence, min(sequence.pending, budget))
             if tokens:
                 self._choose(sequence, tokens, chosen)
@@ -196,6 +202,7 @@ class Scheduler:
 
     def _choose(self, sequence: Sequence, tokens: int, chosen: list[ScheduledSequence]) -> None:
         self.blocks.extend(sequence, tokens)
+        self._waiting.charge(sequence.caller, tokens)
         start, end = sequence.computed, sequence.computed + tokens
         chosen.append(
             ScheduledSequence(

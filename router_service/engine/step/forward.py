@@ -3,11 +3,12 @@
 A step's sequences are one batch or two. With two, one's attention runs while the other's experts do: each takes its
 turn up to the next calls to the experts (DeepSeek-V3, arXiv 2412.19437, section 3.4, overlaps two micro-batches so).
 
-T tokens, L rows whose logits are wanted, V vocabulary.
+T tokens, D hidden, L rows whose logits are wanted, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -55,13 +56,15 @@ def forward(
     batches: Sequence[StepBatch],
     trace: StepTrace,
     progress: Callable[[], None] = lambda: None,
+    hidden: Callable[[Tensor], None] = lambda _: None,
 ) -> Tensor | None:
     """Return logits_LV of the batches' `logit_rows_L`, one batch after the other; None if unavailable shards have
-    lost every token. Rows of a batch that has lost all of its tokens are zeros.
+    lost every token. A batch that has lost all of its tokens ends early, and its rows are zeros.
 
     Args:
         batches: the step's rows in order; they take turns.
         progress: called after each part of a layer, so that a long prompt is not taken for a hang.
+        hidden: called with x_TD behind the last layer, of all rows; its time is charged to sampling.
     """
     watch = Stopwatch(trace.stages_ns, batches[0].token_ids_T.device)
     runs, row = [], 0
@@ -85,7 +88,15 @@ def forward(
     while active:
         active = [run for run in active if run.advance()]
     _record(runs, trace)
-    return _logits(runs)
+    if (x_TD := _hidden(runs)) is None:
+        return None
+    watch.mark(Stage.OTHER)
+    hidden(x_TD)
+    watch.mark(Stage.SAMPLE)
+    # For all batches together: the head is the largest matrix of all.
+    logits_LV = backbone.logits(x_TD, _logit_rows(batches))
+    watch.mark(Stage.OTHER)
+    return logits_LV
 
 
 def _record(runs: list[LayerRun], trace: StepTrace) -> None:
@@ -122,15 +133,17 @@ def _scores(scored: list[list[GateScores]]) -> list[GateScores]:
     return made
 
 
-def _logits(runs: list[LayerRun]) -> Tensor | None:
-    known = [run.logits_LV for run in runs if run.logits_LV is not None]
-    if not known:
-        return None
-    if len(runs) == 1:
-        return known[0]
-    rows = [len(run.batch.logit_rows_L) for run in runs]
-    parts = [
-        known[0].new_zeros((count, known[0].shape[1])) if run.logits_LV is None else run.logits_LV
-        for run, count in zip(runs, rows, strict=True)
-    ]
-    return torch.cat(parts)
+def _hidden(runs: list[LayerRun]) -> Tensor | None:
+    """The rows of all batches behind the last layer; None if none has come so far."""
+    known = [run.x_TD for run in runs if run.x_TD is not None]
+    if not known or len(runs) == 1:
+        return known[0] if known else None
+    like_TD = known[0]
+    return torch.cat(
+        [like_TD.new_zeros(len(run.lost_T), like_TD.shape[1]) if run.x_TD is None else run.x_TD for run in runs]
+    )
+
+
+def _logit_rows(batches: Sequence[StepBatch]) -> Tensor:
+    starts = accumulate((len(batch.token_ids_T) for batch in batches), initial=0)
+    return torch.cat([batch.logit_rows_L + start for batch, start in zip(batches, starts, strict=False)])

@@ -1,6 +1,6 @@
 """One batch's way through the layers, in turns, so that two batches of a step can take theirs alternately.
 
-T tokens of the batch, D hidden, L rows whose logits are wanted, V vocabulary.
+T tokens of the batch, D hidden, E experts, R rows whose scores are wanted, K chosen.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,8 +30,8 @@ class LayerRun:
     """Computes `batch`; each turn ends as soon as a layer's calls to the experts are in flight.
 
     A lost token stays in the batch as zeros and is sent to no expert, so that the rest still completes. `trips`,
-    `routings` and `scores` have an entry for each MoE layer computed; `logits_LV` is None until the end, and for good
-    if every token is lost.
+    `routings` and `scores` have an entry for each MoE layer computed. `x_TD` are the rows behind the last layer; None
+    until then, and for good if every token is lost.
 
     Args:
         lane: which of the connections to a shard carries the calls.
@@ -53,7 +53,7 @@ class LayerRun:
     routings: list[tuple[int, Routing]] = field(default_factory=list)
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(init=False)
-    logits_LV: Tensor | None = None
+    x_TD: Tensor | None = None
     _turns: Iterator[None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,8 +83,7 @@ class LayerRun:
                 x_TD = x_TD + self.backbone.dense(layer, h_TD)
             self.watch.mark(Stage.OTHER)
             self.progress()
-        self.logits_LV = self.backbone.logits(x_TD, self.batch)
-        self.watch.mark(Stage.OTHER)
+        self.x_TD = x_TD
 
     def _dispatch(self, layer: int, h_TD: Tensor) -> tuple[Dispatched, Tensor | None]:
         """Send the rows to their experts; the shared expert is computed while the shards work."""

@@ -38,8 +38,7 @@ def trace_routing(
     for request, start, segment in zip(requests, starts, segments, strict=True):
         if request.return_routing:
             rows = _rows(segment)[max(0, request.routed - start) :]
-            request.routing += [_layers(trace, row, scores.get(row), placement) for row in rows]
-            request.routed = max(request.routed, start + segment.length)
+            request.add_routing([_layers(trace, row, scores.get(row), placement) for row in rows])
 
 
 def _rows(segment: Segment) -> range:

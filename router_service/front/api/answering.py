@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
-from router_service.front.api.response_builder import ResponseBuilder
-from router_service.front.api.sampling import resolve_sampling
+from router_service.front.api.response_builder import ResponseBuilder, in_parts
+from router_service.front.api.sampling import resolve_sampling, special_stop_ids
+from router_service.front.api.scheduling import check_scheduling, current_caller, salt_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
 from router_service.front.routing.failover_stream import FailoverStream
@@ -57,7 +58,8 @@ class Answering:
                 submit = await self._submit(limits)
                 self._record.submitted(submit)
                 await self._writer.accepted(submit.request_id)
-                self._answer = ResponseBuilder(self._record, self._text.tokenizer, list(self._request.sampling.stop))
+                stops = list(self._request.sampling.stop)
+                self._answer = ResponseBuilder(self._record, self._text.tokenizer, stops, submit.sampling.min_tokens)
                 last = await self._pump(submit, self._answer)
         except TimeoutError:
             if not scope.expired():
@@ -70,15 +72,20 @@ class Answering:
     async def _submit(self, limits: LengthLimits) -> Submit:
         request, record = self._request, self._record
         _check(request, record)
+        caller = current_caller()
         prompt = await encode_input(request, self._text, limits)
+        stops = special_stop_ids(request.sampling.stop, self._text.tokenizer)
         return Submit(
             stream=0,
             request_id=record.request_id,
             prompt=prompt,
-            sampling=resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt)),
+            sampling=resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt), stops),
             return_routing=request.return_routing,
             traced=bool(record.trace_id),
             return_scores=request.return_scores,
+            priority=request.priority,
+            caller=caller,
+            cache_salt=salt_of(caller if self._config.cache_by_caller else "", request.cache_salt),
         )
 
     async def _pump(self, submit: Submit, answer: ResponseBuilder) -> pb.GenerateResponse:
@@ -91,17 +98,21 @@ class Answering:
                 response = answer.extend(arrivals)
                 if answer.finished or answer.error is not None:
                     return response
-                await self._writer.write(response)
+                await self._write(response)
         finally:
             stream.close()
 
     async def _end(self, last: pb.GenerateResponse, error: RequestError | None) -> None:
         # Tokens that came with the failure are delivered before it.
         if error is None or last.token_ids:
-            await self._writer.write(last)
+            await self._write(last)
         if error is not None:
             raise error
         self._record.finished(last.finish_reason)
+
+    async def _write(self, response: pb.GenerateResponse) -> None:
+        for part in in_parts(response):
+            await self._writer.write(part)
 
     def _stream(self, submit: Submit) -> FailoverStream:
         left = self._writer.time_remaining()
@@ -133,7 +144,7 @@ def failures_noted(record: RequestRecord, writer: ResponseWriter) -> Iterator[No
 
 
 def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
-    """Check the length of the id, and that scores are requested with routing only.
+    """Check the fields that are neither input nor sampling: the id's length, priority, salt, scores with routing only.
 
     Raises:
         RequestError: INVALID_ARGUMENT.
@@ -142,6 +153,7 @@ def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
         raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(record.request_id)}")
     if request.return_scores and not request.return_routing:
         raise invalid("return_scores", "comes with the routing: set return_routing too, or leave it out")
+    check_scheduling(request)
 
 
 def _time_left(writer: ResponseWriter) -> bool:

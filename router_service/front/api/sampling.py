@@ -2,11 +2,12 @@
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.generation_config import SamplingDefaults
+from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol.inference_pb2 import Sampling
 from router_service.protocol.messages import SamplingParams
 
@@ -14,26 +15,32 @@ MAX_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64
+MAX_BIASED_TOKENS = 300
+MAX_BIAS = 100.0
 MAX_TOP_K = (1 << 31) - 1
 
 
 def resolve_sampling(
-    sampling: Sampling, defaults: SamplingDefaults, limits: LengthLimits, prompt_tokens: int
+    sampling: Sampling,
+    defaults: SamplingDefaults,
+    limits: LengthLimits,
+    prompt_tokens: int,
+    special_stops: Sequence[int] = (),
 ) -> SamplingParams:
     """Return the router's sampling parameters. Stop tokens include end-of-sequence tokens unless `ignore_eos` is set.
+
+    Args:
+        special_stops: the special tokens among the stop strings, see `special_stop_ids`.
 
     Raises:
         RequestError: INVALID_ARGUMENT that names the field and its bounds.
     """
     check_stops(sampling.stop)
-    check_token_ids("sampling.stop_token_ids", sampling.stop_token_ids, limits.vocabulary)
-    if len(sampling.stop_token_ids) > MAX_STOP_TOKENS:
-        raise invalid(
-            "sampling.stop_token_ids", f"at most {MAX_STOP_TOKENS} tokens, got {len(sampling.stop_token_ids)}"
-        )
+    check_stop_tokens(sampling.stop_token_ids, limits.vocabulary)
     eos = () if sampling.ignore_eos else defaults.eos_token_ids
+    max_tokens = _max_tokens(sampling, defaults, limits, prompt_tokens)
     return SamplingParams(
-        max_tokens=_max_tokens(sampling, defaults, limits, prompt_tokens),
+        max_tokens=max_tokens,
         temperature=_float(sampling, "temperature", defaults.temperature, low=0.0, high=math.inf),
         top_k=_integer(sampling, "top_k", defaults.top_k, low=0, high=MAX_TOP_K),
         top_p=_float(sampling, "top_p", defaults.top_p, low=0.0, high=1.0, open_low=True),
@@ -44,10 +51,51 @@ def resolve_sampling(
         frequency_penalty=_float(sampling, "frequency_penalty", default=0.0, low=-2.0, high=2.0),
         presence_penalty=_float(sampling, "presence_penalty", default=0.0, low=-2.0, high=2.0),
         seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(63),
-        stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *eos))),
+        stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *special_stops, *eos))),
         ignore_eos=sampling.ignore_eos,
-        logprobs=_logprobs(sampling),
+        logprobs=_logprobs(sampling, "logprobs"),
+        min_tokens=_min_tokens(sampling.min_tokens, max_tokens),
+        logit_bias=checked_bias(sampling.logit_bias, limits.vocabulary),
+        prompt_logprobs=_logprobs(sampling, "prompt_logprobs"),
     )
+
+
+def special_stop_ids(stops: Sequence[str], tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of the stop strings that are special tokens.
+
+    An answer's text has no special tokens, so as texts they would never be found.
+    """
+    ids = [tokenizer.id_of(stop) for stop in stops]
+    return [id for id in ids if id is not None and id in tokenizer.special_ids]
+
+
+def check_stop_tokens(ids: Sequence[int], vocabulary: int) -> None:
+    """Check the number of stop tokens and their ids.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT.
+    """
+    check_token_ids("sampling.stop_token_ids", ids, vocabulary)
+    if len(ids) > MAX_STOP_TOKENS:
+        raise invalid("sampling.stop_token_ids", f"at most {MAX_STOP_TOKENS} tokens, got {len(ids)}")
+
+
+def checked_bias(bias: Mapping[int, float], vocabulary: int) -> dict[int, float]:
+    """Return the logit bias of each token.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for too many tokens, an unknown one, or a bias out of bounds.
+    """
+    if len(bias) > MAX_BIASED_TOKENS:
+        raise invalid("sampling.logit_bias", f"at most {MAX_BIASED_TOKENS} tokens, got {len(bias)}")
+    for id, value in bias.items():
+        field = f"sampling.logit_bias[{id}]"
+        if id >= vocabulary:
+            raise invalid(field, f"token {id} is not in the vocabulary, 0 to {vocabulary - 1}")
+        # Written so that a NaN is refused too.
+        if not -MAX_BIAS <= value <= MAX_BIAS:
+            raise invalid(field, f"must be at least {-MAX_BIAS:g} and at most {MAX_BIAS:g}, got {value:g}")
+    return dict(bias)
 
 
 def check_token_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
@@ -89,11 +137,18 @@ def _max_tokens(sampling: Sampling, defaults: SamplingDefaults, limits: LengthLi
     return sampling.max_tokens
 
 
-def _logprobs(sampling: Sampling) -> int | None:
-    """How many log-probabilities of each token are wanted; None for none at all, 0 for the chosen token's only."""
-    if not sampling.HasField("logprobs"):
-        return None
-    return _integer(sampling, "logprobs", default=0, low=0, high=MAX_LOGPROBS)
+def _min_tokens(min_tokens: int, max_tokens: int) -> int:
+    if min_tokens > max_tokens:
+        raise invalid(
+            "sampling.min_tokens",
+            f"must be 0 to {max_tokens}, the answer's max_tokens, got {min_tokens}: lower it or raise max_tokens",
+        )
+    return min_tokens
+
+
+def _logprobs(sampling: Sampling, field: str) -> int | None:
+    """How many best log-probabilities of each token are wanted; None for none at all, 0 for the token's own only."""
+    return _integer(sampling, field, default=0, low=0, high=MAX_LOGPROBS) if sampling.HasField(field) else None
 
 
 def _float(sampling: Sampling, field: str, default: float, *, low: float, high: float, open_low: bool = False) -> float:

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from router_service.front.api.calls import Context, name_call
+from router_service.front.api.scheduling import set_caller
 from router_service.front.auth.authenticator import Authenticator, needed_role
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.auth.tokens import Caller
@@ -86,7 +87,8 @@ class Limited:
 
     @asynccontextmanager
     async def admitted(self, context: Context) -> AsyncIterator[None]:
-        """Run the call within its limits, or end it as refused."""
+        """Run the call within its limits and in its caller's name, or end it as refused."""
+        set_caller(self._caller.name, context.peer())
         with ExitStack() as place:
             try:
                 self._authenticator.check_size(self._caller, self._size or 0)

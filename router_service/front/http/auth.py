@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from router_service.front.api.scheduling import set_caller
 from router_service.front.auth.authenticator import Authenticator, needed_page_role
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.http.body import read_raw
@@ -26,6 +27,7 @@ def ask_for_token(authenticator: Authenticator, files: Container[str]) -> Middle
         if needed is None:
             return await handler(request)
         caller = authenticator.authorize(request.headers, needed, request.remote or "?", request.path)
+        set_caller(caller.name, _connection(request))
         with ExitStack() as place:
             try:
                 authenticator.check_size(caller, await _size(request))
@@ -37,6 +39,12 @@ def ask_for_token(authenticator: Authenticator, files: Container[str]) -> Middle
             return await handler(request)
 
     return ask
+
+
+def _connection(request: web.Request) -> str:
+    """Return the client's address and port."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return f"http:{peer or request.remote}"
 
 
 async def _size(request: web.Request) -> int:

@@ -4,16 +4,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 
 from router_service.front.errors import deadline_exceeded, exhausted, unavailable
+from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, OverflowedError, StreamQueue
-from router_service.protocol.messages import StreamOutput, Submit
+from router_service.protocol.messages import Submit
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 MAX_ENDED = 2
 
@@ -47,9 +50,10 @@ class FailoverStream:
         self._ended: set[int] = set()
         self._answered = False
         self._generated: list[int] = []
+        self._prefix = PrefixChain(submit.cache_salt, submit.prompt)
         self._open: tuple[RouterLink, StreamQueue] | None = None
-        self._positions = 0
-        self._repeated = 0
+        self._routing = DeliveredOnce()
+        self._prompt_logprobs = DeliveredOnce()
 
     async def receive(self) -> list[Arrival]:
         """Return the outputs received since the last call, at least one.
@@ -72,6 +76,8 @@ class FailoverStream:
             link, queue = self._open
             self._open = None
             link.release(queue)
+            self._extend_prefix()
+            self._router_pool.remember(link, self._prefix)
 
     def _count_loss(self, error: LinkLostError) -> None:
         if self._open is not None and self._open[0].leaving:
@@ -99,22 +105,30 @@ class FailoverStream:
         return [self._note(arrival) for arrival in arrivals]
 
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
-        # The next router reports the routing of all positions again, as of a prompt.
-        self._repeated = self._positions
+        # The next router reports all positions again, as of a prompt.
+        self._routing.begin_again()
+        self._prompt_logprobs.begin_again()
         async with self._within_deadline():
             link = await self._choose()
-            return link, await link.submit(
-                msgspec.structs.replace(
-                    self._submit, generated=list(self._generated), deadline_seconds=self._seconds_left()
-                )
+            cached = self._router_pool.saved(link, self._prefix)
+            # Before it is computed: what comes meanwhile with the same beginning shall go there too.
+            self._router_pool.remember(link, self._prefix)
+            submit = msgspec.structs.replace(
+                self._submit, generated=list(self._generated), deadline_seconds=self._seconds_left()
             )
+            return link, await link.submit(submit, cached)
 
     async def _choose(self) -> RouterLink:
         try:
             async with asyncio.timeout(self._router_wait_seconds):
-                return await self._router_pool.choose()
+                return await self._router_pool.choose(self._prefix)
         except TimeoutError as error:
             raise unavailable("no router is linked") from error
+
+    def _extend_prefix(self) -> None:
+        """Add what was generated since, which the next turn of a conversation or another router begins with."""
+        known = len(self._prefix) - len(self._submit.prompt)
+        self._prefix.extend(self._generated[known:])
 
     @asynccontextmanager
     async def _within_deadline(self) -> AsyncIterator[None]:
@@ -130,18 +144,32 @@ class FailoverStream:
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
     def _note(self, arrival: Arrival) -> Arrival:
-        """Keep the tokens for a later router; drop routing of positions that an earlier router has reported."""
+        """Keep the tokens for a later router; drop what an earlier router has reported of the same positions."""
         output = arrival.output
         self._answered = True
         self._generated += output.token_ids
-        if not self._submit.return_routing:
+        if not (output.routing or output.prompt_logprobs):
             return arrival
-        repeated = min(self._repeated, len(output.routing))
-        self._repeated -= repeated
-        self._positions += len(output.routing) - repeated
-        return Arrival(arrival.at, without_routing(output, repeated))
+        routing = self._routing.fresh(output.routing)
+        prompt_logprobs = self._prompt_logprobs.fresh(output.prompt_logprobs)
+        fresh = msgspec.structs.replace(output, routing=routing, prompt_logprobs=prompt_logprobs)
+        return Arrival(arrival.at, fresh)
 
 
-def without_routing(output: StreamOutput, positions: int) -> StreamOutput:
-    """Return `output` without the routing of its first `positions` positions."""
-    return msgspec.structs.replace(output, routing=output.routing[positions:]) if positions else output
+class DeliveredOnce:
+    """A list that each router delivers from its start: what was delivered before is left out."""
+
+    def __init__(self) -> None:
+        self._delivered = 0
+        self._repeated = 0
+
+    def begin_again(self) -> None:
+        """Another router begins at the start."""
+        self._repeated = self._delivered
+
+    def fresh(self, items: list[Item]) -> list[Item]:
+        """Return those of the next `items` that were not delivered before."""
+        skipped = min(self._repeated, len(items))
+        self._repeated -= skipped
+        self._delivered += len(items) - skipped
+        return items[skipped:]

@@ -11,6 +11,7 @@ from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
 from router_service.front.config import FrontConfig
 from router_service.front.routing.activity_window import ActivityWindow
+from router_service.front.routing.backlog import Backlog
 from router_service.front.routing.frame_stream import Wire, connect
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, StreamQueue
 from router_service.protocol.messages import (
@@ -38,6 +39,7 @@ class RouterLink:
         self.hello = hello
         self.report: RouterReport | None = None
         self.window = ActivityWindow()
+        self.backlog = Backlog()
         self.lost = False
         self._wire = wire
         self._max_buffered_tokens = max_buffered_tokens
@@ -59,14 +61,17 @@ class RouterLink:
         """Whether the router will end when its streams have."""
         return self.report is not None and self.report.leaving
 
-    async def submit(self, submit: Submit) -> StreamQueue:
+    async def submit(self, submit: Submit, cached: int = 0) -> StreamQueue:
         """Send a request under a new stream number, and return the queue of its outputs.
+
+        The router need not compute its first `cached` tokens, as far as we know; this only counts for the backlog.
 
         Raises:
             LinkLostError: the link has ended.
         """
         queue = StreamQueue(next(self._numbers), self._max_buffered_tokens)
         self._queues[queue.stream] = queue
+        self.backlog.begin(queue.stream, max(0, len(submit.prompt) + len(submit.generated) - cached))
         try:
             self._send(msgspec.structs.replace(submit, stream=queue.stream))
             # A long prompt on a slow connection must hold up its own request, not fill the memory.
@@ -80,6 +85,7 @@ class RouterLink:
 
     def release(self, queue: StreamQueue) -> None:
         """Remove a stream, and cancel it on the router if it has not ended."""
+        self.backlog.end(queue.stream)
         if self._queues.pop(queue.stream, None) is not None and not queue.ended and not self.lost:
             self._send(Cancel(queue.stream))
 
@@ -131,6 +137,7 @@ class RouterLink:
             # A cancelled stream may still have outputs in flight.
             if (queue := self._queues.get(output.stream)) is not None:
                 queue.put(Arrival(now, output))
+                self.backlog.computed(output.stream)
                 # Releasing an overflowed stream also cancels it on the router, which would compute for nobody.
                 if queue.ended or queue.overflowed:
                     self.release(queue)

@@ -11,6 +11,8 @@ from experts.transport.address import Endpoint
 from experts.transport.credentials import Credentials
 from router_service.front.config import FrontConfig
 from router_service.front.routing.length_limits import LengthLimits
+from router_service.front.routing.prefix_affinity import PrefixAffinity
+from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink, describe, open_link
 from router_service.protocol.messages import RouterReport
 
@@ -50,6 +52,7 @@ class RouterPool:
         self._links: tuple[RouterLink, ...] = ()
         self._changed = asyncio.Condition()
         self._connect_errors: dict[int, str] = {}
+        self._prefixes = PrefixAffinity()
         self._poller: asyncio.Task[None] | None = None
 
     @property
@@ -79,14 +82,23 @@ class RouterPool:
         context = min([context, *(hello.context for hello in hellos)])
         return LengthLimits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
-    async def choose(self) -> RouterLink:
-        """Return the link with the fewest streams; wait while there is none.
+    async def choose(self, prefix: PrefixChain) -> RouterLink:
+        """Return the link that is best for a request that begins with `prefix`; wait while there is none.
 
-        Routers that leave or lack shards are chosen only if there is no other.
+        That is the one with the least to compute, see `PrefixAffinity.rank`. Routers that leave or lack shards are
+        chosen only if there is no other.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._links))
-            return min(self._links, key=lambda link: (link.leaving, not link.ready, link.outstanding))
+            return min(self._links, key=lambda link: (link.leaving, not link.ready, *self._rank(link, prefix)))
+
+    def saved(self, link: RouterLink, prefix: PrefixChain) -> int:
+        """Return how many tokens of `prefix` the router has probably cached."""
+        return self._prefixes.saved(link.endpoint.incarnation, prefix)
+
+    def remember(self, link: RouterLink, prefix: PrefixChain) -> None:
+        """Note that the router computes `prefix`."""
+        self._prefixes.remember(link.endpoint.incarnation, prefix, link.hello.prefix_cache_tokens)
 
     async def _poll(self) -> None:
         while True:
@@ -114,6 +126,10 @@ class RouterPool:
         # Processes that are no longer listed never come back under that incarnation: without this the table would grow.
         known = {endpoint.incarnation for endpoint in endpoints}
         self._connect_errors = {key: text for key, text in self._connect_errors.items() if key in known}
+        self._prefixes.keep(known | {link.endpoint.incarnation for link in self._links})
+
+    def _rank(self, link: RouterLink, prefix: PrefixChain) -> tuple[int, bytes]:
+        return self._prefixes.rank(link.endpoint.incarnation, prefix, link.backlog.tokens)
 
     async def _run_connection(self, endpoint: Endpoint) -> None:
         try:

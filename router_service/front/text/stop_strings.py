@@ -16,15 +16,19 @@ class StopMatcher:
         self._held = ""
         self.stopped = False
 
-    def push(self, piece: str) -> str:
-        """Return the text that is certain; "" once a stop string is complete (`stopped`)."""
+    def push(self, piece: str, may_stop: bool = True) -> str:
+        """Return the text that is certain; "" once a stop string is complete (`stopped`).
+
+        Args:
+            may_stop: if False, stop strings that `piece` completes are text like any other.
+        """
         if self.stopped:
             return ""
         if not self._stops:
             return piece
         text, seen = self._held + piece, len(self._held)
         for offset, character in enumerate(piece, start=1):
-            if matched := self._step(character):
+            if (matched := self._step(character)) and may_stop:
                 self.stopped, self._held = True, ""
                 return text[: seen + offset - matched]
         certain = len(text) - max(self._matched)
@@ -44,9 +48,11 @@ class StopMatcher:
             while matched and stop[matched] != character:
                 matched = borders[matched - 1]
             matched += stop[matched] == character
-            self._matched[index] = matched
             if matched == len(stop):
                 complete = max(complete, matched)
+                # Where it may not stop yet, its end can be the start of the next occurrence.
+                matched = borders[-1]
+            self._matched[index] = matched
         return complete
 
 

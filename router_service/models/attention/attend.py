@@ -14,6 +14,9 @@ from kernels.attention.fused import fused_attention
 from router_service.models.view import View
 
 BLOCK_ROWS = 256
+# Through a short window each row more of a block is a key more for all its rows: at 128 tokens, blocks of 64 take 2/3
+# of the time that blocks of 256 take.
+LEAST_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,19 @@ def attend(
         out_NHC = _fused(q_NHC, k_MJC, v_MJV, scale, None, sinks)
         return out_NHC[..., :value_size]
     out_NHC = q_NHC.new_empty(q_NHC.shape)
-    for first in range(context - rows, context, BLOCK_ROWS):
-        span = Span(first, min(first + BLOCK_ROWS, context), view.first_seen(first))
+    block = _block_rows(view)
+    for first in range(context - rows, context, block):
+        span = Span(first, min(first + block, context), view.first_seen(first))
         part = slice(first - (context - rows), span.last - (context - rows))
         keys = slice(span.since, span.last)
         mask = _mask(span, view, q_NHC.device)
         out_NHC[part] = _fused(q_NHC[part], k_MJC[keys], v_MJV[keys], scale, mask, sinks)
     return out_NHC[..., :value_size]
+
+
+def _block_rows(view: View) -> int:
+    reach = view.remembers
+    return BLOCK_ROWS if reach is None else min(BLOCK_ROWS, max(LEAST_ROWS, reach // 2))
 
 
 def _mask(span: Span, view: View, device: torch.device) -> Tensor:

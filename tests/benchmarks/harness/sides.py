@@ -86,18 +86,23 @@ class EngineSide:
         if len(self.engine.step()) != len(prompts):
             raise RuntimeError(f"the token budget is too small for {len(prompts)} prompts in one step")
 
-    def _submit(self, tokens: Tokens, new_tokens: int) -> None:
+    def submit(self, prompts: list[Tokens], new_tokens: int, **params: Any) -> None:
+        """Queue prompts; `params` are fields of `SamplingParams`."""
+        for tokens in prompts:
+            self._submit(tokens, new_tokens, **params)
+
+    def _submit(self, tokens: Tokens, new_tokens: int, **params: Any) -> None:
         from router_service.engine.request import Request
         from router_service.protocol.messages import SamplingParams
 
-        params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
+        sampling = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True, **params)
         key = next(self._keys)
         request = Request(
             key=key,
             front=0,
             stream=key,
             request_id="",
-            params=params,
+            params=sampling,
             tokens=list(tokens),
             prompt_length=len(tokens),
             return_routing=False,

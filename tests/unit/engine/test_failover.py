@@ -3,7 +3,7 @@
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 
 import pytest
@@ -163,9 +163,9 @@ def test_a_shard_that_never_answers_times_out(divided: Tiny, monkeypatch: pytest
         begun, deadlines, transport = time.monotonic(), list[float](), mesh.engine.pool.transport
         receive = transport.receive
 
-        def impatient(sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
+        def impatient(sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
             deadlines.append(deadline_s)
-            return receive(sent, 0.0 if {one.shard for one in sent} == {1} else deadline_s)
+            return receive(sent, 0.0 if set(sent) == {1} else deadline_s)
 
         monkeypatch.setattr(transport, "receive", impatient)
         mesh.engine.clock = map(float, count(1)).__next__

@@ -18,14 +18,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from router_service.engine.sampling.sampler import (
-    FIRST_CANDIDATES,
-    SampleRow,
-    best_candidates,
-    penalize,
-    sample,
-    uniform,
-)
+from router_service.engine.sampling.adjustments import adjusted
+from router_service.engine.sampling.filters import FIRST_CANDIDATES, MORE_CANDIDATES, best_candidates
+from router_service.engine.sampling.rows import SampleRow
+from router_service.engine.sampling.sampler import sample
+from router_service.engine.sampling.uniform import uniform
 from router_service.protocol.messages import SamplingParams
 
 VOCABULARY = 97
@@ -36,13 +33,20 @@ def row(seed: int = 0, tokens: Sequence[int] = (1, 2, 3), prompt_length: int = 2
     return SampleRow(SamplingParams(max_tokens=9, seed=seed, **params), list(tokens), prompt_length)
 
 
+def adjust(logits_BV: Tensor, rows: list[SampleRow]) -> Tensor:
+    with adjusted(logits_BV, rows):
+        return logits_BV.clone()
+
+
 def draw(logits_V: Tensor, rows: list[SampleRow]) -> list[int]:
     return [drawn.token for drawn in sample(logits_V.expand(len(rows), -1).contiguous(), rows)]
 
 
 def grid(logits_V: Tensor, points: int, monkeypatch: pytest.MonkeyPatch, **params: Any) -> Tensor:
     """Each token's share of draws with evenly spaced numbers in place of random ones: within 1/points of exact."""
-    monkeypatch.setattr("router_service.engine.sampling.sampler.uniform", lambda seed, _: (seed + 0.5) / points)
+    monkeypatch.setattr(
+        "router_service.engine.sampling.sampler.uniform", lambda seeds, _: (np.array(seeds) + 0.5) / points
+    )
     tokens = draw(logits_V, [row(seed, **params) for seed in range(points)])
     monkeypatch.undo()
     return torch.bincount(torch.tensor(tokens), minlength=len(logits_V)) / points
@@ -126,10 +130,10 @@ def test_penalties() -> None:
     logits_V, tokens = random_logits(3), PROMPT + GENERATED
     for penalty in (0.5, 1.7):
         want = theirs(logits_V, tokens, repetition_penalty=penalty)
-        got = penalize(logits_V[None], [row(0, tokens, 4, repetition_penalty=penalty)])[0].softmax(-1)
+        got = adjust(logits_V[None], [row(0, tokens, 4, repetition_penalty=penalty)])[0].softmax(-1)
         torch.testing.assert_close(got, want)
     kept = logits_V.clone()
-    got = penalize(logits_V[None], [row(0, tokens, 4, frequency_penalty=0.3, presence_penalty=-1.0)])[0]
+    got = adjust(logits_V[None], [row(0, tokens, 4, frequency_penalty=0.3, presence_penalty=-1.0)])[0]
     want = logits_V.clone()
     for token, count in ((30, 1), (7, 3), (96, 1)):
         want[token] -= 0.3 * count - 1.0
@@ -139,7 +143,7 @@ def test_penalties() -> None:
 
 def test_penalties_touch_their_own_row_only() -> None:
     logits_BV = torch.stack([random_logits(n) for n in range(3)])
-    got = penalize(logits_BV, [row(), row(0, PROMPT, 2, presence_penalty=2.0), row()])
+    got = adjust(logits_BV, [row(), row(0, PROMPT, 2, presence_penalty=2.0), row()])
     assert torch.equal(got[[0, 2]], logits_BV[[0, 2]])
     assert not torch.equal(got[1], logits_BV[1])
 
@@ -178,15 +182,45 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_uniform_numbers_are_uniform_in_seed_and_position() -> None:
     for numbers in (
-        [uniform(seed, 7) for seed in range(4000)],
-        [uniform(7, position) for position in range(4000)],
-        [uniform(2**64 - 1 - seed, seed) for seed in range(4000)],
+        uniform(range(4000), [7] * 4000),
+        uniform([7] * 4000, range(4000)),
+        uniform([2**64 - 1 - seed for seed in range(4000)], range(4000)),
     ):
-        assert 0 <= min(numbers) < max(numbers) < 1
+        assert 0 <= numbers.min() < numbers.max() < 1
         distance = np.abs(np.sort(numbers) - (np.arange(4000) + 0.5) / 4000).max()
         assert distance < 1.95 / 4000**0.5, "Kolmogorov-Smirnov at 0.1 %"
         assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 4 / 4000**0.5
-    assert 0 <= uniform(2**64 - 1, 2**70) < 1
+    assert 0 <= uniform([2**64 - 1], [2**64 - 1])[0] < 1
+
+
+def test_uniform_numbers_stay_as_they_are() -> None:
+    """A router of another version that continues a stream must draw the same: splitmix64 in plain integers."""
+    seeds, positions = [0, 1, 7, 2**63 - 1, 2**64 - 1], [0, 900, 1, 131071, 3]
+    want = [mixed(mixed(seed) ^ position) / 2**64 for seed, position in zip(seeds, positions, strict=True)]
+    assert uniform(seeds, positions).tolist() == want
+
+
+def mixed(value: int) -> int:
+    """One round, of which the upper 53 bits count."""
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return (value ^ (value >> 31)) >> 11 << 11
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-1.5, -0.0, 0.0, 0.25, 2.0, 3.0]), min_size=200, max_size=200), min_size=1, max_size=3
+    ),
+    st.sampled_from([0, 1, 5, 100, 200, 300]),
+)
+def test_the_best_candidates_are_those_of_a_whole_sort(rows: list[list[float]], count: int) -> None:
+    """With ties at every place, more of them than the quick way looks at, and with a negative zero below zero."""
+    assert MORE_CANDIDATES < 200 - 100
+    want = [
+        sorted(range(200), key=lambda id: (-row[id], np.signbit(row[id]) and row[id] == 0, id))[:count] for row in rows
+    ]
+    assert best_candidates(torch.tensor(rows), count).tolist() == want
 
 
 PARAMS = st.fixed_dictionaries(
@@ -197,6 +231,9 @@ PARAMS = st.fixed_dictionaries(
         "min_p": st.sampled_from([0.0, 0.1]),
         "repetition_penalty": st.sampled_from([1.0, 1.3]),
         "frequency_penalty": st.sampled_from([0.0, 0.5]),
+        "logit_bias": st.sampled_from([{}, {7: 3.5, 30: -100.0}]),
+        "min_tokens": st.sampled_from([0, 9]),
+        "stop_token_ids": st.sampled_from([(), (7, 12)]),
         "logprobs": st.sampled_from([None, 0, 3]),
     }
 )

@@ -19,7 +19,7 @@ from tests.support.tiny import Tiny
 
 PROMPTS = [[5, 6, 7], [8, 9], [3] * 6, [11, 4]]
 LENGTHS = (1, 3, 6, 6)
-OF_STEP = ("forward", "sample", "build_batch", "scored_rows", "trace_routing")
+OF_STEP = ("forward", "sample", "build_batch", "scored_rows", "trace_routing", "score_prompts", "nonfinite_rows")
 OF_SCHEDULER = ("schedule", "advance", "append", "remove")
 OF_ENGINE = ("_expire", "_advance", "_note_scheduled")
 OF_REQUEST = ("finish_after", "next_event")

@@ -8,8 +8,8 @@ import torch
 
 from experts.transport.base import ShardUnavailable
 from router_service.engine.request import Event
-from router_service.protocol.messages import SamplingParams
 from router_service.models.view import WHOLE_CONTEXT
+from router_service.protocol.messages import SamplingParams
 from tests.support import oracle
 from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.oracle import check_logits

@@ -1,5 +1,6 @@
 """Grouping, dispatch and combine against the dense sum over experts, for any routing and any placement."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -92,12 +93,12 @@ class Recording(LocalTransport):
         self.calls.append((shard, call))
         return super().send(shard, call, lane)
 
-    def receive(self, sent: list[Sent], deadline_s: float) -> Reply | ShardUnavailable:
+    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """The last first, so that the order of arrival differs from that of the shards."""
-        last = sent[-1]
-        if last.shard in self.broken:
-            return ShardUnavailable(last.shard, "timeout", f"shard {last.shard} is silent")
-        return super().receive([last], deadline_s)
+        last = next(reversed(list(sent)))
+        if last in self.broken:
+            return ShardUnavailable(last, "timeout", f"shard {last} is silent")
+        return super().receive({last: sent[last]}, deadline_s)
 
 
 def run(transport: Recording, placement: Placement, routing: Routing, x_TD: Tensor) -> Combined:

@@ -107,10 +107,10 @@ def test_questions_and_answers_round_trip(rows: int, hidden: int, count: int, dt
     assert torch.equal(back.x_RD, x_RD)
     for name in ("rows_A", "slots_A", "weights_A"):
         assert np.array_equal(getattr(back, name), getattr(call, name))
-    partial = Partial(x_RD.float(), Stamps(seed, 2**63, 7))
+    partial = Partial(x_RD.float(), Stamps(seed, 2**63, 7), seed)
     again = unpack_partial(bytearray(b"".join(pack_partial(partial))))
     assert torch.equal(again.y_RD, partial.y_RD)
-    assert again.stamps == partial.stamps
+    assert (again.stamps, again.shared_ns) == (partial.stamps, seed)
 
 
 def test_a_changed_length_or_index_is_refused() -> None:

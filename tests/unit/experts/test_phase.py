@@ -3,10 +3,16 @@
 import json
 
 import msgspec
+import numpy as np
 import pytest
+import torch
 
+from experts.grouping import ShardGroup
 from experts.phase import PHASES, Phase
-from experts.phases import CallPhases
+from experts.phases import CallPhases, LayerTrip, measured
+from experts.transport.base import Reply, Sent
+from experts.transport.call import Partial, Stamps
+from experts.trips import TripCalls
 from router_service.engine.step.stage import STAGES
 from router_service.protocol import cluster_pb2 as pb
 
@@ -28,3 +34,17 @@ def test_names_travel_as_plain_text(names: tuple[str, ...]) -> None:
     assert json.loads(json.dumps(dict.fromkeys(names, 1.0))) == plain
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(dict.fromkeys(names, 1.0))) == plain
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(names)) == list(plain)
+
+
+def test_a_calls_phases_add_up_whatever_it_was_computed_with() -> None:
+    """Compute is the whole computation's; the part that belongs to other routers' calls is told beside it."""
+    one = np.zeros(1, np.int32)
+    group = ShardGroup(2, np.zeros(1, np.int64), one, one, np.ones(1, np.float32))
+    reply = Reply(2, Partial(torch.zeros(1, 3), Stamps(130, 145, 245), shared_ns=75), 260, 99)
+    packed = measured(100, Sent(2, 1, 1, 110, 77), reply, 5, group)
+    trip = LayerTrip(layer=0, packed=packed, pack_ns=10, exposed_ns=0, reduce_ns=5, waiting_ns=0)
+    (call,) = trip.calls
+    assert call.phases_ns == (10, 20, 15, 100, 15, 5)
+    assert (sum(call.phases_ns), call.shared_ns) == (260 - 100 + 5, 75)
+    assert TripCalls([trip]).own_compute_N.tolist() == [25]
+    assert call.packed() == packed

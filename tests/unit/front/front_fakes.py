@@ -159,12 +159,14 @@ class FakeRouter:
         context: int = 4096,
         die_after_steps: int | None = None,
         stall_after_steps: int | None = None,
+        prefix_cache_tokens: int = 0,
     ) -> None:
         self.name = name
         self.script = script
         self.step_s = step_s
         self.context = context
         self.prompt_limit = context
+        self.prefix_cache_tokens = prefix_cache_tokens
         self.die_after_steps = die_after_steps
         self.stall_after_steps = stall_after_steps
         self.credentials = CREDENTIALS
@@ -253,7 +255,8 @@ class FakeRouter:
         while not handshake.proven:
             writer.write(handshake.turn.out)
             handshake.advance(await reader.readexactly(handshake.turn.want))
-        self._frame(writer, Kind.MESSAGE, encode(RouterHello(self.name, self.context, self.prompt_limit)))
+        hello = RouterHello(self.name, self.context, self.prompt_limit, self.prefix_cache_tokens)
+        self._frame(writer, Kind.MESSAGE, encode(hello))
         self.connections += 1
         self._writers.add(writer)
 

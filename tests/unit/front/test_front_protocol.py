@@ -19,11 +19,24 @@ def test_the_stubs_are_those_of_the_proto_files(tmp_path: Path) -> None:
 
 def test_the_names_that_clients_are_written_against() -> None:
     fields = {
-        "GenerateRequest": ["request_id", "prompt", "tokens", "chat", "sampling", "return_routing", "return_scores"],
+        "GenerateRequest": [
+            "request_id",
+            "prompt",
+            "tokens",
+            "chat",
+            "sampling",
+            "return_routing",
+            "return_scores",
+            "priority",
+            "cache_salt",
+        ],
         "TokenIds": ["ids"],
         "Chat": ["messages"],
         "Message": ["role", "content"],
-        "GenerateResponse": ["request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"],
+        "GenerateResponse": [
+            *("request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"),
+            "prompt_logprobs",
+        ],
         "TokenRouting": ["layers"],
         "LayerRouting": ["layer", "experts", "weights", "shards", "scored_experts", "scores"],
     }

@@ -28,6 +28,8 @@ MOST_SERIES = 5000
 SETUP = (LABELS, MetricsConfig())
 STATUS = {
     "assignments": 7,
+    "computations": 5,
+    "merged_calls": 4,
     "weights_bytes": 90,
     "load_seconds": 0.5,
     "rejected": {},

@@ -109,6 +109,7 @@ def test_calls_are_added_to_their_shard() -> None:
     stats = Statistics(Placement(((0,), (1,))), 1)
     first = CallPhases(0, tuple(n * 10**6 for n in (1, 2, 3, 4, 5, 6)), 7, 9, 700, 800, 10**9)  # type: ignore[arg-type]
     second = replace(first, shard=1, rows=2, assignments=3, dispatch_bytes=20, combine_bytes=30, received_ns=2 * 10**9)
+    second = replace(second, shared_ns=10**6)  # a quarter of its compute was another router's
     times_ns = {"pack_ns": 10**6, "exposed_ns": 9 * 10**6, "reduce_ns": 6 * 10**6, "waiting_ns": 2 * 10**9 - 9 * 10**6}
     trip = LayerTrip.of(0, (first, second), **times_ns)
     stats.observe(record([], [trip, trip]))
@@ -121,6 +122,7 @@ def test_calls_are_added_to_their_shard() -> None:
             assert value(metrics, "alltoall_phase_seconds_count", shard=shard, phase=phase) == 2
     assert [value(metrics, "alltoall_rows_total", shard=shard) for shard in "01"] == [14, 4]
     assert [value(metrics, "alltoall_assignments_total", shard=shard) for shard in "01"] == [18, 6]
+    assert [value(metrics, "expert_compute_seconds_total", shard=shard) for shard in "01"] == [0.008, 0.006]
     assert value(metrics, "alltoall_bytes_total", shard="0", direction="dispatch") == 1400
     assert value(metrics, "alltoall_bytes_total", shard="1", direction="combine") == 60
     assert value(metrics, "straggler_wait_seconds_total") == pytest.approx(2 * 0.5)
@@ -271,6 +273,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "alltoall_bytes": (COUNTER, {"shard", "direction"}),
     "alltoall_rows": (COUNTER, {"shard"}),
     "alltoall_assignments": (COUNTER, {"shard"}),
+    "expert_compute_seconds": (COUNTER, {"shard"}),
     "alltoall_exposed_seconds": (COUNTER, set()),
     "straggler_wait_seconds": (COUNTER, set()),
     "step_seconds": (HISTOGRAM, {"kind"}),
@@ -289,6 +292,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dataplane_rejected_connections": (COUNTER, {"shard", "reason"}),
     "thread_failures": (COUNTER, {"shard", "thread"}),
     "observer_failures": (COUNTER, {"observer"}),
+    "nonfinite_logits": (COUNTER, set()),
     "parameters": (GAUGE, {"kind"}),
     "weights_bytes": (GAUGE, {"shard", "kind"}),
     "kv_cache_bytes": (GAUGE, {"kind"}),
@@ -297,6 +301,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
 }
 OF_SHARDS: dict[str, tuple[str, set[str]]] = {
     "shard_tokens": (COUNTER, {"shard"}),
+    "shard_computations": (COUNTER, {"shard"}),
+    "shard_merged_calls": (COUNTER, {"shard"}),
     "weights_bytes": (GAUGE, {"shard", "kind"}),
     "checkpoint_load_seconds": (GAUGE, {"shard"}),
     "checkpoint_load_bytes": (COUNTER, {"shard"}),
@@ -305,6 +311,8 @@ OF_SHARDS: dict[str, tuple[str, set[str]]] = {
 }
 STATUS = {
     "assignments": 7,
+    "computations": 5,
+    "merged_calls": 4,
     "weights_bytes": 90,
     "load_seconds": 0.5,
     "rejected": {"magic": 2},
@@ -344,6 +352,8 @@ def test_metric_families_are_those_of_the_contract() -> None:
     assert value(both, "weights_bytes", shard="0", kind="expert") == 90
     assert value(both, "checkpoint_load_bytes_total", shard="router") == 560
     assert value(both, "shard_tokens_total", shard="0") == 7
+    assert value(both, "shard_computations_total", shard="0") == 5
+    assert value(both, "shard_merged_calls_total", shard="0") == 4
     assert value(both, "kv_cache_usage_perc") == 0.25
     assert value(both, "num_preemptions_total") == 7
     assert value(both, "prefix_cache_queries_total") == 100
@@ -356,6 +366,7 @@ def test_metric_families_are_those_of_the_contract() -> None:
     assert value(both, "thread_failures_total", shard="0", thread="connection") == 0
     assert value(both, "thread_failures_total", shard="router", router="r0", thread="front writer") == 1
     assert value(both, "observer_failures_total", observer="statistics") == 2
+    assert value(both, "nonfinite_logits_total") == 5
     assert [value(both, "shard_up", shard=n, replica=replica) for n, replica in ("0a", "1b", ("2", ""))] == [1, 0, 0]
     assert value(both, "router_ready") == 0
     assert value(both, "shard_restarts_total", shard="1") == 2

@@ -91,6 +91,30 @@ def test_each_layer_has_storage_of_its_own() -> None:
         assert all((tensor == number).all() for tensor in storage)
 
 
+def test_groups_have_sizes_of_their_own() -> None:
+    spec = spec_of(*MIXED)
+    sizes = [8, 16, 24, 32]
+    cache = KVCache.empty(spec, sizes, torch.float32, CPU)
+    assert [len(cache.of_layer(layer)[0]) for layer in (0, 1, 2, 4)] == sizes
+    assert [cache.group_of(layer) for layer in range(spec.layers)] == [0, 1, 2, 0, 3, 1]
+    with pytest.raises(ValueError, match="group_slots has 1 sizes for 4 cache groups"):
+        KVCache.empty(spec, [8], torch.float32, CPU)
+
+
+@pytest.mark.parametrize("form", MIXED, ids=lambda form: form.cache_kind)
+def test_a_group_sees_as_far_back_as_its_layers(form: AttentionForm) -> None:
+    (group,) = cache_groups(spec_of(form))
+    for position in range(30):
+        seen = [p for p in range(position + 1) if visible(p, position, form.view)]
+        assert group.first_seen(position) == form.view.first_seen(position) == seen[0]
+
+
+def visible(key: int, position: int, view: View) -> bool:
+    if view.window is not None and key <= position - view.window:
+        return False
+    return view.chunk is None or key // view.chunk == position // view.chunk
+
+
 def test_words_and_sizes_of_a_model_of_several_kinds() -> None:
     description = describe_attention(spec_of(*MIXED))
     assert "grouped-query, 4 heads share 2 keys and values of 8 in 4 of 6 layers, latent, 3 heads" in description

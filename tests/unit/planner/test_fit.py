@@ -36,7 +36,7 @@ from cluster.processes.nodes import bytes_for_each
 from experts.config import WeightsConfig
 from experts.host.memory import cgroup_rooms, host_bytes
 from router_service.config import EngineConfig
-from router_service.engine import builder as assembly
+from router_service.engine.cache_size import resolved_limits, sized_groups
 from tests.support.quantize import write_fp8
 from tests.support.tiny import Tiny, write_checkpoint
 
@@ -156,12 +156,12 @@ def test_the_kv_cache_is_of_the_pods_memory(limit: int, tmp_path: Path, monkeypa
     cgroup(root / "pod", memory__max=limit, memory__current=GIB, memory__stat="anon 1\ninactive_file 0")
     list_of_ours = own(tmp_path, "0::/pod\n")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 40))
-    monkeypatch.setattr(assembly, "host_bytes", lambda: host_bytes(root, list_of_ours))
     config = config_from({}).model
     spec = open_model(config, WeightsConfig("dequantized")).plan.spec
     router = EngineConfig(max_sequences=1 << 20, kv_memory_fraction=0.5)
-    blocks = assembly.kv_blocks(spec, router, torch.bfloat16, torch.device("cpu"))
-    taken = blocks * router.block_size * spec.kv_elements_per_token * torch.bfloat16.itemsize
+    limits = resolved_limits(spec, router)
+    (group,) = sized_groups(spec, router, limits, torch.bfloat16, host_bytes(root, list_of_ours))
+    taken = group.blocks * router.block_size * spec.kv_elements_per_token * torch.bfloat16.itemsize
     assert 0.49 < taken / (limit - GIB) <= 0.5
 
 

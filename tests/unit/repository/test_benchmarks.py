@@ -9,7 +9,8 @@ from cluster.config import ModelConfig
 from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text.text_model import load_text_model
-from tests.benchmarks import bench_metrics, bench_tracing
+from tests.benchmarks import bench_metrics, bench_receive, bench_sampling, bench_tracing
+from tests.benchmarks.bench_attention import FORMS, seconds
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.harness import report
@@ -18,6 +19,13 @@ from tests.benchmarks.harness.exchange import Payload, bare_sockets, our_data_pl
 from tests.benchmarks.harness.sides import OneProcess, TransformersModel
 from tests.benchmarks.harness.streams import Stream, decode_rate
 from tests.benchmarks.harness.worker import Worker
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_attention_of_single_rows(name: str) -> None:
+    taken = seconds(FORMS[name], [20, 3, 20], scattered=True, layers=2, rounds=1)
+    assert len(taken) == 2
+    assert min(taken) > 0
 
 
 class Counter:
@@ -83,6 +91,10 @@ def test_exchanges_run() -> None:
     assert len(our_data_plane(shards=2, experts=8, top_k=2, hidden=64, tokens=3, rounds=5)) == 5
 
 
+def test_receiving_is_measured() -> None:
+    assert min(bench_receive.measure(shards=2, layers=3, repeats=1)) > 0
+
+
 def test_decode_rate_counts_only_what_all_streams_share() -> None:
     early = Stream(0.0, times=[1.0, 2.0, 3.0, 4.0, 5.0])
     late = Stream(0.0, times=[2.5, 3.5, 4.5])
@@ -126,3 +138,14 @@ def test_measuring_is_measured(checkpoints: dict[str, Path]) -> None:
     text = bench_metrics.render([cost, exchange], {"scrape": 0.02, "series": 7.0})
     assert "scrape 20" in text
     assert "series 7" in text
+
+
+def test_a_penalty_is_measured(checkpoints: dict[str, Path]) -> None:
+    side = OneProcess(checkpoints["qwen3"], "float32", 1 << 12)
+    named = {
+        "step": bench_sampling.steps(side, batch=2, context=8, rounds=2),
+        "sampler": bench_sampling.sampler(50, batch=2, context=8, rounds=2),
+    }
+    assert side.engine.idle()
+    assert min(value for pair in named.values() for value in (pair.off, pair.on, pair.ratio)) > 0
+    assert "with / without" in bench_sampling.render(named)

@@ -44,6 +44,23 @@ async def test_tokens_and_routing_are_those_of_transformers(service: Service, an
     await service.idle()
 
 
+async def test_prompt_logprobs_are_those_of_transformers(
+    service: Service, tiny: Callable[..., Tiny], answers: list[oracle.Reference]
+) -> None:
+    await service.start()
+    prompt = answers[-1].prompt
+    responses = await ask(service, prompt, 1, prompt_logprobs=1)
+    check_one_end(responses)
+    assert ids_of(responses) == answers[-1].tokens[:1]
+    entries = [entry for response in responses for entry in response.prompt_logprobs]
+    assert [entry.token_id for entry in entries] == prompt
+    assert [len(entry.top) for entry in entries] == [0, *[1] * (len(prompt) - 1)]
+    logits_TV = oracle.forced(tiny("qwen3_moe").oracle, torch.tensor([prompt]))[0][0]
+    want = logits_TV[:-1].log_softmax(-1).gather(1, torch.tensor(prompt[1:])[:, None]).sum()
+    assert sum(entry.logprob for entry in entries) == pytest.approx(float(want), abs=1e-4)
+    await service.idle()
+
+
 async def test_64_streams_of_which_some_stop_and_some_are_cancelled(
     service: Service, answers: list[oracle.Reference]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,8 @@ class Stepping:
         self.mesh.records.append(record)  # type: ignore[arg-type]
         self.summaries.note(record)  # type: ignore[arg-type]
 
-    def submit(self, most: int, traced: bool) -> int:
-        key = self.mesh.submit([5, 6, 7], greedy(most, ignore_eos=True), front=1)
+    def submit(self, most: int, traced: bool, **params: Any) -> int:
+        key = self.mesh.submit([5, 6, 7], greedy(most, ignore_eos=True, **params), front=1)
         if traced:
             self.summaries.follow(self.mesh.engine.requests[key])
         return key
@@ -60,6 +61,16 @@ def test_only_traced_streams_have_summaries_and_none_with_the_first_token(mesh: 
         steps = stepping.run()
     had = {key: [e.summary is not None for step in steps for e in step if e.key == key] for key in (traced, other)}
     assert had == {traced: [False, True, True, True], other: [False] * 4}
+
+
+def test_scores_of_a_prompt_have_no_summary_and_bring_the_first_token_none(mesh: Mesh) -> None:
+    with mesh:
+        stepping = Stepping(mesh)
+        stepping.submit(3, traced=True, prompt_logprobs=1)
+        events = [event for step in stepping.run() for event in step]
+    assert [(event.token is not None, event.summary is not None) for event in events] == [
+        *((False, False), (True, False), (True, True), (True, True)),
+    ]
 
 
 def test_a_summary_is_of_the_step_whose_token_it_comes_with(mesh: Mesh) -> None:

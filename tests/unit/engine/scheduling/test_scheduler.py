@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from router_service.engine.scheduling.block_manager import BlockManager, GroupSize
-from router_service.engine.scheduling.limits import NeverFitsError, QueueFullError, SchedulerLimits
+from router_service.engine.scheduling.limits import NeverFitsError, SchedulerLimits
+from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import GIVEN_BACK, ScheduledSequence
 from router_service.engine.scheduling.sequence import Sequence as Job
@@ -73,13 +74,17 @@ class Serving(RuleBasedStateMachine):
         prompt=st.integers(1, 26),
         more=st.integers(1, 12),
         like=st.integers(0, 2),
+        who=st.tuples(st.sampled_from("ab"), st.integers(-1, 1)),
         salt=st.sampled_from([b"", b"x"]),
         reusable=st.sampled_from([None, None, 0, 7]),
     )
-    def submit(self, prompt: int, more: int, like: int, salt: bytes, reusable: int | None) -> None:
+    def submit(
+        self, prompt: int, more: int, like: int, who: tuple[str, int], salt: bytes, reusable: int | None
+    ) -> None:
         """Prompts are beginnings of three texts, so that many share one."""
         tokens = [like * (at >= 8) for at in range(prompt)]
         job = Job(self.next_key, tokens, prompt + more, salt=salt, reusable=reusable)
+        job.caller, job.priority = who
         self.next_key += 1
         limits = self.scheduler.limits
         if prompt + more > self.scheduler.longest:
@@ -160,10 +165,10 @@ class Serving(RuleBasedStateMachine):
         self.check_progress(keys)
 
     def check_progress(self, keys: list[int]) -> None:
-        """The oldest that is not stalled is in each step, unless older ones that are stalled hold the blocks."""
-        alive = sorted(self.jobs.values(), key=lambda job: job.arrival)
-        if alive and not self.stalled:
-            assert alive[0].key in keys
+        """Unless stalled ones hold the blocks, the oldest that runs is in each step, and somebody runs."""
+        running = sorted((job for job in self.jobs.values() if job.tables), key=lambda job: job.arrival)
+        if self.jobs and not self.stalled:
+            assert running[0].key in keys
 
     @precondition(lambda self: self.jobs)
     @rule(pick=st.integers(0))

@@ -5,9 +5,10 @@ import asyncio
 import grpc
 import pytest
 
+from router_service.front.api.response_builder import PROMPT_POSITIONS, in_parts
 from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import LayerRouting, StreamOutput, Submit
+from router_service.protocol.messages import LayerRouting, Logprob, StreamOutput, Submit, TokenLogprobs
 from tests.unit.front.calls import Responses, check_one_end, collect, ids_of, text_of
 from tests.unit.front.front_fakes import FakeRouter, echo, refuse, until
 from tests.unit.front.front_world import World
@@ -128,6 +129,66 @@ async def test_routing_comes_once_for_each_position_even_when_a_router_dies(worl
     layers = [token.layers[0] for response in responses for token in response.routing]
     assert [layer.layer for layer in layers] == list(range(3 + 9 - 1))
     assert (list(layers[0].experts), list(layers[0].weights), list(layers[0].shards)) == ([0, 1], [0.5, 0.5], [3, 4])
+
+
+def scored(submit: Submit):  # type: ignore[no-untyped-def]
+    """Log-probabilities of the prompt, two positions an output and only then tokens; each names its position."""
+    entries = [
+        TokenLogprobs(Logprob(token, -float(position)), [Logprob(1, -0.5)] if position else [])
+        for position, token in enumerate(submit.prompt)
+    ]
+    for start in range(0, len(entries), 2):
+        yield StreamOutput(submit.stream, [], prompt_logprobs=entries[start : start + 2])
+    yield from echo(submit)
+
+
+async def test_prompt_logprobs_come_once_even_when_a_router_dies(world: World) -> None:
+    first = await world.router(script=scored, die_after_steps=2, step_s=0.002)
+    client = await world.front()
+    await client.wait_ready(10)
+    task = asyncio.create_task(collect(client, tokens=[5, 6, 7, 8, 9], max_tokens=3, prompt_logprobs=1))
+    await until(lambda: bool(first.submits))
+    await world.router(name="r1", script=scored)
+    responses = await task
+    check_one_end(responses)
+    entries = [entry for response in responses for entry in response.prompt_logprobs]
+    assert [(entry.token_id, entry.logprob) for entry in entries] == [(5 + n, -n) for n in range(5)]
+    assert [[top.token_id for top in entry.top] for entry in entries] == [[], [1], [1], [1], [1]]
+    assert ids_of(responses) == [5, 6, 7]
+    assert first.submits[0].sampling.prompt_logprobs == 1
+
+
+async def test_prompt_logprobs_of_a_long_prompt_come_in_several_messages(world: World) -> None:
+    _, client = await world.serve(script=scored)
+    responses = await collect(client, tokens=[5] * 1300, max_tokens=1, prompt_logprobs=1)
+    check_one_end(responses)
+    sizes = [len(response.prompt_logprobs) for response in responses]
+    assert (sum(sizes), max(sizes) <= PROMPT_POSITIONS) == (1300, True)
+    whole = pb.GenerateResponse(text="x", prompt_logprobs=[pb.TokenLogprob(token_id=n) for n in range(1300)])
+    parts = list(in_parts(whole))
+    assert [len(part.prompt_logprobs) for part in parts] == [512, 512, 276]
+    assert [part.text for part in parts] == ["", "", "x"]
+    assert [entry.token_id for part in parts for entry in part.prompt_logprobs] == list(range(1300))
+
+
+async def test_a_stop_string_that_is_a_special_token_ends_the_answer(world: World) -> None:
+    router, client = await world.serve()
+    responses = await collect(client, tokens=[9, 2, 9], max_tokens=9, ignore_eos=True, stop=["<|im_end|>"])
+    assert (ids_of(responses), responses[-1].finish_reason) == ([9, 2], pb.STOP)
+    assert router.submits[0].sampling.stop_token_ids == (2,)
+
+
+async def test_a_stop_string_counts_behind_min_tokens_only(world: World) -> None:
+    _, client = await world.serve()
+    ids = await client.tokenize("w END. ")
+    most = 3 * len(ids)
+    for least in (0, len(ids), most):
+        responses = await collect(client, tokens=ids, max_tokens=most, min_tokens=least, stop=["END."])
+        ends = {0: "w ", len(ids): "w END. w ", most: "w END. " * 3}
+        assert (text_of(responses), responses[-1].finish_reason) == (
+            ends[least],
+            pb.LENGTH if least == most else pb.STOP,
+        )
 
 
 async def test_64_streams_some_cancelled_end_exactly_once(world: World, tokenizer: Tokenizer) -> None:

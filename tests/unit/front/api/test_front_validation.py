@@ -7,16 +7,17 @@ import grpc
 import pytest
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.api.sampling import resolve_sampling
+from router_service.front.api.sampling import resolve_sampling, special_stop_ids
 from router_service.front.errors import RequestError
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.generation_config import SamplingDefaults
+from router_service.front.text.json_tokenizer import JsonTokenizer
 from router_service.front.text.text_model import load_text_model
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from router_service.protocol.messages import SamplingParams
 from tests.unit.front.calls import collect
-from tests.unit.front.front_fakes import VOCABULARY, card, write_checkpoint
+from tests.unit.front.front_fakes import VOCABULARY, byte_level_tokenizer, card, write_checkpoint
 from tests.unit.front.front_world import World
 
 LIMITS = LengthLimits(context=100, prompt=80, vocabulary=VOCABULARY)
@@ -50,8 +51,24 @@ def test_what_is_set_counts() -> None:
         seed=(1 << 64) - 1,
         stop_token_ids=[4, 5, 4],
         logprobs=0,
+        min_tokens=7,
+        logit_bias={3: -100.0, VOCABULARY - 1: 100.0},
+        prompt_logprobs=20,
     )
-    assert params == SamplingParams(7, 0.5, 3, 0.25, 0.125, 1.5, -2.0, 2.0, (1 << 64) - 1, (4, 5), False, 0)
+    assert params == SamplingParams(
+        *(7, 0.5, 3, 0.25, 0.125, 1.5, -2.0, 2.0, (1 << 64) - 1, (4, 5), False, 0),
+        min_tokens=7,
+        logit_bias={3: -100.0, VOCABULARY - 1: 100.0},
+        prompt_logprobs=20,
+    )
+
+
+def test_a_stop_string_that_is_a_special_token_is_a_stop_token() -> None:
+    tokenizer = JsonTokenizer(byte_level_tokenizer())
+    stops = ["<|im_end|>", "hello", "<|endoftext|>", "<|im_end|> "]
+    assert special_stop_ids(stops, tokenizer) == [2, 0]
+    params = resolve_sampling(pb.Sampling(stop_token_ids=[9]), SamplingDefaults(eos_token_ids=(2,)), LIMITS, 1, [2, 0])
+    assert params.stop_token_ids == (9, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +98,19 @@ def test_what_is_set_counts() -> None:
             "sampling.stop_token_ids[1]: token 512 is not in the vocabulary, 0 to 511",
         ),
         ({"stop_token_ids": [1] * 65}, "sampling.stop_token_ids: at most 64"),
+        (
+            {"min_tokens": 8, "max_tokens": 7},
+            "sampling.min_tokens: must be 0 to 7, the answer's max_tokens, got 8: lower it or raise max_tokens",
+        ),
+        ({"min_tokens": 91}, "sampling.min_tokens: must be 0 to 90"),
+        ({"logit_bias": {5: 100.5}}, "sampling.logit_bias[5]: must be at least -100 and at most 100, got 100.5"),
+        ({"logit_bias": {5: float("nan")}}, "sampling.logit_bias[5]: must be at least -100 and at most 100, got nan"),
+        (
+            {"logit_bias": {VOCABULARY: 1.0}},
+            "sampling.logit_bias[512]: token 512 is not in the vocabulary, 0 to 511",
+        ),
+        ({"logit_bias": dict.fromkeys(range(301), 1.0)}, "sampling.logit_bias: at most 300 tokens, got 301"),
+        ({"prompt_logprobs": 21}, "sampling.prompt_logprobs: must be 0 to 20, got 21"),
     ],
 )
 def test_a_field_out_of_bounds_is_named_with_its_bounds(fields: dict[str, object], message: str) -> None:

@@ -174,7 +174,8 @@ async def test_a_streamed_method_that_is_a_generator_is_limited_too(door: Door) 
     handler = await AuthInterceptor(authenticator).intercept_service(found, details)  # type: ignore[arg-type]
     assert handler.request_deserializer(b"any") == b"any"
     seen = []
-    async for number in handler.unary_stream(b"any", None):  # type: ignore[arg-type, attr-defined]
+    context = SimpleNamespace(peer=lambda: "ipv4:127.0.0.1:1")
+    async for number in handler.unary_stream(b"any", context):  # type: ignore[arg-type, attr-defined]
         assert authenticator.open_streams("lim") == 1
         seen.append(number)
     assert (seen, authenticator.open_streams("lim")) == ([1, 2], 0)

@@ -12,6 +12,7 @@ import pytest
 
 from cluster.cli import generate_command, status_command
 from cluster.table import duration, size, table
+from router_service.front.api.scheduling import salt_of
 from router_service.protocol import cluster_pb2, inference_pb2
 from tests.unit.front.commands import ROOT, command, serve, start
 from tests.unit.front.front_fakes import report, until
@@ -29,6 +30,7 @@ async def test_generate_streams_the_text(world: World) -> None:
 async def test_generate_prints_json(world: World) -> None:
     target = await serve(world)
     flags = "--json --max-tokens 90 --temperature 0.5 --top-p 0.5 --top-k 4 --min-p 0.25 --seed 9 --logprobs 2"
+    flags += " --min-tokens 1 --prompt-logprobs 3 --logit-bias 5=-1.5 --logit-bias 7=100"
     arguments = [*flags.split(), "--ignore-eos", "--stop", "zz", "--stop", "END."]
     code, out, err = await command("generate", "hello END. fox", *arguments, target=target)
     assert (code, err) == (0, "")
@@ -40,6 +42,26 @@ async def test_generate_prints_json(world: World) -> None:
     sampling = world.routers[0].submits[0].sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (90, 0.5, 0.5, 4)
     assert (sampling.min_p, sampling.seed, sampling.ignore_eos, sampling.logprobs) == (0.25, 9, True, 2)
+    assert (sampling.min_tokens, sampling.logit_bias) == (1, {5: -1.5, 7: 100.0})
+    assert sampling.prompt_logprobs == 3
+
+
+def test_the_first_prompt_token_has_no_logprob_in_json() -> None:
+    entries = [inference_pb2.TokenLogprob(token_id=3), inference_pb2.TokenLogprob(token_id=4, logprob=-0.5)]
+    answer = generate_command.summary([inference_pb2.GenerateResponse(prompt_logprobs=entries)])
+    assert answer["prompt_logprobs"] == [
+        {"token_id": 3, "text": "", "logprob": None},
+        {"token_id": 4, "text": "", "logprob": -0.5},
+    ]
+
+
+async def test_generate_sends_priority_and_salt(world: World) -> None:
+    target = await serve(world)
+    arguments = ("--max-tokens", "1", "--priority", "-7", "--cache-salt", "mine")
+    code, _, err = await command("generate", "hello", *arguments, target=target)
+    assert (code, err) == (0, "")
+    submit = world.routers[0].submits[0]
+    assert (submit.priority, submit.cache_salt) == (-7, salt_of("", "mine"))
 
 
 async def test_generate_sends_a_chat(world: World) -> None:
@@ -56,6 +78,10 @@ async def test_generate_sends_a_chat(world: World) -> None:
     [
         (("--top-p", "2"), "INVALID_ARGUMENT: sampling.top_p: must be over 0 and at most 1, got 2"),
         (("--seed", "-1"), "expertmesh: --seed: out of range: -1"),
+        (("--priority", "-101"), "INVALID_ARGUMENT: priority: must be -100 to 100, got -101"),
+        (("--priority", "2147483648"), "expertmesh: --priority: out of range: 2147483648"),
+        (("--min-tokens", "-1"), "expertmesh: --min-tokens: out of range: -1"),
+        (("--logit-bias", "5=101"), "INVALID_ARGUMENT: sampling.logit_bias[5]: must be at least -100"),
         (("--target", "127.0.0.1:1"), "expertmesh: 127.0.0.1:1: UNAVAILABLE: "),
     ],
 )
@@ -65,6 +91,13 @@ async def test_an_error_is_one_line(world: World, arguments: tuple[str, ...], me
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize("text", ["5", "=1", "a=1", "5=b", "-5=1", f"{1 << 32}=1"])
+async def test_a_logit_bias_that_cannot_be_read_is_named(text: str) -> None:
+    code, out, err = await command("generate", "hello", f"--logit-bias={text}")
+    assert (code, out) == (2, "")
+    assert "argument --logit-bias: " in err
 
 
 async def test_an_interrupt_cancels_the_call(world: World) -> None:

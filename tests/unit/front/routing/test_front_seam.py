@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from router_service.engine.request import Event
-from router_service.protocol.messages import Cancel, RouterHello, Submit, ToRouter
+from router_service.protocol.messages import Cancel, Logprob, RouterHello, Submit, TokenLogprobs, ToRouter
 from router_service.router.front_connections import FrontConnections
 from tests.unit.front.calls import check_one_end, collect, ids_of
 from tests.unit.front.front_fakes import CREDENTIALS, until
@@ -20,6 +20,7 @@ class Echo:
         self.cancels: list[Cancel] = []
         self.disconnected = threading.Event()
         self.whole = True
+        self.scores: list[list[TokenLogprobs]] = []
         self.connections = FrontConnections(
             hello=RouterHello("r0", 4096, 4095),
             receive=self.receive,
@@ -35,10 +36,12 @@ class Echo:
     def receive(self, front: int, message: ToRouter) -> None:
         if isinstance(message, Submit):
             most = message.sampling.max_tokens
+            scores = [Event(0, front, message.stream, None, prompt_logprobs=part) for part in self.scores]
             for position in range(most if self.whole else most // 2):
                 finish = "length" if position + 1 == most else None
                 token = message.prompt[position % len(message.prompt)]
-                self.connections.publish([Event(0, front, message.stream, token, finish=finish)])
+                self.connections.publish([*scores, Event(0, front, message.stream, token, finish=finish)])
+                scores = []
         else:
             self.cancels.append(message)
 
@@ -68,3 +71,15 @@ async def test_streams_cross_the_seam(world: World, router: Echo) -> None:
     await until(lambda: len(router.cancels) == 1)
     await world.server.stop()
     await until(router.disconnected.is_set)
+
+
+async def test_scores_of_a_prompt_come_in_frames_of_their_own(world: World, router: Echo) -> None:
+    """They come before the token that follows them, once and in order."""
+    client = await world.front(checksum=True)
+    await client.wait_ready(10)
+    router.scores = [[TokenLogprobs(Logprob(id, -0.5), [])] for id in (5, 6, 7)]
+    responses = await collect(client, tokens=[5, 6, 7], max_tokens=2, prompt_logprobs=0)
+    check_one_end(responses)
+    entries = [entry for response in responses for entry in response.prompt_logprobs]
+    assert [(entry.token_id, entry.logprob) for entry in entries] == [(5, -0.5), (6, -0.5), (7, -0.5)]
+    assert ids_of(responses) == [5, 6]

@@ -8,6 +8,7 @@ from experts.host.watched_task import TaskWatch
 from experts.transport.address import Endpoint
 from router_service.front.config import FrontConfig
 from router_service.front.routing import router_pool
+from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import LinkLostError, StreamQueue
@@ -79,7 +80,7 @@ async def test_a_fault_of_what_follows_the_links_ends_neither_search_nor_links(
         tasks=tasks,
     )
     pool.start()
-    await asyncio.wait_for(pool.choose(), WAIT_S)
+    await asyncio.wait_for(pool.choose(PrefixChain()), WAIT_S)
     assert "out of luck" in caplog.text
     listed.append(second.endpoint)
     await until(lambda: len(pool.links) == 2)

@@ -137,6 +137,24 @@ def test_only_a_possible_start_is_held_back(chunks: list[str], stop: str) -> Non
             assert out == seen or stop.startswith(seen[len(out) :])
 
 
+@given(
+    early=st.lists(st.text("ab", max_size=4), max_size=6),
+    late=st.lists(st.text("ab", max_size=4), max_size=6),
+    stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+)
+def test_a_stop_string_may_begin_but_not_end_where_none_counts_yet(
+    early: list[str], late: list[str], stops: list[str]
+) -> None:
+    matcher, before = StopMatcher(stops), "".join(early)
+    out = "".join([*(matcher.push(chunk, may_stop=False) for chunk in early), *(matcher.push(chunk) for chunk in late)])
+    whole = before + "".join(late)
+    # The plain definition: the earliest end behind the text that does not count, then the longest.
+    ends = ((end, start) for end in range(len(before) + 1, len(whole) + 1) for start in range(end))
+    found = next(((end, start) for end, start in ends if whole[start:end] in stops), None)
+    assert matcher.stopped is (found is not None)
+    assert out + matcher.flush() == (whole if found is None else whole[: found[1]])
+
+
 def test_text_without_stops_is_not_held() -> None:
     matcher = StopMatcher([])
     assert matcher.push("abc") == "abc"

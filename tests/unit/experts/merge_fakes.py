@@ -1,0 +1,69 @@
+"""Calls of several routers, an FFN whose sums are exact, and a work function that tests hold and let go."""
+
+import threading
+from collections.abc import Hashable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experts.shard.waiting_calls import WaitingCall
+from experts.transport.call import ExpertCall
+
+HIDDEN, SLOTS = 4, 3
+WAIT_S = 60.0
+
+
+def call_of(layer: int, rows: int, seed: int = 0) -> ExpertCall:
+    """`rows` random rows, each sent to up to two slots, sorted by slot as routers send them."""
+    random = np.random.default_rng(seed)
+    pairs = [(row, slot) for slot in range(SLOTS) for row in range(rows) if random.random() < 2 / SLOTS]
+    rows_A, slots_A = np.array(pairs, np.int32).reshape(-1, 2).T
+    x_RD = torch.from_numpy(random.standard_normal((rows, HIDDEN), np.float32))
+    weights_A = random.random(len(pairs), np.float32)
+    return ExpertCall(layer, x_RD, np.ascontiguousarray(rows_A), np.ascontiguousarray(slots_A), weights_A)
+
+
+def sums_of(call: ExpertCall) -> Tensor:
+    """An FFN that treats each row by itself and adds in the order of its assignments: no other row changes its bits."""
+    y_RD = np.zeros(call.x_RD.shape, np.float32)
+    for row, slot, weight in zip(call.rows_A, call.slots_A, call.weights_A, strict=True):
+        y_RD[row] += weight * (slot + 1 + call.layer) * np.tanh(call.x_RD[int(row)].numpy())
+    return torch.from_numpy(y_RD)
+
+
+def waiting(call: ExpertCall, connection: Hashable, gone: bool = False) -> WaitingCall:
+    """The call as it waits."""
+    return WaitingCall(call, 0, connection, lambda: gone)
+
+
+class HeldWork:
+    """`sums_of`, one computation for each `let_go`; `calls` has what was computed, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[ExpertCall] = []
+        self._turns = threading.Semaphore(0)
+
+    def __call__(self, call: ExpertCall) -> Tensor:
+        self.calls.append(call)
+        assert self._turns.acquire(timeout=WAIT_S), "the test never lets go"
+        return sums_of(call)
+
+    def let_go(self, computations: int = 1) -> None:
+        """Let so many computations end."""
+        self._turns.release(computations)
+
+
+class HeldShard:
+    """Holds `SLOTS` experts of each of nine layers; computes by `HeldWork`."""
+
+    index, experts, weights_bytes, load_seconds = 0, tuple(range(SLOTS)), 0, 0.0
+    layers = dict.fromkeys(range(9))
+
+    def __init__(self) -> None:
+        self.compute = HeldWork()
+
+    def check(self, call: ExpertCall) -> None:
+        """As `ExpertShard.check`."""
+        if call.layer not in self.layers or (len(call.slots_A) and call.slots_A.max() >= SLOTS):
+            raise ValueError("not held here")

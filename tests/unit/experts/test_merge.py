@@ -1,0 +1,111 @@
+"""Merging calls: which are computed together, and that no sum changes by it. For any calls in any order."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experts.shard.merge import merged, taken_apart
+from experts.shard.waiting_calls import WaitingCall, WaitingCalls
+from experts.transport.call import ExpertCall
+from kernels import select
+from tests.unit.experts.merge_fakes import HIDDEN, SLOTS, call_of, sums_of, waiting
+
+FFN = 6
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99)), min_size=1, max_size=6))
+def test_merged_sums_are_those_of_each_call_alone(shapes: list[tuple[int, int]]) -> None:
+    """Bit for bit where rows are computed one by one; a merged call is itself a call as routers send it."""
+    calls = [call_of(2, rows, seed) for rows, seed in shapes]
+    together = merged(calls)
+    assert (np.diff(together.slots_A) >= 0).all()
+    assert (together.rows_A.dtype, together.slots_A.dtype) == (np.int32, np.int32)
+    for call, part_RD in zip(calls, taken_apart(sums_of(together), calls), strict=True):
+        assert torch.equal(part_RD, sums_of(call))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_merged_sums_of_a_backend_are_within_the_dtypes_tolerance(backend: str, dtype: torch.dtype) -> None:
+    """A product may accumulate in another order where it has more rows."""
+    ops, random = select.ops(backend, "cpu"), torch.Generator().manual_seed(0)
+    gate_up = torch.randn(SLOTS, 2 * FFN, HIDDEN, generator=random).to(dtype)
+    down = torch.randn(SLOTS, HIDDEN, FFN, generator=random).to(dtype)
+    weights = ops.prepare_weights(gate_up, down)
+    calls = [call_of(0, rows, rows) for rows in (1, 8, 3, 20)]
+
+    def computed(call: ExpertCall) -> torch.Tensor:
+        return ops.expert_ffn(
+            call.x_RD.to(dtype),
+            weights,
+            torch.from_numpy(call.rows_A.astype(np.int64)),
+            torch.from_numpy(call.slots_A.astype(np.int64)),
+            torch.from_numpy(call.weights_A),
+        )
+
+    for call, part_RD in zip(calls, taken_apart(computed(merged(calls)), calls), strict=True):
+        torch.testing.assert_close(part_RD, computed(call), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+# An arrival (connection, layer, rows), or None: the computing thread takes what it computes next.
+Steps = list[tuple[int, int, int] | None]
+STEPS: st.SearchStrategy[Steps] = st.lists(
+    st.none() | st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 5)), max_size=60
+)
+
+
+@given(STEPS, st.integers(1, 12))
+def test_any_arrivals_are_taken_once_in_order_and_none_starves(steps: Steps, most_rows: int) -> None:
+    queue, seen = WaitingCalls(most_rows), list[WaitingCall]()
+    came: deque[WaitingCall] = deque()  # what waits, the oldest first
+    for step in [*steps, *[None] * (len(steps) + 1)]:
+        if step is not None:
+            connection, layer, rows = step
+            came.append(waiting(call_of(layer, rows), connection))
+            queue.add(came[-1])
+            continue
+        batch = queue.take()
+        assert bool(batch) == bool(came)
+        if not batch:
+            continue
+        assert batch[0] is came[0], "the oldest is always among those taken, so none waits for a later one"
+        assert {one.call.layer for one in batch} == {batch[0].call.layer}
+        assert len(batch) == 1 or sum(len(one.call.x_RD) for one in batch) <= most_rows
+        check_order(batch, came)
+        check_greedy(batch, came, most_rows)
+        for one in batch:
+            came.remove(one)
+        seen += batch
+        assert queue.oldest is (came[0] if came else None)
+    assert len(seen) == len(set(map(id, seen))) == sum(step is not None for step in steps)
+
+
+def check_order(batch: list[WaitingCall], came: deque[WaitingCall]) -> None:
+    """No call is taken before an older one of its connection, nor within a layer before any older one that could be."""
+    assert batch == [one for one in came if one in batch]
+    for one in batch:
+        older = [other for other in list(came)[: came.index(one)] if other.connection == one.connection]
+        assert all(other in batch for other in older)
+
+
+def check_greedy(batch: list[WaitingCall], came: deque[WaitingCall], most_rows: int) -> None:
+    """Every call that may be computed with the others is: the first that is left had no room, or had to wait."""
+    rows = sum(len(one.call.x_RD) for one in batch)
+    for index, one in enumerate(came):
+        if one not in batch and one.call.layer == batch[0].call.layer:
+            blocked = any(o.connection == one.connection and o not in batch for o in list(came)[:index])
+            assert blocked or rows + len(one.call.x_RD) > most_rows
+            if not blocked:
+                break
+
+
+def test_a_call_over_the_limit_is_computed_by_itself() -> None:
+    queue = WaitingCalls(4)
+    for connection, rows in enumerate((9, 1, 3, 1)):
+        queue.add(waiting(call_of(0, rows), connection))
+    assert [[len(one.call.x_RD) for one in queue.take()] for _ in range(4)] == [[9], [1, 3], [1], []]
