@@ -55,6 +55,7 @@ class Rig:
         delays: dict[int, float] | None = None,
         clocks: Clocks | None = None,
         half_ns: int = HALF_MINUTE_NS,
+        lanes: int = 1,
     ) -> None:
         self.hidden = plan.spec.hidden
         self.node = NODE if way == "unix" else "another node"
@@ -67,9 +68,7 @@ class Rig:
         for index in range(shards):
             server = self.servers.start(index, (delays or {}).get(index, 0.0))
             self.relays.append(Relay(server.endpoint, self.node))
-            channel = connect(self.relays[index].endpoint, self.node, CREDENTIALS, WAIT_S)
-            channel.set_timeouts(WAIT_S)
-            self.transport.offer(index, channel)
+            self.connect(index, lanes)
 
     def __enter__(self) -> Self:
         return self
@@ -80,14 +79,21 @@ class Rig:
         for relay in self.relays:
             relay.close()
 
+    def connect(self, shard: int, lanes: int) -> None:
+        """Offer new connections to a shard, from its next call on."""
+        channels = [connect(self.relays[shard].endpoint, self.node, CREDENTIALS, WAIT_S) for _ in range(lanes)]
+        for channel in channels:
+            channel.set_timeouts(WAIT_S)
+        self.transport.offer(shard, *channels)
+
     def ask(self, ids_TK: list[list[int]]) -> Exchange:
         """One layer call, each expert weighted alike."""
         handle = self.send(ids_TK)
         return self.take(handle, ids_TK)
 
-    def send(self, ids_TK: list[list[int]]) -> Dispatched:
+    def send(self, ids_TK: list[list[int]], lane: int = 0) -> Dispatched:
         """The call's first half."""
-        return self.pool.dispatch(0, torch.randn(len(ids_TK), self.hidden), _routing(ids_TK))
+        return self.pool.dispatch(0, torch.randn(len(ids_TK), self.hidden), _routing(ids_TK), lane)
 
     def take(self, handle: Dispatched, ids_TK: list[list[int]]) -> Exchange:
         """The other half."""

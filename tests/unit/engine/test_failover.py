@@ -16,6 +16,7 @@ from tests.support.divided import HERE, THERE, make_divided
 from tests.support.mesh import WAIT_S, Mesh, greedy, tokens_of, until
 from tests.support.tiny import Tiny
 
+
 @pytest.fixture(scope="module")
 def divided(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return make_divided(tmp_path_factory.mktemp("divided"))

@@ -46,10 +46,11 @@ def test_tokens_and_logits_equal_transformers(
 def test_routings_scores_and_prompt_scores_belong_to_their_tokens(tiny: Make, family: str) -> None:
     """Every third request asks for scores, so that each batch has rows with and without."""
     told: dict[str, list[list[Event]]] = {}
+    params = greedy(COUNT, prompt_logprobs=2)
     for way in ("on", "off"):
         with Mesh(tiny(family).plan, 2, "unix", overlap=way) as mesh:
             keys = [
-                mesh.submit(prompt, greedy(COUNT, prompt_logprobs=2), return_routing=True, return_scores=number % 3 == 0)
+                mesh.submit(prompt, params, return_routing=True, return_scores=number % 3 == 0)
                 for number, prompt in enumerate(PROMPTS)
             ]
             events = mesh.drain()
@@ -57,12 +58,19 @@ def test_routings_scores_and_prompt_scores_belong_to_their_tokens(tiny: Make, fa
         assert {batches_of(record) for record in mesh.records} == {2 if way == "on" else 1}
     for two, one in zip(told["on"], told["off"], strict=True):
         assert tokens_of(two) == tokens_of(one)
+        assert prompt_scores(two) == pytest.approx(prompt_scores(one), rel=1e-4)
         assert len(layers_of(two)) == len(layers_of(one)) > 0
         for ours, theirs in zip(layers_of(two), layers_of(one), strict=True):
             assert (ours.layer, ours.experts, ours.shards) == (theirs.layer, theirs.experts, theirs.shards)
             assert ours.weights == pytest.approx(theirs.weights, rel=1e-4)
             assert [expert for expert, _ in ours.scores] == [expert for expert, _ in theirs.scores]
             assert [score for _, score in ours.scores] == pytest.approx([s for _, s in theirs.scores], rel=1e-4)
+
+
+def prompt_scores(events: list[Event]) -> list[float]:
+    """The log-probabilities of a prompt's tokens, and the two best at each of its positions."""
+    told = [scores for event in events for scores in event.prompt_logprobs or []]
+    return [one.logprob for scores in told for one in (scores.chosen, *scores.top)]
 
 
 def layers_of(events: list[Event]) -> list[LayerRouting]:
