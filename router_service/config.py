@@ -44,6 +44,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         check_settings("router", self)
 
+    @property
+    def lanes(self) -> int:
+        """How many calls to a shard may be in flight, each on a connection of its own."""
+        return 1 if self.overlap == "off" else 2
+
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:

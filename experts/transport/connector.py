@@ -52,7 +52,6 @@ class ShardConnector:
     Args:
         endpoints: returns where each shard is now; may be slow or fail; called on this thread only.
         changed: called after a shard has been connected.
-        lanes: how many calls to a shard may be in flight; each has a connection.
         threads: the process's, to which the connector's is added.
     """
 
@@ -67,7 +66,6 @@ class ShardConnector:
         checksum: bool = False,
         changed: Callable[[], None] = lambda: None,
         threads: ThreadWatch | None = None,
-        lanes: int = 1,
     ) -> None:
         self.connections = [ShardConnection() for _ in range(shards)]
         self._transport = transport
@@ -77,7 +75,6 @@ class ShardConnector:
         self._call_timeout_s = call_timeout_s
         self._checksum = checksum
         self._changed = changed
-        self._lanes = lanes
         self._stop = threading.Event()
         self._thread = (threads or ThreadWatch()).start("shard connector", self._run, lasts_until=self._stop.is_set)
 
@@ -146,7 +143,7 @@ class ShardConnector:
     def _connect_lanes(self, endpoint: Endpoint) -> list[Channel]:
         channels: list[Channel] = []
         try:
-            for _ in range(self._lanes):
+            for _ in range(self._transport.lanes):
                 channels.append(connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum))
         except BaseException:
             for channel in channels:

@@ -16,9 +16,6 @@ from experts.transport.clock import HALF_MINUTE_NS, ShardClock
 from experts.transport.frame import FrameError, Kind
 from experts.transport.ready import ReadyShards
 
-# As many calls to a shard may be in flight.
-LANES = 2
-
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
@@ -27,7 +24,7 @@ class _Connection:
     channels: tuple[Channel, ...]
 
     def channel(self, lane: int) -> Channel:
-        """The lane's; lanes share channels where there are fewer of them. A channel's replies come in order."""
+        """The lane's. Where lanes share one, its replies come in the order of the calls."""
         return self.channels[lane % len(self.channels)]
 
     def close(self) -> None:
@@ -42,15 +39,19 @@ class SocketTransport:
     replaces are lost.
 
     Args:
+        lanes: connections to each shard. Further lanes share them.
         half_ns: see `ShardClock`.
         ready: makes what waits for the connections of a lane; a benchmark compares another one.
     """
 
-    def __init__(self, half_ns: int = HALF_MINUTE_NS, ready: Callable[[], ReadyShards] = ReadyShards) -> None:
+    def __init__(
+        self, lanes: int = 1, half_ns: int = HALF_MINUTE_NS, ready: Callable[[], ReadyShards] = ReadyShards
+    ) -> None:
+        self.lanes = lanes
         self._half_ns = half_ns
         self._connections: dict[int, _Connection] = {}
         self._offered: dict[int, tuple[Channel, ...]] = {}
-        self._ready = [ready() for _ in range(LANES)]
+        self._ready = [ready() for _ in range(lanes)]
         # Calls in flight by shard and lane, and those whose connection has gone: they fail with no look at the others.
         self._outstanding: set[tuple[int, int]] = set()
         self._lost: set[tuple[int, int]] = set()
@@ -59,7 +60,13 @@ class SocketTransport:
         self._sequence = 0
 
     def offer(self, shard: int, *channels: Channel) -> None:
-        """Use `channels`, one for each lane, for `shard` from the next call on. Any thread may call this."""
+        """Use `channels`, one for each lane, for `shard` from the next call on. Any thread may call this.
+
+        Raises:
+            ValueError: there are more or fewer channels than lanes.
+        """
+        if len(channels) != self.lanes:
+            raise ValueError(f"shard {shard} is offered {len(channels)} channels, it must be {self.lanes}: one a lane")
         with self._lock:
             unused, self._offered[shard] = self._offered.get(shard, ()), channels
         for channel in unused:  # offered twice before a call was made: the older one was never used
@@ -94,15 +101,14 @@ class SocketTransport:
         except OSError as error:
             raise self._drop(shard, error) from error
         self._outstanding.add((shard, lane))
-        self._lost.discard((shard, lane))  # else of a step that ended before it asked
+        self._lost.discard((shard, lane))
         return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before, lane)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
         result = self._next_of(sent, deadline_s)
-        call = result.shard, sent[result.shard].lane
-        self._outstanding.discard(call)
-        self._lost.discard(call)
+        if isinstance(result, Reply):
+            self._outstanding.discard((result.shard, sent[result.shard].lane))
         return result
 
     def _next_of(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
@@ -110,7 +116,7 @@ class SocketTransport:
             if shard in sent and sent[shard].lane == lane:
                 return _not_connected(shard)
         first = next(iter(sent.values()))
-        ready = self._ready[first.lane % LANES].next_of(sent, deadline_s)
+        ready = self._ready[first.lane % self.lanes].next_of(sent, deadline_s)
         shard = first.shard if ready is None else ready
         connection = self._connections.get(shard)
         if connection is None:  # `close` was called while this thread waited
@@ -136,8 +142,8 @@ class SocketTransport:
                 old, new = self._connections.get(shard), _Connection(self._offered[shard])
                 self._connections[shard] = new
                 del self._offered[shard]  # last, so that no other thread sees the shard without a connection
-            for lane, ready in enumerate(self._ready):
-                ready.add(shard, new.channel(lane).fileno())
+            for ready, channel in zip(self._ready, new.channels, strict=True):
+                ready.add(shard, channel.fileno())
             if old is not None:
                 self._lose(shard)
                 old.close()

@@ -76,11 +76,6 @@ class OverlapPolicy:
         self._comparisons: dict[tuple[bool, bool, int], Comparison] = {}
         self._chosen: tuple[Comparison, bool, int] | None = None
 
-    @property
-    def lanes(self) -> int:
-        """How many calls to a shard may be in flight."""
-        return 1 if self._mode == "off" else 2
-
     def split(self, scheduled: Sequence[ScheduledSequence], shape: StepShape) -> Halves:
         """Return the step's sequences in one part or two, in order; after the step `observe` tells how it went."""
         self._chosen, parts = None, halves(scheduled) if self._mode != "off" else [scheduled]

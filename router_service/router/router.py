@@ -177,7 +177,6 @@ class Router:
             checksum=experts.checksum,
             changed=self._shards_changed,
             threads=self.threads,
-            lanes=self.engine.overlap.lanes,
         )
 
     def _report(self, identity: RouterIdentity, sizes: ModelSizes, metrics: MetricsConfig) -> Reporter:

@@ -100,7 +100,7 @@ class FarExperts(EngineSide):
         from router_service.config import EngineConfig
         from router_service.engine.builder import build_engine
 
-        credentials, transport = Credentials(secrets.token_bytes(32), bytes(32)), SocketTransport()
+        credentials, transport = Credentials(secrets.token_bytes(32), bytes(32)), SocketTransport(lanes=2)
         self._workers = [
             stack.enter_context(Worker(FarShard, directory, dtype, n, shards, credentials, environment=PASSIVE))
             for n in range(shards)

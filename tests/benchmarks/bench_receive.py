@@ -73,7 +73,7 @@ class Pairs:
 
     def asked(self, shards: Iterable[int]) -> dict[int, Sent]:
         """Send a call to each of `shards`, which read it; the calls by shard."""
-        outstanding = {shard: self.transport.send(shard, _call()) for shard in shards}
+        outstanding = {shard: self.transport.send(shard, _call(), 0) for shard in shards}
         for shard in outstanding:
             self.sequences[shard] = self.shards[shard].receive()[0].sequence
         return outstanding

@@ -61,14 +61,14 @@ class Rig:
         self.node = NODE if way == "unix" else "another node"
         self.servers = ShardServers(load_shards(plan, shards), clocks=clocks)
         self.placement = even_placement(plan.spec.gate.experts, shards)
-        self.transport = SocketTransport(half_ns)
+        self.transport = SocketTransport(lanes, half_ns)
         self.pool = ExpertPool(self.transport, self.placement, WAIT_S)
         self.statistics = Statistics(self.placement, plan.spec.layers)
         self.relays: list[Relay] = []
         for index in range(shards):
             server = self.servers.start(index, (delays or {}).get(index, 0.0))
             self.relays.append(Relay(server.endpoint, self.node))
-            self.connect(index, lanes)
+            self.connect(index)
 
     def __enter__(self) -> Self:
         return self
@@ -79,9 +79,11 @@ class Rig:
         for relay in self.relays:
             relay.close()
 
-    def connect(self, shard: int, lanes: int) -> None:
+    def connect(self, shard: int) -> None:
         """Offer new connections to a shard, from its next call on."""
-        channels = [connect(self.relays[shard].endpoint, self.node, CREDENTIALS, WAIT_S) for _ in range(lanes)]
+        channels = [
+            connect(self.relays[shard].endpoint, self.node, CREDENTIALS, WAIT_S) for _ in range(self.transport.lanes)
+        ]
         for channel in channels:
             channel.set_timeouts(WAIT_S)
         self.transport.offer(shard, *channels)

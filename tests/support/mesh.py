@@ -24,7 +24,6 @@ from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine
-from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.request import Event, Request
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.families.registry import ModelPlan
@@ -145,7 +144,7 @@ class Mesh:
         # Else how many threads or batches compute is measured, and what is drawn could follow the machine's load.
         fixed = {"threads": 1, "overlap": "off"}
         engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | fixed | config)
-        transport = self._transport(way, delays or {}, experts, OverlapPolicy(engine.overlap).lanes)
+        transport = self._transport(way, delays or {}, experts, engine.lanes)
         self.engine = build_engine(plan, transport, experts, engine, dtype, CPU, keep_packed)
         self.engine.observe = self.records.append
         self._keys = count(1)
@@ -153,7 +152,7 @@ class Mesh:
     def _transport(self, way: str, delays: dict[int, float], experts: ExpertsConfig, lanes: int) -> Transport:
         if way == "local":
             return LocalTransport(dict(enumerate(self.servers.shards)))
-        transport, shards = SocketTransport(), len(self.servers.shards)
+        transport, shards = SocketTransport(lanes), len(self.servers.shards)
         for index in range(shards):
             self.servers.start(index, delays.get(index, 0.0))
         node = NODE if way == "unix" else "another node"
@@ -165,7 +164,6 @@ class Mesh:
             node=node,
             call_timeout_s=experts.call_timeout_seconds,
             checksum=experts.checksum,
-            lanes=lanes,
         )
         until(self.connector.connected, "all shards are connected")
         return transport

@@ -61,13 +61,12 @@ class Steps:
         return taken
 
 
-@pytest.mark.parametrize(("mode", "parts", "lanes"), [("on", 2, 2), ("off", 1, 1)])
-def test_on_and_off_measure_nothing(mode: str, parts: int, lanes: int) -> None:
+@pytest.mark.parametrize(("mode", "parts"), [("on", 2), ("off", 1)])
+def test_on_and_off_measure_nothing(mode: str, parts: int) -> None:
     policy = OverlapPolicy(mode)  # type: ignore[arg-type]
     for seconds in (1.0, 100.0) * 50:
         assert len(policy.split(sequences([1] * ROWS), StepShape(ROWS, ROWS))) == parts
         policy.observe(seconds)
-    assert policy.lanes == lanes
 
 
 def test_the_faster_way_is_taken_and_the_other_seldom_tried() -> None:

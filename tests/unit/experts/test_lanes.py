@@ -66,7 +66,7 @@ def test_a_call_does_not_wait_on_the_connection_that_replaced_its_own(rig: Rig) 
     first = send(rig, x_TD, 0)
     with rig.servers.running[1].turn:
         second = send(rig, x_TD, 1)
-        rig.connect(1, lanes=2)
+        rig.connect(1)
     # Shard 1 may have answered the first one already; that connection is closed all the same.
     rig.pool.combine(first, CPU, rig.hidden)
     third = send(rig, x_TD, 0)
@@ -84,9 +84,14 @@ def test_a_call_that_nobody_takes_does_not_harm_the_next(rig: Rig) -> None:
     send(rig, x_TD, 1)
     rig.pool.combine(send(rig, x_TD, 1), CPU, rig.hidden)
     for shard in (0, 1):
-        rig.connect(shard, lanes=2)
+        rig.connect(shard)
     assert torch.equal(take(rig, send(rig, x_TD, 0)), alone)
     assert torch.equal(take(rig, send(rig, x_TD, 1)), alone)
+
+
+def test_a_shard_is_offered_with_a_channel_for_each_lane(rig: Rig) -> None:
+    with pytest.raises(ValueError, match=f"shard 0 is offered 0 channels, it must be {rig.transport.lanes}"):
+        rig.transport.offer(0)
 
 
 @pytest.mark.parametrize(("overlap", "connections"), [("off", 1), ("on", 2), ("auto", 2)])
