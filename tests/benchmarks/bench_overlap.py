@@ -4,13 +4,15 @@
 
 The shards are processes of their own, each behind a relay that holds every frame. Unless told otherwise, the delay is
 raised until the router waits as long as it computes, measured without overlap; then steps with and without take turns.
-The random Qwen3-like checkpoint is written once and kept in the user's cache.
+Without a checkpoint a random one is written: the Qwen3-like shape with small experts, because on one machine they would
+take the router's cores, which experts on other nodes do not; the delay stands for them.
 """
 
 import argparse
 import json
 import secrets
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -29,16 +31,19 @@ from router_service.config import Overlap
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
-from tests.benchmarks.harness.checkpoints import ensure
+from tests.benchmarks.harness.checkpoints import shape_of, write
 from tests.benchmarks.harness.report import machine
 from tests.benchmarks.harness.sides import EngineSide
 from tests.benchmarks.harness.worker import Worker
 from tests.support.relay import Relay
 
 NODE, TIMEOUT_S = "benchmark", 30.0
-PROMPT_TOKENS = 16
-TURN_STEPS = 16
-CALIBRATIONS = 6
+SHAPE = shape_of("qwen3").changed(
+    num_hidden_layers=8, num_experts=16, moe_intermediate_size=64, num_experts_per_tok=4, vocab_size=4096
+)
+# Short turns: on a machine that others use, only neighbours compare.
+TURN_STEPS = 4
+CALIBRATIONS, CALIBRATION_STEPS = 12, 8
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 
 
@@ -112,7 +117,7 @@ class FarExperts(EngineSide):
                 channel.set_timeouts(TIMEOUT_S)
             transport.offer(index, *channels)
         model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
-        settings = EngineConfig(kv_cache_tokens=1 << 15, overlap="off", threads=1)
+        settings = EngineConfig(kv_cache_tokens=1 << 16, token_budget=1 << 14, overlap="off", threads=1)
         experts = ExpertsConfig(shards=shards)
         super().__init__(build_engine(model.plan, transport, experts, settings, dtype=model.dtype, device=model.device))
         self.layers = len(model.plan.spec.moe_layers)
@@ -146,20 +151,21 @@ def waited_and_own(records: list[StepRecord]) -> tuple[float, float]:
 
 def calibrated(side: FarExperts, delay_s: float) -> float:
     """Return the delay of a layer with which the router waits as long as it computes, unless one is given."""
-    side.turn("off")  # warms up
-    given, delay = delay_s > 0, delay_s
-    for _ in range(0 if given else CALIBRATIONS):
-        waited, own = waited_and_own(side.turn("off")[1])
-        delay = max(0.0, delay + (own - waited) / side.layers)
+    side.turn("off", CALIBRATION_STEPS)  # warms up
+    delay = delay_s
+    for number in range(0 if delay_s else CALIBRATIONS):
+        waited, own = waited_and_own(side.turn("off", CALIBRATION_STEPS)[1])
+        # By ever smaller corrections, as each measurement is disturbed.
+        delay = max(0.0, delay + (own - waited) / side.layers / (1 + number / 4))
         side.hold(delay)
     return delay
 
 
-def measure(side: FarExperts, batch: int, delay_s: float, turns: int) -> Result:
+def measure(side: FarExperts, batch: int, prompt_tokens: int, delay_s: float, turns: int) -> Result:
     """Calibrate, then take turns: both ways in each, the other one first each time."""
     side.hold(delay_s)
-    prompts = [[(7 * n + i) % 256 for i in range(PROMPT_TOKENS)] for n in range(batch)]
-    side.start(prompts, (2 * turns + CALIBRATIONS + 1) * TURN_STEPS)
+    prompts = [[(7 * n + i) % 256 for i in range(prompt_tokens)] for n in range(batch)]
+    side.start(prompts, 2 * turns * TURN_STEPS + (CALIBRATIONS + 1) * CALIBRATION_STEPS)
     delay = calibrated(side, delay_s)
     seconds: dict[Overlap, list[float]] = {"off": [], "on": []}
     plain: list[StepRecord] = []
@@ -191,18 +197,22 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of each prompt")
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--delay-ms", type=float, default=0.0, help="of a layer's exchange; 0 calibrates it")
-    parser.add_argument("--turns", type=int, default=12, help=f"of {TURN_STEPS} steps each way")
+    parser.add_argument("--turns", type=int, default=60, help=f"of {TURN_STEPS} steps each way")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    directory = args.checkpoint or ensure("qwen3", "full")
     with ExitStack() as stack:
+        directory = args.checkpoint
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            write(SHAPE, directory)
         side = FarExperts(directory, args.dtype, args.shards, stack)
-        result = measure(side, args.batch, args.delay_ms / 1e3, args.turns)
+        result = measure(side, args.batch, args.prompt, args.delay_ms / 1e3, args.turns)
     print(text_of(result), file=sys.stdout)
     if args.json:
-        said: dict[str, Any] = {"machine": machine(), "batch": args.batch, **asdict(result)}
+        said: dict[str, Any] = {"machine": machine(), "batch": args.batch, "prompt": args.prompt, **asdict(result)}
         args.json.write_text(json.dumps(said, indent=1))
 
 
