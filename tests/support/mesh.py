@@ -211,7 +211,7 @@ class Mesh:
     @property
     def blocks_used(self) -> int:
         """KV blocks that belong to someone."""
-        return sum(pool.used for pool in self.engine.scheduler.blocks.pools)
+        return self.engine.scheduler.blocks.used
 
 
 def tokens_of(events: list[Event]) -> list[int]:

@@ -40,6 +40,11 @@ class BlockManager:
         self.pools = tuple(BlockPool(group.blocks) for group in groups)
 
     @property
+    def used(self) -> int:
+        """Blocks that have an owner, in all groups."""
+        return sum(pool.used for pool in self.pools)
+
+    @property
     def fullest(self) -> BlockPool:
         """The pool with the largest share of owned blocks: it is the first to run out."""
         return max(self.pools, key=lambda pool: pool.used / pool.total)

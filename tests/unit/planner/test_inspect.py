@@ -222,7 +222,7 @@ def test_errors_are_one_line(arguments: list[str], said: str, capsys: pytest.Cap
 
 def test_a_directory_without_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path)]) == 2
-    assert f"{tmp_path}/config.json: no such file" in capsys.readouterr().err
+    assert f"{tmp_path}: no config.json: not a Hugging Face checkpoint directory" in capsys.readouterr().err
 
 
 def test_neither_ray_nor_weights_are_touched(tmp_path: Path) -> None:
