@@ -13,7 +13,6 @@ import json
 import secrets
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,21 +42,24 @@ SHAPE = shape_of("qwen3").changed(
 )
 # Short turns: on a machine that others use, only neighbours compare.
 TURN_STEPS = 4
-CALIBRATIONS, CALIBRATION_STEPS = 12, 8
+CALIBRATIONS, CALIBRATION_STEPS = 8, 16
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """Milliseconds of delay a layer, and of waiting and computing a step without overlap; tokens/s each way."""
+    """Milliseconds of delay a layer, and of waiting and computing a step without overlap; tokens/s each way.
+
+    The times and rates are of the least disturbed tenth of the steps, as what else the machine does only adds to them;
+    `medians` are the rates of the median steps.
+    """
 
     delay_ms: float
     wait_ms: float
     own_ms: float
     off: float
     on: float
-    ratio: float
-    ratios: list[float]
+    medians: tuple[float, float]
 
 
 class FarShard:
@@ -129,24 +131,27 @@ class FarExperts(EngineSide):
         for worker in self._workers:
             worker.call("hold", seconds)
 
-    def turn(self, way: Overlap, steps: int = TURN_STEPS) -> tuple[float, list[StepRecord]]:
-        """Seconds of a step, and the steps' records."""
+    def turn(self, way: Overlap, steps: int = TURN_STEPS) -> list[StepRecord]:
+        """The records of some steps."""
         self.engine.overlap = OverlapPolicy(way)
         self._records.clear()
-        begun = time.perf_counter()
         for _ in range(steps):
             self.engine.step()
-        seconds = (time.perf_counter() - begun) / steps
         if any(record.trace.failures for record in self._records):
             raise RuntimeError(f"a shard failed: {self._records[-1].trace.failures}")
-        return seconds, list(self._records)
+        return list(self._records)
+
+
+def undisturbed(seconds: list[float]) -> float:
+    """What the fastest tenth of the steps took at most."""
+    return sorted(seconds)[len(seconds) // 10]
 
 
 def waited_and_own(records: list[StepRecord]) -> tuple[float, float]:
-    """Median seconds of a step that the router waited, and that it computed."""
+    """Seconds of an undisturbed step that the router waited, and that it computed."""
     waits = [record.trace.stages_ns[Stage.WAIT] / 1e9 for record in records]
     own = [record.duration_ns / 1e9 - wait for record, wait in zip(records, waits, strict=True)]
-    return median(waits), median(own)
+    return undisturbed(waits), undisturbed(own)
 
 
 def calibrated(side: FarExperts, delay_s: float) -> float:
@@ -154,7 +159,7 @@ def calibrated(side: FarExperts, delay_s: float) -> float:
     side.turn("off", CALIBRATION_STEPS)  # warms up
     delay = delay_s
     for number in range(0 if delay_s else CALIBRATIONS):
-        waited, own = waited_and_own(side.turn("off", CALIBRATION_STEPS)[1])
+        waited, own = waited_and_own(side.turn("off", CALIBRATION_STEPS))
         # By ever smaller corrections, as each measurement is disturbed.
         delay = max(0.0, delay + (own - waited) / side.layers / (1 + number / 4))
         side.hold(delay)
@@ -167,27 +172,25 @@ def measure(side: FarExperts, batch: int, prompt_tokens: int, delay_s: float, tu
     prompts = [[(7 * n + i) % 256 for i in range(prompt_tokens)] for n in range(batch)]
     side.start(prompts, 2 * turns * TURN_STEPS + (CALIBRATIONS + 1) * CALIBRATION_STEPS)
     delay = calibrated(side, delay_s)
-    seconds: dict[Overlap, list[float]] = {"off": [], "on": []}
-    plain: list[StepRecord] = []
+    steps: dict[Overlap, list[StepRecord]] = {"off": [], "on": []}
     order: list[Overlap] = ["off", "on"]
     for _ in range(turns):
         for way in order:
-            taken, records = side.turn(way)
-            seconds[way].append(taken)
-            plain += records if way == "off" else []
+            steps[way] += side.turn(way)
         order.reverse()
-    waited, own = waited_and_own(plain)
-    ratios = [off / on for off, on in zip(seconds["off"], seconds["on"], strict=True)]
-    off, on = (batch / median(seconds[way]) for way in ("off", "on"))
-    return Result(delay * 1e3, waited * 1e3, own * 1e3, off, on, median(ratios), ratios)
+    waited, own = waited_and_own(steps["off"])
+    seconds = {way: [record.duration_ns / 1e9 for record in records] for way, records in steps.items()}
+    off, on = (batch / undisturbed(seconds[way]) for way in ("off", "on"))
+    medians = (batch / median(seconds["off"]), batch / median(seconds["on"]))
+    return Result(delay * 1e3, waited * 1e3, own * 1e3, off, on, medians)
 
 
 def text_of(result: Result) -> str:
     """The figures as text."""
     return (
         f"delay {result.delay_ms:.2f} ms a layer; without overlap a step waits {result.wait_ms:.1f} ms and computes "
-        f"{result.own_ms:.1f} ms\noff {result.off:.1f}, on {result.on:.1f} tokens/s: x {result.ratio:.2f} "
-        f"(turns {min(result.ratios):.2f} to {max(result.ratios):.2f})"
+        f"{result.own_ms:.1f} ms\noff {result.off:.1f}, on {result.on:.1f} tokens/s: x {result.on / result.off:.2f} "
+        f"(medians {result.medians[0]:.1f}, {result.medians[1]:.1f}: x {result.medians[1] / result.medians[0]:.2f})"
     )
 
 
