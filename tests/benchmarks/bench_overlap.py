@@ -120,7 +120,7 @@ class FarExperts(EngineSide):
             transport.offer(index, *channels)
         model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
         settings = EngineConfig(kv_cache_tokens=1 << 16, token_budget=1 << 14, overlap="off", threads=1)
-        experts = ExpertsConfig(shards=shards)
+        experts = ExpertsConfig(shards=shards, call_timeout_seconds=TIMEOUT_S)
         super().__init__(build_engine(model.plan, transport, experts, settings, dtype=model.dtype, device=model.device))
         self.layers = len(model.plan.spec.moe_layers)
         self._records: list[StepRecord] = []
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--prompt", type=int, default=256, help="tokens of each prompt")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of each prompt")
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--delay-ms", type=float, default=0.0, help="of a layer's exchange; 0 calibrates it")
     parser.add_argument("--turns", type=int, default=60, help=f"of {TURN_STEPS} steps each way")
