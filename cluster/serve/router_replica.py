@@ -38,7 +38,7 @@ class RouterReplica:
     def _load(self, config: ClusterConfig, secret: bytes, digest: bytes) -> None:
         model = open_to_load(config, "router")
         self._process.will_load(model.router_bytes)
-        begun, transport = time.monotonic(), SocketTransport()
+        begun, transport = time.monotonic(), SocketTransport(config.router.lanes)
         engine = self._build(config, model, transport)
         identity = RouterIdentity(
             index=0,

@@ -16,9 +16,10 @@ from experts.shard.shard import load_shard
 from experts.transport.base import Transport
 from experts.transport.call import most_rows
 from kernels import select
-from router_service.config import EngineConfig
+from router_service.config import EngineConfig, Overlap
 from router_service.engine.cache_size import resolved_limits, sized_groups
 from router_service.engine.engine import Engine
+from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.scheduling.block_manager import BlockManager
 from router_service.engine.scheduling.limits import SchedulerLimits
 from router_service.engine.scheduling.prefill_budget import PrefillBudget
@@ -87,7 +88,13 @@ def build_engine(
         eos_token_ids=eos_token_ids(plan),
         unavailable_wait_s=config.unavailable_wait_seconds,
         threads=_threads(backbone, config, dtype, device),
+        overlap=OverlapPolicy(_overlap(config, transport)),
     )
+
+
+def _overlap(config: EngineConfig, transport: Transport) -> Overlap:
+    """Shards in this process compute when their replies are asked for: nothing could run beside them."""
+    return "off" if config.overlap == "auto" and isinstance(transport, LocalTransport) else config.overlap
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
 """Builds a step's tensors from the scheduled sequences."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -35,6 +37,16 @@ def build_batch(
         for number, group in enumerate(groups)
     )
     return StepBatch(token_ids_T, positions_T, segments, parts, logit_rows_L)
+
+
+def joined_segments(batches: Sequence[StepBatch]) -> tuple[Segment, ...]:
+    """Return the segments of all batches of a step, whose rows follow each other."""
+    starts = accumulate((len(batch.token_ids_T) for batch in batches), initial=0)
+    return tuple(
+        replace(part, start=part.start + start)
+        for batch, start in zip(batches, starts, strict=False)
+        for part in batch.segments
+    )
 
 
 def step_shape(scheduled: Sequence[ScheduledSequence]) -> StepShape:
