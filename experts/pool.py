@@ -53,10 +53,11 @@ class ExpertPool:
         self.step = 0
         self._timeout_s = call_timeout_s
 
-    def dispatch(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatched:
-        """Send each token's row once to each shard that holds one of its experts.
+    def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
+        """Send each token's row once to each shard that holds one of its experts, over the connection `lane`.
 
-        All calls are packed before the first is sent: a shard that wakes up may take this process's core.
+        A lane's calls are combined before it is used again; other lanes may be in flight meanwhile. All calls are
+        packed before the first is sent: a shard that wakes up may take this process's core.
         """
         started = time.monotonic_ns()
         groups = group_by_shard(routing, self.placement)
@@ -66,7 +67,7 @@ class ExpertPool:
         called, sent, failures, failed = [], [], [], []
         for group, call in zip(groups, calls, strict=True):
             try:
-                sent.append(self.transport.send(group.shard, call))
+                sent.append(self.transport.send(group.shard, call, lane))
                 called.append(group)
             except ShardUnavailable as error:
                 failures.append(error)

@@ -127,7 +127,7 @@ def expert_ffn(
     return sum_rows(y_ND, token_N, len(x_TD))
 
 
-def pack(w_OI: M) -> M:
+def prepare_matrix(w_OI: M) -> M:
     """The matrix as it is."""
     return w_OI
 

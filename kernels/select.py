@@ -46,11 +46,11 @@ class PrepareWeights(Protocol):
         """See `reference.prepare_weights`."""
 
 
-class Pack(Protocol):
-    """What `Ops.pack` is: what it returns is of the kind that it takes."""
+class PrepareMatrix(Protocol):
+    """What `Ops.prepare_matrix` is: what it returns is of the kind that it takes."""
 
     def __call__(self, w_OI: M, /) -> M:
-        """See `reference.pack`."""
+        """See `reference.prepare_matrix`."""
 
 
 class PagedAttention(Protocol):
@@ -64,7 +64,7 @@ class PagedAttention(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ops:
-    """The ops of one backend, documented in `kernels.reference`; weights pass `prepare_weights` or `pack` first."""
+    """The ops of one backend, documented in `kernels.reference`; weights pass a `prepare_` op first."""
 
     backend: Backend
     # (logits_TE, top_k, normalize) -> weights_TK, expert_ids_TK
@@ -82,7 +82,7 @@ class Ops:
     # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
     expert_ffn: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
     # (w_OI) -> w_OI in the form that `linear` wants; quantized ones come back unchanged
-    pack: Pack
+    prepare_matrix: PrepareMatrix
     # (x_MI, w_OI, packed or quantized) -> y_MO
     linear: Callable[[Tensor, Matrix], Tensor]
     # (q_BHC, cache, rows, scale, sinks_H) -> out_BHV
@@ -146,7 +146,7 @@ def _reference_ops() -> Ops:
         sum_rows=reference.sum_rows,
         prepare_weights=reference.prepare_weights,
         expert_ffn=reference.expert_ffn,
-        pack=reference.pack,
+        prepare_matrix=reference.prepare_matrix,
         linear=reference.linear,
         paged_attention=attention.paged_attention,
     )
@@ -166,7 +166,7 @@ def _cpu_ops() -> Ops:
         sum_rows=cpu.sum_rows,
         prepare_weights=cpu.prepare_weights,
         expert_ffn=cpu.expert_ffn,
-        pack=cpu_linear.pack,
+        prepare_matrix=cpu_linear.prepare_matrix,
         linear=cpu_linear.linear_any_rows,
         paged_attention=attention.paged_attention,
     )
@@ -185,7 +185,7 @@ def _triton_ops() -> Ops:
         sum_rows=triton_ops.sum_rows,
         prepare_weights=triton_ops.prepare_weights,
         expert_ffn=triton_ops.expert_ffn,
-        pack=triton_ops.pack,
+        prepare_matrix=triton_ops.prepare_matrix,
         linear=triton_ops.linear,
         paged_attention=attention.paged_attention,
     )

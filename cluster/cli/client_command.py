@@ -16,6 +16,7 @@ from router_service.protocol.request_id import request_id_of
 
 TOKEN_VARIABLE = "EXPERTMESH_TOKEN"
 DEFAULT_TARGET = "127.0.0.1:50051"
+NO_SERVER = "no server answers there: start one with `expertmesh serve`, or name another with --target"
 EXIT_ERROR = 2  # as argparse's own
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
@@ -58,9 +59,7 @@ def run_client(work: Coroutine[object, object, None], target: str) -> int:
     try:
         asyncio.run(work)
     except grpc.aio.AioRpcError as error:
-        said = f"{target}: {error.code().name}: {one_line(error.details() or 'no details')}"
-        request_id = one_line(request_id_of(error))
-        return fail(f"{said} (request {request_id})" if request_id else said)
+        return fail(_said(error, target))
     except BrokenPipeError:  # of what is printed; calls fail with gRPC's errors
         raise
     except (ValueError, OSError) as error:
@@ -68,6 +67,14 @@ def run_client(work: Coroutine[object, object, None], target: str) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
+
+
+def _said(error: grpc.aio.AioRpcError, target: str) -> str:
+    said = f"{target}: {error.code().name}: {one_line(error.details() or 'no details')}"
+    if request_id := one_line(request_id_of(error)):
+        return f"{said} (request {request_id})"
+    # Our servers name the request in every refusal, so none of them has answered.
+    return f"{said}; {NO_SERVER}" if error.code() is grpc.StatusCode.UNAVAILABLE else said
 
 
 def fail(message: str) -> int:

@@ -56,10 +56,12 @@ def start_checked(config: ClusterConfig, while_up: WhileUp) -> int:
             status = launcher.up(interrupts)
         except (StartError, RayTimeoutError) as error:
             return fail(str(error))
-        if status is not None:
-            print(ready_line(config, status), flush=True)
-            while_up(config, status, interrupts)
-            launcher.drain()
+        if status is None:
+            print("stopping: a signal came before the cluster was ready", file=sys.stderr, flush=True)
+            return 0
+        print(ready_line(config, status), flush=True)
+        while_up(config, status, interrupts)
+        launcher.drain()
     return 0
 
 

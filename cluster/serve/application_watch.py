@@ -95,12 +95,14 @@ class ApplicationWatch:
             if self._lines.get((one.role, one.index)) != state:
                 self._lines[one.role, one.index] = state
                 name = f"{one.role} {one.index}" if one.role == "shard" else one.role
-                print(f"{name}: {state} of {size(one.total_bytes)} (pid {one.pid})", file=self._progress, flush=True)
+                print(f"{name}: {state} (pid {one.pid})", file=self._progress, flush=True)
 
 
 def _load_state(one: Announcement) -> str:
+    if one.state == "ready":
+        return f"ready, {size(one.total_bytes)}"
     quarters = one.loaded_bytes * QUARTERS // max(1, one.total_bytes)
-    return "ready" if one.state == "ready" else f"loading {quarters * 100 // QUARTERS}%"
+    return f"loading, {quarters * 100 // QUARTERS}% of {size(one.total_bytes)}"
 
 
 def _brief(message: str) -> str:

@@ -52,6 +52,8 @@ class Launcher:
         if self._config.cluster.address:
             self._watch.refuse_if_taken()
         call(lambda: serve.start(proxy_location="Disabled"), "Serve to start", START_SECONDS)
+        if interrupts():  # starting Ray takes seconds, and what is deployed takes more of them to end
+            return None
         self._deploy(self._target())
         return self._wait(interrupts)
 
@@ -62,7 +64,7 @@ class Launcher:
         try:
             drain(known_registry(config.application), order, lambda one: one.role == "front")
         except (NotDrainedError, RayTimeoutError, ValueError, ray.exceptions.RayError) as error:
-            self._say(error)
+            self._print_error(error)
 
     def down(self) -> None:
         """Take down the application that was deployed here; a Ray that we started goes down with it."""
@@ -72,7 +74,7 @@ class Launcher:
             if self._config.cluster.address and self._deployed:
                 self._delete()
         except RayTimeoutError as error:
-            self._say(error)
+            self._print_error(error)
         finally:
             self._leave()
 
@@ -119,7 +121,7 @@ class Launcher:
         try:
             leave()
         except RayTimeoutError as error:
-            self._say(error)
+            self._print_error(error)
 
-    def _say(self, error: Exception) -> None:
+    def _print_error(self, error: Exception) -> None:
         print(f"expertmesh: {' '.join(str(error).split())}", file=self._progress, flush=True)

@@ -41,6 +41,8 @@ class Checkpoint:
         """
         if not isdir(path):  # unlike Path.is_dir it says no to names that are too long
             raise CheckpointError(f"{path}: no such checkpoint directory")
+        if not isfile(path / "config.json"):
+            raise CheckpointError(f"{path}: no config.json: not a Hugging Face checkpoint directory")
         self.path = path
         self.config = read_json(path / "config.json")
         self._headers: dict[Path, dict[str, TensorEntry]] = {}  # read on demand: a shard needs those of few files

@@ -51,7 +51,7 @@ class Packer:
             self._spare = None  # freed before the next one is allocated
             self._spare = torch.empty(source.shape, dtype=self._dtype, device=self._device)
         dense_OI = self._fill(self._spare, source)
-        packed_OI = self._ops.pack(dense_OI)
+        packed_OI = self._ops.prepare_matrix(dense_OI)
         if packed_OI is dense_OI:
             self._spare = None  # it belongs to the caller now
         return packed_OI

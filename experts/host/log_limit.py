@@ -62,7 +62,7 @@ class LogLimit(logging.Filter):
             window.seen += 1
             passes = window.seen <= self._burst
         for ended, its_window in over:
-            self._say(ended, its_window.seen - self._burst)
+            self._log_held_back(ended, its_window.seen - self._burst)
         return passes
 
     def _sweep(self, now: float) -> list[tuple[Key, Window]]:
@@ -74,7 +74,7 @@ class LogLimit(logging.Filter):
             del self._windows[key]
         return ended
 
-    def _say(self, key: Key, held_back: int) -> None:
+    def _log_held_back(self, key: Key, held_back: int) -> None:
         if held_back <= 0:
             return
         name, level, message = key

@@ -15,7 +15,7 @@ class LocalTransport:
 
     def __init__(self, shards: Mapping[int, ExpertShard]) -> None:
         self._shards = dict(shards)
-        self._calls: dict[int, tuple[ExpertCall, int]] = {}
+        self._calls: dict[tuple[int, int], tuple[ExpertCall, int]] = {}
 
     def available(self, shard: int) -> bool:
         """Whether the shard is in this process."""
@@ -25,18 +25,19 @@ class LocalTransport:
         """See `Transport.clock_error_s`."""
         return 0.0
 
-    def send(self, shard: int, call: ExpertCall) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """Keep the call; see `Transport.send`."""
         if shard not in self._shards:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not in this process")
         now = time.monotonic_ns()
-        self._calls[shard] = call, now
-        return Sent(shard, 0, len(call.x_RD), now, 0)
+        self._calls[shard, lane] = call, now
+        return Sent(shard, 0, len(call.x_RD), now, 0, lane)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:  # noqa: ARG002 (cannot be late)
         """Compute the first call; see `Transport.receive`. The time until its turn counts as queueing."""
-        shard = next(iter(sent))
-        call, received = self._calls.pop(shard)
+        one = next(iter(sent.values()))
+        shard = one.shard
+        call, received = self._calls.pop((shard, one.lane))
         started = time.monotonic_ns()
         with torch.inference_mode():
             y_RD = self._shards[shard].compute(call)

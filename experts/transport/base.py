@@ -18,18 +18,19 @@ class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A call in flight: when sending began, in nanoseconds, and its bytes on the wire."""
+    """A call in flight: when sending began, in nanoseconds, its bytes on the wire, and the lane that carries it."""
 
     shard: int
     sequence: int
     rows: int
     sent_ns: int
     wire_bytes: int
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A shard's reply, valid until its next one: nanoseconds at its last byte received, its bytes on the wire."""
+    """A shard's reply, valid until the lane's next: nanoseconds at its last byte received, its bytes on the wire."""
 
     shard: int
     partial: Partial
@@ -38,7 +39,10 @@ class Reply:
 
 
 class Transport(Protocol):
-    """Carries one outstanding call per shard; driven by one thread."""
+    """Carries one outstanding call per shard and lane; driven by one thread.
+
+    Lanes, numbered from 0, let two calls to a shard be in flight. A shard that fails loses the calls on all of them.
+    """
 
     def available(self, shard: int) -> bool:
         """Whether the shard can be called now."""
@@ -48,8 +52,8 @@ class Transport(Protocol):
         """Bound in seconds on the error of the shard's stamps: 0 where both sides read one clock."""
         ...
 
-    def send(self, shard: int, call: ExpertCall) -> Sent:
-        """Send a call.
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
+        """Send a call. The lane's last one must have been received, or have failed.
 
         Raises:
             ShardUnavailable: the shard cannot be reached.

@@ -123,13 +123,12 @@ class ShardConnector:
         shard = endpoint.index
         try:
             if self._transport.incarnation(shard) != endpoint.incarnation:
-                channel = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
-                channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
+                channels = self._connect_lanes(endpoint)
                 self._drop_control(connection)  # it leads to the previous incarnation
                 # Before it is offered: whoever sees the shard available must see this incarnation, and see it counted.
                 connection.connected_to(endpoint)
                 log.info("shard %d is connected", shard, extra=fields(replica=endpoint.replica, pid=endpoint.pid))
-                self._transport.offer(shard, channel)
+                self._transport.offer(shard, *channels)
                 self._changed()
             self._ask_status(connection, endpoint)
             connection.error = ""
@@ -140,6 +139,19 @@ class ShardConnector:
                 log.warning("shard %d cannot be reached: %s", shard, error)
             connection.error = message
             self._drop_control(connection)
+
+    def _connect_lanes(self, endpoint: Endpoint) -> list[Channel]:
+        channels: list[Channel] = []
+        try:
+            for _ in range(self._transport.lanes):
+                channels.append(connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum))
+        except BaseException:
+            for channel in channels:
+                channel.close()
+            raise
+        for channel in channels:
+            channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
+        return channels
 
     def _drop_control(self, connection: ShardConnection) -> None:
         if connection.control is not None:

@@ -27,7 +27,7 @@ _EXACT_ROWS = 15
 _PIECE_BYTES = 1 << 21
 
 
-def pack(w_OI: M) -> M:
+def prepare_matrix(w_OI: M) -> M:
     """The matrix in oneDNN's blocked layout (opaque: `is_mkldnn`), or unchanged where this CPU gains nothing from it.
 
     A packed or quantized matrix comes back unchanged, and so does one of a dtype that this CPU has no instructions for:
@@ -39,7 +39,7 @@ def pack(w_OI: M) -> M:
 
 
 def linear(x_MI: Tensor, w_OI: Matrix, bias_O: Tensor | None = None) -> Tensor:
-    """y_MO = x W^T + b in x's dtype for a matrix from `pack`; x and a bias have the matrix's dtype.
+    """y_MO = x W^T + b in x's dtype for a matrix from `prepare_matrix`; x and a bias have the matrix's dtype.
 
     The first call with a new number of rows compiles a primitive (about 2 ms): where rows vary, take `padded` numbers.
     """

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.cpu.linear import linear, pack, padded
+from kernels.cpu.linear import linear, padded, prepare_matrix
 from kernels.formats.quantized import Matrix
 from kernels.reference import activate, gate_topk, weighted
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
@@ -117,7 +117,7 @@ def _output(h_MF: Tensor, weights: ExpertWeights, expert: int) -> Tensor:
 
 
 def _packed(matrices: Matrices) -> tuple[Matrix, ...]:
-    return tuple(pack(w) for w in matrices)
+    return tuple(prepare_matrix(w) for w in matrices)
 
 
 def _gather(x_TD: Tensor, token_N: Ints, most_rows: int) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels.reference import linear, pack
+from kernels.reference import linear, prepare_matrix
 from kernels.triton import ffn as triton_ffn
 from kernels.triton import quantized as triton_quantized
 from kernels.triton.ffn import stacked
@@ -26,7 +26,7 @@ __all__ = [
     "gate_up",
     "group_by_expert",
     "linear",
-    "pack",
+    "prepare_matrix",
     "prepare_weights",
     "sum_rows",
 ]

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -18,6 +18,7 @@ from kernels.select import Ops
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import failed, refused
 from router_service.engine.guard import Guard
+from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
@@ -27,7 +28,7 @@ from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.stalls import Stalls
-from router_service.engine.step.batch_builder import build_batch, step_shape
+from router_service.engine.step.batch_builder import build_batch, joined_segments, step_shape
 from router_service.engine.step.forward import StepTrace, forward
 from router_service.engine.step.nonfinite import nonfinite_rows, origin, scrub, slots_of, written_slots
 from router_service.engine.step.prompt_scores import score_prompts
@@ -61,6 +62,7 @@ class Engine:
     eos_token_ids: frozenset[int]
     unavailable_wait_s: float
     threads: ComputeThreads
+    overlap: OverlapPolicy = field(default_factory=lambda: OverlapPolicy("off"))
     observe: Callable[[StepRecord], None] = lambda _: None
     requests: RequestTable = field(default_factory=RequestTable)
     progressed: bool = True
@@ -142,14 +144,15 @@ class Engine:
         if not scheduled:
             return None
         requests = self._note_scheduled(scheduled)
-        batch, trace = self._begin(scheduled, requests)
-        trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
-        self._compute(scheduled, batch, trace, events)
-        duration = time.monotonic_ns() - begun
         shape = step_shape(scheduled)
+        batches, trace = self._begin(self.overlap.split(scheduled, shape), requests)
+        trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
+        self._compute(scheduled, batches, trace, events)
+        duration = time.monotonic_ns() - begun
         # A step that lost tokens says little of what one costs.
         if not trace.failures:
             self.scheduler.prefill.observe(shape, duration / 1e9)
+            self.overlap.observe(duration / 1e9)
             self._expiry.note(shape.prefill_tokens, duration / 1e9)
         return StepRecord(
             duration_ns=duration,
@@ -160,36 +163,39 @@ class Engine:
             requests=requests,
         )
 
-    def _begin(self, scheduled: list[ScheduledSequence], requests: list[Request]) -> tuple[StepBatch, StepTrace]:
+    def _begin(
+        self, parts: Sequence[Sequence[ScheduledSequence]], requests: list[Request]
+    ) -> tuple[list[StepBatch], StepTrace]:
         groups = [storage.group for storage in self.backbone.cache.groups]
-        batch = build_batch(scheduled, self.scheduler.blocks.block_size, groups, self.backbone.cache.device)
+        size, device = self.scheduler.blocks.block_size, self.backbone.cache.device
+        batches = [build_batch(part, size, groups, device) for part in parts]
         trace = StepTrace()
-        trace.scored_rows = scored_rows(requests, batch.segments)
+        trace.scored_rows = scored_rows(requests, joined_segments(batches))
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
-        self.threads.use(len(batch.token_ids_T))
+        self.threads.use(max(len(batch.token_ids_T) for batch in batches))
         self.pool.step = next(self._tags)
-        return batch, trace
+        return batches, trace
 
     def _compute(
-        self, scheduled: list[ScheduledSequence], batch: StepBatch, trace: StepTrace, events: list[Event]
+        self, scheduled: list[ScheduledSequence], batches: list[StepBatch], trace: StepTrace, events: list[Event]
     ) -> None:
-        requests = [self.requests[item.key] for item in scheduled]
-        score = partial(score_prompts, self.backbone.head, requests, batch.segments, trace)
-        logits_LV = forward(self.backbone, self.pool, self.ops, batch, trace, self.progress.move, score)
+        requests, segments = [self.requests[item.key] for item in scheduled], joined_segments(batches)
+        score = partial(score_prompts, self.backbone.head, requests, segments, trace)
+        logits_LV = forward(self.backbone, self.pool, self.ops, batches, trace, self.progress.move, score)
         begun = time.monotonic_ns()
-        complete = trace.complete(batch.segments)
+        complete = trace.complete(segments)
         self._stall(scheduled, complete, trace)
         for number in complete:
             self.scheduler.advance(scheduled[number])
         if logits_LV is not None:
-            self._conclude(scheduled, set(complete), batch, trace, logits_LV, events)
+            self._conclude(scheduled, set(complete), segments, trace, logits_LV, events)
             trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
 
     def _conclude(
         self,
         scheduled: list[ScheduledSequence],
         complete: set[int],
-        batch: StepBatch,
+        segments: Sequence[Segment],
         trace: StepTrace,
         logits_LV: Tensor,
         events: list[Event],
@@ -204,11 +210,12 @@ class Engine:
         going = sorted(complete)
         for number in going:
             events += self.requests[scheduled[number].key].prompt_events()
-        self._trace_routing([scheduled[n] for n in going], [batch.segments[n] for n in going], trace)
+        self._trace_routing([scheduled[n] for n in going], [segments[n] for n in going], trace)
         drawing = [number for number in going if number in row_of]
         if drawing:
             requests = [self.requests[scheduled[number].key] for number in drawing]
             self._draw(requests, [row_of[number] for number in drawing], logits_LV, events)
+        self._report_routing([scheduled[n] for n in going], events)
 
     def _stall(self, scheduled: list[ScheduledSequence], complete: list[int], trace: StepTrace) -> None:
         """Stall the sequences that have lost a token. The others wait for a shard no more."""
@@ -223,6 +230,13 @@ class Engine:
     def _trace_routing(self, items: list[ScheduledSequence], segments: list[Segment], trace: StepTrace) -> None:
         requests = [self.requests[item.key] for item in items]
         trace_routing(requests, [item.start for item in items], segments, trace, self.pool.placement)
+
+    def _report_routing(self, items: list[ScheduledSequence], events: list[Event]) -> None:
+        """Append the routing of prompts that are not read to their end yet: kept until then, it would add up."""
+        for item in items:
+            request = self.requests.get(item.key)
+            if request is not None and not request.ended and (event := request.routing_event()) is not None:
+                events.append(event)
 
     def _draw(self, requests: list[Request], rows: list[int], logits_LV: Tensor, events: list[Event]) -> None:
         """Draw a token for each request from its row of the logits, and append its event."""

@@ -66,7 +66,7 @@ class Statistics:
     def observe(self, step: StepRecord) -> None:
         """Keep one step's record."""
         self._pending.append(step)
-        self._pending_rows += (step.prompt_tokens + step.decode_tokens) * len(step.trace.trips)
+        self._pending_rows += (step.prompt_tokens + step.decode_tokens) * len(step.trace.routings)
         if len(self._pending) >= PENDING_STEPS or self._pending_rows >= PENDING_ROWS:
             self.flush()
 

@@ -77,11 +77,11 @@ class Backbone:
         """The first projection of the first layer's attention, as a sample of a step's computation."""
         return self._attentions[0].first_product(h_TD)
 
-    def logits(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
+    def logits(self, x_TD: Tensor, rows_L: Tensor) -> Tensor:
         """Return logits_LV, float32, of the rows whose logits are wanted; there may be none."""
-        if not len(batch.logit_rows_L):
+        if not len(rows_L):
             return x_TD.new_empty(0, self.spec.vocabulary).float()
-        return self.head(x_TD[batch.logit_rows_L])
+        return self.head(x_TD[rows_L])
 
     def head(self, x_RD: Tensor) -> Tensor:
         """Return logits_RV, float32, of hidden states behind the last layer."""

@@ -58,7 +58,7 @@ class Pairs:
     """A router's transport, and the shards' ends of its connections."""
 
     def __init__(self, shards: int, ready: ReadyShards) -> None:
-        self.transport = SocketTransport(ready=ready)
+        self.transport = SocketTransport(ready=lambda: ready)
         self.routers, self.shards = dict[int, Channel](), dict[int, Channel]()
         for shard in range(shards):
             self.connect(shard)
@@ -73,7 +73,7 @@ class Pairs:
 
     def asked(self, shards: Iterable[int]) -> dict[int, Sent]:
         """Send a call to each of `shards`, which read it; the calls by shard."""
-        outstanding = {shard: self.transport.send(shard, _call()) for shard in shards}
+        outstanding = {shard: self.transport.send(shard, _call(), 0) for shard in shards}
         for shard in outstanding:
             self.sequences[shard] = self.shards[shard].receive()[0].sequence
         return outstanding

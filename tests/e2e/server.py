@@ -14,7 +14,7 @@ from pathlib import Path
 READY = re.compile(r"ready grpc=(\S+) metrics=(\S+)")
 START_SECONDS = 150.0
 STOP_SECONDS = 120.0
-ROUTER = re.compile(r"router: ready .*\(pid (\d+)\)")
+ROUTER = re.compile(r"router: ready, .*\(pid (\d+)\)")
 
 
 @dataclass

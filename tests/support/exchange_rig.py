@@ -55,21 +55,20 @@ class Rig:
         delays: dict[int, float] | None = None,
         clocks: Clocks | None = None,
         half_ns: int = HALF_MINUTE_NS,
+        lanes: int = 1,
     ) -> None:
         self.hidden = plan.spec.hidden
         self.node = NODE if way == "unix" else "another node"
         self.servers = ShardServers(load_shards(plan, shards), clocks=clocks)
         self.placement = even_placement(plan.spec.gate.experts, shards)
-        self.transport = SocketTransport(half_ns)
+        self.transport = SocketTransport(lanes, half_ns)
         self.pool = ExpertPool(self.transport, self.placement, WAIT_S)
         self.statistics = Statistics(self.placement, plan.spec.layers)
         self.relays: list[Relay] = []
         for index in range(shards):
             server = self.servers.start(index, (delays or {}).get(index, 0.0))
             self.relays.append(Relay(server.endpoint, self.node))
-            channel = connect(self.relays[index].endpoint, self.node, CREDENTIALS, WAIT_S)
-            channel.set_timeouts(WAIT_S)
-            self.transport.offer(index, channel)
+            self.connect(index)
 
     def __enter__(self) -> Self:
         return self
@@ -80,14 +79,23 @@ class Rig:
         for relay in self.relays:
             relay.close()
 
+    def connect(self, shard: int) -> None:
+        """Offer new connections to a shard, from its next call on."""
+        channels = [
+            connect(self.relays[shard].endpoint, self.node, CREDENTIALS, WAIT_S) for _ in range(self.transport.lanes)
+        ]
+        for channel in channels:
+            channel.set_timeouts(WAIT_S)
+        self.transport.offer(shard, *channels)
+
     def ask(self, ids_TK: list[list[int]]) -> Exchange:
         """One layer call, each expert weighted alike."""
         handle = self.send(ids_TK)
         return self.take(handle, ids_TK)
 
-    def send(self, ids_TK: list[list[int]]) -> Dispatched:
+    def send(self, ids_TK: list[list[int]], lane: int = 0) -> Dispatched:
         """The call's first half."""
-        return self.pool.dispatch(0, torch.randn(len(ids_TK), self.hidden), _routing(ids_TK))
+        return self.pool.dispatch(0, torch.randn(len(ids_TK), self.hidden), _routing(ids_TK), lane)
 
     def take(self, handle: Dispatched, ids_TK: list[list[int]]) -> Exchange:
         """The other half."""

@@ -141,17 +141,18 @@ class Mesh:
         self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum, slow_call_s, clocks)
         self.connector: ShardConnector | None = None
         experts = ExpertsConfig(shards, call_timeout_s, checksum)
-        # One thread: else how many compute is measured, and what is drawn could follow the machine's cores and load.
-        engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096, "threads": 1} | config)
-        transport = self._transport(way, delays or {}, experts)
+        # Else how many threads or batches compute is measured, and what is drawn could follow the machine's load.
+        fixed = {"threads": 1, "overlap": "off"}
+        engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | fixed | config)
+        transport = self._transport(way, delays or {}, experts, engine.lanes)
         self.engine = build_engine(plan, transport, experts, engine, dtype, CPU, keep_packed)
         self.engine.observe = self.records.append
         self._keys = count(1)
 
-    def _transport(self, way: str, delays: dict[int, float], experts: ExpertsConfig) -> Transport:
+    def _transport(self, way: str, delays: dict[int, float], experts: ExpertsConfig, lanes: int) -> Transport:
         if way == "local":
             return LocalTransport(dict(enumerate(self.servers.shards)))
-        transport, shards = SocketTransport(), len(self.servers.shards)
+        transport, shards = SocketTransport(lanes), len(self.servers.shards)
         for index in range(shards):
             self.servers.start(index, delays.get(index, 0.0))
         node = NODE if way == "unix" else "another node"
@@ -210,7 +211,7 @@ class Mesh:
     @property
     def blocks_used(self) -> int:
         """KV blocks that belong to someone."""
-        return sum(pool.used for pool in self.engine.scheduler.blocks.pools)
+        return self.engine.scheduler.blocks.used
 
 
 def tokens_of(events: list[Event]) -> list[int]:

@@ -1,6 +1,8 @@
 """Builds a step's tensors from the scheduled sequences."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -37,6 +39,16 @@ def build_batch(
     return StepBatch(token_ids_T, positions_T, segments, parts, logit_rows_L)
 
 
+def joined_segments(batches: Sequence[StepBatch]) -> tuple[Segment, ...]:
+    """Return the segments of all batches of a step, whose rows follow each other."""
+    starts = accumulate((len(batch.token_ids_T) for batch in batches), initial=0)
+    return tuple(
+        replace(part, start=part.start + start)
+        for batch, start in zip(batches, starts, strict=False)
+        for part in batch.segments
+    )
+
+
 def step_shape(scheduled: Sequence[ScheduledSequence]) -> StepShape:
     """Return what the step computes, as its cost is estimated by."""
     contexts = [item.start + 1 for item in scheduled if item.decoding]
@@ -58,7 +70,7 @@ def _segments(scheduled: Sequence[ScheduledSequence]) -> tuple[Segment, ...]:
 def _slots_read(scheduled: Sequence[ScheduledSequence], number: int, group: CacheGroup, block_size: int) -> list[Ints]:
     """For each sequence the slots from the first position that its tokens attend to in the group, up to its last."""
     within = np.arange(block_size)
-    return [_slots(item, number, group.view.first_seen(item.start), within) for item in scheduled]
+    return [_slots(item, number, group.first_seen(item.start), within) for item in scheduled]
 
 
 def _slots(item: ScheduledSequence, number: int, since: int, within: Ints) -> Ints:

@@ -1,11 +1,14 @@
 """One forward pass: the backbone on the router, the experts through the pool, layer by layer.
 
-T tokens, D hidden, V vocabulary, L rows whose logits are wanted.
+A step's sequences are one batch or two. With two, one's attention runs while the other's experts do: each takes its
+turn up to the next calls to the experts (DeepSeek-V3, arXiv 2412.19437, section 3.4, overlaps two micro-batches so).
+
+T tokens, D hidden, L rows whose logits are wanted, V vocabulary.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -14,21 +17,21 @@ from torch import Tensor
 
 from experts.phases import LayerTrip
 from experts.pool import ExpertPool
-from experts.routing import Routing
+from experts.routing import LOST, Routing
 from experts.transport.base import ShardUnavailable
 from kernels.select import Ops
-from router_service.engine.step.gating import best_scores, route
+from router_service.engine.step.layer_run import GateScores, LayerRun
 from router_service.engine.step.stage import STAGES, Stage
+from router_service.engine.step.stopwatch import Stopwatch
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import Segment, StepBatch
-
-GateScores = tuple[Tensor, Tensor]
 
 
 @dataclass(slots=True)
 class StepTrace:
-    """What a step recorded: nanoseconds by stage, each MoE layer's trip and routing, lost tokens, failed shards.
+    """What a step recorded: nanoseconds by stage, the trips, each MoE layer's routing, lost tokens, failed shards.
 
+    Each batch makes a trip in each MoE layer; everything else is of the whole step, rows in the order of its segments.
     `scored_rows` are the rows whose requests ask for the gate's scores; `scores` holds them for each MoE layer.
     """
 
@@ -46,95 +49,101 @@ class StepTrace:
         return [number for number, part in numbered if not self.lost_T[part.start : part.start + part.length].any()]
 
 
-class Stopwatch:
-    """Charges the time since the last mark to a stage. On a GPU it synchronizes first: kernels run asynchronously."""
-
-    def __init__(self, stages_ns: dict[Stage, int], device: torch.device) -> None:
-        self._stages_ns = stages_ns
-        self._device = device
-        self._last_ns = time.monotonic_ns()
-
-    def mark(self, stage: Stage) -> None:
-        """Charge the time since the last mark to `stage`."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.monotonic_ns()
-        self._stages_ns[stage] += now - self._last_ns
-        self._last_ns = now
-
-    def mark_trip(self, trip: LayerTrip) -> None:
-        """Split a trip's time as the trip measured it; sending counts as packing."""
-        now = time.monotonic_ns()
-        self._stages_ns[Stage.WAIT] += trip.exposed_ns
-        self._stages_ns[Stage.REDUCE] += trip.reduce_ns
-        self._stages_ns[Stage.PACK] += now - self._last_ns - trip.exposed_ns - trip.reduce_ns
-        self._last_ns = now
-
-
 def forward(
     backbone: Backbone,
     pool: ExpertPool,
     ops: Ops,
-    batch: StepBatch,
+    batches: Sequence[StepBatch],
     trace: StepTrace,
     progress: Callable[[], None] = lambda: None,
     hidden: Callable[[Tensor], None] = lambda _: None,
 ) -> Tensor | None:
-    """Return logits_LV of the batch's `logit_rows_L`; None if unavailable shards have lost every token.
-
-    A lost token stays in the batch as zeros and is sent to no expert, so that the rest of the step still completes.
+    """Return logits_LV of the batches' `logit_rows_L`, one batch after the other; None if unavailable shards have
+    lost every token. A batch that has lost all of its tokens ends early, and its rows are zeros.
 
     Args:
+        batches: the step's rows in order; they take turns.
         progress: called after each part of a layer, so that a long prompt is not taken for a hang.
         hidden: called with x_TD behind the last layer, of all rows; its time is charged to sampling.
     """
-    watch = Stopwatch(trace.stages_ns, batch.token_ids_T.device)
-    trace.lost_T = np.zeros(len(batch.token_ids_T), dtype=bool)
-    x_TD, by = backbone.embed(batch)
+    watch = Stopwatch(trace.stages_ns, batches[0].token_ids_T.device)
+    runs, row = [], 0
+    for lane, batch in enumerate(batches):
+        end = row + len(batch.token_ids_T)
+        runs.append(
+            LayerRun(
+                backbone=backbone,
+                pool=pool,
+                ops=ops,
+                batch=batch,
+                lane=lane,
+                scored_rows=[scored - row for scored in trace.scored_rows if row <= scored < end],
+                failures=trace.failures,
+                watch=watch,
+                progress=progress,
+            )
+        )
+        row = end
+    active = runs
+    while active:
+        active = [run for run in active if run.advance()]
+    _record(runs, trace)
+    if (x_TD := _hidden(runs)) is None:
+        return None
     watch.mark(Stage.OTHER)
-    for layer in range(backbone.spec.layers):
-        x_TD = backbone.attention(layer, x_TD, by, batch)
-        h_TD = backbone.feed_forward_input(layer, x_TD)
-        watch.mark(Stage.ATTENTION)
-        progress()
-        if layer in backbone.sparse_layers:
-            x_TD = x_TD + _experts(backbone, pool, ops, layer, h_TD, trace, watch)
-            # All of these sequences will repeat the step, so the remaining layers would be computed for nothing.
-            if trace.lost_T.all():
-                return None
-        else:
-            x_TD = x_TD + backbone.dense(layer, h_TD)
-        watch.mark(Stage.OTHER)
-        progress()
     hidden(x_TD)
     watch.mark(Stage.SAMPLE)
-    logits_LV = backbone.logits(x_TD, batch)
+    # For all batches together: the head is the largest matrix of all.
+    logits_LV = backbone.logits(x_TD, _logit_rows(batches))
     watch.mark(Stage.OTHER)
     return logits_LV
 
 
-def _experts(
-    backbone: Backbone, pool: ExpertPool, ops: Ops, layer: int, h_TD: Tensor, trace: StepTrace, watch: Stopwatch
-) -> Tensor:
-    logits_TE, correction_E = backbone.gate_logits(layer, h_TD), backbone.gate_correction(layer)
-    routing = route(backbone.spec.gate, logits_TE, ops, trace.lost_T, correction_E)
-    # Only for the rows that ask: ranking all experts of a whole prompt would cost every step.
-    if rows := trace.scored_rows:
-        chosen_RK = torch.from_numpy(routing.expert_ids_TK[rows]).to(logits_TE.device)
-        trace.scores.append(best_scores(backbone.spec.gate, logits_TE[rows], chosen_RK, correction_E))
-    watch.mark(Stage.GATE)
-    dispatched = pool.dispatch(layer, h_TD, routing)
-    shared_TD = None
-    if backbone.spec.shared is not None:  # while the shards work
-        watch.mark(Stage.PACK)
-        shared_TD = backbone.shared(layer, h_TD)
-        watch.mark(Stage.SHARED_EXPERT)
-    combined = pool.combine(dispatched, h_TD.device, h_TD.shape[1])
-    watch.mark_trip(combined.trip)
-    trace.trips.append(combined.trip)
-    trace.routings.append((layer, routing))
-    if combined.failures:
-        trace.failures |= {failure.shard: failure for failure in combined.failures}
-        trace.lost_T[combined.lost_tokens] = True
-    y_TD = combined.y_TD.to(h_TD.dtype)
-    return y_TD if shared_TD is None else y_TD + shared_TD
+def _record(runs: list[LayerRun], trace: StepTrace) -> None:
+    trace.trips = [trip for run in runs for trip in run.trips]
+    trace.lost_T = np.concatenate([run.lost_T for run in runs])
+    trace.routings = runs[0].routings if len(runs) == 1 else _routings(runs)
+    trace.scores = _scores([run.scores for run in runs if run.scored_rows])
+
+
+def _routings(runs: list[LayerRun]) -> list[tuple[int, Routing]]:
+    """Each layer's routing of all rows. A batch that has lost every token goes nowhere in the layers that remain."""
+    layers = max((run.routings for run in runs), key=len)
+    return [(layer, _joined([_routing(run, number) for run in runs])) for number, (layer, _) in enumerate(layers)]
+
+
+def _routing(run: LayerRun, number: int) -> Routing:
+    if number < len(run.routings):
+        return run.routings[number][1]
+    last = run.routings[-1][1]
+    return Routing(np.full_like(last.expert_ids_TK, LOST), np.zeros_like(last.weights_TK))
+
+
+def _joined(parts: list[Routing]) -> Routing:
+    ids, weights = [part.expert_ids_TK for part in parts], [part.weights_TK for part in parts]
+    return Routing(np.concatenate(ids), np.concatenate(weights))
+
+
+def _scores(scored: list[list[GateScores]]) -> list[GateScores]:
+    """Each layer's scores of all scored rows. A batch that has lost every token repeats its last: nobody reads them."""
+    made = []
+    for number in range(max(map(len, scored), default=0)):
+        parts = [scores[min(number, len(scores) - 1)] for scores in scored]
+        made.append((torch.cat([values for values, _ in parts]), torch.cat([ids for _, ids in parts])))
+    return made
+
+
+def _hidden(runs: list[LayerRun]) -> Tensor | None:
+    """The rows of all batches behind the last layer; None if none has come so far."""
+    known = [run.x_TD for run in runs if run.x_TD is not None]
+    if not known or len(runs) == 1:
+        return known[0] if known else None
+    like_TD = known[0]
+    return torch.cat(
+        [like_TD.new_zeros(len(run.lost_T), like_TD.shape[1]) if run.x_TD is None else run.x_TD for run in runs]
+    )
+
+
+def _logit_rows(batches: Sequence[StepBatch]) -> Tensor:
+    starts = accumulate((len(batch.token_ids_T) for batch in batches), initial=0)
+    return torch.cat([batch.logit_rows_L + start for batch, start in zip(batches, starts, strict=False)])

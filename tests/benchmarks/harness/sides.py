@@ -58,22 +58,11 @@ class TransformersModel:
         return out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
 
 
-class OneProcess:
-    """Our engine with one local shard: no Ray, no sockets, no gRPC."""
+class EngineSide:
+    """An engine that this process steps."""
 
-    def __init__(self, directory: Path, dtype: str, kv_tokens: int = 0) -> None:
-        from cluster.config import ModelConfig
-        from cluster.planner.model import open_model
-        from experts.config import ExpertsConfig, WeightsConfig
-        from router_service.config import EngineConfig
-        from router_service.engine.builder import build_engine, local_shards
-
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
-        experts = ExpertsConfig(shards=1)
-        settings = EngineConfig(kv_cache_tokens=kv_tokens)
-        transport = local_shards(model.plan, experts, dtype=model.dtype, device=model.device)
-        self.engine = build_engine(model.plan, transport, experts, settings, dtype=model.dtype, device=model.device)
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
         self._keys = count(1)
 
     def prefill(self, tokens: Tokens) -> float:
@@ -126,3 +115,21 @@ class OneProcess:
         while not self.engine.idle():
             if failed := next((event.failure for event in self.engine.step() if event.failure), None):
                 raise RuntimeError(failed.message)
+
+
+class OneProcess(EngineSide):
+    """Our engine with one local shard: no Ray, no sockets, no gRPC."""
+
+    def __init__(self, directory: Path, dtype: str, kv_tokens: int = 0) -> None:
+        from cluster.config import ModelConfig
+        from cluster.planner.model import open_model
+        from experts.config import ExpertsConfig, WeightsConfig
+        from router_service.config import EngineConfig
+        from router_service.engine.builder import build_engine, local_shards
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
+        experts = ExpertsConfig(shards=1)
+        settings = EngineConfig(kv_cache_tokens=kv_tokens)
+        transport = local_shards(model.plan, experts, dtype=model.dtype, device=model.device)
+        super().__init__(build_engine(model.plan, transport, experts, settings, dtype=model.dtype, device=model.device))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
 
 from tests.benchmarks.harness.exchange import PASSIVE
 from tests.benchmarks.harness.worker import Worker
@@ -16,10 +17,14 @@ CONFIG = {"kv_cache_tokens": 16384, "threads": 1}
 
 @dataclass(frozen=True)
 class Work:
-    """Seconds a token, summed over the shards: in computations, by their stamps; of their processes."""
+    """Seconds a token, summed over the shards: in computations, by their stamps; of their processes.
+
+    `merged` is how many calls a computation answered.
+    """
 
     compute: float
     processor: float
+    merged: float
 
 
 def work(shards: ShardProcesses, routers: Sequence[Worker], seed: object) -> Work:
@@ -27,11 +32,11 @@ def work(shards: ShardProcesses, routers: Sequence[Worker], seed: object) -> Wor
     each = STREAMS // len(routers)
     prompts = [[prompt(PROMPT, seed, r, n) for n in range(each)] for r in range(len(routers))]
     at_once(routers, "begin", [(own, STEPS) for own in prompts])
-    before = shards.processor_seconds()
+    before, computations = shards.processor_seconds(), shards.computations()
     done = at_once(routers, "decode", [()] * len(routers))
     processor = shards.processor_seconds() - before
-    tokens = sum(drawn for drawn, _ in done)
-    return Work(sum(seconds for _, seconds in done) / tokens, processor / tokens)
+    tokens, compute, calls = (sum(column) for column in zip(*done, strict=True))
+    return Work(compute / tokens, processor / tokens, calls / (shards.computations() - computations))
 
 
 def merge(plan: Plan) -> list[Figure]:
@@ -43,9 +48,10 @@ def merge(plan: Plan) -> list[Figure]:
         one, many = routers[:1], routers[1:]
         pairs = [(work(shards, many, n), work(shards, one, n)) for n in range(1 + plan.rounds)][1:]
     several, single = zip(*pairs, strict=True)
+    note = f"a computation answers {median(one.merged for one in several):.2f} calls of several routers"
     what = f"of {ROUTERS} routers with {STREAMS // ROUTERS} streams each / of one with {STREAMS}"
     return [
-        Figure("merge", f"expert compute seconds a token {what}", _ratios(several, single, "compute"), 1.5),
+        Figure("merge", f"expert compute seconds a token {what}", _ratios(several, single, "compute"), 1.5, note=note),
         Figure("merge", f"shards' processor seconds a token {what}", _ratios(several, single, "processor"), 1.5),
     ]
 

@@ -1,10 +1,9 @@
 """Rows `penalty` and `overlap`: what a setting costs or gives."""
 
-import importlib
-import importlib.util
 import time
 from contextlib import ExitStack
 
+from tests.benchmarks import bench_overlap
 from tests.benchmarks.harness.sides import Tokens
 from tests.benchmarks.traffic.figure import Figure, ratios
 from tests.benchmarks.traffic.plan import Plan, prompt
@@ -12,7 +11,7 @@ from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 
 BATCH, CONTEXT, STEPS, PENALTY = 32, 900, 40, 1.05
 WARM_STEPS = 2
-BENCH_OVERLAP, OVERLAP_BATCH = "tests.benchmarks.bench_overlap", 16
+OVERLAP_BATCH, OVERLAP_PROMPT = 16, 64
 
 
 def decode_rate(side: SteppedEngine, prompts: list[Tokens], penalty: float) -> float:
@@ -41,12 +40,9 @@ def penalty(plan: Plan) -> list[Figure]:
 
 def overlap(plan: Plan) -> list[Figure]:
     """Two batches in flight over a delayed link, as `bench_overlap` measures them."""
-    what = f"tokens/s with overlap / without, wait as long as the router's own compute, batch {OVERLAP_BATCH}"
-    if importlib.util.find_spec(BENCH_OVERLAP) is None:
-        return [Figure("overlap", what, (), 1.25, at_least=True, note="there is no bench_overlap in this tree")]
-    bench = importlib.import_module(BENCH_OVERLAP)
     with ExitStack() as stack:
-        side = bench.FarExperts(plan.large, "auto", 2, stack)
-        seen = bench.measure(side, OVERLAP_BATCH, 0.0, 1 + plan.rounds)
-    note = f"a step waited {seen.wait_ms / seen.own_ms:.2f} times as long as it computed"
+        side = bench_overlap.FarExperts(plan.large, "auto", 2, stack)
+        seen = bench_overlap.measure(side, OVERLAP_BATCH, OVERLAP_PROMPT, 0.0, 1 + plan.rounds)
+    what = f"tokens/s with overlap / without, wait as long as the router's own compute, batch {OVERLAP_BATCH}"
+    note = f"without overlap a step waited {seen.wait_ms / seen.own_ms:.2f} times as long as it computed"
     return [Figure("overlap", what, tuple(seen.ratios[1:]), 1.25, at_least=True, note=note)]

@@ -21,6 +21,7 @@ from experts.transport.channel import connect
 from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
 from kernels import select
+from router_service.config import EngineConfig
 from tests.benchmarks.harness.exchange import NODE, PASSIVE
 from tests.benchmarks.harness.sides import Tokens
 from tests.benchmarks.harness.worker import Worker
@@ -53,6 +54,10 @@ class ShardSide:
         """Of the whole process so far."""
         return time.process_time()
 
+    def computations(self) -> int:
+        """How many there were so far; one may answer several routers' calls."""
+        return self._server.queue.counts.computations
+
 
 class ShardProcesses:
     """All shards of a checkpoint; a context manager."""
@@ -84,14 +89,19 @@ class ShardProcesses:
         """Of all shards so far."""
         return sum(worker.call("processor_seconds") for worker in self._workers)
 
+    def computations(self) -> int:
+        """Of all shards so far."""
+        return sum(worker.call("computations") for worker in self._workers)
+
 
 def connected(endpoints: Sequence[Endpoint], credentials: Credentials) -> SocketTransport:
-    """A transport to the shards."""
-    transport = SocketTransport()
+    """A transport to the shards, with as many connections to each as a router has unless told otherwise."""
+    transport = SocketTransport(EngineConfig().lanes)
     for index, endpoint in enumerate(endpoints):
-        channel = connect(endpoint, NODE, credentials, SOCKET_SECONDS)
-        channel.set_timeouts(SOCKET_SECONDS)
-        transport.offer(index, channel)
+        channels = [connect(endpoint, NODE, credentials, SOCKET_SECONDS) for _ in range(transport.lanes)]
+        for channel in channels:
+            channel.set_timeouts(SOCKET_SECONDS)
+        transport.offer(index, *channels)
     return transport
 
 
@@ -111,15 +121,16 @@ class RouterSide:
         self._side.until_first_tokens([self._side.submit(tokens, steps + slack) for tokens in prompts])
         self._left = steps
 
-    def decode(self) -> tuple[int, float]:
-        """Decode; return the tokens drawn and the seconds that shards computed for them."""
+    def decode(self) -> tuple[int, float, int]:
+        """Decode; return the tokens drawn, the seconds that shards computed for them, and the calls to shards."""
         self._side.records.clear()
         for _ in range(self._left):
             self._side.step()
         self._side.give_up()
         records = self._side.records
         calls = [call for record in records for trip in record.trace.trips for call in trip.calls]
-        return sum(record.decode_tokens for record in records), sum(call.ns(Phase.COMPUTE) for call in calls) / 1e9
+        tokens = sum(record.decode_tokens for record in records)
+        return tokens, sum(call.ns(Phase.COMPUTE) for call in calls) / 1e9, len(calls)
 
 
 def at_once(workers: Sequence[Worker], method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:

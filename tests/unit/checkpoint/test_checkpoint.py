@@ -170,7 +170,7 @@ def test_no_directory_no_config_no_weights(path: Path) -> None:
     (path / SINGLE).unlink()
     assert error_of(path) == f"{path}: neither {SINGLE} nor {INDEX}: no safetensors weights"
     (path / "config.json").unlink()
-    assert error_of(path) == f"{path / 'config.json'}: no such file"
+    assert error_of(path) == f"{path}: no config.json: not a Hugging Face checkpoint directory"
 
 
 @pytest.mark.parametrize(

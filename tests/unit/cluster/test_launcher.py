@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from cluster.cli.main import main
 from cluster.config import ClusterConfig, config_from
+from cluster.processes.service_registry import Announcement
 from cluster.processes.signals import Interrupts
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes.process import ray_settings
     from cluster.serve import application_watch, launcher, ray_start
+    from cluster.serve.application_watch import ApplicationWatch
     from cluster.serve.launcher import Launcher
     from cluster.serve.ray_start import StartError
 
@@ -106,6 +109,46 @@ def test_one_that_deployed_takes_down_what_it_deployed(monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError, match="Serve fails"), joined(monkeypatch, serve, ray, on("auto")) as one:
         one.up(Interrupts())
     assert serve.changes == ["start", f"run {NAME}", f"delete {NAME}", f"forget {NAME}"]
+
+
+def test_a_signal_while_ray_starts_deploys_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, ray = FakeServe(), FakeRay()
+    monkeypatch.setattr(Interrupts, "__call__", lambda _: True)
+    with joined(monkeypatch, serve, ray, on("auto")) as one:
+        assert one.up(Interrupts()) is None
+    assert serve.changes == ["start"]
+    assert ray.left
+
+
+def test_a_signal_before_it_is_ready_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Launcher, "up", lambda *_: None)
+    assert main(["serve", "--grpc-port", "0", "--metrics-port", "0"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1] == "stopping: a signal came before the cluster was ready"
+    assert shown.out == ""
+
+
+def test_each_step_of_a_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = Announcement("router", 0, "r", "node", 7, "loading", loaded_bytes=3 << 19, total_bytes=3 << 20)
+    shard = Announcement("shard", 1, "s", "node", 8, "ready", loaded_bytes=1 << 20, total_bytes=1 << 20)
+    front = SimpleNamespace(replica_states={"RUNNING": 1}, message="")
+    state = SimpleNamespace(status="RUNNING", message="", deployments={"Front": front})
+    answer = SimpleNamespace(result=lambda **_: {"announcements": [router, shard]})
+    handle = SimpleNamespace(status=SimpleNamespace(remote=lambda: answer))
+    serve = SimpleNamespace(
+        status=lambda: SimpleNamespace(applications={NAME: state}), get_deployment_handle=lambda *_: handle
+    )
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    monkeypatch.setattr(application_watch, "serve", serve)
+    monkeypatch.setattr(application_watch, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    progress = io.StringIO()
+    watch = ApplicationWatch(ClusterConfig().cluster, progress)
+    for _ in range(2):
+        assert (watch.status() or {})["ray"] == "10.0.0.1:6379"
+    lines = ["router: loading, 50% of 3.0 MiB (pid 7)", "shard 1: ready, 1.0 MiB (pid 8)"]
+    assert progress.getvalue().splitlines() == lines
 
 
 @pytest.mark.parametrize(("address", "nice"), [("", "0"), ("auto", None)])

@@ -1,48 +1,26 @@
 """A shard that dies, comes back, or stays silent: who needs it waits or is told, nobody else notices."""
 
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-from experts.checkpoint.directory import Checkpoint
 from experts.transport.base import Reply, Sent, ShardUnavailable
 from router_service.engine.failures import DEADLINE_MARGIN_SECONDS
 from router_service.engine.request import Event
-from router_service.models.families.registry import plan_model
 from router_service.protocol.messages import StreamFailure
 from tests.support import oracle
+from tests.support.divided import HERE, THERE, make_divided
 from tests.support.mesh import WAIT_S, Mesh, greedy, tokens_of, until
-from tests.support.tiny import Tiny, make_tiny
-
-HERE, THERE = 3, 200  # tokens whose experts all live on shard 0, and on shard 1
+from tests.support.routed import routing_of
+from tests.support.tiny import Tiny
 
 
 @pytest.fixture(scope="module")
 def divided(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Two halves that never meet: a token goes to the experts of shard 0 or of shard 1, and so do all behind it.
-
-    Embeddings and head share a marked direction: the gate reads it in the residual stream, the head copies it.
-    """
-    path = tmp_path_factory.mktemp("divided")
-    make_tiny(path, "mixtral", initializer_range=0.02)
-    tensors = load_file(path / "model.safetensors")
-    mark = torch.ones(len(tensors["lm_head.weight"]))
-    mark[len(mark) // 2 :] = -1
-    tensors["model.embed_tokens.weight"][:, 0] = 4 * mark
-    tensors["lm_head.weight"] += torch.randn(len(mark), 48) * 0.2
-    tensors["lm_head.weight"][:, 0] = 4 * mark
-    side = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
-    for layer in range(3):
-        tensors[f"model.layers.{layer}.block_sparse_moe.gate.weight"][:, 0] = 2 * side
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    assert json.loads((path / "config.json").read_text())["num_local_experts"] == 6
-    return Tiny(path, None, plan_model(Checkpoint(path)))
+    return make_divided(tmp_path_factory.mktemp("divided"))
 
 
 @pytest.fixture
@@ -65,7 +43,7 @@ def steps(mesh: Mesh, count: int) -> list[Event]:
 def test_the_halves_do_not_meet(mesh: Mesh) -> None:
     for token, shard in ((HERE, 0), (THERE, 1)):
         events = mesh.generate([[token] * 4], greedy(20), return_routing=True)[0]
-        layers = [one for event in events for position in event.routing or [] for one in position]
+        layers = [one for position in routing_of(events) for one in position]
         assert {number for one in layers for number in one.shards} == {shard}
 
 

@@ -38,11 +38,15 @@ def poison(patch: pytest.MonkeyPatch, stage: str, layer: int, value: float) -> N
 
     def poisoned(self: Backbone, *args: Any) -> Any:
         done = work(self, *args)
+        if stage == "logits":
+            if len(done) == len(PROMPTS):
+                done[VICTIM, 2] = value
+            return done
         batch = next(arg for arg in args if isinstance(arg, StepBatch))
         if (stage != "attention" or args[0] == layer) and len(batch.segments) == len(PROMPTS):
             victim = batch.segments[VICTIM]
             tensor: Tensor = done[0] if isinstance(done, tuple) else done
-            tensor[VICTIM if stage == "logits" else victim.start + victim.length - 1, 2] = value
+            tensor[victim.start + victim.length - 1, 2] = value
         return done
 
     patch.setattr(Backbone, stage, poisoned)

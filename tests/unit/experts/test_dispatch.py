@@ -87,11 +87,11 @@ class Recording(LocalTransport):
         self.broken = broken
         self.away = away
 
-    def send(self, shard: int, call: ExpertCall) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         if shard in self.away:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is away")
         self.calls.append((shard, call))
-        return super().send(shard, call)
+        return super().send(shard, call, lane)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """The last first, so that the order of arrival differs from that of the shards."""

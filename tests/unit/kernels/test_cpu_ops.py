@@ -144,7 +144,7 @@ def test_row_counts_share_few_primitives():
 def test_linear(rows, dtype):
     x, w = torch.randn(rows, 24).to(dtype), torch.randn(40, 24).to(dtype)
     expected = (x.double() @ w.double().T).to(dtype)
-    assert_near(cpu_linear.linear_any_rows(x, cpu_linear.pack(w)), expected, dtype)
+    assert_near(cpu_linear.linear_any_rows(x, cpu_linear.prepare_matrix(w)), expected, dtype)
 
 
 def test_expert_ffn_keeps_to_the_shared_row_counts(monkeypatch):

@@ -75,4 +75,4 @@ def test_every_op_runs(backend):
     assert y_TD.shape == (4, 8)
     assert y_TD.dtype == torch.float32
     w_OI = torch.randn(5, 8)
-    torch.testing.assert_close(chosen.linear(y_TD, chosen.pack(w_OI)), y_TD @ w_OI.T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(chosen.linear(y_TD, chosen.prepare_matrix(w_OI)), y_TD @ w_OI.T, rtol=1e-4, atol=1e-4)

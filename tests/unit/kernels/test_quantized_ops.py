@@ -78,7 +78,7 @@ def test_linear(rows, dtype, form, backend):
     x = torch.randn(rows, 96, generator=rng).to(dtype)
     w = near_one(torch.randn(200, 96, generator=rng).to(dtype), form)
     chosen = ops(backend)
-    assert chosen.pack(w) is w
+    assert chosen.prepare_matrix(w) is w
     assert_near(chosen.linear(x, w), (x.double() @ w.dense().double().T).to(dtype), dtype)
 
 

@@ -27,12 +27,12 @@ FROM = 5
 # What a product on a weak CPU must be, for a process that is told to be one.
 WEAK = """
 import torch
-from kernels.cpu.linear import linear, pack
+from kernels.cpu.linear import linear, prepare_matrix
 from kernels.cpu.widening import WIDENING, has_instructions
 for dtype in (torch.bfloat16, torch.float16):
     assert not has_instructions(dtype)
     w = torch.randn(300, 96).to(dtype)
-    assert pack(w) is w
+    assert prepare_matrix(w) is w
     for rows in (1, 3, 80):
         x = torch.randn(rows, 96).to(dtype)
         exact = x.double() @ w.double().T
@@ -68,7 +68,7 @@ def test_linear_on_both_sides_of_the_number(weak, rows, dtype, biased):
     x, w = torch.randn(rows, 24).to(dtype), torch.randn(40, 24).to(dtype)
     bias = torch.randn(40).to(dtype) if biased else None
     expected = x.double() @ w.double().T + (0 if bias is None else bias.double())
-    packed = cpu_linear.pack(w)
+    packed = cpu_linear.prepare_matrix(w)
     assert packed is w
     assert_near(cpu_linear.linear(x, packed, bias), expected.to(dtype), dtype)
     assert weak.widened == [rows] * (rows >= FROM)
@@ -134,7 +134,7 @@ def test_a_cpu_with_instructions_measures_and_widens_nothing(monkeypatch):
 def test_where_widening_never_pays_nothing_is_widened(monkeypatch):
     ways = Ways(monkeypatch, math.inf)
     x, w = torch.randn(70, 24).bfloat16(), torch.randn(40, 24).bfloat16()
-    assert torch.equal(cpu_linear.linear(x, cpu_linear.pack(w)), torch.mm(x, w.t()))
+    assert torch.equal(cpu_linear.linear(x, cpu_linear.prepare_matrix(w)), torch.mm(x, w.t()))
     assert ways.widened == []
 
 

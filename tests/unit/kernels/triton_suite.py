@@ -163,7 +163,7 @@ def test_quantized_parts(triton_ops, dtype, form):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_quantized_linear(triton_ops, dtype, form):
     x, w = torch.randn(5, 96, device=DEVICE).to(dtype), near_one(torch.randn(200, 96, device=DEVICE).to(dtype), form)
-    assert triton_ops.pack(w) is w
+    assert triton_ops.prepare_matrix(w) is w
     assert_near(triton_ops.linear(x, w), (x.double() @ w.dense().double().T).to(dtype), dtype)
 
 

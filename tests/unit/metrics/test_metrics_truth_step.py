@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import experts.pool
 import experts.shard.shard
 import router_service.engine.engine
-import router_service.engine.step.forward
+import router_service.engine.step.layer_run
 from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.trips import TripCalls
@@ -23,6 +22,7 @@ from router_service.models.backbone import Backbone
 from router_service.protocol.messages import Timings
 from tests.support.mesh import Mesh, greedy
 from tests.support.scrape import exposed, value
+from tests.support.sleeper import Sleeper
 from tests.support.tiny import Tiny
 from tests.support.undisturbed import off, undisturbed
 
@@ -35,7 +35,7 @@ STEPS = 4  # of a round, with and without the cause each
 CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.SCHEDULE: (Scheduler, "schedule"),
     Stage.ATTENTION: (Backbone, "attention"),
-    Stage.GATE: (router_service.engine.step.forward, "route"),
+    Stage.GATE: (router_service.engine.step.layer_run, "route"),
     Stage.PACK: (experts.pool, "group_by_shard"),
     Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
     Stage.REDUCE: (experts.pool, "_add"),
@@ -43,32 +43,6 @@ CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.SAMPLE: (router_service.engine.engine, "sample"),
     Stage.OTHER: (Backbone, "logits"),
 }
-
-
-@dataclass
-class Sleeper:
-    """Makes a function sleep before it works, as long as it is `on`; `each_ns` is how long it slept in truth."""
-
-    cause_s: float = CAUSE_S
-    on: bool = True
-    each_ns: list[int] = field(default_factory=list)
-
-    def into(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-        work = getattr(owner, name)
-
-        def slow(*args: Any, **kwargs: Any) -> Any:
-            if self.on:
-                begun = time.monotonic_ns()
-                time.sleep(self.cause_s)
-                self.each_ns.append(time.monotonic_ns() - begun)
-            return work(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, slow)
-
-    def take(self) -> int:
-        """How long it slept since the last time."""
-        slept, self.each_ns = sum(self.each_ns), []
-        return slept
 
 
 def stages(step: StepRecord, statistics: Statistics) -> dict[str, float]:

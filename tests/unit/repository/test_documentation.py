@@ -34,6 +34,12 @@ MAKE = re.compile(r"\bmake ([a-z][\w-]*)")
 COMMAND = re.compile(r"(?:^|/)expertmesh ([a-z]+)(?: ([a-z]+))?", re.MULTILINE)
 SUFFIXES = ("json", "proto", "py", "safetensors")
 SETTING = re.compile(rf"`({'|'.join(ClusterConfig().to_dict())})\.(?!(?:{'|'.join(SUFFIXES)})\b)([a-z_]+)(?=[`:])")
+# A program and the rest of its line, up to a comment, a pipe or a redirection.
+RUN = re.compile(
+    r"(?:^|/)(expertmesh(?: [a-z]+)+|python (?:-m )?(?:tests|deploy|cluster)[\w./]+)([^\n#|>]*)", re.MULTILINE
+)
+QUOTED = re.compile(r'"(--[a-z][\w-]*)"')
+FLAG = re.compile(r"(?<!\S)--[a-z][\w-]*")
 MODULE = re.compile(rf"\bpython -m ((?:{'|'.join(TOPS)})[\w.]*)")
 
 
@@ -95,6 +101,13 @@ def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @PAGE
+def test_flags_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for program, rest in {match for text in code(page) for match in RUN.findall(text)}:
+        if flags := set(FLAG.findall(rest)):
+            assert flags <= known_flags(program, capsys), f"{program} {rest}"
+
+
+@PAGE
 def test_settings_exist(page: Path) -> None:
     config = ClusterConfig().to_dict()
     found = SETTING.findall(FENCE.sub("", page.read_text()))
@@ -105,6 +118,17 @@ def test_the_command_line_is_known_without_torch() -> None:
     """Where this file asks it, and for whoever types `expertmesh --help`."""
     program = "import sys; from cluster.cli.main import parser; parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, timeout=120).returncode == 0
+
+
+def known_flags(program: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The flags of a command of ours, or those that a script and the modules beside it name."""
+    name, *words = program.split()
+    if name == "python":
+        path = words[-1].removesuffix(".py").replace(".", "/")
+        return {flag for file in (REPOSITORY / path).parent.rglob("*.py") for flag in QUOTED.findall(file.read_text())}
+    with pytest.raises(SystemExit):
+        parser().parse_args([*words, "--help"])
+    return set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
 
 
 def code(page: Path) -> Iterator[str]:
