@@ -11,7 +11,7 @@ from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 
 BATCH, CONTEXT, STEPS, PENALTY = 32, 900, 40, 1.05
 WARM_STEPS = 2
-OVERLAP_BATCH, OVERLAP_PROMPT = 16, 64
+OVERLAP_BATCH, OVERLAP_PROMPT = 16, 512
 
 
 def decode_rate(side: SteppedEngine, prompts: list[Tokens], penalty: float) -> float:
