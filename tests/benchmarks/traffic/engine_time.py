@@ -77,15 +77,14 @@ def clocked(step: Callable[[], object], reading: float) -> StepTime:
     return StepTime(time.perf_counter() - begun, time.thread_time() - processor, inside, clock.calls)
 
 
-def own_share(without: Sequence[StepTime], clocked: Sequence[StepTime]) -> float:
-    """The share of a step that is the thread's own: waiting takes no processor time, and torch's is taken off."""
-    own = median(one.processor for one in without) - median(one.inside for one in clocked)
-    return own / median(one.wall for one in without)
+def own_seconds(without: Sequence[StepTime], clocked: Sequence[StepTime]) -> float:
+    """The thread's own time in a step: waiting takes no processor time, and torch's is taken off."""
+    return median(one.processor for one in without) - median(one.inside for one in clocked)
 
 
 def engine(plan: Plan) -> list[Figure]:
     """Decode steps of many streams over two shard processes."""
-    reading, shares, calls = reading_ns(), list[float](), 0
+    reading, of_step, of_thread = reading_ns(), list[float](), list[float]()
     with ShardProcesses(plan.large) as shards:
         transport = connected(shards.endpoints(), shards.credentials)
         with SteppedEngine(plan.large, transport, shards.shards, kv_cache_tokens=STREAMS * 1024) as side:
@@ -95,7 +94,10 @@ def engine(plan: Plan) -> list[Figure]:
                 side.step()
             for _ in range(plan.rounds):
                 pairs = [(plain(side.step), clocked(side.step, reading)) for _ in range(STEPS)]
-                shares.append(own_share(*zip(*pairs, strict=True)))
-                calls = pairs[-1][1].calls
+                without, within = zip(*pairs, strict=True)
+                own = own_seconds(without, within)
+                of_step.append(own / median(one.wall for one in without))
+                of_thread.append(own / median(one.processor for one in without))
     what = f"engine thread's own time / step, {STREAMS} streams"
-    return [Figure("engine", what, tuple(shares), 0.05, note=f"{calls} calls into torch a step")]
+    note = f"{median(of_thread):.2f} of the thread's processor time, which others on the machine do not stretch"
+    return [Figure("engine", what, tuple(of_step), 0.05, note=note)]

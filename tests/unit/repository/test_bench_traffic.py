@@ -139,4 +139,4 @@ def test_torchs_functions_operators_and_methods_are_clocked_and_python_is_not() 
 def test_own_time_is_what_neither_waits_nor_computes() -> None:
     without = [StepTime(10.0, 4.0, 0.0, 0), StepTime(10.0, 4.0, 0.0, 0)]
     within = [StepTime(12.0, 6.0, 3.0, 5), StepTime(12.0, 6.0, 3.0, 5)]
-    assert engine_time.own_share(without, within) == pytest.approx(0.1)
+    assert engine_time.own_seconds(without, within) == pytest.approx(1.0)
