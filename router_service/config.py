@@ -22,7 +22,9 @@ class EngineConfig:
             one without prompts
         block_size: tokens per KV block
         kv_cache_tokens: tokens that the KV cache holds; 0 sizes it by the available memory
-        kv_memory_fraction: fraction of the available memory that an automatically sized KV cache may take
+        kv_memory_fraction: fraction of the available memory that an automatically sized KV cache may take;
+            the routers of one node share it, on GPUs each has its own
+        prefix_caching: keep what is computed and reuse it for requests that begin alike
         unavailable_wait_seconds: how long a request waits for an unavailable shard before it fails with UNAVAILABLE
         overlap: whether a step runs as two batches, one's attention while the other's experts compute. auto measures
             both ways and takes two where that is faster
@@ -37,6 +39,7 @@ class EngineConfig:
     block_size: Annotated[int, setting("tokens", ge=1)] = 16
     kv_cache_tokens: Annotated[int, setting("tokens", ge=0)] = 0
     kv_memory_fraction: Annotated[float, setting(gt=0, lt=1)] = 0.4
+    prefix_caching: bool = True
     unavailable_wait_seconds: SecondsOrZero = 30.0
     overlap: Overlap = "auto"
     threads: Threads = 0

@@ -1,9 +1,10 @@
 """An inspection as aligned text."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cluster.planner.inspected_model import Skipped
-from cluster.planner.inspection import FormSizes, Inspection
+from cluster.planner.inspection import CacheGroupSizes, FormSizes, Inspection
 from cluster.planner.wire_traffic import LayerTraffic
 from cluster.table import size, table
 
@@ -89,7 +90,9 @@ def _cache(found: Inspection) -> str:
     cache = found.cache
     rows = [
         ("KV cache", f"{size(cache.per_token)} a token over all layers in {cache.dtype}"),
-        ("", f"{cache.tokens_per_gib} tokens a GiB"),
+        *(("", _kept(group)) for group in cache.groups if group.last_tokens is not None),
+        ("", f"{size(cache.per_sequence)} a sequence of the whole context, {found.context} tokens"),
+        ("", f"{cache.tokens_per_gib} tokens a GiB, in such sequences"),
     ]
     if (uncompressed := cache.uncompressed_per_token) is not None:
         ratio = uncompressed / cache.per_token
@@ -97,6 +100,25 @@ def _cache(found: Inspection) -> str:
             ("", f"uncompressed keys and values would take {size(uncompressed)} a token, {ratio:.1f} times as much")
         )
     return _aligned(rows)
+
+
+def _kept(group: CacheGroupSizes) -> str:
+    what = "current chunk, at most" if group.kind == "chunk" else "last"
+    return f"{len(group.layers)} layers ({numbers(group.layers)}) keep only the {what} {group.last_tokens} tokens"
+
+
+def numbers(rising: Sequence[int]) -> str:
+    """Return numbers in few characters: runs as `0-2`, and what rises evenly as `0, 2, ..., 34`."""
+    steps = {after - before for before, after in pairwise(rising)}
+    if len(rising) > 3 and len(steps) == 1 and steps != {1}:
+        return f"{rising[0]}, {rising[1]}, ..., {rising[-1]}"
+    runs: list[list[int]] = []
+    for number in rising:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _traffic(found: Inspection) -> str:

@@ -10,6 +10,8 @@ from cluster.planner.model_description import describe_attention, describe_routi
 from cluster.planner.sizes import (
     Parameters,
     experts_bytes,
+    kept_tokens,
+    kv_bytes_per_sequence,
     kv_bytes_per_token,
     packable,
     parameters,
@@ -19,6 +21,7 @@ from cluster.planner.sizes import (
 )
 from cluster.planner.wire_traffic import LayerTraffic, expected_shards_asked, layer_traffic, most_shards_asked
 from experts.placement import even_placement
+from router_service.models.cache_groups import CacheGroup, cache_groups
 
 GIB = 1 << 30
 
@@ -34,13 +37,36 @@ class FormSizes:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheGroupSizes:
+    """`layers` (numbers, from 0) that cache alike: `per_token` in all of them, `per_sequence` at the whole context.
+
+    `kind` is full, window, chunk or latent; `last_tokens` is how many they keep, None for all.
+    """
+
+    kind: str
+    layers: tuple[int, ...]
+    last_tokens: int | None
+    per_token: int
+    per_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheSizes:
-    """The KV cache. `uncompressed_per_token` is what each head's keys and values would take beside a latent."""
+    """The KV cache.
+
+    Args:
+        per_token: of a token that all layers keep; older ones take less where there are windows or chunks.
+        per_sequence: of a sequence that fills the context.
+        tokens_per_gib: tokens of such sequences that a GiB holds, the last of them in part.
+        uncompressed_per_token: what each head's keys and values would take beside a latent.
+    """
 
     dtype: str
     per_token: int
+    per_sequence: int
     tokens_per_gib: int
     uncompressed_per_token: int | None
+    groups: tuple[CacheGroupSizes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +164,26 @@ def _form(model: InspectedModel, dtype: torch.dtype, packed: bool, experts: int)
 
 
 def _cache(model: InspectedModel, dtype: torch.dtype) -> CacheSizes:
-    each = kv_bytes_per_token(model.spec, dtype)
+    spec = model.spec
+    whole = kv_bytes_per_sequence(spec, dtype, spec.context)
     return CacheSizes(
         dtype=_name(dtype),
+        per_token=kv_bytes_per_token(spec, dtype),
+        per_sequence=whole,
+        tokens_per_gib=GIB * spec.context // whole,
+        uncompressed_per_token=uncompressed_kv_bytes_per_token(spec, dtype),
+        groups=tuple(_group(group, dtype, spec.context) for group in cache_groups(spec)),
+    )
+
+
+def _group(group: CacheGroup, dtype: torch.dtype, context: int) -> CacheGroupSizes:
+    each, kept = group.elements_per_token * dtype.itemsize, kept_tokens(group, context)
+    return CacheGroupSizes(
+        kind=group.kind.value,
+        layers=group.layers,
+        last_tokens=kept if kept < context else None,
         per_token=each,
-        tokens_per_gib=GIB // each,
-        uncompressed_per_token=uncompressed_kv_bytes_per_token(model.spec, dtype),
+        per_sequence=kept * each,
     )
 
 

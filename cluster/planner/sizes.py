@@ -13,6 +13,7 @@ from experts.checkpoint.source import Stored, scales_name
 from router_service.config import EngineConfig
 from router_service.engine.cache_size import cache_elements, most_tokens, resolved_limits
 from router_service.models.attention_forms import cached_elements
+from router_service.models.cache_groups import CacheGroup, cache_groups
 from router_service.models.spec import ModelSpec, TensorMap
 from router_service.models.weights import is_projection, resident_bytes
 
@@ -138,6 +139,19 @@ def kv_cache_tokens(spec: ModelSpec, router: EngineConfig, dtype: torch.dtype, s
 def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:
     """Bytes that a token takes in the cache over all layers."""
     return spec.kv_elements_per_token * dtype.itemsize
+
+
+def kv_bytes_per_sequence(spec: ModelSpec, dtype: torch.dtype, tokens: int) -> int:
+    """Bytes that a sequence of `tokens` tokens takes: layers with a window or chunks keep no more than they read.
+
+    The rest of each group's last blocks is not counted.
+    """
+    return sum(kept_tokens(group, tokens) * group.elements_per_token for group in cache_groups(spec)) * dtype.itemsize
+
+
+def kept_tokens(group: CacheGroup, tokens: int) -> int:
+    """How many tokens of a sequence of `tokens` tokens the layers of a group keep."""
+    return tokens if group.remembers is None else min(tokens, group.remembers)
 
 
 def uncompressed_kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int | None:

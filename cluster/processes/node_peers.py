@@ -27,7 +27,7 @@ def threads_of_shard(config: ClusterConfig, registry: Any) -> int:
     """
     sharing = shards = config.experts.shards  # the safe side: too few threads cost less than too many
     if config.cluster.address and not config.experts.threads:
-        sharing = shards_here(lambda: _announcements(registry), node_id(), shards, wait_s=WAIT_SECONDS)
+        sharing = shards_here(lambda: announced_in(registry), node_id(), shards, wait_s=WAIT_SECONDS)
     threads = shard_threads(config.experts.threads, sharing)
     log.info("shard may compute with threads", extra=fields(threads=threads, shards_on_node=sharing))
     return threads
@@ -57,8 +57,8 @@ def shards_here(
         sleep(POLL_SECONDS)
 
 
-def _announcements(registry: Any) -> list[Announcement]:
-    """All entries; none while the registry does not answer, which is no reason to fail a shard."""
+def announced_in(registry: Any) -> list[Announcement]:
+    """All entries; none while the registry does not answer, which is no reason to fail a process that starts."""
     try:
         return registered_in(registry)
     except (RayTimeoutError, ray.exceptions.RayError) as error:

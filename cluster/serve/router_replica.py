@@ -4,8 +4,12 @@ import asyncio
 import time
 from typing import Any
 
+import torch
+
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
+from cluster.processes.node_loading import await_loaded
+from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import DrainOrder, endpoints_of, registered_in
@@ -13,7 +17,7 @@ from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
-from router_service.engine.builder import build_engine
+from router_service.engine.builder import build_engine, free_bytes
 from router_service.engine.engine import Engine
 from router_service.router.identity import RouterIdentity
 from router_service.router.reporter import ModelSizes
@@ -26,7 +30,7 @@ class RouterReplica:
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         self._process = RegisteredProcess("router", 0, config, self._drain)
-        self._config = config.cluster
+        self._config, self._waited_s = config.cluster, 0.0
         with self._process.loading():
             self._load(config, secret, digest)
         self._process.ready(self._router.endpoint)
@@ -49,7 +53,7 @@ class RouterReplica:
             transport=transport,
             shards=self._shards,
             identity=identity,
-            sizes=_sizes(model, time.monotonic() - begun),
+            sizes=_sizes(model, time.monotonic() - begun - self._waited_s),
             experts=config.experts,
             metrics=config.metrics,
             logs=config.logging,
@@ -69,7 +73,22 @@ class RouterReplica:
             device=model.device,
             keep_packed=model.keep_packed,
             progress=self._process.progress,
+            cache_room=lambda device: self._cache_room(config, device),
         )
+
+    def _cache_room(self, config: ClusterConfig, device: torch.device) -> int:
+        """Free bytes for the cache, once all of this node has loaded. A GPU is ours; a host's memory is shared."""
+        begun = time.monotonic()
+        routers = await_loaded(
+            lambda: announced_in(self._process.registry),
+            node_id(),
+            shards=config.experts.shards,
+            routers=config.cluster.routers,
+            seconds=config.cluster.ready_timeout_seconds,
+            go_on=self._process.go_on,
+        )
+        self._waited_s = time.monotonic() - begun
+        return free_bytes(device) // (routers if device.type == "cpu" else 1)
 
     def check_health(self) -> None:
         """Called by Serve once a second. While it drains it counts as healthy: it must not be replaced."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.transport.frame import Buffer, FrameError
+from experts.transport.frame import MAX_PAYLOAD_BYTES, Buffer, FrameError
 
 _CALL = struct.Struct("<IIIII4xQ32x")
 _REPLY = struct.Struct("<IIQQQQ24x")
@@ -56,6 +56,13 @@ class Partial:
     y_RD: Tensor
     stamps: Stamps
     shared_ns: int = 0
+
+
+def most_rows(hidden: int, dtype: torch.dtype, experts_per_token: int) -> int:
+    """How many rows a call may have so that it and its reply fit into frames, if one shard holds all their experts."""
+    call_bytes = hidden * dtype.itemsize + 12 * experts_per_token
+    reply_bytes = hidden * torch.float32.itemsize
+    return (MAX_PAYLOAD_BYTES - max(_CALL.size, _REPLY.size)) // max(call_bytes, reply_bytes)
 
 
 def pack_call(call: ExpertCall) -> list[Buffer]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-# gRPC's default of 4 MiB is too little for the routing of a long prompt.
+# Servers of earlier versions send the routing of a long prompt in one message, over gRPC's default of 4 MiB.
 MAX_RESPONSE_BYTES = 64 << 20
 # The most that gRPC's own retries allow.
 MAX_ATTEMPTS = 5

@@ -14,21 +14,29 @@ from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport
 from experts.shard.shard import load_shard
 from experts.transport.base import Transport
+from experts.transport.call import most_rows
 from kernels import select
 from router_service.config import EngineConfig, Overlap
 from router_service.engine.cache_size import resolved_limits, sized_groups
 from router_service.engine.engine import Engine
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.scheduling.block_manager import BlockManager
+from router_service.engine.scheduling.limits import SchedulerLimits
 from router_service.engine.scheduling.prefill_budget import PrefillBudget
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.models.backbone import Backbone
 from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
+from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a GPU, or available on this host."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
 
 
 def build_engine(
@@ -40,9 +48,21 @@ def build_engine(
     device: torch.device,
     keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    cache_room: Callable[[torch.device], int] = free_bytes,
 ) -> Engine:
-    """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`."""
+    """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`.
+
+    Args:
+        progress: called with the bytes of each tensor read, in the form kept.
+        cache_room: free bytes on a device; asked once the weights are loaded, if the cache is sized by them. It may
+            wait for others that load into the same memory.
+
+    Raises:
+        ValueError: a step could have more tokens than a call to a shard carries, or no KV block fits into the memory.
+    """
     spec = plan.spec
+    bounds = resolved_limits(spec, config)
+    check_calls(spec, bounds, dtype)
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
         checkpoint=plan.checkpoint,
@@ -53,8 +73,7 @@ def build_engine(
         keep_packed=keep_packed,
         progress=progress,
     )
-    bounds = resolved_limits(spec, config)
-    groups = sized_groups(spec, config, bounds, dtype, free_bytes(device))
+    groups = sized_groups(spec, config, bounds, dtype, lambda: cache_room(device))
     cache = KVCache.empty(spec, [group.blocks * config.block_size for group in groups], dtype, device)
     backbone = Backbone(spec, weights, cache, ops)
     return Engine(
@@ -62,7 +81,7 @@ def build_engine(
         pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
         scheduler=Scheduler(
             bounds,
-            BlockManager(groups, config.block_size),
+            BlockManager(groups, config.block_size, config.prefix_caching),
             PrefillBudget(config.target_step_seconds),
         ),
         ops=ops,
@@ -106,9 +125,18 @@ def local_shards(
     return LocalTransport(shards)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a GPU, or available on this host."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_bytes()
+def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) -> None:
+    """Check that a step of a full token budget fits into one call to one shard.
+
+    Raises:
+        ValueError: it does not; later, each such step would lose the shard's connection.
+    """
+    most = most_rows(spec.hidden, dtype, spec.gate.top_k)
+    if bounds.token_budget > most:
+        raise ValueError(
+            f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to a shard carries {most} "
+            f"of this model; set router.token_budget to at most {most}"
+        )
 
 
 def eos_token_ids(plan: ModelPlan) -> frozenset[int]:

@@ -1,5 +1,7 @@
 """How many tokens a router holds: those of a step, and those of each group of the KV cache."""
 
+from collections.abc import Callable
+
 import torch
 
 from router_service.config import EngineConfig
@@ -25,21 +27,29 @@ def resolved_limits(spec: ModelSpec, config: EngineConfig) -> SchedulerLimits:
 
 
 def sized_groups(
-    spec: ModelSpec, config: EngineConfig, limits: SchedulerLimits, dtype: torch.dtype, free_bytes: int
+    spec: ModelSpec, config: EngineConfig, limits: SchedulerLimits, dtype: torch.dtype, free_bytes: Callable[[], int]
 ) -> tuple[GroupSize, ...]:
     """The groups' sizes: for as many tokens as are configured, else as memory allows and the sequences can fill.
+
+    Args:
+        free_bytes: asked only if the memory decides.
 
     Raises:
         ValueError: not even one block fits into the memory.
     """
-    tokens = config.kv_cache_tokens or most_tokens(
-        spec, config.block_size, limits, int(free_bytes * config.kv_memory_fraction) // dtype.itemsize
-    )
-    if tokens < 1:
+    tokens = config.kv_cache_tokens or _tokens_in(spec, config, limits, dtype, free_bytes())
+    return _sizes(cache_groups(spec), -(-tokens // config.block_size), config.block_size, limits)
+
+
+def _tokens_in(
+    spec: ModelSpec, config: EngineConfig, limits: SchedulerLimits, dtype: torch.dtype, free_bytes: int
+) -> int:
+    elements = int(free_bytes * config.kv_memory_fraction) // dtype.itemsize
+    if (tokens := most_tokens(spec, config.block_size, limits, elements)) < 1:
         raise ValueError(
             f"router.kv_memory_fraction {config.kv_memory_fraction} of {free_bytes} free bytes holds no KV block"
         )
-    return _sizes(cache_groups(spec), -(-tokens // config.block_size), config.block_size, limits)
+    return tokens
 
 
 def cache_elements(spec: ModelSpec, block_size: int, limits: SchedulerLimits, tokens: int) -> int:

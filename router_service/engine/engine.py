@@ -215,6 +215,7 @@ class Engine:
         if drawing:
             requests = [self.requests[scheduled[number].key] for number in drawing]
             self._draw(requests, [row_of[number] for number in drawing], logits_LV, events)
+        self._report_routing([scheduled[n] for n in going], events)
 
     def _stall(self, scheduled: list[ScheduledSequence], complete: list[int], trace: StepTrace) -> None:
         """Stall the sequences that have lost a token. The others wait for a shard no more."""
@@ -229,6 +230,13 @@ class Engine:
     def _trace_routing(self, items: list[ScheduledSequence], segments: list[Segment], trace: StepTrace) -> None:
         requests = [self.requests[item.key] for item in items]
         trace_routing(requests, [item.start for item in items], segments, trace, self.pool.placement)
+
+    def _report_routing(self, items: list[ScheduledSequence], events: list[Event]) -> None:
+        """Append the routing of prompts that are not read to their end yet: kept until then, it would add up."""
+        for item in items:
+            request = self.requests.get(item.key)
+            if request is not None and not request.ended and (event := request.routing_event()) is not None:
+                events.append(event)
 
     def _draw(self, requests: list[Request], rows: list[int], logits_LV: Tensor, events: list[Event]) -> None:
         """Draw a token for each request from its row of the logits, and append its event."""

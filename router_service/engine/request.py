@@ -3,10 +3,10 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from router_service.engine.routed_rows import RoutedRows
 from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.scheduling.sequence import Sequence
 from router_service.protocol.messages import (
-    LayerRouting,
     SamplingParams,
     StepSummary,
     StreamFailure,
@@ -16,8 +16,8 @@ from router_service.protocol.messages import (
 
 # The Front number of the router's own requests (`SelfTest`); real Fronts are numbered from 1.
 OURSELVES = 0
-# Prompt log-probabilities in an event, which is a message of its own: with 20 best tokens each about 0.4 MB.
-SCORES_OF_EVENT = 512
+# Prompt log-probabilities in an event, which is not divided further: with 20 best tokens each about 0.2 MB.
+SCORES_OF_EVENT = 256
 
 
 @dataclass(slots=True)
@@ -35,7 +35,8 @@ class Request:
     The first `prompt_length` tokens are the prompt's. `sequence` is the scheduler's view of the request and `row` the
     sampler's; both share the list `tokens`. `priority`, `caller` and `cache_salt` are as in `Submit`. `ended` is set
     once the last event is made; `summaries` is None unless the request is traced. `scored` counts the prompt tokens
-    whose log-probabilities were computed, `routed` the positions whose routing was traced.
+    whose log-probabilities were computed, `routed` the positions whose routing was traced, by this
+    router or one before it.
     """
 
     key: int
@@ -56,7 +57,7 @@ class Request:
     priority: int = 0
     caller: str = ""
     cache_salt: bytes = b""
-    routing: list[list[LayerRouting]] = field(default_factory=list)
+    routing: list[RoutedRows] = field(default_factory=list)
     summaries: SummaryBudget | None = None
     ended: bool = False
     scored: int = 0
@@ -94,10 +95,10 @@ class Request:
         self.scored += len(scores)
         self._limit_reuse()
 
-    def add_routing(self, positions: list[list[LayerRouting]]) -> None:
+    def add_routing(self, rows: RoutedRows) -> None:
         """Keep the routing of the next positions until the next event."""
-        self.routing += positions
-        self.routed += len(positions)
+        self.routing.append(rows)
+        self.routed = rows.first + rows.count
         self._limit_reuse()
 
     def _limit_reuse(self) -> None:
@@ -125,18 +126,23 @@ class Request:
         """Return the event of a token drawn at `now`, with the routing collected since the last event."""
         first = not self.first_token
         self.first_token = self.first_token or now
-        routing, self.routing = self.routing, []
         return Event(
             key=self.key,
             front=self.front,
             stream=self.stream,
             token=token,
             logprobs=logprobs,
-            routing=routing,
+            routing=self._take_routing(),
             finish=finish,
             # With the first token too: a Front that ends the stream at a stop string never sees the last event.
             timings=self.timings(now) if first or finish is not None else None,
         )
+
+    def routing_event(self) -> "Event | None":
+        """Return an event of the routing collected since the last one, for a step that draws no token; mostly None."""
+        if not self.routing:
+            return None
+        return Event(key=self.key, front=self.front, stream=self.stream, token=None, routing=self._take_routing())
 
     def timings(self, now: float) -> Timings:
         """Where its time went until `now`."""
@@ -149,12 +155,17 @@ class Request:
             cached_prompt_tokens=min(self.sequence.cached or 0, self.prompt_length),
         )
 
+    def _take_routing(self) -> tuple[RoutedRows, ...]:
+        routing, self.routing = tuple(self.routing), []
+        return routing
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """A stream's share of a step, not yet packed; the last one has `finish` or `failure`.
 
-    One with `prompt_logprobs` has nothing else.
+    One with `prompt_logprobs` has nothing else; one without a token, `finish` and `failure` has the routing of a part
+    of the prompt.
     """
 
     key: int
@@ -162,7 +173,7 @@ class Event:
     stream: int
     token: int | None
     logprobs: TokenLogprobs | None = None
-    routing: list[list[LayerRouting]] | None = None
+    routing: tuple[RoutedRows, ...] = ()
     finish: str | None = None
     failure: StreamFailure | None = None
     timings: Timings | None = None

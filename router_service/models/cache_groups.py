@@ -30,6 +30,10 @@ class CacheGroup:
         """Elements that a token occupies in all layers of the group."""
         return len(self.layers) * sum(prod(row) for row in self.rows)
 
+    def first_seen(self, position: int) -> int:
+        """Return the first position that a token at `position` reads."""
+        return self.view.first_seen(position)
+
     @property
     def view(self) -> View:
         """Which tokens a token attends to in its layers; blocks wholly before those may be given back."""

@@ -1,11 +1,16 @@
 """The messages between a Front and a router: msgpack bodies of MESSAGE frames.
 
-Front to router: `Submit`, `Cancel`, `Watch`. Router to Front: `RouterHello` once, then one `StepOutputs` a step, about
-once a second a `RouterReport`, and while it watches an `Activity` twice a second. A `stream` is a number that the Front
-assigns, unique on its connection.
+Front to router: `Submit`, `Cancel`, `Watch`. Router to Front: `RouterHello` once, then a `StepOutputs` a step and for
+each part of a large output, about once a second a `RouterReport`, and while it watches an `Activity` twice a second. A
+`stream` is a number that the Front assigns, unique on its connection.
 """
 
 import msgspec
+
+from router_service.protocol.routing_part import RoutingPart
+
+# A receiver closes the connection when a frame announces more, so a sender fails what would not fit.
+MAX_MESSAGE_BYTES = 64 << 20
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -37,7 +42,8 @@ class SamplingParams(msgspec.Struct, frozen=True):
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """A request. `generated` holds tokens that another router has generated: decoding continues after them.
 
-    `generated` counts towards `sampling.max_tokens`, and its positions are routed and reported again like the prompt's.
+    `generated` counts towards `sampling.max_tokens`, and its positions are routed and reported like the prompt's. The
+    routing of the first `reported` positions is left out: another router has reported it.
     `deadline_seconds` is the time left when the frame is sent, None for no deadline. `traced` asks for a `StepSummary`
     about once a second. `return_scores` adds the gate's best scores to the routing that `return_routing` asks for.
 
@@ -57,6 +63,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     priority: int = 0
     caller: str = ""
     cache_salt: bytes = b""
+    reported: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -97,19 +104,6 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
     top: list[Logprob]
 
 
-class LayerRouting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where one token went in one MoE layer: K experts, their weights, the shards that held them.
-
-    `scores` are (expert, score) pairs, best first, of what the gate ranks by; the chosen experts are always among them.
-    """
-
-    layer: int
-    experts: list[int]
-    weights: list[float]
-    shards: list[int]
-    scores: list[tuple[int, float]] = []
-
-
 class Timings(msgspec.Struct, frozen=True):
     """Seconds of waiting for the first step, of prefill and of decoding; prompt tokens found in the cache."""
 
@@ -142,17 +136,18 @@ class StepSummary(msgspec.Struct, frozen=True, array_like=True):
 class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stream's share of a step. The last one has either `finish` ("stop" or "length") or `failure`.
 
-    `routing` has, for each position computed since the last output (the prompt's with the first token), a list over
-    MoE layers; empty unless requested. `prompt_logprobs` has, if requested, an entry for each prompt token that was
-    scored since the last output; the prompt's first token has log-probability 0 and no best ones. `timings` come with
-    the first output that has a token (a Front that ends the stream at a stop string needs them) and with the last.
-    `summary` is of this step, for a traced stream about once a second.
+    `prompt_logprobs` has, if requested, an entry for each prompt token that was scored since the last output; the
+    prompt's first token has log-probability 0 and no best ones. `routing`, if requested, is of the next positions that
+    were computed. Both come in several outputs without tokens for a long prompt; the last routing of it may come with
+    the first token. `timings` come with the first output that has a token (a Front that ends the stream at a stop
+    string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
     """
 
     stream: int
     token_ids: list[int]
     logprobs: list[TokenLogprobs] = []
-    routing: list[list[LayerRouting]] = []
+    # On the wire not `routing`, which had another form.
+    routing: RoutingPart | None = msgspec.field(default=None, name="routing_part")
     finish: str | None = None
     failure: StreamFailure | None = None
     timings: Timings | None = None
@@ -161,7 +156,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
-    """The outputs of one engine step for the streams of one Front."""
+    """Outputs for the streams of one Front: those of one engine step, or a part of a large one."""
 
     outputs: list[StreamOutput]
 

@@ -1,10 +1,9 @@
-"""The Fronts that are connected to a router: requests in, one frame per step and Front out, a writer thread per Front.
+"""The Fronts that are connected to a router: requests in, outputs out, a writer thread per Front.
 
 The engine's thread only queues a step's events; packing and sending happen on the writers' threads.
 """
 
 import logging
-import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -19,22 +18,20 @@ from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
 from router_service.engine.request import Event
 from router_service.protocol.messages import (
+    MAX_MESSAGE_BYTES,
     Activity,
+    Cancel,
     RouterHello,
     RouterReport,
-    StepOutputs,
-    StreamOutput,
     ToRouter,
     decode_to_router,
-    encode,
 )
+from router_service.router.sending.front_writer import FrontWriter, Outgoing
 
 log = logging.getLogger(__name__)
 
 # One frame a step: a Front that is so many steps behind does not read, and its queue would grow without bound.
 MAX_QUEUED_FRAMES = 4096
-
-Outgoing = list[Event] | RouterHello | RouterReport | Activity | None
 
 
 @dataclass(slots=True)
@@ -43,14 +40,15 @@ class FrontConnection:
 
     number: int
     channel: Channel
-    outgoing: "queue.SimpleQueue[Outgoing]"
+    writer: FrontWriter
 
 
 class FrontConnections:
     """Accepts Fronts; calls `receive(front, message)` for each message, `connected()` when a Front has connected and
     `disconnected(front)` when it has disconnected.
 
-    All are called on the thread that reads from the Front, and must hand work over instead of doing it.
+    All are called on the thread that reads from the Front, and must hand work over instead of doing it. `receive` is
+    also called on a writer's thread, to cancel a stream whose output is larger than a message may be.
     """
 
     def __init__(
@@ -106,8 +104,7 @@ class FrontConnections:
         for event in events:
             by_front.setdefault(event.front, []).append(event)
         for front, share in by_front.items():
-            for frame in _frames(share):
-                self._put(self._by_number.get(front), frame)
+            self._put(self._by_number.get(front), share)
 
     def report(self, report: RouterReport) -> None:
         """Queue a report for every Front."""
@@ -130,9 +127,11 @@ class FrontConnections:
 
     def opened(self, channel: Channel) -> None:
         """See `Handler`."""
-        connection = FrontConnection(next(self._numbers), channel, queue.SimpleQueue())
+        number = next(self._numbers)
+        writer = FrontWriter(channel, lambda stream: self._receive(number, Cancel(stream)), MAX_MESSAGE_BYTES)
+        connection = FrontConnection(number, channel, writer)
         # Before anything else can be queued: a Front expects the hello first.
-        connection.outgoing.put(self._hello)
+        writer.outgoing.put(self._hello)
         # First: if the thread cannot start, nothing must be in the tables, because `closed` would not remove it.
         self._threads.start("front writer", self._write, connection, name=f"front {connection.number} writer")
         self._by_channel[channel] = self._by_number[connection.number] = connection
@@ -142,63 +141,37 @@ class FrontConnections:
         """See `Handler`."""
         if header.kind is not Kind.MESSAGE:
             raise FrameError("kind", f"a router does not take {header.kind.name} frames from a Front")
+        connection = self._by_channel[channel]
         try:
-            self._receive(self._by_channel[channel].number, decode_to_router(payload))
+            message = decode_to_router(payload)
         except msgspec.DecodeError as error:
             raise FrameError("message", f"a message that cannot be read: {error}") from error
+        if isinstance(message, Cancel):
+            connection.writer.outgoing.put(message)
+        self._receive(connection.number, message)
 
     def closed(self, channel: Channel) -> None:
         """See `Handler`."""
         connection = self._by_channel.pop(channel)
         self._by_number.pop(connection.number, None)
         # Ends the writer, which may be waiting for the next item.
-        connection.outgoing.put(None)
+        connection.writer.outgoing.put(None)
         self._disconnected(connection.number)
 
     def _put(self, connection: FrontConnection | None, item: Outgoing) -> None:
         if connection is None:
             return
-        if connection.outgoing.qsize() > MAX_QUEUED_FRAMES:
+        if connection.writer.outgoing.qsize() > MAX_QUEUED_FRAMES:
             log.warning("front %d does not read, its connection is closed", connection.number)
             self.disconnect(connection.number)
         else:
-            connection.outgoing.put(item)
+            connection.writer.outgoing.put(item)
 
     def _write(self, connection: FrontConnection) -> None:
         """Write until the Front disconnects, then close the connection: without a writer it would stay silent."""
         try:
-            self._write_all(connection)
+            connection.writer.run()
         except OSError as error:
             log.warning("front %d cannot be written to: %s", connection.number, error)
         finally:
             connection.channel.close()
-
-    def _write_all(self, connection: FrontConnection) -> None:
-        for sequence in count():
-            item = connection.outgoing.get()
-            if item is None:
-                return
-            # Packed here and not by the engine, whose time is every stream's.
-            message = StepOutputs([_output(event) for event in item]) if isinstance(item, list) else item
-            connection.channel.send(Kind.MESSAGE, sequence, [encode(message)])
-
-
-def _frames(events: list[Event]) -> list[list[Event]]:
-    """One frame a step, but prompt log-probabilities, which can be megabytes, in frames of their own before it."""
-    scores = [[event] for event in events if event.prompt_logprobs]
-    rest = [event for event in events if not event.prompt_logprobs] if scores else events
-    return [*scores, rest] if rest else scores
-
-
-def _output(event: Event) -> StreamOutput:
-    return StreamOutput(
-        stream=event.stream,
-        token_ids=[] if event.token is None else [event.token],
-        logprobs=[] if event.logprobs is None else [event.logprobs],
-        routing=event.routing or [],
-        finish=event.finish,
-        failure=event.failure,
-        timings=event.timings,
-        summary=event.summary,
-        prompt_logprobs=event.prompt_logprobs or [],
-    )

@@ -91,6 +91,7 @@ def _request_of(key: int, front: int, message: Submit, now: float) -> Request:
         prompt_length=len(message.prompt),
         return_routing=message.return_routing,
         return_scores=message.return_scores,
+        routed=message.reported,
         priority=message.priority,
         caller=message.caller,
         cache_salt=message.cache_salt,

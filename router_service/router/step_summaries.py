@@ -38,14 +38,12 @@ class StepSummaries:
         record, self._record = self._record, None
         if record is None:
             return events
-        # The scores of a prompt come before its first token, in messages of their own.
-        steps = [event for event in events if event.prompt_logprobs is None]
-        due = {event.key for event in steps if self._is_due(event.key, now_ns)}
+        # Scores and routing of a prompt come before its first token, in events of their own.
+        due = {event.key for event in events if event.token is not None and self._is_due(event.key, now_ns)}
         if not due:
             return events
         summary = summary_of(record)
-        scored = [event for event in events if event.prompt_logprobs is not None]
-        return scored + [replace(event, summary=summary) if event.key in due else event for event in steps]
+        return [_with(summary, event) if event.key in due else event for event in events]
 
     def _is_due(self, key: int, now_ns: int) -> bool:
         request = self._requests.get(key)
@@ -59,6 +57,10 @@ class StepSummaries:
             return False
         budget.due_ns, budget.left = now_ns + INTERVAL_NS, budget.left - 1
         return True
+
+
+def _with(summary: StepSummary, event: Event) -> Event:
+    return event if event.token is None else replace(event, summary=summary)
 
 
 def summary_of(record: StepRecord) -> StepSummary:

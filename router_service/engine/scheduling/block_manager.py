@@ -30,12 +30,16 @@ class GroupSize:
 
 
 class BlockManager:
-    """The blocks of all groups, `block_size` tokens each."""
+    """The blocks of all groups, `block_size` tokens each.
 
-    def __init__(self, groups: Seq[GroupSize], block_size: int) -> None:
+    Without `prefix_caching` no block's content is noted, so nothing is found and a released block is blank.
+    """
+
+    def __init__(self, groups: Seq[GroupSize], block_size: int, prefix_caching: bool = True) -> None:
         if block_size < 1:
             raise ValueError(f"a KV block needs at least one token, not {block_size}")
         self.block_size = block_size
+        self.prefix_caching = prefix_caching
         self.views = tuple(group.view for group in groups)
         self.pools = tuple(BlockPool(group.blocks) for group in groups)
 
@@ -57,6 +61,8 @@ class BlockManager:
     @property
     def cached_tokens(self) -> int:
         """The most tokens that can be found in the cache: what the smallest group with the whole context holds."""
+        if not self.prefix_caching:
+            return 0
         whole = [p.total for p, view in zip(self.pools, self.views, strict=True) if view.remembers is None]
         return min(whole or [pool.total for pool in self.pools]) * self.block_size
 
@@ -71,6 +77,8 @@ class BlockManager:
 
         The last token is always computed: its logits are needed.
         """
+        if not self.prefix_caching:
+            return 0
         most = len(sequence.tokens) - 1
         if sequence.reusable is not None:
             most = min(most, sequence.reusable)
@@ -130,11 +138,9 @@ class BlockManager:
         Blocks that are full from now on can be found by others. What no token to come attends to is given back.
         """
         first, sequence.computed = sequence.computed // self.block_size, sequence.computed + tokens
-        full = sequence.computed // self.block_size
-        block_hashes.extend(sequence.digests, sequence.tokens, self.block_size, sequence.salt, full)
+        if self.prefix_caching:
+            self._publish(sequence, first, sequence.computed // self.block_size)
         for pool, view, table in zip(self.pools, self.views, sequence.tables, strict=True):
-            for number in range(first, full):
-                pool.publish(table[number], sequence.digests[number])
             self._give_back(pool, table, self._first_block(view, sequence.computed))
 
     def forget(self, sequence: Sequence) -> None:
@@ -162,6 +168,13 @@ class BlockManager:
         """Free every block."""
         for pool in self.pools:
             pool.clear()
+
+    def _publish(self, sequence: Sequence, first: int, full: int) -> None:
+        """Let the blocks from `first` up to `full`, which is not included, be found."""
+        block_hashes.extend(sequence.digests, sequence.tokens, self.block_size, sequence.salt, full)
+        for pool, table in zip(self.pools, sequence.tables, strict=True):
+            for number in range(first, full):
+                pool.publish(table[number], sequence.digests[number])
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)

@@ -21,8 +21,8 @@ from router_service.engine.scheduling.waiting_queue import WaitingQueue
 class Scheduler:
     """Chooses each step's sequences. Their numbers of tokens follow `prefill`, the blocks come from `blocks`.
 
-    `preemptions` counts how often a sequence was preempted; `cache_queries` the tokens of admitted sequences, of which
-    `cache_hits` were found in the cache.
+    `preemptions` counts how often a sequence was preempted; `cache_queries` the tokens of admitted sequences that were
+    looked up in the prefix cache, of which `cache_hits` were found.
     """
 
     def __init__(self, limits: SchedulerLimits, blocks: BlockManager, prefill: PrefillBudget | None = None) -> None:
@@ -197,8 +197,9 @@ class Scheduler:
         self.blocks.adopt(sequence, found)
         if sequence.cached is None:
             sequence.cached = sequence.computed
-            self.cache_queries += len(sequence.tokens)
             self.cache_hits += sequence.computed
+            if self.blocks.prefix_caching:
+                self.cache_queries += len(sequence.tokens)
 
     def _choose(self, sequence: Sequence, tokens: int, chosen: list[ScheduledSequence]) -> None:
         self.blocks.extend(sequence, tokens)

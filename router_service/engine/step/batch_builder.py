@@ -70,7 +70,7 @@ def _segments(scheduled: Sequence[ScheduledSequence]) -> tuple[Segment, ...]:
 def _slots_read(scheduled: Sequence[ScheduledSequence], number: int, group: CacheGroup, block_size: int) -> list[Ints]:
     """For each sequence the slots from the first position that its tokens attend to in the group, up to its last."""
     within = np.arange(block_size)
-    return [_slots(item, number, group.view.first_seen(item.start), within) for item in scheduled]
+    return [_slots(item, number, group.first_seen(item.start), within) for item in scheduled]
 
 
 def _slots(item: ScheduledSequence, number: int, since: int, within: Ints) -> Ints:

@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from experts.placement import Placement
-from experts.routing import Routing
 from router_service.engine.request import Request
+from router_service.engine.routed_rows import RoutedRows, StepRouting
 from router_service.engine.step.forward import StepTrace
 from router_service.models.step_batch import Segment
-from router_service.protocol.messages import LayerRouting
-
-Scores = list[tuple[int, float]]
 
 
 def scored_rows(requests: Sequence[Request], segments: Sequence[Segment]) -> list[int]:
-    """The rows of requests that ask for the gate's scores beside the routing."""
+    """The rows of requests that ask for the gate's scores beside the routing, in ascending order."""
     return [
         row
         for request, segment in zip(requests, segments, strict=True)
         if request.return_routing and request.return_scores
-        for row in _rows(segment)
+        for row in range(segment.start, segment.start + segment.length)
     ]
 
 
@@ -29,39 +28,38 @@ def trace_routing(
     trace: StepTrace,
     placement: Placement,
 ) -> None:
-    """Append to each request that wants it one list of layers for each position of its segment.
+    """Append to each request that wants it the routing of the positions of its segment.
+
+    What is appended refers to the step's arrays: nothing is copied here for each token.
 
     Args:
         starts: the position of each segment's first token. What is computed again after a preemption is left out.
     """
-    scores = _scores_by_row(trace)
+    # A request's first position that is not traced yet, and its row.
+    fresh: list[tuple[Request, int, int, int]] = []
     for request, start, segment in zip(requests, starts, segments, strict=True):
-        if request.return_routing:
-            rows = _rows(segment)[max(0, request.routed - start) :]
-            request.add_routing([_layers(trace, row, scores.get(row), placement) for row in rows])
+        first, end = max(request.routed, start), start + segment.length
+        if request.return_routing and first < end:
+            fresh.append((request, first, end - first, segment.start + first - start))
+    if fresh and trace.routings:
+        _append(fresh, trace, placement)
 
 
-def _rows(segment: Segment) -> range:
-    return range(segment.start, segment.start + segment.length)
+def _append(fresh: list[tuple[Request, int, int, int]], trace: StepTrace, placement: Placement) -> None:
+    step = _step_routing([(row, count) for _, _, count, row in fresh], trace, placement)
+    scored_R, at = np.array(trace.scored_rows, dtype=np.int64), 0
+    for request, first, count, row in fresh:
+        scored = int(np.searchsorted(scored_R, row)) if request.return_scores else None
+        request.add_routing(RoutedRows(step, first, at, count, scored))
+        at += count
 
 
-def _scores_by_row(trace: StepTrace) -> dict[int, list[Scores]]:
-    """For each scored row, its pairs in each MoE layer."""
-    by_row: dict[int, list[Scores]] = {row: [] for row in trace.scored_rows}
-    for scores_RN, ids_RN in trace.scores:
-        for row, ids, scores in zip(trace.scored_rows, ids_RN.tolist(), scores_RN.tolist(), strict=True):
-            by_row[row].append(list(zip(ids, scores, strict=True)))
-    return by_row
-
-
-def _layers(trace: StepTrace, row: int, scores: list[Scores] | None, placement: Placement) -> list[LayerRouting]:
-    return [
-        _layer(layer, routing, row, [] if scores is None else scores[number], placement)
-        for number, (layer, routing) in enumerate(trace.routings)
-    ]
-
-
-def _layer(layer: int, routing: Routing, row: int, scores: Scores, placement: Placement) -> LayerRouting:
-    experts = routing.expert_ids_TK[row]
-    shards = placement.shard_of_E[experts].tolist()
-    return LayerRouting(layer, experts.tolist(), routing.weights_TK[row].tolist(), shards, scores)
+def _step_routing(rows: list[tuple[int, int]], trace: StepTrace, placement: Placement) -> StepRouting:
+    return StepRouting(
+        layers=tuple(layer for layer, _ in trace.routings),
+        routings=tuple(routing for _, routing in trace.routings),
+        shard_of_E=placement.shard_of_E,
+        rows_R=np.concatenate([np.arange(row, row + count) for row, count in rows]),
+        # Off the accelerator here, so that no other thread touches it.
+        scores=tuple((scores_RN.cpu().numpy(), ids_RN.cpu().numpy()) for scores_RN, ids_RN in trace.scores),
+    )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
-from router_service.front.api.response_builder import ResponseBuilder, in_parts
+from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.api.sampling import resolve_sampling, special_stop_ids
 from router_service.front.api.scheduling import check_scheduling, current_caller, salt_of
 from router_service.front.config import FrontConfig
@@ -95,24 +95,26 @@ class Answering:
             while True:
                 arrivals = await stream.receive()
                 self._record.arrived(arrivals)
-                response = answer.extend(arrivals)
-                if answer.finished or answer.error is not None:
-                    return response
-                await self._write(response)
+                for response in answer.extend(arrivals):
+                    if answer.finished or answer.error is not None:
+                        return response
+                    await self._write(response)
         finally:
             stream.close()
+
+    async def _write(self, response: pb.GenerateResponse) -> None:
+        await self._writer.write(response)
+        if response.routing or response.prompt_logprobs:
+            # Not every writer waits for its client: between two large responses other streams go on.
+            await asyncio.sleep(0)
 
     async def _end(self, last: pb.GenerateResponse, error: RequestError | None) -> None:
         # Tokens that came with the failure are delivered before it.
         if error is None or last.token_ids:
-            await self._write(last)
+            await self._writer.write(last)
         if error is not None:
             raise error
         self._record.finished(last.finish_reason)
-
-    async def _write(self, response: pb.GenerateResponse) -> None:
-        for part in in_parts(response):
-            await self._writer.write(part)
 
     def _stream(self, submit: Submit) -> FailoverStream:
         left = self._writer.time_remaining()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from router_service.front.api.routing_responses import routing_of
 from router_service.front.errors import RequestError, from_router
 from router_service.front.routing.stream_queue import Arrival
 from router_service.front.telemetry.request_record import RequestRecord
@@ -9,10 +10,13 @@ from router_service.front.text.detokenizer import Detokenizer
 from router_service.front.text.stop_strings import StopMatcher
 from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import LayerRouting, Logprob, TokenLogprobs
+from router_service.protocol.messages import Logprob, StreamOutput, TokenLogprobs
 
-# Positions of prompt log-probabilities in one message: with 20 best tokens each they take about 0.5 MB.
-PROMPT_POSITIONS = 512
+# A response that has reached this size is sent. The event loop builds so much in some milliseconds, and gRPC's clients
+# read 4 MiB unless told otherwise.
+FULL_BYTES = 64 << 10
+# Of an entry of a repeated field beside its content, and of a token id.
+ENTRY_BYTES = 5
 FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 
 
@@ -28,32 +32,64 @@ class ResponseBuilder:
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(stops)
         self._watchful = bool(stops)
+        self._response = self._empty()
+        self._size = 0
         self._min_tokens = min_tokens
 
-    def extend(self, arrivals: Sequence[Arrival]) -> pb.GenerateResponse:
-        """Return one response for all `arrivals`; tokens after the end of the answer are left out."""
-        response = pb.GenerateResponse(request_id=self._record.request_id)
+    def extend(self, arrivals: Sequence[Arrival]) -> Iterator[pb.GenerateResponse]:
+        """Yield one response for all `arrivals`, or several where they are large, each built when it is asked for.
+
+        A response is complete at `FULL_BYTES` and at most one position or token larger. Tokens after the end of the
+        answer are left out; `finished` or `error` is set before the last response is yielded.
+        """
         for arrival in arrivals:
-            self._add(arrival, response)
+            yield from self._full_of_positions(arrival.output)
+            self._add(arrival)
             if self.finished or self.error is not None:
                 break
-        return response
+            if self._size >= FULL_BYTES:
+                yield self._take()
+        if self._size or self.finished or self.error is not None:
+            yield self._take()
 
     def cut(self) -> pb.GenerateResponse:
         """Return the last response of a stream that the server cancels."""
-        response = pb.GenerateResponse(request_id=self._record.request_id)
-        self._finish(response, pb.CANCELLED)
-        return response
+        self._finish(self._response, pb.CANCELLED)
+        return self._take()
 
-    def _add(self, arrival: Arrival, response: pb.GenerateResponse) -> None:
-        output = arrival.output
+    def _full_of_positions(self, output: StreamOutput) -> Iterator[pb.GenerateResponse]:
+        """Add what an output has for each position; yield each response that is full before the next position."""
+        for field, entry in self._positions(output):
+            if self._size >= FULL_BYTES:
+                yield self._take()
+            getattr(self._response, field).append(entry)
+            self._size += entry.ByteSize() + ENTRY_BYTES
+
+    def _positions(self, output: StreamOutput) -> Iterator[tuple[str, pb.TokenRouting | pb.TokenLogprob]]:
+        """Yield the response's field and the entry of each position."""
+        for entry in output.prompt_logprobs:
+            yield "prompt_logprobs", self._logprob(entry)
+        for routing in () if output.routing is None else routing_of(output.routing):
+            yield "routing", routing
+
+    def _take(self) -> pb.GenerateResponse:
+        taken, self._response, self._size = self._response, self._empty(), 0
+        return taken
+
+    def _empty(self) -> pb.GenerateResponse:
+        return pb.GenerateResponse(request_id=self._record.request_id)
+
+    def _add(self, arrival: Arrival) -> None:
+        output, response = arrival.output, self._response
         used, text = self._read(output.token_ids)
         self._record.tokens(arrival, used)
         response.text += text
         response.token_ids.extend(output.token_ids[:used])
-        response.logprobs.extend(self._logprob(entry) for entry in output.logprobs[:used])
-        response.routing.extend(_routing(layers) for layers in output.routing)
-        response.prompt_logprobs.extend(self._logprob(entry) for entry in output.prompt_logprobs)
+        logprobs = [self._logprob(entry) for entry in output.logprobs[:used]]
+        response.logprobs.extend(logprobs)
+        # A character is at most four bytes; a token without text counts too, or its response would not be sent.
+        self._size += ENTRY_BYTES * len(output.token_ids) + 4 * len(text)
+        self._size += sum(entry.ByteSize() + ENTRY_BYTES for entry in logprobs)
         # An answer that has reached its stop string is complete, whatever happens after it.
         if output.failure is not None and not self._matcher.stopped:
             self.error = from_router(output.failure.code, output.failure.message)
@@ -106,28 +142,3 @@ class ResponseBuilder:
         raw = self._tokenizer.bytes_of(entry.token_id)
         text = raw.decode("utf-8", errors="replace")
         return pb.TokenLogprob(token_id=entry.token_id, text=text, raw=raw, logprob=entry.logprob)
-
-
-def in_parts(response: pb.GenerateResponse) -> Iterator[pb.GenerateResponse]:
-    """Yield messages that together are `response`, none with more prompt log-probabilities than a client takes."""
-    while len(response.prompt_logprobs) > PROMPT_POSITIONS:
-        part = response.prompt_logprobs[:PROMPT_POSITIONS]
-        del response.prompt_logprobs[:PROMPT_POSITIONS]
-        yield pb.GenerateResponse(request_id=response.request_id, prompt_logprobs=part)
-    yield response
-
-
-def _routing(layers: list[LayerRouting]) -> pb.TokenRouting:
-    return pb.TokenRouting(
-        layers=[
-            pb.LayerRouting(
-                layer=one.layer,
-                experts=one.experts,
-                weights=one.weights,
-                shards=one.shards,
-                scored_experts=[expert for expert, _ in one.scores],
-                scores=[score for _, score in one.scores],
-            )
-            for one in layers
-        ]
-    )

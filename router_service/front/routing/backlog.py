@@ -13,7 +13,7 @@ class Backlog:
 
     @property
     def tokens(self) -> int:
-        """Prompt tokens of streams without any output so far, and 64 for each stream."""
+        """Prompt tokens of streams without any token so far, and 64 for each stream."""
         return self._prompt_tokens + STREAM_TOKENS * len(self._prompts)
 
     def begin(self, stream: int, prompt_tokens: int) -> None:
@@ -22,7 +22,7 @@ class Backlog:
         self._prompt_tokens += prompt_tokens
 
     def computed(self, stream: int) -> None:
-        """Note that the stream has an output, so that its prompt is done."""
+        """Note that the stream has a token, so that its prompt is done."""
         if prompt_tokens := self._prompts.get(stream, 0):
             self._prompt_tokens -= prompt_tokens
             self._prompts[stream] = 0

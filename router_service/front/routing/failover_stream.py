@@ -14,6 +14,7 @@ from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, OverflowedError, StreamQueue
 from router_service.protocol.messages import Submit
+from router_service.protocol.routing_part import RoutingPart, from_position
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -28,7 +29,7 @@ class FailoverStream:
     tokens received so far. `deadline` is in the event loop's seconds, None for none.
 
     A request may itself be what crashes its routers, and must not crash the others too. So it fails once two routers
-    have ended while they had it. Routers that sent an output do not count, since they could compute the request, and
+    have ended while they had it. Routers that sent a token do not count, since they could compute the request, and
     neither do those that announced that they leave. `max_resubmits` bounds the rest.
     """
 
@@ -46,13 +47,14 @@ class FailoverStream:
         self._deadline = deadline
         self._router_wait_seconds = router_wait_seconds
         self._resubmits_left = max_resubmits
-        # Incarnations of routers that ended without an output of this request: one that was restarted counts again.
+        # Incarnations of routers that ended without a token of this request: one that was restarted counts again.
         self._ended: set[int] = set()
         self._answered = False
         self._generated: list[int] = []
         self._prefix = PrefixChain(submit.cache_salt, submit.prompt)
         self._open: tuple[RouterLink, StreamQueue] | None = None
-        self._routing = DeliveredOnce()
+        # Positions whose routing was received; each is delivered once, whichever routers report it.
+        self._routed = 0
         self._prompt_logprobs = DeliveredOnce()
 
     async def receive(self) -> list[Arrival]:
@@ -60,7 +62,7 @@ class FailoverStream:
 
         Raises:
             RequestError: UNAVAILABLE if no router is connected in time, too many were lost, or two have ended
-                without an output; DEADLINE_EXCEEDED; RESOURCE_EXHAUSTED if the caller was too slow.
+                without a token; DEADLINE_EXCEEDED; RESOURCE_EXHAUSTED if the caller was too slow.
         """
         while True:
             try:
@@ -105,8 +107,7 @@ class FailoverStream:
         return [self._note(arrival) for arrival in arrivals]
 
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
-        # The next router reports all positions again, as of a prompt.
-        self._routing.begin_again()
+        # The next router reports all prompt positions again.
         self._prompt_logprobs.begin_again()
         async with self._within_deadline():
             link = await self._choose()
@@ -114,7 +115,10 @@ class FailoverStream:
             # Before it is computed: what comes meanwhile with the same beginning shall go there too.
             self._router_pool.remember(link, self._prefix)
             submit = msgspec.structs.replace(
-                self._submit, generated=list(self._generated), deadline_seconds=self._seconds_left()
+                self._submit,
+                generated=list(self._generated),
+                deadline_seconds=self._seconds_left(),
+                reported=self._routed,
             )
             return link, await link.submit(submit, cached)
 
@@ -146,14 +150,21 @@ class FailoverStream:
     def _note(self, arrival: Arrival) -> Arrival:
         """Keep the tokens for a later router; drop what an earlier router has reported of the same positions."""
         output = arrival.output
-        self._answered = True
+        # Routing alone may be of the first chunk of a prompt whose next one ends the router.
+        self._answered |= bool(output.token_ids)
         self._generated += output.token_ids
-        if not (output.routing or output.prompt_logprobs):
+        if output.routing is None and not output.prompt_logprobs:
             return arrival
-        routing = self._routing.fresh(output.routing)
         prompt_logprobs = self._prompt_logprobs.fresh(output.prompt_logprobs)
-        fresh = msgspec.structs.replace(output, routing=routing, prompt_logprobs=prompt_logprobs)
-        return Arrival(arrival.at, fresh)
+        routing = self._fresh_routing(output.routing)
+        return Arrival(arrival.at, msgspec.structs.replace(output, routing=routing, prompt_logprobs=prompt_logprobs))
+
+    def _fresh_routing(self, part: RoutingPart | None) -> RoutingPart | None:
+        if part is None:
+            return None
+        fresh = from_position(part, self._routed)
+        self._routed = max(self._routed, part.first + part.positions)
+        return fresh
 
 
 class DeliveredOnce:

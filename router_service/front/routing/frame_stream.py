@@ -8,9 +8,7 @@ from experts.transport.address import Endpoint
 from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, FrameError, Kind, check_payload, pack_header, parse_header
 from experts.transport.handshake import Handshake, client_handshake
-
-# A step's outputs with routing and log-probabilities are the largest messages.
-MAX_MESSAGE_BYTES = 64 << 20
+from router_service.protocol.messages import MAX_MESSAGE_BYTES
 
 
 class Wire:

@@ -10,11 +10,13 @@ from experts.transport.address import Endpoint
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
 from router_service.front.config import FrontConfig
+from router_service.front.errors import exhausted
 from router_service.front.routing.activity_window import ActivityWindow
 from router_service.front.routing.backlog import Backlog
 from router_service.front.routing.frame_stream import Wire, connect
 from router_service.front.routing.stream_queue import Arrival, LinkLostError, StreamQueue
 from router_service.protocol.messages import (
+    MAX_MESSAGE_BYTES,
     Activity,
     Cancel,
     RouterHello,
@@ -68,6 +70,7 @@ class RouterLink:
 
         Raises:
             LinkLostError: the link has ended.
+            RequestError: RESOURCE_EXHAUSTED if the request is larger than a message may be.
         """
         queue = StreamQueue(next(self._numbers), self._max_buffered_tokens)
         self._queues[queue.stream] = queue
@@ -119,7 +122,13 @@ class RouterLink:
     def _send(self, message: ToRouter) -> None:
         if self.lost:
             raise LinkLostError(f"the link to router {self.hello.router} has ended")
-        self._wire.send(Kind.MESSAGE, encode(message))
+        payload = encode(message)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise exhausted(
+                f"the request takes {len(payload)} bytes, a message to a router at most {MAX_MESSAGE_BYTES}; "
+                "send fewer tokens"
+            )
+        self._wire.send(Kind.MESSAGE, payload)
 
     def _handle(self, message: ToFront) -> None:
         if isinstance(message, StepOutputs):
@@ -137,7 +146,9 @@ class RouterLink:
             # A cancelled stream may still have outputs in flight.
             if (queue := self._queues.get(output.stream)) is not None:
                 queue.put(Arrival(now, output))
-                self.backlog.computed(output.stream)
+                # Routing of a prompt comes while the prompt is still read.
+                if output.token_ids:
+                    self.backlog.computed(output.stream)
                 # Releasing an overflowed stream also cancels it on the router, which would compute for nobody.
                 if queue.ended or queue.overflowed:
                     self.release(queue)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from cluster.config import ModelConfig, config_from
 from experts.config import WeightsConfig
 from experts.placement import even_placement
 from experts.shard.shard import load_shard
+from experts.transport.address import Endpoint
 from kernels import select
 from tests.support.tiny import write_checkpoint
 
@@ -27,6 +29,9 @@ ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
+REMOTE = ("announce", "announcements", "withdraw")
+
+
 class LiveRegistry(ServiceRegistry):
     """The registry's body as an actor's handle; notes what is said there."""
 
@@ -38,7 +43,8 @@ class LiveRegistry(ServiceRegistry):
 
     def announce(self, announcement: Announcement) -> DrainOrder | None:
         """Who asks again after an order has worked on it."""
-        self.states.append(announcement.state)
+        if announcement.replica == "r":  # ours
+            self.states.append(announcement.state)
         if self._passed:
             self.obeyed.set()
         order = super().announce(announcement)
@@ -47,12 +53,15 @@ class LiveRegistry(ServiceRegistry):
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
-        return Remote(value) if name in ("announce", "withdraw") and not isinstance(value, Remote) else value
+        return Remote(value) if name in REMOTE and not isinstance(value, Remote) else value
 
 
 class Remote:
     def __init__(self, method: Callable[..., Any]) -> None:
         self.remote = method
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.remote(*arguments)
 
 
 @pytest.fixture
@@ -146,17 +155,56 @@ class Replica(router_replica.RouterReplica):
 def test_a_router_ends_in_the_midst_of_its_self_test(
     body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_checkpoint(tmp_path, "mixtral")
-    monkeypatch.setattr(router_replica, "Router", lambda **options: ProvingRouter(body, **options))
     monkeypatch.setattr(router_replica, "build_engine", lambda **_: None)
+    starts_and_ends(body, tmp_path, monkeypatch)
+
+
+def starts_and_ends(body: LiveRegistry, path: Path, monkeypatch: pytest.MonkeyPatch, **sections: Any) -> None:
+    """A router that is told to drain while it starts."""
+    write_checkpoint(path, "mixtral")
+    monkeypatch.setattr(router_replica, "Router", lambda **options: ProvingRouter(body, **options))
     monkeypatch.setattr(router_replica, "node_id", lambda: "n")
     monkeypatch.setattr(router_replica, "replica_id", lambda: "r")
     monkeypatch.setattr(router_replica, "data_host", lambda _: "127.0.0.1")
-    data = {"model": {"checkpoint": str(tmp_path), "device": "cpu"}, "weights": {"resident": "dequantized"}}
+    data = {"model": {"checkpoint": str(path), "device": "cpu"}, "weights": {"resident": "dequantized"}}
     with pytest.raises(EndedWhileLoadingError):
-        Replica(data, b"secret", bytes(32))
+        Replica(data | sections, b"secret", bytes(32))
     assert body.announcements() == []
     assert "ready" not in body.states
+
+
+def test_a_router_ends_while_it_waits_for_others_to_load(
+    body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(cache_room: Callable[[torch.device], int], **_: Any) -> None:
+        order_and_wait(body)
+        cache_room(torch.device("cpu"))
+        pytest.fail("waited for shards that are not there")
+
+    monkeypatch.setattr(router_replica, "build_engine", build)
+    starts_and_ends(body, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 500), ("cuda", 1000)])
+def test_routers_of_a_node_share_its_memory_but_no_gpu(
+    body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, expected: int
+) -> None:
+    """The other one's cache is reserved, but what is not written to yet looks free."""
+    shard = Endpoint(role="shard", index=0, replica="s", incarnation=1, node="n", host="", port=1, unix_name="", pid=1)
+    body.announce(Announcement("shard", 0, "s", "n", 1, "ready", endpoint=shard))
+    body.announce(Announcement("router", 0, "other", "n", 1, "loading", loaded_bytes=7, total_bytes=7))
+    free: list[int] = []
+
+    def build(cache_room: Callable[[torch.device], int], progress: Callable[[int], None], **_: Any) -> None:
+        progress(1 << 40)
+        free.append(cache_room(torch.device(device)))
+        body.withdraw("router", 0, "other")
+        body.withdraw("shard", 0, "s")
+
+    monkeypatch.setattr(router_replica, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(router_replica, "build_engine", build)
+    starts_and_ends(body, tmp_path, monkeypatch, experts={"shards": 1}, cluster={"routers": 2})
+    assert free == [expected]
 
 
 def test_what_fails_in_loading_is_withdrawn(body: LiveRegistry, process: RegisteredProcess) -> None:

@@ -14,6 +14,7 @@ from router_service.protocol.messages import StreamFailure
 from tests.support import oracle
 from tests.support.divided import HERE, THERE, make_divided
 from tests.support.mesh import WAIT_S, Mesh, greedy, tokens_of, until
+from tests.support.routed import routing_of
 from tests.support.tiny import Tiny
 
 
@@ -42,7 +43,7 @@ def steps(mesh: Mesh, count: int) -> list[Event]:
 def test_the_halves_do_not_meet(mesh: Mesh) -> None:
     for token, shard in ((HERE, 0), (THERE, 1)):
         events = mesh.generate([[token] * 4], greedy(20), return_routing=True)[0]
-        layers = [one for event in events for position in event.routing or [] for one in position]
+        layers = [one for position in routing_of(events) for one in position]
         assert {number for one in layers for number in one.shards} == {shard}
 
 

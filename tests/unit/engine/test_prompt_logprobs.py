@@ -156,5 +156,5 @@ def test_many_scores_come_in_several_events() -> None:
     request = request_of([1] * 1200, prompt_logprobs=0)
     request.add_scores(score_rows(head, torch.zeros(1200, 8), [1] * 1200, 0))
     events = request.prompt_events()
-    assert [len(event.prompt_logprobs or []) for event in events] == [SCORES_OF_EVENT, SCORES_OF_EVENT, 176]
+    assert [len(event.prompt_logprobs or []) for event in events] == [SCORES_OF_EVENT] * 4 + [176]
     assert request.prompt_events() == []

@@ -13,6 +13,7 @@ from router_service.protocol.messages import SamplingParams
 from tests.support import oracle
 from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.oracle import check_logits
+from tests.support.routed import routing_of
 from tests.support.tiny import FAMILIES, Tiny
 
 COUNT = 24
@@ -108,15 +109,12 @@ def test_routing_of_each_position_is_returned_once(answers: Answers) -> None:
         busy = mesh.generate(prompts, greedy(COUNT), return_routing=True)
         assert mesh.engine.scheduler.preemptions > 0
     for one, other in zip(calm, busy, strict=True):
-        experts = [
-            [[layer.experts for layer in at] for e in events for at in e.routing or []] for events in (one, other)
-        ]
-        assert experts[0] == experts[1]
+        assert experts_of(one) == experts_of(other)
 
 
 def experts_of(events: list[Event]) -> list[list[list[int]]]:
     """The experts of each position and layer."""
-    return [[layer.experts for layer in position] for event in events for position in event.routing or []]
+    return [[layer.experts for layer in position] for position in routing_of(events)]
 
 
 def test_seeded_tokens_are_the_same_after_preemption(answers: Answers) -> None:
@@ -159,3 +157,15 @@ def test_what_a_step_wrote_that_lost_tokens_is_not_found(answers: Answers, call:
             assert tokens_of(events) == reference.tokens
         assert failing.call < 0
         assert mesh.engine.scheduler.cache_hits > 0
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_prefix_caching_can_be_turned_off(answers: Answers, caching: bool) -> None:
+    tiny, references = answers("mixtral")
+    with Mesh(tiny.plan, 1, block_size=4, prefix_caching=caching) as mesh:
+        for _ in range(2):
+            (events,) = mesh.generate([references[0].prompt], greedy(COUNT))
+            assert tokens_of(events) == references[0].tokens
+        scheduler = mesh.engine.scheduler
+        assert (scheduler.cache_queries > 0, scheduler.cache_hits > 0) == (caching, caching)
+        assert (scheduler.blocks.cached_tokens > 0) == caching, "what the router's hello says"

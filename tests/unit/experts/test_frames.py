@@ -13,9 +13,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.transport.call import ExpertCall, Partial, Stamps, pack_call, pack_partial, unpack_call, unpack_partial
+from experts.transport.call import (
+    ExpertCall,
+    Partial,
+    Stamps,
+    most_rows,
+    pack_call,
+    pack_partial,
+    unpack_call,
+    unpack_partial,
+)
 from experts.transport.channel import Channel, Closed, Idle
-from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header, parse_header
+from experts.transport.frame import (
+    HEADER,
+    MAGIC,
+    MAX_PAYLOAD_BYTES,
+    VERSION,
+    FrameError,
+    Kind,
+    pack_header,
+    parse_header,
+)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 T = TypeVar("T")
@@ -232,3 +250,20 @@ def test_a_peer_that_leaves_between_frames(pair: tuple[socket.socket, Channel]) 
     assert channel.receive()[1] == b"hello"
     with pytest.raises(Closed):
         channel.receive()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("hidden", "chosen"), [(1, 400), (7168, 8)])
+def test_the_most_rows_fill_a_frame(dtype: torch.dtype, hidden: int, chosen: int) -> None:
+    """The larger of call and reply, counted from what 1 and 2 rows take."""
+
+    def payloads(rows: int) -> tuple[int, int]:
+        assignments = np.zeros(rows * chosen, np.int32)
+        call = ExpertCall(0, torch.zeros(rows, hidden, dtype=dtype), assignments, assignments, assignments.astype("f4"))
+        reply = Partial(torch.zeros(rows, hidden), Stamps(0, 0, 0))
+        return sum(map(len, pack_call(call))), sum(map(len, pack_partial(reply)))
+
+    most = most_rows(hidden, dtype, chosen)
+    largest = {rows: max(one + (two - one) * (rows - 1) for one, two in zip(payloads(1), payloads(2), strict=True))
+               for rows in (most, most + 1)}  # fmt: skip
+    assert largest[most] <= MAX_PAYLOAD_BYTES < largest[most + 1]

@@ -15,6 +15,7 @@ from router_service.models.families.registry import plan_model
 from tests.support import oracle
 from tests.support.mesh import WAYS, LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.oracle import check_logits
+from tests.support.routed import routing_of
 from tests.support.tiny import FAMILIES, GPT_OSS, LLAMA4, YARN, Tiny, make_tiny
 
 TOKENS = 64
@@ -58,6 +59,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama4 top-2": ("llama4", {"num_experts_per_tok": 2}),
     "llama4 plain": ("llama4", {"use_qk_norm": False, "attn_temperature_tuning": False, "attention_bias": True}),
     "llama4 listed layers": ("llama4", {"moe_layers": [0, 3], "no_rope_layers": [1, 0, 1, 0]}),
+    "gpt-oss calm": ("gpt_oss", CALM["gpt_oss"]),
     "gpt-oss no biases": ("gpt_oss", {"attention_bias": False}),
     "gpt-oss tight clamp": ("gpt_oss", {"swiglu_limit": 0.4, "swiglu_alpha": 1.1}),
     "gpt-oss wide": ("gpt_oss", {"num_experts_per_tok": 4, "num_key_value_heads": 6}),
@@ -136,13 +138,18 @@ def test_contexts_pass_the_limits_that_they_should() -> None:
     assert GPT_OSS["sliding_window"] < longest
 
 
-@pytest.mark.parametrize("variant", [*FAMILIES, "qwen3 unnormalized", "deepseek one group", "llama4 top-2"])
+# Not gpt_oss itself: with its weights transformers' own float32 is 2.7e-4 off its float64, more than is allowed here.
+WEIGHED = [one for one in FAMILIES if one != "gpt_oss"]
+WEIGHED += ["gpt-oss calm", "qwen3 unnormalized", "deepseek one group", "llama4 top-2"]
+
+
+@pytest.mark.parametrize("variant", WEIGHED)
 def test_experts_and_weights_equal_transformers(case: Callable[[str], Case], variant: str) -> None:
     spec, answers = case(variant).tiny.plan.spec, case(variant).answers[::2]
     with Mesh(case(variant).tiny.plan, 3) as mesh:
         outputs = mesh.generate([a.prompt for a in answers], greedy(len(answers[0].tokens)), return_routing=True)
     for events, answer in zip(outputs, answers, strict=True):
-        positions = [layers for event in events for layers in event.routing or []]
+        positions = routing_of(events)
         assert len(answer.chosen) == len(spec.moe_layers)
         for number, layer in enumerate(spec.moe_layers):
             ours = [layers[number] for layers in positions]

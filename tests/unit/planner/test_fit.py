@@ -160,7 +160,7 @@ def test_the_kv_cache_is_of_the_pods_memory(limit: int, tmp_path: Path, monkeypa
     spec = open_model(config, WeightsConfig("dequantized")).plan.spec
     router = EngineConfig(max_sequences=1 << 20, kv_memory_fraction=0.5)
     limits = resolved_limits(spec, router)
-    (group,) = sized_groups(spec, router, limits, torch.bfloat16, host_bytes(root, list_of_ours))
+    (group,) = sized_groups(spec, router, limits, torch.bfloat16, lambda: host_bytes(root, list_of_ours))
     taken = group.blocks * router.block_size * spec.kv_elements_per_token * torch.bfloat16.itemsize
     assert 0.49 < taken / (limit - GIB) <= 0.5
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cluster.cli.inspect_command import look
+from cluster.cli.inspect_text import numbers
 from cluster.cli.main import main, parser
 from cluster.cli.serve_command import run_cluster
 from cluster.planner.published_models import published_names
@@ -75,6 +76,64 @@ def test_published_bytes() -> None:
     assert deepseek.packed.expert == 3 * 7168 * 2048 + 3 * 56 * 16 * 4
     assert look("mixtral-8x7b", 2).packed is None
     assert look("mixtral-8x7b", 2).cache.uncompressed_per_token is None
+
+
+@pytest.mark.parametrize(
+    ("name", "per_layer", "last", "limited", "layers"),
+    [
+        ("gpt-oss-20b", 2 * 8 * 64 * 2, 128, range(0, 24, 2), 24),
+        ("llama-4-scout", 2 * 8 * 128 * 2, 8192, [n for n in range(48) if n % 4 != 3], 48),
+        ("deepseek-v3", 576 * 2, None, (), 61),
+    ],
+)
+def test_layers_that_do_not_keep_the_whole_context(
+    name: str, per_layer: int, last: int | None, limited: Sequence[int], layers: int
+) -> None:
+    found = look(name, 2)
+    cache, whole = found.cache, layers - len(limited)
+    assert cache.per_token == layers * per_layer
+    assert {(g.last_tokens, g.layers) for g in cache.groups if g.last_tokens} == {(last, tuple(limited))} - {(None, ())}
+    assert cache.per_sequence == (whole * found.context + len(limited) * (last or 0)) * per_layer
+    assert cache.per_sequence == sum(group.per_sequence for group in cache.groups)
+    assert cache.per_token == sum(group.per_token for group in cache.groups)
+    # As many tokens of such sequences as fit, and not one more.
+    each = cache.per_sequence / found.context
+    assert cache.tokens_per_gib * each <= 1 << 30 < (cache.tokens_per_gib + 1) * each
+    if last is None:
+        assert cache.tokens_per_gib == (1 << 30) // cache.per_token
+
+
+def test_windows_of_a_directory_are_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Qwen2's, in the even layers below a limit; a window as long as the context leaves nothing out."""
+    windows = {"use_sliding_window": True, "max_window_layers": 2}
+    model = write_checkpoint(tmp_path / "some", "qwen2_moe", **windows, sliding_window=9)
+    layers, context = model.config.num_hidden_layers, model.config.max_position_embeddings
+    (limited,) = [group for group in look(str(tmp_path / "some"), 2).cache.groups if group.last_tokens]
+    assert (limited.kind, limited.last_tokens) == ("window", 9)
+    assert limited.per_sequence == 9 * limited.per_token
+    assert len(limited.layers) < layers
+    assert main(["inspect", str(tmp_path / "some")]) == 0
+    assert f"{len(limited.layers)} layers (" in (said := capsys.readouterr().out)
+    assert ") keep only the last 9 tokens" in said
+    write_checkpoint(tmp_path / "none", "qwen2_moe", **windows, sliding_window=context)
+    cache = look(str(tmp_path / "none"), 2).cache
+    assert cache.per_sequence == context * cache.per_token
+    assert not any(group.last_tokens for group in cache.groups)
+
+
+@pytest.mark.parametrize(
+    ("rising", "said"),
+    [
+        ([], ""),
+        ([4], "4"),
+        ([0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"),
+        (range(0, 36, 2), "0, 2, ..., 34"),
+        (range(9), "0-8"),
+        ([1, 3, 5], "1, 3, 5"),
+    ],
+)
+def test_numbers_in_few_characters(rising: Sequence[int], said: str) -> None:
+    assert numbers(rising) == said
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -186,6 +245,8 @@ def test_json_holds_plain_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["shards"] == 5
     assert said["dequantized"]["shard"] == 52 * 58 * 3 * 7168 * 2048 * 2
     assert said["stored"]["experts"]["F8_E4M3"] == 58 * 256 * 3 * 7168 * 2048
+    (group,) = said["cache"]["groups"]
+    assert (group["kind"], group["last_tokens"], group["layers"]) == ("latent", None, list(range(61)))
 
 
 def test_text_says_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +261,9 @@ def test_text_says_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None
         "vision",
         "871.93M",
         "even routing",
+        "36 layers (0-2, 4-6, 8-10,",
+        ") keep only the current chunk, at most 8192 tokens",
+        "a sequence of the whole context, 10485760 tokens",
     ):
         assert words in said
     assert max(map(len, said.splitlines())) < 220

@@ -81,7 +81,8 @@ class Service:
         """Every request has left every router, and no block is lost."""
         # The engine's thread lets go of a request when the step is over that ended it.
         await until(lambda: all(not router.engine.requests for router in self.routers))
-        await until(lambda: all(router.engine.scheduler.blocks.used == 0 for router in self.routers))
+        pools = [pool for router in self.routers for pool in router.engine.scheduler.blocks.pools]
+        await until(lambda: all(pool.used == 0 for pool in pools))
 
     async def close(self) -> None:
         for router in self.routers:

@@ -7,14 +7,14 @@ from typing import Any
 import grpc
 import pytest
 
-import router_service.router.front_connections
 import router_service.router.publisher
 import router_service.router.router_requests
 import router_service.router.step_log
-from router_service.protocol.messages import StreamOutput
+from router_service.router import front_connections
+from router_service.router.sending import front_writer
 from tests.unit.front.calls import Responses, check_one_end, ids_of
 from tests.unit.front.front_fakes import until
-from tests.unit.router.service import Service, ask
+from tests.unit.router.service import Brake, Service, ask
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5], [3, 5, 8]]
 
@@ -107,13 +107,36 @@ async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(
 ) -> None:
     await service.start()
     (router,) = service.routers
-    monkeypatch.setattr(router_service.router.front_connections, "StreamOutput", breaking(StreamOutput, 1))
+    monkeypatch.setattr(front_writer, "output_of", breaking(front_writer.output_of, 1))
     await all_end(service)
     assert router.threads.failures["front writer"] == 1
     assert "writer has failed" in caplog.text
     assert "out of luck" in caplog.text
     router.check_health(30)
     assert len(ids_of(await ask(service, [5], 4))) == 4
+
+
+async def test_an_output_over_the_limit_of_a_message_costs_its_own_request(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Among others of the same Front: they go on over the same connection, and the router computes no more of it."""
+    monkeypatch.setattr(front_connections, "MAX_MESSAGE_BYTES", 1000)
+    await service.start()
+    (router,) = service.routers
+    calm = [ids_of(await ask(service, prompt, 8)) for prompt in PROMPTS]
+    brake = Brake(router)  # so that all are in one step
+    others = [asyncio.create_task(ask(service, prompt, 8)) for prompt in PROMPTS]
+    large = asyncio.create_task(ask(service, [7] * 60, 150, return_routing=True))
+    await until(lambda: router.engine.requests.streams == len(PROMPTS) + 1)
+    brake.release()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await large
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "a message to a Front at most 1000" in str(caught.value.details())
+    assert [ids_of(await other) for other in others] == calm
+    assert service.world.server.linked_routers == 1
+    await service.idle()
 
 
 @pytest.mark.parametrize("kind", ["engine", "reporter", "shard connector", "activity"])

@@ -73,6 +73,19 @@ def test_scores_of_a_prompt_have_no_summary_and_bring_the_first_token_none(mesh:
     ]
 
 
+def test_routing_and_scores_of_a_prompt_are_no_first_token(tiny: Callable[..., Tiny]) -> None:
+    """They come chunk by chunk before it, in events that never have a summary."""
+    with Mesh(tiny("mixtral").plan, 2, max_sequences=1, token_budget=4, block_size=4) as mesh:
+        stepping = Stepping(mesh)
+        params = greedy(3, ignore_eos=True, prompt_logprobs=1)
+        key = mesh.submit(list(range(3, 15)), params, front=1, return_routing=True)
+        stepping.summaries.follow(mesh.engine.requests[key])
+        events = [event for step in stepping.run() for event in step]
+    assert sum(bool(event.routing) and event.token is None for event in events) == 2
+    assert sum(event.prompt_logprobs is not None for event in events) == 3
+    assert [event.token for event in events if event.summary] == [event.token for event in events][-2:]
+
+
 def test_a_summary_is_of_the_step_whose_token_it_comes_with(mesh: Mesh) -> None:
     with mesh:
         stepping = Stepping(mesh)

@@ -40,10 +40,12 @@ def scheduler(
     blocks: int = 9,
     size: int = 4,
     views: tuple[View, ...] = (WHOLE_CONTEXT,),
+    prefix_caching: bool = True,
 ) -> Scheduler:
     groups = [GroupSize(blocks, view) for view in views]
     chunks: object = Chunks()
-    return Scheduler(SchedulerLimits(budget, sequences, waiting, CONTEXT), BlockManager(groups, size), chunks)
+    manager = BlockManager(groups, size, prefix_caching)
+    return Scheduler(SchedulerLimits(budget, sequences, waiting, CONTEXT), manager, chunks)
 
 
 class Serving(RuleBasedStateMachine):
@@ -58,9 +60,10 @@ class Serving(RuleBasedStateMachine):
         blocks=st.integers(1, 10),
         size=st.integers(1, 5),
         views=st.sampled_from(VIEWS),
+        caching=st.booleans(),
     )
-    def start(self, sequences: int, spare: int, blocks: int, size: int, views: tuple[View, ...]) -> None:
-        self.scheduler = scheduler(sequences + spare, sequences, 3, blocks, size, views)
+    def start(self, sequences: int, spare: int, blocks: int, size: int, views: tuple[View, ...], caching: bool) -> None:
+        self.scheduler = scheduler(sequences + spare, sequences, 3, blocks, size, views, caching)
         self.jobs: dict[int, Job] = {}
         self.stalled: set[int] = set()
         self.cells: dict[tuple[int, int, int], tuple[bytes, tuple[int, ...]]] = {}
@@ -288,6 +291,32 @@ def test_a_beginning_is_found_unless_the_salt_differs() -> None:
         plan.remove(key)
         assert job.cached == {None: 0, 8: 4, 0: 0}[found]
     assert (plan.cache_queries, plan.cache_hits) == (24, 4)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_without_prefix_caching_nothing_is_noted_or_found(views: tuple[View, ...]) -> None:
+    plan = scheduler(blocks=9, size=4, views=views, prefix_caching=False)
+    for key in (1, 2):
+        job = Job(key, [1, 2, 3, 4, 5, 6, 7, 8], 12)
+        plan.submit(job)
+        run(plan, plan.schedule())
+        assert not any(pool.blocks for pool in plan.blocks.pools), "while it has an owner"
+        plan.remove(key)
+        assert job.cached == 0
+    assert (plan.cache_queries, plan.cache_hits) == (0, 0)
+    assert plan.blocks.cached_tokens == 0
+    assert all(pool.free == pool.total for pool in plan.blocks.pools)
+
+
+def test_without_prefix_caching_a_preempted_sequence_is_computed_again() -> None:
+    plan = scheduler(sequences=2, blocks=5, size=2, prefix_caching=False)
+    plan.submit(Job(1, [1, 1, 1], 10))
+    plan.submit(Job(2, [2, 2, 2], 10))
+    while plan.preemptions == 0:
+        run(plan, plan.schedule())
+    plan.remove(1)
+    (again,) = plan.schedule()
+    assert (again.key, again.start) == (2, 0)
 
 
 def test_the_longest_unused_beginning_goes_first() -> None:

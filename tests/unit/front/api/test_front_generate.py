@@ -5,10 +5,11 @@ import asyncio
 import grpc
 import pytest
 
-from router_service.front.api.response_builder import PROMPT_POSITIONS, in_parts
+from router_service.front.api.response_builder import FULL_BYTES
 from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import LayerRouting, Logprob, StreamOutput, Submit, TokenLogprobs
+from router_service.protocol.messages import Logprob, StreamOutput, Submit, TokenLogprobs
+from tests.support.routed import Layer, part_of
 from tests.unit.front.calls import Responses, check_one_end, collect, ids_of, text_of
 from tests.unit.front.front_fakes import FakeRouter, echo, refuse, until
 from tests.unit.front.front_world import World
@@ -109,13 +110,13 @@ async def test_logprobs_carry_text_and_bytes(world: World) -> None:
 
 
 def routed(submit: Submit):  # type: ignore[no-untyped-def]
-    """Echo; each position's routing names the position as its layer."""
+    """Echo; each position's routing names the position as its first expert. All are reported, as after a restart."""
     done = 0
     for output in echo(submit):
         until_ = len(submit.prompt) + len(submit.generated) if not done else done + 1
-        routing = [[LayerRouting(position, [0, 1], [0.5, 0.5], [3, 4])] for position in range(done, until_)]
+        positions = [[Layer(1, [position, 9], [0.5, 0.5], [3, 4])] for position in range(done, until_)]
+        yield StreamOutput(output.stream, output.token_ids, routing=part_of(done, positions), finish=output.finish)
         done = until_
-        yield StreamOutput(output.stream, output.token_ids, routing=routing, finish=output.finish)
 
 
 async def test_routing_comes_once_for_each_position_even_when_a_router_dies(world: World) -> None:
@@ -124,11 +125,13 @@ async def test_routing_comes_once_for_each_position_even_when_a_router_dies(worl
     await client.wait_ready(10)
     task = asyncio.create_task(collect(client, tokens=[5, 6, 7], max_tokens=9, return_routing=True))
     await until(lambda: bool(first.submits))
-    await world.router(name="r1", script=routed)
+    second = await world.router(name="r1", script=routed)
     responses = await task
     layers = [token.layers[0] for response in responses for token in response.routing]
-    assert [layer.layer for layer in layers] == list(range(3 + 9 - 1))
-    assert (list(layers[0].experts), list(layers[0].weights), list(layers[0].shards)) == ([0, 1], [0.5, 0.5], [3, 4])
+    assert [layer.experts[0] for layer in layers] == list(range(3 + 9 - 1))
+    assert (list(layers[0].experts), list(layers[0].weights), list(layers[0].shards)) == ([0, 9], [0.5, 0.5], [3, 4])
+    # A router may leave out what was reported; this one does not, and the Front does.
+    assert second.submits[0].reported == 3 + len(second.submits[0].generated) - 1
 
 
 def scored(submit: Submit):  # type: ignore[no-untyped-def]
@@ -160,15 +163,12 @@ async def test_prompt_logprobs_come_once_even_when_a_router_dies(world: World) -
 
 async def test_prompt_logprobs_of_a_long_prompt_come_in_several_messages(world: World) -> None:
     _, client = await world.serve(script=scored)
-    responses = await collect(client, tokens=[5] * 1300, max_tokens=1, prompt_logprobs=1)
+    responses = await collect(client, tokens=[5] * 3900, max_tokens=1, prompt_logprobs=1)
     check_one_end(responses)
-    sizes = [len(response.prompt_logprobs) for response in responses]
-    assert (sum(sizes), max(sizes) <= PROMPT_POSITIONS) == (1300, True)
-    whole = pb.GenerateResponse(text="x", prompt_logprobs=[pb.TokenLogprob(token_id=n) for n in range(1300)])
-    parts = list(in_parts(whole))
-    assert [len(part.prompt_logprobs) for part in parts] == [512, 512, 276]
-    assert [part.text for part in parts] == ["", "", "x"]
-    assert [entry.token_id for part in parts for entry in part.prompt_logprobs] == list(range(1300))
+    entries = [entry for response in responses for entry in response.prompt_logprobs]
+    assert [entry.logprob for entry in entries] == [-position for position in range(3900)]
+    assert sum(response.ByteSize() for response in responses) > FULL_BYTES
+    assert max(response.ByteSize() for response in responses) < FULL_BYTES + 100
 
 
 async def test_a_stop_string_that_is_a_special_token_ends_the_answer(world: World) -> None:

@@ -16,6 +16,7 @@ from router_service.front.routing.router_pool import RouterPool
 from router_service.front.routing.stream_queue import Arrival, OverflowedError, StreamQueue
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import RouterHello, SamplingParams, StepOutputs, StreamOutput, Submit
+from tests.support.routed import Layer, part_of
 from tests.unit.front.calls import check_one_end, collect, ids_of, text_of
 from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, echo, report, until
 from tests.unit.front.front_world import World
@@ -97,8 +98,29 @@ async def test_a_request_that_ends_two_routers_is_not_sent_to_a_third(world: Wor
     assert len(world.endpoints) == 1
 
 
+async def test_routing_of_a_prompts_first_chunk_is_no_answer(world: World) -> None:
+    """The next chunk may be what ends the routers."""
+    first, second, third = [await world.router(name=f"r{n}") for n in range(3)]
+    client = await world.front(max_resubmits=100)
+    await until(lambda: world.server.linked_routers == 3)
+
+    def chunk_and_end(router: FakeRouter) -> None:
+        def script(submit: Submit) -> Iterator[StreamOutput]:
+            world.endpoints.remove(router.endpoint)
+            yield StreamOutput(submit.stream, [], routing=part_of(0, [[Layer(1, [3], [1.0], [0])]]))
+            router.cut()
+
+        router.script = script
+
+    for router in (first, second, third):
+        chunk_and_end(router)
+    with pytest.raises(grpc.aio.AioRpcError, match="was in flight when 2 routers ended"):
+        await collect(client, "hello", max_tokens=50, return_routing=True)
+    assert sum(len(router.submits) for router in (first, second, third)) == 2
+
+
 async def test_a_stream_that_its_routers_could_compute_outlives_many(world: World) -> None:
-    """It had an output of each, so it is none that ends routers."""
+    """It had a token of each, so it is none that ends routers."""
     client = await world.front(max_resubmits=5)
     task: asyncio.Task[list[pb.GenerateResponse]] | None = None
     for number in range(5):

@@ -73,7 +73,7 @@ async def test_streams_cross_the_seam(world: World, router: Echo) -> None:
     await until(router.disconnected.is_set)
 
 
-async def test_scores_of_a_prompt_come_in_frames_of_their_own(world: World, router: Echo) -> None:
+async def test_scores_of_a_prompt_cross_the_seam(world: World, router: Echo) -> None:
     """They come before the token that follows them, once and in order."""
     client = await world.front(checksum=True)
     await client.wait_ready(10)

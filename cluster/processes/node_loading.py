@@ -1,0 +1,96 @@
+"""When a node's free memory can be divided: once every process there has loaded its weights.
+
+A router sizes its KV cache by what is free. What others have still to load is free now and will not be, so it waits for
+them. What other routers have reserved for their caches looks free as well: a page of memory is taken when it is first
+written to, and a cache fills over hours. So all routers of a node divide what is free by their number.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from cluster.processes.service_registry import Announcement
+from experts.host.log import fields
+
+log = logging.getLogger(__name__)
+
+# Routers that start together register within a moment; one that Ray cannot place never does.
+ROUTER_GRACE_SECONDS = 10.0
+POLL_SECONDS = 0.25
+
+
+def await_loaded(
+    ask: Callable[[], Sequence[Announcement]],
+    node: str,
+    *,
+    shards: int,
+    routers: int,
+    seconds: float,
+    go_on: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Wait until all shards are ready and all routers of `node` have loaded; return how many routers share it.
+
+    A router that is configured but has not registered is waited for only shortly after the shards are ready.
+
+    Args:
+        ask: the registry's entries, the youngest last; none while it does not answer.
+        shards: how many are configured, on any nodes.
+        routers: the same, the caller included.
+        seconds: how long to wait in all. A router that is still loading then is waited for no longer.
+        go_on: called before each look; raises if the caller has been told to end.
+        clock: in seconds; like `sleep` a test's own where it must not wait.
+
+    Raises:
+        TimeoutError: not all shards were ready in time.
+    """
+    deadline, grace_ends = clock() + seconds, math.inf
+    while True:
+        go_on()
+        announced, now = ask(), clock()
+        if shards_ready(announced, shards):
+            grace_ends = min(grace_ends, now + ROUTER_GRACE_SECONDS)
+            if not _awaited(announced, node, 0 if now >= grace_ends else routers):
+                return sharing(announced, node, routers)
+        if now >= deadline:
+            return _late(announced, node, routers, seconds, were_ready=grace_ends < math.inf)
+        sleep(POLL_SECONDS)
+
+
+def shards_ready(announced: Sequence[Announcement], shards: int) -> bool:
+    """Whether the youngest process of each shard has loaded and can be reached."""
+    youngest = {one.index: one for one in announced if one.role == "shard" and one.index < shards}
+    return len(youngest) == shards and all(one.endpoint is not None for one in youngest.values())
+
+
+def has_loaded(one: Announcement) -> bool:
+    """Whether a process has loaded its weights; a router is ready only later, when others have as well."""
+    return one.state != "loading" or 0 < one.total_bytes <= one.loaded_bytes
+
+
+def sharing(announced: Sequence[Announcement], node: str, routers: int) -> int:
+    """How many of the `routers` routers share `node`, at least one.
+
+    One that has died stays listed for some seconds beside its replacement, so they are never more than are configured.
+    """
+    return max(1, min(routers, sum(one.node == node for one in _routers(announced))))
+
+
+def _awaited(announced: Sequence[Announcement], node: str, routers: int) -> bool:
+    """Whether a router has to load on `node`, or fewer than `routers` have registered."""
+    alive = _routers(announced)
+    return len(alive) < routers or any(one.node == node and not has_loaded(one) for one in alive)
+
+
+def _routers(announced: Sequence[Announcement]) -> list[Announcement]:
+    return [one for one in announced if one.role == "router" and one.state != "drained"]
+
+
+def _late(announced: Sequence[Announcement], node: str, routers: int, seconds: float, were_ready: bool) -> int:
+    if not were_ready:
+        raise TimeoutError(f"not all shards were there within {seconds:.0f} s")
+    here = sharing(announced, node, routers)
+    log.warning("cache sized while others may still load", extra=fields(routers_on_node=here))
+    return here

@@ -1,0 +1,33 @@
+"""The routing of a request's positions as the API returns it."""
+
+from collections.abc import Iterator
+
+from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.routing_part import RoutingArrays, RoutingPart, arrays_of
+
+
+def routing_of(part: RoutingPart) -> Iterator[pb.TokenRouting]:
+    """Yield each position's routing; what is not taken is not built."""
+    arrays = arrays_of(part)
+    return (_token(arrays, number) for number in range(part.positions))
+
+
+def _token(arrays: RoutingArrays, number: int) -> pb.TokenRouting:
+    # One conversion for all layers: of each layer's row alone it would cost as much as the message.
+    columns = zip(
+        arrays.layers,
+        arrays.experts_PLK[number].tolist(),
+        arrays.weights_PLK[number].tolist(),
+        arrays.shards_PLK[number].tolist(),
+        arrays.scored_experts_PLN[number].tolist(),
+        arrays.scores_PLN[number].tolist(),
+        strict=True,
+    )
+    return pb.TokenRouting(
+        layers=[
+            pb.LayerRouting(
+                layer=layer, experts=experts, weights=weights, shards=shards, scored_experts=scored, scores=scores
+            )
+            for layer, experts, weights, shards, scored, scores in columns
+        ]
+    )
