@@ -59,7 +59,7 @@ NOW = Row(
         ),
         Panel(
             "KV cache in use",
-            "The fullest router's. Requests reserve what they may ever need when they are admitted.",
+            "The fullest router's. Cached beginnings that no request uses count as free.",
             (Query(f"max(expertmesh_kv_cache_usage_perc{{{ROUTER}}})"),),
             Kind.STAT,
             "percentunit",
@@ -167,6 +167,26 @@ ENGINE = Row(
             runbook="kv-cache-near-full",
         ),
         Panel(
+            "Preemptions/s",
+            "Requests that lost their KV blocks to older ones. Their tokens are computed again.",
+            (Query(once(rate("num_preemptions_total", ROUTER)), "{{router}}"),),
+            unit="cps",
+            runbook="kv-cache-near-full",
+        ),
+        Panel(
+            "Prefix cache hit rate",
+            "Share of the admitted requests' tokens that were in the cache already, and were not computed.",
+            (
+                Query(
+                    f"{once(rate('prefix_cache_hits_total', ROUTER))}"
+                    f" / ({once(rate('prefix_cache_queries_total', ROUTER))} > 0)",
+                    "{{router}}",
+                ),
+            ),
+            unit="percentunit",
+            states=ANSWERING,
+        ),
+        Panel(
             "Tokens of a step, p50 and p95",
             "How well steps are batched: prompt and decode tokens together.",
             tuple(
@@ -176,6 +196,7 @@ ENGINE = Row(
                 )
                 for number in (0.5, 0.95)
             ),
+            width=12,
             states=ANSWERING,
         ),
         Panel(
@@ -188,6 +209,7 @@ ENGINE = Row(
                 ),
             ),
             unit="s",
+            width=12,
             states=ANSWERING,
         ),
     ),

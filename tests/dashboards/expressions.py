@@ -26,11 +26,7 @@ class UnknownError(Exception):
 
 @cache
 def exported() -> dict[str, Labels]:
-    """Name to labels of what a cluster exports; a live test compares the file with a cluster.
-
-    What is exported and never anything but 0 (prefix caching, preemption) is left out on purpose: a panel of it would
-    be empty, so using it is an error until it means something.
-    """
+    """Name to labels of what a cluster exports; a live test compares the file with a cluster."""
     return {name: frozenset(labels) for name, labels in json.loads(SERIES_FILE.read_text()).items()}
 
 

@@ -29,6 +29,8 @@ SERVING: dict[str, Expected] = {
     "Time to first token, all requests": [{'{le="0.1"}': 6, '{le="0.2"}': 9, '{le="+Inf"}': 9}],
     "Where a request's time goes": [{"": 0.666667}, None, None],
     "KV cache by router": [{R: 0.25, S: 0.5}],
+    "Preemptions/s": [{R: 0.5, S: 2}],
+    "Prefix cache hit rate": [{R: 0.75, S: 0.25}],
     "Tokens of a step, p50 and p95": [{R: 4, S: 12}, {R: 7.6, S: 15.6}],
     "Step time, p95": [{f'{R}, kind="decode"': 0.95, f'{S}, kind="decode"': 1.95}],
     "Error ratio by window": [{"": 0.1}] * 5,
