@@ -7,7 +7,7 @@ opens only the files that hold its experts.
 from collections.abc import Callable, Iterable, Iterator, KeysView
 from dataclasses import dataclass
 from itertools import groupby
-from os.path import isdir, isfile
+from os.path import isdir, isfile, lexists
 from pathlib import Path
 
 from torch import Tensor
@@ -41,7 +41,7 @@ class Checkpoint:
         """
         if not isdir(path):  # unlike Path.is_dir it says no to names that are too long
             raise CheckpointError(f"{path}: no such checkpoint directory")
-        if not isfile(path / "config.json"):
+        if not lexists(path / "config.json"):
             raise CheckpointError(f"{path}: no config.json: not a Hugging Face checkpoint directory")
         self.path = path
         self.config = read_json(path / "config.json")

@@ -9,12 +9,11 @@ from functools import partial
 from itertools import count
 
 import torch
-from torch import Tensor
 
-from experts.host.log import fields
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.select import Ops
+from router_service.engine.conclusion import Conclusion
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import failed, refused
 from router_service.engine.guard import Guard
@@ -22,7 +21,6 @@ from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
-from router_service.engine.sampling.sampler import Drawn, sample
 from router_service.engine.scheduling.limits import NeverFitsError
 from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
@@ -30,13 +28,12 @@ from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.stalls import Stalls
 from router_service.engine.step.batch_builder import build_batch, joined_segments, step_shape
 from router_service.engine.step.forward import StepTrace, forward
-from router_service.engine.step.nonfinite import nonfinite_rows, origin, scrub, slots_of, written_slots
 from router_service.engine.step.prompt_scores import score_prompts
-from router_service.engine.step.routing_trace import scored_rows, trace_routing
+from router_service.engine.step.routing_trace import scored_rows
 from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
-from router_service.models.step_batch import Segment, StepBatch
+from router_service.models.step_batch import StepBatch
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +43,7 @@ class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
     `progressed` says whether the last step had anything to compute, `progress` when its last layer completed. A Front's
-    request stays in `requests` until its last event is published. `nonfinite_logits` counts requests that ended because
-    the model's logits were not finite.
+    request stays in `requests` until its last event is published.
 
     Args:
         unavailable_wait_s: how long a request waits for an unavailable shard before it fails with UNAVAILABLE.
@@ -69,15 +65,28 @@ class Engine:
     guard: Guard = field(default_factory=Guard)
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
-    nonfinite_logits: int = 0
     _stalls: Stalls = field(init=False)
     _expiry: Expiry = field(init=False)
+    _conclusion: Conclusion = field(init=False)
     # Tags start at random, so that log lines of different routers or lives of one do not share a tag.
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
     def __post_init__(self) -> None:
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
         self._expiry = Expiry(self.requests, self.scheduler)
+        self._conclusion = Conclusion(
+            backbone=self.backbone,
+            scheduler=self.scheduler,
+            requests=self.requests,
+            placement=self.pool.placement,
+            eos_token_ids=self.eos_token_ids,
+            clock=lambda: self.clock(),
+        )
+
+    @property
+    def nonfinite_logits(self) -> int:
+        """How many requests ended because the model's logits were not finite."""
+        return self._conclusion.nonfinite_logits
 
     def submit(self, request: Request) -> list[Event]:
         """Accept a request, or return the event that refuses it. If this raises, call `release`."""
@@ -179,99 +188,21 @@ class Engine:
     def _compute(
         self, scheduled: list[ScheduledSequence], batches: list[StepBatch], trace: StepTrace, events: list[Event]
     ) -> None:
-        requests, segments = [self.requests[item.key] for item in scheduled], joined_segments(batches)
-        score = partial(score_prompts, self.backbone.head, requests, segments, trace)
+        segments = joined_segments(batches)
+        shares = self._conclusion.shares(scheduled, segments)
+        score = partial(score_prompts, self.backbone.head, [share.request for share in shares], segments, trace)
         logits_LV = forward(self.backbone, self.pool, self.ops, batches, trace, self.progress.move, score)
         begun = time.monotonic_ns()
-        complete = trace.complete(segments)
-        self._stall(scheduled, complete, trace)
-        for number in complete:
-            self.scheduler.advance(scheduled[number])
+        complete = set(trace.complete(segments))
+        self._stall([share.request for number, share in enumerate(shares) if number not in complete], trace)
         if logits_LV is not None:
-            self._conclude(scheduled, set(complete), segments, trace, logits_LV, events)
+            self._conclusion.apply([shares[number] for number in sorted(complete)], trace, logits_LV, events)
             trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
 
-    def _conclude(
-        self,
-        scheduled: list[ScheduledSequence],
-        complete: set[int],
-        segments: Sequence[Segment],
-        trace: StepTrace,
-        logits_LV: Tensor,
-        events: list[Event],
-    ) -> None:
-        """Append the events of the sequences that lost no token."""
-        row_of = {number: row for row, number in enumerate(n for n, item in enumerate(scheduled) if item.wants_logits)}
-        faulty = set(nonfinite_rows(logits_LV))
-        for number in sorted(complete):
-            if row_of.get(number) in faulty:
-                complete.remove(number)
-                self._end_nonfinite(scheduled[number], events)
-        going = sorted(complete)
-        for number in going:
-            events += self.requests[scheduled[number].key].prompt_events()
-        self._trace_routing([scheduled[n] for n in going], [segments[n] for n in going], trace)
-        drawing = [number for number in going if number in row_of]
-        if drawing:
-            requests = [self.requests[scheduled[number].key] for number in drawing]
-            self._draw(requests, [row_of[number] for number in drawing], logits_LV, events)
-        self._report_routing([scheduled[n] for n in going], events)
-
-    def _stall(self, scheduled: list[ScheduledSequence], complete: list[int], trace: StepTrace) -> None:
-        """Stall the sequences that have lost a token. The others wait for a shard no more."""
-        for number in complete:
-            # A later loss has its whole time again.
-            request = self.requests[scheduled[number].key]
-            request.stalled_since, request.stalled_by = 0.0, ""
-        if len(complete) < len(scheduled):
-            lost = [self.requests[item.key] for number, item in enumerate(scheduled) if number not in complete]
+    def _stall(self, lost: list[Request], trace: StepTrace) -> None:
+        """Stall the requests that have lost a token."""
+        if lost:
             self._stalls.begin(lost, trace.failures, self.clock())
-
-    def _trace_routing(self, items: list[ScheduledSequence], segments: list[Segment], trace: StepTrace) -> None:
-        requests = [self.requests[item.key] for item in items]
-        trace_routing(requests, [item.start for item in items], segments, trace, self.pool.placement)
-
-    def _report_routing(self, items: list[ScheduledSequence], events: list[Event]) -> None:
-        """Append the routing of prompts that are not read to their end yet: kept until then, it would add up."""
-        for item in items:
-            request = self.requests.get(item.key)
-            if request is not None and not request.ended and (event := request.routing_event()) is not None:
-                events.append(event)
-
-    def _draw(self, requests: list[Request], rows: list[int], logits_LV: Tensor, events: list[Event]) -> None:
-        """Draw a token for each request from its row of the logits, and append its event."""
-        # Without lost tokens the logits need not be copied.
-        picked_BV = logits_LV if len(rows) == len(logits_LV) else logits_LV[rows]
-        drawn = sample(picked_BV, [request.row for request in requests], self.eos_token_ids)
-        now = self.clock()
-        for request, draw in zip(requests, drawn, strict=True):
-            self._advance(request, draw, now, events)
-
-    def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
-        self.scheduler.append(request.key, drawn.token)
-        finish = request.finish_after(drawn.token, self.eos_token_ids)
-        event = request.next_event(drawn.token, drawn.logprobs, finish, now)
-        if finish is not None:
-            self._end(request, event, events)
-        else:
-            events.append(event)
-
-    def _end(self, request: Request, event: Event, events: list[Event]) -> None:
-        """Append a request's last event, then free its blocks: if that raises, no second last event follows."""
-        self.requests.end(request)
-        events.append(event)
-        self.scheduler.remove(request.key)
-
-    def _end_nonfinite(self, item: ScheduledSequence, events: list[Event]) -> None:
-        """End a request whose logits are not finite; the others of the step go on."""
-        self.nonfinite_logits += 1
-        request, cache, blocks = self.requests[item.key], self.backbone.cache, self.scheduler.blocks
-        where = origin(cache, self.backbone.spec.layers, written_slots(item, blocks.block_size))
-        self.scheduler.distrust(item.key)
-        scrub(cache, [slots_of(own, blocks.block_size) for own in blocks.unshared(item.block_tables)])
-        message = f"the model's logits are not finite at position {item.start + len(item.token_ids) - 1}: {where}"
-        log.error("%s", message, extra=fields(request_id=request.request_id))
-        self._end(request, failed(request, "INTERNAL", message), events)
 
     def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
         now = self.clock()
@@ -283,4 +214,4 @@ class Engine:
     def _expire(self, now: float, events: list[Event]) -> None:
         """Fail the requests that have waited too long, or can no longer be answered in time."""
         for request, event in self._expiry.expired(now, self.unavailable_wait_s):
-            self._end(request, event, events)
+            self._conclusion.end(request, event, events)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import router_service.engine.conclusion
 import router_service.engine.engine
 import router_service.engine.stalls
 from router_service.engine.engine import Engine
@@ -19,9 +20,10 @@ from tests.support.tiny import Tiny
 
 PROMPTS = [[5, 6, 7], [8, 9], [3] * 6, [11, 4]]
 LENGTHS = (1, 3, 6, 6)
-OF_STEP = ("forward", "sample", "build_batch", "scored_rows", "trace_routing", "score_prompts", "nonfinite_rows")
+OF_STEP = ("forward", "build_batch", "scored_rows", "score_prompts")
+OF_CONCLUSION = ("sample", "trace_routing", "nonfinite_rows")
 OF_SCHEDULER = ("schedule", "advance", "append", "remove")
-OF_ENGINE = ("_expire", "_advance", "_note_scheduled")
+OF_ENGINE = ("_expire", "_note_scheduled")
 OF_REQUEST = ("finish_after", "next_event")
 OF_STALLS = ("begin", "resume")
 WATCHING = ("observe", "log_lost", "log_back")
@@ -51,7 +53,9 @@ class OnceBroken:
 
 def break_once(patch: pytest.MonkeyPatch, mesh: Mesh, stage: str, call: int, after: bool) -> None:
     owner: Any = router_service.engine.engine
-    if stage in OF_SCHEDULER:
+    if stage in OF_CONCLUSION:
+        owner = router_service.engine.conclusion
+    elif stage in OF_SCHEDULER:
         owner = mesh.engine.scheduler
     elif stage in OF_ENGINE:
         owner = Engine
@@ -74,7 +78,7 @@ def ends_of(events: list[Event]) -> list[Event]:
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from(OF_STEP + OF_SCHEDULER + OF_ENGINE + OF_REQUEST + OF_STALLS + WATCHING),
+    st.sampled_from(OF_STEP + OF_CONCLUSION + OF_SCHEDULER + OF_ENGINE + OF_REQUEST + OF_STALLS + WATCHING),
     st.integers(1, 5),
     st.booleans(),
 )
@@ -82,7 +86,10 @@ def test_whatever_raises_each_request_has_one_end(mesh: Mesh, stage: str, call: 
     """One of the requests has expired already, so that there is an end to be lost in each step."""
     with pytest.MonkeyPatch.context() as patch:
         break_once(patch, mesh, stage, call, after)
-        keys = [mesh.submit(prompt, greedy(most)) for prompt, most in zip(PROMPTS, LENGTHS, strict=True)]
+        keys = [
+            mesh.submit(prompt, greedy(most), return_routing=most > 3)
+            for prompt, most in zip(PROMPTS, LENGTHS, strict=True)
+        ]
         keys.append(mesh.submit([7], greedy(4), deadline=time.monotonic() - 1))
         events = mesh.drain()
     mesh.engine.observe = mesh.records.append

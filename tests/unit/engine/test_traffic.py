@@ -169,3 +169,18 @@ def test_prefix_caching_can_be_turned_off(answers: Answers, caching: bool) -> No
         scheduler = mesh.engine.scheduler
         assert (scheduler.cache_queries > 0, scheduler.cache_hits > 0) == (caching, caching)
         assert (scheduler.blocks.cached_tokens > 0) == caching, "what the router's hello says"
+
+
+def test_a_long_stream_goes_on_elsewhere_with_the_same_tokens(tiny: Callable[..., Tiny]) -> None:
+    """8,000 tokens of prompt, 500 of answer: in chunks, resubmitted to another engine half way, and by transformers."""
+    made = tiny("qwen3_moe", max_position_embeddings=16384)
+    prompt = torch.randint(0, 131, (8000,), generator=torch.Generator().manual_seed(8)).tolist()
+    options = {"kv_cache_tokens": 9000, "token_budget": 1024}
+    with Mesh(made.plan, 2, **options) as mesh:
+        (events,) = mesh.generate([prompt], greedy(500))
+        tokens = tokens_of(events)
+    with Mesh(made.plan, 2, **options | {"token_budget": 700}) as mesh:
+        (rest,) = mesh.generate([[*prompt, *tokens[:250]]], greedy(500), prompt_length=len(prompt))
+        assert tokens_of(rest) == tokens[250:]
+    logits, _ = oracle.forced(made.oracle, torch.tensor([prompt + tokens[:-1]]))
+    assert logits[0, len(prompt) - 1 :].argmax(-1).tolist() == tokens

@@ -9,10 +9,10 @@ import torch
 from router_service.engine.request import Event
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
-from router_service.protocol.messages import LayerRouting
 from tests.support import oracle
 from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.oracle import check_logits
+from tests.support.routed import Layer, routing_of
 from tests.support.tiny import FAMILIES, Tiny
 
 Make = Callable[..., Tiny]
@@ -73,8 +73,8 @@ def prompt_scores(events: list[Event]) -> list[float]:
     return [one.logprob for scores in told for one in (scores.chosen, *scores.top)]
 
 
-def layers_of(events: list[Event]) -> list[LayerRouting]:
-    return [layer for event in events for position in event.routing or [] for layer in position]
+def layers_of(events: list[Event]) -> list[Layer]:
+    return [layer for position in routing_of(events) for layer in position]
 
 
 def test_chunks_of_long_prompts_share_steps_with_decoding(tiny: Make) -> None:

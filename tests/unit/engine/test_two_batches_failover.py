@@ -11,6 +11,7 @@ from router_service.engine.request import Event
 from tests.support import oracle
 from tests.support.divided import HERE, THERE, make_divided
 from tests.support.mesh import Mesh, greedy, tokens_of, until
+from tests.support.routed import routing_of
 from tests.support.tiny import Tiny
 
 COUNT = 12
@@ -91,7 +92,7 @@ def test_a_batch_that_loses_everything_ends_and_the_other_goes_on(
         if token == HERE:
             ours = [event for event in events if event.key == key]
             assert tokens_of(ours) == tokens_of(one)
-            assert [event.routing for event in ours] == [event.routing for event in one]
+            assert routing_of(ours) == routing_of(one)
     assert len(mesh.engine.requests) == 4
     mesh.servers.start(1)
     rest = mesh.drain()

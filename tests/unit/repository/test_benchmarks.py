@@ -1,6 +1,7 @@
 """The benchmarks' pieces that need no cluster, at the scale of a smoke test."""
 
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,12 @@ from cluster.config import ModelConfig
 from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from router_service.front.text.text_model import load_text_model
-from tests.benchmarks import bench_metrics, bench_receive, bench_sampling, bench_tracing
+from tests.benchmarks import bench_metrics, bench_overlap, bench_receive, bench_sampling, bench_tracing
 from tests.benchmarks.bench_attention import FORMS, seconds
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.harness import report
-from tests.benchmarks.harness.checkpoints import SHAPES, ensure
+from tests.benchmarks.harness.checkpoints import SHAPES, ensure, shape_of, write
 from tests.benchmarks.harness.exchange import Payload, bare_sockets, our_data_plane
 from tests.benchmarks.harness.sides import OneProcess, TransformersModel
 from tests.benchmarks.harness.streams import Stream, decode_rate
@@ -149,3 +150,15 @@ def test_a_penalty_is_measured(checkpoints: dict[str, Path]) -> None:
     assert side.engine.idle()
     assert min(value for pair in named.values() for value in (pair.off, pair.on, pair.ratio)) > 0
     assert "with / without" in bench_sampling.render(named)
+
+
+def test_two_batches_over_a_delayed_link(tmp_path: Path) -> None:
+    """Each way decodes, and the router waits for the link where nothing runs beside it."""
+    write(shape_of("qwen3", "small"), tmp_path)
+    with ExitStack() as stack:
+        side = bench_overlap.FarExperts(tmp_path, "float32", 1, stack)
+        result = bench_overlap.measure(side, batch=8, prompt_tokens=4, delay_s=0.01, turns=2)
+    assert (result.delay_ms, side.layers) == (10.0, 2)
+    assert result.wait_ms >= 2 * 8
+    assert min(result.off, result.on, *result.medians) > 0
+    assert "tokens/s" in bench_overlap.text_of(result)

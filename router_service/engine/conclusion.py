@@ -1,0 +1,135 @@
+"""What becomes of a step's sequences: each has a token drawn, or has read on in its prompt, or ends with an error."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from experts.host.log import fields
+from experts.placement import Placement
+from router_service.engine.failures import failed
+from router_service.engine.request import Event, Request
+from router_service.engine.request_table import RequestTable
+from router_service.engine.sampling.sampler import Drawn, sample
+from router_service.engine.scheduling.scheduler import Scheduler
+from router_service.engine.scheduling.sequence import ScheduledSequence
+from router_service.engine.step.forward import StepTrace
+from router_service.engine.step.nonfinite import nonfinite_rows, origin, scrub, slots_of, written_slots
+from router_service.engine.step.routing_trace import trace_routing
+from router_service.models.backbone import Backbone
+from router_service.models.step_batch import Segment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A request's share of a step; `row` is that of its logits, None if they are not wanted."""
+
+    item: ScheduledSequence
+    request: Request
+    segment: Segment
+    row: int | None
+
+
+class Conclusion:
+    """Advances the sequences of a computed step and makes their events. L rows of logits, V vocabulary.
+
+    `nonfinite_logits` counts the requests that ended because the model's logits were not finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        scheduler: Scheduler,
+        requests: RequestTable,
+        placement: Placement,
+        eos_token_ids: frozenset[int],
+        clock: Callable[[], float],
+    ) -> None:
+        self.nonfinite_logits = 0
+        self._backbone = backbone
+        self._scheduler = scheduler
+        self._requests = requests
+        self._placement = placement
+        self._eos_token_ids = eos_token_ids
+        self._clock = clock
+
+    def shares(self, scheduled: Sequence[ScheduledSequence], segments: Sequence[Segment]) -> list[Share]:
+        """The requests' shares of a step, in the order of its segments."""
+        made, row = [], 0
+        for item, segment in zip(scheduled, segments, strict=True):
+            made.append(Share(item, self._requests[item.key], segment, row if item.wants_logits else None))
+            row += item.wants_logits
+        return made
+
+    def apply(self, shares: Sequence[Share], trace: StepTrace, logits_LV: Tensor, events: list[Event]) -> None:
+        """Advance the sequences that lost no token, and append their events."""
+        for share in shares:
+            self._scheduler.advance(share.item)
+            # Its wait for a shard is over; a later one has its whole time again.
+            share.request.stalled_since, share.request.stalled_by = 0.0, ""
+        going = self._finite(shares, logits_LV, events)
+        for share in going:
+            events += share.request.prompt_events()
+        self._trace_routing(going, trace)
+        self._draw([share for share in going if share.row is not None], logits_LV, events)
+        self._report_routing(going, events)
+
+    def end(self, request: Request, event: Event, events: list[Event]) -> None:
+        """Append a request's last event, then free its blocks: if that raises, no second last event follows."""
+        self._requests.end(request)
+        events.append(event)
+        self._scheduler.remove(request.key)
+
+    def _finite(self, shares: Sequence[Share], logits_LV: Tensor, events: list[Event]) -> list[Share]:
+        """End the requests whose logits are not finite; return the others."""
+        faulty = set(nonfinite_rows(logits_LV))
+        for share in shares:
+            if share.row in faulty:
+                self._end_nonfinite(share, events)
+        return [share for share in shares if share.row not in faulty]
+
+    def _end_nonfinite(self, share: Share, events: list[Event]) -> None:
+        self.nonfinite_logits += 1
+        item, cache, blocks = share.item, self._backbone.cache, self._scheduler.blocks
+        where = origin(cache, self._backbone.spec.layers, written_slots(item, blocks.block_size))
+        self._scheduler.distrust(item.key)
+        scrub(cache, [slots_of(own, blocks.block_size) for own in blocks.unshared(item.block_tables)])
+        message = f"the model's logits are not finite at position {share.segment.context - 1}: {where}"
+        log.error("%s", message, extra=fields(request_id=share.request.request_id))
+        self.end(share.request, failed(share.request, "INTERNAL", message), events)
+
+    def _trace_routing(self, shares: Sequence[Share], trace: StepTrace) -> None:
+        asking = [share for share in shares if share.request.return_routing]
+        if asking:
+            requests, segments = [share.request for share in asking], [share.segment for share in asking]
+            trace_routing(requests, [share.item.start for share in asking], segments, trace, self._placement)
+
+    def _report_routing(self, shares: Sequence[Share], events: list[Event]) -> None:
+        """Append the routing of prompts that are not read to their end yet: kept until then, it would add up."""
+        for share in shares:
+            if not share.request.ended and (event := share.request.routing_event()) is not None:
+                events.append(event)
+
+    def _draw(self, shares: Sequence[Share], logits_LV: Tensor, events: list[Event]) -> None:
+        """Draw a token for each request from its row of the logits, and append its event."""
+        if not shares:
+            return
+        # Without lost tokens the logits need not be copied.
+        picked_BV = logits_LV if len(shares) == len(logits_LV) else logits_LV[[share.row for share in shares]]
+        drawn = sample(picked_BV, [share.request.row for share in shares], self._eos_token_ids)
+        now = self._clock()
+        for share, draw in zip(shares, drawn, strict=True):
+            self._advance(share.request, draw, now, events)
+
+    def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
+        self._scheduler.append(request.key, drawn.token)
+        finish = request.finish_after(drawn.token, self._eos_token_ids)
+        event = request.next_event(drawn.token, drawn.logprobs, finish, now)
+        if finish is not None:
+            self.end(request, event, events)
+        else:
+            events.append(event)
