@@ -74,7 +74,7 @@ class ExpertPool:
                 failed.append(group)
         return Dispatched(
             layer=layer,
-            tokens=len(x_TD),
+            tokens=x_TD.shape[0],
             groups=tuple(called),
             sent=tuple(sent),
             failures=tuple(failures),
@@ -116,13 +116,13 @@ class ExpertPool:
 
 
 def _call(layer: int, x_TD: Tensor, group: ShardGroup, step: int) -> ExpertCall:
-    all_tokens = len(group.tokens_R) == len(x_TD)  # usual with few shards; saves a copy of all rows
+    all_tokens = len(group.tokens_R) == x_TD.shape[0]  # usual with few shards; saves a copy of all rows
     x_RD = x_TD if all_tokens else x_TD[torch.from_numpy(group.tokens_R)]
     return ExpertCall(layer, x_RD.contiguous(), group.rows_A, group.slots_A, group.weights_A, step)
 
 
 def _add(y_TD: Tensor, tokens_R: NDArray[np.int64], y_RD: Tensor) -> None:
-    if len(tokens_R) == len(y_TD):
+    if len(tokens_R) == y_TD.shape[0]:
         y_TD += y_RD
     else:
         y_TD[torch.from_numpy(tokens_R)] += y_RD

@@ -102,7 +102,7 @@ class SocketTransport:
             raise self._drop(shard, error) from error
         self._outstanding.add((shard, lane))
         self._lost.discard((shard, lane))
-        return Sent(shard, self._sequence, len(call.x_RD), now, channel.sent_bytes - before, lane)
+        return Sent(shard, self._sequence, call.x_RD.shape[0], now, channel.sent_bytes - before, lane)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
@@ -170,7 +170,7 @@ class SocketTransport:
         if header.kind is not Kind.PARTIALS or header.sequence != call.sequence:
             raise FrameError("sequence", f"reply {header.sequence} to call {call.sequence}")
         partial = unpack_partial(payload)
-        if len(partial.y_RD) != call.rows:
+        if partial.y_RD.shape[0] != call.rows:
             raise FrameError("length", f"a reply of {len(partial.y_RD)} rows to a call of {call.rows}")
         if not channel.same_host:  # on one host both sides read the same clock
             clock = self._clock(call.shard, channel.incarnation)

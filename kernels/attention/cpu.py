@@ -56,7 +56,7 @@ def _alone(q_1HC: Tensor, cache: LayerCache, slots: slice | Tensor, scale: float
 
 def _gathered(name: str, stored_SJC: Tensor, group: PaddedRows) -> Tensor:
     """Each row's stored elements, [B, J, P, C]."""
-    slots, (heads, size) = len(group.slots_BP), stored_SJC.shape[1:]
+    slots, (heads, size) = group.slots_BP.shape[0], stored_SJC.shape[1:]
     kept = BUFFERS.take(name, slots * heads * size, stored_SJC.dtype, stored_SJC.device).view(slots, heads, size)
     torch.index_select(stored_SJC, 0, group.slots_BP, out=kept)
     return kept.view(group.last - group.first, group.length, heads, size).transpose(1, 2)
@@ -68,5 +68,5 @@ def _attend(
     """The G = H / J heads of a key-value head become rows, so that keys are read once for all of them."""
     kv_heads = k_BJPC.shape[1]
     sinks_JG = None if sinks_H is None else sinks_H.view(kv_heads, -1)
-    q_BJGC = q_BHC.reshape(len(q_BHC), kv_heads, -1, q_BHC.shape[-1])
+    q_BJGC = q_BHC.reshape(q_BHC.shape[0], kv_heads, -1, q_BHC.shape[-1])
     return fused_attention(q_BJGC, k_BJPC, v_BJPC, scale, mask, sinks=sinks_JG).flatten(1, 2)

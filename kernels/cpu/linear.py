@@ -59,7 +59,7 @@ def _by_pieces(x_MI: Tensor, w_OI: Quantized, bias_O: Tensor | None) -> Tensor:
     """
     outputs, inputs = w_OI.shape
     step = min(outputs, max(128, _PIECE_BYTES // (inputs * w_OI.dtype.itemsize) // 128 * 128))
-    y_MO = x_MI.new_empty(len(x_MI), outputs)
+    y_MO = x_MI.new_empty(x_MI.shape[0], outputs)
     piece_SI = BUFFERS.take("piece", step * inputs, w_OI.dtype, x_MI.device).view(step, inputs)
     scratch = Scratch.for_rows(w_OI, step)
     for start in range(0, outputs, step):
@@ -71,7 +71,7 @@ def _by_pieces(x_MI: Tensor, w_OI: Quantized, bias_O: Tensor | None) -> Tensor:
 
 def linear_any_rows(x_MI: Tensor, w_OI: Matrix) -> Tensor:
     """As `linear`, for callers whose number of rows changes from call to call: rows are padded here."""
-    rows = len(x_MI)
+    rows = x_MI.shape[0]
     extra = padded(rows) - rows
     if extra == 0:
         return linear(x_MI, w_OI)

@@ -85,16 +85,16 @@ def expert_ffn(
 ) -> Tensor:
     """As `reference.expert_ffn`, with activations between the products in x's dtype and the weighted sum in float32."""
     check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
-    if not len(token_of_row_N):
+    if not token_of_row_N.shape[0]:
         return x_TD.new_zeros(x_TD.shape, dtype=torch.float32)
     order_N, counts = _group(expert_of_row_N.numpy(), weights.num_experts)
     token_N, weight_N = token_of_row_N.numpy()[order_N], weight_of_row_N.numpy()[order_N]
     # Gathered once for all experts: each then reads a slice, without a call of its own.
     x_PD = _gather(x_TD, token_N, max(counts))
     if weights.form.weight_inputs:
-        x_PD = weighted(x_PD, torch.from_numpy(_lengthened(weight_N, len(x_PD))))
+        x_PD = weighted(x_PD, torch.from_numpy(_lengthened(weight_N, x_PD.shape[0])))
     y_ND = torch.cat([_expert(x_PD, s, e - s, weights, i) for i, s, e in segments(counts)])
-    return _weighted_sum(y_ND.float(), token_N, None if weights.form.weight_inputs else weight_N, len(x_TD))
+    return _weighted_sum(y_ND.float(), token_N, None if weights.form.weight_inputs else weight_N, x_TD.shape[0])
 
 
 def _expert(x_PD: Tensor, start: int, rows: int, weights: ExpertWeights, expert: int) -> Tensor:

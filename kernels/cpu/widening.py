@@ -45,7 +45,7 @@ def wide_linear(x_MI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     outputs, inputs = w_OI.shape
     step = min(outputs, max(1, _PIECE_ELEMENTS // max(1, inputs)))
     piece_SI = BUFFERS.take("widened", step * inputs, torch.float32, w_OI.device).view(step, inputs)
-    y_MO, x_MI = x_MI.new_empty(len(x_MI), outputs), x_MI.float()
+    y_MO, x_MI = x_MI.new_empty(x_MI.shape[0], outputs), x_MI.float()
     for start in range(0, outputs, step):
         end = min(outputs, start + step)
         w_SI = piece_SI[: end - start].copy_(w_OI[start:end])
@@ -104,7 +104,7 @@ WIDENING = Widening()
 
 def plain_linear(x_MI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """y_MO = x W^T + b in x's dtype for a dense matrix in torch's own layout, on any device: the faster way here."""
-    wide = x_MI.device.type == "cpu" and len(x_MI) >= WIDENING.rows_from(x_MI.dtype)
+    wide = x_MI.device.type == "cpu" and x_MI.shape[0] >= WIDENING.rows_from(x_MI.dtype)
     return (wide_linear if wide else direct_linear)(x_MI, w_OI, bias_O)
 
 

@@ -27,7 +27,7 @@ class Buffers(threading.local):
             return torch.empty(elements, dtype=dtype, device=device)
         size = elements * dtype.itemsize
         kept = self._bytes.get(purpose)
-        if kept is None or len(kept) < size:
+        if kept is None or kept.shape[0] < size:
             # A tensor made in inference mode could not be written outside it.
             with torch.inference_mode(False):
                 kept = self._bytes[purpose] = torch.empty(size, dtype=torch.uint8)

@@ -114,7 +114,7 @@ class Coded(Quantized):
 
     def decode_into(self, start: int, out_MI: Tensor, scratch: Scratch) -> None:
         """As in `Quantized`, in as many steps as `scratch` is too small for."""
-        rows, step = len(out_MI), len(scratch.wide_N) // self.shape[1]
+        rows, step = out_MI.shape[0], scratch.wide_N.shape[0] // self.shape[1]
         for first in range(0, rows, step):
             last = min(rows, first + step)
             out_MI[first:last].copy_(self._wide(start + first, start + last, scratch))
@@ -160,7 +160,7 @@ class RowStack(Quantized):
 
     def decode_into(self, start: int, out_MI: Tensor, scratch: Scratch) -> None:
         """As in `Quantized`: each part decodes the rows that are its own."""
-        above, end = 0, start + len(out_MI)
+        above, end = 0, start + out_MI.shape[0]
         for part in self.parts:
             first, last = max(start, above), min(end, above + part.shape[0])
             if first < last:

@@ -111,7 +111,7 @@ def sigmoid_groups(logits_TE: Tensor, gate: Gate, correction_E: Tensor | None) -
 
 def _in_best_groups(choice_TE: Tensor, gate: Gate) -> Tensor:
     """Which experts belong to a token's best groups, bool [T, E]."""
-    by_group_TGN = choice_TE.view(len(choice_TE), gate.groups, -1)
+    by_group_TGN = choice_TE.view(choice_TE.shape[0], gate.groups, -1)
     group_scores_TG = by_group_TGN.topk(2, dim=-1).values.sum(dim=-1)
     best = group_scores_TG.topk(gate.top_groups, dim=-1, sorted=False).indices
     chosen_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool).scatter_(1, best, True)

@@ -35,7 +35,7 @@ def attend(
 
     The first positions need not be given if no row attends to them; with chunks, the first one given begins a chunk.
     """
-    rows, context, sinks = len(q_NHC), len(k_MJC), None if sinks_H is None else sinks_H[:, None]
+    rows, context, sinks = q_NHC.shape[0], k_MJC.shape[0], None if sinks_H is None else sinks_H[:, None]
     value_size = v_MJV.shape[-1]
     q_NHC, k_MJC, v_MJV = _of_one_width(q_NHC, k_MJC, v_MJV)
     # Without a mask torch skips what is behind the diagonal.

@@ -38,7 +38,7 @@ class GroupedQueryAttention(PagedAttention):
 
     def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return queries, keys and values. Queries and keys are normalized and rotated together: half as many calls."""
-        stacked_TNC = self.first_product(h_TD).view(len(h_TD), -1, self._form.head_dim)
+        stacked_TNC = self.first_product(h_TD).view(h_TD.shape[0], -1, self._form.head_dim)
         both_TNC, v_TJC = stacked_TNC[:, : self._turned], stacked_TNC[:, self._turned :]
         both_TNC = self._normed(both_TNC)
         if (limit := self._form.clip) is not None:

@@ -46,7 +46,7 @@ class MultiHeadLatentAttention(PagedAttention):
         if form.query_rank is not None:
             normed_TQ = rms_norm(q_TQ, self._w.tensor(self._name("q_a_norm")), LATENT_NORM_EPS)
             q_TQ = self._w.apply(self._name("q_b"), normed_TQ)
-        q_THC = q_TQ.view(len(h_TD), form.heads, form.query_dim)
+        q_THC = q_TQ.view(h_TD.shape[0], form.heads, form.query_dim)
         turned_THE = rotate(q_THC[..., form.nope_dim :], by, interleaved)
         latent_TR = rms_norm(latent_TR, self._w.tensor(self._name("kv_a_norm")), LATENT_NORM_EPS)
         rope_T1E = rotate(rope_TE.unsqueeze(1), by, interleaved)
@@ -70,7 +70,7 @@ class MultiHeadLatentAttention(PagedAttention):
 
     def _attend_several(self, q_NHC: Tensor, slots: slice | Tensor) -> Tensor:
         cached_MX = self._cache.read(slots)[0].squeeze(1)
-        if self._absorbing_costs_less(len(q_NHC), len(cached_MX)):
+        if self._absorbing_costs_less(q_NHC.shape[0], cached_MX.shape[0]):
             return self._few_rows(q_NHC, cached_MX)
         return torch.cat([self._heads(q_NHC, cached_MX, part) for part in self._head_parts(len(cached_MX))], dim=1)
 
