@@ -1,8 +1,7 @@
 """Builds a step's tensors from the scheduled sequences."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
@@ -27,8 +26,9 @@ def build_batch(
     """
     # In numpy, then one copy each to the device: many small torch calls cost more.
     segments = _segments(scheduled)
-    ids = np.concatenate([np.asarray(item.token_ids, dtype=np.int64) for item in scheduled])
-    places = np.concatenate([np.arange(part.context - part.length, part.context) for part in segments])
+    ids = np.array(list(chain.from_iterable(item.token_ids for item in scheduled)), dtype=np.int64)
+    before = np.array([part.context - part.length - part.start for part in segments])
+    places = np.arange(len(ids)) + before.repeat([part.length for part in segments])
     wanted = [part for item, part in zip(scheduled, segments, strict=True) if item.wants_logits]
     last = np.array([part.start + part.length - 1 for part in wanted], dtype=np.int64)
     token_ids_T, positions_T, logit_rows_L = (torch.from_numpy(part).to(device) for part in (ids, places, last))
@@ -41,10 +41,10 @@ def build_batch(
 
 def joined_segments(batches: Sequence[StepBatch]) -> tuple[Segment, ...]:
     """Return the segments of all batches of a step, whose rows follow each other."""
-    starts = accumulate((len(batch.token_ids_T) for batch in batches), initial=0)
-    return tuple(
-        replace(part, start=part.start + start)
-        for batch, start in zip(batches, starts, strict=False)
+    starts = accumulate(len(batch.token_ids_T) for batch in batches[:-1])
+    return batches[0].segments + tuple(
+        Segment(part.start + start, part.length, part.context)
+        for batch, start in zip(batches[1:], starts, strict=True)
         for part in batch.segments
     )
 
@@ -69,20 +69,29 @@ def _segments(scheduled: Sequence[ScheduledSequence]) -> tuple[Segment, ...]:
 
 def _slots_read(scheduled: Sequence[ScheduledSequence], number: int, group: CacheGroup, block_size: int) -> list[Ints]:
     """For each sequence the slots from the first position that its tokens attend to in the group, up to its last."""
-    within = np.arange(block_size)
-    return [_slots(item, number, group.first_seen(item.start), within) for item in scheduled]
+    view, blocks, parts = group.view, list[int](), list[slice]()
+    for item in scheduled:
+        since, context = view.first_seen(item.start), item.start + len(item.token_ids)
+        first = since // block_size
+        own = item.block_tables[number][first : -(-context // block_size)]
+        _check_blocks(item, number, since, block_size, own)
+        # Where the sequence's slots will be among those of all blocks.
+        offset = (len(blocks) - first) * block_size
+        parts.append(slice(offset + since, offset + context))
+        blocks += own
+    # Once for all sequences: a few numpy calls for each would cost more than all the rest of the batch.
+    slots = (np.array(blocks, dtype=np.int64)[:, None] * block_size + np.arange(block_size)).reshape(-1)
+    return [slots[part] for part in parts]
 
 
-def _slots(item: ScheduledSequence, number: int, since: int, within: Ints) -> Ints:
-    size, context = len(within), item.start + len(item.token_ids)
-    first, last = since // size, -(-context // size)
-    blocks = np.asarray(item.block_tables[number][first:last], dtype=np.int64)
-    if len(blocks) < last - first or blocks.min() < 0:
+def _check_blocks(item: ScheduledSequence, number: int, since: int, block_size: int, blocks: list[int]) -> None:
+    context = item.start + len(item.token_ids)
+    first, last = since // block_size, -(-context // block_size)
+    if len(blocks) < last - first or min(blocks) < 0:
         raise ValueError(
             f"sequence {item.key}: positions {since} to {context - 1} need all blocks {first} to {last - 1} of cache "
-            f"group {number}, but its table has {blocks.tolist()} there"
+            f"group {number}, but its table has {blocks} there"
         )
-    return (blocks[:, None] * size + within).reshape(-1)[since - first * size : context - first * size]
 
 
 def _group_batch(slots: list[Ints], segments: Sequence[Segment], device: torch.device) -> GroupBatch:
