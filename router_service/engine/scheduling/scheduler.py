@@ -142,6 +142,9 @@ class Scheduler:
 
     def _prefill_tokens(self, ready: list[Sequence]) -> int:
         """Tokens of prompts in this step, beside the sequences that decode."""
+        # With no prompt to read, the estimate of what steps cost need not be fitted again.
+        if not self._waiting and all(sequence.decoding for sequence in ready):
+            return 0
         contexts = [len(sequence.tokens) for sequence in ready if sequence.decoding]
         first = next((sequence.computed for sequence in ready if not sequence.decoding), 0)
         wanted = self.prefill.tokens(StepShape(decode_rows=len(contexts), decode_context=sum(contexts)), first)
