@@ -43,6 +43,8 @@ class Channel:
         self.sent_bytes = 0
         self.received_bytes = 0
         self._sock = sock
+        # Asked for each reply, and Python's socket makes an enum of its family each time.
+        self._same_host = sock.family == socket.AF_UNIX
         self._checksum = checksum
         self._header = bytearray(HEADER.size)
         self._buffer = bytearray(1 << 16)
@@ -57,7 +59,7 @@ class Channel:
     @property
     def same_host(self) -> bool:
         """Whether the peer reads the same monotonic clock as we do."""
-        return self._sock.family == socket.AF_UNIX
+        return self._same_host
 
     def hung_up(self) -> bool:
         """Whether the peer has ended the connection, whatever it sent before and is unread. Does not wait."""

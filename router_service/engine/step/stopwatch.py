@@ -17,11 +17,12 @@ class Stopwatch:
     def __init__(self, stages_ns: dict[Stage, int], device: torch.device) -> None:
         self._stages_ns = stages_ns
         self._device = device
+        self._synchronizes = device.type == "cuda"
         self._last_ns = time.monotonic_ns()
 
     def mark(self, stage: Stage) -> None:
         """Charge the time since the last mark to `stage`."""
-        if self._device.type == "cuda":
+        if self._synchronizes:
             torch.cuda.synchronize(self._device)
         now = time.monotonic_ns()
         self._stages_ns[stage] += now - self._last_ns
