@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts.placement import Placement
-from experts.routing import LOST, Routing
+from experts.routing import Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,37 +28,29 @@ class ShardGroup:
 
 def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
     """Split a routing by shard; shards without tokens are left out, and so are lost tokens."""
-    ids_TK = routing.expert_ids_TK
-    width = ids_TK.shape[1]
-    ids_N = ids_TK.reshape(-1)
-    keys_N = placement.rank_of_E[ids_N]
-    if (ids_N == LOST).any():
-        keys_N = np.where(ids_N == LOST, placement.experts, keys_N)  # past the last rank: sorted behind all shards
+    total, width = routing.expert_ids_TK.shape
+    keys_N = placement.sort_key_of_E[routing.expert_ids_TK.reshape(-1)]
     # Stable: within an expert rows keep the order of tokens, so that the same input gives the same bits.
-    order_N = np.argsort(keys_N, kind="stable")
-    ends = np.searchsorted(keys_N[order_N], placement.ends_S)
+    order_N = keys_N.argsort(kind="stable")
+    ranks_N = keys_N[order_N].astype(np.int32)
     tokens_N, weights_N = order_N // width, routing.weights_TK.reshape(-1)[order_N]
-    slots_N = placement.slot_of_E[ids_N[order_N]]
-    groups, start = [], 0
-    for shard, end in enumerate(ends.tolist()):
+    groups, start, rank = [], 0, 0
+    for shard, (end, past) in enumerate(zip(ranks_N.searchsorted(placement.ends_S).tolist(), placement.ends_S.tolist())):
         if end > start:
             part = slice(start, end)
-            groups.append(_group(shard, tokens_N[part], slots_N[part], weights_N[part], len(ids_TK)))
-        start = end
+            groups.append(_group(shard, tokens_N[part], ranks_N[part] - np.int32(rank), weights_N[part], total))
+        start, rank = end, past
     return groups
 
 
 def _group(
-    shard: int, tokens_A: NDArray[np.int64], slots_A: NDArray[np.int64], weights_A: NDArray[np.float32], total: int
+    shard: int, tokens_A: NDArray[np.int64], slots_A: NDArray[np.int32], weights_A: NDArray[np.float32], total: int
 ) -> ShardGroup:
     # A mask and not np.unique, which would sort.
     wanted_T = np.zeros(total, dtype=bool)
     wanted_T[tokens_A] = True
-    row_of_T = np.cumsum(wanted_T, dtype=np.int32) - 1
-    return ShardGroup(
-        shard,
-        np.flatnonzero(wanted_T),
-        row_of_T[tokens_A].astype(np.int32),
-        slots_A.astype(np.int32),
-        np.ascontiguousarray(weights_A, dtype=np.float32),
-    )
+    tokens_R = wanted_T.nonzero()[0]
+    # Usual with few shards: each token is sent, and its row has its own number.
+    all_tokens = len(tokens_R) == total
+    rows_A = tokens_A if all_tokens else (wanted_T.cumsum() - 1)[tokens_A]
+    return ShardGroup(shard, tokens_R, rows_A.astype(np.int32), slots_A, weights_A.astype(np.float32, copy=False))
