@@ -28,7 +28,8 @@ def paged_attention(
 ) -> Tensor:
     """As `reference.paged_attention`. A row's result does not depend on the rows beside it."""
     copied = _COPIED_LATENT_BYTES if cache.values_SJV is None else _COPIED_BYTES
-    plan = rows.plan(_GROUP_BYTES // cache.token_bytes, copied // cache.token_bytes, q_BHC.dtype)
+    token_bytes = cache.token_bytes
+    plan = rows.plan(_GROUP_BYTES // token_bytes, copied // token_bytes, q_BHC.dtype)
     if len(plan.padded) == 1 and not plan.alone:
         return _padded(q_BHC, cache, plan.padded[0], scale, sinks_H)
     q_BHC = q_BHC if plan.order_B is None else q_BHC.index_select(0, plan.order_B)
@@ -45,7 +46,8 @@ def _padded(q_BHC: Tensor, cache: LayerCache, group: PaddedRows, scale: float, s
     k_BJPC = _gathered("attention keys", cache.keys_SJC, group)
     # Latents are keys and values: what is computed behind the values' size is dropped, for a copy less.
     v_BJPC = k_BJPC if cache.values_SJV is None else _gathered("attention values", cache.values_SJV, group)
-    return _attend(q_BHC, k_BJPC, v_BJPC, scale, group.mask_B11P, sinks_H)[..., : cache.value_size]
+    out_BHV = _attend(q_BHC, k_BJPC, v_BJPC, scale, group.mask_B11P, sinks_H)
+    return out_BHV if cache.values_SJV is not None else out_BHV[..., : cache.value_size]
 
 
 def _alone(q_1HC: Tensor, cache: LayerCache, slots: slice | Tensor, scale: float, sinks_H: Tensor | None) -> Tensor:
@@ -56,10 +58,11 @@ def _alone(q_1HC: Tensor, cache: LayerCache, slots: slice | Tensor, scale: float
 
 def _gathered(name: str, stored_SJC: Tensor, group: PaddedRows) -> Tensor:
     """Each row's stored elements, [B, J, P, C]."""
-    slots, (heads, size) = group.slots_BP.shape[0], stored_SJC.shape[1:]
-    kept = BUFFERS.take(name, slots * heads * size, stored_SJC.dtype, stored_SJC.device).view(slots, heads, size)
+    rows, (_, heads, size) = group.last - group.first, stored_SJC.shape
+    shape = (rows * group.length, heads, size)
+    kept = BUFFERS.shaped(name, shape, stored_SJC.dtype, stored_SJC.device)
     torch.index_select(stored_SJC, 0, group.slots_BP, out=kept)
-    return kept.view(group.last - group.first, group.length, heads, size).transpose(1, 2)
+    return kept.view(rows, group.length, heads, size).transpose(1, 2)
 
 
 def _attend(

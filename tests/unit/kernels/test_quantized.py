@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels.formats import quantized
 from kernels.formats.block_fp8 import BlockFp8
-from kernels.formats.buffers import Buffers
+from kernels.formats.buffers import MOST_SHAPES, Buffers
 from kernels.formats.mxfp4 import Mxfp4
 from kernels.formats.quantized import Quantized, RowStack, Scratch, as_dense
 from tests.unit.kernels.kernel_cases import DTYPES
@@ -163,6 +163,28 @@ def test_buffers_are_kept_and_grow():
     assert buffers.take("b", 8, torch.float32, cpu).data_ptr() != first.data_ptr()
     assert buffers.take("a", 9, torch.float32, cpu).shape == (9,)
     assert buffers.take("a", 9, torch.float32, torch.device("meta")).is_meta
+
+
+def test_shaped_buffers_are_made_once_and_follow_their_memory():
+    buffers, cpu = Buffers(), torch.device("cpu")
+    with torch.inference_mode():
+        first = buffers.shaped("a", (2, 4), torch.float32, cpu)
+    assert not first.is_inference()
+    assert first.shape == (2, 4)
+    assert buffers.shaped("a", (2, 4), torch.float32, cpu) is first
+    assert buffers.shaped("a", (4, 2), torch.float32, cpu).shape == (4, 2)
+    assert buffers.shaped("a", (2, 4), torch.bfloat16, cpu).dtype == torch.bfloat16
+    grown = buffers.take("a", 64, torch.float32, cpu)
+    assert buffers.shaped("a", (2, 4), torch.float32, cpu).data_ptr() == grown.data_ptr()
+    assert buffers.shaped("a", (2, 4), torch.float32, torch.device("meta")).is_meta
+
+
+def test_only_so_many_shapes_are_remembered():
+    buffers, cpu = Buffers(), torch.device("cpu")
+    first = buffers.shaped("a", (500,), torch.float32, cpu)
+    for size in range(1, MOST_SHAPES + 1):
+        buffers.shaped("a", (size,), torch.float32, cpu)
+    assert buffers.shaped("a", (500,), torch.float32, cpu) is not first
 
 
 def test_bytes_shape_and_device():

@@ -28,8 +28,10 @@ class Chunks:
     """A prefill budget that the test sets."""
 
     most = 1 << 30
+    asked = 0
 
     def tokens(self, *_: object) -> int:
+        self.asked += 1
         return self.most
 
 
@@ -266,6 +268,21 @@ def test_a_prompt_is_read_in_chunks_beside_one_that_decodes() -> None:
         [(1, 2, 1, True), (2, 5, 5, False)],
         [(1, 3, 1, True), (2, 10, 2, True)],
     ]
+
+
+def test_the_cost_of_steps_is_asked_for_only_when_there_is_a_prompt_to_read() -> None:
+    plan = scheduler(budget=6, sequences=2)
+    plan.submit(Job(1, [1], 20))
+    run(plan, plan.schedule())
+    asked = plan.prefill.asked
+    for _ in range(3):
+        run(plan, plan.schedule())
+    assert plan.prefill.asked == asked
+    plan.submit(Job(2, list(range(12)), 14))
+    plan.prefill.most = 5
+    run(plan, plan.schedule())
+    run(plan, plan.schedule())
+    assert plan.prefill.asked == asked + 2
 
 
 def test_the_newest_is_preempted_and_comes_back_from_the_cache() -> None:
