@@ -65,7 +65,7 @@ class PagedAttention(ABC):
         here = batch.groups[self._parts.group]
         q_THC, rows = self._project(h_TD, by, batch)
         for stored, new in zip(self._storage, rows, strict=True):
-            stored[here.slots_T] = new
+            stored.index_copy_(0, here.slots_T, new)
         return self._w.apply(self._name("out"), self._attend(q_THC, here).flatten(1))
 
     def _attend(self, q_THC: Tensor, here: GroupBatch) -> Tensor:
