@@ -124,7 +124,7 @@ def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:
 def _bytes_of(tensor: Tensor) -> memoryview:
     if not tensor.numel():
         return memoryview(b"")
-    return tensor.contiguous().view(torch.uint8).view(-1).numpy().data
+    return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
 def _tensor(payload: bytearray | memoryview, dtype: torch.dtype, rows: int, hidden: int, at: int) -> Tensor:

@@ -157,6 +157,8 @@ def _send_all(sock: socket.socket, views: list[memoryview]) -> int:
         except BlockingIOError:
             raise TimeoutError("the peer read nothing in time") from None
         total += count
+        if count == sum(map(len, views)):  # nearly always: there is room for a whole frame
+            break
         while views and count >= len(views[0]):
             count -= len(views.pop(0))
         if count:

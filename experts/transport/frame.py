@@ -73,7 +73,7 @@ def checksum_of(parts: Iterable[Buffer]) -> int:
 def pack_header(kind: Kind, incarnation: int, sequence: int, parts: Iterable[Buffer], checksum: bool = False) -> bytes:
     """Return the 40 header bytes for a payload made of `parts` (each of byte format)."""
     parts = tuple(parts)
-    length = sum(len(part) for part in parts)
+    length = sum(map(len, parts))
     flags, value = (FLAG_CHECKSUM, checksum_of(parts)) if checksum else (0, 0)
     return HEADER.pack(MAGIC, VERSION, kind, flags, 0, incarnation, sequence, length, value, 0)
 
