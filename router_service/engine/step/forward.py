@@ -45,6 +45,8 @@ class StepTrace:
 
     def complete(self, segments: Sequence[Segment]) -> list[int]:
         """Return the indices of the segments without a lost token."""
+        if not self.lost_T.any():
+            return list(range(len(segments)))
         numbered = enumerate(segments)
         return [number for number, part in numbered if not self.lost_T[part.start : part.start + part.length].any()]
 

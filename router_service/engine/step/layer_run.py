@@ -31,7 +31,7 @@ class LayerRun:
 
     A lost token stays in the batch as zeros and is sent to no expert, so that the rest still completes. `trips`,
     `routings` and `scores` have an entry for each MoE layer computed. `x_TD` are the rows behind the last layer; None
-    until then, and for good if every token is lost.
+    until then, and for good if every token is lost (`all_lost`).
 
     Args:
         lane: which of the connections to a shard carries the calls.
@@ -53,6 +53,7 @@ class LayerRun:
     routings: list[tuple[int, Routing]] = field(default_factory=list)
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(init=False)
+    all_lost: bool = False
     x_TD: Tensor | None = None
     _turns: Iterator[None] = field(init=False)
 
@@ -77,7 +78,7 @@ class LayerRun:
                 yield
                 x_TD = x_TD + self._combine(dispatched, shared_TD, h_TD)
                 # All of these sequences will repeat the step, so the remaining layers would be computed for nothing.
-                if self.lost_T.all():
+                if self.all_lost:
                     return
             else:
                 x_TD = x_TD + self.backbone.dense(layer, h_TD)
@@ -116,6 +117,8 @@ class LayerRun:
         for failure in combined.failures:
             # The first tells the cause; what follows only finds the connection gone.
             self.failures.setdefault(failure.shard, failure)
-        self.lost_T[combined.lost_tokens] = True
+        if len(combined.lost_tokens):
+            self.lost_T[combined.lost_tokens] = True
+            self.all_lost = bool(self.lost_T.all())
         y_TD = combined.y_TD.to(h_TD.dtype)
         return y_TD if shared_TD is None else y_TD + shared_TD
