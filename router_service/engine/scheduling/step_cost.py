@@ -105,7 +105,7 @@ def _nonnegative(relative_NF: Floats, weights_N: Floats) -> Floats:
     while len(used):
         scale_U = np.abs(relative_NF[:, used]).max(axis=0)
         weighted_NU = weights_N[:, None] * relative_NF[:, used] / scale_U
-        fitted_U: Floats = np.linalg.lstsq(weighted_NU, weights_N, rcond=1e-6)[0] / scale_U
+        fitted_U = np.asarray(np.linalg.lstsq(weighted_NU, weights_N, rcond=1e-6)[0] / scale_U, dtype=np.float64)
         if (fitted_U >= 0).all():
             costs_F[used] = fitted_U
             break
