@@ -91,8 +91,7 @@ class StepCost:
 
 def _weights(steps: int) -> Floats:
     """What the steps count, the oldest first."""
-    weights_N: Floats = FORGETTING ** np.arange(steps - 1, -1, -1)
-    return weights_N
+    return np.power(FORGETTING, np.arange(steps - 1, -1, -1), dtype=np.float64)
 
 
 def _nonnegative(relative_NF: Floats, weights_N: Floats) -> Floats:
