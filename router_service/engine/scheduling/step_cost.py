@@ -11,8 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-# Steps of each kind that the estimate rests on: few enough to follow a change of load within seconds.
+# Steps of each kind that the estimate rests on, and how much less each counts than the one after it: a change of load
+# is followed within some twenty steps.
 REMEMBERED_STEPS = 64
+FORGETTING = 0.95
+# A step that took so many times what was predicted is left out.
+HICCUP = 2.0
 
 Floats = NDArray[np.float64]
 
@@ -71,26 +75,38 @@ class StepCost:
         return float(self._costs @ np.array(shape.features))
 
     def _fit(self) -> Floats:
-        costs = np.zeros(len(StepShape().features))
         steps = [*self._without, *self._with]
         if not steps:
-            return costs
+            return np.zeros(len(StepShape().features))
         amounts_NF = np.array([shape.features for shape, _ in steps])
         seconds_N = np.array([max(seconds, 1e-9) for _, seconds in steps])
-        relative_NF = amounts_NF / seconds_N[:, None]
-        used = np.flatnonzero(amounts_NF.any(axis=0))
-        while len(used):
-            fitted = _least_squares(relative_NF[:, used])
-            if (fitted >= 0).all():
-                costs[used] = fitted
-                break
-            used = np.delete(used, fitted.argmin())
-        return costs
+        weights_N = np.concatenate([_weights(len(kind)) for kind in (self._without, self._with)])
+        costs_F = _nonnegative(amounts_NF / seconds_N[:, None], weights_N)
+        # The first steps of a process, or those that others have disturbed, say nothing of the next one.
+        usual_N = (amounts_NF @ costs_F) * HICCUP > seconds_N
+        if usual_N.all() or usual_N.sum() < len(steps) / 2:
+            return costs_F
+        return _nonnegative(amounts_NF[usual_N] / seconds_N[usual_N, None], weights_N[usual_N])
 
 
-def _least_squares(relative_NF: Floats) -> Floats:
-    """Costs that bring each step's predicted time as near to 1, its own time, as possible."""
-    scale_F = np.abs(relative_NF).max(axis=0)
-    fitted_F: Floats = np.linalg.lstsq(relative_NF / scale_F, np.ones(len(relative_NF)), rcond=1e-6)[0]
-    costs_F: Floats = fitted_F / scale_F
+def _weights(steps: int) -> Floats:
+    """What the steps count, the oldest first."""
+    return np.power(FORGETTING, np.arange(steps - 1, -1, -1), dtype=np.float64)
+
+
+def _nonnegative(relative_NF: Floats, weights_N: Floats) -> Floats:
+    """Costs, none negative, that bring each step's predicted time relative to its own as near to 1 as possible.
+
+    By least squares; amounts whose cost comes out negative are left out, the most negative first.
+    """
+    costs_F = np.zeros(relative_NF.shape[1])
+    used = np.flatnonzero(relative_NF.any(axis=0))
+    while len(used):
+        scale_U = np.abs(relative_NF[:, used]).max(axis=0)
+        weighted_NU = weights_N[:, None] * relative_NF[:, used] / scale_U
+        fitted_U = np.asarray(np.linalg.lstsq(weighted_NU, weights_N, rcond=1e-6)[0] / scale_U, dtype=np.float64)
+        if (fitted_U >= 0).all():
+            costs_F[used] = fitted_U
+            break
+        used = np.delete(used, fitted_U.argmin())
     return costs_F

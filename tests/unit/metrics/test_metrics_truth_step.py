@@ -9,6 +9,7 @@ import pytest
 
 import experts.pool
 import experts.shard.shard
+import router_service.engine.conclusion
 import router_service.engine.engine
 import router_service.engine.step.layer_run
 from experts.phase import Phase
@@ -40,7 +41,7 @@ CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
     Stage.REDUCE: (experts.pool, "_add"),
     Stage.SHARED_EXPERT: (Backbone, "shared"),
-    Stage.SAMPLE: (router_service.engine.engine, "sample"),
+    Stage.SAMPLE: (router_service.engine.conclusion, "sample"),
     Stage.OTHER: (Backbone, "logits"),
 }
 

@@ -52,7 +52,7 @@ class Runner:
         """Compute so many tokens of each sequence; the logits of those that end."""
         scheduled = [self._scheduled(key, length) for key, length in lengths.items()]
         batch = build_batch(scheduled, BLOCK, self.groups, CPU)
-        logits = forward(self.engine.backbone, self.engine.pool, self.engine.ops, batch, StepTrace())
+        logits = forward(self.engine.backbone, self.engine.pool, self.engine.ops, [batch], StepTrace())
         assert logits is not None
         return logits
 

@@ -38,7 +38,24 @@ def test_without_decoding_sequences_chunks_are_unlimited() -> None:
 
 
 def test_nothing_is_known_yet() -> None:
-    assert PrefillBudget().tokens(decoding(4), 0) == FLOOR_TOKENS
+    """First comes a step without prompts, which says what streams take by themselves; then the least of a prompt."""
+    budget = PrefillBudget()
+    assert budget.tokens(decoding(4), 0) == 0
+    budget.observe(decoding(4), seconds(decoding(4)))
+    assert budget.tokens(decoding(4), 0) == FLOOR_TOKENS
+
+
+def test_the_base_is_measured_again_among_many_prompts() -> None:
+    """128 streams that all come at once: from the first token on every step reads prompts beside them."""
+    budget, rows, shapes = PrefillBudget(), 1, list[StepShape]()
+    budget.observe(StepShape().with_chunk(2048, 0), 10 * seconds(StepShape().with_chunk(2048, 0)))
+    while len(shapes) < 100:
+        shapes.append(decoding(rows).with_chunk(budget.tokens(decoding(rows), 0), 0))
+        budget.observe(shapes[-1], seconds(shapes[-1]))
+        rows = min(128, rows + 4)
+    assert 3 <= sum(not shape.prefill_tokens for shape in shapes) <= 5
+    mixed = [seconds(shape) / seconds(decoding(shape.decode_rows)) for shape in shapes[50:] if shape.prefill_tokens]
+    assert 2.2 < min(mixed) <= max(mixed) < 2.6
 
 
 @given(st.integers(1, 64), st.integers(200, 4000), st.sampled_from([0.0, 0.02, 0.05]))
