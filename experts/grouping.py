@@ -34,12 +34,13 @@ def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
     order_N = keys_N.argsort(kind="stable")
     ranks_N = keys_N[order_N].astype(np.int32)
     tokens_N, weights_N = order_N // width, routing.weights_TK.reshape(-1)[order_N]
+    ends = ranks_N.searchsorted(placement.ends_S).tolist()
     groups, start, rank = [], 0, 0
-    for shard, (end, past) in enumerate(zip(ranks_N.searchsorted(placement.ends_S).tolist(), placement.ends_S.tolist())):
+    for shard, (end, next_rank) in enumerate(zip(ends, placement.ends_S.tolist(), strict=True)):
         if end > start:
             part = slice(start, end)
             groups.append(_group(shard, tokens_N[part], ranks_N[part] - np.int32(rank), weights_N[part], total))
-        start, rank = end, past
+        start, rank = end, next_rank
     return groups
 
 

@@ -31,11 +31,6 @@ class Placement:
         return self._by_expert(lambda shard, _: shard)
 
     @cached_property
-    def slot_of_E(self) -> NDArray[np.int64]:
-        """Each expert's number on its shard."""
-        return self._by_expert(lambda _, slot: slot)
-
-    @cached_property
     def rank_of_E(self) -> NDArray[np.int64]:
         """Each expert's place when all are lined up shard by shard: sorting by it groups by shard, then by slot."""
         starts = [0, *self.ends_S.tolist()]

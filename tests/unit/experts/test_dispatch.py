@@ -76,6 +76,12 @@ def problems(draw: st.DrawFn) -> tuple[Placement, Routing, Tensor]:
     return placement, routing, torch.from_numpy(random.standard_normal((tokens, HIDDEN), dtype=np.float32))
 
 
+def test_keys_to_sort_by_put_a_lost_expert_past_all_shards_in_the_narrowest_type() -> None:
+    keys_E = Placement(((2, 0), (1,))).sort_key_of_E
+    assert keys_E[[0, 1, 2, LOST]].tolist() == [1, 2, 0, 3]
+    assert (keys_E.dtype, even_placement(300, 2).sort_key_of_E.dtype) == (np.uint8, np.uint16)
+
+
 class Recording(LocalTransport):
     """Keeps the questions; shards in `broken` do not answer, those in `away` cannot be asked."""
 
