@@ -79,10 +79,11 @@ class Scheduler:
         ready = sorted(
             (sequence for sequence in self._running.values() if not sequence.stalled), key=lambda one: one.arrival
         )
-        budget = self._prefill_tokens(ready)
         chosen: list[ScheduledSequence] = []
-        for sequence in ready:
-            budget -= self._continue(sequence, budget, chosen)
+        budget = self._continue_all(ready, self._prefill_tokens(ready), chosen)
+        if not chosen:
+            # Those that decode lack blocks, so that no stream waits for what prompts take.
+            budget = self._continue_all(ready, self.limits.token_budget, chosen)
         # What was preempted just now would take the blocks that it was preempted for.
         if self.preemptions == preemptions:
             self._admit_all(budget, chosen)
@@ -149,6 +150,12 @@ class Scheduler:
         first = next((sequence.computed for sequence in ready if not sequence.decoding), 0)
         wanted = self.prefill.tokens(StepShape(decode_rows=len(contexts), decode_context=sum(contexts)), first)
         return min(wanted, self.limits.token_budget - len(contexts))
+
+    def _continue_all(self, ready: list[Sequence], budget: int, chosen: list[ScheduledSequence]) -> int:
+        """Schedule running sequences, the oldest first; return what is left of the budget for prompts."""
+        for sequence in ready:
+            budget -= self._continue(sequence, budget, chosen)
+        return budget
 
     def _continue(self, sequence: Sequence, budget: int, chosen: list[ScheduledSequence]) -> int:
         """Schedule a running sequence if it can have blocks; return the tokens of prompts that it takes."""

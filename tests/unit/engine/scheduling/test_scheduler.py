@@ -9,10 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from router_service.engine.scheduling.block_manager import BlockManager, GroupSize
 from router_service.engine.scheduling.limits import NeverFitsError, SchedulerLimits
+from router_service.engine.scheduling.prefill_budget import UNLIMITED
 from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import GIVEN_BACK, ScheduledSequence
 from router_service.engine.scheduling.sequence import Sequence as Job
+from router_service.engine.scheduling.step_cost import StepShape
 from router_service.models.view import WHOLE_CONTEXT, View
 
 CONTEXT = 24
@@ -30,9 +32,9 @@ class Chunks:
     most = 1 << 30
     asked = 0
 
-    def tokens(self, *_: object) -> int:
+    def tokens(self, decoding: StepShape, _: int) -> int:
         self.asked += 1
-        return self.most
+        return self.most if decoding.decode_rows else UNLIMITED
 
 
 def scheduler(
@@ -71,7 +73,7 @@ class Serving(RuleBasedStateMachine):
         self.cells: dict[tuple[int, int, int], tuple[bytes, tuple[int, ...]]] = {}
         self.next_key = 0
 
-    @rule(chunk=st.sampled_from([1, 2, 3, 7, 1 << 30]))
+    @rule(chunk=st.sampled_from([0, 1, 2, 3, 7, 1 << 30]))
     def set_chunk(self, chunk: int) -> None:
         self.scheduler.prefill.most = chunk
 
@@ -173,7 +175,8 @@ class Serving(RuleBasedStateMachine):
         """Unless stalled ones hold the blocks, the oldest that runs is in each step, and somebody runs."""
         running = sorted((job for job in self.jobs.values() if job.tables), key=lambda job: job.arrival)
         if self.jobs and not self.stalled:
-            assert running[0].key in keys
+            assert keys
+            assert running[0].key in keys or not self.scheduler.prefill.most
 
     @precondition(lambda self: self.jobs)
     @rule(pick=st.integers(0))
@@ -377,3 +380,18 @@ def test_a_stalled_request_keeps_its_blocks_and_repeats_its_step() -> None:
     assert plan.blocks.fullest.used == 1
     plan.resume()
     assert plan.schedule() == first
+
+
+def test_a_step_without_prompts_is_not_an_empty_one() -> None:
+    """The only stream that decodes lacks a block and is the newest: the prompt reads on, whatever the budget says."""
+    plan = scheduler(blocks=10, size=1, budget=3, sequences=2)
+    plan.submit(Job(1, [1] * 6, 8))
+    plan.submit(Job(2, [2], 10, priority=-1))  # admitted first, though it came last
+    run(plan, plan.schedule())
+    plan.prefill.most = 0
+    read = 0
+    while not read:
+        chosen = plan.schedule()
+        assert chosen
+        run(plan, chosen)
+        read = sum(len(item.token_ids) for item in chosen if item.key == 1)
