@@ -2,14 +2,15 @@
 
 A call that finds nobody computing is computed at once by the thread that brought it: nothing is delayed so that it may
 be merged, and one router's calls wake no second thread. Who comes meanwhile waits; whoever has computed then wakes the
-oldest one's thread, which takes the waiting calls of its layer (flat combining, Hendler et al. 2010, with the turn
-handed on after each computation, so that no thread computes for others while its own router waits for its answer).
+thread of the call that leads (see `WaitingCalls`), which takes the waiting calls of its layer (flat combining, Hendler
+et al. 2010, with the turn handed on after each computation, so that no thread computes for others while its own router
+waits for its answer).
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -47,7 +48,7 @@ class ComputeQueue:
     """Computes calls by `work`, which gets a call of one or several routers and returns its y_RD.
 
     Args:
-        most_rows: see `WaitingCalls`.
+        most_rows, layers: see `WaitingCalls`.
         clock_ns: the clock of the stamps.
 
     `turn` is held during a computation.
@@ -58,13 +59,14 @@ class ComputeQueue:
         work: Callable[[ExpertCall], Tensor],
         most_rows: int = MOST_ROWS,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        layers: Iterable[int] = (),
     ) -> None:
         self.turn = threading.Lock()
         self.counts = ComputeCounts()  # changed by the computing thread alone
         self._work = work
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
-        self._waiting = WaitingCalls(most_rows)
+        self._waiting = WaitingCalls(most_rows, layers)
         self._busy = False
         self._computing_since_ns: int | None = None
 
@@ -120,7 +122,7 @@ class ComputeQueue:
 
     def _hand_on(self) -> None:
         with self._lock:
-            heir = self._waiting.oldest
+            heir = self._waiting.leader
             self._busy = heir is not None
         if heir is not None:
             heir.leads = True

@@ -64,7 +64,7 @@ class ExpertServer:
         # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self.delay_s = delay_s
-        self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns)
+        self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers)
         self.turn = self.queue.turn
         self._clock_ns = clock_ns
         self._slow_call_ns = slow_call_s * 1e9

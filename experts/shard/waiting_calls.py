@@ -1,21 +1,28 @@
 """Which waiting calls are computed next, and which of them together: no threads, no clock.
 
-The oldest call decides the layer, so that no router and no layer waits for more than the calls before it. Every other
-waiting call for that layer goes with it: the layer's weights are then read once for all of them.
+One call leads: its layer is next, and every other waiting call for that layer goes with it, so that the layer's weights
+are read once for all of them. Routers walk through the layers at their own pace, so their calls seldom wait for one
+layer by chance. Therefore the call leads that is the furthest behind the others on its way through the layers: who is
+ahead waits for a computation that it would have waited for in another order too, the distance shrinks, and routers that
+have met stay together. Without a difference the oldest call leads, and no call is overtaken more than a few times.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from threading import Event
 
 from experts.transport.call import ExpertCall, Partial
+
+# Then it leads. With one call per router, a call waits for no more than these and the ones before it.
+MOST_OVERTAKEN = 4
 
 
 @dataclass(eq=False, slots=True)
 class WaitingCall:
     """A call, when its last byte was received, the connection it came on, and whether that has ended meanwhile.
 
-    `woken` is set when the call has its `outcome`, or when it `leads`: its thread is then to compute.
+    `overtaken` counts the computations of younger calls since it came. `woken` is set when the call has its `outcome`,
+    or when it `leads`: its thread is then to compute.
     """
 
     call: ExpertCall
@@ -23,6 +30,7 @@ class WaitingCall:
     connection: Hashable
     gone: Callable[[], bool]
     leads: bool = False
+    overtaken: int = 0
     woken: Event = field(default_factory=Event)
     outcome: Partial | Exception | None = None
 
@@ -33,10 +41,12 @@ class WaitingCalls:
     Args:
         most_rows: rows of several calls that are computed together. It bounds the memory that merging adds; a call
             with more rows is computed by itself.
+        layers: the model's MoE layers in order, through which a router's calls go round. Without them the oldest leads.
     """
 
-    def __init__(self, most_rows: int) -> None:
+    def __init__(self, most_rows: int, layers: Iterable[int] = ()) -> None:
         self._most_rows = most_rows
+        self._places = {layer: place for place, layer in enumerate(layers)}
         self._calls: list[WaitingCall] = []
 
     def __len__(self) -> int:
@@ -47,23 +57,53 @@ class WaitingCalls:
         self._calls.append(call)
 
     @property
-    def oldest(self) -> WaitingCall | None:
-        """The call that has waited longest, which is in the next `take`."""
-        return self._calls[0] if self._calls else None
+    def leader(self) -> WaitingCall | None:
+        """The call whose layer is next; it is in the next `take`."""
+        firsts = self._firsts()
+        if not firsts:
+            return None
+        late = [one for one in firsts if one.overtaken >= MOST_OVERTAKEN]
+        return late[0] if late else max(firsts, key=self._lag)
+
+    def _firsts(self) -> list[WaitingCall]:
+        """Each connection's oldest call, the oldest of all first."""
+        found: dict[Hashable, WaitingCall] = {}
+        for one in self._calls:
+            found.setdefault(one.connection, one)
+        return list(found.values())
 
     def take(self) -> list[WaitingCall]:
-        """Remove and return the oldest call and those that are computed with it, in their order; [] if none waits."""
-        taken: list[WaitingCall] = []
-        left: list[WaitingCall] = []
-        rows, passed = 0, set[Hashable]()
+        """Remove and return the leader and those that are computed with it, in their order; [] if none waits."""
+        if (leader := self.leader) is None:
+            return []
+        taken, rows, passed = [leader], len(leader.call.x_RD), set[Hashable]()
         for one in self._calls:
+            if one is leader:
+                continue
             # A connection's replies must come in the order of its calls: none may overtake one that stays.
-            if one.call.layer == self._calls[0].call.layer and one.connection not in passed:
+            if one.call.layer == leader.call.layer and one.connection not in passed:
                 rows += len(one.call.x_RD)
-                if not taken or rows <= self._most_rows:
+                if rows <= self._most_rows:
                     taken.append(one)
                     continue
-            left.append(one)
             passed.add(one.connection)
-        self._calls = left
-        return taken
+        return self._remove(leader, taken)
+
+    def _remove(self, leader: WaitingCall, taken: list[WaitingCall]) -> list[WaitingCall]:
+        before = self._calls.index(leader)
+        for one in self._calls[:before]:
+            one.overtaken += one not in taken
+        in_order = [one for one in self._calls if one in taken]
+        self._calls = [one for one in self._calls if one not in taken]
+        return in_order
+
+    def _lag(self, call: WaitingCall) -> int:
+        """How many layers the waiting calls are ahead of this one in sum, each by the shorter way round."""
+        return sum(self._ahead(call.call.layer, other.call.layer) for other in self._calls)
+
+    def _ahead(self, layer: int, other: int) -> int:
+        if layer not in self._places or other not in self._places:
+            return 0
+        count = len(self._places)
+        distance = (self._places[other] - self._places[layer]) % count
+        return distance if distance <= count // 2 else distance - count

@@ -1,6 +1,9 @@
 """Merging calls: which are computed together, and that no sum changes by it. For any calls in any order."""
 
+import random
 from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experts.shard.merge import merged, taken_apart
-from experts.shard.waiting_calls import WaitingCall, WaitingCalls
+from experts.shard.waiting_calls import MOST_OVERTAKEN, WaitingCall, WaitingCalls
 from experts.transport.call import ExpertCall
 from kernels import select
 from tests.unit.experts.merge_fakes import HIDDEN, SLOTS, call_of, sums_of, waiting
@@ -59,9 +62,9 @@ STEPS: st.SearchStrategy[Steps] = st.lists(
 )
 
 
-@given(STEPS, st.integers(1, 12))
-def test_any_arrivals_are_taken_once_in_order_and_none_starves(steps: Steps, most_rows: int) -> None:
-    queue, seen = WaitingCalls(most_rows), list[WaitingCall]()
+@given(STEPS, st.integers(1, 12), st.booleans())
+def test_any_arrivals_are_taken_once_in_order_and_none_starves(steps: Steps, most_rows: int, round_: bool) -> None:
+    queue, seen = WaitingCalls(most_rows, range(3) if round_ else ()), list[WaitingCall]()
     came: deque[WaitingCall] = deque()  # what waits, the oldest first
     for step in [*steps, *[None] * (len(steps) + 1)]:
         if step is not None:
@@ -69,11 +72,14 @@ def test_any_arrivals_are_taken_once_in_order_and_none_starves(steps: Steps, mos
             came.append(waiting(call_of(layer, rows), connection))
             queue.add(came[-1])
             continue
-        batch = queue.take()
+        leader, batch = queue.leader, queue.take()
         assert bool(batch) == bool(came)
         if not batch:
             continue
-        assert batch[0] is came[0], "the oldest is always among those taken, so none waits for a later one"
+        leads = came[0] if leader is None else leader
+        assert leads in batch
+        assert round_ or batch[0] is came[0], "the oldest is among those taken, so none waits for a later one"
+        assert all(one.overtaken <= MOST_OVERTAKEN + 3 for one in oldest_of_connections(came)), "four connections"
         assert {one.call.layer for one in batch} == {batch[0].call.layer}
         assert len(batch) == 1 or sum(len(one.call.x_RD) for one in batch) <= most_rows
         check_order(batch, came)
@@ -81,8 +87,12 @@ def test_any_arrivals_are_taken_once_in_order_and_none_starves(steps: Steps, mos
         for one in batch:
             came.remove(one)
         seen += batch
-        assert queue.oldest is (came[0] if came else None)
+        assert round_ or queue.leader is (came[0] if came else None)
     assert len(seen) == len(set(map(id, seen))) == sum(step is not None for step in steps)
+
+
+def oldest_of_connections(came: deque[WaitingCall]) -> list[WaitingCall]:
+    return list({one.connection: one for one in reversed(came)}.values())
 
 
 def check_order(batch: list[WaitingCall], came: deque[WaitingCall]) -> None:
@@ -109,3 +119,48 @@ def test_a_call_over_the_limit_is_computed_by_itself() -> None:
     for connection, rows in enumerate((9, 1, 3, 1)):
         queue.add(waiting(call_of(0, rows), connection))
     assert [[len(one.call.x_RD) for one in queue.take()] for _ in range(4)] == [[9], [1, 3], [1], []]
+
+
+@dataclass
+class Walker:
+    """A router on its way through the layers; it asks for the next one some time after it has been answered."""
+
+    connection: int
+    place: int
+    asks_at: float
+
+
+def walk(queue: WaitingCalls, walkers: list[Walker], layers: int, computations: int, pause: float) -> list[int]:
+    """Let routers walk round the layers past one shard that computes for one unit of time; the sizes of its batches.
+
+    A router's own work takes about `pause`: exactly alike, they would keep whatever distance they have.
+    """
+    now, sizes, chance = 0.0, [], random.Random(1)
+    asked: dict[int, Walker] = {}
+    while len(sizes) < computations:
+        for walker in sorted(walkers, key=lambda one: one.asks_at):
+            if walker.asks_at <= now and walker.connection not in asked:
+                queue.add(waiting(call_of(walker.place, 1), walker.connection))
+                asked[walker.connection] = walker
+        if not (batch := queue.take()):
+            now = min(walker.asks_at for walker in walkers)
+            continue
+        now += 1.0
+        sizes.append(len(batch))
+        for one in batch:
+            walker = asked.pop(int(str(one.connection)))
+            walker.place, walker.asks_at = (walker.place + 1) % layers, now + pause * chance.uniform(0.9, 1.1)
+    return sizes
+
+
+@pytest.mark.parametrize("starts", [(0, 5, 11, 14), (3, 4, 9, 1), (2, 3, 10, 7)], ids=str)
+def test_routers_that_are_apart_meet_and_stay_together(starts: tuple[int, ...]) -> None:
+    """Four routers that keep a shard busy: the oldest first, and most calls stay alone for good."""
+
+    def computations_per_call(layers: Iterable[int]) -> float:
+        walkers = [Walker(n, start, 0.1 * n) for n, start in enumerate(starts)]
+        sizes = walk(WaitingCalls(100, layers), walkers, 16, 900, pause=1.0)
+        return 200 / sum(sizes[-200:])
+
+    assert computations_per_call(range(16)) <= 0.76
+    assert computations_per_call(()) >= 0.99
