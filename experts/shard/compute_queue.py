@@ -102,17 +102,17 @@ class ComputeQueue:
         if not mine.leads:
             mine.woken.wait()
         if mine.leads:
-            self._lead()
+            self._lead(mine)
         if isinstance(mine.outcome, Partial):
             return mine.outcome
         raise mine.outcome or RuntimeError("the computation has ended without an outcome")
 
-    def _lead(self) -> None:
+    def _lead(self, mine: WaitingCall) -> None:
         batch: list[WaitingCall] = []
         try:
             with self.turn:
                 with self._lock:
-                    batch = self._waiting.take()
+                    batch = self._waiting.take(mine)
                 self._compute_all(batch)
         finally:
             # First of all the next computation: answering may take the routers' time, not the shard's.

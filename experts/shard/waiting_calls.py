@@ -58,7 +58,7 @@ class WaitingCalls:
 
     @property
     def leader(self) -> WaitingCall | None:
-        """The call whose layer is next; it is in the next `take`."""
+        """The call whose layer should be next."""
         firsts = self._firsts()
         if not firsts:
             return None
@@ -72,10 +72,11 @@ class WaitingCalls:
             found.setdefault(one.connection, one)
         return list(found.values())
 
-    def take(self) -> list[WaitingCall]:
-        """Remove and return the leader and those that are computed with it, in their order; [] if none waits."""
-        if (leader := self.leader) is None:
-            return []
+    def take(self, leader: WaitingCall) -> list[WaitingCall]:
+        """Remove and return `leader`, a connection's oldest call, and those that are computed with it, in their order.
+
+        It was `self.leader` once; others that have come meanwhile do not take its place.
+        """
         taken, rows, passed = [leader], len(leader.call.x_RD), set[Hashable]()
         for one in self._calls:
             if one is leader:

@@ -210,3 +210,21 @@ def test_every_call_of_any_routers_is_answered_once_with_its_own_sums(routers: l
     assert sum(len(call.x_RD) for call in computed) == sum(rows for shapes in routers for _, rows in shapes)
     assert queue.counts.calls == len(ended)
     assert queue.waiting == 0
+
+
+def test_many_routers_that_ask_without_a_pause_all_get_their_own_sums() -> None:
+    """Calls come at any time between the choice of who is next and its turn; nobody waits for ever."""
+    layers = range(9)
+    queue = ComputeQueue(sums_of, layers=layers)
+    calls = [call_of(layer, 2, layer) for layer in layers]
+
+    def walk(router: int) -> list[Partial]:
+        places = [(router * 2 + step) % len(layers) for step in range(300)]
+        return [queue.compute(calls[place], 0, router, lambda: False) for place in places]
+
+    with ThreadPoolExecutor(4) as threads:
+        for router, asked in enumerate([threads.submit(walk, router) for router in range(4)]):
+            for step, partial in enumerate(asked.result(WAIT_S)):
+                assert torch.equal(partial.y_RD, sums_of(calls[(router * 2 + step) % len(layers)]))
+    assert queue.counts.calls == 1200
+    assert queue.waiting == 0

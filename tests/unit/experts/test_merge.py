@@ -62,21 +62,31 @@ STEPS: st.SearchStrategy[Steps] = st.lists(
 )
 
 
-@given(STEPS, st.integers(1, 12), st.booleans())
-def test_any_arrivals_are_taken_once_in_order_and_none_starves(steps: Steps, most_rows: int, round_: bool) -> None:
+LATE = st.none() | st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 5))
+
+
+@given(STEPS, st.integers(1, 12), st.booleans(), LATE)
+def test_any_arrivals_are_taken_once_in_order_and_none_starves(
+    steps: Steps, most_rows: int, round_: bool, late: tuple[int, int, int] | None
+) -> None:
+    added = 0
     queue, seen = WaitingCalls(most_rows, range(3) if round_ else ()), list[WaitingCall]()
     came: deque[WaitingCall] = deque()  # what waits, the oldest first
-    for step in [*steps, *[None] * (len(steps) + 1)]:
+    for step in [*steps, *[None] * (len(steps) + 6)]:
         if step is not None:
             connection, layer, rows = step
             came.append(waiting(call_of(layer, rows), connection))
             queue.add(came[-1])
             continue
-        leader, batch = queue.leader, queue.take()
-        assert bool(batch) == bool(came)
-        if not batch:
+        leads = queue.leader
+        assert (leads is None) == (not came)
+        if leads is None:
             continue
-        leads = came[0] if leader is None else leader
+        if late and added < 5:  # another call comes between the choice and the taking
+            came.append(waiting(call_of(*late[1:]), late[0]))
+            queue.add(came[-1])
+            added += 1
+        batch = queue.take(leads)
         assert leads in batch
         assert round_ or batch[0] is came[0], "the oldest is among those taken, so none waits for a later one"
         assert all(one.overtaken <= MOST_OVERTAKEN + 3 for one in oldest_of_connections(came)), "four connections"
@@ -88,7 +98,7 @@ def test_any_arrivals_are_taken_once_in_order_and_none_starves(steps: Steps, mos
             came.remove(one)
         seen += batch
         assert round_ or queue.leader is (came[0] if came else None)
-    assert len(seen) == len(set(map(id, seen))) == sum(step is not None for step in steps)
+    assert len(seen) == len(set(map(id, seen))) == sum(step is not None for step in steps) + added
 
 
 def oldest_of_connections(came: deque[WaitingCall]) -> list[WaitingCall]:
@@ -114,11 +124,15 @@ def check_greedy(batch: list[WaitingCall], came: deque[WaitingCall], most_rows: 
                 break
 
 
+def take(queue: WaitingCalls) -> list[WaitingCall]:
+    return [] if (leader := queue.leader) is None else queue.take(leader)
+
+
 def test_a_call_over_the_limit_is_computed_by_itself() -> None:
     queue = WaitingCalls(4)
     for connection, rows in enumerate((9, 1, 3, 1)):
         queue.add(waiting(call_of(0, rows), connection))
-    assert [[len(one.call.x_RD) for one in queue.take()] for _ in range(4)] == [[9], [1, 3], [1], []]
+    assert [[len(one.call.x_RD) for one in take(queue)] for _ in range(4)] == [[9], [1, 3], [1], []]
 
 
 @dataclass
@@ -142,7 +156,7 @@ def walk(queue: WaitingCalls, walkers: list[Walker], layers: int, computations: 
             if walker.asks_at <= now and walker.connection not in asked:
                 queue.add(waiting(call_of(walker.place, 1), walker.connection))
                 asked[walker.connection] = walker
-        if not (batch := queue.take()):
+        if not (batch := take(queue)):
             now = min(walker.asks_at for walker in walkers)
             continue
         now += 1.0
