@@ -78,12 +78,15 @@ class ThreadWatch:
         try:
             target(*args)
         except BaseException:  # there is no caller: whatever it is, it ends here
-            self._note(kind, lasts=lasts_until is not None)
-            log.exception("thread %s has failed", threading.current_thread().name)
+            # The log first: who sees the count, or is told to look into the log, finds the line there.
+            try:
+                log.exception("thread %s has failed", threading.current_thread().name)
+            finally:
+                self._note(kind, lasts=lasts_until is not None)
             return
         if lasts_until is not None and not lasts_until():
-            self._note(kind, lasts=True)
             log.error("thread %s has ended unexpectedly", threading.current_thread().name)
+            self._note(kind, lasts=True)
 
     def _note(self, kind: str, lasts: bool) -> None:
         with self._lock:
