@@ -10,7 +10,7 @@ from router_service.engine.scheduling.limits import SchedulerLimits
 from router_service.models.cache_groups import CacheGroup, cache_groups
 from router_service.models.spec import ModelSpec
 
-# Prompts are read in chunks of at most so many tokens: larger ones compute no faster, and take memory.
+# Prompts are read in chunks of at most so many tokens: a larger one takes more memory, and who comes meanwhile waits.
 AUTO_CHUNK_TOKENS = 2048
 
 

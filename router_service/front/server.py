@@ -109,19 +109,20 @@ class FrontServer:
         self._cluster = ClusterService(card.name, self.router_pool, directory)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
-        self.live: LivePage | None = None
-        if config.http_port is not None:
-            self.live = LivePage(
-                config=config,
-                text=text,
-                inference=self.inference,
-                router_pool=self.router_pool,
-                directory=directory,
-                health=self.health,
-                authenticator=self.authenticator,
-                tls=self.tls,
-                tasks=self.tasks,
-            )
+        self.live = None if config.http_port is None else self._live_page(text, directory)
+
+    def _live_page(self, text: TextModel, directory: ShardDirectory | None) -> LivePage:
+        return LivePage(
+            config=self._config,
+            text=text,
+            inference=self.inference,
+            router_pool=self.router_pool,
+            directory=directory,
+            health=self.health,
+            authenticator=self.authenticator,
+            tls=self.tls,
+            tasks=self.tasks,
+        )
 
     @property
     def linked_routers(self) -> int:
