@@ -19,8 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from experts.transport.address import Endpoint
 from experts.transport.channel import connect
 from experts.transport.credentials import Credentials
@@ -66,26 +64,9 @@ class FarShard:
     """A shard and the relay in front of it, in a process of their own."""
 
     def __init__(self, directory: Path, dtype: str, index: int, shards: int, credentials: Credentials) -> None:
-        from cluster.config import ModelConfig
-        from cluster.planner.model import open_model
-        from experts.config import WeightsConfig
-        from experts.placement import even_placement
-        from experts.shard.server import ExpertServer
-        from experts.shard.shard import load_shard
-        from kernels import select
+        from tests.benchmarks.harness.shards import shard_server
 
-        torch.set_num_threads(1)
-        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
-        shard = load_shard(
-            index=index,
-            experts=even_placement(model.plan.spec.gate.experts, shards).shards[index],
-            checkpoint=model.plan.checkpoint,
-            manifest=model.plan.tensors.experts,
-            dtype=model.dtype,
-            device=model.device,
-            ops=select.ops("auto", model.device),
-        )
-        server = ExpertServer(shard, credentials=credentials, host="127.0.0.1", node=NODE, replica=str(index))
+        server = shard_server(directory, index, shards, credentials, NODE, dtype)
         self._relay = Relay(server.endpoint, NODE)
 
     def endpoint(self) -> Endpoint:

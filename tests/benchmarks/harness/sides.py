@@ -92,24 +92,9 @@ class EngineSide:
             self._submit(tokens, new_tokens, **params)
 
     def _submit(self, tokens: Tokens, new_tokens: int, **params: Any) -> None:
-        from router_service.engine.request import Request
-        from router_service.protocol.messages import SamplingParams
+        from tests.benchmarks.harness.requests import submit
 
-        sampling = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True, **params)
-        key = next(self._keys)
-        request = Request(
-            key=key,
-            front=0,
-            stream=key,
-            request_id="",
-            params=sampling,
-            tokens=list(tokens),
-            prompt_length=len(tokens),
-            return_routing=False,
-            arrived=time.monotonic(),
-        )
-        if refused := self.engine.submit(request):
-            raise RuntimeError(str(refused[0].failure))
+        submit(self.engine, next(self._keys), tokens, new_tokens, **params)
 
     def _run_out(self) -> None:
         while not self.engine.idle():

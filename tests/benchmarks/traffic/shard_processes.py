@@ -7,22 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
-from cluster.config import ModelConfig
-from cluster.planner.model import open_model
-from experts.config import WeightsConfig
 from experts.phase import Phase
-from experts.placement import even_placement
-from experts.shard.server import ExpertServer
-from experts.shard.shard import load_shard
 from experts.transport.address import Endpoint
 from experts.transport.channel import connect
 from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
-from kernels import select
 from router_service.config import EngineConfig
 from tests.benchmarks.harness.exchange import NODE, PASSIVE
+from tests.benchmarks.harness.shards import shard_server
 from tests.benchmarks.harness.sides import Tokens
 from tests.benchmarks.harness.worker import Worker
 from tests.benchmarks.traffic.stepped_engine import SOCKET_SECONDS, SteppedEngine
@@ -32,19 +24,7 @@ class ShardSide:
     """One shard of a checkpoint, as a server on sockets."""
 
     def __init__(self, directory: Path, index: int, shards: int, credentials: Credentials) -> None:
-        torch.set_num_threads(1)
-        model = open_model(ModelConfig(checkpoint=str(directory)), WeightsConfig("dequantized"))
-        shard = load_shard(
-            index=index,
-            experts=even_placement(model.plan.spec.gate.experts, shards).shards[index],
-            checkpoint=model.plan.checkpoint,
-            manifest=model.plan.tensors.experts,
-            dtype=model.dtype,
-            device=model.device,
-            ops=select.ops("auto", model.device),
-            keep_packed=False,
-        )
-        self._server = ExpertServer(shard, credentials=credentials, host="127.0.0.1", node=NODE, replica=f"r{index}")
+        self._server = shard_server(directory, index, shards, credentials, NODE)
 
     def endpoint(self) -> Endpoint:
         """Where it listens."""

@@ -1,7 +1,6 @@
 """An engine in this process that is driven step by step; its shards are local, or processes on sockets."""
 
 import os
-import time
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +13,9 @@ from experts.config import ExpertsConfig, WeightsConfig
 from experts.transport.base import Transport
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine, local_shards
-from router_service.engine.request import Event, Request
+from router_service.engine.request import Event
 from router_service.engine.step.step_record import StepRecord
-from router_service.protocol.messages import SamplingParams
+from tests.benchmarks.harness.requests import submit
 from tests.benchmarks.harness.sides import Tokens
 
 SOCKET_SECONDS = 60.0
@@ -52,20 +51,7 @@ class SteppedEngine:
     def submit(self, tokens: Tokens, new_tokens: int, **params: Any) -> int:
         """Hand in a request that nothing but its length ends; return its key."""
         key = next(self._keys)
-        sampling = SamplingParams(**{"max_tokens": new_tokens, "temperature": 0.0, "ignore_eos": True} | params)
-        request = Request(
-            key=key,
-            front=0,
-            stream=key,
-            request_id="",
-            params=sampling,
-            tokens=list(tokens),
-            prompt_length=len(tokens),
-            return_routing=False,
-            arrived=time.monotonic(),
-        )
-        if refused := self.engine.submit(request):
-            raise RuntimeError(str(refused[0].failure))
+        submit(self.engine, key, tokens, new_tokens, **params)
         return key
 
     def step(self) -> list[Event]:

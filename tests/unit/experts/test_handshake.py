@@ -15,6 +15,7 @@ from experts.transport.listener import FrameServer
 from router_service.front.routing import frame_stream as wire
 from tests.support.meeting import meet
 from tests.support.mesh import CREDENTIALS, NODE, until
+from tests.unit.experts.frame_servers import frame_server
 
 OTHER = replace(CREDENTIALS, digest=b"d" * 32)
 NAMES = "is of deployment {}, this process of {}"
@@ -28,16 +29,7 @@ class Deaf:
 
 @pytest.fixture
 def server() -> Iterator[FrameServer]:
-    server = FrameServer(
-        role="shard",
-        index=0,
-        replica="s0",
-        node=NODE,
-        host="127.0.0.1",
-        credentials=CREDENTIALS,
-        checksum=False,
-        handler=Deaf(),
-    )
+    server = frame_server(Deaf(), replica="s0")
     yield server
     server.close()
 

@@ -23,9 +23,10 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Header, Kind, pack_header
 from experts.transport.handshake import client_handshake
-from experts.transport.listener import HANDSHAKE_SECONDS, FrameServer
+from experts.transport.listener import HANDSHAKE_SECONDS
 from tests.support.mesh import CREDENTIALS, NODE, load_shards, until
 from tests.support.tiny import Tiny
+from tests.unit.experts.frame_servers import frame_server
 
 
 @pytest.fixture
@@ -163,16 +164,7 @@ def test_a_question_that_cannot_be_computed_is_answered_so(server: ExpertServer)
 
 def test_silent_peers_are_closed_before_the_proof_only() -> None:
     """Only those who are silent have little time: a busy machine may keep the good ones' proofs for as long."""
-    server = FrameServer(
-        role="shard",
-        index=0,
-        replica="r0",
-        node=NODE,
-        host="127.0.0.1",
-        credentials=CREDENTIALS,
-        checksum=False,
-        handler=Echo(),
-    )
+    server = frame_server(Echo())
     with closing(connect(server.endpoint, NODE, CREDENTIALS, 10.0)) as good:
         echo(good)  # so it has the time of the proven, as that was
         server.handshake_s = 0.1
@@ -305,17 +297,7 @@ def test_a_connection_that_comes_while_the_server_closes_is_ended() -> None:
         def frame(self, *_: object) -> None: ...
         def closed(self, channel: Channel) -> None: ...
 
-    late = FrameServer(
-        role="shard",
-        index=0,
-        replica="r",
-        node=NODE,
-        host="127.0.0.1",
-        credentials=CREDENTIALS,
-        checksum=False,
-        handler=Deaf(),
-        threads=Late(),
-    )
+    late = frame_server(Deaf(), threads=Late())
     with raw(late.endpoint, "unix") as sock:
         assert held.wait(60)
         late.close()
@@ -336,17 +318,7 @@ class Fragile:
 
 def test_a_connection_that_breaks_is_counted_and_ended_and_the_next_is_served() -> None:
     watch = ThreadWatch()
-    server = FrameServer(
-        role="shard",
-        index=0,
-        replica="r",
-        node=NODE,
-        host="127.0.0.1",
-        credentials=CREDENTIALS,
-        checksum=False,
-        handler=Fragile(),
-        threads=watch,
-    )
+    server = frame_server(Fragile(), threads=watch)
     for number in (1, 2):
         with closing(connect(server.endpoint, NODE, CREDENTIALS, 10.0)) as peer:
             peer.send(Kind.STATUS, 1, [])
@@ -374,17 +346,7 @@ def test_a_listener_outlives_a_want_of_threads_and_is_missed_when_it_breaks() ->
             return super().start(kind, *args, **options)
 
     watch = Scarce()
-    server = FrameServer(
-        role="shard",
-        index=0,
-        replica="r",
-        node=NODE,
-        host="127.0.0.1",
-        credentials=CREDENTIALS,
-        checksum=False,
-        handler=Fragile(),
-        threads=watch,
-    )
+    server = frame_server(Fragile(), threads=watch)
     with raw(server.endpoint, "unix") as sock:
         assert read_to_the_end(sock) == b""
     watch.check()
