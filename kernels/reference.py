@@ -5,16 +5,12 @@ Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), M
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.formats.quantized import Matrix, as_dense
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
-
-M = TypeVar("M", bound=Matrix)
 
 
 def gate_topk(logits_TE: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, Tensor]:
@@ -127,14 +123,14 @@ def expert_ffn(
     return sum_rows(y_ND, token_N, len(x_TD))
 
 
-def prepare_matrix(w_OI: M) -> M:
-    """The matrix as it is."""
+def prepare_matrix(w_OI: Matrix, *, gate_up: bool = False) -> Matrix:  # noqa: ARG001 (other layouts need it)
+    """The matrix as it is. With `gate_up` it is an expert's gate over its up."""
     return w_OI
 
 
-def linear(x_MI: Tensor, w_OI: Matrix) -> Tensor:
-    """y_MO = x W^T in x's dtype; a quantized matrix is decoded whole."""
-    return F.linear(x_MI, as_dense(w_OI))
+def linear(x_MI: Tensor, w_OI: Matrix, bias_O: Tensor | None = None) -> Tensor:
+    """y_MO = x W^T + b in x's dtype; a quantized matrix is decoded whole."""
+    return F.linear(x_MI, as_dense(w_OI), bias_O)
 
 
 def _product(x_MI: Tensor, w_OI: Matrix, bias_O: Tensor | None) -> Tensor:

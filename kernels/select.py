@@ -7,28 +7,38 @@ O outputs of a plain product.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from kernels.attention.paged import LayerCache, PagedRows
-from kernels.formats.quantized import Matrix, Quantized
+from kernels.formats.quantized import Matrix
+from kernels.native.library import NativeUnavailableError
+from kernels.native.library import library as native_library
 from kernels.weights import ExpertForm, ExpertWeights, Matrices
 
-M = TypeVar("M", Tensor, Quantized)
+log = logging.getLogger(__name__)
+
+# What a layer takes without the native kernels, for the warning: tests/benchmarks/README.md.
+TORCH_COST = "1.5 to 4 times as long"
 
 
 class Backend(StrEnum):
-    """Which implementation computes. AUTO is Triton on a CUDA device and the CPU path on a CPU."""
+    """Which implementation computes.
+
+    AUTO is Triton on a CUDA device. On a CPU it is NATIVE, or CPU, which is torch's own, where that cannot run.
+    """
 
     AUTO = "auto"
-    REFERENCE = "reference"
+    NATIVE = "native"
     CPU = "cpu"
+    REFERENCE = "reference"
     TRITON = "triton"
 
 
@@ -47,10 +57,17 @@ class PrepareWeights(Protocol):
 
 
 class PrepareMatrix(Protocol):
-    """What `Ops.prepare_matrix` is: what it returns is of the kind that it takes."""
+    """What `Ops.prepare_matrix` is."""
 
-    def __call__(self, w_OI: M, /) -> M:
+    def __call__(self, w_OI: Matrix, /, *, gate_up: bool = ...) -> Matrix:
         """See `reference.prepare_matrix`."""
+
+
+class Linear(Protocol):
+    """What `Ops.linear` is."""
+
+    def __call__(self, x_MI: Tensor, w_OI: Matrix, bias_O: Tensor | None = ...) -> Tensor:
+        """See `reference.linear`."""
 
 
 class PagedAttention(Protocol):
@@ -69,22 +86,16 @@ class Ops:
     backend: Backend
     # (logits_TE, top_k, normalize) -> weights_TK, expert_ids_TK
     gate_topk: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
-    # (expert_ids_N, num_experts) -> order_N, offsets_E1
-    group_by_expert: Callable[[Tensor, int], tuple[Tensor, Tensor]]
-    # (x_TD, weights, token_of_row_N, weight_of_row_N, offsets_E1) -> h_NF
-    gate_up: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
-    # (h_NF, weights, offsets_E1, weight_of_row_N) -> y_ND
-    down: Callable[[Tensor, ExpertWeights, Tensor, Tensor], Tensor]
-    # (y_ND, token_of_row_N, num_tokens) -> y_TD
-    sum_rows: Callable[[Tensor, Tensor, int], Tensor]
     # (gate_up, down, form, gate_up_bias, down_bias) -> weights
     prepare_weights: PrepareWeights
     # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
     expert_ffn: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
-    # (w_OI) -> w_OI in the form that `linear` wants; quantized ones come back unchanged
+    # (w_OI, gate_up) -> w_OI in the form that `linear` wants; with `gate_up`, that `prepare_weights` wants
     prepare_matrix: PrepareMatrix
-    # (x_MI, w_OI, packed or quantized) -> y_MO
-    linear: Callable[[Tensor, Matrix], Tensor]
+    # (x_MI, w_OI from `prepare_matrix`, bias_O) -> y_MO
+    linear: Linear
+    # (w_OI from `prepare_matrix`, numbers_M) -> w_MI; None where its layout forbids it: keep such a matrix as it is
+    take_rows: Callable[[Matrix, Tensor], Tensor] | None = None
     # (q_BHC, cache, rows, scale, sinks_H) -> out_BHV
     paged_attention: PagedAttention
 
@@ -92,13 +103,15 @@ class Ops:
 def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
     """The ops of `backend` for tensors on `device`.
 
-    Raises ValueError for an unknown backend or one that cannot run on the device, RuntimeError where Triton is wanted
-    but not installed. Call it once and keep the result.
+    Raises ValueError for an unknown backend or one that cannot run on the device, RuntimeError where Triton or the
+    native kernels are wanted but not there. Call it once and keep the result.
     """
     kind = torch.device(device).type
     chosen = resolve(Backend(backend), kind)
-    if chosen is Backend.CPU and kind != "cpu":
-        raise ValueError(f"backend 'cpu' cannot run on a {kind} device: take 'auto', 'triton' or 'reference'")
+    if chosen in (Backend.CPU, Backend.NATIVE) and kind != "cpu":
+        raise ValueError(f"backend '{chosen}' cannot run on a {kind} device: take 'auto', 'triton' or 'reference'")
+    if chosen is Backend.NATIVE:
+        native_library()
     if chosen is Backend.TRITON:
         _check_triton(kind)
     return _load(chosen)
@@ -108,10 +121,21 @@ def resolve(backend: Backend, device_type: str) -> Backend:
     """What AUTO means on a type of device; any other backend is itself. ValueError for a device that nothing suits."""
     if backend is not Backend.AUTO:
         return backend
+    if device_type == "cpu":
+        return _fastest_on_cpu()
+    if device_type == "cuda":
+        return Backend.TRITON
+    raise ValueError(f"no fast backend for a {device_type} device: take 'reference'")
+
+
+@cache
+def _fastest_on_cpu() -> Backend:
     try:
-        return {"cpu": Backend.CPU, "cuda": Backend.TRITON}[device_type]
-    except KeyError:
-        raise ValueError(f"no fast backend for a {device_type} device: take 'reference'") from None
+        native_library()
+    except NativeUnavailableError as error:
+        log.warning("%s. Until then torch's products serve, which take %s", error, TORCH_COST)
+        return Backend.CPU
+    return Backend.NATIVE
 
 
 def _check_triton(device_type: str) -> None:
@@ -130,6 +154,8 @@ def _check_triton(device_type: str) -> None:
 def _load(backend: Backend) -> Ops:
     if backend is Backend.TRITON:
         return _triton_ops()
+    if backend is Backend.NATIVE:
+        return _native_ops()
     return _cpu_ops() if backend is Backend.CPU else _reference_ops()
 
 
@@ -140,14 +166,27 @@ def _reference_ops() -> Ops:
     return Ops(
         backend=Backend.REFERENCE,
         gate_topk=reference.gate_topk,
-        group_by_expert=reference.group_by_expert,
-        gate_up=reference.gate_up,
-        down=reference.down,
-        sum_rows=reference.sum_rows,
         prepare_weights=reference.prepare_weights,
         expert_ffn=reference.expert_ffn,
         prepare_matrix=reference.prepare_matrix,
         linear=reference.linear,
+        paged_attention=attention.paged_attention,
+    )
+
+
+def _native_ops() -> Ops:
+    from kernels import reference
+    from kernels.attention import cpu as attention
+    from kernels.native import experts, products
+
+    return Ops(
+        backend=Backend.NATIVE,
+        gate_topk=reference.gate_topk,
+        prepare_weights=experts.prepare_weights,
+        expert_ffn=experts.expert_ffn,
+        prepare_matrix=products.prepare_matrix,
+        linear=products.linear,
+        take_rows=products.take_rows,
         paged_attention=attention.paged_attention,
     )
 
@@ -160,10 +199,6 @@ def _cpu_ops() -> Ops:
     return Ops(
         backend=Backend.CPU,
         gate_topk=cpu.gate_topk,
-        group_by_expert=cpu.group_by_expert,
-        gate_up=cpu.gate_up,
-        down=cpu.down,
-        sum_rows=cpu.sum_rows,
         prepare_weights=cpu.prepare_weights,
         expert_ffn=cpu.expert_ffn,
         prepare_matrix=cpu_linear.prepare_matrix,
@@ -179,10 +214,6 @@ def _triton_ops() -> Ops:
     return Ops(
         backend=Backend.TRITON,
         gate_topk=triton_ops.gate_topk,
-        group_by_expert=triton_ops.group_by_expert,
-        gate_up=triton_ops.gate_up,
-        down=triton_ops.down,
-        sum_rows=triton_ops.sum_rows,
         prepare_weights=triton_ops.prepare_weights,
         expert_ffn=triton_ops.expert_ffn,
         prepare_matrix=triton_ops.prepare_matrix,

@@ -43,15 +43,16 @@ class Packer:
         dtype = torch.float32 if source.float32 else self._dtype
         return self._fill(torch.empty(source.shape, dtype=dtype, device=self._device), source)
 
-    def read_matrix(self, source: TensorSource) -> Matrix:
-        """As `read`, for a matrix that only `Ops.linear` or `Ops.expert_ffn` will see."""
+    def read_matrix(self, source: TensorSource, gate_up: bool = False) -> Matrix:
+        """As `read`, for a matrix that only `Ops.linear` will see, or `Ops.expert_ffn`; `gate_up` as in `Ops`."""
         if source.encoded and self._keep_packed:
             return self._as_published(source)
-        if self._spare is None or self._spare.shape != source.shape:
+        dtype = torch.float32 if source.float32 else self._dtype
+        if self._spare is None or self._spare.shape != source.shape or self._spare.dtype != dtype:
             self._spare = None  # freed before the next one is allocated
-            self._spare = torch.empty(source.shape, dtype=self._dtype, device=self._device)
+            self._spare = torch.empty(source.shape, dtype=dtype, device=self._device)
         dense_OI = self._fill(self._spare, source)
-        packed_OI = self._ops.prepare_matrix(dense_OI)
+        packed_OI = self._ops.prepare_matrix(dense_OI, gate_up=gate_up)
         if packed_OI is dense_OI:
             self._spare = None  # it belongs to the caller now
         return packed_OI

@@ -109,7 +109,7 @@ def load_shard(
     packer = Packer(checkpoint, ops, dtype, device, keep_packed, progress)
     for layer in manifest.layers:
         held = [manifest.source(layer, expert) for expert in experts]
-        gate_up = tuple(packer.read_matrix(one.gate_up) for one in held)
+        gate_up = tuple(packer.read_matrix(one.gate_up, gate_up=True) for one in held)
         down = tuple(packer.read_matrix(one.down) for one in held)
         biases = (_biases(packer, [one.gate_up_bias for one in held]), _biases(packer, [one.down_bias for one in held]))
         layers[layer] = ops.prepare_weights(gate_up, down, manifest.form, *biases)

@@ -9,7 +9,6 @@ Legend: M rows, I inputs, O outputs, S outputs decoded at a time.
 from __future__ import annotations
 
 from functools import cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +17,6 @@ from kernels.cpu.widening import native, plain_linear
 from kernels.formats.buffers import BUFFERS
 from kernels.formats.quantized import Matrix, Quantized, Scratch
 
-M = TypeVar("M", Tensor, Quantized, Matrix)
-
 # Up to here every row count gets a primitive of its own; above, eight sizes an octave share them.
 _EXACT_ROWS = 15
 # Of a quantized matrix decoded at a time, so that it is still in a cache when it is multiplied. From half of this to
@@ -27,7 +24,7 @@ _EXACT_ROWS = 15
 _PIECE_BYTES = 1 << 21
 
 
-def prepare_matrix(w_OI: M) -> M:
+def prepare_matrix(w_OI: Matrix, *, gate_up: bool = False) -> Matrix:  # noqa: ARG001 (one layout for both)
     """The matrix in oneDNN's blocked layout (opaque: `is_mkldnn`), or unchanged where this CPU gains nothing from it.
 
     A packed or quantized matrix comes back unchanged, and so does one of a dtype that this CPU has no instructions for:
@@ -69,13 +66,13 @@ def _by_pieces(x_MI: Tensor, w_OI: Quantized, bias_O: Tensor | None) -> Tensor:
     return y_MO
 
 
-def linear_any_rows(x_MI: Tensor, w_OI: Matrix) -> Tensor:
+def linear_any_rows(x_MI: Tensor, w_OI: Matrix, bias_O: Tensor | None = None) -> Tensor:
     """As `linear`, for callers whose number of rows changes from call to call: rows are padded here."""
     rows = x_MI.shape[0]
     extra = padded(rows) - rows
     if extra == 0:
-        return linear(x_MI, w_OI)
-    return linear(torch.cat((x_MI, x_MI.new_zeros(extra, x_MI.shape[1]))), w_OI)[:rows]
+        return linear(x_MI, w_OI, bias_O)
+    return linear(torch.cat((x_MI, x_MI.new_zeros(extra, x_MI.shape[1]))), w_OI, bias_O)[:rows]
 
 
 def padded(rows: int) -> int:

@@ -31,7 +31,7 @@ class Backbone:
         self._w = Projections(weights, ops)
         self._head = "embed" if spec.tied_embeddings else "head"
         angles, self._rope_factor = frequencies(spec.rope)
-        self._angles = angles.to(self._w.tensor("embed").device)
+        self._angles = angles.to(cache.device)
         self._attentions = [
             attention_of(LayerParts(n, spec, self._w, ops, cache.group_of(n), cache.of_layer(n)))
             for n in range(spec.layers)
@@ -40,7 +40,7 @@ class Backbone:
 
     def embed(self, batch: StepBatch) -> tuple[Tensor, Rotation]:
         """Return x_TD and the rotation of the step's positions, which all layers share."""
-        x_TD = F.embedding(batch.token_ids_T, self._w.tensor("embed"))
+        x_TD = self._w.rows("embed", batch.token_ids_T)
         return x_TD, rotation(batch.positions_T, self.spec.rope, self._angles, self._rope_factor, x_TD.dtype)
 
     def attention(self, layer: int, x_TD: Tensor, by: Rotation, batch: StepBatch) -> Tensor:
@@ -54,8 +54,7 @@ class Backbone:
     def gate_logits(self, layer: int, h_TD: Tensor) -> Tensor:
         """Return logits_TE in the model's dtype, or in float32 if `Gate.float32` is set."""
         gate = self.spec.gate
-        bias_E = self._w.tensor(f"{layer}.gate_bias") if gate.bias else None
-        return plain_linear(h_TD.float() if gate.float32 else h_TD, self._w.tensor(f"{layer}.gate"), bias_E)
+        return self._w.apply(f"{layer}.gate", h_TD.float() if gate.float32 else h_TD)
 
     def gate_correction(self, layer: int) -> Tensor | None:
         """Return the correction of the scores for choosing experts, float32 [E]; None without one."""

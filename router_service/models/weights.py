@@ -11,7 +11,9 @@ from kernels.formats.quantized import Matrix
 from kernels.select import Ops
 
 # Used by `Ops.linear` only, so they may have its layout or stay quantized; the others are plain tensors.
-PROJECTIONS = frozenset({"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head"})
+PROJECTIONS = frozenset(
+    {"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head", "gate"}
+)
 # Parameters of the shared expert; the rest of the router is dense.
 SHARED_EXPERT = frozenset({"shared_gate_up", "shared_down", "shared_gate"})
 
@@ -32,8 +34,13 @@ def load_router_weights(
         progress: called with the bytes of each tensor read, in the form kept.
     """
     packer, weights = Packer(checkpoint, ops, dtype, device, keep_packed, progress), dict[str, Matrix]()
-    for name in sorted(params, key=lambda name: _order(name, params[name])):
-        weights[name] = packer.read_matrix(params[name]) if is_projection(name) else packer.read(params[name])
+    # Packed matrices first, the largest before others: packing needs two copies, so do it while little is loaded.
+    # An embedding that is the head too: a layout of `Ops.linear` will do if single rows can be taken from it.
+    matrices = {name for name in params if is_projection(name)}
+    if "head" not in params and ops.take_rows is not None:
+        matrices.add("embed")
+    for name in sorted(params, key=lambda name: (name not in matrices, -params[name].elements)):
+        weights[name] = packer.read_matrix(params[name]) if name in matrices else packer.read(params[name])
     return weights
 
 
@@ -50,8 +57,3 @@ def is_shared_expert(name: str) -> bool:
 def resident_bytes(params: Mapping[str, TensorSource], dtype: torch.dtype, packed: bool) -> int:
     """Bytes in memory of the router's parameters."""
     return sum(source.resident_bytes(dtype, packed and is_projection(name)) for name, source in params.items())
-
-
-def _order(name: str, source: TensorSource) -> tuple[bool, int]:
-    """Packed matrices first, the largest before others: packing needs two copies, so do it while little is loaded."""
-    return not is_projection(name), -source.elements

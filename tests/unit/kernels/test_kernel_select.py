@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from kernels.native.library import available
 from kernels.select import Backend, Ops, ops, resolve
 
 
@@ -18,14 +19,15 @@ def run_python(code: str) -> None:
 
 
 def test_auto_follows_the_device():
-    assert ops().backend is Backend.CPU
-    assert resolve(Backend.AUTO, "cpu") is Backend.CPU
+    fastest = Backend.NATIVE if available() else Backend.CPU
+    assert ops().backend is fastest
+    assert resolve(Backend.AUTO, "cpu") is fastest
     assert resolve(Backend.AUTO, "cuda") is Backend.TRITON
     assert ops("reference", torch.device("cpu")).backend is Backend.REFERENCE
 
 
 def test_ops_are_resolved_once():
-    assert ops("cpu") is ops("auto")
+    assert ops("auto") is ops(resolve(Backend.AUTO, "cpu"))
 
 
 def test_unknown_backend_is_refused():
@@ -56,8 +58,9 @@ def test_missing_triton_is_named(monkeypatch):
 def test_cpu_path_needs_no_triton():
     run_python(
         "import sys; sys.modules['triton'] = None\n"
-        "from kernels.select import ops\n"
-        "assert ops('auto').backend == 'cpu' and ops('reference').backend == 'reference'"
+        "from kernels.native.library import available
+from kernels.select import ops\n"
+        "assert ops('auto').backend in ('native', 'cpu') and ops('reference').backend == 'reference'"
     )
 
 
@@ -65,7 +68,7 @@ def test_package_itself_is_light():
     run_python("import sys, kernels; assert kernels.__version__ == '0' and 'torch' not in sys.modules")
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "reference", *(["native"] if available() else [])])
 def test_every_op_runs(backend):
     chosen: Ops = ops(backend)
     weights_TK, ids_TK = chosen.gate_topk(torch.randn(4, 3), 2, True)

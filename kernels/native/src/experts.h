@@ -1,0 +1,186 @@
+// A layer's experts for rows in any order, in one call: gate-up with the activation, down, and the weighted sum.
+// Included once for each instruction set.
+//
+// Rows are sorted by expert. A unit of gate-up is one panel of one expert, a unit of down one panel of all of them: it
+// adds up its 32 outputs of every token by ascending expert, so that no two threads add to the same number.
+
+namespace expertmesh::EM_ISA {
+
+// The rows of one expert: `first` is the first of them among the sorted rows.
+struct Group {
+    int64_t expert;
+    int64_t first;
+    int64_t rows;
+    int64_t first_tile;  // of all tiles
+};
+
+template <class X>
+struct ExpertsJob {
+    const ExpertsCall& call;
+    Group* groups;
+    int64_t group_count;
+    int64_t* row_of_place;  // the sorted rows
+    X* tiles;
+    X* hidden_tiles;
+    int64_t row_size;
+    int64_t hidden_size;
+
+    const Experts& experts() const { return *call.experts; }
+    Dtype dtype() const { return static_cast<Dtype>(call.x_dtype); }
+    int64_t gate_up_panels() const { return experts().gate_up[0].panels; }
+
+    void pack(int64_t unit) {
+        int64_t at = 0;
+        while (at + 1 < group_count && groups[at + 1].first_tile <= unit) ++at;
+        const Group& group = groups[at];
+        const Matrix& w = experts().gate_up[group.expert];
+        const int64_t number = unit - group.first_tile;
+        const int rows = rows_of_tile(group.rows, number);
+        float* floats = static_cast<float*>(scratch(Purpose::SUMS, row_floats(w) * sizeof(float)));
+        X* tile = tiles + (group.first + number * Vec::kRows) * row_size;
+        for (int m = 0; m < rows; ++m) {
+            const int64_t row = row_of_place[group.first + number * Vec::kRows + m];
+            const float weight = experts().weight_inputs ? call.weight_of_row[row] : 1.0f;
+            read_row(dtype(), call.x, call.token_of_row[row] * call.x_stride, w, weight, floats);
+            place(floats, 0, padded_inputs(w), w, rows, m, tile);
+        }
+    }
+
+    void gate_up(int64_t unit) {
+        const Group& group = groups[unit / gate_up_panels()];
+        const int64_t panel = unit % gate_up_panels();
+        const Matrix& w = experts().gate_up[group.expert];
+        const float* bias = experts().gate_up_bias;
+        if (bias != nullptr) bias += (group.expert * gate_up_panels() + panel) * kPanel;
+        float acc[kBlockRows * kPanel];
+        for (int64_t first = 0; first < group.rows; first += kBlockRows) {
+            const int64_t rows = group.rows - first < kBlockRows ? group.rows - first : kBlockRows;
+            panel_product(w, panel, Rows<X>{tiles + (group.first + first) * row_size, rows, row_size}, acc);
+            for (int64_t m = 0; m < rows; ++m) activate(group, panel, first + m, acc + m * kPanel, bias);
+        }
+    }
+
+    // Writes 16 elements of a row's hidden vector where the down product reads them.
+    void activate(const Group& group, int64_t panel, int64_t row, float* sums, const float* bias) {
+        for (int lane = 0; lane < kHalf; lane += L) {
+            F gate = Vec::load(sums + lane), up = Vec::load(sums + kHalf + lane);
+            if (bias != nullptr) {
+                gate = Vec::add(gate, Vec::load(bias + lane));
+                up = Vec::add(up, Vec::load(bias + kHalf + lane));
+            }
+            Vec::store(sums + lane, rounded_to(dtype(), activation(gate, up)));
+        }
+        const Matrix& down = experts().down[group.expert];
+        const int64_t tile = row / Vec::kRows, begin = panel * kHalf;
+        const int rows = rows_of_tile(group.rows, tile), m = static_cast<int>(row % Vec::kRows);
+        X* out = hidden_tiles + (group.first + tile * Vec::kRows) * hidden_size;
+        const int64_t padded = padded_inputs(down), end = begin + kHalf < padded ? begin + kHalf : padded;
+        if (begin < end) place(sums, begin, end, down, rows, m, out);
+    }
+
+    F activation(F gate, F up) const {
+        if (static_cast<Activation>(experts().activation) == Activation::SILU) return Vec::mul(Vec::mul(gate, sigmoid(gate)), up);
+        const F limit = Vec::set(experts().limit), lowest = Vec::set(-experts().limit);
+        gate = Vec::min(limit, gate);
+        up = Vec::add(Vec::max(lowest, Vec::min(limit, up)), Vec::set(1.0f));
+        return Vec::mul(Vec::mul(sigmoid(Vec::mul(gate, Vec::set(experts().alpha))), gate), up);
+    }
+
+    void down(int64_t panel) {
+        const int64_t width = experts().hidden, column = panel * kPanel;
+        const int lanes = static_cast<int>(width - column < kPanel ? width - column : kPanel);
+        if (!call.by_row) {
+            for (int64_t t = 0; t < call.tokens; ++t) __builtin_memset(call.y + t * width + column, 0, lanes * sizeof(float));
+        }
+        float acc[kBlockRows * kPanel];
+        for (int64_t g = 0; g < group_count; ++g) {
+            const Group& group = groups[g];
+            const Matrix& w = experts().down[group.expert];
+            for (int64_t first = 0; first < group.rows; first += kBlockRows) {
+                const int64_t rows = group.rows - first < kBlockRows ? group.rows - first : kBlockRows;
+                const Rows<X> x{hidden_tiles + (group.first + first) * hidden_size, rows, hidden_size};
+                panel_product(w, panel, x, acc);
+                for (int64_t m = 0; m < rows; ++m) add(group, first + m, column, lanes, acc + m * kPanel);
+            }
+        }
+    }
+
+    void add(const Group& group, int64_t place, int64_t column, int lanes, float* sums) {
+        const int64_t row = row_of_place[group.first + place];
+        const float* bias = experts().down_bias;
+        if (bias != nullptr) bias += group.expert * experts().down[0].panels * kPanel + column;
+        const F weight = Vec::set(experts().weight_inputs ? 1.0f : call.weight_of_row[row]);
+        float* y = call.y + (call.by_row ? row : call.token_of_row[row]) * experts().hidden + column;
+        for (int lane = 0; lane < lanes; lane += L) {
+            F value = Vec::load(sums + lane);
+            if (bias != nullptr) value = Vec::add(value, Vec::load(bias + lane));
+            value = Vec::mul(value, weight);
+            const int count = lanes - lane;
+            if (count >= L) {
+                Vec::store(y + lane, call.by_row ? value : Vec::add(Vec::load(y + lane), value));
+            } else {
+                if (!call.by_row) value = Vec::add(load_some(Dtype::F32, y, lane, count), value);
+                store_some(Dtype::F32, y, lane, value, count);
+            }
+        }
+    }
+};
+
+// Sorts rows by expert, stably. BAD_EXPERT and BAD_TOKEN for an index outside.
+inline Status sort_rows(const ExpertsCall& call, int64_t* starts, int64_t* row_of_place) {
+    const int64_t count = call.experts->count;
+    for (int64_t e = 0; e <= count; ++e) starts[e] = 0;
+    for (int64_t row = 0; row < call.rows; ++row) {
+        const int64_t expert = call.expert_of_row[row], token = call.token_of_row[row];
+        if (expert < 0 || expert >= count) return Status::BAD_EXPERT;
+        if (token < 0 || token >= call.tokens) return Status::BAD_TOKEN;
+        ++starts[expert + 1];
+    }
+    for (int64_t e = 0; e < count; ++e) starts[e + 1] += starts[e];
+    for (int64_t row = 0; row < call.rows; ++row) row_of_place[starts[call.expert_of_row[row]]++] = row;
+    for (int64_t e = count; e > 0; --e) starts[e] = starts[e - 1];  // each stands at its end now
+    starts[0] = 0;
+    return Status::OK;
+}
+
+template <class X>
+Status run_experts(const ExpertsCall& call) {
+    using Job = ExpertsJob<X>;
+    const Experts& experts = *call.experts;
+    const int64_t per_x = inputs_of_x(static_cast<const X*>(nullptr));
+    const int64_t row_size = padded_inputs(experts.gate_up[0]) / per_x;
+    const int64_t hidden_size = padded_inputs(experts.down[0]) / per_x;
+    const size_t index_bytes = (experts.count + 1 + call.rows) * sizeof(int64_t);
+    auto* starts = static_cast<int64_t*>(scratch(Purpose::ORDER, index_bytes + experts.count * sizeof(Group)));
+    auto* tiles = static_cast<X*>(scratch(Purpose::ROWS, call.rows * row_size * sizeof(X) + 64));
+    auto* hidden = static_cast<X*>(scratch(Purpose::HIDDEN, call.rows * hidden_size * sizeof(X) + 64));
+    if (starts == nullptr || tiles == nullptr || hidden == nullptr) return Status::NO_MEMORY;
+    int64_t* order = starts + experts.count + 1;
+    if (const Status status = sort_rows(call, starts, order); status != Status::OK) return status;
+    auto* groups = reinterpret_cast<Group*>(order + call.rows);
+    int64_t group_count = 0, tile_count = 0;
+    for (int64_t e = 0; e < experts.count; ++e) {
+        const int64_t rows = starts[e + 1] - starts[e];
+        if (rows == 0) continue;
+        groups[group_count++] = Group{e, starts[e], rows, tile_count};
+        tile_count += tiles_of(rows);
+    }
+    Job job{call, groups, group_count, order, tiles, hidden, row_size, hidden_size};
+    const Phase phases[] = {
+        {tile_count, [](void* job, int64_t unit) { static_cast<Job*>(job)->pack(unit); }},
+        {group_count * job.gate_up_panels(), [](void* job, int64_t unit) { static_cast<Job*>(job)->gate_up(unit); }},
+        {experts.down[0].panels, [](void* job, int64_t unit) { static_cast<Job*>(job)->down(unit); }},
+    };
+    run_phases(call.threads, phases, 3, &job);
+    return Status::OK;
+}
+
+inline Status experts(const ExpertsCall& call) {
+#if defined(__AVX512BF16__)
+    if (by_pairs(call.experts->gate_up[0], call.x_dtype) && by_pairs(call.experts->down[0], call.x_dtype))
+        return run_experts<uint32_t>(call);
+#endif
+    return run_experts<float>(call);
+}
+
+}  // namespace expertmesh::EM_ISA

@@ -1,0 +1,8 @@
+#define EM_ISA avx2
+#include "vec_avx2.h"
+#include "kernels.inc"
+
+namespace expertmesh {
+extern const Kernels kernels_avx2;
+const Kernels kernels_avx2 = {"avx2", avx2::linear, avx2::experts};
+}  // namespace expertmesh

@@ -1,0 +1,8 @@
+#define EM_ISA avx512
+#include "vec_avx512.h"
+#include "kernels.inc"
+
+namespace expertmesh {
+extern const Kernels kernels_avx512;
+const Kernels kernels_avx512 = {"avx512", avx512::linear, avx512::experts};
+}  // namespace expertmesh

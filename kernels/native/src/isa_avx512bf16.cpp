@@ -1,0 +1,8 @@
+#define EM_ISA avx512bf16
+#include "vec_avx512.h"
+#include "kernels.inc"
+
+namespace expertmesh {
+extern const Kernels kernels_avx512bf16;
+const Kernels kernels_avx512bf16 = {"avx512bf16", avx512bf16::linear, avx512bf16::experts};
+}  // namespace expertmesh

@@ -1,0 +1,8 @@
+#define EM_ISA neon
+#include "vec_neon.h"
+#include "kernels.inc"
+
+namespace expertmesh {
+extern const Kernels kernels_neon;
+const Kernels kernels_neon = {"neon", neon::linear, neon::experts};
+}  // namespace expertmesh
