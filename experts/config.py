@@ -14,7 +14,7 @@ class ExpertsConfig:
         shards: processes that the experts of each layer are spread over
         call_timeout_seconds: a shard that has not replied to a layer's call by then counts as failed
         checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
-        backend: what computes: native is C++ on a CPU, cpu is torch there, triton is for GPUs, reference is slow and plain;
+        backend: what computes: native is C++ on a CPU, cpu is torch there, triton is for GPUs, reference is slow;
             auto takes triton on a GPU, and on a CPU native where it was built
         threads: CPU threads of each shard's computation; 0 shares out the cores that it may use among the shards of its
             node (a pod is one)

@@ -23,7 +23,7 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-INSTRUCTION_SETS = {
+INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "isa_avx2": _AVX2,
         "isa_avx512": _AVX512,
@@ -68,7 +68,7 @@ def build(
     if machine not in INSTRUCTION_SETS:
         raise NoCompilerError(f"no native kernels for {machine}: there are some for {', '.join(INSTRUCTION_SETS)}")
     cxx = cxx or compiler()
-    flags_of: dict[str, list[str]] = {**{name: [] for name in COMMON}, **INSTRUCTION_SETS[machine]}
+    flags_of = {name: list[str]() for name in COMMON} | INSTRUCTION_SETS[machine]
     with TemporaryDirectory(dir=library.parent) as directory:
         objects = {name: Path(directory, f"{name}.o") for name in flags_of}
         commands = [

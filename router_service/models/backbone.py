@@ -53,8 +53,7 @@ class Backbone:
 
     def gate_logits(self, layer: int, h_TD: Tensor) -> Tensor:
         """Return logits_TE in the model's dtype, or in float32 if `Gate.float32` is set."""
-        gate = self.spec.gate
-        return self._w.apply(f"{layer}.gate", h_TD.float() if gate.float32 else h_TD)
+        return self._w.apply(f"{layer}.gate", h_TD.float() if self.spec.gate.float32 else h_TD)
 
     def gate_correction(self, layer: int) -> Tensor | None:
         """Return the correction of the scores for choosing experts, float32 [E]; None without one."""

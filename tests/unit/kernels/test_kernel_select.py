@@ -58,8 +58,7 @@ def test_missing_triton_is_named(monkeypatch):
 def test_cpu_path_needs_no_triton():
     run_python(
         "import sys; sys.modules['triton'] = None\n"
-        "from kernels.native.library import available
-from kernels.select import ops\n"
+        "from kernels.select import ops\n"
         "assert ops('auto').backend in ('native', 'cpu') and ops('reference').backend == 'reference'"
     )
 
