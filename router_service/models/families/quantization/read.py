@@ -8,6 +8,7 @@ from experts.checkpoint.encodings.mxfp4 import Mxfp4Encoding
 from experts.checkpoint.json_reader import JsonReader
 from router_service.models.families.quantization.compressed_tensors import read_compressed_tensors
 from router_service.models.families.quantization.fp8 import read_fp8
+from router_service.models.families.quantization.modelopt import read_modelopt
 from router_service.models.families.quantization.quantization import Quantization, always
 
 # A checkpoint that says nothing may still hold DeepSeek's blocks.
@@ -15,18 +16,21 @@ UNSAID = Quantization(always(BlockFp8Encoding()), plain=lambda _: True)
 
 
 def _read_mxfp4(_: JsonReader) -> Quantization:
-    return Quantization(always(Mxfp4Encoding()))
+    return Quantization(always(Mxfp4Encoding()), plain=lambda name: ".experts." not in name)
 
 
 METHODS: dict[str, Callable[[JsonReader], Quantization]] = {
     "fp8": read_fp8,
     "compressed-tensors": read_compressed_tensors,
+    "modelopt": read_modelopt,
     "mxfp4": _read_mxfp4,
 }
 
 
-def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
+def read_quantization(config: Mapping[str, Any], where: str, beside: JsonReader | None = None) -> Quantization:
     """Read `quantization_config`, which a multimodal model may have in its section of the text model.
+
+    Where there is none, `beside` is used: what older versions of ModelOpt write into a file of its own.
 
     Raises:
         CheckpointError: a method that is not supported, or a value that is missing or bad.
@@ -35,6 +39,8 @@ def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
     written = whole.object("quantization_config")
     if not written.values:
         written = whole.object("text_config").object("quantization_config")
+    if beside is not None and beside.values and not written.values:
+        return read_modelopt(beside)
     method = written.text("quant_method", default=None)
     if method is None:
         return UNSAID
