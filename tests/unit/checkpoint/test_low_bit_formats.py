@@ -57,6 +57,15 @@ def test_a_quantized_head(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyP
     check(tmp_path, made.oracle, monkeypatch, keep_packed=True)
 
 
+@pytest.mark.parametrize("form", [None, "fp8-channel"])
+def test_llama_4_with_its_experts_apart(tmp_path: Path, form: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_tiny(tmp_path, "llama4")
+    quantize.write_apart(tmp_path)
+    if form is not None:
+        write_format(tmp_path, made.oracle, FORMATS[form])
+    check(tmp_path, made.oracle, monkeypatch, keep_packed=True)
+
+
 def test_modules_that_stay_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(tmp_path, "qwen3_moe", "int8")
     experts_only = [
