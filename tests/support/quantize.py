@@ -80,6 +80,8 @@ def set_weights(model: Any, dense: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if name in dense:
             parameter.copy_(dense[name])
+        elif not any(written.startswith(name.rpartition(".")[0]) for written in dense):
+            continue
         elif name.endswith("experts.gate_up_proj"):
             prefix = name.removesuffix("gate_up_proj")
             for expert in range(len(parameter)):

@@ -17,7 +17,7 @@ from experts.checkpoint.source import Part, stacked
 from kernels import select
 from router_service.models.families.registry import plan_model
 from tests.support import quantize
-from tests.support.formats import FORMATS, write_format
+from tests.support.formats import FORMATS, modelopt, write_format
 from tests.support.mesh import Mesh
 from tests.support.tiny import Tiny, make_tiny
 from tests.unit.checkpoint.as_transformers import check
@@ -83,6 +83,20 @@ def test_modelopts_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     quantize.change_config(tmp_path, quantization_config=None)
     written = {"quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}}
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(written))
+    check(tmp_path, made.oracle, monkeypatch, keep_packed=True)
+
+
+def test_modelopts_mixed_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(tmp_path, "qwen3_moe", "modelopt-nvfp4")
+    fp8, fp4 = FORMATS["modelopt-fp8"], FORMATS["modelopt-nvfp4"]
+    write_format(tmp_path, made.oracle, fp4, lambda name: ".experts." in name)
+    write_format(tmp_path, made.oracle, fp8, lambda name: "self_attn" in name and "_proj" in name)
+    modules = [
+        name.removesuffix(".weight_scale") for name in Checkpoint(tmp_path).names if name.endswith("weight_scale")
+    ]
+    layers = {name: {"quant_algo": "NVFP4" if ".experts." in name else "FP8"} for name in modules}
+    written = modelopt("MIXED_PRECISION", quantized_layers=layers)
+    quantize.change_config(tmp_path, quantization_config=written)
     check(tmp_path, made.oracle, monkeypatch, keep_packed=True)
 
 

@@ -103,7 +103,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (compressed("int-quantized", {}, ignore=["re:" + 5 * ".*a"]), "a pattern may have 1000 characters, 4 of * + {"),
     (compressed("int-quantized", {}, ignore=["re:" + "a" * 1000]), "a pattern may have 1000 characters, "),
     (modelopt("NVFP4_AWQ"), "quant_algo is 'NVFP4_AWQ', supported: 'FP8', 'FP8_PER_CHANNEL_PER_TOKEN', 'NVFP4', "),
-    (modelopt("MIXED_PRECISION"), "quant_algo is 'MIXED_PRECISION', supported: "),
+    (modelopt("MIXED_PRECISION"), "quantized_layers is {}, MIXED_PRECISION needs the modules and their algorithms"),
+    (
+        modelopt("MIXED_PRECISION", quantized_layers={"a.b": {"quant_algo": "W4A8_AWQ"}}),
+        "quantized_layers.a.b.quant_algo is 'W4A8_AWQ', supported: 'FP8', ",
+    ),
     (modelopt("NVFP4", group_size=32), "group_size is 32, supported: 16"),
     ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size is [128], FP8 needs two positive numbers"),
     ({"quant_method": "quark"}, "quant_method is 'quark', supported: 'fp8', 'compressed-tensors', 'modelopt', 'mxfp4'"),
@@ -181,6 +185,28 @@ def test_modelopts_own_file_counts_where_config_json_says_nothing() -> None:
     assert read(FORMATS["int8"].config, HF_QUANT).encodings(DOWN) == (ENCODINGS["int8"],)
     with pytest.raises(CheckpointError, match=r"hf_quant_config\.json: quantization\.quant_algo is 'W4A16_AWQ'"):
         read({}, {"quantization": {"quant_algo": "W4A16_AWQ"}})
+
+
+def test_each_module_may_have_an_algorithm_of_its_own() -> None:
+    layers = {
+        "model.layers.0.self_attn.q_proj": {"quant_algo": "FP8"},
+        DOWN.removesuffix(".weight"): {"quant_algo": "NVFP4", "group_size": 16},
+    }
+    found = read(modelopt("MIXED_PRECISION", quantized_layers=layers))
+    assert found.encodings(DOWN) == (nvfp4.MODELOPT, ENCODINGS["modelopt-fp8"])
+    assert not found.plain(DOWN)
+    assert found.plain("model.layers.0.self_attn.k_proj.weight")
+
+
+def test_any_value_of_modelopts_own_file() -> None:
+    refused = 0
+    for case in spoiled(HF_QUANT):
+        try:
+            assert read({}, case.config).encodings(DOWN)
+        except CheckpointError as error:
+            check_refusal(error, case, "somewhere/hf_quant_config.json")
+            refused += 1
+    assert refused > 40
 
 
 def test_what_is_not_applied_is_said_once() -> None:
