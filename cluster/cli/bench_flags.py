@@ -52,9 +52,7 @@ def add_load_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     """Add what is asked."""
-    group = parser.add_argument_group(
-        "prompts", "random tokens and answers of exact lengths, unless --prompts is given"
-    )
+    group = parser.add_argument_group("prompts", "random tokens and answers of exact lengths, without --prompts")
     for name, default, of in (("--input-tokens", "512", "a prompt"), ("--output-tokens", "128", "an answer")):
         lengths, said = _said(parse_lengths), f"of {of} (default: {default})"
         group.add_argument(name, type=lengths, default=parse_lengths(default), metavar="N|LOW:HIGH", help=said)

@@ -98,7 +98,7 @@ async def test_failures_keep_their_status_and_the_load_goes_on(time: VirtualTime
     assert load.run.records[1].detail == "the queue is full"
 
 
-async def test_a_stream_that_a_stopping_server_ends_is_no_answer(time: VirtualTime, server: FakeServer) -> None:
+async def test_a_stream_that_a_stopping_server_ends_is_no_answer(time: VirtualTime) -> None:
     async def cut(_: object):  # type: ignore[no-untyped-def]
         yield pb.GenerateResponse(token_ids=[1], finish_reason=pb.CANCELLED)
 

@@ -95,7 +95,7 @@ def test_a_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: object, message: str) -> None:
-    with pytest.raises(ValueError, match="^--prompts: ") as caught:
+    with pytest.raises(ValueError, match=r"^--prompts: ") as caught:
         read_prompts(write(tmp_path / "f", line), TEN, 0)
     assert f"{tmp_path}/f{message}" in str(caught.value)
 
