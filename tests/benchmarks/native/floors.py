@@ -83,22 +83,22 @@ def prefill_work(sizes: Sizes, tokens: int) -> Work:
     return replace(reading, operations=2.0 * (tokens * of_row + sizes.head_weights))
 
 
-def sizes_of(directory: Path, dtype: str = "auto", expert_scale: float = 1.0) -> Sizes:
-    """Read them off a checkpoint's headers. `expert_scale` shrinks the experts' bytes, where they are quantized at load."""
+def sizes_of(directory: Path, packed: bool = True) -> Sizes:
+    """Read them off a checkpoint's headers; what is stored in blocks with scales is kept so, or in the model's dtype."""
     from cluster.config import ModelConfig
     from cluster.planner.model import open_model
     from cluster.planner.sizes import kv_bytes_per_token, router_bytes
     from experts.config import WeightsConfig
 
-    model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("packed"))
+    model = open_model(ModelConfig(checkpoint=str(directory)), WeightsConfig("packed" if packed else "dequantized"))
     spec, tensors = model.plan.spec, model.plan.tensors
     table = tensors.router["embed"].elements
     head = table
     return Sizes(
-        dense_bytes=router_bytes(tensors, model.dtype, True) - _table_bytes(spec, table, model.dtype),
+        dense_bytes=router_bytes(tensors, model.dtype, packed) - _table_bytes(spec, table, model.dtype),
         dense_weights=tensors.router_elements - (head if spec.tied_embeddings else table + head),
         head_weights=head,
-        expert_bytes=tensors.experts.bytes_per_expert(model.dtype, True) * expert_scale,
+        expert_bytes=tensors.experts.bytes_per_expert(model.dtype, packed),
         expert_weights=tensors.experts.elements_per_expert,
         layers=len(spec.moe_layers),
         experts=spec.gate.experts,
