@@ -113,7 +113,9 @@ class OneProcess(EngineSide):
         from router_service.engine.builder import build_engine, local_shards
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("packed" if packed else "dequantized"))
+        model = open_model(
+            ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("packed" if packed else "dequantized")
+        )
         experts = ExpertsConfig(shards=1)
         settings = EngineConfig(kv_cache_tokens=kv_tokens)
         form = {"dtype": model.dtype, "device": model.device, "keep_packed": packed}

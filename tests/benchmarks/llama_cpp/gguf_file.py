@@ -1,8 +1,8 @@
 """A benchmark's checkpoint as a GGUF file, in bfloat16, for llama.cpp to be measured on the same weights.
 
-Covers what `harness.checkpoints` writes: Mixtral (llama.cpp's architecture `llama`), Qwen3-MoE (`qwen3moe`) and DeepSeek-V3
-without a query latent (`deepseek2`). It has no vocabulary: the programs that measure draw random tokens. Needs PyPI's
-`gguf`.
+Covers the three shapes of `harness.checkpoints`: Mixtral (llama.cpp's architecture `llama`), Qwen3-MoE (`qwen3moe`) and
+DeepSeek-V3 without a query latent (`deepseek2`). It has no vocabulary: the programs that measure draw random tokens.
+Needs PyPI's `gguf`.
 """
 
 import json

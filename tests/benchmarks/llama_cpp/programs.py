@@ -28,7 +28,9 @@ class LlamaCpp:
         """
         folder = bench if bench.is_dir() else bench.parent
         if missing := [name for name in (BENCH, BATCHED, QUANTIZE) if not os.access(folder / name, os.X_OK)]:
-            raise ValueError(f"--llama-bench: {folder} has no {', '.join(missing)}: build these targets of llama.cpp too")
+            raise ValueError(
+                f"--llama-bench: {folder} has no {', '.join(missing)}: build these targets of llama.cpp too"
+            )
         return cls(folder.resolve())
 
     def converted(self, directory: Path, kind: str) -> Path:

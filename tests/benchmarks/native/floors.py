@@ -2,7 +2,7 @@
 
 A step reads each weight that any of its rows needs once, and the keys and values of their contexts. It multiplies each
 row with the weights that this row needs. A machine does both at once at best, so the floor is the larger of both times.
-Norms, the router's gate, and the products of attention itself (about 4% of the work at 512 tokens) are not counted as work.
+The products of attention itself (about 4% of the work at 512 tokens) and norms are not counted as work.
 """
 
 from collections.abc import Iterable, Sequence
@@ -84,7 +84,7 @@ def prefill_work(sizes: Sizes, tokens: int) -> Work:
 
 
 def sizes_of(directory: Path, packed: bool = True) -> Sizes:
-    """Read them off a checkpoint's headers; what is stored in blocks with scales is kept so, or in the model's dtype."""
+    """Read them off a checkpoint's headers; quantized matrices are kept so, or in the model's dtype."""
     from cluster.config import ModelConfig
     from cluster.planner.model import open_model
     from cluster.planner.sizes import kv_bytes_per_token, router_bytes

@@ -1,16 +1,19 @@
 """Rows `prefill`, `decode` and `distribution`: tokens a second through the cluster, beside everyone else in turn."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
 from tests.benchmarks.bench_serving import Cell, Seconds, call_cluster, measure, sides_of
 from tests.benchmarks.native.figure import Figure, absent, ratio
 from tests.benchmarks.native.floors import Work, decode_work, distinct_experts, prefill_work
 from tests.benchmarks.native.plan import BATCHES, PREFILL, PROMPT, STEPS, Plan
+from tests.benchmarks.native.served import Served
 
 OURS, ALONE, LLAMA = "cluster", "one process", "llama.cpp bf16"
 ROUTED_STEPS = 4
+CPU_INFO = Path("/proc/cpuinfo")
 # AVX2 alone has no bfloat16 at all, and there transformers' prefill is several times slower.
 PREFILL_TARGET, PREFILL_TARGET_AVX2 = 2.5, 10.0
 
@@ -30,7 +33,7 @@ def decode(plan: Plan) -> list[Figure]:
     figures = []
     for batch in BATCHES:
         cell = Cell(batch, plan.config["vocab_size"])
-        work = decode_work(plan.sizes, batch, PROMPT + STEPS / 2, touched(plan, cell))
+        work = decode_work(plan.sizes, batch, PROMPT + STEPS / 2, touched(cell, plan.cluster()))
         figures += _cell("decode", plan, cell, work, aims[batch])
     return figures
 
@@ -52,16 +55,16 @@ def distribution(plan: Plan) -> list[Figure]:
     return figures
 
 
-def touched(plan: Plan, cell: Cell) -> float:
+def touched(cell: Cell, served: Served) -> float:
     """How many experts of a layer the cell's streams touch in a step, by the real routing of a short run."""
-    steps = plan.cluster().routing(cell.prompts(-4), ROUTED_STEPS)
+    steps = served.routing(cell.prompts(-4), ROUTED_STEPS)
     return sum(map(distinct_experts, steps)) / len(steps)
 
 
 def prefill_target() -> float:
     """What prefill should reach against transformers on this CPU."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        flags = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return PREFILL_TARGET_AVX2 if "avx2" in flags and "avx512f" not in flags else PREFILL_TARGET
 
 
@@ -105,7 +108,7 @@ def _against_transformers(row: str, name: str, rates: Mapping[str, Sequence[floa
     theirs = {side: median(values) for side, values in rates.items() if side.startswith("transformers")}
     best = max(theirs, key=lambda side: theirs[side], default="transformers")
     figure = against(row, name, rates, best, target, "transformers took no part")
-    return Figure(row, f"{name}: cluster / transformers' best", "ratio", figure.rounds, None, target, True, figure.note or best)
+    return replace(figure, what=f"{name}: cluster / transformers' best", note=figure.note or best)
 
 
 def against(
@@ -118,7 +121,7 @@ def against(
     return ratio(row, what, rates[ours], rates[other], target, at_least=True)
 
 
-def served_side(cell: Cell, served: object) -> Seconds:
+def served_side(cell: Cell, served: Served) -> Seconds:
     """Any cluster as a side of `measure`."""
     call: Callable[..., float] = call_cluster(served)
     return lambda seed, steps: cell.run(call, (), seed, steps)
