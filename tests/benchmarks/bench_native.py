@@ -54,7 +54,7 @@ def chosen(names: Sequence[str], text: str) -> list[str]:
 def limit_figures(found: limits.Limits) -> list[Figure]:
     """The machine's limits as figures."""
     peaks = [
-        Figure("limits", f"{kind.replace('_', ' ')}, registers only", "GFLOP/s", values, note=found.source)
+        Figure("limits", f"{kind.replace('_', ' ')}, registers only", "GFLOP/s", values)
         for kind, values in found.peaks.items()
     ]
     return [

@@ -83,10 +83,12 @@ def compare(figures: Sequence[Figure], before: Mapping[tuple[str, str], Figure])
 
     One round says nothing of the noise, so figures of one are left out.
     """
-    lines = [line for figure in figures if (line := _change(figure, before.get((figure.row, figure.what))))]
+    known = [(figure, before[key]) for figure in figures if (key := (figure.row, figure.what)) in before]
+    lines = [line for pair in known if (line := _change(*pair))]
     now, rows = {(figure.row, figure.what) for figure in figures}, {figure.row for figure in figures}
     gone = [f"{row}: {what}: no longer measured" for row, what in before if row in rows and (row, what) not in now]
-    return lines + gone
+    new = len(figures) - len(known)
+    return [*lines, *gone, *([f"{new} figures that the other run does not have"] if new else [])]
 
 
 def read(path: Path) -> dict[tuple[str, str], Figure]:
@@ -104,9 +106,7 @@ def read(path: Path) -> dict[tuple[str, str], Figure]:
     return {(figure.row, figure.what): figure for figure in figures}
 
 
-def _change(now: Figure, then: Figure | None) -> str:
-    if then is None:
-        return f"{now.row}: {now.what}: new"
+def _change(now: Figure, then: Figure) -> str:
     if now.value is None or then.value is None:
         return "" if now.value == then.value else f"{now.row}: {now.what}: measured in one of the runs only"
     if min(len(now.rounds), len(then.rounds)) < 2 or abs(now.value - then.value) <= max(now.spread, then.spread):
