@@ -11,12 +11,12 @@ from secrets import token_hex
 from cluster.bench.arrivals import arrival_gaps
 from cluster.bench.chart import check_chart, draw
 from cluster.bench.driver import Driver, Limits, Run, Send
+from cluster.bench.flags import add_load_flags, add_prompt_flags, add_result_flags, limits_of, synthetic_of
 from cluster.bench.progress import shown
 from cluster.bench.prompt_file import read_prompts
 from cluster.bench.summary import Summary, summarize
 from cluster.bench.text import progress_line, render
 from cluster.bench.workload import Question
-from cluster.cli.bench_flags import add_load_flags, add_prompt_flags, add_result_flags, limits_of, synthetic_of
 from cluster.cli.client_command import add_target, client_of, one_line, run_client
 from cluster.cli.generate_command import Subparsers
 from router_service.client.client import Client
