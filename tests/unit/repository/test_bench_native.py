@@ -11,12 +11,14 @@ import torch
 
 from tests.benchmarks import bench_native
 from tests.benchmarks.harness.checkpoints import SHAPES, ensure
+from tests.benchmarks.harness.streams import Stream
 from tests.benchmarks.native import floors, kernel_rows, limits, serving_rows, transfer_rows
 from tests.benchmarks.native.figure import Figure, absent, compare, ratio, read, render
 from tests.benchmarks.native.floors import Sizes, Work
 from tests.benchmarks.native.format_rows import quantized
 from tests.benchmarks.native.limits import Limits
 from tests.benchmarks.native.plan import Plan
+from tests.benchmarks.native.served import all_decoded_together
 
 LIMITS = Limits((10.0, 20.0, 30.0), {"fma_f32": (100.0,), "dot_bf16": (150.0, 50.0, 400.0)}, (5.0,), "a test")
 SIZES = Sizes(
@@ -182,6 +184,13 @@ def test_without_a_compiler_torch_stands_in_and_says_so(monkeypatch: pytest.Monk
 
 def test_shares_are_of_what_can_be_done() -> None:
     assert kernel_rows.shares(10.0, [1.0, 2.0], 20.0) == (0.5, 0.25)
+
+
+def test_streams_that_do_not_overlap_are_measured_again_with_more_tokens() -> None:
+    early, late = Stream(0.0, times=[1.0, 3.0]), Stream(0.0, times=[2.0, 4.0])
+    assert all_decoded_together([early, late])
+    assert not all_decoded_together([early, Stream(0.0, times=[3.0, 4.0])])
+    assert not all_decoded_together([Stream(0.0, times=[1.0, 1.0])])
 
 
 def test_even_rows_give_each_expert_as_many(plan: Plan) -> None:
