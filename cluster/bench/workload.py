@@ -18,6 +18,9 @@ class Lengths:
         """Return one number."""
         return random.randint(self.low, self.high)
 
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}:{self.high}"
+
 
 def parse_lengths(text: str) -> Lengths:
     """Parse `512` or `128:1024`.

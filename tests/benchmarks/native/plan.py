@@ -44,8 +44,8 @@ class Plan:
     limits: Limits
     llama: LlamaCpp | None = None
     baselines: bool = True
-    _stack: ExitStack = field(default_factory=ExitStack)
-    _kept: dict[str, Any] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def directory(self) -> Path:

@@ -31,6 +31,7 @@ async def test_a_table_and_json_say_what_was_measured(world: World, tmp_path: Pa
     assert result["total_input_tokens"] == sum(len(submit.prompt) for submit in world.routers[0].submits[2:])
     assert {request["output_tokens"] for request in result["requests"]} == {5}
     assert result["model"]["name"] == "tiny"
+    assert (result["settings"]["input_tokens"], result["settings"]["output_tokens"]) == ("4:9", "5")
     assert "hush" not in json.dumps(result)
 
 
@@ -141,6 +142,14 @@ async def test_what_cannot_be_is_one_line(world: World, arguments: tuple[str, ..
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+async def test_a_picture_is_drawn(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="an extra: pip install 'expertmesh[chart]'")
+    target = await serve(world)
+    code, _, err = await command(*SMALL, "--requests", "3", "--chart", str(tmp_path / "f.svg"), target=target)
+    assert (code, err) == (0, "")
+    assert "<svg" in (tmp_path / "f.svg").read_text()
 
 
 async def test_a_picture_needs_its_extra_before_anything_is_sent(world: World, tmp_path: Path) -> None:
