@@ -49,7 +49,7 @@ def test_a_file_needs_the_package(checkpoint: Path, tmp_path: Path, monkeypatch:
         write_gguf(checkpoint, tmp_path / "f")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="pip install gguf: only this benchmark needs it")
+@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="of the extra test: pip install gguf")
 def test_a_file_is_written(checkpoint: Path, tmp_path: Path) -> None:
     import gguf
 
