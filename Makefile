@@ -34,8 +34,10 @@ dashboards: $(STAMP)
 dashboards-test: $(STAMP)
 	$(BIN)/python -m pytest tests/dashboards -p no:randomly -rP
 
+# Every figure of native speed, with the machine to itself: about an hour. ARGS are flags, such as
+# ARGS="--rows decode,layer --llama-bench PATH --against FILE".
 bench: $(STAMP)
-	$(BIN)/python -m tests.benchmarks.bench_serving --shape qwen3
+	$(BIN)/python -m tests.benchmarks.bench_native $(ARGS)
 
 # The bundled model, made anew from the standard library's own text.
 train: $(STAMP)

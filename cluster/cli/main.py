@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster.cli import (
+    bench_command,
     config_command,
     demo_command,
     drain_command,
@@ -28,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = (
         serve_command,
         generate_command,
+        bench_command,
         status_command,
         inspect_command,
         config_command,

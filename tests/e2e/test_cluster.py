@@ -186,6 +186,10 @@ def test_commands(served: Served) -> None:
     answer = json.loads(command("generate", *target, *options, "hello"))
     assert answer["token_ids"] == greedy(served.oracle, [*_byte_tokens(served, "hello")], 5)
     assert answer["usage"]["generated_tokens"] == 5
+    flags = ("--requests", "6", "--concurrency", "3", "--input-tokens", "4:9", "--output-tokens", "5")
+    load = command("bench", *target, *flags)
+    assert "6 completed, 0 failed" in load
+    assert ["output", "tokens", "30"] in [line.split() for line in load.splitlines()]
     table = command("status", *target)
     assert "shard" in table
     assert table.count("ready") == 2

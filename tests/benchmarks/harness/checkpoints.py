@@ -1,4 +1,4 @@
-"""Random checkpoints large enough to measure with, in the three shapes of the project's notes.
+"""Random checkpoints large enough to measure with, in the three shapes of the project's notes, and in two packed ones.
 
     python -m tests.benchmarks.harness.checkpoints --shape qwen3 --out DIR
 
@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from tests.benchmarks.harness.packed import QUANTIZATION, random_packed, stored_shapes
+
 STD = 0.02
 VOCABULARY = 32000
 ATTENTION = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64}
@@ -36,7 +38,8 @@ MLA = {
 class Shape:
     """A model to make: transformers' configuration class, its settings, and how its experts are called on disk.
 
-    `experts` formats (layer, expert, matrix), `matrices` names gate, up and down, `renamed` is what else differs.
+    `experts` formats (layer, expert, matrix), and is empty where they are stored fused; `matrices` names gate, up and
+    down, `renamed` is what else differs; `packed` is fp8 or mxfp4 where matrices are stored so.
     """
 
     config: str
@@ -45,6 +48,7 @@ class Shape:
     experts: str = "model.layers.{}.mlp.experts.{}.{}_proj.weight"
     matrices: tuple[str, str, str] = ("gate", "up", "down")
     renamed: tuple[str, str] = ("", "")
+    packed: str = ""
 
     def changed(self, **settings: Any) -> "Shape":
         """The same family in other sizes."""
@@ -80,17 +84,32 @@ SHAPES = {
         },
     ),
 }  # fmt: skip
+PACKED_SHAPES = {
+    "qwen3-fp8": replace(SHAPES["qwen3"], packed="fp8"),
+    "gpt-oss": Shape(
+        "GptOssConfig",
+        "GptOssForCausalLM",
+        {
+            "num_hidden_layers": 16, "hidden_size": 1024, "num_local_experts": 64, "intermediate_size": 384,
+            "num_experts_per_tok": 8, "sliding_window": 128, **ATTENTION,
+        },
+        experts="",
+        packed="mxfp4",
+    ),
+}  # fmt: skip
 SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "vocab_size": 512}
 SMALL_EXPERTS = {
     "mixtral": {"num_local_experts": 4, "intermediate_size": 96},
     "qwen3": {"num_experts": 8, "moe_intermediate_size": 48, "num_experts_per_tok": 4},
     "deepseek": {"n_routed_experts": 8, "moe_intermediate_size": 48, "num_experts_per_tok": 4},
+    "qwen3-fp8": {"num_experts": 8, "moe_intermediate_size": 48, "num_experts_per_tok": 4},
+    "gpt-oss": {"num_local_experts": 8, "intermediate_size": 64, "num_experts_per_tok": 4},
 }
 
 
 def shape_of(name: str, scale: str = "full") -> Shape:
     """One of the shapes, at the size of the notes or at one for smoke tests."""
-    shape = SHAPES[name].changed(
+    shape = (SHAPES | PACKED_SHAPES)[name].changed(
         vocab_size=VOCABULARY, max_position_embeddings=4096, eos_token_id=None, bos_token_id=None, pad_token_id=None
     )
     return shape if scale == "full" else shape.changed(**SMALL, **SMALL_EXPERTS[name])
@@ -129,6 +148,8 @@ def _config(shape: Shape) -> Any:
 
     config = getattr(transformers, shape.config)(**shape.settings)
     config.architectures, config.dtype = [shape.architecture], torch.bfloat16
+    if shape.packed:
+        config.quantization_config = dict(QUANTIZATION[shape.packed])
     return config
 
 
@@ -140,11 +161,11 @@ def _disk_shapes(shape: Shape, config: Any) -> dict[str, torch.Size]:
         model = getattr(transformers, shape.architecture)(config)
     shapes: dict[str, torch.Size] = {}
     for name, value in model.state_dict().items():
-        if ".mlp.experts." in name:
+        if ".mlp.experts." in name and shape.experts:
             shapes |= _experts(shape, name, value.shape)
         else:
             shapes[name.replace(*shape.renamed)] = value.shape
-    return shapes
+    return stored_shapes(shape.packed, shapes)
 
 
 def _experts(shape: Shape, name: str, fused: torch.Size) -> Iterator[tuple[str, torch.Size]]:
@@ -169,15 +190,17 @@ def _write_files(files: Mapping[str, Mapping[str, torch.Size]], directory: Path)
     places: dict[str, str] = {}
     total = 0
     for file, shapes in files.items():
-        tensors = {name: _random(name, size) for name, size in shapes.items()}
+        tensors = {name: _random(name, size, shapes) for name, size in shapes.items()}
         save_file(tensors, directory / file, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
     return {"metadata": {"total_size": total}, "weight_map": places}
 
 
-def _random(name: str, size: torch.Size) -> Tensor:
+def _random(name: str, size: torch.Size, shapes: Mapping[str, torch.Size]) -> Tensor:
     """Norms are ones, a gate's correction bias is zeros in float32, all else is noise."""
+    if (packed := random_packed(name, size, shapes, STD)) is not None:
+        return packed
     if name.endswith("correction_bias"):
         return torch.zeros(size)
     if len(size) == 1:
@@ -199,7 +222,7 @@ def _tokenizer(vocabulary: int) -> Tokenizer:
 def main() -> None:
     """Write one checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="qwen3")
+    parser.add_argument("--shape", choices=SHAPES | PACKED_SHAPES, default="qwen3")
     parser.add_argument("--scale", choices=["full", "small"], default="full", help="small is for smoke tests")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()

@@ -105,7 +105,7 @@ class EngineSide:
 class OneProcess(EngineSide):
     """Our engine with one local shard: no Ray, no sockets, no gRPC."""
 
-    def __init__(self, directory: Path, dtype: str, kv_tokens: int = 0) -> None:
+    def __init__(self, directory: Path, dtype: str, kv_tokens: int = 0, packed: bool = False) -> None:
         from cluster.config import ModelConfig
         from cluster.planner.model import open_model
         from experts.config import ExpertsConfig, WeightsConfig
@@ -113,8 +113,11 @@ class OneProcess(EngineSide):
         from router_service.engine.builder import build_engine, local_shards
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
+        model = open_model(
+            ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("packed" if packed else "dequantized")
+        )
         experts = ExpertsConfig(shards=1)
         settings = EngineConfig(kv_cache_tokens=kv_tokens)
-        transport = local_shards(model.plan, experts, dtype=model.dtype, device=model.device)
-        super().__init__(build_engine(model.plan, transport, experts, settings, dtype=model.dtype, device=model.device))
+        form = {"dtype": model.dtype, "device": model.device, "keep_packed": packed}
+        transport = local_shards(model.plan, experts, **form)
+        super().__init__(build_engine(model.plan, transport, experts, settings, **form))

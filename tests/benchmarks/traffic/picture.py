@@ -19,16 +19,16 @@ table { border-collapse: collapse; width: 100%; } td { padding: 5px 8px 5px 0; v
 """
 
 
-def page(figures: Sequence[Figure], heading: str) -> str:
+def page(figures: Sequence[Figure], heading: str, title: str = "bench_traffic") -> str:
     """The picture as HTML."""
     rows = "\n".join(_row(figure) for figure in figures)
     return (
-        f"<!doctype html><meta charset='utf-8'><style>{STYLE}</style><h1>bench_traffic</h1>"
+        f"<!doctype html><meta charset='utf-8'><style>{STYLE}</style><h1>{escape(title)}</h1>"
         f"<p>{escape(heading)}. The line is the target.</p><table>{rows}</table>"
     )
 
 
-def draw(figures: Sequence[Figure], heading: str, path: Path) -> None:
+def draw(figures: Sequence[Figure], heading: str, path: Path, title: str = "bench_traffic") -> None:
     """Write the picture as PNG. Chromium is the installed one, else Playwright's own.
 
     Raises:
@@ -39,7 +39,7 @@ def draw(figures: Sequence[Figure], heading: str, path: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         window = browser.new_page(viewport={"width": WIDTH, "height": 100})
-        window.set_content(page(figures, heading))
+        window.set_content(page(figures, heading, title))
         window.screenshot(path=path, full_page=True)
         browser.close()
 

@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[3]
 MAIN = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import argparse, sys
-from cluster.cli import generate_command
-from cluster.cli import status_command
-parser = argparse.ArgumentParser(prog="expertmesh")
+import sys
+from cluster.cli import bench_command, generate_command, status_command
+from cluster.cli.one_line_parser import OneLineParser
+parser = OneLineParser(prog="expertmesh")
 subparsers = parser.add_subparsers(required=True)
+bench_command.add_parser(subparsers)
 generate_command.add_parser(subparsers)
 status_command.add_parser(subparsers)
 args = parser.parse_args()

@@ -15,11 +15,12 @@ from tests.benchmarks.bench_attention import FORMS, seconds
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
 from tests.benchmarks.harness import report
-from tests.benchmarks.harness.checkpoints import SHAPES, ensure, shape_of, write
+from tests.benchmarks.harness.checkpoints import PACKED_SHAPES, SHAPES, ensure, shape_of, write
 from tests.benchmarks.harness.exchange import Payload, bare_sockets, our_data_plane
 from tests.benchmarks.harness.sides import OneProcess, TransformersModel
 from tests.benchmarks.harness.streams import Stream, decode_rate
 from tests.benchmarks.harness.worker import Worker
+from tests.benchmarks.native.floors import sizes_of
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -53,10 +54,10 @@ class InPlace:
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("checkpoints")
-    return {name: ensure(name, "small", base / name) for name in SHAPES}
+    return {name: ensure(name, "small", base / name) for name in SHAPES | PACKED_SHAPES}
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES | PACKED_SHAPES)
 def test_generated_checkpoints_are_whole_for_this_server(checkpoints: dict[str, Path], name: str) -> None:
     config = ModelConfig(checkpoint=str(checkpoints[name]))
     card = open_model(config, WeightsConfig("dequantized"), verify=True).card()
@@ -76,6 +77,16 @@ def test_each_shape_is_measured_on_each_side(checkpoints: dict[str, Path], name:
         assert "one process" in rates
         assert all(rate > 0 for repeats in rates.values() for rate in repeats)
         assert "not measured" in report.rates({cell.name: rates}).splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", PACKED_SHAPES)
+def test_packed_checkpoints_are_served_in_either_form(checkpoints: dict[str, Path], name: str) -> None:
+    sizes = {}
+    for packed in (True, False):
+        side = OneProcess(checkpoints[name], "bfloat16", packed=packed)
+        assert side.decode([[5, 6, 7]] * 2, 3) > 0
+        sizes[packed] = sizes_of(checkpoints[name], packed).expert_bytes
+    assert sizes[True] < 0.7 * sizes[False]
 
 
 def test_a_worker_calls_and_reports_errors_and_memory() -> None:
