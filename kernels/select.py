@@ -173,7 +173,7 @@ def _cpu_ops() -> Ops:
 
 
 def _triton_ops() -> Ops:
-    from kernels.attention import reference as attention
+    from kernels.triton import attention
     from kernels.triton import ops as triton_ops
 
     return Ops(

@@ -13,11 +13,9 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.triton.dot import INTERPRETED
 from kernels.triton.ffn_kernels import down_kernel, gate_up_kernel
 from kernels.weights import ExpertWeights, Matrices
-
-# The interpreter's tl.dot on bfloat16 tiles is silently wrong: there, and only there, tiles are widened first.
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.triton.dot import dot
+
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr) -> tl.tensor:
@@ -22,15 +24,6 @@ def _find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr
     mine = e == expert
     first = tl.sum(tl.where(mine, starts + (tile - tile_ends + tiles) * BLOCK_M, 0), axis=0)
     return expert, first, tl.sum(tl.where(mine, ends, 0), axis=0)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _dot(a: tl.tensor, b: tl.tensor, total: tl.tensor, INTERPRETED: tl.constexpr) -> tl.tensor:
-    if INTERPRETED:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    # Not tf32, the default: float32 weights would lose 13 bits of their mantissa.
-    return tl.dot(a, b, total, input_precision="ieee")
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -82,8 +75,8 @@ def gate_up_kernel(
         x = tl.load(x_tile + start, mask=(rows < end)[:, None] & inside[None, :], other=0.0)
         if WEIGHTED:
             x = (x.to(tl.float32) * weight).to(x_ptr.dtype.element_ty)
-        gate = _dot(x, tl.load(gate_tile + start, mask=w_mask, other=0.0), gate, INTERPRETED)
-        up = _dot(x, tl.load(up_tile + start, mask=w_mask, other=0.0), up, INTERPRETED)
+        gate = dot(x, tl.load(gate_tile + start, mask=w_mask, other=0.0), gate, INTERPRETED)
+        up = dot(x, tl.load(up_tile + start, mask=w_mask, other=0.0), up, INTERPRETED)
     if BIASED:
         gate += _bias(bias_ptr + expert * 2 * ffn, f, ffn)
         up += _bias(bias_ptr + expert * 2 * ffn + ffn, f, ffn)
@@ -115,7 +108,7 @@ def down_kernel(
         inside = start + k < ffn
         h = tl.load(h_tile + start, mask=(rows < end)[:, None] & inside[None, :], other=0.0)
         w = tl.load(w_tile + start, mask=inside[:, None] & (d < hidden)[None, :], other=0.0)
-        y = _dot(h, w, y, INTERPRETED)
+        y = dot(h, w, y, INTERPRETED)
     if BIASED:
         y += _bias(bias_ptr + expert * hidden, d, hidden)
     if WEIGHTED:

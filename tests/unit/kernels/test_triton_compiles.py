@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for an H200 (sm_90), GPU or not.
+"""Every Triton kernel compiles for A100, H200 and B200 (sm_80, sm_90, sm_100), GPU or not.
 
 The interpreter accepts Python that the compiler refuses; and only machine code shows whether the matrix units are used.
 """
@@ -10,19 +10,24 @@ from dataclasses import dataclass
 from itertools import product, starmap
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels.triton import ffn_kernels  # noqa: E402
+from kernels.triton import attention_kernels, ffn_kernels  # noqa: E402
 from kernels.triton import gate as triton_gate  # noqa: E402
 from kernels.triton import permute as triton_permute  # noqa: E402
+from kernels.triton.attention import choose_blocks  # noqa: E402
 
 pytestmark = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="kernels are being interpreted")
 
 SIZES = {"experts": "i32", "hidden": "i32", "ffn": "i32"}
+# Shared memory of a block, CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+SHARED_KIB = {80: 163, 90: 227, 100: 227}
+ARCHES = tuple(SHARED_KIB)
 KEYS = {"keys_ptr": "*i64", "rows": "i32", "num_keys": "i32", "blocks": "i32"}
 BLOCKS = {"BLOCK_N": 128, "BLOCK_E": 64}
 
@@ -32,13 +37,16 @@ def no_shared_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-def machine_code(kernel, types: dict[str, str], constants: dict[str, object], warps: int = 4) -> str:
-    """The kernel's PTX, with pointers and sizes that 16 divides, as in real models."""
+def machine_code(
+    kernel, types: dict[str, str], constants: dict[str, object], warps: int = 4, stages: int = 3, arch: int = 90
+) -> str:
+    """The kernel's PTX, with pointers and sizes that 16 divides, as in real models; it fits into a block's memory."""
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in types}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps, "num_stages": stages})
     assert compiled.asm["cubin"]
+    assert compiled.metadata.shared <= SHARED_KIB[arch] << 10
     return compiled.asm["ptx"]
 
 
@@ -94,3 +102,38 @@ def test_grouping_and_sum_use_no_atomics():
     types = {"y_ptr": "*fp32", "order_ptr": "*i64", "offsets_ptr": "*i64", "out_ptr": "*fp32", "hidden": "i32"}
     total = machine_code(triton_permute._sum_kernel, types, {"BLOCK_D": 1024})
     assert not any(re.search(r"\b(atom|red)\.", code) for code in (count, place, total))
+
+
+# G heads that share keys, sizes of a key and a value, values apart from the keys.
+HEADS = {
+    "Qwen3": (16, 128, 128, True),
+    "gpt-oss": (8, 64, 64, True),
+    "DeepSeek-V3": (128, 576, 512, False),
+    "odd": (5, 80, 80, True),
+}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("form", HEADS)
+def test_attention(form, dtype, arch):
+    group, key_size, value_size, apart = HEADS[form]
+    blocks = choose_blocks(group, key_size, value_size, torch.float32 if dtype == "fp32" else torch.bfloat16)
+    data, index = f"*{dtype}", "*i64"
+    types = {"q_ptr": data, "k_ptr": data, "v_ptr": data, "slots_ptr": index, "parts_ptr": index, "sums_ptr": "*fp32"}
+    types |= {"stats_ptr": "*fp32", "scale": "fp32"} | dict.fromkeys(
+        ("heads", "group", "key_size", "value_size", "k_slot", "k_head", "v_slot", "v_head"), "i32"
+    )
+    constants = {"SHARED": not apart and value_size == blocks.key, "BLOCK_G": blocks.heads}
+    constants |= {"BLOCK_M": blocks.positions, "BLOCK_C": blocks.key, "BLOCK_R": blocks.rest, "BLOCK_V": blocks.value}
+    constants |= {"INTERPRETED": False}
+    part = machine_code(attention_kernels.part_kernel, types, constants, blocks.warps, stages=2, arch=arch)
+    assert "mma.sync" in part or dtype == "fp32"
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("sinks", [False, True])
+def test_merging_parts(sinks, arch):
+    types = {"sums_ptr": "*fp32", "stats_ptr": "*fp32", "offsets_ptr": "*i64", "sinks_ptr": "*bf16"}
+    types |= {"out_ptr": "*bf16", "heads": "i32", "value_size": "i32"}
+    machine_code(attention_kernels.merge_kernel, types, {"SINKS": sinks, "BLOCK_V": 128}, arch=arch)
