@@ -12,7 +12,7 @@ from kernels.triton.dot import dot
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr) -> tl.tensor:
+def find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr) -> tl.tensor:
     """This program's expert, its first row and the expert's last row + 1; an empty range behind the last tile."""
     tile = tl.program_id(0)
     e = tl.arange(0, BLOCK_E)
@@ -27,13 +27,13 @@ def _find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _bias(bias_ptr: tl.tensor, columns: tl.tensor, size: tl.tensor) -> tl.tensor:
+def bias_row(bias_ptr: tl.tensor, columns: tl.tensor, size: tl.tensor) -> tl.tensor:
     """One expert's bias of these columns, in float32, for every row."""
     return tl.load(bias_ptr + columns, mask=columns < size, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _activate(gate: tl.tensor, up: tl.tensor, alpha: tl.tensor, limit: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
+def activate(gate: tl.tensor, up: tl.tensor, alpha: tl.tensor, limit: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
     if CLAMPED:
         # Not tl.minimum: a NaN must stay one.
         gate = tl.where(gate > limit, limit, gate)
@@ -54,7 +54,7 @@ def gate_up_kernel(
     INTERPRETED: tl.constexpr,
 ) -> None:  # fmt: skip
     """h of one tile: the gathered rows times gate and up, biased, activated, in h's dtype."""
-    expert, first, end = _find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
+    expert, first, end = find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
     if first >= end:
         return
     rows = first + tl.arange(0, BLOCK_M)
@@ -78,9 +78,9 @@ def gate_up_kernel(
         gate = dot(x, tl.load(gate_tile + start, mask=w_mask, other=0.0), gate, INTERPRETED)
         up = dot(x, tl.load(up_tile + start, mask=w_mask, other=0.0), up, INTERPRETED)
     if BIASED:
-        gate += _bias(bias_ptr + expert * 2 * ffn, f, ffn)
-        up += _bias(bias_ptr + expert * 2 * ffn + ffn, f, ffn)
-    h = _activate(gate, up, alpha, limit, CLAMPED)
+        gate += bias_row(bias_ptr + expert * 2 * ffn, f, ffn)
+        up += bias_row(bias_ptr + expert * 2 * ffn + ffn, f, ffn)
+    h = activate(gate, up, alpha, limit, CLAMPED)
     mask = (rows < end)[:, None] & (f < ffn)[None, :]
     tl.store(h_ptr + rows[:, None] * ffn + f[None, :], h.to(h_ptr.dtype.element_ty), mask=mask)
 
@@ -95,7 +95,7 @@ def down_kernel(
     INTERPRETED: tl.constexpr,
 ) -> None:  # fmt: skip
     """y of one tile in float32: the rows of h times down, biased and weighted."""
-    expert, first, end = _find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
+    expert, first, end = find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
     if first >= end:
         return
     rows = first + tl.arange(0, BLOCK_M)
@@ -110,7 +110,7 @@ def down_kernel(
         w = tl.load(w_tile + start, mask=inside[:, None] & (d < hidden)[None, :], other=0.0)
         y = dot(h, w, y, INTERPRETED)
     if BIASED:
-        y += _bias(bias_ptr + expert * hidden, d, hidden)
+        y += bias_row(bias_ptr + expert * hidden, d, hidden)
     if WEIGHTED:
         y = y * tl.load(weight_ptr + rows, mask=rows < end, other=0.0)[:, None]
     mask = (rows < end)[:, None] & (d < hidden)[None, :]

@@ -17,13 +17,18 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels.triton import attention_kernels, ffn_kernels  # noqa: E402
+from kernels.formats.block_fp8 import BlockFp8  # noqa: E402
+from kernels.formats.mxfp4 import Mxfp4  # noqa: E402
+from kernels.triton import attention_kernels, ffn_kernels, packed_kernels  # noqa: E402
 from kernels.triton import gate as triton_gate  # noqa: E402
 from kernels.triton import permute as triton_permute  # noqa: E402
 from kernels.triton.attention import choose_blocks  # noqa: E402
+from kernels.triton.packed import choose_packed_tiles  # noqa: E402
+from kernels.triton.packed_table import table_of  # noqa: E402
 
 pytestmark = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="kernels are being interpreted")
 
+NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 SIZES = {"experts": "i32", "hidden": "i32", "ffn": "i32"}
 # Shared memory of a block, CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 SHARED_KIB = {80: 163, 90: 227, 100: 227}
@@ -58,49 +63,105 @@ class Variant:
     biased: bool = False
     weight_inputs: bool = False
 
+    def switches(self) -> tuple[dict[str, bool], dict[str, bool]]:
+        """Constants of the gate-up and of the down kernel."""
+        shared = {"BIASED": self.biased, "INTERPRETED": False}
+        gate_up = shared | {"CLAMPED": self.clamped, "WEIGHTED": self.weight_inputs}
+        return gate_up, shared | {"WEIGHTED": not self.weight_inputs}
+
 
 VARIANTS = tuple(starmap(Variant, product([False, True], repeat=3)))
+# Every switch on sm_90; elsewhere none and all.
+SITES = [(90, variant) for variant in VARIANTS] + [(a, v) for a in (80, 100) for v in (VARIANTS[0], VARIANTS[-1])]
+# Which of them multiply tiles of 128 rows, by architecture.
+UNITS = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 
 
-def ffn_code(dtype: str, rows: int, variant: Variant = VARIANTS[0]) -> tuple[str, str]:
+def ffn_code(dtype: str, rows: int, variant: Variant = VARIANTS[0], arch: int = 90) -> tuple[str, str]:
     depth = 32 if dtype == "fp32" else 64
-    constants = {"BLOCK_M": rows, "BLOCK_C": 64, "BLOCK_K": depth, "BLOCK_E": 64, "INTERPRETED": False}
-    constants |= {"BIASED": variant.biased}
+    constants = {"BLOCK_M": rows, "BLOCK_C": 64, "BLOCK_K": depth, "BLOCK_E": 64}
     warps = 8 if rows == 128 else 4
     data, index = f"*{dtype}", {"offsets_ptr": "*i64"} | SIZES
     shared = {"w_ptr": data, "bias_ptr": data, "weight_ptr": "*fp32", "h_ptr": data}
     gate_up = shared | {"x_ptr": data, "token_ptr": "*i64"} | index | {"alpha": "fp32", "limit": "fp32"}
     down = shared | {"y_ptr": "*fp32"} | index
-    first = constants | {"CLAMPED": variant.clamped, "WEIGHTED": variant.weight_inputs}
+    first, second = variant.switches()
     return (
-        machine_code(ffn_kernels.gate_up_kernel, gate_up, first, warps),
-        machine_code(ffn_kernels.down_kernel, down, constants | {"WEIGHTED": not variant.weight_inputs}, warps),
+        machine_code(ffn_kernels.gate_up_kernel, gate_up, constants | first, warps, arch=arch),
+        machine_code(ffn_kernels.down_kernel, down, constants | second, warps, arch=arch),
     )
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(("arch", "variant"), SITES, ids=str)
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_high_tiles_use_the_warpgroup_units(dtype, variant):
-    assert all("wgmma.mma_async" in code for code in ffn_code(dtype, 128, variant))
+def test_high_tiles_use_the_matrix_units(dtype, arch, variant):
+    assert all(UNITS[arch] in code for code in ffn_code(dtype, 128, variant, arch))
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(("arch", "variant"), SITES, ids=str)
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_low_tiles_load_ahead(dtype, variant):
-    assert all("cp.async" in code for code in ffn_code(dtype, 16, variant))
+def test_low_tiles_load_ahead(dtype, arch, variant):
+    assert all("cp.async" in code for code in ffn_code(dtype, 16, variant, arch))
 
 
-def test_gate():
+def packed_code(
+    form: str, dtype: torch.dtype, rows: int, variant: Variant = VARIANTS[0], arch: int = 90
+) -> tuple[str, str]:
+    table = table_of((Mxfp4.empty((256, 256), dtype) if form == "mxfp4" else BlockFp8.empty((256, 256), dtype),))
+    assert table is not None
+    tiles = choose_packed_tiles(rows * 64, 64, dtype, table)
+    constants = {"BLOCK_M": tiles.rows, "BLOCK_C": tiles.columns, "BLOCK_K": tiles.depth, "BLOCK_E": 64}
+    constants |= {"MXFP4": form == "mxfp4", "NATIVE": form == "fp8" and arch >= 89}
+    names = ("parts", "part_rows", "row_bytes", "scale_columns", "block_height", "block_width")
+    data, sizes = f"*{NAMES[dtype]}", SIZES | dict.fromkeys(names, "i32")
+    scales = "*u8" if form == "mxfp4" else "*fp32"
+    shared = {"values_ptr": "*u8", "scales_ptr": scales, "places_ptr": "*i64", "bias_ptr": data, "h_ptr": data}
+    shared |= {"weight_ptr": "*fp32", "offsets_ptr": "*i64"} | sizes
+    gate_up = shared | {"x_ptr": data, "token_ptr": "*i64", "alpha": "fp32", "limit": "fp32"}
+    first, second = variant.switches()
+    return (
+        machine_code(packed_kernels.packed_gate_up_kernel, gate_up, constants | first, tiles.warps, arch=arch),
+        machine_code(
+            packed_kernels.packed_down_kernel, shared | {"y_ptr": "*fp32"}, constants | second, tiles.warps, arch=arch
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "variant"),
+    [
+        *((arch, torch.bfloat16, variant) for arch in ARCHES for variant in (VARIANTS[0], VARIANTS[-1])),
+        (90, torch.float32, VARIANTS[0]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["fp8", "mxfp4"])
+def test_packed_weights_are_read_ahead_in_wide_loads(form, dtype, arch, variant):
+    """16 bytes at a time, as for dense weights: the addresses come from a table, where no compiler can see it."""
+    for code in packed_code(form, dtype, 16, variant, arch):
+        assert re.search(r"cp\.async\.cg\.shared\.global \[[^]]*\], \[[^]]*\], 0x10", code)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("form", ["fp8", "mxfp4"])
+def test_high_tiles_of_packed_weights_use_the_matrix_units(form, arch):
+    assert all(UNITS[arch] in code for code in packed_code(form, torch.bfloat16, 128, arch=arch))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_gate(arch):
     types = {"logits_ptr": "*bf16", "weights_ptr": "*fp32", "ids_ptr": "*i64", "tokens": "i32", "experts": "i32"}
     constants = {"TOP_K": 8, "NORMALIZE": True, "BLOCK_T": 16, "BLOCK_E": 128, "BLOCK_K": 8}
-    machine_code(triton_gate._gate_kernel, types, constants)
+    machine_code(triton_gate._gate_kernel, types, constants, arch=arch)
 
 
-def test_grouping_and_sum_use_no_atomics():
-    count = machine_code(triton_permute._count_kernel, KEYS | {"counts_ptr": "*i32"}, BLOCKS)
-    place = machine_code(triton_permute._place_kernel, KEYS | {"starts_ptr": "*i64", "order_ptr": "*i64"}, BLOCKS)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_grouping_and_sum_use_no_atomics(arch):
+    count = machine_code(triton_permute._count_kernel, KEYS | {"counts_ptr": "*i32"}, BLOCKS, arch=arch)
+    starts = {"starts_ptr": "*i64", "order_ptr": "*i64"}
+    place = machine_code(triton_permute._place_kernel, KEYS | starts, BLOCKS, arch=arch)
     types = {"y_ptr": "*fp32", "order_ptr": "*i64", "offsets_ptr": "*i64", "out_ptr": "*fp32", "hidden": "i32"}
-    total = machine_code(triton_permute._sum_kernel, types, {"BLOCK_D": 1024})
+    total = machine_code(triton_permute._sum_kernel, types, {"BLOCK_D": 1024}, arch=arch)
     assert not any(re.search(r"\b(atom|red)\.", code) for code in (count, place, total))
 
 
@@ -113,8 +174,7 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize(("arch", "dtype"), [*((arch, "bf16") for arch in ARCHES), (80, "fp32")])
 @pytest.mark.parametrize("form", HEADS)
 def test_attention(form, dtype, arch):
     group, key_size, value_size, apart = HEADS[form]
