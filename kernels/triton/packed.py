@@ -6,7 +6,7 @@ Legend: T tokens, E experts, N rows (token-expert pairs) sorted by expert, D hid
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -71,9 +71,15 @@ def down(
 
 
 def choose_packed_tiles(rows: int, num_experts: int, dtype: torch.dtype, table: PackedTable) -> Tiles:
-    """As for dense matrices, with steps that do not cross a block of FP8. A byte of MXFP4 is two elements."""
+    """As for dense matrices, with steps that do not cross a block of FP8. A byte of MXFP4 is two elements.
+
+    Tiles are as high as registers allow, by ptxas for sm_80, sm_90 and sm_100: FP8 sums each block by itself first.
+    """
     dense = choose_tiles(rows, num_experts, dtype)
-    return replace(dense, depth=32 if table.mxfp4 else min(table.depth, dense.depth))
+    highest = 32 if dtype == torch.float32 else 128 if table.mxfp4 else 64
+    depth = 32 if table.mxfp4 else min(table.depth, dense.depth)
+    height = min(dense.rows, highest)
+    return Tiles(height, dense.columns, depth, warps=8 if height >= 64 and height == highest else 4)
 
 
 def native_fp8(device: torch.device) -> bool:
