@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kernels.attention.paged import LayerCache, PagedRows
 from kernels.formats.quantized import Matrix, Quantized
+from kernels.reference import SigmoidGate
 from kernels.weights import ExpertForm, ExpertWeights, Matrices
 
 M = TypeVar("M", Tensor, Quantized)
@@ -69,6 +70,8 @@ class Ops:
     backend: Backend
     # (logits_TE, top_k, normalize) -> weights_TK, expert_ids_TK
     gate_topk: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+    # (logits_TE, correction_E, gate) -> weights_TK, expert_ids_TK
+    gate_sigmoid: Callable[[Tensor, Tensor | None, SigmoidGate], tuple[Tensor, Tensor]]
     # (expert_ids_N, num_experts) -> order_N, offsets_E1
     group_by_expert: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     # (x_TD, weights, token_of_row_N, weight_of_row_N, offsets_E1) -> h_NF
@@ -140,6 +143,7 @@ def _reference_ops() -> Ops:
     return Ops(
         backend=Backend.REFERENCE,
         gate_topk=reference.gate_topk,
+        gate_sigmoid=reference.gate_sigmoid,
         group_by_expert=reference.group_by_expert,
         gate_up=reference.gate_up,
         down=reference.down,
@@ -160,6 +164,7 @@ def _cpu_ops() -> Ops:
     return Ops(
         backend=Backend.CPU,
         gate_topk=cpu.gate_topk,
+        gate_sigmoid=cpu.gate_sigmoid,
         group_by_expert=cpu.group_by_expert,
         gate_up=cpu.gate_up,
         down=cpu.down,
@@ -179,6 +184,7 @@ def _triton_ops() -> Ops:
     return Ops(
         backend=Backend.TRITON,
         gate_topk=triton_ops.gate_topk,
+        gate_sigmoid=triton_ops.gate_sigmoid,
         group_by_expert=triton_ops.group_by_expert,
         gate_up=triton_ops.gate_up,
         down=triton_ops.down,

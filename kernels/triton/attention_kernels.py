@@ -32,7 +32,11 @@ def part_kernel(
     part = (tl.program_id(0) // across).to(tl.int64)
     kv_head = tl.program_id(0) % across // blocks
     g = tl.program_id(0) % blocks * BLOCK_G + tl.arange(0, BLOCK_G)
-    row, first, end = tl.load(parts_ptr + part * 3), tl.load(parts_ptr + part * 3 + 1), tl.load(parts_ptr + part * 3 + 2)
+    row, first, end = (
+        tl.load(parts_ptr + part * 3),
+        tl.load(parts_ptr + part * 3 + 1),
+        tl.load(parts_ptr + part * 3 + 2),
+    )
     c, v, m = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_V), tl.arange(0, BLOCK_M)
     head = kv_head * group + g
     q_rows = q_ptr + (row * heads + head)[:, None] * key_size

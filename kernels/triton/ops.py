@@ -15,7 +15,7 @@ from kernels.reference import linear, prepare_matrix
 from kernels.triton import ffn as triton_ffn
 from kernels.triton import packed as triton_packed
 from kernels.triton import quantized as triton_quantized
-from kernels.triton.gate import gate_topk
+from kernels.triton.gate import gate_sigmoid, gate_topk
 from kernels.triton.packed import PackedWeights
 from kernels.triton.permute import group_by_expert, sum_rows
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_rows, check_weights
@@ -23,6 +23,7 @@ from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_ro
 __all__ = [
     "down",
     "expert_ffn",
+    "gate_sigmoid",
     "gate_topk",
     "gate_up",
     "group_by_expert",

@@ -24,7 +24,9 @@ def run(setting: Setting, budget: Budget) -> Finding:
             break
         _one(check, backend, setting.device, found)
     worst = max(found.rows, key=lambda row: row["share"], default={"name": "none", "share": 0.0})
-    found.lines.append(f"{len(found.rows)} checks; the nearest to its tolerance is {worst['name']}, at {worst['share']:.2f}")
+    found.lines.append(
+        f"{len(found.rows)} checks; the nearest to its tolerance is {worst['name']}, at {worst['share']:.2f}"
+    )
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.mxfp4 import E2M1, GROUP, Mxfp4
 from kernels.formats.quantized import Matrix, RowStack
+from kernels.reference import SigmoidGate
 from kernels.weights import ExpertForm, ExpertWeights
 
 Rows = tuple[Tensor, Tensor, Tensor]
@@ -68,3 +69,16 @@ def gate_topk(logits_TE: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, T
     """Weights and experts of `Ops.gate_topk`."""
     weights_TK, ids_TK = logits_TE.double().softmax(-1).topk(top_k)
     return (weights_TK / weights_TK.sum(-1, keepdim=True) if normalize else weights_TK), ids_TK
+
+
+def gate_sigmoid(logits_TE: Tensor, correction_E: Tensor, gate: SigmoidGate) -> tuple[Tensor, Tensor]:
+    """Weights and experts of `Ops.gate_sigmoid`, experts in ascending order."""
+    scores_TE = logits_TE.double().sigmoid()
+    ranked_TGN = (scores_TE + correction_E.double()).unflatten(1, (gate.groups, -1))
+    sums_TG = ranked_TGN.topk(2).values.sum(-1)
+    worst_T1 = sums_TG.topk(gate.top_groups).values[:, -1:]
+    ranked_TE = ranked_TGN.masked_fill((sums_TG < worst_T1)[..., None], float("-inf")).flatten(1)
+    ids_TK = ranked_TE.topk(gate.top_k).indices.sort().values
+    weights_TK = scores_TE.gather(1, ids_TK)
+    weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True) if gate.normalize else weights_TK
+    return weights_TK * gate.scale, ids_TK

@@ -9,6 +9,7 @@ import torch
 
 from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.mxfp4 import Mxfp4
+from kernels.reference import SigmoidGate
 from kernels.select import Ops
 from tests.benchmarks.gpu_check import exact
 from tests.benchmarks.gpu_check.ffn_checks import as_fp8, share
@@ -37,6 +38,7 @@ def other_checks(setting: Setting) -> Iterator[OtherCheck]:
     yield OtherCheck("grouping and sums", grouping)
     for normalize in (False, True):
         yield OtherCheck(f"gate_topk normalize={normalize}", gate(5 if setting.small else 4099, normalize))
+    yield OtherCheck("gate_sigmoid", sigmoid_gate(5 if setting.small else 4099))
     forms = {"grouped": (6, 2, 16, 16, False)} if setting.small else ATTENTION_FORMS
     for name, form in forms.items():
         for dtype in (torch.bfloat16,) if setting.small else ATTENTION_TOLERANCE:
@@ -105,6 +107,23 @@ def gate(tokens: int, normalize: bool) -> Error:
         weights, ids = ops.gate_topk(logits, 8, normalize)
         expected, expected_ids = exact.gate_topk(logits, 8, normalize)
         return share(weights, expected, TOLERANCE[torch.float32]) if torch.equal(ids, expected_ids) else float("inf")
+
+    return error
+
+
+def sigmoid_gate(tokens: int) -> Error:
+    """DeepSeek-V3's, with distinct scores."""
+
+    def error(ops: Ops, device: torch.device) -> float:
+        draw, rule = torch.Generator().manual_seed(tokens), SigmoidGate(8, groups=8, top_groups=4, scale=2.5)
+        logits = (torch.rand(tokens, 256, generator=draw).argsort(1).float() / 64 - 2).to(device)
+        correction = torch.randn(256, generator=draw).to(device)
+        weights, ids = ops.gate_sigmoid(logits, correction, rule)
+        expected, expected_ids = exact.gate_sigmoid(logits, correction, rule)
+        order = ids.argsort(1)
+        if not torch.equal(ids.gather(1, order), expected_ids):
+            return float("inf")
+        return share(weights.gather(1, order), expected, TOLERANCE[torch.float32])
 
     return error
 

@@ -19,6 +19,8 @@ from tests.benchmarks.gpu_check.part import Budget, Finding, Setting
 ROOT = Path(__file__).parents[3]
 # What a part may take beyond its budget for its start and for the step that it is in when the budget ends.
 GRACE_S = 20.0
+# Where the name that is imported is not the one that is installed.
+DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def find(part: Part, setting: Setting) -> Finding:
         module = importlib.import_module(part.module)
         found: Finding = module.run(setting, Budget(part.seconds))
     except ModuleNotFoundError as missing:
-        return Finding([f"the package {missing.name} is not installed: add it (pip install {missing.name})"])
+        package = DISTRIBUTIONS.get(str(missing.name), missing.name)
+        return Finding([f"the package {package} is not installed: add it (pip install {package})"])
     except Exception as fault:
         return Finding([f"{type(fault).__name__}: {fault}"])
     return found

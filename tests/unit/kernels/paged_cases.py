@@ -73,9 +73,7 @@ class Case:
         ])  # fmt: skip
 
 
-def of_form(
-    form: str, lengths: list[int], heads: tuple[int, int], dtype: torch.dtype, scattered: bool = True
-) -> Case:
+def of_form(form: str, lengths: list[int], heads: tuple[int, int], dtype: torch.dtype, scattered: bool = True) -> Case:
     """A small case on the CPU of a form: latent, else with keys and values."""
     if form == "latent":
         return Case(lengths, heads[0], 1, dtype, latent=True, scattered=scattered, key=12)

@@ -11,6 +11,7 @@ from kernels.attention.paged import PagedRows, in_place, padded_length
 from kernels.select import Backend, ops
 from tests.unit.kernels.paged_cases import CPU, TOLERANCE, Case, of_form
 
+
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few short rows fill a group, and longer ones are read in place."""

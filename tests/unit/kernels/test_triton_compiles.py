@@ -19,8 +19,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from kernels.formats.block_fp8 import BlockFp8  # noqa: E402
 from kernels.formats.mxfp4 import Mxfp4  # noqa: E402
-from kernels.triton import attention_kernels, ffn_kernels, packed_kernels  # noqa: E402
-from kernels.triton import gate as triton_gate  # noqa: E402
+from kernels.triton import attention_kernels, ffn_kernels, gate_kernels, packed_kernels  # noqa: E402
 from kernels.triton import permute as triton_permute  # noqa: E402
 from kernels.triton.attention import choose_blocks  # noqa: E402
 from kernels.triton.packed import choose_packed_tiles  # noqa: E402
@@ -49,7 +48,8 @@ def machine_code(
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in types}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps, "num_stages": stages})
+    options = {"num_warps": warps, "num_stages": stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     assert compiled.asm["cubin"]
     assert compiled.metadata.shared <= SHARED_KIB[arch] << 10
     return compiled.asm["ptx"]
@@ -152,7 +152,13 @@ def test_high_tiles_of_packed_weights_use_the_matrix_units(form, arch):
 def test_gate(arch):
     types = {"logits_ptr": "*bf16", "weights_ptr": "*fp32", "ids_ptr": "*i64", "tokens": "i32", "experts": "i32"}
     constants = {"TOP_K": 8, "NORMALIZE": True, "BLOCK_T": 16, "BLOCK_E": 128, "BLOCK_K": 8}
-    machine_code(triton_gate._gate_kernel, types, constants, arch=arch)
+    machine_code(gate_kernels.softmax_kernel, types, constants, arch=arch)
+    types |= {"correction_ptr": "*fp32", "scale": "fp32"}
+    # DeepSeek-V3, and Kimi K2, which has no groups and experts that are no power of two.
+    for experts, tokens, groups, top_groups in ((256, 8, 8, 4), (512, 4, 1, 1)):
+        grouped = {"CORRECTED": True, "GROUPS": groups, "TOP_GROUPS": top_groups, "BLOCK_G": groups}
+        blocks = {"BLOCK_T": tokens, "BLOCK_E": experts}
+        machine_code(gate_kernels.sigmoid_kernel, types, constants | grouped | blocks, arch=arch)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

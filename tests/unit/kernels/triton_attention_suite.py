@@ -81,7 +81,7 @@ def test_elements_that_lie_apart_are_refused(attend):
         attend(case.q_BHC, apart, case.rows(), 0.3, None)
 
 
-@pytest.mark.filterwarnings("ignore:(invalid value|overflow|All-NaN):RuntimeWarning")  # the interpreter computes in numpy
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow|All-NaN):RuntimeWarning")  # numpy, in the interpreter
 def test_a_broken_row_stays_alone(attend):
     """A NaN in one row's query is in its result and in no other; a part of logits of -inf has no share."""
     case = make("grouped", torch.float32)

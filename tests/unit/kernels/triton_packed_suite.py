@@ -166,7 +166,7 @@ def test_what_has_no_table(triton_ops):
         assert_near(triton_ops.expert_ffn(problem.x_TD, ours, *problem.rows), expected, torch.bfloat16)
 
 
-def test_a_step_never_crosses_a_block(triton_ops):
+def test_a_step_never_crosses_a_block():
     for width, depth in ((128, 64), (48, 16), (32, 32)):
         packed = tuple(BlockFp8.empty((64, 96), torch.bfloat16, DEVICE, (16, width)) for _ in range(2))
         table = table_of(packed)
