@@ -1,7 +1,7 @@
 """The two Triton kernels of `kernels.triton.attention`: one part of a row, then all parts of a row together.
 
-Legend: B rows, Q parts, H heads, J key-value heads, G = H / J heads that share one, M positions of a step, C and V sizes
-of a key and a value.
+Legend: B rows, Q parts, H heads, J key-value heads, G = H / J heads that share one, M positions of a step, C and V
+sizes of a key and a value.
 """
 
 from __future__ import annotations

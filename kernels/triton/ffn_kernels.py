@@ -34,6 +34,7 @@ def bias_row(bias_ptr: tl.tensor, columns: tl.tensor, size: tl.tensor) -> tl.ten
 
 @triton.jit  # type: ignore[untyped-decorator]
 def activate(gate: tl.tensor, up: tl.tensor, alpha: tl.tensor, limit: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
+    """As `reference.activate`, in float32."""
     if CLAMPED:
         # Not tl.minimum: a NaN must stay one.
         gate = tl.where(gate > limit, limit, gate)

@@ -18,7 +18,7 @@ _FIRST = tl.constexpr(float("inf"))
 def _logits(
     logits_ptr: tl.tensor, tokens: tl.tensor, experts: tl.tensor, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr
 ) -> tl.tensor:
-    """This program's tokens, all experts, and their logits in float32: -inf for padding experts, 0 for padding tokens."""
+    """This program's tokens, all experts, their logits in float32: -inf for padding experts, 0 for padding tokens."""
     t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     e = tl.arange(0, BLOCK_E)
     real = (t < tokens)[:, None] & (e < experts)[None, :]

@@ -92,6 +92,6 @@ def topk_sigmoid(logits_TE: Tensor, gate: Gate) -> Chosen:
 
 
 def sigmoid_groups(logits_TE: Tensor, gate: Gate, ops: Ops, correction_E: Tensor | None) -> Chosen:
-    """Sigmoid scores, corrected for choosing only, from the best groups: DeepSeek-V3 (arXiv 2412.19437, section 2.1.2)."""
+    """Sigmoid scores, corrected for choosing only, from the best groups: DeepSeek-V3, see `SigmoidGate`."""
     rule = SigmoidGate(gate.top_k, gate.groups, gate.top_groups, gate.normalize, gate.scale)
     return ops.gate_sigmoid(logits_TE, correction_E, rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def time_contexts(ops: Ops, setting: Setting, timer: Timer, limits: Limits) -> I
             keys, values = (_random(slots, kv_heads, size, setting.device) for size in (key, value))
             cache = LayerCache(keys, None if latent else values, value)
             q_BHC = torch.randn(count, heads, key, device=setting.device).bfloat16()
-            seconds = timer.medians({"paged_attention": lambda: ops.paged_attention(q_BHC, cache, rows, 0.1)})
+            seconds = timer.medians({"paged_attention": partial(ops.paged_attention, q_BHC, cache, rows, 0.1)})
             reach = count * context * cache.token_bytes / seconds["paged_attention"] / limits.copied
             yield {
                 "heads": name, "rows": count, "context": context, "seconds": seconds["paged_attention"],

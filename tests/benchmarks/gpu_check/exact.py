@@ -55,7 +55,7 @@ def matrix(w_OI: Matrix) -> Tensor:
         scales = w_OI.scales_BC.double()
         for axis, (height, size) in enumerate(zip(w_OI.block, w_OI.shape, strict=True)):
             scales = scales.repeat_interleave(height, axis).narrow(axis, 0, size)
-        return w_OI.values_OI.to(torch.float64) * scales
+        return w_OI.values_OI.float().double() * scales
     if isinstance(w_OI, Mxfp4):
         values = torch.tensor([*E2M1, *(-value for value in E2M1)], dtype=torch.float64, device=w_OI.device)
         pairs = torch.stack((w_OI.blocks_OGH & 15, w_OI.blocks_OGH >> 4), dim=-1).long()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ def grouped_mm(gate_up_E2FD: Tensor, down_EDF: Tensor) -> Form:
 
 
 def forms_of(layer: Layer, ops: Ops, device: torch.device) -> Iterator[tuple[str, Form, float]]:
-    """Name, form and bytes of a weight, one after the other; memory of the packed ones is taken when they are asked for."""
+    """Name, form and bytes of a weight, one after the other."""
     dense = dense_weights(layer, device)
     yield "bf16", _ours(ops, ops.prepare_weights(*dense)), 2.0
     if hasattr(F, "grouped_mm"):
@@ -139,7 +140,7 @@ def time_layer(
     forms = {name: (form, size) for name, form, size in forms_of(layer, ops, setting.device)}
     for count in tokens:
         rows = make_rows(layer, count, setting.device)
-        calls: dict[str, Call] = {name: _bound(form, rows) for name, (form, _) in forms.items()}
+        calls: dict[str, Call] = {name: partial(form, *rows) for name, (form, _) in forms.items()}
         touched = len(rows[2].unique()) * layer.matrix_elements
         for name, seconds in timer.medians(calls).items():
             operations = 2 * len(rows[2]) * layer.matrix_elements
@@ -148,7 +149,3 @@ def time_layer(
                 "share_of_copy": touched * forms[name][1] / seconds / limits.copied,
                 "share_of_dense": operations / seconds / limits.dense,
             }  # fmt: skip
-
-
-def _bound(form: Form, rows: Rows) -> Call:
-    return lambda: form(*rows)

@@ -25,7 +25,7 @@ DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 @dataclass(frozen=True)
 class Part:
-    """A module with `run(setting, budget)`, and how long it may take: with the grace of all, less than eight minutes."""
+    """A module with `run(setting, budget)`, and how long it may take; all together, with the grace, eight minutes."""
 
     name: str
     module: str

@@ -1,4 +1,4 @@
-"""`make gpu-check` without a GPU: what it runs, in Triton's interpreter; what it finds wrong; what it needs installed."""
+"""`make gpu-check` without a GPU: what it runs, in Triton's interpreter; what it finds wrong; what it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.benchmarks.gpu_check.layers import LAYERS
 from tests.benchmarks.gpu_check.part import Budget, Finding, Setting
 from tests.benchmarks.gpu_check.parts import GRACE_S, PARTS, Part, find
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SMALL = Setting(torch.device("cpu"), small=True)
 # A minute of a core for itself is more than enough; it ends what hangs, and judges no machine.
 LIMIT_S = 600

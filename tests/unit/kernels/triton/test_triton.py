@@ -1,4 +1,4 @@
-"""Runs the `triton_*suite.py` in a process of their own: in Triton's interpreter, and on the GPU where there is one."""
+"""Runs the `*_suite.py` in a process of their own: in Triton's interpreter, and on the GPU where there is one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-SUITES = sorted(Path(__file__).parent.glob("triton_*suite.py"))
-ROOT = Path(__file__).parents[3]
+SUITES = sorted(Path(__file__).parent.glob("*_suite.py"))
+ROOT = Path(__file__).parents[4]
 # The interpreter takes a minute of a core that it has for itself: it ends a run that hangs, and judges no machine.
 LIMIT_S = 1500
 
