@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from kernels.select import Ops, ops
-from tests.benchmarks.gpu_check.ffn_checks import FORMATS, SIZES, FfnCheck, ffn_checks
+from tests.benchmarks.gpu_check.ffn_checks import FORMATS, SIZES, SMALL, TOKENS, FfnCheck, ffn_checks
 from tests.benchmarks.gpu_check.other_checks import OtherCheck, other_checks
 from tests.benchmarks.gpu_check.part import Budget, Finding, Setting
-from tests.unit.kernels.kernel_cases import Case
+from tests.unit.kernels.kernel_cases import Case, make
 
 Check = FfnCheck | OtherCheck
 
@@ -23,11 +23,24 @@ def run(setting: Setting, budget: Budget) -> Finding:
             found.faults.append(f"out of time before {check.name!r}: it and all behind it are not checked")
             break
         _one(check, backend, setting.device, found)
+    found.lines.append(same_bits(backend, setting))
     worst = max(found.rows, key=lambda row: row["share"], default={"name": "none", "share": 0.0})
     found.lines.append(
         f"{len(found.rows)} checks; the nearest to its tolerance is {worst['name']}, at {worst['share']:.2f}"
     )
     return found
+
+
+def same_bits(backend: Ops, setting: Setting) -> str:
+    """Whether the first tokens' experts give the same bits alone and in a large batch: told, as it is not promised."""
+    case = Case(3, **SMALL) if setting.small else Case(TOKENS[-1], **SIZES)
+    problem = make(case, torch.bfloat16, str(setting.device))
+    weights, first = problem.prepare(backend), case.top_k
+    together = backend.expert_ffn(problem.x_TD, weights, *problem.rows)[0]
+    alone = backend.expert_ffn(problem.x_TD[:1], weights, *(rows[:first] for rows in problem.rows))[0]
+    return (
+        f"expert_ffn: a token alone and among {case.tokens} has {'the same' if together.equal(alone) else 'other'} bits"
+    )
 
 
 def _checks(setting: Setting) -> Iterator[Check]:

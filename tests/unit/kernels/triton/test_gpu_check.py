@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kernels.select import Ops, ops
-from tests.benchmarks.gpu_check import checking, command
+from tests.benchmarks.gpu_check import checking, command, parts
 from tests.benchmarks.gpu_check.layers import LAYERS
 from tests.benchmarks.gpu_check.part import Budget, Finding, Setting
 from tests.benchmarks.gpu_check.parts import GRACE_S, PARTS, Part, find
@@ -107,6 +107,21 @@ def test_a_part_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     module.run = lambda *_: 1 / 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "broken_part", module)
     assert find(Part("broken", "broken_part", 1.0), SMALL).faults == ["ZeroDivisionError: division by zero"]
+
+
+def test_a_part_that_hangs_is_ended_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], **options: object) -> None:
+        raise subprocess.TimeoutExpired(command, float(str(options["timeout"])))
+
+    monkeypatch.setattr(parts.subprocess, "run", hang)
+    assert parts.run(PARTS[0], small=True)["faults"] == [
+        f"not done after {PARTS[0].seconds + GRACE_S:.0f} seconds, and ended"
+    ]
+
+
+def test_a_part_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.sys, "executable", "/bin/false")
+    assert parts.run(PARTS[0], small=True)["faults"] == ["its process ended with 1 and left no report"]
 
 
 def test_one_part_that_failed_is_the_exit_status(
