@@ -134,7 +134,7 @@ def _weight_bytes(form: str) -> float:
 
 
 def time_layer(
-    layer: Layer, ops: Ops, setting: Setting, timer: Timer, limits: Limits, tokens: tuple[int, ...] = TOKENS
+    layer: Layer, ops: Ops, setting: Setting, timer: Timer, limits: Limits, tokens: tuple[int, ...]
 ) -> Iterator[dict[str, Any]]:
     """A row for each number of tokens and form."""
     forms = {name: (form, size) for name, form, size in forms_of(layer, ops, setting.device)}

@@ -49,17 +49,21 @@ def _free(device: torch.device) -> int:
 
 
 class Timer:
-    """Times calls in turn within each round, so that a clock that changes hits all of them."""
+    """Times calls in turn within each round, so that a clock that changes hits all of them.
+
+    `unrecorded` are names of calls that no graph could hold, whose times are those of their launches, too.
+    """
 
     def __init__(self, setting: Setting, budget: Budget) -> None:
         self._device, self._budget = setting.device, budget
+        self.unrecorded: set[str] = set()
         self._rounds = 1 if setting.small else ROUNDS
         self._cuda = setting.device.type == "cuda"
         self._swept = torch.zeros(SWEPT_BYTES if self._cuda else 8, dtype=torch.uint8, device=setting.device)
 
     def seconds(self, calls: dict[str, Call]) -> dict[str, list[float]]:
         """Seconds of each call in each round; at least one, and no more once the budget is spent."""
-        ready = {name: self._recorded(call) for name, call in calls.items()}
+        ready = {name: self._recorded(name, call) for name, call in calls.items()}
         taken: dict[str, list[float]] = {name: [] for name in calls}
         for done in range(self._rounds):
             if done and self._budget.spent():
@@ -72,7 +76,7 @@ class Timer:
         """The median of each."""
         return {name: statistics.median(times) for name, times in self.seconds(calls).items()}
 
-    def _recorded(self, call: Call) -> Call:
+    def _recorded(self, name: str, call: Call) -> Call:
         """The call as a graph; as it is where something in it cannot be recorded."""
         call()  # compiles, and allocates what stays
         if not self._cuda:
@@ -84,6 +88,7 @@ class Timer:
                 call()
         except RuntimeError:
             torch.cuda.synchronize()
+            self.unrecorded.add(name)
             return call
         return graph.replay
 

@@ -40,9 +40,9 @@ def other_checks(setting: Setting) -> Iterator[OtherCheck]:
         yield OtherCheck(f"gate_topk normalize={normalize}", gate(5 if setting.small else 4099, normalize))
     yield OtherCheck("gate_sigmoid", sigmoid_gate(5 if setting.small else 4099))
     forms = {"grouped": (6, 2, 16, 16, False)} if setting.small else ATTENTION_FORMS
+    lengths = SMALL_LENGTHS if setting.small else LENGTHS
     for name, form in forms.items():
         for dtype in (torch.bfloat16,) if setting.small else ATTENTION_TOLERANCE:
-            lengths = SMALL_LENGTHS if setting.small else LENGTHS
             yield OtherCheck(f"paged_attention {name} {dtype}", attention(*form, dtype, lengths, name == "gpt-oss"))
         yield OtherCheck(f"paged_attention {name}: rows alone and together", alone(*form, lengths))
 

@@ -11,7 +11,7 @@ from cluster.table import duration, table
 from kernels.select import ops
 from tests.benchmarks.gpu_check import limits
 from tests.benchmarks.gpu_check.contexts import time_contexts
-from tests.benchmarks.gpu_check.layers import LAYERS, SMALL_LAYERS, time_layer
+from tests.benchmarks.gpu_check.layers import LAYERS, SMALL_LAYERS, TOKENS, time_layer
 from tests.benchmarks.gpu_check.part import Budget, Finding, Setting
 
 Rows = Iterator[dict[str, Any]]
@@ -27,11 +27,13 @@ def run(setting: Setting, budget: Budget) -> Finding:
     found.rows.append({"copied_bytes_per_second": reached.copied, "dense_flops": reached.dense})
     _part(found, budget, "attention", lambda: time_contexts(backend, setting, timer, reached))
     for layer in SMALL_LAYERS if setting.small else LAYERS:
-        fitting, tokens = layer.that_fits(_free(setting.device)), (1, 8) if setting.small else (1, 8, 64, 4096)
+        fitting, tokens = layer.that_fits(_free(setting.device)), TOKENS[:2] if setting.small else TOKENS
         _part(found, budget, layer.name,
               lambda one=fitting, counts=tokens: time_layer(one, backend, setting, timer, reached, counts))  # fmt: skip
         if setting.device.type == "cuda":
             torch.cuda.empty_cache()
+    if timer.unrecorded:
+        found.lines.append(f"launched by the host, not from a graph: {', '.join(sorted(timer.unrecorded))}")
     found.lines += _tables(found.rows)
     return found
 
