@@ -11,12 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels.reference import linear, prepare_matrix
 from kernels.triton import ffn as triton_ffn
 from kernels.triton import packed as triton_packed
 from kernels.triton import quantized as triton_quantized
 from kernels.triton.gate import gate_sigmoid, gate_topk
-from kernels.triton.packed import PackedWeights
+from kernels.triton.packed import PackedWeights, linear, prepare_matrix
 from kernels.triton.permute import group_by_expert, sum_rows
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_rows, check_weights
 

@@ -7,15 +7,23 @@ Legend: T tokens, E experts, N rows (token-expert pairs) sorted by expert, D hid
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from kernels import reference
+from kernels.formats.quantized import Matrix, Quantized
 from kernels.triton.ffn import Tiles, choose_tiles, constants, given, grid
 from kernels.triton.packed_kernels import packed_down_kernel, packed_gate_up_kernel
 from kernels.triton.packed_table import PackedTable, table_of
-from kernels.weights import ExpertWeights
+from kernels.weights import ExpertForm, ExpertWeights
 
+M = TypeVar("M", bound=Matrix)
+
+# Of single matrices, as long as they live.
+_TABLES: WeakKeyDictionary[Quantized, PackedTable | None] = WeakKeyDictionary()
 # The first devices that convert FP8 themselves: Ada (8, 9).
 _NATIVE_FP8 = (8, 9)
 
@@ -68,6 +76,35 @@ def down(
             **_constants(tiles, weights, table),
         )  # fmt: skip
     return y_ND
+
+
+def linear(x_MI: Tensor, w_OI: Matrix) -> Tensor:
+    """As `reference.linear`: a quantized matrix that has a table is decoded inside the product, as one expert's down.
+
+    Never waits for the device, but for the first call with a matrix that has not been through `prepare_matrix`.
+    """
+    table = None if isinstance(w_OI, Tensor) else _table_of_one(w_OI)
+    if table is None:
+        return reference.linear(x_MI, w_OI)
+    outputs, inputs = w_OI.shape
+    x_NI = x_MI.reshape(-1, inputs)
+    # Only its shapes and its form are read: the matrix itself is found through the table.
+    alone = ExpertWeights((w_OI,), (w_OI,), ExpertForm(weight_inputs=True))
+    ends = torch.arange(0, 2 * len(x_NI), max(1, len(x_NI)), device=x_MI.device)
+    return down(x_NI, alone, table, ends, x_NI).to(x_MI.dtype).view(*x_MI.shape[:-1], outputs)
+
+
+def prepare_matrix(w_OI: M) -> M:
+    """The matrix as it is; where a quantized one lies is noted for `linear`."""
+    if not isinstance(w_OI, Tensor):
+        _table_of_one(w_OI)
+    return w_OI
+
+
+def _table_of_one(w_OI: Quantized) -> PackedTable | None:
+    if w_OI not in _TABLES:
+        _TABLES[w_OI] = table_of((w_OI,))
+    return _TABLES[w_OI]
 
 
 def choose_packed_tiles(rows: int, num_experts: int, dtype: torch.dtype, table: PackedTable) -> Tiles:

@@ -166,6 +166,17 @@ def test_what_has_no_table(triton_ops):
         assert_near(triton_ops.expert_ffn(problem.x_TD, ours, *problem.rows), expected, torch.bfloat16)
 
 
+@pytest.mark.parametrize("rows", [(0,), (1,), (2, 9)], ids=str)
+@pytest.mark.parametrize("form", ["blocks over both halves", "channels", "mxfp4"])
+def test_linear_decodes_no_whole_matrix(triton_ops, form, rows, monkeypatch):
+    """A product with one matrix takes the same kernel, for any number of rows and any dimensions before them."""
+    w = packed_forms(torch.linspace(-1, 1, 72 * 64, device=DEVICE).view(72, 64))[form]
+    x = torch.randn(*rows, 64, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    expected = (x.double() @ w.dense().double().T).float()
+    monkeypatch.setattr(type(w), "dense", lambda _: pytest.fail("decoded whole"))
+    assert_near(triton_ops.linear(x, triton_ops.prepare_matrix(w)), expected, torch.float32)
+
+
 def test_a_step_never_crosses_a_block():
     for width, depth in ((128, 64), (48, 16), (32, 32)):
         packed = tuple(BlockFp8.empty((64, 96), torch.bfloat16, DEVICE, (16, width)) for _ in range(2))
