@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint parity dashboards dashboards-test bench train helm-golden image-test clean
+.PHONY: demo test lint parity dashboards dashboards-test bench gpu-check train helm-golden image-test clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
@@ -38,6 +38,11 @@ dashboards-test: $(STAMP)
 # ARGS="--rows decode,layer --llama-bench PATH --against FILE".
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_native $(ARGS)
+
+# Kernels against float64, speeds and a served model on one NVIDIA GPU: at most eight minutes. It needs no Ray: without
+# .venv it runs in any Python that has torch and Triton.
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu_check
 
 # The bundled model, made anew from the standard library's own text.
 train: $(STAMP)

@@ -5,6 +5,8 @@ Legend: T tokens, K experts per token, E experts, N rows (token-expert pairs), M
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,10 +28,62 @@ def gate_topk(logits_TE: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, T
     return weights_TK, expert_ids_TK
 
 
+@dataclass(frozen=True)
+class SigmoidGate:
+    """The rule of DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): K experts by sigmoid scores from the best groups.
+
+    Of `groups` of consecutive experts only the `top_groups` take part. `normalize` makes a token's weights sum to 1,
+    then `scale` multiplies them.
+    """
+
+    top_k: int
+    groups: int = 1
+    top_groups: int = 1
+    normalize: bool = True
+    scale: float = 1.0
+
+
+def gate_sigmoid(logits_TE: Tensor, correction_E: Tensor | None, gate: SigmoidGate) -> tuple[Tensor, Tensor]:
+    """The experts with the largest corrected scores, in any order; a group's score is the sum of its two best.
+
+    Returns weights_TK float32, from the scores without the correction, and expert_ids_TK int64. Scores are float32, as
+    is correction_E. Ties fall as `torch.topk` lets them. Raises ValueError unless 1 <= top_k <= E, and where groups of
+    at least two experts do not make up E.
+    """
+    check_sigmoid_gate(logits_TE, gate)
+    scores_TE = logits_TE.float().sigmoid()
+    choice_TE = scores_TE if correction_E is None else scores_TE + correction_E
+    if gate.groups > 1:
+        choice_TE = choice_TE.masked_fill(~_in_best_groups(choice_TE, gate), float("-inf"))
+    expert_ids_TK = choice_TE.topk(gate.top_k, dim=-1, sorted=False).indices
+    weights_TK = scores_TE.gather(1, expert_ids_TK)
+    if gate.normalize:
+        # The small number as in transformers, for equal results.
+        weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
+    return weights_TK * gate.scale, expert_ids_TK
+
+
+def _in_best_groups(choice_TE: Tensor, gate: SigmoidGate) -> Tensor:
+    """Which experts belong to a token's best groups, bool [T, E]."""
+    by_group_TGN = choice_TE.view(choice_TE.shape[0], gate.groups, -1)
+    group_scores_TG = by_group_TGN.topk(2, dim=-1).values.sum(dim=-1)
+    best = group_scores_TG.topk(gate.top_groups, dim=-1, sorted=False).indices
+    chosen_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool).scatter_(1, best, True)
+    return chosen_TG.unsqueeze(-1).expand(by_group_TGN.shape).flatten(1)
+
+
 def check_gate(logits_TE: Tensor, top_k: int) -> None:
     """Raise ValueError unless logits are a matrix and 1 <= top_k <= E."""
     if logits_TE.ndim != 2 or not 1 <= top_k <= logits_TE.shape[1]:
         raise ValueError(f"top_k {top_k} does not fit logits of shape {tuple(logits_TE.shape)}")
+
+
+def check_sigmoid_gate(logits_TE: Tensor, gate: SigmoidGate) -> None:
+    """Raise ValueError where `gate_sigmoid` does."""
+    check_gate(logits_TE, gate.top_k)
+    experts = logits_TE.shape[1]
+    if gate.groups > 1 and (experts % gate.groups or experts // gate.groups < 2):
+        raise ValueError(f"{experts} experts are not {gate.groups} equal groups of at least two: see the gate's groups")
 
 
 def group_by_expert(expert_ids_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from kernels.attention.paged import LayerCache, PagedRows
 from kernels.formats.quantized import Matrix
 from kernels.native.library import NativeUnavailableError
 from kernels.native.library import library as native_library
+from kernels.reference import SigmoidGate
 from kernels.weights import ExpertForm, ExpertWeights, Matrices
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Ops:
     backend: Backend
     # (logits_TE, top_k, normalize) -> weights_TK, expert_ids_TK
     gate_topk: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+    # (logits_TE, correction_E, gate) -> weights_TK, expert_ids_TK
+    gate_sigmoid: Callable[[Tensor, Tensor | None, SigmoidGate], tuple[Tensor, Tensor]]
     # (gate_up, down, form, gate_up_bias, down_bias) -> weights
     prepare_weights: PrepareWeights
     # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
@@ -166,6 +169,7 @@ def _reference_ops() -> Ops:
     return Ops(
         backend=Backend.REFERENCE,
         gate_topk=reference.gate_topk,
+        gate_sigmoid=reference.gate_sigmoid,
         prepare_weights=reference.prepare_weights,
         expert_ffn=reference.expert_ffn,
         prepare_matrix=reference.prepare_matrix,
@@ -182,6 +186,7 @@ def _native_ops() -> Ops:
     return Ops(
         backend=Backend.NATIVE,
         gate_topk=reference.gate_topk,
+        gate_sigmoid=reference.gate_sigmoid,
         prepare_weights=experts.prepare_weights,
         expert_ffn=experts.expert_ffn,
         prepare_matrix=products.prepare_matrix,
@@ -199,6 +204,7 @@ def _cpu_ops() -> Ops:
     return Ops(
         backend=Backend.CPU,
         gate_topk=cpu.gate_topk,
+        gate_sigmoid=cpu.gate_sigmoid,
         prepare_weights=cpu.prepare_weights,
         expert_ffn=cpu.expert_ffn,
         prepare_matrix=cpu_linear.prepare_matrix,
@@ -208,12 +214,13 @@ def _cpu_ops() -> Ops:
 
 
 def _triton_ops() -> Ops:
-    from kernels.attention import reference as attention
+    from kernels.triton import attention
     from kernels.triton import ops as triton_ops
 
     return Ops(
         backend=Backend.TRITON,
         gate_topk=triton_ops.gate_topk,
+        gate_sigmoid=triton_ops.gate_sigmoid,
         prepare_weights=triton_ops.prepare_weights,
         expert_ffn=triton_ops.expert_ffn,
         prepare_matrix=triton_ops.prepare_matrix,

@@ -1,12 +1,12 @@
 """What single rows read of a paged cache: each row's slots, and how rows of similar lengths are put together.
 
 Made once per step for all layers that share a block table. S slots of the cache, J key-value heads, C key size, V value
-size, B rows, P positions of a group with its padding.
+size, B rows, P positions of a group with its padding; N slots of all rows, Q parts of all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,19 @@ class RowsPlan:
     inverse_B: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class RowParts:
+    """All rows' slots on the device, one row after the other, and how rows are cut into parts of a fixed size.
+
+    A row's last part may be shorter. All are int64. `parts_Q3` has for each part its row and the first and last
+    (exclusive) of its places in `slots_N`; row b owns the parts from `offsets_B1[b]` up to `offsets_B1[b + 1]`.
+    """
+
+    slots_N: Tensor
+    parts_Q3: Tensor
+    offsets_B1: Tensor
+
+
 class PagedRows:
     """B rows of different sequences; row b attends to all of `slots[b]` (int64, oldest first, never empty)."""
 
@@ -76,6 +89,7 @@ class PagedRows:
         self._device = device
         self._in_place: dict[int, slice | Tensor] = {}
         self._plans: dict[tuple[int, int, torch.dtype], RowsPlan] = {}
+        self._parts: dict[int, RowParts] = {}
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -99,6 +113,23 @@ class PagedRows:
         if key not in self._plans:
             self._plans[key] = self._made(*key)
         return self._plans[key]
+
+    def parts(self, size: int) -> RowParts:
+        """Return the rows in parts of `size` slots: what a kernel for all rows reads. Made once, then remembered."""
+        if size not in self._parts:
+            self._parts[size] = self._cut(size)
+        return self._parts[size]
+
+    def _cut(self, size: int) -> RowParts:
+        lengths_B = np.array([len(slots) for slots in self._slots])
+        counts_B = -(-lengths_B // size)
+        offsets_B1 = np.concatenate(([0], counts_B.cumsum()))
+        row_Q = np.arange(len(lengths_B)).repeat(counts_B)
+        # A part's number within its row says how far behind the row's first slot it begins.
+        ends_B = lengths_B.cumsum()
+        starts_Q = (ends_B - lengths_B)[row_Q] + (np.arange(len(row_Q)) - offsets_B1[row_Q]) * size
+        parts_Q3 = np.stack((row_Q, starts_Q, np.minimum(starts_Q + size, ends_B[row_Q])), axis=1)
+        return RowParts(*_together((np.concatenate(self._slots), parts_Q3, offsets_B1), self._device))
 
     def _made(self, group_tokens: int, longest: int, dtype: torch.dtype) -> RowsPlan:
         lengths = [padded_length(len(slots)) for slots in self._slots]
@@ -125,6 +156,17 @@ class PagedRows:
         mask_BP = torch.zeros(padding_BP.shape, dtype=dtype).masked_fill_(padding_BP, float("-inf"))
         slots = torch.from_numpy(slots_BP.reshape(-1)).to(self._device)
         return PaddedRows(first, last, length, slots, mask_BP[:, None, None].to(self._device))
+
+
+def _together(arrays: Sequence[Slots], device: torch.device) -> Iterator[Tensor]:
+    """Arrays on the device by a single copy; each begins at a multiple of 16 bytes, for which Triton loads faster."""
+    places = np.cumsum([0, *(array.size + array.size % 2 for array in arrays)])
+    whole = np.zeros(places[-1], dtype=np.int64)
+    for place, array in zip(places, arrays, strict=False):
+        whole[place : place + array.size] = array.reshape(-1)
+    there = torch.from_numpy(whole).to(device)
+    for place, array in zip(places, arrays, strict=False):
+        yield there[place : place + array.size].view(array.shape)
 
 
 def padded_length(length: int) -> int:

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from kernels.cpu.linear import linear, padded, prepare_matrix
 from kernels.formats.quantized import Matrix
-from kernels.reference import activate, gate_topk, weighted
+from kernels.reference import activate, gate_sigmoid, gate_topk, weighted
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of, check_rows, check_weights, segments
 
-# The reference's gate_topk is two torch calls already, so the CPU path uses it.
+# The reference's gates are few torch calls already, so the CPU path uses them.
 __all__ = [
     "down",
     "expert_ffn",
+    "gate_sigmoid",
     "gate_topk",
     "gate_up",
     "group_by_expert",

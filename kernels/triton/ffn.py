@@ -13,11 +13,9 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.triton.dot import INTERPRETED
 from kernels.triton.ffn_kernels import down_kernel, gate_up_kernel
 from kernels.weights import ExpertWeights, Matrices
-
-# The interpreter's tl.dot on bfloat16 tiles is silently wrong: there, and only there, tiles are widened first.
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,11 @@ def gate_up(
     h_NF = x_TD.new_empty(rows, ffn)
     if h_NF.numel():
         tiles = choose_tiles(rows, experts, x_TD.dtype)
-        gate_up_kernel[_grid(tiles, rows, experts, ffn)](
-            x_TD.contiguous(), w_E2FD, _given(weights.gate_up_bias, w_E2FD), token_of_row_N.contiguous(),
+        gate_up_kernel[grid(tiles, rows, experts, ffn)](
+            x_TD.contiguous(), w_E2FD, given(weights.gate_up_bias, w_E2FD), token_of_row_N.contiguous(),
             weight_of_row_N.contiguous(), offsets_E1, h_NF, experts, hidden, ffn, form.alpha, form.limit,
             CLAMPED=form.clamped, WEIGHTED=form.weight_inputs, BIASED=weights.gate_up_bias is not None,
-            **_constants(tiles, experts),
+            **constants(tiles, experts),
         )  # fmt: skip
     return h_NF
 
@@ -64,11 +62,11 @@ def down(h_NF: Tensor, weights: ExpertWeights, offsets_E1: Tensor, weight_of_row
     y_ND = h_NF.new_empty(rows, hidden, dtype=torch.float32)
     if y_ND.numel():
         tiles = choose_tiles(rows, experts, h_NF.dtype)
-        down_kernel[_grid(tiles, rows, experts, hidden)](
-            h_NF.contiguous(), w_EDF, _given(weights.down_bias, w_EDF), weight_of_row_N.contiguous(), offsets_E1, y_ND,
+        down_kernel[grid(tiles, rows, experts, hidden)](
+            h_NF.contiguous(), w_EDF, given(weights.down_bias, w_EDF), weight_of_row_N.contiguous(), offsets_E1, y_ND,
             experts, hidden, ffn,
             WEIGHTED=not weights.form.weight_inputs, BIASED=weights.down_bias is not None,
-            **_constants(tiles, experts),
+            **constants(tiles, experts),
         )  # fmt: skip
     return y_ND
 
@@ -83,17 +81,18 @@ def stacked(matrices: Matrices) -> Tensor:
     return torch.stack(dense)
 
 
-def _given(bias: Tensor | None, instead: Tensor) -> Tensor:
+def given(bias: Tensor | None, instead: Tensor) -> Tensor:
     """The bias as a kernel can read it, or another tensor, which it does not read, in its place."""
     return instead if bias is None else bias.contiguous()
 
 
-def _grid(tiles: Tiles, rows: int, experts: int, columns: int) -> tuple[int, int]:
+def grid(tiles: Tiles, rows: int, experts: int, columns: int) -> tuple[int, int]:
     """Enough programs for any routing. Row tiles vary fastest: adjacent programs share a cached tile of weights."""
     return triton.cdiv(rows, tiles.rows) + min(experts, rows), triton.cdiv(columns, tiles.columns)
 
 
-def _constants(tiles: Tiles, experts: int) -> dict[str, int | bool]:
+def constants(tiles: Tiles, experts: int) -> dict[str, int | bool]:
+    """What every product's kernel is compiled for."""
     return {
         "BLOCK_M": tiles.rows,
         "BLOCK_C": tiles.columns,

@@ -8,9 +8,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.triton.dot import dot
+
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr) -> tl.tensor:
+def find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr) -> tl.tensor:
     """This program's expert, its first row and the expert's last row + 1; an empty range behind the last tile."""
     tile = tl.program_id(0)
     e = tl.arange(0, BLOCK_E)
@@ -25,22 +27,14 @@ def _find_tile(offsets_ptr: tl.tensor, experts: tl.tensor, BLOCK_M: tl.constexpr
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _dot(a: tl.tensor, b: tl.tensor, total: tl.tensor, INTERPRETED: tl.constexpr) -> tl.tensor:
-    if INTERPRETED:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    # Not tf32, the default: float32 weights would lose 13 bits of their mantissa.
-    return tl.dot(a, b, total, input_precision="ieee")
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _bias(bias_ptr: tl.tensor, columns: tl.tensor, size: tl.tensor) -> tl.tensor:
+def bias_row(bias_ptr: tl.tensor, columns: tl.tensor, size: tl.tensor) -> tl.tensor:
     """One expert's bias of these columns, in float32, for every row."""
     return tl.load(bias_ptr + columns, mask=columns < size, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _activate(gate: tl.tensor, up: tl.tensor, alpha: tl.tensor, limit: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
+def activate(gate: tl.tensor, up: tl.tensor, alpha: tl.tensor, limit: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
+    """As `reference.activate`, in float32."""
     if CLAMPED:
         # Not tl.minimum: a NaN must stay one.
         gate = tl.where(gate > limit, limit, gate)
@@ -61,7 +55,7 @@ def gate_up_kernel(
     INTERPRETED: tl.constexpr,
 ) -> None:  # fmt: skip
     """h of one tile: the gathered rows times gate and up, biased, activated, in h's dtype."""
-    expert, first, end = _find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
+    expert, first, end = find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
     if first >= end:
         return
     rows = first + tl.arange(0, BLOCK_M)
@@ -82,12 +76,12 @@ def gate_up_kernel(
         x = tl.load(x_tile + start, mask=(rows < end)[:, None] & inside[None, :], other=0.0)
         if WEIGHTED:
             x = (x.to(tl.float32) * weight).to(x_ptr.dtype.element_ty)
-        gate = _dot(x, tl.load(gate_tile + start, mask=w_mask, other=0.0), gate, INTERPRETED)
-        up = _dot(x, tl.load(up_tile + start, mask=w_mask, other=0.0), up, INTERPRETED)
+        gate = dot(x, tl.load(gate_tile + start, mask=w_mask, other=0.0), gate, INTERPRETED)
+        up = dot(x, tl.load(up_tile + start, mask=w_mask, other=0.0), up, INTERPRETED)
     if BIASED:
-        gate += _bias(bias_ptr + expert * 2 * ffn, f, ffn)
-        up += _bias(bias_ptr + expert * 2 * ffn + ffn, f, ffn)
-    h = _activate(gate, up, alpha, limit, CLAMPED)
+        gate += bias_row(bias_ptr + expert * 2 * ffn, f, ffn)
+        up += bias_row(bias_ptr + expert * 2 * ffn + ffn, f, ffn)
+    h = activate(gate, up, alpha, limit, CLAMPED)
     mask = (rows < end)[:, None] & (f < ffn)[None, :]
     tl.store(h_ptr + rows[:, None] * ffn + f[None, :], h.to(h_ptr.dtype.element_ty), mask=mask)
 
@@ -102,7 +96,7 @@ def down_kernel(
     INTERPRETED: tl.constexpr,
 ) -> None:  # fmt: skip
     """y of one tile in float32: the rows of h times down, biased and weighted."""
-    expert, first, end = _find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
+    expert, first, end = find_tile(offsets_ptr, experts, BLOCK_M, BLOCK_E)
     if first >= end:
         return
     rows = first + tl.arange(0, BLOCK_M)
@@ -115,9 +109,9 @@ def down_kernel(
         inside = start + k < ffn
         h = tl.load(h_tile + start, mask=(rows < end)[:, None] & inside[None, :], other=0.0)
         w = tl.load(w_tile + start, mask=inside[:, None] & (d < hidden)[None, :], other=0.0)
-        y = _dot(h, w, y, INTERPRETED)
+        y = dot(h, w, y, INTERPRETED)
     if BIASED:
-        y += _bias(bias_ptr + expert * hidden, d, hidden)
+        y += bias_row(bias_ptr + expert * hidden, d, hidden)
     if WEIGHTED:
         y = y * tl.load(weight_ptr + rows, mask=rows < end, other=0.0)[:, None]
     mask = (rows < end)[:, None] & (d < hidden)[None, :]

@@ -11,17 +11,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels.reference import linear, prepare_matrix
 from kernels.triton import ffn as triton_ffn
+from kernels.triton import packed as triton_packed
 from kernels.triton import quantized as triton_quantized
-from kernels.triton.ffn import stacked
-from kernels.triton.gate import gate_topk
+from kernels.triton.gate import gate_sigmoid, gate_topk
+from kernels.triton.packed import PackedWeights, linear, prepare_matrix
 from kernels.triton.permute import group_by_expert, sum_rows
 from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_rows, check_weights
 
 __all__ = [
     "down",
     "expert_ffn",
+    "gate_sigmoid",
     "gate_topk",
     "gate_up",
     "group_by_expert",
@@ -41,24 +42,30 @@ def prepare_weights(
 ) -> ExpertWeights:
     """Stack E of [2F, D] and E of [D, F] into one tensor each (or keep them so). ValueError where the parts do not fit.
 
-    Where any is quantized, all stay as they are.
+    Quantized ones stay as they are; what the kernels need to find them is noted beside them.
     """
     weights = check_weights(ExpertWeights(gate_up, down, form, gate_up_bias, down_bias))
-    return weights if weights.quantized else replace(weights, gate_up=stacked(gate_up), down=stacked(down))
+    weights = replace(weights, gate_up=_stacked(gate_up), down=_stacked(down))
+    return PackedWeights.of(weights) if weights.quantized else weights
 
 
 def gate_up(
     x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, weight_of_row_N: Tensor, offsets_E1: Tensor
 ) -> Tensor:
-    """As `reference.gate_up`: h_NF in x's dtype. Waits for the device if weights are quantized, else only launches."""
-    if not weights.quantized:
-        return triton_ffn.gate_up(x_TD, weights, token_of_row_N, weight_of_row_N, offsets_E1)
-    return triton_quantized.gate_up(x_TD, weights, token_of_row_N, weight_of_row_N, offsets_E1.diff().tolist())
+    """As `reference.gate_up`: h_NF in x's dtype. Waits for the device only where `triton_quantized` must be taken."""
+    rows = token_of_row_N, weight_of_row_N
+    if isinstance(weights, PackedWeights) and weights.gate_up_table is not None:
+        return triton_packed.gate_up(x_TD, weights, weights.gate_up_table, *rows, offsets_E1)
+    if isinstance(weights.gate_up, Tensor):
+        return triton_ffn.gate_up(x_TD, weights, *rows, offsets_E1)
+    return triton_quantized.gate_up(x_TD, weights, *rows, offsets_E1.diff().tolist())
 
 
 def down(h_NF: Tensor, weights: ExpertWeights, offsets_E1: Tensor, weight_of_row_N: Tensor) -> Tensor:
-    """As `reference.down`: y_ND float32. Waits for the device where weights are quantized, else only launches."""
-    if not weights.quantized:
+    """As `reference.down`: y_ND float32. Waits for the device only where `triton_quantized` must be taken."""
+    if isinstance(weights, PackedWeights) and weights.down_table is not None:
+        return triton_packed.down(h_NF, weights, weights.down_table, offsets_E1, weight_of_row_N)
+    if isinstance(weights.down, Tensor):
         return triton_ffn.down(h_NF, weights, offsets_E1, weight_of_row_N)
     return triton_quantized.down(h_NF, weights, offsets_E1.diff().tolist(), weight_of_row_N)
 
@@ -68,8 +75,8 @@ def expert_ffn(
 ) -> Tensor:
     """As `reference.expert_ffn`, with float32 sums inside the products; ids out of range are not noticed.
 
-    With dense weights it only launches: no value comes back to the host, so a CUDA graph can hold it. With quantized
-    ones it waits for the device once, see `triton_quantized`.
+    It only launches: no value comes back to the host, so a CUDA graph can hold it. Not so where matrices of one layer
+    are in several forms, or in one that no kernel reads: see `triton_quantized`.
     """
     check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
     if not len(token_of_row_N):
@@ -77,11 +84,12 @@ def expert_ffn(
     order_N, offsets_E1 = group_by_expert(expert_of_row_N, weights.num_experts)
     token_N = token_of_row_N.index_select(0, order_N)
     weight_N = weight_of_row_N.index_select(0, order_N)
-    if weights.quantized:
-        counts = offsets_E1.diff().tolist()
-        h_NF = triton_quantized.gate_up(x_TD, weights, token_N, weight_N, counts)
-        y_ND = triton_quantized.down(h_NF, weights, counts, weight_N)
-    else:
-        h_NF = triton_ffn.gate_up(x_TD, weights, token_N, weight_N, offsets_E1)
-        y_ND = triton_ffn.down(h_NF, weights, offsets_E1, weight_N)
+    h_NF = gate_up(x_TD, weights, token_N, weight_N, offsets_E1)
+    y_ND = down(h_NF, weights, offsets_E1, weight_N)
     return sum_rows(y_ND, token_N, len(x_TD))
+
+
+def _stacked(matrices: Matrices) -> Matrices:
+    """Dense matrices as one tensor; as they are where any is quantized."""
+    dense = isinstance(matrices, Tensor) or all(isinstance(w, Tensor) for w in matrices)
+    return triton_ffn.stacked(matrices) if dense else matrices

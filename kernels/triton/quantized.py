@@ -1,8 +1,7 @@
-"""The Triton products for quantized weights: one expert at a time is decoded by torch and multiplied.
+"""The Triton products for layers that `packed_table` makes no table of: mixed forms, or one that no kernel reads.
 
-Needs each expert's number of rows on the host, so whoever calls this waits for the device once (`triton_ops` does), and
-a CUDA graph cannot hold it. Tested in Triton's interpreter only: it has not run on a GPU, and nothing is known of its
-speed there. A kernel that decodes inside the product would save a round trip of each matrix through memory.
+One expert at a time is decoded by torch and multiplied. That needs each expert's number of rows on the host: each
+product waits for the device, and a CUDA graph cannot hold it.
 Legend: T tokens, E experts, N rows (token-expert pairs) sorted by expert, D hidden, F ffn.
 """
 

@@ -5,11 +5,11 @@ Each takes logits_TE and the gate, and returns weights_TK (float32) and expert_i
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.routing import LOST, Routing
+from kernels.reference import SigmoidGate
 from kernels.select import Ops
 from router_service.models.spec import Gate, Rule
 
@@ -40,7 +40,7 @@ def choose(gate: Gate, logits_TE: Tensor, ops: Ops, correction_E: Tensor | None 
         case Rule.TOPK_SOFTMAX:
             return topk_softmax(logits_TE, gate)
         case Rule.SIGMOID_GROUPS:
-            return sigmoid_groups(logits_TE, gate, correction_E)
+            return sigmoid_groups(logits_TE, gate, ops, correction_E)
         case Rule.TOPK_SIGMOID:
             return topk_sigmoid(logits_TE, gate)
 
@@ -73,7 +73,7 @@ def softmax_topk(logits_TE: Tensor, gate: Gate, ops: Ops) -> Chosen:
     """Softmax over all experts, then the K largest: Mixtral (arXiv 2401.04088), Qwen-MoE, OLMoE (arXiv 2409.02060).
 
     They are made to sum to 1 if the gate says so; softmax over the K largest logits, as Mixtral's paper has it, is the
-    same then. The one rule that has a kernel.
+    same then.
     """
     weights_TK, expert_ids_TK = ops.gate_topk(logits_TE, gate.top_k, gate.normalize)
     return weights_TK, expert_ids_TK
@@ -91,28 +91,7 @@ def topk_sigmoid(logits_TE: Tensor, gate: Gate) -> Chosen:
     return top_TK.float().sigmoid().to(logits_TE.dtype).float(), expert_ids_TK
 
 
-def sigmoid_groups(logits_TE: Tensor, gate: Gate, correction_E: Tensor | None) -> Chosen:
-    """Sigmoid scores, corrected for choosing only, from the best groups: DeepSeek-V3 (arXiv 2412.19437, section 2.1.2).
-
-    A group's score is the sum of its two best corrected ones. The weights are the scores without the correction, made
-    to sum to 1 if the gate says so, times its scale.
-    """
-    scores_TE = logits_TE.float().sigmoid()
-    choice_TE = scores_TE if correction_E is None else scores_TE + correction_E
-    if gate.groups > 1:
-        choice_TE = choice_TE.masked_fill(~_in_best_groups(choice_TE, gate), float("-inf"))
-    expert_ids_TK = choice_TE.topk(gate.top_k, dim=-1, sorted=False).indices
-    weights_TK = scores_TE.gather(1, expert_ids_TK)
-    if gate.normalize:
-        # The small number as in transformers, for equal results.
-        weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
-    return weights_TK * gate.scale, expert_ids_TK
-
-
-def _in_best_groups(choice_TE: Tensor, gate: Gate) -> Tensor:
-    """Which experts belong to a token's best groups, bool [T, E]."""
-    by_group_TGN = choice_TE.view(choice_TE.shape[0], gate.groups, -1)
-    group_scores_TG = by_group_TGN.topk(2, dim=-1).values.sum(dim=-1)
-    best = group_scores_TG.topk(gate.top_groups, dim=-1, sorted=False).indices
-    chosen_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool).scatter_(1, best, True)
-    return chosen_TG.unsqueeze(-1).expand(by_group_TGN.shape).flatten(1)
+def sigmoid_groups(logits_TE: Tensor, gate: Gate, ops: Ops, correction_E: Tensor | None) -> Chosen:
+    """Sigmoid scores, corrected for choosing only, from the best groups: DeepSeek-V3, see `SigmoidGate`."""
+    rule = SigmoidGate(gate.top_k, gate.groups, gate.top_groups, gate.normalize, gate.scale)
+    return ops.gate_sigmoid(logits_TE, correction_E, rule)

@@ -5,60 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from kernels.attention import cpu, reference
-from kernels.attention.paged import LayerCache, PagedRows, in_place, padded_length
+from kernels.attention.paged import PagedRows, in_place, padded_length
 from kernels.select import Backend, ops
-
-CPU = torch.device("cpu")
-BLOCK = 4
-# Of the largest result, for values of size 1: a few roundings.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4 * 2**-7, torch.float16: 4 * 2**-10}
-
-
-class Case:
-    """Rows over a cache in which everything that no row reads is NaN."""
-
-    def __init__(
-        self, lengths: list[int], heads: int, kv_heads: int, dtype: torch.dtype, latent: bool, scattered: bool
-    ) -> None:
-        random = np.random.default_rng(sum(lengths))
-        blocks = [-(-length // BLOCK) + 1 for length in lengths]
-        ids = np.arange(sum(blocks))
-        ids = random.permutation(ids) if scattered else ids
-        # A row may begin within a block, as at the edge of a window.
-        self.slots = [
-            (table[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)[1 : 1 + length]
-            for table, length in zip(np.split(ids, np.cumsum(blocks)[:-1]), lengths, strict=True)
-        ]
-        kv_heads, size = (1, 12) if latent else (kv_heads, 8)
-        shape, draw = (len(ids) * BLOCK, kv_heads, size), torch.Generator().manual_seed(0)
-        keys, values = (self._stored(torch.randn(shape, generator=draw).to(dtype)) for _ in range(2))
-        self.cache = LayerCache(keys, None if latent else values, 8)
-        self.q_BHC = torch.randn(len(lengths), heads, size, generator=draw).to(dtype)
-
-    def _stored(self, drawn_SJC: Tensor) -> Tensor:
-        read = torch.zeros(len(drawn_SJC), dtype=torch.bool)
-        read[torch.from_numpy(np.concatenate(self.slots))] = True
-        return drawn_SJC.masked_fill_(~read[:, None, None], float("nan"))
-
-    def rows(self, chosen: list[int] | None = None) -> PagedRows:
-        return PagedRows(self.slots if chosen is None else [self.slots[row] for row in chosen], CPU)
-
-    def by_definition(self, scale: float, sinks_H: Tensor | None) -> Tensor:
-        return torch.stack([
-            row_by_definition(q, *self.cache.read(torch.from_numpy(own)), scale, sinks_H)
-            for q, own in zip(self.q_BHC, self.slots, strict=True)
-        ])  # fmt: skip
-
-
-def row_by_definition(q_HC: Tensor, k_MJC: Tensor, v_MJV: Tensor, scale: float, sinks_H: Tensor | None) -> Tensor:
-    shared = len(q_HC) // k_MJC.shape[1]
-    k, v = (t.double().repeat_interleave(shared, dim=1) for t in (k_MJC, v_MJV))
-    shares_HM = torch.einsum("hc,mhc->hm", q_HC.double() * scale, k).exp()
-    total_H = shares_HM.sum(-1) + (0.0 if sinks_H is None else sinks_H.double().exp())
-    return torch.einsum("hm,mhv->hv", shares_HM / total_H[:, None], v)
+from tests.unit.kernels.paged_cases import CPU, TOLERANCE, Case, of_form
 
 
 @pytest.fixture
@@ -84,7 +35,7 @@ heads_of = st.sampled_from([(6, 2), (4, 4), (8, 1), (3, 3)])
 def test_every_row_as_defined(
     lengths: list[int], heads: tuple[int, int], dtype: torch.dtype, form: str, scattered: bool
 ) -> None:
-    case = Case(lengths, *heads, dtype, form == "latent", scattered)
+    case = of_form(form, lengths, heads, dtype, scattered)
     sinks_H = torch.linspace(-20, 20, heads[0]).to(dtype) if form == "sinks" else None
     expected = case.by_definition(0.3, sinks_H)
     for way in (reference.paged_attention, cpu.paged_attention):
@@ -98,7 +49,7 @@ def test_every_row_as_defined(
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 def test_rows_do_not_depend_on_each_other(dtype: torch.dtype, form: str) -> None:
     """The same bits alone, among rows of the same length, and among others: padding follows from a row's own length."""
-    case = Case([1, 16, 17, 100, 100, 100, 113, 199, 60, 3], 6, 2, dtype, form == "latent", scattered=True)
+    case = of_form(form, [1, 16, 17, 100, 100, 100, 113, 199, 60, 3], (6, 2), dtype)
     sinks_H = torch.linspace(-3, 3, 6).to(dtype) if form == "sinks" else None
     together = cpu.paged_attention(case.q_BHC, case.cache, case.rows(), 0.3, sinks_H)
     for chosen in ([0], [3], [7], [5, 3], [9, 8, 7, 6, 5]):
@@ -118,6 +69,19 @@ def test_a_long_row_costs_the_short_ones_nothing() -> None:
     assert len(plan.padded) == 4
 
 
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=9), size=st.integers(1, 40))
+def test_parts_cover_each_row_in_order(lengths: list[int], size: int) -> None:
+    """Each slot once, in the row's order; every part but a row's last is full."""
+    case = of_form("plain", lengths, (1, 1), torch.float32)
+    parts = case.rows().parts(size)
+    for row, slots in enumerate(case.slots):
+        own = parts.parts_Q3[parts.offsets_B1[row] : parts.offsets_B1[row + 1]].tolist()
+        assert [part[0] for part in own] == [row] * len(own)
+        assert [last - first for _, first, last in own[:-1]] == [size] * (len(own) - 1)
+        assert torch.cat([parts.slots_N[first:last] for _, first, last in own]).tolist() == slots.tolist()
+    assert len(parts.parts_Q3) == parts.offsets_B1[-1]
+
+
 @given(st.integers(1, 10**6))
 def test_padded_lengths(length: int) -> None:
     assert length <= padded_length(length) < 1.25 * length + 16
@@ -128,7 +92,7 @@ def test_all_rows_of_a_length_are_one_call(monkeypatch: pytest.MonkeyPatch) -> N
     """The number of calls follows from the bytes read, not from the number of rows."""
     calls, fused = [], cpu.fused_attention
     monkeypatch.setattr(cpu, "fused_attention", lambda *args, **more: calls.append(1) or fused(*args, **more))
-    case = Case([100] * 64, 6, 2, torch.float32, latent=False, scattered=True)
+    case = Case([100] * 64, 6, 2, torch.float32)
     cpu.paged_attention(case.q_BHC, case.cache, case.rows(), 0.3)
     assert len(calls) == 1
 

@@ -97,6 +97,24 @@ def test_gate_refuses_an_impossible_top_k(top_k):
         reference.gate_topk(torch.zeros(2, 3), top_k, normalize=True)
 
 
+def test_sigmoid_gate_takes_the_best_of_the_best_groups():
+    """The second group has the best pair, though the best expert is in the first; the correction is not in weights."""
+    logits = torch.logit(torch.tensor([[0.8, 0.1, 0.6, 0.5]]))
+    gate = reference.SigmoidGate(1, groups=2, top_groups=1, normalize=False, scale=2.0)
+    weights, ids = reference.gate_sigmoid(logits, None, gate)
+    assert ids.tolist() == [[2]]
+    torch.testing.assert_close(weights, torch.tensor([[1.2]]))
+    weights, ids = reference.gate_sigmoid(logits, torch.tensor([0.0, 0.0, 0.0, 0.3]), gate)
+    assert ids.tolist() == [[3]]
+    torch.testing.assert_close(weights, torch.tensor([[1.0]]))
+
+
+@pytest.mark.parametrize("groups", [3, 4])
+def test_sigmoid_gate_refuses_groups_that_do_not_fit(groups):
+    with pytest.raises(ValueError, match="equal groups"):
+        reference.gate_sigmoid(torch.zeros(2, 4), None, reference.SigmoidGate(1, groups))
+
+
 def test_grouping_is_stable():
     order, offsets = reference.group_by_expert(torch.tensor([2, 0, 2, 0, 3]), 5)
     assert order.tolist() == [1, 3, 0, 2, 4]

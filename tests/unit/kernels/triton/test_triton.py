@@ -1,4 +1,4 @@
-"""Runs `triton_suite.py` in a process of its own: in Triton's interpreter, and on the GPU where there is one."""
+"""Runs the `*_suite.py` in a process of their own: in Triton's interpreter, and on the GPU where there is one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-SUITE = Path(__file__).with_name("triton_suite.py")
-ROOT = Path(__file__).parents[3]
+SUITES = sorted(Path(__file__).parent.glob("*_suite.py"))
+ROOT = Path(__file__).parents[4]
 # The interpreter takes a minute of a core that it has for itself: it ends a run that hangs, and judges no machine.
 LIMIT_S = 1500
 
 
 def run_suite(**environment: str) -> None:
     """What the outer session carries (workers, random order) stays outside; a failure shows the inner report."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", str(SUITE)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *map(str, SUITES)]
     outer = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "TRITON_INTERPRET"))}
     done = subprocess.run(
         command, cwd=ROOT, env=outer | environment, capture_output=True, text=True, timeout=LIMIT_S, check=False

@@ -12,6 +12,7 @@ import torch
 from kernels import reference
 from kernels.select import ops
 from kernels.triton import ffn as triton_ffn
+from kernels.triton import ops as all_of_triton
 from kernels.triton import permute as triton_permute
 from tests.unit.kernels.kernel_cases import CASES, DTYPES, KINDS, Case, assert_near, make
 from tests.unit.kernels.pairwise import pairwise
@@ -23,7 +24,8 @@ needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="asks the device itself: 
 
 @pytest.fixture(scope="module")
 def triton_ops():
-    return ops("triton", DEVICE)
+    ops("triton", DEVICE)  # checks that it can run here
+    return all_of_triton
 
 
 @pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
@@ -95,6 +97,42 @@ def test_gate_keeps_ids_in_range_for_nan(triton_ops):
     weights, ids = triton_ops.gate_topk(torch.full((1, 5), torch.nan, device=DEVICE), 3, True)
     assert sorted(ids[0].tolist()) == [0, 1, 2]
     assert torch.isnan(weights).all()
+
+
+# Experts, K, groups, groups that take part: DeepSeek-V3 and Kimi K2 in small, and none of them a power of two.
+SIGMOID_GATES = [(32, 8, 8, 4), (24, 4, 1, 1), (15, 5, 5, 2), (6, 6, 3, 3), (2, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize(("experts", "top_k", "groups", "top_groups"), SIGMOID_GATES)
+def test_sigmoid_gate(triton_ops, experts, top_k, groups, top_groups, corrected, dtype):
+    rng = torch.Generator().manual_seed(experts)
+    logits = (torch.rand(9, experts, generator=rng).argsort(dim=1).to(dtype) / 8 - 1).to(DEVICE)
+    correction = torch.randn(experts, generator=rng).to(DEVICE) if corrected else None
+    gate = reference.SigmoidGate(top_k, groups, top_groups, normalize=not corrected, scale=2.5)
+    expected_weights, expected_ids = reference.gate_sigmoid(logits, correction, gate)
+    weights, ids = triton_ops.gate_sigmoid(logits, correction, gate)
+    order, expected_order = ids.argsort(dim=1), expected_ids.argsort(dim=1)
+    assert torch.equal(ids.gather(1, order), expected_ids.gather(1, expected_order))
+    assert_near(weights.gather(1, order), expected_weights.gather(1, expected_order), torch.float32)
+
+
+def test_sigmoid_gate_takes_the_lowest_of_equals(triton_ops):
+    """Of equal groups the first, of equal experts the first; without tokens nothing."""
+    gate = reference.SigmoidGate(3, groups=3, top_groups=2)
+    _, ids = triton_ops.gate_sigmoid(torch.zeros(2, 6, device=DEVICE), torch.zeros(6, device=DEVICE), gate)
+    assert ids.tolist() == [[0, 1, 2]] * 2
+    assert triton_ops.gate_sigmoid(torch.zeros(0, 6, device=DEVICE), None, gate)[1].shape == (0, 3)
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|All-NaN):RuntimeWarning")  # the interpreter computes in numpy
+def test_sigmoid_gate_keeps_ids_in_range_for_nan(triton_ops):
+    logits = torch.zeros(2, 6, device=DEVICE)
+    logits[1] = torch.nan
+    weights, ids = triton_ops.gate_sigmoid(logits, None, reference.SigmoidGate(4, groups=3, top_groups=2))
+    assert sorted(ids[1].tolist()) == [0, 1, 2, 3]
+    assert weights.isnan().tolist() == [[False] * 4, [True] * 4]
 
 
 @needs_gpu
