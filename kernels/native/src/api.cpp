@@ -58,6 +58,9 @@ EM_API int32_t em_version() { return 1; }
 // Which sources it was built from: `build.py`.
 EM_API const char* em_sources() { return EM_SOURCES; }
 
+// Whether the CPU has an instruction set.
+EM_API int32_t em_has(const char* name) { return find(name) != nullptr; }
+
 // The name of the instruction set in use; null where the CPU has none that the kernels know.
 EM_API const char* em_isa() { return chosen ? chosen->name : nullptr; }
 
