@@ -70,6 +70,8 @@ struct ExpertsJob {
             }
             Vec::store(sums + lane, rounded_to(dtype(), activation(gate, up)));
         }
+        // What the padding of codes and of scales for many outputs comes to is no zero, and neither is down's own.
+        for (int64_t lane = experts().ffn - panel * kHalf; lane < kHalf; ++lane) sums[lane] = 0.0f;
         const Matrix& down = experts().down[group.expert];
         const int64_t tile = row / Vec::kRows, begin = panel * kHalf;
         const int rows = rows_of_tile(group.rows, tile), m = static_cast<int>(row % Vec::kRows);
