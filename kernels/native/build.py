@@ -30,6 +30,7 @@ INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
         "isa_avx2": _AVX2,
         "isa_avx512": _AVX512,
         "isa_avx512bf16": _AVX512BF16,
+        "isa_amx": [*_AVX512BF16, "-mamx-tile", "-mamx-bf16"],
     },
     "aarch64": {"isa_neon": []},
 }

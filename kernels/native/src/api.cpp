@@ -7,7 +7,7 @@
 
 namespace expertmesh {
 // Those that the compiler knew (EM_ISA_*, `build.py`).
-extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512bf16, kernels_neon;
+extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512bf16, kernels_amx, kernels_neon;
 
 namespace {
 
@@ -20,6 +20,9 @@ struct Choice {
 const Choice* choices(int* count) {
 #if defined(__x86_64__)
     static const Choice all[] = {
+#if defined(EM_ISA_AMX)
+        {&kernels_amx, cpu::amx()},
+#endif
 #if defined(EM_ISA_AVX512BF16)
         {&kernels_avx512bf16, cpu::avx512bf16()},
 #endif

@@ -30,6 +30,9 @@ bool avx512() {
 bool avx512bf16() { return avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 bool amx() {
+#if defined(EM_AMX_EMULATED)
+    return avx512bf16();
+#endif
     unsigned a, b, c, d = 0;
     if (!avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     if (!(d & kAmxTile) || !(d & kAmxBf16)) return false;
