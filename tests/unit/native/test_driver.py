@@ -1,0 +1,75 @@
+"""Random small calls of every entry point of the native library against plain loops in C++ (`driver/`).
+
+Once as the library was built, once with the address and undefined-behaviour sanitizers and AMX tiles emulated, once for
+aarch64 under qemu. EXPERTMESH_DRIVER_SEED takes other calls than CI's.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kernels.native.build import FLAGS, LIBRARY, SOURCES, compile_objects
+from kernels.native.library import available, library
+from tests.support.packages import program
+
+HERE = Path(__file__).parent / "driver"
+SEED = os.environ.get("EXPERTMESH_DRIVER_SEED", "1")
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
+EMULATED = ["-DEM_AMX_EMULATED", "-include", str(HERE / "amx_emulated.h")]
+# Leaks are looked for with ptrace, which containers forbid.
+ENVIRONMENT = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+
+# The compiler has seconds of work, and the tests of the other process take its core.
+pytestmark = pytest.mark.timeout(900)
+
+
+def linked(work: Path, cxx: str, objects: list[Path], *extra: str) -> str:
+    """The driver with the library's objects."""
+    made = str(work / "driver")
+    sources = [str(path) for path in (*sorted(HERE.glob("*.cpp")), *objects)]
+    flags = [*FLAGS, "-O1", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCES), *extra]
+    subprocess.run([cxx, *flags, *sources, "-o", made], check=True)
+    return made
+
+
+def run(cases: int, *command: str) -> list[str]:
+    """The instruction sets that it ran on."""
+    done = subprocess.run([*command, SEED, str(cases)], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout.split()
+
+
+@pytest.fixture
+def gcc() -> str:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    return "g++"
+
+
+@pytest.mark.skipif(not available(), reason="the native kernels are not built: there is no C++ compiler")
+def test_as_it_was_built(gcc: str, tmp_path: Path):
+    assert run(100, linked(tmp_path, gcc, [LIBRARY])) == list(library().instruction_sets)
+
+
+def test_with_sanitizers(gcc: str, tmp_path: Path):
+    """AMX tiles are emulated where the CPU has what is beside them."""
+    extra = [*SANITIZERS, "-O1", *EMULATED]
+    sets = run(25, linked(tmp_path, gcc, compile_objects(tmp_path, None, gcc, extra), *SANITIZERS))
+    assert sets
+    if "avx512bf16" in sets:
+        assert sets[0] == "amx"
+
+
+def test_for_another_architecture(tmp_path: Path):
+    if platform.machine() == "aarch64":
+        pytest.skip("aarch64 is no other architecture here")
+    cxx = program("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu")
+    qemu = program("qemu-aarch64", "qemu-user")
+    static = linked(tmp_path, cxx, compile_objects(tmp_path, "aarch64", cxx), "-static")
+    assert run(25, qemu, static) == ["neon"]
