@@ -95,7 +95,9 @@ def library() -> Library:
 def choose(loaded: Library, wanted: str = "") -> None:
     """Select the best instruction set whose products are right, or `wanted` alone. Raises as `library`."""
     if wanted and wanted not in loaded.instruction_sets:
-        raise ValueError(f"{VARIABLE} is {wanted!r}, it must be one of {', '.join(loaded.instruction_sets)} on this CPU")
+        raise ValueError(
+            f"{VARIABLE} is {wanted!r}, it must be one of {', '.join(loaded.instruction_sets)} on this CPU"
+        )
     candidates = (wanted,) if wanted else loaded.instruction_sets
     for name, following in zip(candidates, (*candidates[1:], None)):
         loaded.select(name)

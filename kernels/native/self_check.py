@@ -6,16 +6,13 @@ The numbers are small integers: every sum is exact in every order, so the result
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.native.structs import PANEL, Format, LinearCall, MatrixStruct, PackCall, Status
-
-if TYPE_CHECKING:
-    from kernels.native.library import Library
 
 # More rows than a tile has, an odd number of inputs beyond whole tiles, outputs beyond a panel.
 ROWS, INPUTS, OUTPUTS = (1, 4, 37), (7, 101), 40
@@ -25,7 +22,19 @@ _DTYPES = {Format.F32: 0, Format.BF16: 1, Format.F16: 2}
 Numbers = NDArray[np.float32]
 
 
-def wrong_product(library: Library) -> str | None:
+class Products(Protocol):
+    """What of `library.Library` is checked."""
+
+    @property
+    def pack(self) -> Callable[[PackCall], Any]:
+        """Copies rows into panels."""
+
+    @property
+    def linear(self) -> Callable[[LinearCall], int]:
+        """A product with panels; returns a `Status`."""
+
+
+def wrong_product(library: Products) -> str | None:
     """What the instruction set in use computes wrongly, such as "bf16, 4 rows"; None where all is right."""
     for kind, rows, inputs in _cases():
         x_MI, w_OI = _integers((rows, inputs)), _integers((OUTPUTS, inputs))
@@ -52,7 +61,7 @@ def _stored(kind: Format, values: Numbers) -> NDArray[np.generic]:
     return values
 
 
-def _product(library: Library, kind: Format, x_MI: Numbers, w_OI: Numbers) -> Numbers:
+def _product(library: Products, kind: Format, x_MI: Numbers, w_OI: Numbers) -> Numbers:
     """y_MO in float32."""
     (rows, inputs), outputs = x_MI.shape, w_OI.shape[0]
     x, w = _stored(kind, x_MI), _stored(kind, w_OI)

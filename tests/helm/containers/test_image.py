@@ -227,6 +227,19 @@ def test_only_the_flavor_with_triton_has_a_compiler() -> None:
     assert re.search(r'if \[ "\$FLAVOR" = cuda \]; then \\\n.*apt-get install .* gcc=\S+ libc6-dev=\S+; \\', text)
 
 
+def test_the_compiler_of_the_native_kernels_stays_behind() -> None:
+    build, final = re.split(r"^FROM \$\{BASE\}$", DOCKERFILE.read_text(), flags=re.M)
+    assert " g++=" in build
+    assert "g++" not in final
+
+
+@image
+def test_has_the_native_kernels(work: Path) -> None:
+    done = run(work, "python3", "-c", "from kernels.native.library import library; print(library().instruction_sets)")
+    assert done.returncode == 0, done.stderr
+    assert run(work, "sh", "-c", "command -v g++").returncode != 0
+
+
 @image
 def test_triton_compiles_its_driver() -> None:
     """The image has the compiler and the headers that Triton starts with; no GPU is needed to see that."""

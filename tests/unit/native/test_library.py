@@ -20,7 +20,14 @@ from kernels.native.self_check import wrong_product
 from kernels.native.structs import LinearCall
 
 # gcc 12 warns of its own AVX-512 headers; clang has no such flag.
-STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-warning-option", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+STRICT = [
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-warning-option",
+    "-Wno-maybe-uninitialized",
+    "-Wno-uninitialized",
+]
 native = pytest.mark.skipif(not available(), reason="the native kernels are not built: there is no C++ compiler")
 
 
@@ -164,7 +171,9 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_another_architecture_is_refused(tmp_path: Path):
-    with pytest.raises(build.NoCompilerError, match="no native kernels for riscv64: there are some for x86_64, aarch64"):
+    with pytest.raises(
+        build.NoCompilerError, match="no native kernels for riscv64: there are some for x86_64, aarch64"
+    ):
         build.build(tmp_path / "lib.so", machine="riscv64", cxx="g++")
 
 

@@ -17,7 +17,7 @@ PACKAGES = ("cluster", "experts", "kernels", "router_service")
 
 
 def wheel(work: Path, path: str) -> Path:
-    """A wheel, made with `path` as PATH. pip builds it with hatchling from the index; without an index there is none."""
+    """A wheel, made with `path` as PATH. pip builds it with hatchling from the index; without an index it cannot."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(work), str(REPOSITORY)]
     environment = os.environ | {"PATH": path, "CXX": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
