@@ -1,7 +1,7 @@
 """Random small calls of every entry point of the native library against plain loops in C++ (`driver/`).
 
-Once as the library was built, once with the address and undefined-behaviour sanitizers and AMX tiles emulated, once for
-aarch64 under qemu. EXPERTMESH_DRIVER_SEED takes other calls than CI's.
+As the library was built; with the sanitizers of addresses and undefined behaviour, and AMX tiles emulated; with the
+sanitizer of threads; for aarch64 under qemu. EXPERTMESH_DRIVER_SEED takes other calls than CI's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tests.support.packages import program
 
 HERE = Path(__file__).parent / "driver"
 SEED = os.environ.get("EXPERTMESH_DRIVER_SEED", "1")
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
+SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+THREADS = ["-O1", "-g", "-fsanitize=thread"]
 EMULATED = ["-DEM_AMX_EMULATED", "-include", str(HERE / "amx_emulated.h")]
 # Leaks are looked for with ptrace, which containers forbid.
 ENVIRONMENT = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
@@ -59,11 +60,19 @@ def test_as_it_was_built(gcc: str, tmp_path: Path):
 
 def test_with_sanitizers(gcc: str, tmp_path: Path):
     """AMX tiles are emulated where the CPU has what is beside them."""
-    extra = [*SANITIZERS, "-O1", *EMULATED]
-    sets = run(25, linked(tmp_path, gcc, compile_objects(tmp_path, None, gcc, extra), *SANITIZERS))
+    objects = compile_objects(tmp_path, None, gcc, [*SANITIZERS, *EMULATED])
+    sets = run(25, linked(tmp_path, gcc, objects, *SANITIZERS))
     assert sets
     if "avx512bf16" in sets:
         assert sets[0] == "amx"
+
+
+def test_threads_do_not_race(gcc: str, tmp_path: Path):
+    driver = linked(tmp_path, gcc, compile_objects(tmp_path, None, gcc, THREADS), *THREADS)
+    start = subprocess.run([driver, SEED, "0"], capture_output=True, text=True)
+    if "unexpected memory mapping" in start.stderr:
+        pytest.skip("this compiler's thread sanitizer does not know this kernel's memory layout")
+    assert run(15, driver)
 
 
 def test_for_another_architecture(tmp_path: Path):

@@ -104,6 +104,13 @@ def said(code: str, **environment: str) -> str:
 
 
 @native
+def test_a_process_logs_what_it_computes_with():
+    code = "import logging; logging.basicConfig(level='INFO', format='%(levelname)s %(message)s'); "
+    line = said(code + "from kernels.select import ops; ops('auto'); ops('native')")
+    assert line == f"INFO native kernels: {library().instruction_set}\n"
+
+
+@native
 def test_the_variable_chooses():
     code = "from kernels.native.library import library; print(library().instruction_set)"
     last = library().instruction_sets[-1]
