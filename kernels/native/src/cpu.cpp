@@ -30,7 +30,7 @@ bool avx512() {
 bool avx512bf16() { return avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 bool amx() {
-#if defined(EM_AMX_EMULATED)
+#if defined(EM_AMX_EMULATED)  // by the tests
     return avx512bf16();
 #endif
     unsigned a, b, c, d = 0;

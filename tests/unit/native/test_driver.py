@@ -53,9 +53,25 @@ def gcc() -> str:
     return "g++"
 
 
-@pytest.mark.skipif(not available(), reason="the native kernels are not built: there is no C++ compiler")
-def test_as_it_was_built(gcc: str, tmp_path: Path):
-    assert run(100, linked(tmp_path, gcc, [LIBRARY])) == list(library().instruction_sets)
+@pytest.fixture
+def as_built(gcc: str, tmp_path: Path) -> str:
+    """With the library that this installation has."""
+    if not available():
+        pytest.skip("the native kernels are not built: there is no C++ compiler")
+    return linked(tmp_path, gcc, [LIBRARY])
+
+
+def test_as_it_was_built(as_built: str):
+    assert run(100, as_built) == list(library().instruction_sets)
+
+
+def test_older_cpus_get_no_instruction_that_they_lack(as_built: str):
+    """A CPU without AVX2 loads the library, and has none; one without AVX-512 computes with AVX2."""
+    if platform.machine() != "x86_64":
+        pytest.skip("all aarch64 CPUs have NEON")
+    qemu = program("qemu-x86_64", "qemu-user")
+    assert run(1, qemu, "-cpu", "Nehalem", as_built) == []
+    assert run(5, qemu, "-cpu", "max,-avx512f", as_built) == ["avx2"]
 
 
 def test_with_sanitizers(gcc: str, tmp_path: Path):

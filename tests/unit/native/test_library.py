@@ -27,6 +27,7 @@ STRICT = [
     "-Wno-unknown-warning-option",
     "-Wno-maybe-uninitialized",
     "-Wno-uninitialized",
+    "-O1",
 ]
 native = pytest.mark.skipif(not available(), reason="the native kernels are not built: there is no C++ compiler")
 
