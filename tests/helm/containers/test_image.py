@@ -52,6 +52,16 @@ def test_version_is_the_charts() -> None:
     assert f"expertmesh:{version}-cpu" in DOCKERFILE.read_text()
 
 
+def test_it_is_built_from_the_repository() -> None:
+    """The script finds its root from where it lies itself."""
+    script = HERE / "build_image.sh"
+    (line,) = re.findall(r"^root=.*$", script.read_text(), re.M)
+    done = subprocess.run(
+        ["bash", "-c", f"{line}; echo $root", str(script)], capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()) == ROOT
+
+
 def built(tag: str, flavor: str) -> Path:
     """Build an image and return where; the user's cache keeps the base. Skips the test where that cannot be done."""
     folder = Path(os.environ.get("EXPERTMESH_IMAGE_WORK", CACHE / "image"))
