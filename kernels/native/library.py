@@ -77,8 +77,8 @@ def library() -> Library:
     """The library, computing with the best instruction set that passes its check, or the one in `VARIABLE`.
 
     Raises:
-        NativeUnavailableError: it was not built, was built from other sources, the CPU lacks what it needs, or what it
-            computes is wrong.
+        NativeUnavailableError: it was not built, is of another version, the CPU lacks what it needs, or what it
+            computes is wrong. One of other sources with the same structs is used, with a warning.
         ValueError: `VARIABLE` names an instruction set that is not here.
     """
     try:

@@ -141,6 +141,14 @@ def test_a_native_backend_without_it_is_refused():
     assert "ValueError: experts.backend is native, but the native kernels were not built" in line
 
 
+def test_a_library_of_another_version_is_refused():
+    code = (
+        "import numpy._core._multiarray_umath as other; from kernels.native import library; from pathlib import Path; "
+    )
+    code += "library.LIBRARY = Path(other.__file__); library.library()"
+    assert "NativeUnavailableError: the native kernels are of another version: run 'python -m" in said(code)
+
+
 @native
 def test_a_start_with_it_says_which():
     assert select.notice("auto", "cpu") == f"native kernels compute, with {library().instruction_set}"
