@@ -3,7 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
+# Also that the native kernels are of today's sources.
+STAMP := $(VENV)/.built
+NATIVE := $(wildcard kernels/native/src/*) kernels/native/build.py
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
@@ -59,10 +62,14 @@ helm-golden: $(STAMP)
 image-test: $(STAMP)
 	$(BIN)/python -m pytest tests/helm/containers/test_image.py -p no:randomly
 
-$(STAMP): pyproject.toml deploy/constraints.txt
+$(INSTALLED): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".[test]"
+	touch $(INSTALLED)
+
+$(STAMP): $(INSTALLED) $(NATIVE)
+	$(BIN)/python -m kernels.native.build --if-possible
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf kernels/native/*.so $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

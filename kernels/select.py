@@ -131,14 +131,35 @@ def resolve(backend: Backend, device_type: str) -> Backend:
     raise ValueError(f"no fast backend for a {device_type} device: take 'reference'")
 
 
+def notice(backend: Backend | str, device_type: str) -> str:
+    """A line for whoever starts the server: what computes there, and what it costs where that is not the fastest.
+
+    Raises:
+        ValueError: `backend` is native, and the native kernels are not there; or `EXPERTMESH_NATIVE_ISA` names an
+            instruction set that is not here.
+    """
+    if device_type != "cpu" or backend not in (Backend.AUTO, Backend.NATIVE):
+        return ""
+    try:
+        return f"native kernels compute, with {native_library().instruction_set}"
+    except NativeUnavailableError as error:
+        if backend == Backend.NATIVE:
+            raise ValueError(f"experts.backend is native, but {error}") from None
+        return f"warning: {_cost(error)}"
+
+
 @cache
 def _fastest_on_cpu() -> Backend:
     try:
         native_library()
     except NativeUnavailableError as error:
-        log.warning("%s. Until then torch's products serve, which take %s", error, TORCH_COST)
+        log.warning("%s", _cost(error))
         return Backend.CPU
     return Backend.NATIVE
+
+
+def _cost(error: NativeUnavailableError) -> str:
+    return f"{error}. Until then torch computes, and a layer takes {TORCH_COST}"
 
 
 def _check_triton(device_type: str) -> None:

@@ -23,13 +23,15 @@ Written by `expertmesh config table`; a test compares.
 SECRETS = """\
 ## Environment
 
-Secrets only:
+Secrets, and what is a machine's own matter:
 
 | variable | meaning |
 | --- | --- |
 """
 HEADER = ("key", "type", "unit", "default", "bounds", "meaning")
 ENVIRONMENT = {
+    "EXPERTMESH_NATIVE_ISA": "instruction set of the native kernels, one that the CPU has: amx, avx512bf16, avx512, "
+    "avx2 or neon; the best that computes rightly if unset",
     "EXPERTMESH_SECRET": "secret by which processes authenticate each other; drawn at each start if unset",
     "OTEL_EXPORTER_OTLP_HEADERS": "headers for the collector of `tracing.endpoint`, `NAME=VALUE,...`: its credentials",
 }

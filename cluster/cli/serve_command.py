@@ -74,9 +74,10 @@ def run_cluster(args: argparse.Namespace, while_up: WhileUp, start: Start = star
     with DefaultPorts() as ports:
         try:
             config, model = _checked(ports, args)
+            lines = _compute_lines(config, model)
         except (ConfigError, CheckpointError, ValueError) as error:
             return fail(str(error))
-        for line in (*model.plan.notices, *(f"warning: {warning}" for warning in security_warnings(config))):
+        for line in (*model.plan.notices, *lines, *(f"warning: {warning}" for warning in security_warnings(config))):
             print(f"expertmesh: {line}", file=sys.stderr, flush=True)
         return start(config, while_up)
 
@@ -91,6 +92,14 @@ def _checked(ports: DefaultPorts, args: argparse.Namespace) -> tuple[ClusterConf
     print(f"expertmesh: {starting_line(config)}", file=sys.stderr, flush=True)
     model = check_model(config)
     return config if config.cluster.address else _resolved(config, model), model
+
+
+def _compute_lines(config: ClusterConfig, model: "ServedModel") -> list[str]:
+    """What computes on this machine. The processes log the same each for itself, on a Ray that is joined only they."""
+    from kernels.select import notice  # imports torch
+
+    line = "" if config.cluster.address else notice(config.experts.backend, model.device.type)
+    return [line] if line else []
 
 
 def _with_ports(config: ClusterConfig, ports: DefaultPorts, given: set[str]) -> FrontConfig:

@@ -2,16 +2,21 @@
 
 import ctypes
 import logging
+import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from kernels.native.build import LIBRARY, SOURCES, digest_of, sources_digest
+from kernels.native.self_check import wrong_product
 from kernels.native.structs import VERSION, ExpertsCall, LinearCall, PackCall, Status, TakeCall
 
 log = logging.getLogger(__name__)
 
-LIBRARY = Path(__file__).parent / "libexpertmesh_kernels.so"
-INSTRUCTION_SETS = ("avx512bf16", "avx512", "avx2", "neon")
+# Best first. AMX has never run on a CPU: its tests emulate the tiles.
+INSTRUCTION_SETS = ("amx", "avx512bf16", "avx512", "avx2", "neon")
+# Names the one to take, for measurements and where the best one errs.
+VARIABLE = "EXPERTMESH_NATIVE_ISA"
+REBUILD = "run 'python -m kernels.native.build'"
 
 
 class NativeUnavailableError(RuntimeError):
@@ -23,6 +28,7 @@ class Library:
 
     def __init__(self, handle: ctypes.CDLL) -> None:
         handle.em_isa.restype = ctypes.c_char_p
+        self._has = handle.em_has
         self._declare(handle.em_pack, PackCall, None)
         self._declare(handle.em_take, TakeCall, None)
         self._declare(handle.em_linear, LinearCall, ctypes.c_int32)
@@ -47,7 +53,12 @@ class Library:
     def select(self, name: str) -> None:
         """Compute with another instruction set from now on, not while a call runs. ValueError if the CPU lacks it."""
         if self._handle.em_select(name.encode()):
-            raise ValueError(f"this CPU does not have {name}: of {', '.join(INSTRUCTION_SETS)} it has others")
+            raise ValueError(f"no instruction set {name} here, only {', '.join(self.instruction_sets)}")
+
+    @property
+    def instruction_sets(self) -> tuple[str, ...]:
+        """Those that the CPU has and the compiler knew, best first."""
+        return tuple(name for name in INSTRUCTION_SETS if self._has(name.encode()))
 
 
 def check(status: int) -> None:
@@ -63,27 +74,55 @@ def check(status: int) -> None:
 
 @cache
 def library() -> Library:
-    """The library.
+    """The library, computing with the best instruction set that passes its check, or the one in `VARIABLE`.
 
     Raises:
-        NativeUnavailableError: it was not built, was built from other sources, or the CPU lacks what it needs.
+        NativeUnavailableError: it was not built, is of another version, the CPU lacks what it needs, or what it
+            computes is wrong. One of other sources with the same structs is used, with a warning.
+        ValueError: `VARIABLE` names an instruction set that is not here.
     """
+    try:
+        loaded = Library(_handle())
+    except AttributeError:  # it lacks a function
+        raise NativeUnavailableError(f"the native kernels are of another version: {REBUILD}") from None
+    if not loaded.instruction_sets:
+        raise NativeUnavailableError("this CPU has neither AVX2 with FMA and F16C nor NEON, which native kernels need")
+    choose(loaded, os.environ.get(VARIABLE, ""))
+    log.info("native kernels: %s", loaded.instruction_set)
+    return loaded
+
+
+def choose(loaded: Library, wanted: str = "") -> None:
+    """Select the best instruction set whose products are right, or `wanted` alone. Raises as `library`."""
+    if wanted and wanted not in loaded.instruction_sets:
+        raise ValueError(
+            f"{VARIABLE} is {wanted!r}, it must be one of {', '.join(loaded.instruction_sets)} on this CPU"
+        )
+    candidates = (wanted,) if wanted else loaded.instruction_sets
+    for name, following in zip(candidates, (*candidates[1:], None)):
+        loaded.select(name)
+        wrong = wrong_product(loaded)
+        if wrong is None:
+            return
+        if following is not None:
+            log.warning("native kernels: products with %s are wrong (%s), so %s is taken", name, wrong, following)
+    raise NativeUnavailableError(f"the native kernels compute wrongly with {name} ({wrong})")
+
+
+def _handle() -> ctypes.CDLL:
     if not LIBRARY.exists():
         raise NativeUnavailableError(
-            "the native kernels were not built, as no C++ compiler was there at installation: install g++ and run "
-            "'python -m kernels.native.build'"
+            f"the native kernels were not built at installation: install a C++ compiler (g++) and {REBUILD}"
         )
     try:
         handle = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         raise NativeUnavailableError(f"the native kernels do not load: {error}") from None
     if handle.em_version() != VERSION:
-        raise NativeUnavailableError("the native kernels are of another version: run 'python -m kernels.native.build'")
-    loaded = Library(handle)
-    if loaded.instruction_set is None:
-        raise NativeUnavailableError("this CPU has neither AVX2 with FMA and F16C nor NEON, which native kernels need")
-    log.info("native kernels: %s", loaded.instruction_set)
-    return loaded
+        raise NativeUnavailableError(f"the native kernels are of another version: {REBUILD}")
+    if SOURCES.is_dir() and digest_of(LIBRARY) != sources_digest():
+        log.warning("the native kernels were built from other sources than those in %s: %s", SOURCES, REBUILD)
+    return handle
 
 
 def available() -> bool:

@@ -2,14 +2,12 @@
 #include <cstring>
 
 #include "calls.h"
+#include "cpu.h"
 #include "pack.h"
 
 namespace expertmesh {
-#if defined(__x86_64__)
-extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512bf16;
-#elif defined(__aarch64__)
-extern const Kernels kernels_neon;
-#endif
+// Those that the compiler knew (EM_ISA_*, `build.py`).
+extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512bf16, kernels_amx, kernels_neon;
 
 namespace {
 
@@ -21,19 +19,22 @@ struct Choice {
 // Best first.
 const Choice* choices(int* count) {
 #if defined(__x86_64__)
-    static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     static const Choice all[] = {
-        {&kernels_avx512bf16, avx512 && __builtin_cpu_supports("avx512bf16")},
-        {&kernels_avx512, avx512},
-        {&kernels_avx2, avx2},
+#if defined(EM_ISA_AMX)
+        {&kernels_amx, cpu::amx()},
+#endif
+#if defined(EM_ISA_AVX512BF16)
+        {&kernels_avx512bf16, cpu::avx512bf16()},
+#endif
+#if defined(EM_ISA_AVX512)
+        {&kernels_avx512, cpu::avx512()},
+#endif
+        {&kernels_avx2, cpu::avx2()},
     };
-    *count = 3;
 #elif defined(__aarch64__)
     static const Choice all[] = {{&kernels_neon, true}};
-    *count = 1;
 #endif
+    *count = sizeof(all) / sizeof(all[0]);
     return all;
 }
 
@@ -56,6 +57,12 @@ using namespace expertmesh;
 
 // Changes with every change of the structs.
 EM_API int32_t em_version() { return 1; }
+
+// Which sources it was built from: `build.py`.
+EM_API const char* em_sources() { return EM_SOURCES; }
+
+// Whether the CPU has an instruction set.
+EM_API int32_t em_has(const char* name) { return find(name) != nullptr; }
 
 // The name of the instruction set in use; null where the CPU has none that the kernels know.
 EM_API const char* em_isa() { return chosen ? chosen->name : nullptr; }

@@ -70,6 +70,8 @@ struct ExpertsJob {
             }
             Vec::store(sums + lane, rounded_to(dtype(), activation(gate, up)));
         }
+        // What the padding of codes and of scales for many outputs comes to is no zero, and neither is down's own.
+        for (int64_t lane = experts().ffn - panel * kHalf; lane < kHalf; ++lane) sums[lane] = 0.0f;
         const Matrix& down = experts().down[group.expert];
         const int64_t tile = row / Vec::kRows, begin = panel * kHalf;
         const int rows = rows_of_tile(group.rows, tile), m = static_cast<int>(row % Vec::kRows);
@@ -147,9 +149,8 @@ template <class X>
 Status run_experts(const ExpertsCall& call) {
     using Job = ExpertsJob<X>;
     const Experts& experts = *call.experts;
-    const int64_t per_x = inputs_of_x(static_cast<const X*>(nullptr));
-    const int64_t row_size = padded_inputs(experts.gate_up[0]) / per_x;
-    const int64_t hidden_size = padded_inputs(experts.down[0]) / per_x;
+    const int64_t row_size = row_size_of(experts.gate_up[0], static_cast<const X*>(nullptr));
+    const int64_t hidden_size = row_size_of(experts.down[0], static_cast<const X*>(nullptr));
     const size_t index_bytes = (experts.count + 1 + call.rows) * sizeof(int64_t);
     auto* starts = static_cast<int64_t*>(scratch(Purpose::ORDER, index_bytes + experts.count * sizeof(Group)));
     auto* tiles = static_cast<X*>(scratch(Purpose::ROWS, call.rows * row_size * sizeof(X) + 64));
@@ -177,8 +178,14 @@ Status run_experts(const ExpertsCall& call) {
 
 inline Status experts(const ExpertsCall& call) {
 #if defined(__AVX512BF16__)
-    if (by_pairs(call.experts->gate_up[0], call.x_dtype) && by_pairs(call.experts->down[0], call.x_dtype))
+    if (by_pairs(call.experts->gate_up[0], call.x_dtype) && by_pairs(call.experts->down[0], call.x_dtype)) {
+#if defined(__AMX_BF16__)
+        bool all = true;
+        for (int64_t e = 0; e < call.experts->count; ++e) all &= in_blocks(call.experts->gate_up[e]) && in_blocks(call.experts->down[e]);
+        if (all) return run_experts<Blocked>(call);
+#endif
         return run_experts<uint32_t>(call);
+    }
 #endif
     return run_experts<float>(call);
 }

@@ -45,7 +45,7 @@ struct LinearJob {
 template <class X>
 Status run_linear(const LinearCall& call) {
     using Job = LinearJob<X>;
-    const int64_t row_size = padded_inputs(*call.w) / inputs_of_x(static_cast<const X*>(nullptr));
+    const int64_t row_size = row_size_of(*call.w, static_cast<const X*>(nullptr));
     X* tiles = static_cast<X*>(scratch(Purpose::ROWS, call.rows * row_size * sizeof(X)));
     if (tiles == nullptr) return Status::NO_MEMORY;
     Job job{call, tiles, row_size};
@@ -69,6 +69,9 @@ inline bool by_pairs(const Matrix& w, int32_t x_dtype) {
 }
 
 inline Status linear(const LinearCall& call) {
+#if defined(__AMX_BF16__)
+    if (by_pairs(*call.w, call.x_dtype) && in_blocks(*call.w)) return run_linear<Blocked>(call);
+#endif
 #if defined(__AVX512BF16__)
     if (by_pairs(*call.w, call.x_dtype)) return run_linear<uint32_t>(call);
 #endif

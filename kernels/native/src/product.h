@@ -21,6 +21,12 @@ struct Rows {
 constexpr int inputs_of_x(const float*) { return 1; }
 constexpr int inputs_of_x(const uint32_t*) { return 2; }
 
+// Elements X of a row.
+template <class X>
+int64_t row_size_of(const Matrix& w, const X* x) {
+    return padded_inputs(w) / inputs_of_x(x);
+}
+
 // acc[rows][32] += x w for the panel's inputs from `begin` to `end`, which `weights` begins with.
 template <class Weights>
 void add_tiles(const Rows<typename Weights::X>& x, const typename Weights::W* weights, int64_t begin, int64_t end, float* acc) {

@@ -5,7 +5,7 @@
 #                                                       storage; FLAVOR is cpu or cuda, cpu if not given
 set -euo pipefail
 work=$1 tag=$2 flavor=${3:-cpu}
-root=$(cd "$(dirname "$0")/../.." && pwd)
+root=$(cd "$(dirname "$0")/../../.." && pwd)
 for tool in buildah mmdebstrap; do
   command -v "$tool" >/dev/null || { echo "$tool is not installed" >&2; exit 77; }
 done

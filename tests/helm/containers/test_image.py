@@ -52,6 +52,16 @@ def test_version_is_the_charts() -> None:
     assert f"expertmesh:{version}-cpu" in DOCKERFILE.read_text()
 
 
+def test_it_is_built_from_the_repository() -> None:
+    """The script finds its root from where it lies itself."""
+    script = HERE / "build_image.sh"
+    (line,) = re.findall(r"^root=.*$", script.read_text(), re.M)
+    done = subprocess.run(
+        ["bash", "-c", f"{line}; echo $root", str(script)], capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()) == ROOT
+
+
 def built(tag: str, flavor: str) -> Path:
     """Build an image and return where; the user's cache keeps the base. Skips the test where that cannot be done."""
     folder = Path(os.environ.get("EXPERTMESH_IMAGE_WORK", CACHE / "image"))
@@ -225,6 +235,19 @@ print(compile_module_from_src(SOURCE, "tiny").answer())
 def test_only_the_flavor_with_triton_has_a_compiler() -> None:
     text = DOCKERFILE.read_text()
     assert re.search(r'if \[ "\$FLAVOR" = cuda \]; then \\\n.*apt-get install .* gcc=\S+ libc6-dev=\S+; \\', text)
+
+
+def test_the_compiler_of_the_native_kernels_stays_behind() -> None:
+    build, final = re.split(r"^FROM \$\{BASE\}$", DOCKERFILE.read_text(), flags=re.M)
+    assert " g++=" in build
+    assert "g++" not in final
+
+
+@image
+def test_has_the_native_kernels(work: Path) -> None:
+    done = run(work, "python3", "-c", "from kernels.native.library import library; print(library().instruction_sets)")
+    assert done.returncode == 0, done.stderr
+    assert run(work, "sh", "-c", "command -v g++").returncode != 0
 
 
 @image

@@ -1,5 +1,7 @@
 """What pip installs: the packages, and the files among them that are no Python."""
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,30 +10,52 @@ from pathlib import Path
 import pytest
 
 from cluster.planner.published_models import published_names
+from kernels.native.build import LIBRARY
 
 REPOSITORY = Path(__file__).parents[3]
 PACKAGES = ("cluster", "experts", "kernels", "router_service")
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unpacked wheel. pip builds it with hatchling from the index; without an index there is no build."""
-    work = tmp_path_factory.mktemp("wheel")
+def wheel(work: Path, path: str) -> Path:
+    """A wheel, made with `path` as PATH. pip builds it with hatchling from the index; without an index it cannot."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(work), str(REPOSITORY)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PATH": path, "CXX": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode and "hatchling" in done.stderr:
         pytest.skip("no package index to build with")
     assert done.returncode == 0, done.stderr
-    (wheel,) = work.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    (made,) = work.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unpacked wheel."""
+    work = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(wheel(work, os.environ["PATH"])) as archive:
         archive.extractall(work / "installed")
     return work / "installed"
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_it_has_the_native_kernels_and_a_tag_of_this_platform(installed: Path) -> None:
+    assert (installed / "kernels" / "native" / LIBRARY.name).is_file()
+    (metadata,) = installed.glob("*.dist-info/WHEEL")
+    assert "Root-Is-Purelib: false\nTag: py3-none-linux_" in metadata.read_text()
+
+
+def test_without_a_compiler_it_is_for_any_platform(tmp_path: Path) -> None:
+    made = wheel(tmp_path, str(tmp_path / "empty"))
+    assert made.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(made) as archive:
+        assert [name for name in archive.namelist() if name.endswith(".so")] == []
+
+
 def contents(root: Path) -> dict[str, bytes]:
-    """Each file of the packages below `root` by its path, without what Python leaves there."""
+    """Each file of the packages below `root` by its path, without what Python and the compiler leave there."""
     files = (file for package in PACKAGES for file in (root / package).rglob("*") if file.is_file())
-    return {str(file.relative_to(root)): file.read_bytes() for file in files if "__pycache__" not in file.parts}
+    sources = (file for file in files if "__pycache__" not in file.parts and file.name != LIBRARY.name)
+    return {str(file.relative_to(root)): file.read_bytes() for file in sources}
 
 
 def test_it_has_all_files_of_the_packages_and_nothing_else(installed: Path) -> None:
