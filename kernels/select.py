@@ -81,6 +81,8 @@ class Ops:
     prepare_weights: PrepareWeights
     # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
     expert_ffn: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
+    # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_ND
+    expert_rows: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
     # (w_OI) -> w_OI in the form that `linear` wants; quantized ones come back unchanged
     prepare_matrix: PrepareMatrix
     # (x_MI, w_OI, packed or quantized) -> y_MO
@@ -146,6 +148,7 @@ def _reference_ops() -> Ops:
         sum_rows=reference.sum_rows,
         prepare_weights=reference.prepare_weights,
         expert_ffn=reference.expert_ffn,
+        expert_rows=reference.expert_rows,
         prepare_matrix=reference.prepare_matrix,
         linear=reference.linear,
         paged_attention=attention.paged_attention,
@@ -166,6 +169,7 @@ def _cpu_ops() -> Ops:
         sum_rows=cpu.sum_rows,
         prepare_weights=cpu.prepare_weights,
         expert_ffn=cpu.expert_ffn,
+        expert_rows=cpu.expert_rows,
         prepare_matrix=cpu_linear.prepare_matrix,
         linear=cpu_linear.linear_any_rows,
         paged_attention=attention.paged_attention,
@@ -185,6 +189,7 @@ def _triton_ops() -> Ops:
         sum_rows=triton_ops.sum_rows,
         prepare_weights=triton_ops.prepare_weights,
         expert_ffn=triton_ops.expert_ffn,
+        expert_rows=triton_ops.expert_rows,
         prepare_matrix=triton_ops.prepare_matrix,
         linear=triton_ops.linear,
         paged_attention=attention.paged_attention,

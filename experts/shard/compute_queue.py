@@ -45,7 +45,7 @@ class ComputeCounts:
 
 
 class ComputeQueue:
-    """Computes calls by `work`, which gets a call of one or several routers and returns its y_RD.
+    """Computes calls by `work`, which gets a call of one or several routers and returns its y_ND.
 
     Args:
         most_rows, layers: see `WaitingCalls`.
@@ -158,14 +158,15 @@ class ComputeQueue:
         calls, started = [one.call for one in batch], self._clock_ns()
         self._computing_since_ns = started
         try:
-            y_RD = self._work(merged(calls))
+            y_ND = self._work(merged(calls))
         finally:
             self._computing_since_ns = None
         done = self._clock_ns()
         self.counts.add(calls)
         shares_ns = own_ns(calls, done - started)
-        for one, part_RD, share_ns in zip(batch, taken_apart(y_RD, calls), shares_ns, strict=True):
-            one.outcome = Partial(part_RD, Stamps(one.received_ns, started, done), done - started - share_ns)
+        for one, part_ND, share_ns in zip(batch, taken_apart(y_ND, calls), shares_ns, strict=True):
+            stamps = Stamps(one.received_ns, started, done)
+            one.outcome = Partial(part_ND, stamps, done - started - share_ns, one.call.form)
 
 
 def own_ns(calls: Sequence[ExpertCall], compute_ns: int) -> list[int]:

@@ -1,11 +1,13 @@
 """One layer's call to one shard and its reply, as objects and as the payloads of EXPERTS and PARTIALS frames.
 
-R rows (a token once, however many of its experts live on the shard), A assignments ((row, expert) pairs), D hidden.
+R rows (a token once, however many of its experts live on the shard), A assignments ((row, expert) pairs), D hidden,
+N rows of a reply: R or A.
 Both payloads begin with 64 bytes of numbers, so that the rows behind them are aligned.
 """
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -14,18 +16,30 @@ from torch import Tensor
 
 from experts.transport.frame import MAX_PAYLOAD_BYTES, Buffer, FrameError
 
-_CALL = struct.Struct("<IIIII4xQ32x")
-_REPLY = struct.Struct("<IIQQQQ24x")
+_CALL = struct.Struct("<IIIIIIQ32x")
+_REPLY = struct.Struct("<IIQQQQI20x")
 # The index is the code on the wire: append only.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Form(IntEnum):
+    """What a reply holds, in float32: a sum for each row of the call, or a row for each of its assignments.
+
+    With EACH the router can add up a token's experts in the token's own order, wherever they live. The value is the
+    code on the wire.
+    """
+
+    SUMS = 0
+    EACH = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertCall:
     """`x_RD` in the model's dtype; assignment a adds `weights_A[a]` x expert `slots_A[a]` of row `rows_A[a]`.
 
-    `rows_A` and `slots_A` are int32 and sorted by slot; `weights_A` is float32. `step` is the tag that links shard
-    log lines to the router's step and its requests (see `experts.host.log.step_name`); 0 for none.
+    `rows_A` and `slots_A` are int32 and sorted by slot (a merged call's of form EACH are not); `weights_A` is float32.
+    `step` is the tag that links shard log lines to the router's step and its requests (see
+    `experts.host.log.step_name`); 0 for none. `form` is that of the reply.
     """
 
     layer: int
@@ -34,6 +48,12 @@ class ExpertCall:
     slots_A: NDArray[np.int32]
     weights_A: NDArray[np.float32]
     step: int = 0
+    form: Form = Form.SUMS
+
+    @property
+    def reply_rows(self) -> int:
+        """N, the rows of the reply."""
+        return len(self.rows_A) if self.form is Form.EACH else self.x_RD.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +67,29 @@ class Stamps:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The shard's sum for each row of the call, `y_RD` float32.
+    """The shard's answer, `y_ND` float32: a sum for each row of the call or a row for each assignment, as `form` says.
 
     `shared_ns` is the part of the compute time that belongs to other routers' calls, which were computed together with
     this one: 0 for a call computed alone.
     """
 
-    y_RD: Tensor
+    y_ND: Tensor
     stamps: Stamps
     shared_ns: int = 0
+    form: Form = Form.SUMS
 
 
-def most_rows(hidden: int, dtype: torch.dtype, experts_per_token: int) -> int:
+def most_rows(hidden: int, dtype: torch.dtype, experts_per_token: int, form: Form = Form.SUMS) -> int:
     """How many rows a call may have so that it and its reply fit into frames, if one shard holds all their experts."""
     call_bytes = hidden * dtype.itemsize + 12 * experts_per_token
-    reply_bytes = hidden * torch.float32.itemsize
+    reply_bytes = hidden * torch.float32.itemsize * (experts_per_token if form is Form.EACH else 1)
     return (MAX_PAYLOAD_BYTES - max(_CALL.size, _REPLY.size)) // max(call_bytes, reply_bytes)
 
 
 def pack_call(call: ExpertCall) -> list[Buffer]:
     """Return the payload as parts that share memory with `call`."""
     rows, hidden = call.x_RD.shape
-    head = _CALL.pack(call.layer, rows, hidden, len(call.rows_A), _DTYPES.index(call.x_RD.dtype), call.step)
+    head = _CALL.pack(call.layer, rows, hidden, len(call.rows_A), _DTYPES.index(call.x_RD.dtype), call.form, call.step)
     return [head, _bytes_of(call.x_RD), *(a.data.cast("B") for a in (call.rows_A, call.slots_A, call.weights_A))]
 
 
@@ -76,11 +97,11 @@ def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
     """Parse a call; its arrays share memory with `payload`.
 
     Raises:
-        FrameError: the lengths do not add up, or an index points outside.
+        FrameError: the lengths do not add up, an index points outside, or the reply's form is none that we know.
     """
     if len(payload) < _CALL.size:
         raise FrameError("short", f"a call has at least {_CALL.size} bytes, not {len(payload)}")
-    layer, rows, hidden, count, code, step = _CALL.unpack_from(payload)
+    layer, rows, hidden, count, code, form, step = _CALL.unpack_from(payload)
     if code >= len(_DTYPES) or len(payload) != _call_bytes(rows, hidden, count, code):
         raise FrameError("length", f"{len(payload)} bytes are not {rows} rows of {hidden} and {count} assignments")
     x_RD = _tensor(payload, _DTYPES[code], rows, hidden, _CALL.size)
@@ -91,30 +112,40 @@ def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
     # checks them, as only it knows how many experts it holds.
     if count and (rows_A.min() < 0 or rows_A.max() >= rows or slots_A.min() < 0):
         raise FrameError("index", f"an assignment points outside the {rows} rows")
-    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step)
+    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step, _form(form))
 
 
 def pack_partial(partial: Partial) -> list[Buffer]:
     """Return the payload as parts that share memory with `partial`."""
-    rows, hidden = partial.y_RD.shape
+    rows, hidden = partial.y_ND.shape
     stamps = partial.stamps
-    head = _REPLY.pack(rows, hidden, stamps.received, stamps.started, stamps.sent, partial.shared_ns)
-    return [head, _bytes_of(partial.y_RD)]
+    head = _REPLY.pack(rows, hidden, stamps.received, stamps.started, stamps.sent, partial.shared_ns, partial.form)
+    return [head, _bytes_of(partial.y_ND)]
 
 
-def unpack_partial(payload: bytearray | memoryview) -> Partial:
-    """Parse a reply; its tensor shares memory with `payload`.
+def unpack_partial(payload: bytearray | memoryview, rows_ND: NDArray[np.float32] | None = None) -> Partial:
+    """Parse a reply; its tensor shares memory with `payload`, or with `rows_ND` where that holds all behind the head.
 
     Raises:
-        FrameError: the lengths do not add up.
+        FrameError: the lengths do not add up, or the form is none that we know.
     """
     if len(payload) < _REPLY.size:
         raise FrameError("short", f"a reply has at least {_REPLY.size} bytes, not {len(payload)}")
-    rows, hidden, received, started, sent, shared_ns = _REPLY.unpack_from(payload)
-    if len(payload) != _REPLY.size + 4 * rows * hidden:
+    rows, hidden, received, started, sent, shared_ns, form = _REPLY.unpack_from(payload)
+    if rows_ND is not None and len(payload) == _REPLY.size and rows_ND.shape == (rows, hidden):
+        y_ND = torch.from_numpy(rows_ND)
+    elif len(payload) == _REPLY.size + 4 * rows * hidden:
+        y_ND = _tensor(payload, torch.float32, rows, hidden, _REPLY.size)
+    else:
         raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden}")
-    y_RD = _tensor(payload, torch.float32, rows, hidden, _REPLY.size)
-    return Partial(y_RD, Stamps(received, started, sent), shared_ns)
+    return Partial(y_ND, Stamps(received, started, sent), shared_ns, _form(form))
+
+
+def _form(code: int) -> Form:
+    try:
+        return Form(code)
+    except ValueError:
+        raise FrameError("form", f"a reply has form 0 (sums) or 1 (each assignment's row), not {code}") from None
 
 
 def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:

@@ -7,10 +7,14 @@ import struct
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experts.transport.address import Endpoint, dial
 from experts.transport.credentials import Credentials
 from experts.transport.frame import (
     HEADER,
+    REPLY_HEAD_BYTES,
     Buffer,
     FrameError,
     Header,
@@ -91,8 +95,14 @@ class Channel:
         with self._send_lock:
             self.sent_bytes += _send_all(self._sock, views)
 
-    def receive(self, max_payload: int = 1 << 30) -> tuple[Header, memoryview]:
+    def receive(
+        self, max_payload: int = 1 << 30, answer: NDArray[np.float32] | None = None
+    ) -> tuple[Header, memoryview]:
         """Return the next frame.
+
+        Args:
+            answer: where the rows of a PARTIALS frame are to be put if they have just that size; of its payload only
+                the numbers before them are returned then. It may have been written to where an error is raised.
 
         Raises:
             Closed: the peer hung up between frames.
@@ -105,13 +115,19 @@ class Channel:
         # An address may be taken over by the next process: what was meant for its predecessor must not be computed.
         if header.incarnation != self.incarnation:
             raise FrameError("incarnation", f"a frame for incarnation {header.incarnation}, this is {self.incarnation}")
+        parts = self._parts(header, answer)
+        self._read_into(parts)
+        check_payload(header, parts)
+        self.received_bytes += HEADER.size + header.length
+        return header, parts[0]
+
+    def _parts(self, header: Header, answer: NDArray[np.float32] | None) -> list[memoryview]:
+        """Where the payload is read to."""
+        if answer is not None and header.kind is Kind.PARTIALS and header.length == REPLY_HEAD_BYTES + answer.nbytes:
+            return [memoryview(self._buffer)[:REPLY_HEAD_BYTES], answer.reshape(-1).view(np.uint8).data]
         if header.length > len(self._buffer):
             self._buffer = bytearray(header.length)
-        payload = memoryview(self._buffer)[: header.length]
-        self._read(payload, started=True)
-        check_payload(header, payload)
-        self.received_bytes += HEADER.size + header.length
-        return header, payload
+        return [memoryview(self._buffer)[: header.length]]
 
     def carry_out(self, handshake: Handshake) -> None:
         """Run `handshake` to its end, before any other frame.
@@ -147,6 +163,11 @@ class Channel:
             if count == 0:
                 raise Closed("the peer closed the connection")
             view, started = view[count:], True
+
+    def _read_into(self, parts: Sequence[memoryview]) -> None:
+        """Fill all parts with the rest of a frame."""
+        for part in parts:
+            self._read(part, started=True)
 
 
 def _send_all(sock: socket.socket, views: list[memoryview]) -> int:

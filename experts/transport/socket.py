@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel
@@ -88,7 +91,7 @@ class SocketTransport:
         known = self._clocks.get(shard)
         return known[1].error_ns / 1e9 if known else 0.0
 
-    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
         """See `Transport.send`."""
         connection = self._take_up(shard)
         if connection is None:
@@ -102,7 +105,8 @@ class SocketTransport:
             raise self._drop(shard, error) from error
         self._outstanding.add((shard, lane))
         self._lost.discard((shard, lane))
-        return Sent(shard, self._sequence, call.x_RD.shape[0], now, channel.sent_bytes - before, lane)
+        wire_bytes = channel.sent_bytes - before
+        return Sent(shard, self._sequence, call.reply_rows, now, wire_bytes, lane, call.form, into)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
@@ -163,15 +167,16 @@ class SocketTransport:
 
     def _read(self, call: Sent, channel: Channel) -> Reply:
         before = channel.received_bytes
-        header, payload = channel.receive()
+        header, payload = channel.receive(answer=call.into)
         now = time.monotonic_ns()
         if header.kind is Kind.FAILURE:
             raise ValueError(bytes(payload).decode(errors="replace"))
         if header.kind is not Kind.PARTIALS or header.sequence != call.sequence:
             raise FrameError("sequence", f"reply {header.sequence} to call {call.sequence}")
-        partial = unpack_partial(payload)
-        if partial.y_RD.shape[0] != call.rows:
-            raise FrameError("length", f"a reply of {len(partial.y_RD)} rows to a call of {call.rows}")
+        partial = unpack_partial(payload, call.into)
+        if (partial.form, partial.y_ND.shape[0]) != (call.form, call.rows):
+            found = f"{len(partial.y_ND)} rows of form {partial.form.name}"
+            raise FrameError("length", f"a reply of {found} where {call.rows} of {call.form.name} were asked for")
         if not channel.same_host:  # on one host both sides read the same clock
             clock = self._clock(call.shard, channel.incarnation)
             partial = replace(partial, stamps=clock.corrected(call.sent_ns, partial.stamps, now))

@@ -22,6 +22,7 @@ from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_ro
 __all__ = [
     "down",
     "expert_ffn",
+    "expert_rows",
     "gate_topk",
     "gate_up",
     "group_by_expert",
@@ -74,14 +75,31 @@ def expert_ffn(
     check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
     if not len(token_of_row_N):
         return torch.zeros(x_TD.shape, dtype=torch.float32, device=x_TD.device)
+    y_ND, order_N = _outputs(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    return sum_rows(y_ND, token_of_row_N.index_select(0, order_N), len(x_TD))
+
+
+def expert_rows(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, expert_of_row_N: Tensor, weight_of_row_N: Tensor
+) -> Tensor:
+    """As `reference.expert_rows`; launches and waits as `expert_ffn`, and like it does not notice ids out of range."""
+    check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    if not len(token_of_row_N):
+        return torch.empty(0, weights.hidden, dtype=torch.float32, device=x_TD.device)
+    y_ND, order_N = _outputs(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    return torch.empty_like(y_ND).index_copy_(0, order_N, y_ND)
+
+
+def _outputs(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, expert_of_row_N: Tensor, weight_of_row_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The weighted rows sorted by expert, float32, and order_N: sorted row i is row order_N[i]."""
     order_N, offsets_E1 = group_by_expert(expert_of_row_N, weights.num_experts)
     token_N = token_of_row_N.index_select(0, order_N)
     weight_N = weight_of_row_N.index_select(0, order_N)
-    if weights.quantized:
-        counts = offsets_E1.diff().tolist()
-        h_NF = triton_quantized.gate_up(x_TD, weights, token_N, weight_N, counts)
-        y_ND = triton_quantized.down(h_NF, weights, counts, weight_N)
-    else:
+    if not weights.quantized:
         h_NF = triton_ffn.gate_up(x_TD, weights, token_N, weight_N, offsets_E1)
-        y_ND = triton_ffn.down(h_NF, weights, offsets_E1, weight_N)
-    return sum_rows(y_ND, token_N, len(x_TD))
+        return triton_ffn.down(h_NF, weights, offsets_E1, weight_N), order_N
+    counts = offsets_E1.diff().tolist()
+    h_NF = triton_quantized.gate_up(x_TD, weights, token_N, weight_N, counts)
+    return triton_quantized.down(h_NF, weights, counts, weight_N), order_N

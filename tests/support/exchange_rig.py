@@ -99,7 +99,7 @@ class Rig:
 
     def take(self, handle: Dispatched, ids_TK: list[list[int]]) -> Exchange:
         """The other half."""
-        trip = self.pool.combine(handle, CPU, self.hidden).trip
+        trip = self.pool.combine(handle, CPU).trip
         trace = StepTrace(trips=[trip], routings=[(0, _routing(ids_TK))])
         trace.stages_ns |= {Stage.PACK: trip.pack_ns, Stage.WAIT: trip.exposed_ns, Stage.REDUCE: trip.reduce_ns}
         duration = trip.pack_ns + trip.exposed_ns + trip.reduce_ns

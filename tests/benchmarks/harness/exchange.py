@@ -90,7 +90,7 @@ def _time_pool(pool: ExpertPool, experts: int, top_k: int, x_TD: torch.Tensor, r
         ids_TK = np.argsort(random.random((len(x_TD), experts)), axis=1)[:, :top_k].astype(np.int64)
         routing = Routing(ids_TK, np.full(ids_TK.shape, 1 / top_k, dtype=np.float32))
         begun = time.perf_counter()
-        combined = pool.combine(pool.dispatch(0, x_TD, routing), x_TD.device, x_TD.shape[1])
+        combined = pool.combine(pool.dispatch(0, x_TD, routing), x_TD.device)
         taken.append(time.perf_counter() - begun)
         if combined.failures:
             raise RuntimeError(str(combined.failures[0]))

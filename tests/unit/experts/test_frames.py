@@ -109,7 +109,7 @@ def test_a_payload_is_a_question_or_a_frame_error(payload: bytearray) -> None:
 def test_a_payload_is_an_answer_or_a_frame_error(payload: bytearray) -> None:
     partial = parsed(lambda: unpack_partial(payload), {"short", "length"})
     if partial is not None:
-        assert len(payload) == 64 + partial.y_RD.nbytes
+        assert len(payload) == 64 + partial.y_ND.nbytes
 
 
 @given(st.integers(0, 5), st.integers(1, 5), st.integers(0, 9), st.sampled_from(DTYPES), numbers)
@@ -127,7 +127,7 @@ def test_questions_and_answers_round_trip(rows: int, hidden: int, count: int, dt
         assert np.array_equal(getattr(back, name), getattr(call, name))
     partial = Partial(x_RD.float(), Stamps(seed, 2**63, 7), seed)
     again = unpack_partial(bytearray(b"".join(pack_partial(partial))))
-    assert torch.equal(again.y_RD, partial.y_RD)
+    assert torch.equal(again.y_ND, partial.y_ND)
     assert (again.stamps, again.shared_ns) == (partial.stamps, seed)
 
 

@@ -236,7 +236,7 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
     pool, random = slow.engine.pool, np.random.default_rng(0)
     ids = random.random((21, 6)).argsort(axis=1)[:, :2]
     handle = pool.dispatch(0, torch.randn(21, 48), Routing(ids, random.random((21, 2), np.float32)))
-    trip = pool.combine(handle, torch.device("cpu"), 48).trip
+    trip = pool.combine(handle, torch.device("cpu")).trip
     for call, group in zip(trip.calls, handle.groups, strict=True):
         assert sum(call.phases_ns) == call.received_ns - handle.started_ns + trip.reduce_ns
         assert all(duration >= 0 for duration in call.phases_ns)
