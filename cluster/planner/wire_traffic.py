@@ -43,7 +43,7 @@ def most_shards_asked(top_k: int, held: tuple[int, ...]) -> int:
 
 
 def layer_traffic(hidden: int, itemsize: int, top_k: int, shards_asked: float) -> LayerTraffic:
-    """Bytes of a token that asks so many shards: one row to each, K assignments in all; one row back from each, or K."""
+    """Bytes of a token that asks so many shards: a row to each, K assignments in all; a row back from each, or K."""
     row = hidden * ANSWER_ITEM_BYTES
     dispatch = shards_asked * hidden * itemsize + ASSIGNMENT_BYTES * top_k
     return LayerTraffic(shards_asked, dispatch, shards_asked * row, top_k * row)
