@@ -19,7 +19,7 @@ from experts.host.log import fields
 from experts.shard.merge import merged, taken_apart
 from experts.shard.waiting_calls import WaitingCall, WaitingCalls
 from experts.transport.call import ExpertCall, Partial, Stamps
-from experts.transport.channel import Closed
+from experts.transport.inbox import Closed
 
 log = logging.getLogger(__name__)
 

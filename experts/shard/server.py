@@ -18,9 +18,10 @@ from experts.host.watched_thread import ThreadWatch
 from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
 from experts.shard.shard import ExpertShard
 from experts.transport.call import ExpertCall, Stamps, pack_partial, unpack_call
-from experts.transport.channel import Channel, Closed
+from experts.transport.channel import Channel
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
+from experts.transport.inbox import Closed
 from experts.transport.listener import FrameServer
 
 log = logging.getLogger(__name__)

@@ -12,28 +12,12 @@ from numpy.typing import NDArray
 
 from experts.transport.address import Endpoint, dial
 from experts.transport.credentials import Credentials
-from experts.transport.frame import (
-    HEADER,
-    REPLY_HEAD_BYTES,
-    Buffer,
-    FrameError,
-    Header,
-    Kind,
-    check_payload,
-    pack_header,
-    parse_header,
-)
+from experts.transport.frame import HEADER, Buffer, Header, Kind, pack_header
 from experts.transport.handshake import Handshake, client_handshake, server_handshake
+from experts.transport.inbox import Inbox
 
 SOCKET_BUFFER_BYTES = 4 << 20
-
-
-class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
-    """The peer ended the connection between two frames."""
-
-
-class Idle(TimeoutError):  # noqa: N818 (a state)
-    """Nothing came in time, not even the first byte of a frame; the connection is still usable."""
+JOINED_BYTES = 1 << 14
 
 
 class Channel:
@@ -50,8 +34,7 @@ class Channel:
         # Asked for each reply, and Python's socket makes an enum of its family each time.
         self._same_host = sock.family == socket.AF_UNIX
         self._checksum = checksum
-        self._header = bytearray(HEADER.size)
-        self._buffer = bytearray(1 << 16)
+        self._inbox = Inbox(sock, incarnation)
         self._send_lock = threading.Lock()  # parts of two frames must not mix on the stream
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
@@ -90,10 +73,12 @@ class Channel:
         Raises:
             OSError: the peer is gone or does not read.
         """
-        views = [memoryview(pack_header(kind, self.incarnation, sequence, parts, self._checksum))]
-        views += [memoryview(part) for part in parts if len(part)]
+        header = pack_header(kind, self.incarnation, sequence, parts, self._checksum)
+        size = len(header) + sum(map(len, parts))
+        # A small frame is copied sooner than many parts are handed to the kernel.
+        views = [b"".join((header, *parts))] if size <= JOINED_BYTES else [header, *parts]
         with self._send_lock:
-            self.sent_bytes += _send_all(self._sock, views)
+            self.sent_bytes += _send_all(self._sock, views, size)
 
     def receive(
         self, max_payload: int = 1 << 30, answer: NDArray[np.float32] | None = None
@@ -110,24 +95,9 @@ class Channel:
             FrameError: what came is not a frame, is cut short, damaged, or of another incarnation.
             TimeoutError: only a part came in time.
         """
-        self._read(memoryview(self._header), started=False)
-        header = parse_header(self._header, max_payload)
-        # An address may be taken over by the next process: what was meant for its predecessor must not be computed.
-        if header.incarnation != self.incarnation:
-            raise FrameError("incarnation", f"a frame for incarnation {header.incarnation}, this is {self.incarnation}")
-        parts = self._parts(header, answer)
-        self._read_into(parts)
-        check_payload(header, parts)
+        header, payload = self._inbox.next(max_payload, answer)
         self.received_bytes += HEADER.size + header.length
-        return header, parts[0]
-
-    def _parts(self, header: Header, answer: NDArray[np.float32] | None) -> list[memoryview]:
-        """Where the payload is read to."""
-        if answer is not None and header.kind is Kind.PARTIALS and header.length == REPLY_HEAD_BYTES + answer.nbytes:
-            return [memoryview(self._buffer)[:REPLY_HEAD_BYTES], answer.reshape(-1).view(np.uint8).data]
-        if header.length > len(self._buffer):
-            self._buffer = bytearray(header.length)
-        return [memoryview(self._buffer)[: header.length]]
+        return header, payload
 
     def carry_out(self, handshake: Handshake) -> None:
         """Run `handshake` to its end, before any other frame.
@@ -139,9 +109,9 @@ class Channel:
         while not handshake.proven:
             turn = handshake.turn
             if turn.out:
-                self.sent_bytes += _send_all(self._sock, [memoryview(turn.out)])
+                self.sent_bytes += _send_all(self._sock, [turn.out], len(turn.out))
             data = bytearray(turn.want)
-            self._read(memoryview(data), turn.within)
+            self._inbox.read(memoryview(data), turn.within)
             self.received_bytes += turn.want
             handshake.advance(bytes(data))
 
@@ -152,39 +122,25 @@ class Channel:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
-    def _read(self, view: memoryview, started: bool) -> None:
-        while len(view):
-            try:
-                count = self._sock.recv_into(view)
-            except BlockingIOError:  # how SO_RCVTIMEO reports that it has expired
-                raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
-            if count == 0 and started:
-                raise FrameError("short", "the connection ended in the middle of a frame")
-            if count == 0:
-                raise Closed("the peer closed the connection")
-            view, started = view[count:], True
 
-    def _read_into(self, parts: Sequence[memoryview]) -> None:
-        """Fill all parts with the rest of a frame."""
-        for part in parts:
-            self._read(part, started=True)
+def _send_all(sock: socket.socket, parts: Sequence[Buffer], size: int) -> int:
+    try:
+        count = sock.send(parts[0]) if len(parts) == 1 else sock.sendmsg(parts)
+        if count < size:  # seldom: there is room for a whole frame
+            _send_rest(sock, [memoryview(part) for part in parts], count)
+    except BlockingIOError:
+        raise TimeoutError("the peer read nothing in time") from None
+    return size
 
 
-def _send_all(sock: socket.socket, views: list[memoryview]) -> int:
-    total = 0
+def _send_rest(sock: socket.socket, views: list[memoryview], count: int) -> None:
+    """Send `views` without their first `count` bytes."""
     while views:
-        try:
-            count = sock.sendmsg(views)
-        except BlockingIOError:
-            raise TimeoutError("the peer read nothing in time") from None
-        total += count
-        if count == sum(map(len, views)):  # nearly always: there is room for a whole frame
-            break
         while views and count >= len(views[0]):
             count -= len(views.pop(0))
-        if count:
+        if views:
             views[0] = views[0][count:]
-    return total
+            count = sock.sendmsg(views)
 
 
 def connect(

@@ -12,8 +12,8 @@ payload when flag 1 is set.
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 Buffer = bytes | bytearray | memoryview
 
@@ -52,8 +52,11 @@ class Kind(IntEnum):
     REFUSAL = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+# Looked up for each frame: an enum's own call takes longer.
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Header(NamedTuple):
     """A parsed header; `length` and `checksum` speak of the payload that follows it."""
 
     kind: Kind
@@ -95,10 +98,10 @@ def parse_header(data: Buffer, max_payload: int = MAX_PAYLOAD_BYTES) -> Header:
         raise FrameError("version", f"frame version {version}, this process speaks {VERSION}")
     if length > max_payload:
         raise FrameError("length", f"a payload of {length} bytes is over the limit of {max_payload}")
-    try:
-        return Header(Kind(kind), flags, incarnation, sequence, length, value)
-    except ValueError:
-        raise FrameError("kind", f"unknown frame kind {kind}") from None
+    known = _KINDS.get(kind)
+    if known is None:
+        raise FrameError("kind", f"unknown frame kind {kind}")
+    return Header(known, flags, incarnation, sequence, length, value)
 
 
 def check_payload(header: Header, parts: Sequence[Buffer]) -> None:

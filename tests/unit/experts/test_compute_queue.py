@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experts.shard.compute_queue import ComputeQueue, own_ns
 from experts.transport.call import ExpertCall, Partial
-from experts.transport.channel import Closed
+from experts.transport.inbox import Closed
 from tests.support.mesh import until
 from tests.unit.experts.merge_fakes import WAIT_S, HeldWork, call_of, sums_of
 

@@ -25,7 +25,7 @@ from experts.transport.call import (
     unpack_call,
     unpack_partial,
 )
-from experts.transport.channel import Channel, Closed, Idle
+from experts.transport.channel import Channel
 from experts.transport.frame import (
     HEADER,
     MAGIC,
@@ -36,6 +36,7 @@ from experts.transport.frame import (
     pack_header,
     parse_header,
 )
+from experts.transport.inbox import Closed, Idle
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 T = TypeVar("T")
