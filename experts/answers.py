@@ -4,10 +4,10 @@ T tokens, W answers that a token has at most, N rows of all answers, D hidden.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from experts.transport.call import Form
 
 # Its first row is zeros: it stands for what a token has not, or has lost.
 NOTHING = 0
+SUM_MODE = 0  # of torch.embedding_bag
 
 
 class AnswerRoom:
@@ -44,8 +45,23 @@ class AnswerRoom:
         """
         if not places_TW.size:  # nobody was asked
             return torch.zeros(len(places_TW), self._rows_ND.shape[1])
-        # One call, which walks the rows of a bag in order; `Tensor.sum` may add in any.
-        return F.embedding_bag(torch.from_numpy(places_TW), self._tensor_ND, mode="sum")
+        # One call, which walks the rows of a bag in order; `Tensor.sum` may add in any. Not by way of
+        # `torch.nn.functional`, whose checks take longer than the sum of a few rows.
+        bags = _bags(*places_TW.shape)
+        flat = torch.from_numpy(places_TW).view(-1)
+        return torch.embedding_bag(self._tensor_ND, flat, bags, False, SUM_MODE)[0]
+
+
+@lru_cache(maxsize=256)
+def _bags(tokens: int, width: int) -> Tensor:
+    """Where each token's places begin."""
+    return torch.arange(0, tokens * width, width)
+
+
+@lru_cache(maxsize=256)
+def _whole(tokens: int, groups: int) -> NDArray[np.int64]:
+    """Places of the sums of so many groups of all tokens. Not to be written to."""
+    return np.ascontiguousarray(np.arange(1, 1 + tokens * groups).reshape(groups, tokens).T)
 
 
 def places(form: Form, groups: Sequence[ShardGroup], tokens: int, top_k: int) -> NDArray[np.int64]:
@@ -54,6 +70,8 @@ def places(form: Form, groups: Sequence[ShardGroup], tokens: int, top_k: int) ->
     With sums that is the order of the shards; with rows it is the order in which the token's routing lists its experts,
     which nothing but the token's own logits decides.
     """
+    if form is Form.SUMS and all(len(group.tokens_R) == tokens for group in groups):
+        return _whole(tokens, len(groups))
     places_TW = np.zeros((tokens, top_k if form is Form.EACH else len(groups)), np.int64)
     start = 1
     for number, group in enumerate(groups):
@@ -66,10 +84,14 @@ def places(form: Form, groups: Sequence[ShardGroup], tokens: int, top_k: int) ->
     return places_TW
 
 
-def drop(places_TW: NDArray[np.int64], form: Form, groups: Sequence[ShardGroup], missing: Sequence[bool]) -> None:
-    """Put zeros in the place of answers that did not come."""
+def without(
+    places_TW: NDArray[np.int64], form: Form, groups: Sequence[ShardGroup], missing: Sequence[bool]
+) -> NDArray[np.int64]:
+    """The places with zeros in those of answers that did not come."""
+    places_TW = places_TW.copy()
     for number, (group, gone) in enumerate(zip(groups, missing, strict=True)):
         if gone and form is Form.EACH:
             places_TW.reshape(-1)[group.pairs_A] = NOTHING
         elif gone:
             places_TW[:, number] = NOTHING
+    return places_TW

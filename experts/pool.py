@@ -12,13 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.answers import AnswerRoom, drop, places
+from experts.answers import AnswerRoom, places, without
 from experts.grouping import ShardGroup, group_by_shard
 from experts.phases import LayerTrip, measured
 from experts.placement import Placement
 from experts.routing import Routing
 from experts.transport.base import Reply, Sent, ShardUnavailable, Transport
 from experts.transport.call import ExpertCall, Form
+
+
+NO_TOKENS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +103,19 @@ class ExpertPool:
         waiting_ns = time.monotonic_ns()
         replies, failures = self._collect(handle)
         reducing_ns = time.monotonic_ns()
-        lost = self._drop(handle, replies) if len(replies) < len(handle.groups) else np.empty(0, np.int64)
-        y_TD = self._room(handle.lane).sum(handle.places_TW).to(device)
+        lost, places_TW = NO_TOKENS, handle.places_TW
+        if len(replies) < len(handle.groups):
+            lost, places_TW = self._lose(handle, replies)
+        y_TD = self._room(handle.lane).sum(places_TW).to(device)
         trip = _trip(handle, replies, waiting_ns, reducing_ns, time.monotonic_ns())
         return Combined(y_TD, lost, handle.failures + tuple(failures), trip)
 
-    def _drop(self, handle: Dispatched, replies: dict[int, Reply]) -> NDArray[np.int64]:
-        """Leave out the shards that have not replied; their tokens."""
+    def _lose(self, handle: Dispatched, replies: dict[int, Reply]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The tokens of the shards that have not replied, and the places without these."""
         missing = [group.shard not in replies for group in handle.groups]
-        drop(handle.places_TW, self.form, handle.groups, missing)
         lost = [group.tokens_R for group, gone in zip(handle.groups, missing, strict=True) if gone]
-        return np.unique(np.concatenate(lost))
+        places_TW = without(handle.places_TW, self.form, handle.groups, missing)
+        return np.unique(np.concatenate(lost)), places_TW
 
     def _room(self, lane: int) -> AnswerRoom:
         return self._rooms.setdefault(lane, AnswerRoom())

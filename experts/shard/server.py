@@ -65,7 +65,7 @@ class ExpertServer:
         # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self.delay_s = delay_s
-        self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers)
+        self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers, shard.check)
         self.turn = self.queue.turn
         self._clock_ns = clock_ns
         self._slow_call_ns = slow_call_s * 1e9
@@ -152,7 +152,6 @@ class ExpertServer:
 
     def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:
         try:
-            self.shard.check(call)  # before it may be merged: it must not fail other routers' calls
             partial = self.queue.compute(call, received, channel, channel.hung_up)
         except Closed:
             raise

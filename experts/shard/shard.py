@@ -14,7 +14,7 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.manifest import ExpertManifest
 from experts.checkpoint.packer import Packer
 from experts.checkpoint.source import TensorSource
-from experts.transport.call import ExpertCall, Form
+from experts.transport.call import ExpertCall, Form, largest
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
 
@@ -66,8 +66,8 @@ class ExpertShard:
         layer = self.layers.get(call.layer)
         if layer is None:
             raise ValueError(f"shard {self.index} holds no experts of layer {call.layer}")
-        if len(call.slots_A) and call.slots_A.max() >= len(self.experts):
-            raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {call.slots_A.max()}")
+        if len(call.slots_A) and (number := largest(call.slots_A)) >= len(self.experts):
+            raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {number}")
         if call.x_RD.dtype != layer.dtype or call.x_RD.shape[1] != layer.hidden:
             wanted = f"{layer.dtype} of width {layer.hidden}"
             raise ValueError(

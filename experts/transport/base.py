@@ -1,8 +1,7 @@
 """The interface between the pool and whatever carries its calls."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,7 @@ class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A call in flight: when sending began, in nanoseconds, its bytes on the wire, and the lane that carries it.
 
     Its reply has `rows` rows of `form`; they go to `into`, float32 [rows, D], where that is given.
@@ -36,8 +34,7 @@ class Sent:
     into: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A shard's reply, valid until the lane's next: nanoseconds at its last byte received, its bytes on the wire."""
 
     shard: int

@@ -8,6 +8,7 @@ Both payloads begin with 64 bytes of numbers, so that the rows behind them are a
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ _CALL = struct.Struct("<IIIIIIQ32x")
 _REPLY = struct.Struct("<IIQQQQI20x")
 # The index is the code on the wire: append only.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MOST_INT32 = 2**31 - 1
 
 
 class Form(IntEnum):
@@ -31,6 +33,10 @@ class Form(IntEnum):
 
     SUMS = 0
     EACH = 1
+
+
+# Looked up for each call: an enum's own call takes longer.
+_FORMS = {int(form): form for form in Form}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +62,7 @@ class ExpertCall:
         return len(self.rows_A) if self.form is Form.EACH else self.x_RD.shape[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Stamps:
+class Stamps(NamedTuple):
     """Nanoseconds of the shard's monotonic clock: last byte received, compute started, reply about to be sent."""
 
     received: int
@@ -105,21 +110,26 @@ def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
     if code >= len(_DTYPES) or len(payload) != _call_bytes(rows, hidden, count, code):
         raise FrameError("length", f"{len(payload)} bytes are not {rows} rows of {hidden} and {count} assignments")
     x_RD = _tensor(payload, _DTYPES[code], rows, hidden, _CALL.size)
-    at = _CALL.size + x_RD.nbytes
-    rows_A, slots_A = (np.frombuffer(payload, np.int32, count, at + 4 * count * i) for i in range(2))
-    weights_A = np.frombuffer(payload, np.float32, count, at + 8 * count)
+    at = len(payload) - 12 * count
+    numbers = np.frombuffer(payload, np.int32, 3 * count, at)
+    rows_A, slots_A, weights_A = numbers[:count], numbers[count : 2 * count], numbers[2 * count :].view(np.float32)
     # An index out of range would crash or read foreign memory in a kernel. Slots have no upper bound here: the shard
     # checks them, as only it knows how many experts it holds.
-    if count and (rows_A.min() < 0 or rows_A.max() >= rows or slots_A.min() < 0):
+    if count and (largest(rows_A) >= rows or largest(slots_A) > MOST_INT32):
         raise FrameError("index", f"an assignment points outside the {rows} rows")
     return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step, _form(form))
+
+
+def largest(indices_A: NDArray[np.int32]) -> int:
+    """The largest of some indices, at least one; a negative one counts as larger than all others."""
+    return int(np.maximum.reduce(indices_A.view(np.uint32)))
 
 
 def pack_partial(partial: Partial) -> list[Buffer]:
     """Return the payload as parts that share memory with `partial`."""
     rows, hidden = partial.y_ND.shape
     stamps = partial.stamps
-    head = _REPLY.pack(rows, hidden, stamps.received, stamps.started, stamps.sent, partial.shared_ns, partial.form)
+    head = _REPLY.pack(rows, hidden, *stamps, partial.shared_ns, partial.form)
     return [head, _bytes_of(partial.y_ND)]
 
 
@@ -142,10 +152,10 @@ def unpack_partial(payload: bytearray | memoryview, rows_ND: NDArray[np.float32]
 
 
 def _form(code: int) -> Form:
-    try:
-        return Form(code)
-    except ValueError:
-        raise FrameError("form", f"a reply has form 0 (sums) or 1 (each assignment's row), not {code}") from None
+    form = _FORMS.get(code)
+    if form is None:
+        raise FrameError("form", f"a reply has form 0 (sums) or 1 (each assignment's row), not {code}")
+    return form
 
 
 def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:
@@ -155,7 +165,9 @@ def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:
 def _bytes_of(tensor: Tensor) -> memoryview:
     if not tensor.numel():
         return memoryview(b"")
-    return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")
+    rows = tensor.contiguous()
+    # numpy has no bfloat16; its bits as integers are the same bytes.
+    return memoryview((rows.view(torch.int16) if rows.dtype is torch.bfloat16 else rows).numpy()).cast("B")
 
 
 def _tensor(payload: bytearray | memoryview, dtype: torch.dtype, rows: int, hidden: int, at: int) -> Tensor:
