@@ -80,6 +80,7 @@ class ExpertServer:
             checksum=checksum,
             handler=self,
             threads=self._watch,
+            around=torch.inference_mode,  # once a connection: for each call it would take as long as unpacking it
         )
         self.endpoint = self._server.endpoint
         self.rejected = self._server.rejected
@@ -168,8 +169,7 @@ class ExpertServer:
         self._threads.use(len(call.rows_A))
         if self.delay_s:
             time.sleep(self.delay_s)
-        with torch.inference_mode():
-            return self.shard.compute(call)
+        return self.shard.compute(call)
 
 
 def _log_slow(call: ExpertCall, stamps: Stamps) -> None:
