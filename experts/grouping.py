@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from experts.placement import Placement
 from experts.routing import Routing
 
-
 ONE_TOKEN = np.zeros(1, np.int64)
 
 

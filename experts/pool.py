@@ -19,7 +19,7 @@ from experts.placement import Placement
 from experts.routing import Routing
 from experts.transport.base import Reply, Sent, ShardUnavailable, Transport
 from experts.transport.call import ExpertCall, Form
-
+from experts.transport.shared import SharedSizes
 
 NO_TOKENS = np.empty(0, np.int64)
 
@@ -58,12 +58,21 @@ class ExpertPool:
         exact: ask for a row for each (token, expert) and add a token's rows in the order of its routing, so that its
             result depends neither on where experts live nor on who answered. Else shards send sums, which are fewer
             bytes, and those are added in the order of the shards.
+        share: the most that a lane's call to a shard and its reply take, for a transport that shares memory.
     """
 
-    def __init__(self, transport: Transport, placement: Placement, call_timeout_s: float, exact: bool = False) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        placement: Placement,
+        call_timeout_s: float,
+        exact: bool = False,
+        share: SharedSizes | None = None,
+    ) -> None:
         self.transport = transport
         self.placement = placement
         self.form = Form.EACH if exact else Form.SUMS
+        self.share = share
         self.step = 0
         self._timeout_s = call_timeout_s
         self._rooms: dict[int, AnswerRoom] = {}

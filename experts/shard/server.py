@@ -132,7 +132,10 @@ class ExpertServer:
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
         """Answer one frame of a router."""
         if header.kind is Kind.EXPERTS:
-            self._answer(channel, header.sequence, unpack_call(payload), self._clock_ns())
+            call = unpack_call(payload, channel.shared and channel.shared.calls)
+            self._answer(channel, header.sequence, call, self._clock_ns())
+        elif header.kind is Kind.SHARE:
+            channel.give_shared(header.sequence, payload)
         elif header.kind is Kind.STATUS:
             channel.send(Kind.STATUS, header.sequence, [json.dumps(self._status()).encode()])
         else:
@@ -160,7 +163,8 @@ class ExpertServer:
             log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
             channel.send(Kind.FAILURE, sequence, [f"{type(error).__name__}: {error}".encode()])
             return
-        channel.send(Kind.PARTIALS, sequence, pack_partial(partial))
+        region = channel.shared.replies if call.apart and channel.shared else None
+        channel.send(Kind.PARTIALS, sequence, pack_partial(partial, region))
         stamps = partial.stamps
         if stamps.sent - stamps.received > self._slow_call_ns:
             _log_slow(call, stamps)

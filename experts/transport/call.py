@@ -2,7 +2,8 @@
 
 R rows (a token once, however many of its experts live on the shard), A assignments ((row, expert) pairs), D hidden,
 N rows of a reply: R or A.
-Both payloads begin with 64 bytes of numbers, so that the rows behind them are aligned.
+Both payloads begin with 64 bytes of numbers, so that the rows behind them are aligned. Where both ends share memory (see
+`experts.transport.shared`), rows lie there and not in the payload.
 """
 
 import struct
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.transport.frame import MAX_PAYLOAD_BYTES, Buffer, FrameError
+from experts.transport.shared import SharedSizes
 
-_CALL = struct.Struct("<IIIIIIQ32x")
-_REPLY = struct.Struct("<IIQQQQI20x")
+# The last number of each is 1 where rows are in shared memory.
+_CALL = struct.Struct("<IIIIIIQI28x")
+_REPLY = struct.Struct("<IIQQQQII16x")
 # The index is the code on the wire: append only.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MOST_INT32 = 2**31 - 1
@@ -46,7 +49,8 @@ class ExpertCall:
 
     `rows_A` and `slots_A` are int32 and sorted by slot (a merged call's of form EACH are not); `weights_A` is float32.
     `step` is the tag that links shard log lines to the router's step and its requests (see
-    `experts.host.log.step_name`); 0 for none. `form` is that of the reply.
+    `experts.host.log.step_name`); 0 for none. `form` is that of the reply. `apart`: its rows came in shared memory, so
+    those of its reply may go there.
     """
 
     layer: int
@@ -56,6 +60,7 @@ class ExpertCall:
     weights_A: NDArray[np.float32]
     step: int = 0
     form: Form = Form.SUMS
+    apart: bool = False
 
     @property
     def reply_rows(self) -> int:
@@ -92,33 +97,71 @@ def most_rows(hidden: int, dtype: torch.dtype, experts_per_token: int, form: For
     return (MAX_PAYLOAD_BYTES - max(_CALL.size, _REPLY.size)) // max(call_bytes, reply_bytes)
 
 
-def pack_call(call: ExpertCall) -> list[Buffer]:
-    """Return the payload as parts that share memory with `call`."""
-    rows, hidden = call.x_RD.shape
-    head = _CALL.pack(call.layer, rows, hidden, len(call.rows_A), _DTYPES.index(call.x_RD.dtype), call.form, call.step)
-    return [head, _bytes_of(call.x_RD), *(a.data.cast("B") for a in (call.rows_A, call.slots_A, call.weights_A))]
+def call_bytes(call: ExpertCall) -> int:
+    """How many bytes a call takes, rows in shared memory included."""
+    return _CALL.size + call.x_RD.nbytes + 12 * len(call.rows_A)
 
 
-def unpack_call(payload: bytearray | memoryview) -> ExpertCall:
-    """Parse a call; its arrays share memory with `payload`.
+def reply_bytes(partial: Partial) -> int:
+    """How many bytes a reply takes, rows in shared memory included."""
+    return _REPLY.size + partial.y_ND.nbytes
+
+
+def shared_sizes(rows: int, hidden: int, dtype: torch.dtype, experts_per_token: int, form: Form) -> SharedSizes:
+    """Regions that hold any call of so many rows and its reply, if one shard holds all their experts."""
+    answers = rows * (experts_per_token if form is Form.EACH else 1)
+    return SharedSizes(rows * hidden * dtype.itemsize, answers * hidden * torch.float32.itemsize)
+
+
+def pack_call(call: ExpertCall, region: memoryview | None = None) -> list[Buffer]:
+    """Return the payload as parts that share memory with `call`; its rows are copied to `region` if they fit there."""
+    rows, apart = _placed(_bytes_of(call.x_RD), region)
+    numbers = (call.layer, *call.x_RD.shape, len(call.rows_A), _DTYPES.index(call.x_RD.dtype), call.form, call.step)
+    indices = (call.rows_A, call.slots_A, call.weights_A)
+    return [_CALL.pack(*numbers, apart), *rows, *(array.data.cast("B") for array in indices)]
+
+
+def unpack_call(payload: bytearray | memoryview, region: memoryview | None = None) -> ExpertCall:
+    """Parse a call; its arrays share memory with `payload`, and its rows with that or with `region`.
 
     Raises:
-        FrameError: the lengths do not add up, an index points outside, or the reply's form is none that we know.
+        FrameError: the lengths do not add up, an index points outside, rows are in a region that we do not share, or
+            the reply's form is none that we know.
     """
     if len(payload) < _CALL.size:
         raise FrameError("short", f"a call has at least {_CALL.size} bytes, not {len(payload)}")
-    layer, rows, hidden, count, code, form, step = _CALL.unpack_from(payload)
-    if code >= len(_DTYPES) or len(payload) != _call_bytes(rows, hidden, count, code):
+    layer, rows, hidden, count, code, form, step, apart = _CALL.unpack_from(payload)
+    itemsize = _DTYPES[code].itemsize if code < len(_DTYPES) else -1
+    source, at = _source(payload, _CALL.size, region, apart, rows * hidden * itemsize)
+    if itemsize < 0 or len(payload) != _CALL.size + (0 if apart else rows * hidden * itemsize) + 12 * count:
         raise FrameError("length", f"{len(payload)} bytes are not {rows} rows of {hidden} and {count} assignments")
-    x_RD = _tensor(payload, _DTYPES[code], rows, hidden, _CALL.size)
-    at = len(payload) - 12 * count
-    numbers = np.frombuffer(payload, np.int32, 3 * count, at)
+    x_RD = _tensor(source, _DTYPES[code], rows, hidden, at)
+    numbers = np.frombuffer(payload, np.int32, 3 * count, len(payload) - 12 * count)
     rows_A, slots_A, weights_A = numbers[:count], numbers[count : 2 * count], numbers[2 * count :].view(np.float32)
     # An index out of range would crash or read foreign memory in a kernel. Slots have no upper bound here: the shard
     # checks them, as only it knows how many experts it holds.
     if count and (largest(rows_A) >= rows or largest(slots_A) > MOST_INT32):
         raise FrameError("index", f"an assignment points outside the {rows} rows")
-    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step, _form(form))
+    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step, _form(form), bool(apart))
+
+
+def _placed(rows: memoryview, region: memoryview | None) -> tuple[list[Buffer], bool]:
+    """What of the rows goes into the payload, and whether they are in the region instead."""
+    if region is None or len(rows) > len(region):
+        return [rows], False
+    region[: len(rows)] = rows
+    return [], True
+
+
+def _source(
+    payload: bytearray | memoryview, head: int, region: memoryview | None, apart: int, size: int
+) -> tuple[bytearray | memoryview, int]:
+    """Where the rows are, and from which byte on."""
+    if not apart:
+        return payload, head
+    if region is None or size > len(region):
+        raise FrameError("shared", f"rows of {size} bytes are not in shared memory of {len(region or b'')}")
+    return region, 0
 
 
 def largest(indices_A: NDArray[np.int32]) -> int:
@@ -128,29 +171,38 @@ def largest(indices_A: NDArray[np.int32]) -> int:
     return max(unsigned_A.tolist()) if len(unsigned_A) <= FEW else int(np.maximum.reduce(unsigned_A))
 
 
-def pack_partial(partial: Partial) -> list[Buffer]:
-    """Return the payload as parts that share memory with `partial`."""
-    rows, hidden = partial.y_ND.shape
-    stamps = partial.stamps
-    head = _REPLY.pack(rows, hidden, *stamps, partial.shared_ns, partial.form)
-    return [head, _bytes_of(partial.y_ND)]
+def pack_partial(partial: Partial, region: memoryview | None = None) -> list[Buffer]:
+    """Return the payload as parts that share memory with `partial`; its rows are copied to `region` if they fit."""
+    rows, apart = _placed(_bytes_of(partial.y_ND), region)
+    return [_REPLY.pack(*partial.y_ND.shape, *partial.stamps, partial.shared_ns, partial.form, apart), *rows]
 
 
-def unpack_partial(payload: bytearray | memoryview, rows_ND: NDArray[np.float32] | None = None) -> Partial:
-    """Parse a reply; its tensor shares memory with `payload`, or with `rows_ND` where that holds all behind the head.
+def unpack_partial(
+    payload: bytearray | memoryview, rows_ND: NDArray[np.float32] | None = None, region: memoryview | None = None
+) -> Partial:
+    """Parse a reply; its tensor shares memory with `payload`, with `region`, or with `rows_ND`.
+
+    Args:
+        rows_ND: holds what was behind the head, if the payload ends there; rows of the region are copied to it.
 
     Raises:
-        FrameError: the lengths do not add up, or the form is none that we know.
+        FrameError: the lengths do not add up, rows are in a region that we do not share, or the form is none that we
+            know.
     """
     if len(payload) < _REPLY.size:
         raise FrameError("short", f"a reply has at least {_REPLY.size} bytes, not {len(payload)}")
-    rows, hidden, received, started, sent, shared_ns, form = _REPLY.unpack_from(payload)
-    if rows_ND is not None and len(payload) == _REPLY.size and rows_ND.shape == (rows, hidden):
-        y_ND = torch.from_numpy(rows_ND)
-    elif len(payload) == _REPLY.size + 4 * rows * hidden:
-        y_ND = _tensor(payload, torch.float32, rows, hidden, _REPLY.size)
-    else:
+    rows, hidden, received, started, sent, shared_ns, form, apart = _REPLY.unpack_from(payload)
+    source, at = _source(payload, _REPLY.size, region, apart, 4 * rows * hidden)
+    placed = rows_ND is not None and rows_ND.shape == (rows, hidden)
+    alone = len(payload) == _REPLY.size
+    if not (alone if apart or (placed and alone) else len(payload) == _REPLY.size + 4 * rows * hidden):
         raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden}")
+    if rows_ND is None or not placed or not alone:
+        y_ND = _tensor(source, torch.float32, rows, hidden, at)
+    else:
+        if apart:
+            rows_ND.reshape(-1).view(np.uint8).data[:] = source[: rows_ND.nbytes]
+        y_ND = torch.from_numpy(rows_ND)
     return Partial(y_ND, Stamps(received, started, sent), shared_ns, _form(form))
 
 
@@ -159,10 +211,6 @@ def _form(code: int) -> Form:
     if form is None:
         raise FrameError("form", f"a reply has form 0 (sums) or 1 (each assignment's row), not {code}")
     return form
-
-
-def _call_bytes(rows: int, hidden: int, count: int, code: int) -> int:
-    return _CALL.size + rows * hidden * _DTYPES[code].itemsize + 12 * count
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

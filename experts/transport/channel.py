@@ -15,6 +15,7 @@ from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Buffer, Header, Kind, pack_header
 from experts.transport.handshake import Handshake, client_handshake, server_handshake
 from experts.transport.inbox import Inbox
+from experts.transport.shared import SharedRows, SharedSizes, ask_for, give
 
 SOCKET_BUFFER_BYTES = 4 << 20
 JOINED_BYTES = 1 << 14
@@ -35,6 +36,7 @@ class Channel:
         self._same_host = sock.family == socket.AF_UNIX
         self._checksum = checksum
         self._inbox = Inbox(sock, incarnation)
+        self.shared: SharedRows | None = None
         self._send_lock = threading.Lock()  # parts of two frames must not mix on the stream
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
@@ -66,6 +68,28 @@ class Channel:
         value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._sock.setsockopt(socket.SOL_SOCKET, option, value)
+
+    def ask_to_share(self, sizes: SharedSizes) -> None:
+        """Ask the shard at the other end to share memory of such sizes; before any other frame, after the handshake.
+
+        Then `shared` has it. Without it, as between two machines, all goes by the socket. A checksum is of what the
+        socket carries, so with one nothing is shared.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        if self._same_host and not self._checksum:
+            self.shared = ask_for(self._sock, self.incarnation, sizes)
+
+    def give_shared(self, sequence: int, request: memoryview) -> None:
+        """Answer such a question.
+
+        Raises:
+            FrameError: it is none of ours.
+            OSError: the connection failed.
+        """
+        with self._send_lock:
+            self.shared = give(self._sock, self.incarnation, sequence, bytes(request))
 
     def send(self, kind: Kind, sequence: int, parts: Sequence[Buffer]) -> None:
         """Send one frame whose payload is `parts` one after the other, without joining them.
@@ -144,9 +168,14 @@ def _send_rest(sock: socket.socket, views: list[memoryview], count: int) -> None
 
 
 def connect(
-    endpoint: Endpoint, node: str, credentials: Credentials, timeout_s: float, checksum: bool = False
+    endpoint: Endpoint,
+    node: str,
+    credentials: Credentials,
+    timeout_s: float,
+    checksum: bool = False,
+    share: SharedSizes | None = None,
 ) -> Channel:
-    """Dial `endpoint` from `node` and prove the credentials both ways.
+    """Dial `endpoint` from `node` and prove the credentials both ways; with `share`, ask a shard to share memory then.
 
     Raises:
         OSError: nothing answers, or a process other than the one that `endpoint` names, or one of another deployment
@@ -157,6 +186,8 @@ def connect(
     try:
         channel.set_timeouts(timeout_s)
         channel.carry_out(client_handshake(credentials, endpoint.incarnation))
+        if share is not None:
+            channel.ask_to_share(share)
     except BaseException:
         channel.close()
         raise

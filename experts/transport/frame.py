@@ -50,6 +50,7 @@ class Kind(IntEnum):
     STATUS = 7
     MESSAGE = 8
     REFUSAL = 9
+    SHARE = 10
 
 
 # Looked up for each frame: an enum's own call takes longer.

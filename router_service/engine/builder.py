@@ -14,7 +14,7 @@ from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport
 from experts.shard.shard import load_shard
 from experts.transport.base import Transport
-from experts.transport.call import Form, most_rows
+from experts.transport.call import Form, most_rows, shared_sizes
 from kernels import select
 from router_service.config import EngineConfig, Overlap
 from router_service.engine.cache_size import resolved_limits, sized_groups
@@ -80,7 +80,11 @@ def build_engine(
     return Engine(
         backbone=backbone,
         pool=ExpertPool(
-            transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds, exact
+            transport,
+            even_placement(spec.gate.experts, experts.shards),
+            experts.call_timeout_seconds,
+            exact,
+            shared_sizes(bounds.token_budget, spec.hidden, dtype, spec.gate.top_k, Form.EACH if exact else Form.SUMS),
         ),
         scheduler=Scheduler(
             bounds,

@@ -1,10 +1,10 @@
-"""What `experts.exact_combine` costs: rows instead of sums, in the exchange of a layer alone and in an engine's steps.
+"""What `experts.exact_combine` costs an engine: rows instead of sums, in whole steps. See `bench_exchange` for a layer's.
 
     python -m tests.benchmarks.bench_exact_combine --layers 4
 
-Both forms take turns over the same connections to the same shard processes. "Alone": shards that compute nothing answer
-with zeros of the right size. "In an engine": the Qwen3-like shape with fewer layers, whole steps of an engine over
-sockets, decoding `batch` streams or reading a prompt. Bytes are those of one layer's answers on the wire.
+The Qwen3-like shape with fewer layers, shards as processes on sockets and in shared memory as in service. Both forms
+take turns, step by step over the same connections, in decoding `batch` streams or reading prompts. Bytes are those of
+one layer's answers. The ratio is the median of the rounds' own ratios.
 """
 
 import argparse
@@ -18,20 +18,15 @@ from statistics import median
 import torch
 
 from cluster.table import duration, size, table
-from experts.placement import even_placement
-from experts.pool import ExpertPool
 from experts.transport.address import Endpoint
-from experts.transport.call import Form
-from experts.transport.channel import connect
+from experts.transport.call import Form, shared_sizes
 from experts.transport.credentials import Credentials
-from experts.transport.socket import SocketTransport
 from tests.benchmarks.harness.checkpoints import default_directory, shape_of, write
-from tests.benchmarks.harness.exchange import NODE, PASSIVE, EchoShard, time_exchange
+from tests.benchmarks.harness.exchange import NODE, PASSIVE, connected
 from tests.benchmarks.harness.worker import Worker
 from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 
-EXPERTS, CHOSEN, HIDDEN = 64, 8, 1024
-TIMEOUT_S = 60.0
+CHOSEN, HIDDEN = 8, 1024
 FORMS = (Form.SUMS, Form.EACH)
 
 
@@ -69,38 +64,6 @@ class LoadedShard:
         return self._server.endpoint
 
 
-def connected(workers: list[Worker], credentials: Credentials) -> SocketTransport:
-    """A transport to all of them."""
-    transport = SocketTransport()
-    for index, worker in enumerate(workers):
-        channel = connect(worker.call("endpoint"), NODE, credentials, TIMEOUT_S)
-        channel.set_timeouts(TIMEOUT_S)
-        transport.offer(index, channel)
-    return transport
-
-
-def alone(shards: int, batches: list[int], rounds: int) -> list[Figure]:
-    """The exchange of one layer."""
-    credentials, found = Credentials(secrets.token_bytes(32), bytes(32)), []
-    with ExitStack() as stack:
-        made = (Worker(EchoShard, index, credentials, environment=PASSIVE) for index in range(shards))
-        workers = [stack.enter_context(worker) for worker in made]
-        transport = connected(workers, credentials)
-        stack.callback(transport.close)
-        pool = ExpertPool(transport, even_placement(EXPERTS, shards), TIMEOUT_S)
-        for batch in batches:
-            x_TD, taken, back = torch.randn(batch, HIDDEN).bfloat16(), [], []
-            for round_ in range(rounds):
-                both = []
-                for form in FORMS:
-                    pool.form = form
-                    both.append(time_exchange(pool, EXPERTS, CHOSEN, x_TD, round_))
-                taken.append([seconds for seconds, _ in both])
-                back.append([sum(call.combine_bytes for call in trip.calls) for _, trip in both])
-            found.append(figure(f"alone, {batch} tokens", shards, back, taken))
-    return found
-
-
 def figure(what: str, shards: int, back: list[list[int]], taken: list[list[float]]) -> Figure:
     """Of rounds, the first fifth of which warm up."""
     kept, counted = taken[len(taken) // 5 :], back[len(back) // 5 :]
@@ -115,7 +78,9 @@ def in_engine(directory: Path, shards: int, batches: list[int], prompts: list[in
     credentials = Credentials(secrets.token_bytes(32), bytes(32))
     with ExitStack() as stack:
         made = (Worker(LoadedShard, directory, n, shards, credentials, environment=PASSIVE) for n in range(shards))
-        transport = connected([stack.enter_context(worker) for worker in made], credentials)
+        workers = [stack.enter_context(worker) for worker in made]
+        share = shared_sizes(1 << 12, HIDDEN, torch.bfloat16, CHOSEN, Form.EACH)
+        transport = connected(workers, credentials, share)
         limits = {"kv_cache_tokens": 1 << 14, "token_budget": 1 << 12, "prefix_caching": False}
         settings = {"overlap": "off", "threads": 1, "max_sequences": max(batches), **limits}
         side = stack.enter_context(SteppedEngine(directory, transport, shards, **settings))
@@ -183,13 +148,12 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--prompts", type=int, nargs="+", default=[512])
     parser.add_argument("--layers", type=int, default=4, help="of the Qwen3-like checkpoint")
-    parser.add_argument("--rounds", type=int, default=200, help="of the exchange; a fourth of them of steps")
+    parser.add_argument("--rounds", type=int, default=80, help="steps of each form; a fourth of them for prompts")
     args = parser.parse_args()
     directory = checkpoint(args.layers)
     found = []
     for shards in args.shards:
-        found += alone(shards, args.batches, args.rounds)
-        found += in_engine(directory, shards, args.batches, args.prompts, args.rounds // 4)
+        found += in_engine(directory, shards, args.batches, args.prompts, args.rounds)
     head = ["shards", "what", "bytes back a layer: sums", "rows", "time: sums", "rows", "ratio"]
     print(table(head, [one.row() for one in found]))
 

@@ -20,6 +20,7 @@ from experts.transport.address import Endpoint
 from experts.transport.base import Transport
 from experts.transport.connector import ShardConnector
 from experts.transport.credentials import Credentials
+from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.config import EngineConfig
@@ -36,6 +37,8 @@ NODE = "node"
 CPU = torch.device("cpu")
 WAYS = ("local", "unix", "tcp")
 WAIT_S = 60.0
+# Enough for the calls of most tests; larger ones go by the socket.
+SHARE = SharedSizes(1 << 20, 1 << 20)
 # Of shards whose stamps are not this process's own.
 Clocks = Mapping[int, Callable[[], int]]
 
@@ -171,6 +174,7 @@ class Mesh:
             node=node,
             call_timeout_s=experts.call_timeout_seconds,
             checksum=experts.checksum,
+            share=SHARE,
         )
         until(self.connector.connected, "all shards are connected")
         return transport

@@ -8,6 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,10 @@ from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.shard.server import ExpertServer
 from experts.transport.address import Endpoint
-from experts.transport.call import ExpertCall
+from experts.transport.call import ExpertCall, Form, shared_sizes
 from experts.transport.channel import connect
 from experts.transport.credentials import Credentials
+from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
 from tests.benchmarks.harness.worker import Worker
 
@@ -72,20 +74,25 @@ class EchoShard:
 
 
 def our_data_plane(shards: int, experts: int, top_k: int, hidden: int, tokens: int, rounds: int) -> list[float]:
-    """`ExpertPool` over the socket transport: grouping, packing, frames, waiting and the sum of the partials."""
-    credentials, transport = Credentials(secrets.token_bytes(32), bytes(32)), SocketTransport()
-    workers = [Worker(EchoShard, index, credentials, environment=PASSIVE) for index in range(shards)]
-    try:
-        for index, worker in enumerate(workers):
-            channel = connect(worker.call("endpoint"), NODE, credentials, 10.0)
-            channel.set_timeouts(30.0)
-            transport.offer(index, channel)
+    """`ExpertPool` as in service: grouping, frames on sockets, rows in shared memory, waiting and adding."""
+    with ExitStack() as stack:
+        credentials = Credentials(secrets.token_bytes(32), bytes(32))
+        made = (Worker(EchoShard, index, credentials, environment=PASSIVE) for index in range(shards))
+        workers = [stack.enter_context(worker) for worker in made]
+        transport = connected(workers, credentials, shared_sizes(tokens, hidden, torch.bfloat16, top_k, Form.SUMS))
+        stack.callback(transport.close)
         pool = ExpertPool(transport, even_placement(experts, shards), 30.0)
         return _time_pool(pool, experts, top_k, torch.randn(tokens, hidden).bfloat16(), rounds)
-    finally:
-        transport.close()
-        for worker in workers:
-            worker.close()
+
+
+def connected(workers: Sequence[Worker], credentials: Credentials, share: SharedSizes | None = None) -> SocketTransport:
+    """A transport to the shards in these processes; without `share` all goes by the sockets."""
+    transport = SocketTransport()
+    for index, worker in enumerate(workers):
+        channel = connect(worker.call("endpoint"), NODE, credentials, 10.0, share=share)
+        channel.set_timeouts(30.0)
+        transport.offer(index, channel)
+    return transport
 
 
 def _time_pool(pool: ExpertPool, experts: int, top_k: int, x_TD: torch.Tensor, rounds: int) -> list[float]:
@@ -131,7 +138,7 @@ def bare_sockets(shards: int, payload: Payload, rounds: int) -> list[float]:
     try:
         for worker in workers:
             worker.begin("echo", WARM_UP + rounds)
-        taken = [_ping([ours for ours, _ in pairs], payload) for _ in range(WARM_UP + rounds)]
+        taken = [ping([ours for ours, _ in pairs], payload) for _ in range(WARM_UP + rounds)]
         return taken[WARM_UP:]
     finally:
         for worker in workers:
@@ -140,7 +147,8 @@ def bare_sockets(shards: int, payload: Payload, rounds: int) -> list[float]:
             sock.close()
 
 
-def _ping(socks: Sequence[socket.socket], payload: Payload) -> float:
+def ping(socks: Sequence[socket.socket], payload: Payload) -> float:
+    """Seconds of one exchange with all of them."""
     question, answer = bytes(payload.out), bytearray(payload.back)
     begun = time.perf_counter()
     for sock in socks:
