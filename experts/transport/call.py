@@ -2,8 +2,8 @@
 
 R rows (a token once, however many of its experts live on the shard), A assignments ((row, expert) pairs), D hidden,
 N rows of a reply: R or A.
-Both payloads begin with 64 bytes of numbers, so that the rows behind them are aligned. Where both ends share memory (see
-`experts.transport.shared`), rows lie there and not in the payload.
+Both payloads begin with 64 bytes of numbers, so that the rows behind them are aligned. Where both ends share
+memory (see `experts.transport.shared`), rows lie there and not in the payload.
 """
 
 import struct
@@ -218,7 +218,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
         return memoryview(b"")
     rows = tensor.contiguous()
     # numpy has no bfloat16; its bits as integers are the same bytes.
-    return memoryview((rows.view(torch.int16) if rows.dtype is torch.bfloat16 else rows).numpy()).cast("B")
+    return (rows.view(torch.int16) if rows.dtype is torch.bfloat16 else rows).numpy().data.cast("B")
 
 
 def _tensor(payload: bytearray | memoryview, dtype: torch.dtype, rows: int, hidden: int, at: int) -> Tensor:

@@ -46,7 +46,8 @@ class FrameServer:
     """A process's unix and TCP listeners. `rejected` counts closed connections by reason.
 
     `threads` has the listeners, which must last, and a thread for each connection: one that fails ends its connection.
-    A connection's frames are handled within `around`. `handshake_s` and `frame_s` bound the handshake and the rest of a frame; who connects gets those of that moment.
+    A connection's frames are handled within `around`. `handshake_s` and `frame_s` bound the handshake and the rest of
+    a frame; who connects gets those of that moment.
     """
 
     def __init__(
