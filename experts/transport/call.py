@@ -24,6 +24,7 @@ _CALL = struct.Struct("<IIIIIIQI28x")
 _REPLY = struct.Struct("<IIQQQQII16x")
 # The index is the code on the wire: append only.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 MOST_INT32 = 2**31 - 1
 FEW = 64
 
@@ -116,7 +117,7 @@ def shared_sizes(rows: int, hidden: int, dtype: torch.dtype, experts_per_token: 
 def pack_call(call: ExpertCall, region: memoryview | None = None) -> list[Buffer]:
     """Return the payload as parts that share memory with `call`; its rows are copied to `region` if they fit there."""
     rows, apart = _placed(_bytes_of(call.x_RD), region)
-    numbers = (call.layer, *call.x_RD.shape, len(call.rows_A), _DTYPES.index(call.x_RD.dtype), call.form, call.step)
+    numbers = (call.layer, *call.x_RD.shape, len(call.rows_A), _CODES[call.x_RD.dtype], call.form, call.step)
     indices = (call.rows_A, call.slots_A, call.weights_A)
     return [_CALL.pack(*numbers, apart), *rows, *(array.data.cast("B") for array in indices)]
 
@@ -180,10 +181,11 @@ def pack_partial(partial: Partial, region: memoryview | None = None) -> list[Buf
 def unpack_partial(
     payload: bytearray | memoryview, rows_ND: NDArray[np.float32] | None = None, region: memoryview | None = None
 ) -> Partial:
-    """Parse a reply; its tensor shares memory with `payload`, with `region`, or with `rows_ND`.
+    """Parse a reply; its tensor is `rows_ND` where that is given, else it shares memory with `payload` or `region`.
 
     Args:
-        rows_ND: holds what was behind the head, if the payload ends there; rows of the region are copied to it.
+        rows_ND: where the rows are to be. If the payload ends behind its head and they are in no region, they are
+            there already.
 
     Raises:
         FrameError: the lengths do not add up, rows are in a region that we do not share, or the form is none that we
@@ -192,16 +194,16 @@ def unpack_partial(
     if len(payload) < _REPLY.size:
         raise FrameError("short", f"a reply has at least {_REPLY.size} bytes, not {len(payload)}")
     rows, hidden, received, started, sent, shared_ns, form, apart = _REPLY.unpack_from(payload)
-    source, at = _source(payload, _REPLY.size, region, apart, 4 * rows * hidden)
-    placed = rows_ND is not None and rows_ND.shape == (rows, hidden)
-    alone = len(payload) == _REPLY.size
-    if not (alone if apart or (placed and alone) else len(payload) == _REPLY.size + 4 * rows * hidden):
-        raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden}")
-    if rows_ND is None or not placed or not alone:
+    size, inside = 4 * rows * hidden, len(payload) - _REPLY.size
+    source, at = _source(payload, _REPLY.size, region, apart, size)
+    there = rows_ND is not None and not apart and not inside
+    if (rows_ND is not None and rows_ND.shape != (rows, hidden)) or inside != (0 if apart or there else size):
+        raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden} as asked for")
+    if rows_ND is None:
         y_ND = _tensor(source, torch.float32, rows, hidden, at)
     else:
-        if apart:
-            rows_ND.reshape(-1).view(np.uint8).data[:] = source[: rows_ND.nbytes]
+        if size and not there:
+            rows_ND.data.cast("B")[:] = source[at : at + size]
         y_ND = torch.from_numpy(rows_ND)
     return Partial(y_ND, Stamps(received, started, sent), shared_ns, _form(form))
 

@@ -89,7 +89,7 @@ class Inbox:
 
     def _reply(self, limit: int, answer: NDArray[np.float32]) -> tuple[Header, memoryview]:
         """As `_frame`; the rows of a reply go straight to their place."""
-        head, rows = self._room[BEGIN : BEGIN + REPLY_BYTES], answer.reshape(-1).view(np.uint8).data
+        head, rows = self._room[BEGIN : BEGIN + REPLY_BYTES], answer.data.cast("B")
         count = self._receive([head, rows], started=False)
         self._have = min(count, REPLY_BYTES)
         header, there = self._header_of_reply(limit), max(0, count - REPLY_BYTES)
