@@ -62,7 +62,7 @@ def build_engine(
     """
     spec = plan.spec
     bounds = resolved_limits(spec, config)
-    exact = exact_combine(experts.exact_combine, spec, bounds, dtype)
+    exact = exact_combine(experts.exact_combine, spec, bounds, dtype, device)
     check_calls(spec, bounds, dtype, exact)
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
@@ -132,11 +132,17 @@ def local_shards(
     return LocalTransport(shards)
 
 
-def exact_combine(setting: Choice, spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) -> bool:
-    """Whether to ask shards for a row for each (token, expert): what `experts.exact_combine` comes to."""
+def exact_combine(
+    setting: Choice, spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether to ask shards for a row for each (token, expert): what `experts.exact_combine` comes to here.
+
+    auto is on where its cost was measured, on a CPU, if the rows of a whole step fit into frames. Whoever starts
+    processes on several nodes has made off of it before.
+    """
     if setting != "auto":
         return setting == "on"
-    return bounds.token_budget <= most_rows(spec.hidden, dtype, spec.gate.top_k, Form.EACH)
+    return device.type == "cpu" and bounds.token_budget <= most_rows(spec.hidden, dtype, spec.gate.top_k, Form.EACH)
 
 
 def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, exact: bool = False) -> None:

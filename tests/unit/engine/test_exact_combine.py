@@ -1,13 +1,18 @@
 """An engine's logits have the same bits over any number of shards, by any way, and after a shard was lost."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from experts.transport.call import Form, most_rows
+from router_service.config import EngineConfig
+from router_service.engine.builder import check_calls, exact_combine
+from router_service.engine.cache_size import resolved_limits
 from tests.support import oracle
-from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
+from tests.support.mesh import CPU, LogitsSpy, Mesh, greedy, tokens_of
 from tests.support.tiny import Tiny
 
 STEPS = 8
@@ -61,7 +66,15 @@ def test_a_lost_shard_changes_no_bit(tiny: Callable[..., Tiny]) -> None:
 
 
 def test_the_setting_is_refused_where_no_frame_holds_the_rows(tiny: Callable[..., Tiny]) -> None:
-    """Rows take more than sums: a budget between the two is refused with on, and auto takes sums."""
-    plan, budget = tiny("qwen3_moe").plan, 4_000_000
+    """Rows take more than sums: what lies between the two is refused with on, and auto takes sums."""
+    plan = tiny("qwen3_moe").plan
+    spec, limits = plan.spec, resolved_limits(plan.spec, EngineConfig(token_budget=1_000_000))
+    most = {form: most_rows(spec.hidden, torch.float32, spec.gate.top_k, form) for form in Form}
+    between = replace(limits, token_budget=(most[Form.SUMS] + most[Form.EACH]) // 2)
     with pytest.raises(ValueError, match=r"set router\.token_budget to at most \d+ or experts\.exact_combine to off"):
-        Mesh(plan, 2, token_budget=budget, exact_combine="on")
+        check_calls(spec, between, torch.float32, exact=True)
+    check_calls(spec, between, torch.float32, exact=False)
+    assert not exact_combine("auto", spec, between, torch.float32, CPU)
+    assert exact_combine("auto", spec, replace(limits, token_budget=most[Form.EACH]), torch.float32, CPU)
+    assert not exact_combine("auto", spec, limits, torch.float32, torch.device("cuda"))
+    assert exact_combine("on", spec, limits, torch.float32, torch.device("cuda"))

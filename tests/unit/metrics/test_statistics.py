@@ -13,6 +13,7 @@ from experts.phase import PHASES, Phase
 from experts.phases import CallPhases, LayerTrip
 from experts.placement import Placement
 from experts.routing import LOST, Routing
+from experts.transport.call import Form
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
 from router_service.config import MetricsConfig
@@ -242,7 +243,8 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
         assert all(duration >= 0 for duration in call.phases_ns)
         assert (call.rows, call.assignments) == (len(group.tokens_R), len(group.rows_A))
         assert call.dispatch_bytes == HEADER.size + 64 + call.rows * 48 * 4 + call.assignments * 12
-        assert call.combine_bytes == HEADER.size + 64 + call.rows * 48 * 4
+        answers = call.assignments if pool.form is Form.EACH else call.rows
+        assert call.combine_bytes == HEADER.size + 64 + answers * 48 * 4
     assert sum(call.assignments for call in trip.calls) == 42
 
 
