@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.answers import AnswerRoom, places, without
+from experts.gathering import GatherRoom
 from experts.grouping import ShardGroup, group_by_shard
 from experts.phases import LayerTrip, measured
 from experts.placement import Placement
@@ -75,7 +76,8 @@ class ExpertPool:
         self.share = share
         self.step = 0
         self._timeout_s = call_timeout_s
-        self._rooms: dict[int, AnswerRoom] = {}
+        # By lane: its calls are combined before it is used again.
+        self._lanes: dict[int, tuple[GatherRoom, AnswerRoom]] = {}
 
     def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
         """Send each token's row once to each shard that holds one of its experts, over the connection `lane`.
@@ -86,8 +88,10 @@ class ExpertPool:
         started = time.monotonic_ns()
         groups = group_by_shard(routing, self.placement)
         x_TD = x_TD.cpu()
-        calls = [self._call(layer, x_TD, group) for group in groups]
-        parts = self._room(lane).parts([call.reply_rows for call in calls], x_TD.shape[1])
+        gathering, answers = self._rooms(lane)
+        gathered = gathering.rows(x_TD, groups)
+        calls = [self._call(layer, x_RD, group) for x_RD, group in zip(gathered, groups, strict=True)]
+        parts = answers.parts([call.reply_rows for call in calls], x_TD.shape[1])
         packed = time.monotonic_ns()
         sent, failures = [], []
         for group, call, part_ND in zip(groups, calls, parts, strict=True):
@@ -115,7 +119,7 @@ class ExpertPool:
         lost, places_TW = NO_TOKENS, handle.places_TW
         if len(replies) < len(handle.groups):
             lost, places_TW = self._lose(handle, replies)
-        y_TD = self._room(handle.lane).sum(places_TW).to(device)
+        y_TD = self._rooms(handle.lane)[1].sum(places_TW).to(device)
         trip = _trip(handle, replies, waiting_ns, reducing_ns, time.monotonic_ns())
         return Combined(y_TD, lost, handle.failures + tuple(failures), trip)
 
@@ -126,15 +130,16 @@ class ExpertPool:
         places_TW = without(handle.places_TW, self.form, handle.groups, missing)
         return np.unique(np.concatenate(lost)), places_TW
 
-    def _room(self, lane: int) -> AnswerRoom:
-        return self._rooms.setdefault(lane, AnswerRoom())
+    def _rooms(self, lane: int) -> tuple[GatherRoom, AnswerRoom]:
+        rooms = self._lanes.get(lane)
+        if rooms is None:
+            rooms = self._lanes[lane] = (GatherRoom(), AnswerRoom())
+        return rooms
 
-    def _call(self, layer: int, x_TD: Tensor, group: ShardGroup) -> ExpertCall:
-        all_tokens = len(group.tokens_R) == x_TD.shape[0]  # usual with few shards; saves a copy of all rows
-        x_RD = x_TD if all_tokens else x_TD[torch.from_numpy(group.tokens_R)]
+    def _call(self, layer: int, x_RD: Tensor, group: ShardGroup) -> ExpertCall:
         return ExpertCall(
             layer=layer,
-            x_RD=x_RD.contiguous(),
+            x_RD=x_RD,
             rows_A=group.rows_A,
             slots_A=group.slots_A,
             weights_A=group.weights_A,
