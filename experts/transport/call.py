@@ -27,6 +27,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 MOST_INT32 = 2**31 - 1
 FEW = 64
+# Rows of so few bytes take no longer by the socket than in shared memory.
+INLINE_BYTES = 1 << 12
 
 
 class Form(IntEnum):
@@ -115,7 +117,7 @@ def shared_sizes(rows: int, hidden: int, dtype: torch.dtype, experts_per_token: 
 
 
 def pack_call(call: ExpertCall, region: memoryview | None = None) -> list[Buffer]:
-    """Return the payload as parts that share memory with `call`; its rows are copied to `region` if they fit there."""
+    """Return the payload as parts that share memory with `call`; its rows go to `region` if that is worth it."""
     rows, apart = _placed(_bytes_of(call.x_RD), region)
     numbers = (call.layer, *call.x_RD.shape, len(call.rows_A), _CODES[call.x_RD.dtype], call.form, call.step)
     indices = (call.rows_A, call.slots_A, call.weights_A)
@@ -148,7 +150,7 @@ def unpack_call(payload: bytearray | memoryview, region: memoryview | None = Non
 
 def _placed(rows: memoryview, region: memoryview | None) -> tuple[list[Buffer], bool]:
     """What of the rows goes into the payload, and whether they are in the region instead."""
-    if region is None or len(rows) > len(region):
+    if region is None or not INLINE_BYTES < len(rows) <= len(region):
         return [rows], False
     region[: len(rows)] = rows
     return [], True
@@ -173,7 +175,7 @@ def largest(indices_A: NDArray[np.int32]) -> int:
 
 
 def pack_partial(partial: Partial, region: memoryview | None = None) -> list[Buffer]:
-    """Return the payload as parts that share memory with `partial`; its rows are copied to `region` if they fit."""
+    """Return the payload as parts that share memory with `partial`; its rows go to `region` if that is worth it."""
     rows, apart = _placed(_bytes_of(partial.y_ND), region)
     return [_REPLY.pack(*partial.y_ND.shape, *partial.stamps, partial.shared_ns, partial.form, apart), *rows]
 

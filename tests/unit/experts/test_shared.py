@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from experts.shard.server import ExpertServer
 from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import (
+    INLINE_BYTES,
     ExpertCall,
     Form,
     Partial,
@@ -69,7 +70,7 @@ def asked(channel: Channel, call: ExpertCall) -> tuple[Reply | ShardUnavailable,
 @pytest.mark.parametrize("form", Form)
 @pytest.mark.parametrize("rows", [1, 80, 200])
 def test_replies_and_sizes_are_those_of_the_socket(server: ExpertServer, rows: int, form: Form) -> None:
-    """Over 85 rows do not fit: they go by the socket."""
+    """A row is too small and 200 are too large for shared memory: they go by the socket."""
     call, found = call_of(rows, form), []
     for share in (None, ROOM):
         channel = connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, share=share)
@@ -78,7 +79,7 @@ def test_replies_and_sizes_are_those_of_the_socket(server: ExpertServer, rows: i
         reply, sent = asked(channel, call)
         assert isinstance(reply, Reply)
         found.append((reply.partial.y_ND.clone(), sent.wire_bytes, reply.wire_bytes))
-        apart = share is not None and rows <= 85
+        apart = share is not None and INLINE_BYTES < call.x_RD.nbytes <= ROOM.calls
         assert channel.sent_bytes - before == sent.wire_bytes - (call.x_RD.nbytes if apart else 0)
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1:] == found[1][1:]
@@ -100,7 +101,7 @@ def test_a_relay_that_passes_no_descriptors_on_leaves_the_socket(server: ExpertS
     relay = Relay(server.endpoint, NODE)
     channel = connect(relay.endpoint, NODE, CREDENTIALS, WAIT_S, share=ROOM)
     assert channel.shared is None
-    reply, _ = asked(channel, call_of(3))
+    reply, _ = asked(channel, call_of(80))
     assert isinstance(reply, Reply)
     relay.close()
 
@@ -112,7 +113,7 @@ def test_a_machine_without_descriptors_leaves_the_socket(server: ExpertServer, m
     monkeypatch.setattr(os, "memfd_create", refuse)
     channel = connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, share=ROOM)
     assert channel.shared is None
-    reply, _ = asked(channel, call_of(3))
+    reply, _ = asked(channel, call_of(80))
     assert isinstance(reply, Reply)
 
 
@@ -183,7 +184,13 @@ def test_a_region_that_could_shrink_or_is_too_small_is_refused(sealed: bool) -> 
         os.close(fd)
 
 
-@given(st.integers(0, 6), st.integers(1, 5), st.sampled_from(DTYPES), st.integers(0, 200), st.sampled_from(Form))
+@given(
+    st.integers(0, 6),
+    st.sampled_from([1, 700, 3001]),
+    st.sampled_from(DTYPES),
+    st.sampled_from([0, 1 << 13, 1 << 20]),
+    st.sampled_from(Form),
+)
 @settings(max_examples=150, deadline=None)
 def test_rows_of_any_size_come_through_either_way(
     rows: int, hidden: int, dtype: torch.dtype, room: int, form: Form
@@ -193,9 +200,10 @@ def test_rows_of_any_size_come_through_either_way(
     x_RD = torch.from_numpy(random.standard_normal((rows, hidden), np.float32)).to(dtype)
     call = ExpertCall(3, x_RD, numbers, numbers, random.random(rows, np.float32), form=form)
     parts = pack_call(call, region)
-    assert len(b"".join(parts)) == 64 + 12 * rows + (0 if x_RD.nbytes <= room else x_RD.nbytes)
+    apart = INLINE_BYTES < x_RD.nbytes <= room
+    assert len(b"".join(parts)) == 64 + 12 * rows + (0 if apart else x_RD.nbytes)
     back = unpack_call(bytearray(b"".join(parts)), region)
-    assert back.apart == (x_RD.nbytes <= room)
+    assert back.apart == apart
     assert torch.equal(back.x_RD, x_RD)
     assert np.array_equal(back.rows_A, numbers)
     partial = Partial(x_RD.float(), Stamps(1, 2, 3), form=form)
@@ -208,18 +216,15 @@ def test_rows_of_any_size_come_through_either_way(
 
 
 def test_lengths_are_checked_against_the_region() -> None:
-    region = memoryview(bytearray(64))
-    payload = bytearray(b"".join(pack_call(call_of(1), memoryview(bytearray(1 << 10)))))
-    for wrong in (None, region):
+    room, small = memoryview(bytearray(1 << 14)), memoryview(bytearray(64))
+    call = bytearray(b"".join(pack_call(call_of(50), room)))
+    reply = bytearray(b"".join(pack_partial(Partial(torch.ones(50, 48), Stamps(0, 0, 0)), room)))
+    for region in (None, small):
         with pytest.raises(FrameError) as caught:
-            unpack_call(payload, wrong)
+            unpack_call(call, region)
         assert caught.value.reason == "shared"
-    reply = bytearray(
-        b"".join(pack_partial(Partial(torch.ones(1, 48), Stamps(0, 0, 0)), memoryview(bytearray(1 << 10))))
-    )
-    for wrong in (None, region):
         with pytest.raises(FrameError) as caught:
-            unpack_partial(reply, np.empty((1, 48), np.float32), wrong)
+            unpack_partial(reply, np.empty((50, 48), np.float32), region)
         assert caught.value.reason == "shared"
 
 
@@ -227,6 +232,6 @@ def test_a_shard_answers_by_the_socket_who_asked_by_it(server: ExpertServer) -> 
     """Its peer may not have got the memory."""
     with joined(server) as channel:
         channel.set_timeouts(WAIT_S)
-        channel.send(Kind.EXPERTS, 1, pack_call(call_of(2)))
+        channel.send(Kind.EXPERTS, 1, pack_call(call_of(80)))
         _, payload = channel.receive()
-        assert len(payload) == 64 + 2 * 48 * 4
+        assert len(payload) == 64 + 80 * 48 * 4
