@@ -4,7 +4,6 @@ Each returns seconds, one per round. "Exchange" is: the layer's rows go out to a
 """
 
 import asyncio
-import os
 import secrets
 import socket
 import time
@@ -47,8 +46,6 @@ class EchoShard:
 
     def __init__(self, index: int, credentials: Credentials) -> None:
         torch.set_num_threads(1)
-        # As a shard in service (`do_not_preempt`): the router is not put off by the process that its message wakes.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         self.index, self.experts = index, ()
         self.layers: dict[int, object] = {}
         self.weights_bytes, self.load_seconds = 0, 0.0
