@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from experts.placement import Placement
 from experts.routing import Routing
 
+ONE_TOKEN = np.zeros(1, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class ShardGroup:
     """A shard's part of a layer: the tokens it gets, and for each assignment the row, the expert's slot, the weight.
 
-    Assignments are sorted by slot. `tokens_R` ascends.
+    Assignments are sorted by slot. `tokens_R` ascends. `pairs_A` is where the routing lists an assignment, token by
+    token: token x K + place among the token's experts.
     """
 
     shard: int
@@ -24,6 +27,7 @@ class ShardGroup:
     rows_A: NDArray[np.int32]
     slots_A: NDArray[np.int32]
     weights_A: NDArray[np.float32]
+    pairs_A: NDArray[np.int64]
 
 
 def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
@@ -32,26 +36,29 @@ def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
     keys_N = placement.sort_key_of_E[routing.expert_ids_TK.reshape(-1)]
     # Stable: within an expert rows keep the order of tokens, so that the same input gives the same bits.
     order_N = keys_N.argsort(kind="stable")
-    ranks_N = keys_N[order_N].astype(np.int32)
-    tokens_N, weights_N = order_N // width, routing.weights_TK.reshape(-1)[order_N]
-    ends = ranks_N.searchsorted(placement.ends_S).tolist()
-    groups, start, rank = [], 0, 0
-    for shard, (end, next_rank) in enumerate(zip(ends, placement.ends_S.tolist(), strict=True)):
+    ranks_N = keys_N[order_N]
+    slots_N = placement.slot_of_rank_E[ranks_N]
+    weights_N = routing.weights_TK.reshape(-1)[order_N].astype(np.float32, copy=False)
+    tokens_N = (order_N // width).astype(np.int32)
+    groups, start = [], 0
+    for shard, end in enumerate(ranks_N.searchsorted(placement.end_keys_S).tolist()):
         if end > start:
             part = slice(start, end)
-            groups.append(_group(shard, tokens_N[part], ranks_N[part] - np.int32(rank), weights_N[part], total))
-        start, rank = end, next_rank
+            tokens_R, rows_A = _rows(tokens_N[part], total)
+            groups.append(ShardGroup(shard, tokens_R, rows_A, slots_N[part], weights_N[part], order_N[part]))
+        start = end
     return groups
 
 
-def _group(
-    shard: int, tokens_A: NDArray[np.int64], slots_A: NDArray[np.int32], weights_A: NDArray[np.float32], total: int
-) -> ShardGroup:
+def _rows(tokens_A: NDArray[np.int32], total: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The tokens that are sent, ascending, and for each assignment its token's place among them."""
+    if total == 1:
+        return ONE_TOKEN, tokens_A
     # A mask and not np.unique, which would sort.
     wanted_T = np.zeros(total, dtype=bool)
     wanted_T[tokens_A] = True
     tokens_R = wanted_T.nonzero()[0]
     # Usual with few shards: each token is sent, and its row has its own number.
     all_tokens = len(tokens_R) == total
-    rows_A = tokens_A if all_tokens else (wanted_T.cumsum() - 1)[tokens_A]
-    return ShardGroup(shard, tokens_R, rows_A.astype(np.int32), slots_A, weights_A.astype(np.float32, copy=False))
+    rows_A = tokens_A if all_tokens else (wanted_T.cumsum(dtype=np.int32) - np.int32(1))[tokens_A]
+    return tokens_R, rows_A

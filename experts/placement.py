@@ -46,6 +46,17 @@ class Placement:
         return np.array(keys, dtype=np.min_scalar_type(self.experts))
 
     @cached_property
+    def slot_of_rank_E(self) -> NDArray[np.int32]:
+        """The slot of the expert of each rank, and behind it one for the key of a lost expert."""
+        slots = [slot for experts in self.shards for slot in range(len(experts))]
+        return np.array([*slots, 0], dtype=np.int32)
+
+    @cached_property
+    def end_keys_S(self) -> NDArray[np.unsignedinteger[Any]]:
+        """`ends_S` in the type of the keys, so that searching among them converts nothing."""
+        return self.ends_S.astype(self.sort_key_of_E.dtype)
+
+    @cached_property
     def ends_S(self) -> NDArray[np.int64]:
         """The rank behind each shard's last expert."""
         return np.cumsum([len(experts) for experts in self.shards])

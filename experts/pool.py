@@ -12,24 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experts.answers import AnswerRoom, places, without
+from experts.gathering import GatherRoom
 from experts.grouping import ShardGroup, group_by_shard
 from experts.phases import LayerTrip, measured
 from experts.placement import Placement
 from experts.routing import Routing
 from experts.transport.base import Reply, Sent, ShardUnavailable, Transport
-from experts.transport.call import ExpertCall
+from experts.transport.call import ExpertCall, Form
+from experts.transport.shared import SharedSizes
+
+NO_TOKENS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """A layer in flight: the calls that were sent, beside their `groups`, and those that could not be."""
+    """A layer in flight: the shards' `groups`, the calls that were sent, and the failures of those that could not be.
+
+    `places_TW` says where each token's answers will lie in the lane's room; see `experts.answers.places`.
+    """
 
     layer: int
-    tokens: int
+    lane: int
     groups: tuple[ShardGroup, ...]
     sent: tuple[Sent, ...]
     failures: tuple[ShardUnavailable, ...]
-    failed_groups: tuple[ShardGroup, ...]
+    places_TW: NDArray[np.int64]
     started_ns: int
     packed_ns: int
 
@@ -45,13 +53,31 @@ class Combined:
 
 
 class ExpertPool:
-    """All shards behind one transport. Calls carry `step`, which the engine sets before each step."""
+    """All shards behind one transport. Calls carry `step`, which the engine sets before each step.
 
-    def __init__(self, transport: Transport, placement: Placement, call_timeout_s: float) -> None:
+    Args:
+        exact: ask for a row for each (token, expert) and add a token's rows in the order of its routing, so that its
+            result depends neither on where experts live nor on who answered. Else shards send sums, which are fewer
+            bytes, and those are added in the order of the shards.
+        share: the most that a lane's call to a shard and its reply take, for a transport that shares memory.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        placement: Placement,
+        call_timeout_s: float,
+        exact: bool = False,
+        share: SharedSizes | None = None,
+    ) -> None:
         self.transport = transport
         self.placement = placement
+        self.form = Form.EACH if exact else Form.SUMS
+        self.share = share
         self.step = 0
         self._timeout_s = call_timeout_s
+        # By lane: its calls are combined before it is used again.
+        self._lanes: dict[int, tuple[GatherRoom, AnswerRoom]] = {}
 
     def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
         """Send each token's row once to each shard that holds one of its experts, over the connection `lane`.
@@ -62,43 +88,64 @@ class ExpertPool:
         started = time.monotonic_ns()
         groups = group_by_shard(routing, self.placement)
         x_TD = x_TD.cpu()
-        calls = [_call(layer, x_TD, group, self.step) for group in groups]
+        gathering, answers = self._rooms(lane)
+        gathered = gathering.rows(x_TD, groups)
+        calls = [self._call(layer, x_RD, group) for x_RD, group in zip(gathered, groups, strict=True)]
+        parts = answers.parts([call.reply_rows for call in calls], x_TD.shape[1])
         packed = time.monotonic_ns()
-        called, sent, failures, failed = [], [], [], []
-        for group, call in zip(groups, calls, strict=True):
+        sent, failures = [], []
+        for group, call, part_ND in zip(groups, calls, parts, strict=True):
             try:
-                sent.append(self.transport.send(group.shard, call, lane))
-                called.append(group)
+                sent.append(self.transport.send(group.shard, call, lane, part_ND))
             except ShardUnavailable as error:
                 failures.append(error)
-                failed.append(group)
         return Dispatched(
             layer=layer,
-            tokens=x_TD.shape[0],
-            groups=tuple(called),
+            lane=lane,
+            groups=tuple(groups),
             sent=tuple(sent),
             failures=tuple(failures),
-            failed_groups=tuple(failed),
+            # The shards compute meanwhile.
+            places_TW=places(self.form, groups, *routing.expert_ids_TK.shape),
             started_ns=started,
             packed_ns=packed,
         )
 
-    def combine(self, handle: Dispatched, device: torch.device, hidden: int) -> Combined:
-        """Wait for the replies and add them up in the order of the shards: the order of arrival must change no bit."""
+    def combine(self, handle: Dispatched, device: torch.device) -> Combined:
+        """Wait for the replies and add them up in a fixed order: the order of arrival must change no bit."""
         waiting_ns = time.monotonic_ns()
         replies, failures = self._collect(handle)
         reducing_ns = time.monotonic_ns()
-        y_TD, lost = torch.zeros((handle.tokens, hidden)), [group.tokens_R for group in handle.failed_groups]
-        for group, call in zip(handle.groups, handle.sent, strict=True):
-            reply = replies.get(call.shard)
-            if reply is None:
-                lost.append(group.tokens_R)
-            else:
-                _add(y_TD, group.tokens_R, reply.partial.y_RD)
-        y_TD = y_TD.to(device)
+        lost, places_TW = NO_TOKENS, handle.places_TW
+        if len(replies) < len(handle.groups):
+            lost, places_TW = self._lose(handle, replies)
+        y_TD = self._rooms(handle.lane)[1].sum(places_TW).to(device)
         trip = _trip(handle, replies, waiting_ns, reducing_ns, time.monotonic_ns())
-        lost_tokens = np.unique(np.concatenate(lost)) if lost else np.empty(0, dtype=np.int64)
-        return Combined(y_TD, lost_tokens, handle.failures + tuple(failures), trip)
+        return Combined(y_TD, lost, handle.failures + tuple(failures), trip)
+
+    def _lose(self, handle: Dispatched, replies: dict[int, Reply]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The tokens of the shards that have not replied, and the places without these."""
+        missing = [group.shard not in replies for group in handle.groups]
+        lost = [group.tokens_R for group, gone in zip(handle.groups, missing, strict=True) if gone]
+        places_TW = without(handle.places_TW, self.form, handle.groups, missing)
+        return np.unique(np.concatenate(lost)), places_TW
+
+    def _rooms(self, lane: int) -> tuple[GatherRoom, AnswerRoom]:
+        rooms = self._lanes.get(lane)
+        if rooms is None:
+            rooms = self._lanes[lane] = (GatherRoom(), AnswerRoom())
+        return rooms
+
+    def _call(self, layer: int, x_RD: Tensor, group: ShardGroup) -> ExpertCall:
+        return ExpertCall(
+            layer=layer,
+            x_RD=x_RD,
+            rows_A=group.rows_A,
+            slots_A=group.slots_A,
+            weights_A=group.weights_A,
+            step=self.step,
+            form=self.form,
+        )
 
     def _collect(self, handle: Dispatched) -> tuple[dict[int, Reply], list[ShardUnavailable]]:
         deadline = time.monotonic() + self._timeout_s
@@ -115,25 +162,13 @@ class ExpertPool:
         return replies, failures
 
 
-def _call(layer: int, x_TD: Tensor, group: ShardGroup, step: int) -> ExpertCall:
-    all_tokens = len(group.tokens_R) == x_TD.shape[0]  # usual with few shards; saves a copy of all rows
-    x_RD = x_TD if all_tokens else x_TD[torch.from_numpy(group.tokens_R)]
-    return ExpertCall(layer, x_RD.contiguous(), group.rows_A, group.slots_A, group.weights_A, step)
-
-
-def _add(y_TD: Tensor, tokens_R: NDArray[np.int64], y_RD: Tensor) -> None:
-    if len(tokens_R) == y_TD.shape[0]:
-        y_TD += y_RD
-    else:
-        y_TD[torch.from_numpy(tokens_R)] += y_RD
-
-
 def _trip(handle: Dispatched, replies: dict[int, Reply], waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
     reduce_ns = done_ns - reducing_ns
+    sent = {call.shard: call for call in handle.sent}
     calls = [
-        measured(handle.started_ns, call, replies[call.shard], reduce_ns, group)
-        for group, call in zip(handle.groups, handle.sent, strict=True)
-        if call.shard in replies
+        measured(handle.started_ns, sent[group.shard], replies[group.shard], reduce_ns, group)
+        for group in handle.groups
+        if group.shard in replies
     ]
     pack_ns = handle.packed_ns - handle.started_ns
     return LayerTrip(handle.layer, b"".join(calls), pack_ns, reducing_ns - waiting_ns, reduce_ns, waiting_ns)

@@ -177,6 +177,32 @@ def expert_ffn(
     return sum_rows(y_ND, token_N, len(x_TD))
 
 
+def expert_rows(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, expert_of_row_N: Tensor, weight_of_row_N: Tensor
+) -> Tensor:
+    """y_ND float32: the weighted output of each row's expert, in the order of the given rows, which may be any.
+
+    Arguments and errors are those of `expert_ffn`, whose result is these rows added up by token. Each row is a product
+    of its own here, so its bits do not depend on the other rows.
+    """
+    check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    order_N, offsets_E1 = group_by_expert(expert_of_row_N, weights.num_experts)
+    y_ND = x_TD.new_empty(len(order_N), weights.hidden, dtype=torch.float32)
+    for expert, start, end in segments(offsets_E1.diff().tolist()):
+        one, whole = _alone(weights, expert), torch.tensor([0, 1])
+        for row in order_N[start:end].tolist():
+            token_1, weight_1 = token_of_row_N[row : row + 1], weight_of_row_N[row : row + 1]
+            y_ND[row] = down(gate_up(x_TD, one, token_1, weight_1, whole), one, whole, weight_1)[0]
+    return y_ND
+
+
+def _alone(weights: ExpertWeights, expert: int) -> ExpertWeights:
+    """One expert, decoded, as a layer of its own."""
+    gate_up, down = as_dense(weights.gate_up[expert])[None], as_dense(weights.down[expert])[None]
+    biases = (b if b is None else b[expert : expert + 1] for b in (weights.gate_up_bias, weights.down_bias))
+    return ExpertWeights(gate_up, down, weights.form, *biases)
+
+
 def prepare_matrix(w_OI: Matrix, *, gate_up: bool = False) -> Matrix:  # noqa: ARG001 (other layouts need it)
     """The matrix as it is. With `gate_up` it is an expert's gate over its up."""
     return w_OI

@@ -93,6 +93,8 @@ class Ops:
     prepare_weights: PrepareWeights
     # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_TD
     expert_ffn: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
+    # (x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N) -> y_ND
+    expert_rows: Callable[[Tensor, ExpertWeights, Tensor, Tensor, Tensor], Tensor]
     # (w_OI, gate_up) -> w_OI in the form that `linear` wants; with `gate_up`, that `prepare_weights` wants
     prepare_matrix: PrepareMatrix
     # (x_MI, w_OI from `prepare_matrix`, bias_O) -> y_MO
@@ -193,6 +195,7 @@ def _reference_ops() -> Ops:
         gate_sigmoid=reference.gate_sigmoid,
         prepare_weights=reference.prepare_weights,
         expert_ffn=reference.expert_ffn,
+        expert_rows=reference.expert_rows,
         prepare_matrix=reference.prepare_matrix,
         linear=reference.linear,
         paged_attention=attention.paged_attention,
@@ -210,6 +213,7 @@ def _native_ops() -> Ops:
         gate_sigmoid=reference.gate_sigmoid,
         prepare_weights=experts.prepare_weights,
         expert_ffn=experts.expert_ffn,
+        expert_rows=experts.expert_rows,
         prepare_matrix=products.prepare_matrix,
         linear=products.linear,
         take_rows=products.take_rows,
@@ -228,6 +232,7 @@ def _cpu_ops() -> Ops:
         gate_sigmoid=cpu.gate_sigmoid,
         prepare_weights=cpu.prepare_weights,
         expert_ffn=cpu.expert_ffn,
+        expert_rows=cpu.expert_rows,
         prepare_matrix=cpu_linear.prepare_matrix,
         linear=cpu_linear.linear_any_rows,
         paged_attention=attention.paged_attention,
@@ -244,6 +249,7 @@ def _triton_ops() -> Ops:
         gate_sigmoid=triton_ops.gate_sigmoid,
         prepare_weights=triton_ops.prepare_weights,
         expert_ffn=triton_ops.expert_ffn,
+        expert_rows=triton_ops.expert_rows,
         prepare_matrix=triton_ops.prepare_matrix,
         linear=triton_ops.linear,
         paged_attention=attention.paged_attention,

@@ -122,17 +122,25 @@ def numbers(rising: Sequence[int]) -> str:
 
 
 def _traffic(found: Inspection) -> str:
-    header = (f"a token, {found.shards} shards", "shards asked", "dispatch", "combine", "both, all MoE layers")
+    header = (
+        f"a token, {found.shards} shards",
+        "shards asked",
+        "dispatch",
+        "combine",
+        "both, all MoE layers",
+        "exact combine",
+    )
     rows = [
         _traffic_row("even routing", found.expected, found.moe_layers),
         _traffic_row("at most", found.most, found.moe_layers),
     ]
-    return f"{table(header, rows)}\ndispatch and combine are of one MoE layer"
+    return f"{table(header, rows)}\ndispatch and combine are of one MoE layer; exact combine: experts.exact_combine on"
 
 
 def _traffic_row(name: str, one: LayerTraffic, layers: int) -> list[str]:
     both = (one.dispatch_bytes + one.combine_bytes) * layers
-    return [name, f"{one.shards_asked:.2f}", size(one.dispatch_bytes), size(one.combine_bytes), size(both)]
+    sizes = (one.dispatch_bytes, one.combine_bytes, both, one.exact_combine_bytes)
+    return [name, f"{one.shards_asked:.2f}", *map(size, sizes)]
 
 
 def _dense(found: Inspection) -> str:

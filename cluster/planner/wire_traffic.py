@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
 
-# What `experts.transport.call` packs: int32 row, int32 slot and float32 weight an assignment; a shard's sum comes in
+# What `experts.transport.call` packs: int32 row, int32 slot and float32 weight an assignment; what comes back is in
 # float32.
 ASSIGNMENT_BYTES = 12
-SUM_ITEM_BYTES = 4
+ANSWER_ITEM_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTraffic:
-    """One token's all-to-all bytes in one MoE layer, without the messages' heads, which a whole step shares."""
+    """One token's all-to-all bytes in one MoE layer, without the messages' heads, which a whole step shares.
+
+    `exact_combine_bytes` come back in place of `combine_bytes` with `experts.exact_combine`.
+    """
 
     shards_asked: float
     dispatch_bytes: float
     combine_bytes: float
+    exact_combine_bytes: float
 
 
 def expected_shards_asked(top_k: int, held: tuple[int, ...]) -> Fraction:
@@ -39,6 +43,7 @@ def most_shards_asked(top_k: int, held: tuple[int, ...]) -> int:
 
 
 def layer_traffic(hidden: int, itemsize: int, top_k: int, shards_asked: float) -> LayerTraffic:
-    """Bytes of a token that asks so many shards: one row to each, one row back, K assignments in all."""
+    """Bytes of a token that asks so many shards: a row to each, K assignments in all; a row back from each, or K."""
+    row = hidden * ANSWER_ITEM_BYTES
     dispatch = shards_asked * hidden * itemsize + ASSIGNMENT_BYTES * top_k
-    return LayerTraffic(shards_asked, dispatch, shards_asked * hidden * SUM_ITEM_BYTES)
+    return LayerTraffic(shards_asked, dispatch, shards_asked * row, top_k * row)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from cluster.config import ClusterConfig
+from cluster.processes.priority import take_normal_priority
 from cluster.processes.process import node_id, replica_id, set_logging
 from cluster.processes.service_registry import Announcement, Announcer, DrainOrder, find_registry
 from experts.host.watched_thread import ThreadWatch
@@ -29,6 +30,7 @@ class RegisteredProcess:
 
     def __init__(self, role: str, index: int, config: ClusterConfig, drain: Callable[[DrainOrder], None]) -> None:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
+        take_normal_priority()  # before any thread is started: threads inherit it
         self.registry = find_registry(config.cluster.application)
         self.threads = ThreadWatch(("announcer", "drain"))
         self._drain = drain

@@ -19,7 +19,7 @@ from experts.host.log import fields
 from experts.shard.merge import merged, taken_apart
 from experts.shard.waiting_calls import WaitingCall, WaitingCalls
 from experts.transport.call import ExpertCall, Partial, Stamps
-from experts.transport.channel import Closed
+from experts.transport.inbox import Closed
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,13 @@ class ComputeCounts:
 
 
 class ComputeQueue:
-    """Computes calls by `work`, which gets a call of one or several routers and returns its y_RD.
+    """Computes calls by `work`, which gets a call of one or several routers and returns its y_ND.
 
     Args:
         most_rows, layers: see `WaitingCalls`.
         clock_ns: the clock of the stamps.
+        check: raises what is wrong with a call. Asked before a call waits, as it may be merged with others then, which
+            it must not fail; `work` is to check for itself too.
 
     `turn` is held during a computation.
     """
@@ -60,10 +62,12 @@ class ComputeQueue:
         most_rows: int = MOST_ROWS,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         layers: Iterable[int] = (),
+        check: Callable[[ExpertCall], object] = lambda _: None,
     ) -> None:
         self.turn = threading.Lock()
         self.counts = ComputeCounts()  # changed by the computing thread alone
         self._work = work
+        self._check = check
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._waiting = WaitingCalls(most_rows, layers)
@@ -93,8 +97,11 @@ class ComputeQueue:
 
         Raises:
             Closed: the router has gone.
-            Exception: what `work` raised for this call.
+            Exception: what `check` or `work` raised for this call.
         """
+        if self._take_turn():
+            return self._compute_at_once(call, received_ns)
+        self._check(call)
         mine = WaitingCall(call, received_ns, connection, gone)
         with self._lock:
             self._waiting.add(mine)
@@ -106,6 +113,27 @@ class ComputeQueue:
         if isinstance(mine.outcome, Partial):
             return mine.outcome
         raise mine.outcome or RuntimeError("the computation has ended without an outcome")
+
+    def _take_turn(self) -> bool:
+        """Whether nobody computes; then the turn is ours."""
+        with self._lock:
+            if self._busy or not self.turn.acquire(blocking=False):
+                return False
+            self._busy = True
+            return True
+
+    def _compute_at_once(self, call: ExpertCall, received_ns: int) -> Partial:
+        """The usual case: one router, or a shard that keeps up. It is kept short, as every layer waits for it."""
+        try:
+            started = self._computing_since_ns = self._clock_ns()
+            y_ND = self._work(call)
+            done = self._clock_ns()
+            self.counts.add((call,))
+        finally:
+            self._computing_since_ns = None
+            self.turn.release()
+            self._hand_on()
+        return Partial(y_ND, Stamps(received_ns, started, done), 0, call.form)
 
     def _lead(self, mine: WaitingCall) -> None:
         batch: list[WaitingCall] = []
@@ -122,7 +150,7 @@ class ComputeQueue:
 
     def _hand_on(self) -> None:
         with self._lock:
-            heir = self._waiting.leader
+            heir = self._waiting.leader if len(self._waiting) else None
             self._busy = heir is not None
         if heir is not None:
             heir.leads = True
@@ -158,14 +186,15 @@ class ComputeQueue:
         calls, started = [one.call for one in batch], self._clock_ns()
         self._computing_since_ns = started
         try:
-            y_RD = self._work(merged(calls))
+            y_ND = self._work(merged(calls))
         finally:
             self._computing_since_ns = None
         done = self._clock_ns()
         self.counts.add(calls)
         shares_ns = own_ns(calls, done - started)
-        for one, part_RD, share_ns in zip(batch, taken_apart(y_RD, calls), shares_ns, strict=True):
-            one.outcome = Partial(part_RD, Stamps(one.received_ns, started, done), done - started - share_ns)
+        for one, part_ND, share_ns in zip(batch, taken_apart(y_ND, calls), shares_ns, strict=True):
+            stamps = Stamps(one.received_ns, started, done)
+            one.outcome = Partial(part_ND, stamps, done - started - share_ns, one.call.form)
 
 
 def own_ns(calls: Sequence[ExpertCall], compute_ns: int) -> list[int]:

@@ -18,9 +18,10 @@ from experts.host.watched_thread import ThreadWatch
 from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
 from experts.shard.shard import ExpertShard
 from experts.transport.call import ExpertCall, Stamps, pack_partial, unpack_call
-from experts.transport.channel import Channel, Closed
+from experts.transport.channel import Channel
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
+from experts.transport.inbox import Closed
 from experts.transport.listener import FrameServer
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class ExpertServer:
         # Measured before the server listens: calls would disturb it.
         self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
         self.delay_s = delay_s
-        self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers)
+        self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers, shard.check)
         self.turn = self.queue.turn
         self._clock_ns = clock_ns
         self._slow_call_ns = slow_call_s * 1e9
@@ -79,6 +80,7 @@ class ExpertServer:
             checksum=checksum,
             handler=self,
             threads=self._watch,
+            around=torch.inference_mode,  # once a connection: for each call it would take as long as unpacking it
         )
         self.endpoint = self._server.endpoint
         self.rejected = self._server.rejected
@@ -130,7 +132,10 @@ class ExpertServer:
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
         """Answer one frame of a router."""
         if header.kind is Kind.EXPERTS:
-            self._answer(channel, header.sequence, unpack_call(payload), self._clock_ns())
+            call = unpack_call(payload, channel.shared and channel.shared.calls)
+            self._answer(channel, header.sequence, call, self._clock_ns())
+        elif header.kind is Kind.SHARE:
+            channel.give_shared(header.sequence, payload)
         elif header.kind is Kind.STATUS:
             channel.send(Kind.STATUS, header.sequence, [json.dumps(self._status()).encode()])
         else:
@@ -151,7 +156,6 @@ class ExpertServer:
 
     def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:
         try:
-            self.shard.check(call)  # before it may be merged: it must not fail other routers' calls
             partial = self.queue.compute(call, received, channel, channel.hung_up)
         except Closed:
             raise
@@ -159,7 +163,8 @@ class ExpertServer:
             log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
             channel.send(Kind.FAILURE, sequence, [f"{type(error).__name__}: {error}".encode()])
             return
-        channel.send(Kind.PARTIALS, sequence, pack_partial(partial))
+        region = channel.shared.replies if call.apart and channel.shared else None
+        channel.send(Kind.PARTIALS, sequence, pack_partial(partial, region))
         stamps = partial.stamps
         if stamps.sent - stamps.received > self._slow_call_ns:
             _log_slow(call, stamps)
@@ -168,8 +173,7 @@ class ExpertServer:
         self._threads.use(len(call.rows_A))
         if self.delay_s:
             time.sleep(self.delay_s)
-        with torch.inference_mode():
-            return self.shard.compute(call)
+        return self.shard.compute(call)
 
 
 def _log_slow(call: ExpertCall, stamps: Stamps) -> None:

@@ -14,7 +14,7 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.manifest import ExpertManifest
 from experts.checkpoint.packer import Packer
 from experts.checkpoint.source import TensorSource
-from experts.transport.call import ExpertCall
+from experts.transport.call import ExpertCall, Form, largest
 from kernels.select import Ops
 from kernels.weights import ExpertWeights
 
@@ -44,7 +44,8 @@ class ExpertShard:
         self._device = device
 
     def compute(self, call: ExpertCall) -> Tensor:
-        """Return y_RD, float32 in host memory: for each row the weighted sum of its experts that live here.
+        """Return y_ND, float32 in host memory, of the call's form: for each row the weighted sum of its experts that
+        live here, or the weighted output of each assignment.
 
         Raises:
             ValueError: the call names a layer or an expert that this shard does not hold, or is of another dtype.
@@ -53,7 +54,8 @@ class ExpertShard:
         rows_A = torch.from_numpy(call.rows_A.astype(np.int64)).to(self._device)
         slots_A = torch.from_numpy(call.slots_A.astype(np.int64)).to(self._device)
         weights_A = torch.from_numpy(call.weights_A.copy()).to(self._device)
-        return self._ops.expert_ffn(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
+        op = self._ops.expert_rows if call.form is Form.EACH else self._ops.expert_ffn
+        return op(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
 
     def check(self, call: ExpertCall) -> ExpertWeights:
         """Return the weights of the call's layer.
@@ -64,8 +66,8 @@ class ExpertShard:
         layer = self.layers.get(call.layer)
         if layer is None:
             raise ValueError(f"shard {self.index} holds no experts of layer {call.layer}")
-        if len(call.slots_A) and call.slots_A.max() >= len(self.experts):
-            raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {call.slots_A.max()}")
+        if len(call.slots_A) and (number := largest(call.slots_A)) >= len(self.experts):
+            raise ValueError(f"shard {self.index} holds {len(self.experts)} experts, not number {number}")
         if call.x_RD.dtype != layer.dtype or call.x_RD.shape[1] != layer.hidden:
             wanted = f"{layer.dtype} of width {layer.hidden}"
             raise ValueError(

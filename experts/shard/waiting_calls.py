@@ -1,10 +1,11 @@
 """Which waiting calls are computed next, and which of them together: no threads, no clock.
 
 One call leads: its layer is next, and every other waiting call for that layer goes with it, so that the layer's weights
-are read once for all of them. Routers walk through the layers at their own pace, so their calls seldom wait for one
-layer by chance. Therefore the call leads that is the furthest behind the others on its way through the layers: who is
-ahead waits for a computation that it would have waited for in another order too, the distance shrinks, and routers that
-have met stay together. Without a difference the oldest call leads, and no call is overtaken more than a few times.
+are read once for all of them. (Only calls for replies of one form go together; a deployment's routers want the same.)
+Routers walk through the layers at their own pace, so their calls seldom wait for one layer by chance. Therefore the
+call leads that is the furthest behind the others on its way through the layers: who is ahead waits for a computation
+that it would have waited for in another order too, the distance shrinks, and routers that have met stay together.
+Without a difference the oldest call leads, and no call is overtaken more than a few times.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -82,7 +83,8 @@ class WaitingCalls:
             if one is leader:
                 continue
             # A connection's replies must come in the order of its calls: none may overtake one that stays.
-            if one.call.layer == leader.call.layer and one.connection not in passed:
+            alike = (one.call.layer, one.call.form) == (leader.call.layer, leader.call.form)
+            if alike and one.connection not in passed:
                 rows += len(one.call.x_RD)
                 if rows <= self._most_rows:
                     taken.append(one)

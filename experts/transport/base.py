@@ -1,10 +1,12 @@
 """The interface between the pool and whatever carries its calls."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from experts.transport.call import ExpertCall, Partial
+import numpy as np
+from numpy.typing import NDArray
+
+from experts.transport.call import ExpertCall, Form, Partial
 
 
 class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
@@ -16,9 +18,11 @@ class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A call in flight: when sending began, in nanoseconds, its bytes on the wire, and the lane that carries it."""
+class Sent(NamedTuple):
+    """A call in flight: when sending began, in nanoseconds, its bytes on the wire, and the lane that carries it.
+
+    Its reply has `rows` rows of `form`; they go to `into`, float32 [rows, D], where that is given.
+    """
 
     shard: int
     sequence: int
@@ -26,10 +30,11 @@ class Sent:
     sent_ns: int
     wire_bytes: int
     lane: int = 0
+    form: Form = Form.SUMS
+    into: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A shard's reply, valid until the lane's next: nanoseconds at its last byte received, its bytes on the wire."""
 
     shard: int
@@ -52,8 +57,12 @@ class Transport(Protocol):
         """Bound in seconds on the error of the shard's stamps: 0 where both sides read one clock."""
         ...
 
-    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
         """Send a call. The lane's last one must have been received, or have failed.
+
+        Args:
+            into: where the reply's rows are to be put, contiguous, as large as they are. Nobody else may write there
+                until the reply was received or the call has failed; a call that failed may leave anything there.
 
         Raises:
             ShardUnavailable: the shard cannot be reached.

@@ -7,29 +7,18 @@ import struct
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experts.transport.address import Endpoint, dial
 from experts.transport.credentials import Credentials
-from experts.transport.frame import (
-    HEADER,
-    Buffer,
-    FrameError,
-    Header,
-    Kind,
-    check_payload,
-    pack_header,
-    parse_header,
-)
+from experts.transport.frame import HEADER, Buffer, Header, Kind, pack_header
 from experts.transport.handshake import Handshake, client_handshake, server_handshake
+from experts.transport.inbox import Inbox
+from experts.transport.shared import SharedRows, SharedSizes, ask_for, give
 
 SOCKET_BUFFER_BYTES = 4 << 20
-
-
-class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
-    """The peer ended the connection between two frames."""
-
-
-class Idle(TimeoutError):  # noqa: N818 (a state)
-    """Nothing came in time, not even the first byte of a frame; the connection is still usable."""
+JOINED_BYTES = 1 << 14
 
 
 class Channel:
@@ -46,8 +35,8 @@ class Channel:
         # Asked for each reply, and Python's socket makes an enum of its family each time.
         self._same_host = sock.family == socket.AF_UNIX
         self._checksum = checksum
-        self._header = bytearray(HEADER.size)
-        self._buffer = bytearray(1 << 16)
+        self._inbox = Inbox(sock, incarnation)
+        self.shared: SharedRows | None = None
         self._send_lock = threading.Lock()  # parts of two frames must not mix on the stream
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
@@ -80,19 +69,49 @@ class Channel:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._sock.setsockopt(socket.SOL_SOCKET, option, value)
 
+    def ask_to_share(self, sizes: SharedSizes) -> None:
+        """Ask the shard at the other end to share memory of such sizes; before any other frame, after the handshake.
+
+        Then `shared` has it. Without it, as between two machines, all goes by the socket. A checksum is of what the
+        socket carries, so with one nothing is shared.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        if self._same_host and not self._checksum:
+            self.shared = ask_for(self._sock, self.incarnation, sizes)
+
+    def give_shared(self, sequence: int, request: memoryview) -> None:
+        """Answer such a question.
+
+        Raises:
+            FrameError: it is none of ours.
+            OSError: the connection failed.
+        """
+        with self._send_lock:
+            self.shared = give(self._sock, self.incarnation, sequence, bytes(request))
+
     def send(self, kind: Kind, sequence: int, parts: Sequence[Buffer]) -> None:
         """Send one frame whose payload is `parts` one after the other, without joining them.
 
         Raises:
             OSError: the peer is gone or does not read.
         """
-        views = [memoryview(pack_header(kind, self.incarnation, sequence, parts, self._checksum))]
-        views += [memoryview(part) for part in parts if len(part)]
+        header = pack_header(kind, self.incarnation, sequence, parts, self._checksum)
+        size = len(header) + sum(map(len, parts))
+        # A small frame is copied sooner than many parts are handed to the kernel.
+        views = [b"".join((header, *parts))] if size <= JOINED_BYTES else [header, *parts]
         with self._send_lock:
-            self.sent_bytes += _send_all(self._sock, views)
+            self.sent_bytes += _send_all(self._sock, views, size)
 
-    def receive(self, max_payload: int = 1 << 30) -> tuple[Header, memoryview]:
+    def receive(
+        self, max_payload: int = 1 << 30, answer: NDArray[np.float32] | None = None
+    ) -> tuple[Header, memoryview]:
         """Return the next frame.
+
+        Args:
+            answer: where the rows of a PARTIALS frame are to be put if they have just that size; of its payload only
+                the numbers before them are returned then. It may have been written to where an error is raised.
 
         Raises:
             Closed: the peer hung up between frames.
@@ -100,16 +119,7 @@ class Channel:
             FrameError: what came is not a frame, is cut short, damaged, or of another incarnation.
             TimeoutError: only a part came in time.
         """
-        self._read(memoryview(self._header), started=False)
-        header = parse_header(self._header, max_payload)
-        # An address may be taken over by the next process: what was meant for its predecessor must not be computed.
-        if header.incarnation != self.incarnation:
-            raise FrameError("incarnation", f"a frame for incarnation {header.incarnation}, this is {self.incarnation}")
-        if header.length > len(self._buffer):
-            self._buffer = bytearray(header.length)
-        payload = memoryview(self._buffer)[: header.length]
-        self._read(payload, started=True)
-        check_payload(header, payload)
+        header, payload = self._inbox.next(max_payload, answer)
         self.received_bytes += HEADER.size + header.length
         return header, payload
 
@@ -123,9 +133,9 @@ class Channel:
         while not handshake.proven:
             turn = handshake.turn
             if turn.out:
-                self.sent_bytes += _send_all(self._sock, [memoryview(turn.out)])
+                self.sent_bytes += _send_all(self._sock, [turn.out], len(turn.out))
             data = bytearray(turn.want)
-            self._read(memoryview(data), turn.within)
+            self._inbox.read(memoryview(data), turn.within)
             self.received_bytes += turn.want
             handshake.advance(bytes(data))
 
@@ -136,40 +146,36 @@ class Channel:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
-    def _read(self, view: memoryview, started: bool) -> None:
-        while len(view):
-            try:
-                count = self._sock.recv_into(view)
-            except BlockingIOError:  # how SO_RCVTIMEO reports that it has expired
-                raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
-            if count == 0 and started:
-                raise FrameError("short", "the connection ended in the middle of a frame")
-            if count == 0:
-                raise Closed("the peer closed the connection")
-            view, started = view[count:], True
+
+def _send_all(sock: socket.socket, parts: Sequence[Buffer], size: int) -> int:
+    try:
+        count = sock.send(parts[0]) if len(parts) == 1 else sock.sendmsg(parts)
+        if count < size:  # seldom: there is room for a whole frame
+            _send_rest(sock, [memoryview(part) for part in parts], count)
+    except BlockingIOError:
+        raise TimeoutError("the peer read nothing in time") from None
+    return size
 
 
-def _send_all(sock: socket.socket, views: list[memoryview]) -> int:
-    total = 0
+def _send_rest(sock: socket.socket, views: list[memoryview], count: int) -> None:
+    """Send `views` without their first `count` bytes."""
     while views:
-        try:
-            count = sock.sendmsg(views)
-        except BlockingIOError:
-            raise TimeoutError("the peer read nothing in time") from None
-        total += count
-        if count == sum(map(len, views)):  # nearly always: there is room for a whole frame
-            break
         while views and count >= len(views[0]):
             count -= len(views.pop(0))
-        if count:
+        if views:
             views[0] = views[0][count:]
-    return total
+            count = sock.sendmsg(views)
 
 
 def connect(
-    endpoint: Endpoint, node: str, credentials: Credentials, timeout_s: float, checksum: bool = False
+    endpoint: Endpoint,
+    node: str,
+    credentials: Credentials,
+    timeout_s: float,
+    checksum: bool = False,
+    share: SharedSizes | None = None,
 ) -> Channel:
-    """Dial `endpoint` from `node` and prove the credentials both ways.
+    """Dial `endpoint` from `node` and prove the credentials both ways; with `share`, ask a shard to share memory then.
 
     Raises:
         OSError: nothing answers, or a process other than the one that `endpoint` names, or one of another deployment
@@ -180,6 +186,8 @@ def connect(
     try:
         channel.set_timeouts(timeout_s)
         channel.carry_out(client_handshake(credentials, endpoint.incarnation))
+        if share is not None:
+            channel.ask_to_share(share)
     except BaseException:
         channel.close()
         raise

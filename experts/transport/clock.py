@@ -6,7 +6,7 @@ here at t3; t1 and t2 are readings of the shard's clock. If both directions took
 exchange of the last minute gives the best estimate.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from experts.transport.call import Stamps
 
@@ -49,8 +49,7 @@ class ShardClock:
         ahead = best.ahead_ns if best else 0
         # Else a stale estimate could place the shard's stamps before the send or after the receipt.
         ahead = max(stamps.sent - received_ns, min(ahead, stamps.received - sent_ns))
-        shifted = (stamps.received - ahead, stamps.started - ahead, stamps.sent - ahead)
-        return replace(stamps, received=shifted[0], started=shifted[1], sent=shifted[2])
+        return Stamps(stamps.received - ahead, stamps.started - ahead, stamps.sent - ahead)
 
     def _learn(self, sent_ns: int, stamps: Stamps, received_ns: int) -> None:
         out, back = stamps.received - sent_ns, received_ns - stamps.sent

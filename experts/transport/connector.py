@@ -13,6 +13,7 @@ from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
+from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class ShardConnector:
 
     Args:
         endpoints: returns where each shard is now; may be slow or fail; called on this thread only.
+        share: memory to share with each shard on this node, for each lane; without it all goes by sockets.
         changed: called after a shard has been connected.
         threads: the process's, to which the connector's is added.
     """
@@ -64,6 +66,7 @@ class ShardConnector:
         node: str,
         call_timeout_s: float,
         checksum: bool = False,
+        share: SharedSizes | None = None,
         changed: Callable[[], None] = lambda: None,
         threads: ThreadWatch | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class ShardConnector:
         self._node = node
         self._call_timeout_s = call_timeout_s
         self._checksum = checksum
+        self._share = share
         self._changed = changed
         self._stop = threading.Event()
         self._thread = (threads or ThreadWatch()).start("shard connector", self._run, lasts_until=self._stop.is_set)
@@ -144,7 +148,7 @@ class ShardConnector:
         channels: list[Channel] = []
         try:
             for _ in range(self._transport.lanes):
-                channels.append(connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum))
+                channels.append(self._connect(endpoint, self._share))
         except BaseException:
             for channel in channels:
                 channel.close()
@@ -152,6 +156,9 @@ class ShardConnector:
         for channel in channels:
             channel.set_timeouts(self._call_timeout_s)  # until here the timeout was that of connecting
         return channels
+
+    def _connect(self, endpoint: Endpoint, share: SharedSizes | None = None) -> Channel:
+        return connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum, share)
 
     def _drop_control(self, connection: ShardConnection) -> None:
         if connection.control is not None:
@@ -161,7 +168,7 @@ class ShardConnector:
     def _ask_status(self, connection: ShardConnection, endpoint: Endpoint) -> None:
         """Poll on a connection of its own: control never queues behind data."""
         if connection.control is None:
-            connection.control = connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum)
+            connection.control = self._connect(endpoint)
         connection.control.send(Kind.STATUS, 0, [])
         _, payload = connection.control.receive()
         connection.status = json.loads(bytes(payload))

@@ -11,18 +11,20 @@ payload when flag 1 is set.
 
 import struct
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 Buffer = bytes | bytearray | memoryview
 
 MAGIC = b"EMFR"
-# 2: the handshake proves the deployment's digest too.
-VERSION = 2
+# 2: the handshake proves the deployment's digest too. 3: calls and replies say which form the answer has.
+VERSION = 3
 FLAG_CHECKSUM = 1
 HEADER = struct.Struct("<4sBBBBQQQII")
 MAX_PAYLOAD_BYTES = 1 << 30
+# Of a PARTIALS frame, before the rows; see `experts.transport.call`.
+REPLY_HEAD_BYTES = 64
 
 
 class FrameError(ConnectionError):
@@ -48,10 +50,14 @@ class Kind(IntEnum):
     STATUS = 7
     MESSAGE = 8
     REFUSAL = 9
+    SHARE = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+# Looked up for each frame: an enum's own call takes longer.
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Header(NamedTuple):
     """A parsed header; `length` and `checksum` speak of the payload that follows it."""
 
     kind: Kind
@@ -93,17 +99,17 @@ def parse_header(data: Buffer, max_payload: int = MAX_PAYLOAD_BYTES) -> Header:
         raise FrameError("version", f"frame version {version}, this process speaks {VERSION}")
     if length > max_payload:
         raise FrameError("length", f"a payload of {length} bytes is over the limit of {max_payload}")
-    try:
-        return Header(Kind(kind), flags, incarnation, sequence, length, value)
-    except ValueError:
-        raise FrameError("kind", f"unknown frame kind {kind}") from None
+    known = _KINDS.get(kind)
+    if known is None:
+        raise FrameError("kind", f"unknown frame kind {kind}")
+    return Header(known, flags, incarnation, sequence, length, value)
 
 
-def check_payload(header: Header, payload: Buffer) -> None:
-    """Compare the payload with the header's checksum, if it carries one.
+def check_payload(header: Header, parts: Sequence[Buffer]) -> None:
+    """Compare the payload, given in parts, with the header's checksum, if it carries one.
 
     Raises:
         FrameError: the bytes were damaged on the way.
     """
-    if header.flags & FLAG_CHECKSUM and zlib.crc32(payload) != header.checksum:
-        raise FrameError("checksum", f"checksum of frame {header.sequence} does not match its {len(payload)} bytes")
+    if header.flags & FLAG_CHECKSUM and checksum_of(parts) != header.checksum:
+        raise FrameError("checksum", f"checksum of frame {header.sequence} does not match its {header.length} bytes")

@@ -7,13 +7,16 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation
-from experts.transport.channel import Channel, Closed, Idle, accept
+from experts.transport.channel import Channel, accept
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header
+from experts.transport.inbox import Closed, Idle
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ class FrameServer:
     """A process's unix and TCP listeners. `rejected` counts closed connections by reason.
 
     `threads` has the listeners, which must last, and a thread for each connection: one that fails ends its connection.
-    `handshake_s` and `frame_s` bound the handshake and the rest of a frame; who connects gets those of that moment.
+    A connection's frames are handled within `around`. `handshake_s` and `frame_s` bound the handshake and the rest of
+    a frame; who connects gets those of that moment.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class FrameServer:
         threads: ThreadWatch | None = None,
         handshake_s: float = HANDSHAKE_SECONDS,
         frame_s: float = FRAME_SECONDS,
+        around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         self.handshake_s = handshake_s
@@ -68,6 +73,7 @@ class FrameServer:
         self._credentials = credentials
         self._checksum = checksum
         self._handler = handler
+        self._around = around
         self._threads = threads or ThreadWatch()
         self._channels: set[Channel] = set()
         self._closing = False
@@ -153,12 +159,13 @@ class FrameServer:
     def _read_all(self, channel: Channel) -> None:
         self._handler.opened(channel)
         try:
-            while True:
-                try:
-                    header, payload = channel.receive()
-                except Idle:
-                    continue
-                self._handler.frame(channel, header, payload)
+            with self._around():
+                while True:
+                    try:
+                        header, payload = channel.receive()
+                    except Idle:
+                        continue
+                    self._handler.frame(channel, header, payload)
         finally:
             self._handler.closed(channel)
 

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experts.transport.base import Reply, Sent, ShardUnavailable
-from experts.transport.call import ExpertCall, pack_call, unpack_partial
+from experts.transport.call import ExpertCall, call_bytes, pack_call, reply_bytes, unpack_partial
 from experts.transport.channel import Channel
 from experts.transport.clock import HALF_MINUTE_NS, ShardClock
-from experts.transport.frame import FrameError, Kind
+from experts.transport.frame import HEADER, FrameError, Kind
 from experts.transport.ready import ReadyShards
 
 
@@ -88,21 +91,22 @@ class SocketTransport:
         known = self._clocks.get(shard)
         return known[1].error_ns / 1e9 if known else 0.0
 
-    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
         """See `Transport.send`."""
         connection = self._take_up(shard)
         if connection is None:
             raise _not_connected(shard)
         channel = connection.channel(lane)
         self._sequence += 1
-        before, parts, now = channel.sent_bytes, pack_call(call), time.monotonic_ns()
+        parts, now = pack_call(call, channel.shared and channel.shared.calls), time.monotonic_ns()
         try:
             channel.send(Kind.EXPERTS, self._sequence, parts)
         except OSError as error:
             raise self._drop(shard, error) from error
         self._outstanding.add((shard, lane))
         self._lost.discard((shard, lane))
-        return Sent(shard, self._sequence, call.x_RD.shape[0], now, channel.sent_bytes - before, lane)
+        wire_bytes = HEADER.size + call_bytes(call)
+        return Sent(shard, self._sequence, call.reply_rows, now, wire_bytes, lane, call.form, into)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
@@ -162,20 +166,21 @@ class SocketTransport:
             connection.close()
 
     def _read(self, call: Sent, channel: Channel) -> Reply:
-        before = channel.received_bytes
-        header, payload = channel.receive()
+        # In shared memory rows are copied from where they are; else the socket's go to their place at once.
+        header, payload = channel.receive(answer=None if channel.shared else call.into)
         now = time.monotonic_ns()
         if header.kind is Kind.FAILURE:
             raise ValueError(bytes(payload).decode(errors="replace"))
         if header.kind is not Kind.PARTIALS or header.sequence != call.sequence:
             raise FrameError("sequence", f"reply {header.sequence} to call {call.sequence}")
-        partial = unpack_partial(payload)
-        if partial.y_RD.shape[0] != call.rows:
-            raise FrameError("length", f"a reply of {len(partial.y_RD)} rows to a call of {call.rows}")
+        partial = unpack_partial(payload, call.into, channel.shared and channel.shared.replies)
+        if (partial.form, partial.y_ND.shape[0]) != (call.form, call.rows):
+            found = f"{len(partial.y_ND)} rows of form {partial.form.name}"
+            raise FrameError("length", f"a reply of {found} where {call.rows} of {call.form.name} were asked for")
         if not channel.same_host:  # on one host both sides read the same clock
             clock = self._clock(call.shard, channel.incarnation)
             partial = replace(partial, stamps=clock.corrected(call.sent_ns, partial.stamps, now))
-        return Reply(call.shard, partial, now, channel.received_bytes - before)
+        return Reply(call.shard, partial, now, HEADER.size + reply_bytes(partial))
 
     def _clock(self, shard: int, incarnation: int) -> ShardClock:
         """The clock of this incarnation of the shard: the next one may be on another host."""

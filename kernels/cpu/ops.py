@@ -24,6 +24,7 @@ from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, bias_of,
 __all__ = [
     "down",
     "expert_ffn",
+    "expert_rows",
     "gate_sigmoid",
     "gate_topk",
     "gate_up",
@@ -90,12 +91,36 @@ def expert_ffn(
         return x_TD.new_zeros(x_TD.shape, dtype=torch.float32)
     order_N, counts = _group(expert_of_row_N.numpy(), weights.num_experts)
     token_N, weight_N = token_of_row_N.numpy()[order_N], weight_of_row_N.numpy()[order_N]
+    y_ND = _outputs(x_TD, weights, token_N, weight_N, counts)
+    return _weighted_sum(y_ND.float(), token_N, None if weights.form.weight_inputs else weight_N, x_TD.shape[0])
+
+
+def expert_rows(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, expert_of_row_N: Tensor, weight_of_row_N: Tensor
+) -> Tensor:
+    """As `reference.expert_rows`, rounded where `expert_ffn` rounds; a row's bits may depend on its expert's others."""
+    check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    if not token_of_row_N.shape[0]:
+        return x_TD.new_empty(0, weights.hidden, dtype=torch.float32)
+    order_N, counts = _group(expert_of_row_N.numpy(), weights.num_experts)
+    token_N, weight_N = token_of_row_N.numpy()[order_N], weight_of_row_N.numpy()[order_N]
+    y_ND = _outputs(x_TD, weights, token_N, weight_N, counts).float()
+    if not weights.form.weight_inputs:
+        y_ND = y_ND.mul_(torch.from_numpy(weight_N)[:, None])
+    if (order_N[:-1] < order_N[1:]).all():  # nearly always: routers send rows sorted by expert
+        return y_ND
+    return torch.empty_like(y_ND).index_copy_(0, torch.from_numpy(order_N), y_ND)
+
+
+def _outputs(
+    x_TD: Tensor, weights: ExpertWeights, token_N: Ints, weight_N: NDArray[np.float32], counts: list[int]
+) -> Tensor:
+    """y_ND in x's dtype, without its weights: rows are sorted by expert, of which each has `counts` of them."""
     # Gathered once for all experts: each then reads a slice, without a call of its own.
     x_PD = _gather(x_TD, token_N, max(counts))
     if weights.form.weight_inputs:
         x_PD = weighted(x_PD, torch.from_numpy(_lengthened(weight_N, x_PD.shape[0])))
-    y_ND = torch.cat([_expert(x_PD, s, e - s, weights, i) for i, s, e in segments(counts)])
-    return _weighted_sum(y_ND.float(), token_N, None if weights.form.weight_inputs else weight_N, x_TD.shape[0])
+    return torch.cat([_expert(x_PD, s, e - s, weights, i) for i, s, e in segments(counts)])
 
 
 def _expert(x_PD: Tensor, start: int, rows: int, weights: ExpertWeights, expert: int) -> Tensor:

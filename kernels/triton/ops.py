@@ -22,6 +22,7 @@ from kernels.weights import PLAIN, ExpertForm, ExpertWeights, Matrices, check_ro
 __all__ = [
     "down",
     "expert_ffn",
+    "expert_rows",
     "gate_sigmoid",
     "gate_topk",
     "gate_up",
@@ -81,12 +82,30 @@ def expert_ffn(
     check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
     if not len(token_of_row_N):
         return torch.zeros(x_TD.shape, dtype=torch.float32, device=x_TD.device)
+    y_ND, order_N = _outputs(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    return sum_rows(y_ND, token_of_row_N.index_select(0, order_N), len(x_TD))
+
+
+def expert_rows(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, expert_of_row_N: Tensor, weight_of_row_N: Tensor
+) -> Tensor:
+    """As `reference.expert_rows`; launches and waits as `expert_ffn`, and like it does not notice ids out of range."""
+    check_rows(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    if not len(token_of_row_N):
+        return torch.empty(0, weights.hidden, dtype=torch.float32, device=x_TD.device)
+    y_ND, order_N = _outputs(x_TD, weights, token_of_row_N, expert_of_row_N, weight_of_row_N)
+    return torch.empty_like(y_ND).index_copy_(0, order_N, y_ND)
+
+
+def _outputs(
+    x_TD: Tensor, weights: ExpertWeights, token_of_row_N: Tensor, expert_of_row_N: Tensor, weight_of_row_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The weighted rows sorted by expert, float32, and order_N: sorted row i is row order_N[i]."""
     order_N, offsets_E1 = group_by_expert(expert_of_row_N, weights.num_experts)
     token_N = token_of_row_N.index_select(0, order_N)
     weight_N = weight_of_row_N.index_select(0, order_N)
     h_NF = gate_up(x_TD, weights, token_N, weight_N, offsets_E1)
-    y_ND = down(h_NF, weights, offsets_E1, weight_N)
-    return sum_rows(y_ND, token_N, len(x_TD))
+    return down(h_NF, weights, offsets_E1, weight_N), order_N
 
 
 def _stacked(matrices: Matrices) -> Matrices:

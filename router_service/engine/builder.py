@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from experts.checkpoint.json_reader import open_json
-from experts.config import ExpertsConfig
+from experts.config import Choice, ExpertsConfig
 from experts.host.cores import usable_cores
 from experts.host.memory import host_bytes
 from experts.host.threads import ComputeThreads, measured_threads
@@ -14,7 +14,7 @@ from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport
 from experts.shard.shard import load_shard
 from experts.transport.base import Transport
-from experts.transport.call import most_rows
+from experts.transport.call import Form, most_rows, shared_sizes
 from kernels import select
 from router_service.config import EngineConfig, Overlap
 from router_service.engine.cache_size import resolved_limits, sized_groups
@@ -62,7 +62,8 @@ def build_engine(
     """
     spec = plan.spec
     bounds = resolved_limits(spec, config)
-    check_calls(spec, bounds, dtype)
+    exact = exact_combine(experts.exact_combine, spec, bounds, dtype, device)
+    check_calls(spec, bounds, dtype, exact)
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
         checkpoint=plan.checkpoint,
@@ -78,7 +79,13 @@ def build_engine(
     backbone = Backbone(spec, weights, cache, ops)
     return Engine(
         backbone=backbone,
-        pool=ExpertPool(transport, even_placement(spec.gate.experts, experts.shards), experts.call_timeout_seconds),
+        pool=ExpertPool(
+            transport,
+            even_placement(spec.gate.experts, experts.shards),
+            experts.call_timeout_seconds,
+            exact,
+            shared_sizes(bounds.token_budget, spec.hidden, dtype, spec.gate.top_k, Form.EACH if exact else Form.SUMS),
+        ),
         scheduler=Scheduler(
             bounds,
             BlockManager(groups, config.block_size, config.prefix_caching),
@@ -125,17 +132,31 @@ def local_shards(
     return LocalTransport(shards)
 
 
-def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype) -> None:
-    """Check that a step of a full token budget fits into one call to one shard.
+def exact_combine(
+    setting: Choice, spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether to ask shards for a row for each (token, expert): what `experts.exact_combine` comes to here.
+
+    auto is on where its cost was measured, on a CPU, if the rows of a whole step fit into frames. Whoever starts
+    processes on several nodes has made off of it before.
+    """
+    if setting != "auto":
+        return setting == "on"
+    return device.type == "cpu" and bounds.token_budget <= most_rows(spec.hidden, dtype, spec.gate.top_k, Form.EACH)
+
+
+def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, exact: bool = False) -> None:
+    """Check that a step of a full token budget fits into one call to one shard, and so does its reply.
 
     Raises:
         ValueError: it does not; later, each such step would lose the shard's connection.
     """
-    most = most_rows(spec.hidden, dtype, spec.gate.top_k)
+    most = most_rows(spec.hidden, dtype, spec.gate.top_k, Form.EACH if exact else Form.SUMS)
     if bounds.token_budget > most:
+        instead = " or experts.exact_combine to off" if exact else ""
         raise ValueError(
-            f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to a shard carries {most} "
-            f"of this model; set router.token_budget to at most {most}"
+            f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to or from a shard carries "
+            f"{most} of this model; set router.token_budget to at most {most}{instead}"
         )
 
 

@@ -175,6 +175,7 @@ class Router:
             node=identity.node,
             call_timeout_s=experts.call_timeout_seconds,
             checksum=experts.checksum,
+            share=self.engine.pool.share,
             changed=self._shards_changed,
             threads=self.threads,
         )

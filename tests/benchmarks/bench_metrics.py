@@ -20,6 +20,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cluster.config import BUNDLED
 from cluster.table import duration, table
@@ -68,7 +69,7 @@ class AtOnce:
         """One clock."""
         return 0.0
 
-    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:  # noqa: ARG002
+    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32]) -> Sent:  # noqa: ARG002
         """Keep the number of rows."""
         return Sent(shard, 0, len(call.x_RD), time.monotonic_ns(), 100)
 
@@ -134,7 +135,7 @@ def large_step(tokens: int) -> tuple[StepRecord, float]:
     for layer in range(LAYERS):
         ids = random.random((tokens, EXPERTS)).argsort(axis=1)[:, :CHOSEN]
         routing = Routing(ids, np.ones(ids.shape, np.float32))
-        trip = pool.combine(pool.dispatch(layer, x_TD, routing), x_TD.device, HIDDEN).trip
+        trip = pool.combine(pool.dispatch(layer, x_TD, routing), x_TD.device).trip
         trace.trips.append(trip)
         trace.routings.append((layer, routing))
     seconds = time.perf_counter() - begun

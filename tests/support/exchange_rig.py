@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from experts.config import Backend
 from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.placement import even_placement
@@ -56,13 +57,15 @@ class Rig:
         clocks: Clocks | None = None,
         half_ns: int = HALF_MINUTE_NS,
         lanes: int = 1,
+        exact: bool = False,
+        backend: Backend = "auto",
     ) -> None:
         self.hidden = plan.spec.hidden
         self.node = NODE if way == "unix" else "another node"
-        self.servers = ShardServers(load_shards(plan, shards), clocks=clocks)
+        self.servers = ShardServers(load_shards(plan, shards, backend=backend), clocks=clocks)
         self.placement = even_placement(plan.spec.gate.experts, shards)
         self.transport = SocketTransport(lanes, half_ns)
-        self.pool = ExpertPool(self.transport, self.placement, WAIT_S)
+        self.pool = ExpertPool(self.transport, self.placement, WAIT_S, exact)
         self.statistics = Statistics(self.placement, plan.spec.layers)
         self.relays: list[Relay] = []
         for index in range(shards):
@@ -88,6 +91,13 @@ class Rig:
             channel.set_timeouts(WAIT_S)
         self.transport.offer(shard, *channels)
 
+    def replace(self, shard: int) -> None:
+        """End a shard's life, and connect to its next."""
+        self.servers.stop(shard)
+        self.relays[shard].close()
+        self.relays[shard] = Relay(self.servers.start(shard).endpoint, self.node)
+        self.connect(shard)
+
     def ask(self, ids_TK: list[list[int]]) -> Exchange:
         """One layer call, each expert weighted alike."""
         handle = self.send(ids_TK)
@@ -99,7 +109,7 @@ class Rig:
 
     def take(self, handle: Dispatched, ids_TK: list[list[int]]) -> Exchange:
         """The other half."""
-        trip = self.pool.combine(handle, CPU, self.hidden).trip
+        trip = self.pool.combine(handle, CPU).trip
         trace = StepTrace(trips=[trip], routings=[(0, _routing(ids_TK))])
         trace.stages_ns |= {Stage.PACK: trip.pack_ns, Stage.WAIT: trip.exposed_ns, Stage.REDUCE: trip.reduce_ns}
         duration = trip.pack_ns + trip.exposed_ns + trip.reduce_ns

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import router_service.engine.engine
-from experts.config import ExpertsConfig
+from experts.config import Backend, Choice, ExpertsConfig
 from experts.placement import even_placement
 from experts.shard.local import LocalTransport
 from experts.shard.server import ExpertServer
@@ -20,6 +20,7 @@ from experts.transport.address import Endpoint
 from experts.transport.base import Transport
 from experts.transport.connector import ShardConnector
 from experts.transport.credentials import Credentials
+from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
 from kernels import select
 from router_service.config import EngineConfig
@@ -36,6 +37,8 @@ NODE = "node"
 CPU = torch.device("cpu")
 WAYS = ("local", "unix", "tcp")
 WAIT_S = 60.0
+# Enough for the calls of most tests; larger ones go by the socket.
+SHARE = SharedSizes(1 << 20, 1 << 20)
 # Of shards whose stamps are not this process's own.
 Clocks = Mapping[int, Callable[[], int]]
 
@@ -50,10 +53,14 @@ def until(condition: Callable[[], bool], what: str, limit_s: float = WAIT_S) -> 
 
 
 def load_shards(
-    plan: ModelPlan, shards: int, dtype: torch.dtype = torch.float32, keep_packed: bool = False
+    plan: ModelPlan,
+    shards: int,
+    dtype: torch.dtype = torch.float32,
+    keep_packed: bool = False,
+    backend: Backend = "auto",
 ) -> list[ExpertShard]:
     """Load all shards of an even placement."""
-    placement, ops = even_placement(plan.spec.gate.experts, shards), select.ops("auto", CPU)
+    placement, ops = even_placement(plan.spec.gate.experts, shards), select.ops(backend, CPU)
     return [
         load_shard(
             index=index,
@@ -135,12 +142,15 @@ class Mesh:
         keep_packed: bool = False,
         slow_call_s: float = float("inf"),
         clocks: Clocks | None = None,
+        backend: Backend = "auto",
+        exact_combine: Choice = "auto",
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []
-        self.servers = ShardServers(load_shards(plan, shards, dtype, keep_packed), checksum, slow_call_s, clocks)
+        loaded = load_shards(plan, shards, dtype, keep_packed, backend)
+        self.servers = ShardServers(loaded, checksum, slow_call_s, clocks)
         self.connector: ShardConnector | None = None
-        experts = ExpertsConfig(shards, call_timeout_s, checksum)
+        experts = ExpertsConfig(shards, call_timeout_s, checksum, exact_combine, backend)
         # Else how many threads or batches compute is measured, and what is drawn could follow the machine's load.
         fixed = {"threads": 1, "overlap": "off"}
         engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | fixed | config)
@@ -164,6 +174,7 @@ class Mesh:
             node=node,
             call_timeout_s=experts.call_timeout_seconds,
             checksum=experts.checksum,
+            share=SHARE,
         )
         until(self.connector.connected, "all shards are connected")
         return transport

@@ -111,7 +111,7 @@ class LayerRun:
 
     def _combine(self, dispatched: Dispatched, shared_TD: Tensor | None, h_TD: Tensor) -> Tensor:
         """Wait for the experts' sum and add the shared expert's output; note the tokens that were lost."""
-        combined = self.pool.combine(dispatched, h_TD.device, h_TD.shape[1])
+        combined = self.pool.combine(dispatched, h_TD.device)
         self.watch.mark_trip(combined.trip)
         self.trips.append(combined.trip)
         for failure in combined.failures:

@@ -37,7 +37,7 @@ class Wire:
         if header.kind is not expected:
             raise FrameError("kind", f"a frame of kind {header.kind.name}, not {expected.name}")
         payload = await self._reader.readexactly(header.length)
-        check_payload(header, payload)
+        check_payload(header, [payload])
         return payload
 
     def send(self, kind: Kind, payload: bytes) -> None:

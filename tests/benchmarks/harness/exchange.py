@@ -8,20 +8,23 @@ import secrets
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from experts.phases import LayerTrip
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.shard.server import ExpertServer
 from experts.transport.address import Endpoint
-from experts.transport.call import ExpertCall
+from experts.transport.call import ExpertCall, Form, shared_sizes
 from experts.transport.channel import connect
 from experts.transport.credentials import Credentials
+from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
 from tests.benchmarks.harness.worker import Worker
 
@@ -46,6 +49,7 @@ class EchoShard:
         self.index, self.experts = index, ()
         self.layers: dict[int, object] = {}
         self.weights_bytes, self.load_seconds = 0, 0.0
+        self._answer_ND = torch.zeros(0, 0)
         self._server = ExpertServer(
             self,  # type: ignore[arg-type]
             credentials=credentials,
@@ -62,39 +66,55 @@ class EchoShard:
         """Any call will do."""
 
     def compute(self, call: ExpertCall) -> torch.Tensor:
-        """Return an answer of the right size."""
-        return torch.zeros(call.x_RD.shape)
+        """Return an answer of the right size, always from the same memory: not even zeros are computed."""
+        rows, hidden = call.reply_rows, call.x_RD.shape[1]
+        if len(self._answer_ND) < rows or self._answer_ND.shape[1] != hidden:
+            self._answer_ND = torch.zeros(rows, hidden)
+        return self._answer_ND[:rows]
 
 
 def our_data_plane(shards: int, experts: int, top_k: int, hidden: int, tokens: int, rounds: int) -> list[float]:
-    """`ExpertPool` over the socket transport: grouping, packing, frames, waiting and the sum of the partials."""
-    credentials, transport = Credentials(secrets.token_bytes(32), bytes(32)), SocketTransport()
-    workers = [Worker(EchoShard, index, credentials, environment=PASSIVE) for index in range(shards)]
-    try:
-        for index, worker in enumerate(workers):
-            channel = connect(worker.call("endpoint"), NODE, credentials, 10.0)
-            channel.set_timeouts(30.0)
-            transport.offer(index, channel)
+    """`ExpertPool` as in service: grouping, frames on sockets, rows in shared memory, waiting and adding."""
+    with ExitStack() as stack:
+        credentials = Credentials(secrets.token_bytes(32), bytes(32))
+        made = (Worker(EchoShard, index, credentials, environment=PASSIVE) for index in range(shards))
+        workers = [stack.enter_context(worker) for worker in made]
+        transport = connected(workers, credentials, shared_sizes(tokens, hidden, torch.bfloat16, top_k, Form.SUMS))
+        stack.callback(transport.close)
         pool = ExpertPool(transport, even_placement(experts, shards), 30.0)
         return _time_pool(pool, experts, top_k, torch.randn(tokens, hidden).bfloat16(), rounds)
-    finally:
-        transport.close()
-        for worker in workers:
-            worker.close()
+
+
+def connected(workers: Sequence[Worker], credentials: Credentials, share: SharedSizes | None = None) -> SocketTransport:
+    """A transport to the shards in these processes; without `share` all goes by the sockets."""
+    transport = SocketTransport()
+    for index, worker in enumerate(workers):
+        channel = connect(worker.call("endpoint"), NODE, credentials, 10.0, share=share)
+        channel.set_timeouts(30.0)
+        transport.offer(index, channel)
+    return transport
 
 
 def _time_pool(pool: ExpertPool, experts: int, top_k: int, x_TD: torch.Tensor, rounds: int) -> list[float]:
-    random = np.random.default_rng(0)
-    taken = []
-    for _ in range(WARM_UP + rounds):
-        ids_TK = np.argsort(random.random((len(x_TD), experts)), axis=1)[:, :top_k].astype(np.int64)
-        routing = Routing(ids_TK, np.full(ids_TK.shape, 1 / top_k, dtype=np.float32))
-        begun = time.perf_counter()
-        combined = pool.combine(pool.dispatch(0, x_TD, routing), x_TD.device, x_TD.shape[1])
-        taken.append(time.perf_counter() - begun)
-        if combined.failures:
-            raise RuntimeError(str(combined.failures[0]))
+    taken = [time_exchange(pool, experts, top_k, x_TD, number)[0] for number in range(WARM_UP + rounds)]
     return taken[WARM_UP:]
+
+
+def time_exchange(pool: ExpertPool, experts: int, top_k: int, x_TD: torch.Tensor, seed: int) -> tuple[float, LayerTrip]:
+    """Seconds of one exchange under a random routing, and its trip.
+
+    Raises:
+        RuntimeError: a shard failed.
+    """
+    scores_TE = np.random.default_rng(seed).random((len(x_TD), experts))
+    ids_TK = np.argsort(scores_TE, axis=1)[:, :top_k].astype(np.int64)
+    routing = Routing(ids_TK, np.full(ids_TK.shape, 1 / top_k, dtype=np.float32))
+    begun = time.perf_counter()
+    combined = pool.combine(pool.dispatch(0, x_TD, routing), x_TD.device)
+    taken = time.perf_counter() - begun
+    if combined.failures:
+        raise RuntimeError(str(combined.failures[0]))
+    return taken, combined.trip
 
 
 class EchoSocket:
@@ -118,7 +138,7 @@ def bare_sockets(shards: int, payload: Payload, rounds: int) -> list[float]:
     try:
         for worker in workers:
             worker.begin("echo", WARM_UP + rounds)
-        taken = [_ping([ours for ours, _ in pairs], payload) for _ in range(WARM_UP + rounds)]
+        taken = [ping([ours for ours, _ in pairs], payload) for _ in range(WARM_UP + rounds)]
         return taken[WARM_UP:]
     finally:
         for worker in workers:
@@ -127,7 +147,8 @@ def bare_sockets(shards: int, payload: Payload, rounds: int) -> list[float]:
             sock.close()
 
 
-def _ping(socks: Sequence[socket.socket], payload: Payload) -> float:
+def ping(socks: Sequence[socket.socket], payload: Payload) -> float:
+    """Seconds of one exchange with all of them."""
     question, answer = bytes(payload.out), bytearray(payload.back)
     begun = time.perf_counter()
     for sock in socks:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experts.shard.compute_queue import ComputeQueue, own_ns
 from experts.transport.call import ExpertCall, Partial
-from experts.transport.channel import Closed
+from experts.transport.inbox import Closed
 from tests.support.mesh import until
 from tests.unit.experts.merge_fakes import WAIT_S, HeldWork, call_of, sums_of
 
@@ -46,7 +46,7 @@ def shard() -> Iterator[Shard]:
 def check(asked: Future[Partial], call: ExpertCall) -> Partial:
     """The call's own sums."""
     partial = asked.result(WAIT_S)
-    assert torch.equal(partial.y_RD, sums_of(call))
+    assert torch.equal(partial.y_ND, sums_of(call))
     return partial
 
 
@@ -59,7 +59,7 @@ def test_a_lone_call_is_computed_at_once_by_its_own_thread() -> None:
 
     queue, call = ComputeQueue(work), call_of(0, 3)
     partial = queue.compute(call, 0, 0, lambda: False)
-    assert torch.equal(partial.y_RD, sums_of(call))
+    assert torch.equal(partial.y_ND, sums_of(call))
     assert threads == [threading.get_ident()]
     assert (partial.shared_ns, queue.computing_since_ns, queue.counts.merged_calls) == (0, None, 0)
 
@@ -148,7 +148,7 @@ def run_routers(layers: int, routers: int, rows: int, arrive: Callable[[Shard], 
             for layer in range(layers):
                 call = call_of(layer, rows, connection)
                 partial = shard.queue.compute(call, 0, connection, lambda: False)
-                assert torch.equal(partial.y_RD, sums_of(call))
+                assert torch.equal(partial.y_ND, sums_of(call))
 
         running = [threads.submit(router, connection) for connection in range(routers)]
         computed = 0
@@ -199,7 +199,7 @@ def test_every_call_of_any_routers_is_answered_once_with_its_own_sums(routers: l
         for number, (layer, rows) in enumerate(shapes):
             call = call_of(layer, rows, 10 * connection + number)
             partial = queue.compute(call, 0, connection, lambda: False)
-            assert torch.equal(partial.y_RD, sums_of(call))
+            assert torch.equal(partial.y_ND, sums_of(call))
             ended.append((connection, number))
 
     with ThreadPoolExecutor(4) as threads:
@@ -225,6 +225,6 @@ def test_many_routers_that_ask_without_a_pause_all_get_their_own_sums() -> None:
     with ThreadPoolExecutor(4) as threads:
         for router, asked in enumerate([threads.submit(walk, router) for router in range(4)]):
             for step, partial in enumerate(asked.result(WAIT_S)):
-                assert torch.equal(partial.y_RD, sums_of(calls[(router * 2 + step) % len(layers)]))
+                assert torch.equal(partial.y_ND, sums_of(calls[(router * 2 + step) % len(layers)]))
     assert queue.counts.calls == 1200
     assert queue.waiting == 0

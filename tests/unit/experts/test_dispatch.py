@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.grouping import group_by_shard
@@ -93,11 +94,11 @@ class Recording(LocalTransport):
         self.broken = broken
         self.away = away
 
-    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
         if shard in self.away:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is away")
         self.calls.append((shard, call))
-        return super().send(shard, call, lane)
+        return super().send(shard, call, lane, into)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """The last first, so that the order of arrival differs from that of the shards."""
@@ -109,7 +110,7 @@ class Recording(LocalTransport):
 
 def run(transport: Recording, placement: Placement, routing: Routing, x_TD: Tensor) -> Combined:
     pool = ExpertPool(transport, placement, 1.0)
-    return pool.combine(pool.dispatch(5, x_TD, routing), CPU, HIDDEN)
+    return pool.combine(pool.dispatch(5, x_TD, routing), CPU)
 
 
 @given(problems(), st.sampled_from(["cpu", "reference"]))
@@ -164,7 +165,7 @@ def test_the_sum_does_not_depend_on_the_order_of_arrival() -> None:
     x_TD = torch.randn(33, HIDDEN)
     members = shards(placement, "cpu")
     forwards = ExpertPool(LocalTransport(members), placement, 1.0)
-    first = forwards.combine(forwards.dispatch(5, x_TD, routing), CPU, HIDDEN)
+    first = forwards.combine(forwards.dispatch(5, x_TD, routing), CPU)
     assert torch.equal(first.y_TD, run(Recording(members), placement, routing, x_TD).y_TD)
 
 

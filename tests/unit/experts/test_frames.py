@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from experts.transport.call import (
     ExpertCall,
+    Form,
     Partial,
     Stamps,
     most_rows,
@@ -23,7 +25,7 @@ from experts.transport.call import (
     unpack_call,
     unpack_partial,
 )
-from experts.transport.channel import Channel, Closed, Idle
+from experts.transport.channel import Channel
 from experts.transport.frame import (
     HEADER,
     MAGIC,
@@ -34,6 +36,7 @@ from experts.transport.frame import (
     pack_header,
     parse_header,
 )
+from experts.transport.inbox import Closed, Idle
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 T = TypeVar("T")
@@ -97,7 +100,7 @@ def payloads(draw: st.DrawFn) -> bytearray:
 @given(payloads())
 @settings(max_examples=300, deadline=None)
 def test_a_payload_is_a_question_or_a_frame_error(payload: bytearray) -> None:
-    call = parsed(lambda: unpack_call(payload), {"short", "length", "index"})
+    call = parsed(lambda: unpack_call(payload), {"short", "length", "index", "form"})
     if call is not None:
         rows = call.x_RD.shape[0]
         assert all(0 <= row < rows for row in call.rows_A)
@@ -107,9 +110,9 @@ def test_a_payload_is_a_question_or_a_frame_error(payload: bytearray) -> None:
 @given(payloads())
 @settings(max_examples=300, deadline=None)
 def test_a_payload_is_an_answer_or_a_frame_error(payload: bytearray) -> None:
-    partial = parsed(lambda: unpack_partial(payload), {"short", "length"})
+    partial = parsed(lambda: unpack_partial(payload), {"short", "length", "form"})
     if partial is not None:
-        assert len(payload) == 64 + partial.y_RD.nbytes
+        assert len(payload) == 64 + partial.y_ND.nbytes
 
 
 @given(st.integers(0, 5), st.integers(1, 5), st.integers(0, 9), st.sampled_from(DTYPES), numbers)
@@ -125,9 +128,9 @@ def test_questions_and_answers_round_trip(rows: int, hidden: int, count: int, dt
     assert torch.equal(back.x_RD, x_RD)
     for name in ("rows_A", "slots_A", "weights_A"):
         assert np.array_equal(getattr(back, name), getattr(call, name))
-    partial = Partial(x_RD.float(), Stamps(seed, 2**63, 7), seed)
+    partial = Partial(x_RD.float(), Stamps(seed, 2**63, 7), seed, Form(seed % 2))
     again = unpack_partial(bytearray(b"".join(pack_partial(partial))))
-    assert torch.equal(again.y_RD, partial.y_RD)
+    assert torch.equal(again.y_ND, partial.y_ND)
     assert (again.stamps, again.shared_ns) == (partial.stamps, seed)
 
 
@@ -252,18 +255,19 @@ def test_a_peer_that_leaves_between_frames(pair: tuple[socket.socket, Channel]) 
         channel.receive()
 
 
+@pytest.mark.parametrize("form", Form)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("hidden", "chosen"), [(1, 400), (7168, 8)])
-def test_the_most_rows_fill_a_frame(dtype: torch.dtype, hidden: int, chosen: int) -> None:
+def test_the_most_rows_fill_a_frame(dtype: torch.dtype, hidden: int, chosen: int, form: Form) -> None:
     """The larger of call and reply, counted from what 1 and 2 rows take."""
 
     def payloads(rows: int) -> tuple[int, int]:
         assignments = np.zeros(rows * chosen, np.int32)
         call = ExpertCall(0, torch.zeros(rows, hidden, dtype=dtype), assignments, assignments, assignments.astype("f4"))
-        reply = Partial(torch.zeros(rows, hidden), Stamps(0, 0, 0))
+        reply = Partial(torch.zeros(replace(call, form=form).reply_rows, hidden), Stamps(0, 0, 0))
         return sum(map(len, pack_call(call))), sum(map(len, pack_partial(reply)))
 
-    most = most_rows(hidden, dtype, chosen)
+    most = most_rows(hidden, dtype, chosen, form)
     largest = {rows: max(one + (two - one) * (rows - 1) for one, two in zip(payloads(1), payloads(2), strict=True))
                for rows in (most, most + 1)}  # fmt: skip
     assert largest[most] <= MAX_PAYLOAD_BYTES < largest[most + 1]

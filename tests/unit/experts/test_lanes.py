@@ -34,7 +34,7 @@ def send(rig: Rig, x_TD: torch.Tensor, lane: int) -> Dispatched:
 
 
 def take(rig: Rig, handle: Dispatched) -> torch.Tensor:
-    combined = rig.pool.combine(handle, CPU, rig.hidden)
+    combined = rig.pool.combine(handle, CPU)
     assert combined.failures == ()
     return combined.y_TD
 
@@ -54,7 +54,7 @@ def test_a_shard_that_dies_fails_both_calls(rig: Rig) -> None:
         handles = [send(rig, torch.randn(3, rig.hidden), lane) for lane in (0, 1)]
         rig.servers.stop(1)
     for handle in handles:
-        combined = rig.pool.combine(handle, CPU, rig.hidden)
+        combined = rig.pool.combine(handle, CPU)
         assert [(failure.shard, failure.reason) for failure in combined.failures] == [(1, "eof")]
         assert combined.lost_tokens.tolist() == [1, 2]
 
@@ -68,9 +68,9 @@ def test_a_call_does_not_wait_on_the_connection_that_replaced_its_own(rig: Rig) 
         second = send(rig, x_TD, 1)
         rig.connect(1)
     # Shard 1 may have answered the first one already; that connection is closed all the same.
-    rig.pool.combine(first, CPU, rig.hidden)
+    rig.pool.combine(first, CPU)
     third = send(rig, x_TD, 0)
-    combined = rig.pool.combine(second, CPU, rig.hidden)
+    combined = rig.pool.combine(second, CPU)
     assert [(failure.shard, failure.reason) for failure in combined.failures] == [(1, "eof")]
     assert combined.lost_tokens.tolist() == [1, 2]
     assert torch.equal(take(rig, third), alone)
@@ -82,7 +82,7 @@ def test_a_call_that_nobody_takes_does_not_harm_the_next(rig: Rig) -> None:
     x_TD = torch.randn(3, rig.hidden)
     alone = take(rig, send(rig, x_TD, 0))
     send(rig, x_TD, 1)
-    rig.pool.combine(send(rig, x_TD, 1), CPU, rig.hidden)
+    rig.pool.combine(send(rig, x_TD, 1), CPU)
     for shard in (0, 1):
         rig.connect(shard)
     assert torch.equal(take(rig, send(rig, x_TD, 0)), alone)

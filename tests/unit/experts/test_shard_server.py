@@ -46,7 +46,7 @@ def ask(channel: Channel, sequence: int = 1) -> torch.Tensor:
     channel.send(Kind.EXPERTS, sequence, pack_call(question()))
     header, payload = channel.receive()
     assert (header.kind, header.sequence) == (Kind.PARTIALS, sequence)
-    return unpack_partial(payload).y_RD.clone()
+    return unpack_partial(payload).y_ND.clone()
 
 
 def join(server: ExpertServer, node: str = NODE) -> closing[Channel]:

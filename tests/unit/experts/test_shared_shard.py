@@ -57,7 +57,7 @@ class Shared:
         header, payload = self.routers[router].receive()
         assert (header.kind, header.sequence) == (Kind.PARTIALS, sequence)
         partial = unpack_partial(payload)
-        assert torch.equal(partial.y_RD, sums_of(call))
+        assert torch.equal(partial.y_ND, sums_of(call))
         return partial
 
 

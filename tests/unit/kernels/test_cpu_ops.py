@@ -34,6 +34,15 @@ def test_expert_ffn(case, dtype, kind):
     assert_near(cpu.expert_ffn(problem.x_TD, fast, *problem.rows), expected, dtype)
 
 
+@pytest.mark.usefixtures("packing")
+@pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
+def test_expert_rows(case, dtype, kind):
+    problem = make(case, dtype, kind=kind)
+    fast, plain = both(problem)
+    expected = reference.expert_rows(problem.x_TD, plain, *problem.rows)
+    assert_near(cpu.expert_rows(problem.x_TD, fast, *problem.rows), expected, dtype)
+
+
 @pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
 def test_parts(case, dtype, kind):
     problem = make(case, dtype, kind=kind)
@@ -104,8 +113,9 @@ def test_expert_out_of_range_is_refused(expert):
     weights, _ = both(problem)
     token, ids, weight = problem.rows
     ids[1] = expert
-    with pytest.raises(ValueError, match=r"0\.\.4"):
-        cpu.expert_ffn(problem.x_TD, weights, token, ids, weight)
+    for op in (cpu.expert_ffn, cpu.expert_rows):
+        with pytest.raises(ValueError, match=r"0\.\.4"):
+            op(problem.x_TD, weights, token, ids, weight)
 
 
 @pytest.mark.parametrize("token", [-1, 2])
@@ -113,8 +123,9 @@ def test_token_out_of_range_is_refused(token):
     problem = make(Case(2), torch.float32)
     weights, _ = both(problem)
     problem.rows[0][0] = token
-    with pytest.raises(IndexError):
-        cpu.expert_ffn(problem.x_TD, weights, *problem.rows)
+    for op in (cpu.expert_ffn, cpu.expert_rows):
+        with pytest.raises(IndexError):
+            op(problem.x_TD, weights, *problem.rows)
 
 
 def test_packed_experts_can_be_regrouped():

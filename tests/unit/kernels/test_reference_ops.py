@@ -45,6 +45,25 @@ def test_expert_ffn_is_the_weighted_sum_of_experts(case, dtype, kind):
     assert_near(actual.double(), by_hand(problem), dtype)
 
 
+@pairwise(case=CASES, dtype=DTYPES, kind=KINDS)
+def test_expert_rows_are_what_expert_ffn_adds_up(case, dtype, kind):
+    problem = make(case, dtype, kind=kind)
+    weights, (token, expert, weight) = problem.prepare(reference), problem.rows
+    y_ND = reference.expert_rows(problem.x_TD, weights, token, expert, weight)
+    order, _ = reference.group_by_expert(expert, case.experts)
+    total = reference.sum_rows(y_ND[order], token[order], case.tokens)
+    assert_near(total, reference.expert_ffn(problem.x_TD, weights, *problem.rows), dtype)
+
+
+def test_a_row_by_itself_has_the_same_bits():
+    problem = make(Case(33), torch.bfloat16)
+    weights = problem.prepare(reference)
+    y_ND = reference.expert_rows(problem.x_TD, weights, *problem.rows)
+    for row in range(0, len(y_ND), 7):
+        one = reference.expert_rows(problem.x_TD, weights, *(t[row, None] for t in problem.rows))
+        assert torch.equal(one[0], y_ND[row])
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_forms_differ(biased):
     kinds = [kind for kind in KINDS if kind.biased == biased]
@@ -152,5 +171,6 @@ def test_rows_that_do_not_fit_are_refused():
         (problem.x_TD, token, expert, weight.half()),
     )
     for x, *rows in bad_calls:
-        with pytest.raises(ValueError, match=r"fit|must be"):
-            reference.expert_ffn(x, weights, *rows)
+        for op in (reference.expert_ffn, reference.expert_rows):
+            with pytest.raises(ValueError, match=r"fit|must be"):
+                op(x, weights, *rows)

@@ -12,6 +12,7 @@ import experts.shard.shard
 import router_service.engine.conclusion
 import router_service.engine.engine
 import router_service.engine.step.layer_run
+from experts.answers import AnswerRoom
 from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.trips import TripCalls
@@ -39,7 +40,7 @@ CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.GATE: (router_service.engine.step.layer_run, "route"),
     Stage.PACK: (experts.pool, "group_by_shard"),
     Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
-    Stage.REDUCE: (experts.pool, "_add"),
+    Stage.REDUCE: (AnswerRoom, "sum"),
     Stage.SHARED_EXPERT: (Backbone, "shared"),
     Stage.SAMPLE: (router_service.engine.conclusion, "sample"),
     Stage.OTHER: (Backbone, "logits"),

@@ -13,6 +13,7 @@ from experts.phase import PHASES, Phase
 from experts.phases import CallPhases, LayerTrip
 from experts.placement import Placement
 from experts.routing import LOST, Routing
+from experts.transport.call import Form
 from experts.transport.frame import HEADER
 from experts.trips import TripCalls
 from router_service.config import MetricsConfig
@@ -236,13 +237,14 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
     pool, random = slow.engine.pool, np.random.default_rng(0)
     ids = random.random((21, 6)).argsort(axis=1)[:, :2]
     handle = pool.dispatch(0, torch.randn(21, 48), Routing(ids, random.random((21, 2), np.float32)))
-    trip = pool.combine(handle, torch.device("cpu"), 48).trip
+    trip = pool.combine(handle, torch.device("cpu")).trip
     for call, group in zip(trip.calls, handle.groups, strict=True):
         assert sum(call.phases_ns) == call.received_ns - handle.started_ns + trip.reduce_ns
         assert all(duration >= 0 for duration in call.phases_ns)
         assert (call.rows, call.assignments) == (len(group.tokens_R), len(group.rows_A))
         assert call.dispatch_bytes == HEADER.size + 64 + call.rows * 48 * 4 + call.assignments * 12
-        assert call.combine_bytes == HEADER.size + 64 + call.rows * 48 * 4
+        answers = call.assignments if pool.form is Form.EACH else call.rows
+        assert call.combine_bytes == HEADER.size + 64 + answers * 48 * 4
     assert sum(call.assignments for call in trip.calls) == 42
 
 

@@ -22,7 +22,7 @@ from cluster.planner.published_models import published_names
 from cluster.planner.sizes import Kind, kind_of, stored_tensors
 from cluster.planner.wire_traffic import expected_shards_asked, layer_traffic, most_shards_asked
 from experts.placement import even_placement
-from experts.transport.call import ExpertCall, Partial, Stamps, pack_call, pack_partial
+from experts.transport.call import ExpertCall, Form, Partial, Stamps, pack_call, pack_partial
 from tests.support.formats import FORMATS, write_format
 from tests.support.quantize import SINGLE, write_fp8, write_mxfp4
 from tests.support.tiny import FAMILIES, Tiny, write_checkpoint
@@ -256,6 +256,8 @@ def test_traffic_is_what_the_data_plane_packs() -> None:
     sent, back = (sum(memoryview(part).nbytes for part in parts) - 64 for parts in (question, answer))
     counted = layer_traffic(96, 2, top_k=4, shards_asked=2)
     assert (counted.dispatch_bytes, counted.combine_bytes) == (2 * sent, 2 * back)
+    each = pack_partial(Partial(torch.zeros((2, 96)), Stamps(0, 0, 0), form=Form.EACH))
+    assert counted.exact_combine_bytes == 2 * (sum(memoryview(part).nbytes for part in each) - 64)
 
 
 def test_json_holds_plain_numbers(capsys: pytest.CaptureFixture[str]) -> None:

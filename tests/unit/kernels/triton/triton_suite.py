@@ -36,6 +36,13 @@ def test_expert_ffn(triton_ops, case, dtype, kind):
     assert_near(actual, expected, dtype)
 
 
+@pairwise(case=[case for case in CASES if case.tokens in (0, 4, 9, 33)], dtype=DTYPES, kind=KINDS)
+def test_expert_rows(triton_ops, case, dtype, kind):
+    problem = make(case, dtype, DEVICE, kind)
+    expected = reference.expert_rows(problem.x_TD, problem.prepare(reference), *problem.rows)
+    assert_near(triton_ops.expert_rows(problem.x_TD, problem.prepare(triton_ops), *problem.rows), expected, dtype)
+
+
 @pairwise(case=[case for case in CASES if case.tokens in (0, 4, 9)], dtype=DTYPES, kind=KINDS)
 def test_parts(triton_ops, case, dtype, kind):
     problem = make(case, dtype, DEVICE, kind)

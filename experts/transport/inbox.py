@@ -1,0 +1,142 @@
+"""Takes frames off a stream with few system calls: what has come is read at once, header and payload together.
+
+Calls and replies take turns on a connection, so nearly always that is one whole frame and nothing behind it.
+"""
+
+import socket
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experts.transport.frame import HEADER, REPLY_HEAD_BYTES, FrameError, Header, Kind, check_payload, parse_header
+
+# Frames are put so that their payloads begin at a multiple of this, and so do the rows behind a payload's numbers.
+ALIGNMENT = 64
+BEGIN = -HEADER.size % ALIGNMENT
+ROOM_BYTES = 1 << 16
+REPLY_BYTES = HEADER.size + REPLY_HEAD_BYTES
+
+
+class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
+    """The peer ended the connection between two frames."""
+
+
+class Idle(TimeoutError):  # noqa: N818 (a state)
+    """Nothing came in time, not even the first byte of a frame; the connection is still usable."""
+
+
+class Inbox:
+    """The receiving half of a blocking socket, for frames of one incarnation.
+
+    Its payloads lie in one buffer, which the next frame overwrites.
+    """
+
+    def __init__(self, sock: socket.socket, incarnation: int) -> None:
+        self._sock = sock
+        self._incarnation = incarnation
+        self._room = _aligned(ROOM_BYTES)
+        # Bytes of the stream in the room, and how many of them belong to the frame that was handed out.
+        self._have = 0
+        self._taken = 0
+
+    def read(self, view: memoryview, started: bool) -> None:
+        """Fill `view`. Only before the first frame: it does not see what was read ahead.
+
+        Args:
+            started: whether it is the rest of a frame.
+
+        Raises:
+            Closed, Idle, FrameError, TimeoutError: see `Channel.receive`.
+        """
+        while len(view):
+            count = self._receive(view, started)
+            view, started = view[count:], True
+
+    def next(self, limit: int, answer: NDArray[np.float32] | None) -> tuple[Header, memoryview]:
+        """The next frame, of at most `limit` bytes of payload; see `Channel.receive`."""
+        left = self._have - self._taken
+        if left:
+            self._room[BEGIN : BEGIN + left] = self._room[BEGIN + self._taken : BEGIN + self._have]
+        self._have, self._taken = left, 0
+        if answer is not None and not left:
+            return self._reply(limit, answer)
+        return self._frame(limit)
+
+    def _frame(self, limit: int) -> tuple[Header, memoryview]:
+        header = self._header(limit)
+        whole = HEADER.size + header.length
+        self._grow(whole)
+        if self._have < whole:
+            self.read(self._room[BEGIN + self._have : BEGIN + whole], started=True)
+            self._have = whole
+        payload = self._room[BEGIN + HEADER.size : BEGIN + whole]
+        check_payload(header, (payload,))
+        self._taken = whole
+        return header, payload
+
+    def _header(self, limit: int) -> Header:
+        while self._have < HEADER.size:
+            self._have += self._receive(self._room[BEGIN + self._have :], self._have > 0)
+        return self._parsed(limit)
+
+    def _parsed(self, limit: int) -> Header:
+        header = parse_header(self._room[BEGIN : BEGIN + HEADER.size], limit)
+        # An address may be taken over by the next process: what was meant for its predecessor must not be computed.
+        if header.incarnation != self._incarnation:
+            wrong = f"a frame for incarnation {header.incarnation}, this is {self._incarnation}"
+            raise FrameError("incarnation", wrong)
+        return header
+
+    def _reply(self, limit: int, answer: NDArray[np.float32]) -> tuple[Header, memoryview]:
+        """As `_frame`; the rows of a reply go straight to their place."""
+        head, rows = self._room[BEGIN : BEGIN + REPLY_BYTES], answer.data.cast("B")
+        count = self._receive([head, rows], started=False)
+        self._have = min(count, REPLY_BYTES)
+        header, there = self._header_of_reply(limit), max(0, count - REPLY_BYTES)
+        if header.kind is not Kind.PARTIALS or header.length != REPLY_HEAD_BYTES + len(rows):
+            self._put_back(rows[:there])
+            return self._frame(limit)
+        if self._have < REPLY_BYTES:
+            self.read(head[self._have :], started=True)
+        self.read(rows[there:], started=True)
+        payload = head[HEADER.size :]
+        check_payload(header, (payload, rows))
+        self._have = self._taken = 0
+        return header, payload
+
+    def _header_of_reply(self, limit: int) -> Header:
+        """Read no further than the header: what follows may have a place of its own."""
+        if self._have < HEADER.size:
+            self.read(self._room[BEGIN + self._have : BEGIN + HEADER.size], started=True)
+            self._have = HEADER.size
+        return self._parsed(limit)
+
+    def _put_back(self, ahead: memoryview) -> None:
+        """What was read as if it were rows comes behind the rest of the stream."""
+        self._grow(self._have + len(ahead))
+        self._room[BEGIN + self._have : BEGIN + self._have + len(ahead)] = ahead
+        self._have += len(ahead)
+
+    def _grow(self, size: int) -> None:
+        """Make room for so many bytes of the stream."""
+        if BEGIN + size > len(self._room):
+            room = _aligned(BEGIN + size)
+            room[BEGIN : BEGIN + self._have] = self._room[BEGIN : BEGIN + self._have]
+            self._room = room
+
+    def _receive(self, into: memoryview | list[memoryview], started: bool) -> int:
+        try:
+            count = self._sock.recvmsg_into(into)[0] if isinstance(into, list) else self._sock.recv_into(into)
+        except BlockingIOError:  # how SO_RCVTIMEO reports that it has expired
+            raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
+        if count == 0 and started:
+            raise FrameError("short", "the connection ended in the middle of a frame")
+        if count == 0:
+            raise Closed("the peer closed the connection")
+        return count
+
+
+def _aligned(size: int) -> memoryview:
+    store = np.empty(size + ALIGNMENT, np.uint8)
+    at = -store.ctypes.data % ALIGNMENT
+    return store[at : at + size].data
