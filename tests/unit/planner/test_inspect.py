@@ -67,7 +67,9 @@ def test_published_bytes() -> None:
     matrices = 36 * 128 * 3 * 2880 * 2880
     assert oss.stored[Kind.EXPERTS]["U8"] == matrices * 17 // 32
     assert oss.stored[Kind.EXPERTS]["BF16"] == 36 * 128 * 3 * 2880 * 2
+    assert oss.stored[Kind.ATTENTION].keys() == oss.stored[Kind.OUTER].keys() == {"BF16"}
     matrices = 58 * 256 * 3 * 7168 * 2048
+    assert deepseek.stored[Kind.SMALL].keys() | deepseek.stored[Kind.OUTER].keys() == {"BF16", "F32"}
     assert deepseek.stored[Kind.EXPERTS] == {"F8_E4M3": matrices, "F32": matrices // 128**2 * 4}
     assert deepseek.cache.per_token == 61 * 576 * 2
     assert deepseek.cache.uncompressed_per_token == 61 * 128 * (192 + 128) * 2
