@@ -1,0 +1,67 @@
+"""What formats with a scale for each group of inputs have in common: sizes, checks, and the scaling itself.
+
+Legend: O outputs (rows), I inputs (columns), G groups along them, M rows of a piece.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.formats.quantized import FLOAT_DTYPES
+
+
+def groups_of(inputs: int, group: int) -> int:
+    """How many groups of `group` inputs a row has; the last may be smaller."""
+    return -(-inputs // group)
+
+
+def check_groups(shape: tuple[int, int], scales_OG: Tensor, group: int, dtype: torch.dtype) -> None:
+    """Check the scales of a matrix of `shape`.
+
+    Raises:
+        ValueError: sizes that are not positive, scales of another shape, or a dtype that is none of the three.
+    """
+    if min(*shape, group) < 1:
+        raise ValueError(f"need a matrix and groups, none empty, got {tuple(shape)} in groups of {group}")
+    wanted = shape[0], groups_of(shape[1], group)
+    if tuple(scales_OG.shape) != wanted or scales_OG.dtype not in FLOAT_DTYPES:
+        found = f"{scales_OG.dtype} {tuple(scales_OG.shape)}"
+        raise ValueError(f"scales of a {tuple(shape)} matrix in groups of {group} must be floats {wanted}, got {found}")
+    if dtype not in FLOAT_DTYPES:
+        raise ValueError(f"a quantized matrix decodes to bfloat16, float16 or float32, not {dtype}")
+
+
+def check_together(**tensors: Tensor | None) -> None:
+    """Check that tensors are contiguous and on one device. ValueError names those that are not."""
+    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    for name, tensor in found.items():
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous: call contiguous() on it first")
+    if len({tensor.device for tensor in found.values()}) > 1:
+        places = ", ".join(f"{name} on {tensor.device}" for name, tensor in found.items())
+        raise ValueError(f"the tensors of a matrix must be together, got {places}")
+
+
+def scale_groups(wide_MI: Tensor, scales_MG: Tensor, group: int) -> Tensor:
+    """Multiply each group of `wide_MI` (float32) by its scale, in place."""
+    for part, scales in _by_group(wide_MI, scales_MG, group):
+        part.mul_(scales)
+    return wide_MI
+
+
+def shift_groups(wide_MI: Tensor, zeros_MG: Tensor, group: int) -> Tensor:
+    """Subtract from each group of `wide_MI` (float32) its zero point, in place."""
+    for part, zeros in _by_group(wide_MI, zeros_MG, group):
+        part.sub_(zeros)
+    return wide_MI
+
+
+def _by_group(wide_MI: Tensor, of_groups_MG: Tensor, group: int) -> list[tuple[Tensor, Tensor]]:
+    """Whole groups as one view, so that numbers broadcast instead of being repeated for each column; then the rest."""
+    rows, inputs = wide_MI.shape
+    whole, of_groups_MG = inputs // group, of_groups_MG.float()
+    parts = [(wide_MI[:, : whole * group].unflatten(1, (whole, group)), of_groups_MG[:, :whole, None])] if whole else []
+    if whole * group < inputs:
+        parts.append((wide_MI[:, whole * group :], of_groups_MG[:, whole:]))
+    return parts
