@@ -48,7 +48,7 @@ def test_no_value_is_further_off_than_its_step(form, outputs, inputs, group, dty
         assert ((made.dense()[:, start : start + group].float() - part).abs() <= allowed).all()
 
 
-@pytest.mark.parametrize(("group", "allowed"), [(32, 0.0835), (128, 0.0985)])
+@pytest.mark.parametrize(("group", "allowed"), [(32, 0.085), (128, 0.1)])
 def test_int4_is_nearly_as_good_as_any_symmetric_scale(group, allowed):
     w = normal(64, 512)
     made = relative_error(w, int4_of(w, group).dense())
@@ -61,7 +61,7 @@ def test_int4_is_nearly_as_good_as_any_symmetric_scale(group, allowed):
         scales = steps * float(factor)
         errors.append(((values / scales).round().clamp(-8, 7) * scales - values).square().sum(2))
     best = float(torch.stack(errors).amin(0).sum().sqrt() / w.norm())
-    assert best <= made <= 1.04 * best
+    assert best <= made <= 1.05 * best
 
 
 @pytest.mark.parametrize(("group", "allowed"), [(32, 0.0057), (128, 0.0068)])
