@@ -12,7 +12,9 @@ from kernels.formats.quantized import FLOAT_DTYPES
 
 
 def groups_of(inputs: int, group: int) -> int:
-    """How many groups of `group` inputs a row has; the last may be smaller."""
+    """How many groups of `group` inputs a row has; the last may be smaller. ValueError for a group of none."""
+    if group < 1:
+        raise ValueError(f"a group has at least one input, got groups of {group}")
     return -(-inputs // group)
 
 
