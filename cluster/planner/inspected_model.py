@@ -8,10 +8,11 @@ from pathlib import Path
 from cluster.planner.published_models import published_config
 from cluster.planner.sizes import Holdings, published_dtype, stored_bytes
 from experts.checkpoint.directory import Checkpoint
-from experts.checkpoint.source import Stored
+from experts.checkpoint.stored import Stored
 from experts.host.user_path import user_path
 from router_service.models.families import llama4
-from router_service.models.families.names import PublishedNames, TensorNames, fp8_block
+from router_service.models.families.names import PublishedNames
+from router_service.models.families.quantization.read import read_quantization
 from router_service.models.families.registry import family_of, plan_model, read_model, text_part
 from router_service.models.spec import ModelSpec, TensorMap
 
@@ -57,7 +58,7 @@ def open_inspected_model(model: str) -> InspectedModel:
 
 def _published(name: str) -> InspectedModel:
     config, where = published_config(name)
-    spec, tensors = read_model(config, where, TensorNames(PublishedNames(config, where), fp8_block(config, where)))
+    spec, tensors = read_model(config, where, PublishedNames(read_quantization(config, where)))
     stored = stored_bytes(tensors, lambda tensor: published_dtype(spec, tensor))
     skipped = []
     if parameters := llama4.skipped_elements(config):

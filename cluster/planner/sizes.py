@@ -9,7 +9,7 @@ from enum import StrEnum
 import torch
 
 from experts.checkpoint.safetensors_file import DTYPES
-from experts.checkpoint.source import Stored, scales_name
+from experts.checkpoint.stored import Stored
 from router_service.config import EngineConfig
 from router_service.engine.cache_size import cache_elements, most_tokens, resolved_limits
 from router_service.models.attention_forms import cached_elements
@@ -20,7 +20,7 @@ from router_service.models.weights import is_projection, resident_bytes
 # What safetensors calls the dtypes that config.json names.
 STORED_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 # Published in float32 whatever the model's dtype: FP8's scales, and DeepSeek's correction of the gate.
-FLOAT32_NAMES = (scales_name("weight"), "e_score_correction_bias")
+FLOAT32_NAMES = ("weight_scale_inv", "e_score_correction_bias")
 
 
 class Kind(StrEnum):

@@ -15,7 +15,7 @@ from torch import Tensor
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_file import read_json
 from experts.checkpoint.safetensors_file import MappedFile, TensorEntry, read_header
-from experts.checkpoint.source import Stored
+from experts.checkpoint.stored import Stored
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -108,7 +108,7 @@ class Checkpoint:
         entry = self.entry(name)
         if entry is None:
             raise CheckpointError(f"{self.path}: missing tensor {name} (shape {shape}): no weights file holds it")
-        if entry.shape != stored.shape:
+        if entry.shape not in (stored.shape, *stored.also):
             raise CheckpointError(
                 f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json implies {shape}"
             )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from experts.checkpoint.source import Stored, TensorSource
+from experts.checkpoint.source import TensorSource
+from experts.checkpoint.stored import Stored
 from kernels.weights import ExpertForm
 
 

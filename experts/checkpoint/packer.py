@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from experts.checkpoint.directory import Checkpoint, Copy
-from experts.checkpoint.source import Encoding, Part, Shape, TensorSource, as_stored
-from kernels.formats.block_fp8 import BlockFp8
-from kernels.formats.mxfp4 import Mxfp4
+from experts.checkpoint.encodings.encoding import Encoding
+from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.source import Part, TensorSource, as_stored
 from kernels.formats.quantized import Matrix, Quantized, RowStack
 from kernels.select import Ops
 
@@ -57,7 +57,7 @@ class Packer:
         return packed_OI
 
     def _as_published(self, source: TensorSource) -> Quantized:
-        parts = tuple(self._encoded(part) for part in source.parts)
+        parts = tuple(self._encoded(part, part.encoding) for part in source.parts if part.encoding is not None)
         for part in parts:
             self._progress(part.nbytes)
         return parts[0] if len(parts) == 1 else RowStack(parts)
@@ -65,25 +65,24 @@ class Packer:
     def _fill(self, out: Tensor, source: TensorSource) -> Tensor:
         plain, slices = list[Copy](), torch.split(out, [part.shape[0] for part in source.parts])
         for part, part_out in zip(source.parts, slices, strict=True):
-            if part.encoding is Encoding.PLAIN:
+            if part.encoding is None:
                 plain += self._copies(part, (part_out,))
             else:
-                self._encoded(part).dense_into(part_out)
+                self._encoded(part, part.encoding, out.dtype).dense_into(part_out)
         self._checkpoint.load(plain)
         self._progress(out.nbytes)
         return out
 
-    def _encoded(self, part: Part) -> BlockFp8 | Mxfp4:
-        """Read a matrix in blocks with scales, as it is stored."""
-        made: BlockFp8 | Mxfp4
-        if part.encoding is Encoding.FP8:
-            made = BlockFp8.empty(_pair(part.shape), self._dtype, self._device, part.block)
-            targets = (made.values_OI, made.scales_BC)
-        else:
-            made = Mxfp4.empty(_pair(part.shape), self._dtype, self._device)
-            targets = (made.blocks_OGH, made.scales_OG)
-        self._checkpoint.load(self._copies(part, targets))
-        return made
+    def _encoded(self, part: Part, encoding: Encoding, dtype: torch.dtype | None = None) -> Quantized:
+        """Read a matrix as it is stored, to be decoded to `dtype`, else to the model's."""
+        try:
+            targets = encoding.targets(part.shape, self._device)
+            self._checkpoint.load(self._copies(part, targets))
+            return encoding.matrix(targets, dtype or self._dtype)
+        except CheckpointError:
+            raise
+        except ValueError as error:  # a shape that the format does not have, or contents that it does not allow
+            raise CheckpointError(f"{self._checkpoint.path}: matrix {part.name}: {error}") from error
 
     def _copies(self, part: Part, targets: tuple[Tensor, ...]) -> list[Copy]:
         """Where each stored tensor of a part goes. Checked here too: a shard has not read the headers of all files."""
@@ -92,8 +91,3 @@ class Packer:
             self._checkpoint.check_one(stored)
             copies.append(Copy(stored.name, as_stored(target, part.layout), part.index))
         return copies
-
-
-def _pair(shape: Shape) -> tuple[int, int]:
-    rows, columns = shape
-    return rows, columns

@@ -1,7 +1,7 @@
 """Where a tensor of ours lies in a checkpoint: the stored tensors that make it up, their layout and encoding.
 
 Publishers store the same matrices differently: one tensor per expert or one for all, transposed, gate and up rows
-interleaved, as floats, as 8-bit or as 4-bit blocks. All of that is data here, so that one loader reads every family.
+interleaved, as floats or in a quantized format. All of that is data here, so that one loader reads every family.
 O outputs (rows), I inputs (columns), E experts.
 """
 
@@ -13,10 +13,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-Shape = tuple[int, ...]
-
-FLOATS = ("F32", "F16", "BF16")
-MXFP4_BLOCK = 32
+from experts.checkpoint.encodings.encoding import Encoding
+from experts.checkpoint.stored import Shape, Stored
 
 
 class Layout(StrEnum):
@@ -28,36 +26,18 @@ class Layout(StrEnum):
     TRANSPOSED_INTERLEAVED = "transposed_interleaved"  # [I, O], columns of gate and up in turn
 
 
-class Encoding(StrEnum):
-    """How a stored tensor's values are written."""
-
-    PLAIN = "plain"
-    FP8 = "fp8"  # E4M3 values, a scale for each block of rows and columns (DeepSeek-V3)
-    MXFP4 = "mxfp4"  # two E2M1 values a byte, a scale for each 32 of a row (OCP Microscaling 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor that the checkpoint must hold: name, shape and the dtypes it may have."""
-
-    name: str
-    shape: Shape
-    dtypes: tuple[str, ...] = FLOATS
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One stored tensor and the `shape` it has with us.
+    """One stored tensor, or one matrix in an `encoding` of several tensors, and the `shape` it has with us.
 
-    `entry` (index, count) is our place in a tensor that holds `count` experts; `block` is what shares one scale of FP8.
+    `entry` (index, count) is our place in a tensor that holds `count` experts.
     """
 
     name: str
     shape: Shape
     layout: Layout = Layout.PLAIN
     entry: tuple[int, int] | None = None
-    encoding: Encoding = Encoding.PLAIN
-    block: tuple[int, int] = (128, 128)
+    encoding: Encoding | None = None
 
     @property
     def index(self) -> int | None:
@@ -68,24 +48,8 @@ class Part:
         """The tensors that the checkpoint must hold for this part."""
         turned = self.layout in (Layout.TRANSPOSED, Layout.TRANSPOSED_INTERLEAVED)
         shape = self.shape[::-1] if turned else self.shape
-        if self.encoding is Encoding.FP8:
-            scales = tuple(-(-size // step) for size, step in zip(shape, self.block, strict=True))
-            return self._whole(self.name, shape, "F8_E4M3"), self._whole(scales_name(self.name), scales, *FLOATS)
-        if self.encoding is Encoding.MXFP4:
-            groups = (shape[0], shape[1] // MXFP4_BLOCK)
-            blocks = (*groups, MXFP4_BLOCK // 2)
-            return self._whole(f"{self.name}_blocks", blocks, "U8"), self._whole(f"{self.name}_scales", groups, "U8")
-        return (self._whole(self.name, shape, *FLOATS),)
-
-    def packed_bytes(self) -> int:
-        """Bytes as published, scales in float32 for FP8."""
-        if self.encoding is Encoding.MXFP4:
-            return math.prod(self.shape) // 2 + math.prod(self.shape) // MXFP4_BLOCK
-        rows, columns = (-(-size // step) for size, step in zip(self.shape, self.block, strict=True))
-        return math.prod(self.shape) + 4 * rows * columns
-
-    def _whole(self, name: str, shape: Shape, *dtypes: str) -> Stored:
-        return Stored(name, shape if self.entry is None else (self.entry[1], *shape), dtypes)
+        alone = (Stored(self.name, shape),) if self.encoding is None else self.encoding.stored(self.name, shape)
+        return alone if self.entry is None else tuple(one.entry_of(self.entry[1]) for one in alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +71,13 @@ class TensorSource:
     @property
     def encoded(self) -> bool:
         """Whether every part is stored in blocks with scales, so that it can be kept as it was published."""
-        return all(part.encoding is not Encoding.PLAIN for part in self.parts)
+        return all(part.encoding is not None for part in self.parts)
 
     def resident_bytes(self, dtype: torch.dtype, packed: bool) -> int:
         """Bytes in memory, in `dtype` or, where it is encoded and `packed`, as published."""
+        encodings = [part.encoding for part in self.parts if part.encoding is not None]
         if packed and self.encoded:
-            return sum(part.packed_bytes() for part in self.parts)
+            return sum(form.packed_bytes(part.shape) for form, part in zip(encodings, self.parts, strict=True))
         return self.elements * (torch.float32 if self.float32 else dtype).itemsize
 
     def stored(self) -> Iterator[Stored]:
@@ -130,11 +95,6 @@ def stacked(*parts: Part, float32: bool = False) -> TensorSource:
 def plain(name: str, *shape: int, float32: bool = False) -> TensorSource:
     """A tensor that is stored in our layout."""
     return stacked(Part(name, shape), float32=float32)
-
-
-def scales_name(name: str) -> str:
-    """What DeepSeek calls the scales of an FP8 matrix; despite the name they multiply."""
-    return f"{name}_scale_inv"
 
 
 def as_stored(out: Tensor, layout: Layout) -> Tensor:

@@ -4,8 +4,9 @@ with biases, experts in MXFP4 as published.
 
 from dataclasses import replace
 
+from experts.checkpoint.encodings.mxfp4 import Mxfp4Encoding
 from experts.checkpoint.manifest import ExpertManifest, ExpertSource
-from experts.checkpoint.source import Encoding, Layout, Part, plain, stacked
+from experts.checkpoint.source import Layout, Part, plain, stacked
 from kernels.weights import Activation, ExpertForm
 from router_service.models.attention_forms import GroupedAttention
 from router_service.models.families.common import (
@@ -27,6 +28,7 @@ from router_service.models.view import View
 
 ARCHITECTURES = ("GptOssForCausalLM",)
 MODEL_TYPES = ("gpt_oss",)
+MXFP4 = Mxfp4Encoding()
 
 
 def read_spec(config: ConfigReader) -> ModelSpec:
@@ -76,7 +78,7 @@ def _gate(at: LayerTensors) -> Params:
 
 def _experts(spec: ModelSpec, names: TensorNames) -> ExpertManifest:
     block = PLAIN_TREE.feed_forward
-    if names.has(f"{block(spec.moe_layers[0])}.experts.gate_up_proj_blocks"):
+    if names.encoding(f"{block(spec.moe_layers[0])}.experts.gate_up_proj") == MXFP4:
         return manifest_of(spec, lambda layer, expert: _mxfp4(spec, layer, expert))
     source = fused_experts(spec, block, gate_up=Layout.TRANSPOSED_INTERLEAVED, down=Layout.TRANSPOSED, biases=True)
     return manifest_of(spec, source)
@@ -86,8 +88,8 @@ def _mxfp4(spec: ModelSpec, layer: int, expert: int) -> ExpertSource:
     prefix, entry = f"{PLAIN_TREE.feed_forward(layer)}.experts", (expert, spec.gate.experts)
     up, down = (2 * spec.expert_ffn, spec.hidden), (spec.hidden, spec.expert_ffn)
     return ExpertSource(
-        stacked(Part(f"{prefix}.gate_up_proj", up, Layout.INTERLEAVED, entry, Encoding.MXFP4)),
-        stacked(Part(f"{prefix}.down_proj", down, Layout.PLAIN, entry, Encoding.MXFP4)),
+        stacked(Part(f"{prefix}.gate_up_proj", up, Layout.INTERLEAVED, entry, MXFP4)),
+        stacked(Part(f"{prefix}.down_proj", down, Layout.PLAIN, entry, MXFP4)),
         stacked(Part(f"{prefix}.gate_up_proj_bias", up[:1], Layout.INTERLEAVED, entry)),
         stacked(Part(f"{prefix}.down_proj_bias", down[:1], Layout.PLAIN, entry)),
     )

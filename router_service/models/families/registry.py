@@ -8,11 +8,12 @@ from typing import Any
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_reader import JsonReader
-from experts.checkpoint.source import Stored
+from experts.checkpoint.stored import Stored
 from experts.host.shown import shown
 from router_service.models.families import deepseek_v3, gpt_oss, llama4, mixtral, olmoe, qwen_moe
 from router_service.models.families.config_reader import ConfigReader
-from router_service.models.families.names import TensorNames, fp8_block
+from router_service.models.families.names import TensorNames
+from router_service.models.families.quantization.read import read_quantization
 from router_service.models.spec import ModelSpec, TensorMap
 
 
@@ -101,14 +102,14 @@ def plan_model(checkpoint: Checkpoint, verify: bool = True) -> ModelPlan:
     """
     where = str(checkpoint.path / "config.json")
     family = family_of(checkpoint.config, where)
-    names = TensorNames(checkpoint.names, fp8_block(checkpoint.config, where))
-    spec, tensors = read_model(checkpoint.config, where, names)
+    quantization = read_quantization(checkpoint.config, where)
+    spec, tensors = read_model(checkpoint.config, where, TensorNames(checkpoint.names, quantization))
     if not verify:
         return ModelPlan(checkpoint=checkpoint, spec=spec, tensors=tensors)
     unused: Counter[str] = Counter()
 
     def ignorable(name: str) -> bool:
-        reason = family.skipped(spec, name)
+        reason = family.skipped(spec, name) or quantization.unused_for(name)
         if reason is not None:
             unused[reason] += 1
         return reason is not None or _follows_from_others(name)

@@ -24,7 +24,8 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from router_service.models.attention.rope import frequencies
 from router_service.models.families.config_reader import MAX_EXPERTS, MAX_LAYERS
-from router_service.models.families.names import PublishedNames, TensorNames, fp8_block
+from router_service.models.families.names import PublishedNames
+from router_service.models.families.quantization.read import read_quantization
 from router_service.models.families.registry import plan_model, read_model
 from router_service.models.spec import ModelSpec, TensorMap
 from tests.support.quantize import change_config
@@ -57,8 +58,7 @@ def config_of(variant: str) -> dict[str, Any]:
 
 
 def read(config: dict[str, Any]) -> tuple[ModelSpec, TensorMap]:
-    names = TensorNames(PublishedNames(config, WHERE), fp8_block(config, WHERE))
-    return read_model(config, WHERE, names)
+    return read_model(config, WHERE, PublishedNames(read_quantization(config, WHERE)))
 
 
 def size_up(spec: ModelSpec, tensors: TensorMap) -> None:

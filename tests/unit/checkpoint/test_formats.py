@@ -186,8 +186,8 @@ def test_the_image_side_is_counted_from_the_configuration(multimodal: tuple[Path
     ("quantization", "message"),
     [
         (
-            {"quant_method": "compressed-tensors"},
-            "quant_method is 'compressed-tensors', supported: 'fp8' (block scales)",
+            {"quant_method": "bitsandbytes"},
+            "quant_method is 'bitsandbytes', supported: 'fp8', ",
         ),
         ({"quant_method": "fp8"}, "weight_block_size is None, FP8 needs two positive numbers, as [128, 128]"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size is [128], FP8 needs"),

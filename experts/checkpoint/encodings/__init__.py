@@ -1,0 +1,1 @@
+"""How checkpoints write quantized matrices, a format a file."""

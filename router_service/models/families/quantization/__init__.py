@@ -1,0 +1,1 @@
+"""Which format a configuration says that a checkpoint's matrices are in."""

@@ -1,0 +1,43 @@
+"""From a configuration to the formats of its matrices: one reader for each `quant_method`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experts.checkpoint.encodings.block_fp8 import BlockFp8Encoding
+from experts.checkpoint.encodings.mxfp4 import Mxfp4Encoding
+from experts.checkpoint.json_reader import JsonReader
+from router_service.models.families.quantization.compressed_tensors import read_compressed_tensors
+from router_service.models.families.quantization.fp8 import read_fp8
+from router_service.models.families.quantization.quantization import Quantization, always
+
+# A checkpoint that says nothing may still hold DeepSeek's blocks.
+UNSAID = Quantization(always(BlockFp8Encoding()), plain=lambda _: True)
+
+
+def _read_mxfp4(_: JsonReader) -> Quantization:
+    return Quantization(always(Mxfp4Encoding()))
+
+
+METHODS: dict[str, Callable[[JsonReader], Quantization]] = {
+    "fp8": read_fp8,
+    "compressed-tensors": read_compressed_tensors,
+    "mxfp4": _read_mxfp4,
+}
+
+
+def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
+    """Read `quantization_config`, which a multimodal model may have in its section of the text model.
+
+    Raises:
+        CheckpointError: a method that is not supported, or a value that is missing or bad.
+    """
+    whole = JsonReader(config, where)
+    written = whole.object("quantization_config")
+    if not written.values:
+        written = whole.object("text_config").object("quantization_config")
+    method = written.text("quant_method", default=None)
+    if method is None:
+        return UNSAID
+    if method not in METHODS:
+        raise written.error("quant_method", method, f"supported: {', '.join(map(repr, METHODS))}")
+    return METHODS[method](written)
