@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 from kernels.formats.groups import groups_of
 from kernels.formats.int4_groups import MIDDLE, Int4Groups
 from kernels.formats.int8_groups import Int8Groups
+from kernels.formats.nibbles import packed_nibbles
 
 CLIPS = (1.0, 0.9, 0.8)
 # The size of the lowest INT8 code.
@@ -55,12 +56,6 @@ def int8_of(w_OI: Tensor, group: int) -> Int8Groups:
         made.scales_OG[start:end] = scales_RG1.squeeze(2)
         made.codes_OI[start:end] = _codes(values_RGC, scales_RG1, HALF8).flatten(1)[:, : w_OI.shape[1]]
     return made
-
-
-def packed_nibbles(codes_RI: Tensor) -> Tensor:
-    """Codes 0..15 (uint8), two a byte, the earlier in the low four bits: [R, I/2], rounded up."""
-    even_RI = pad(codes_RI, (0, 1)) if codes_RI.shape[1] % 2 else codes_RI
-    return even_RI[:, ::2] | even_RI[:, 1::2] << 4
 
 
 def _shape(w_OI: Tensor) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from experts.checkpoint.encodings.encoding import Encoding
 from experts.checkpoint.json_reader import JsonReader
 from router_service.models.families.quantization.fp8 import read_block
 from router_service.models.families.quantization.module_patterns import module_of, read_patterns
+from router_service.models.families.quantization.pack_quantized import read_pack_quantized
 from router_service.models.families.quantization.quantization import Quantization, always
 
 # Targets may be classes instead of names; every matrix of ours is of this one.
@@ -46,6 +47,7 @@ def read_float(weights: JsonReader) -> Encoding:
 # What reads a group's `weights`, by its format.
 FORMATS: dict[str, Callable[[JsonReader], Encoding]] = {
     "float-quantized": read_float,
+    "pack-quantized": read_pack_quantized,
 }
 
 
