@@ -13,10 +13,17 @@ def packed_nibbles(codes_RI: Tensor) -> Tensor:
     return even_RI[:, ::2] | even_RI[:, 1::2] << 4
 
 
-def unpacked_nibbles(bytes_RP: Tensor) -> Tensor:
-    """The codes [R, 2P] (uint8) of bytes [R, P], or of 32-bit words, whose lowest four bits are the first code.
+def unpacked_nibbles(words_RW: Tensor) -> Tensor:
+    """The codes (uint8) of bytes, two of each, or of 32-bit words, eight of each: [R, 2W] or [R, 8W]."""
+    bytes_RP = as_bytes(words_RW)
+    return torch.stack((bytes_RP & 15, bytes_RP >> 4), 2).flatten(1)
 
-    So they are in what publishers call an int32 of eight codes, on a machine whose lowest byte comes first.
+
+def as_bytes(words_RW: Tensor) -> Tensor:
+    """The bytes of each row, the lowest of a word first, as on every machine that torch runs on.
+
+    So what publishers call eight codes in an int32, the first in the lowest bits, is the order of ours.
     """
-    rows = bytes_RP.contiguous().view(torch.uint8)
-    return torch.stack((rows & 15, rows >> 4), 2).flatten(1)
+    # A single column has any strides and still counts as contiguous, but not as bytes.
+    even = words_RW.is_contiguous() and words_RW.stride(1) == 1
+    return (words_RW if even else words_RW.clone(memory_format=torch.contiguous_format)).view(torch.uint8)

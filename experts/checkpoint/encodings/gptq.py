@@ -15,7 +15,7 @@ from experts.checkpoint.encodings.int4_tensors import int4_bytes, int4_matrix, w
 from experts.checkpoint.stored import FLOATS, Shape, Stored
 from kernels.formats.groups import groups_of
 from kernels.formats.int4_groups import Int4Groups
-from kernels.formats.nibbles import unpacked_nibbles
+from kernels.formats.nibbles import as_bytes, unpacked_nibbles
 
 ONE_IN_EACH = 0x11111111
 
@@ -65,7 +65,7 @@ class GptqEncoding(Encoding):
         words_WO, words_GW, scales_GO, *index = targets
         if self.zero_less_one:
             words_GW.add_(ONE_IN_EACH)
-        codes_OP, inputs = words_WO.t().contiguous().view(torch.uint8), 8 * len(words_WO)
+        codes_OP, inputs = as_bytes(words_WO.t()), 8 * len(words_WO)
         zeros_OG = unpacked_nibbles(words_GW).t().contiguous()
         order = index[0] if index else None
         return int4_matrix(codes_OP, scales_GO.t(), dtype, self.group or inputs, inputs, zeros_OG, order)

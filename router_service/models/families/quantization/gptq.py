@@ -8,7 +8,7 @@ from router_service.models.families.quantization.quantization import Quantizatio
 FORMAT = ("checkpoint_format", "format")
 # Whether zero points are stored less one.
 FORMATS = {"gptq": True, "gptq_v2": False}
-# The smallest number of inputs that shares a scale, where a configuration says nothing.
+# Where a configuration says nothing, as in transformers.
 GROUP = 128
 
 
