@@ -8,12 +8,13 @@ Legend: O outputs (rows), I inputs (columns), B and C blocks along them, M rows 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from kernels.formats.quantized import FLOAT_DTYPES, Coded, Scratch
+from kernels.formats import e4m3
+from kernels.formats.checks import check_packed, check_scales
+from kernels.formats.quantized import Coded, Scratch
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +35,8 @@ class BlockFp8(Coded):
         if len(shape) != 2 or kind != torch.float8_e4m3fn or min(*shape, *self.block) < 1:
             raise ValueError(f"need a float8_e4m3fn matrix and blocks, none empty, got {kind} {shape} {self.block}")
         blocks = _blocks(self.values_OI.shape, self.block)
-        if self.scales_BC.shape != blocks or self.scales_BC.dtype != torch.float32:
-            found = f"{self.scales_BC.dtype} {tuple(self.scales_BC.shape)}"
-            raise ValueError(f"scales of a {tuple(self.shape)} matrix must be float32 {blocks}, got {found}")
-        if self.dtype not in FLOAT_DTYPES:
-            raise ValueError(f"a quantized matrix decodes to bfloat16, float16 or float32, not {self.dtype}")
-        if not (self.values_OI.is_contiguous() and self.scales_BC.is_contiguous()):
-            raise ValueError("values and scales must be contiguous: call contiguous() on them first")
-        if self.values_OI.device != self.scales_BC.device:
-            raise ValueError(
-                f"values on {self.values_OI.device} and scales on {self.scales_BC.device} must be together"
-            )
+        check_scales(f"scales of a {shape} matrix", self.scales_BC, torch.float32, blocks)
+        check_packed(self.dtype, values=self.values_OI, scales=self.scales_BC)
 
     @classmethod
     def empty(
@@ -74,29 +66,13 @@ class BlockFp8(Coded):
         return self.values_OI.nbytes + self.scales_BC.nbytes
 
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
-        wide_MI = self._unscaled(self.values_OI[start:end], scratch)
+        wide_MI = e4m3.widened(self.values_OI[start:end], scratch)
         scales_MC, width = self._scales(start, end), self.block[1]
         full_blocks = wide_MI.shape[1] // width
         # Whole blocks as one view, so that scales broadcast instead of being repeated for each column.
         wide_MI[:, : full_blocks * width].view(end - start, full_blocks, width).mul_(scales_MC[:, :full_blocks, None])
         if full_blocks * width < wide_MI.shape[1]:
             wide_MI[:, full_blocks * width :].mul_(scales_MC[:, full_blocks:])
-        return wide_MI
-
-    def _unscaled(self, values_MI: Tensor, scratch: Scratch) -> Tensor:
-        """Values in float32. Measured on Zen 5, bfloat16 [2048, 1024], one thread, scaling and rounding included.
-
-        Two values at once from a table: 2.5 GB/s of packed bytes (1.9 in `dense` of [4096, 1024], 2.0 on two threads);
-        two bfloat16 from a table, then widened, 2.2; torch's own conversion 0.37. Moving the bits to where float16 has
-        them, after a look for NaN codes, makes a product 10% faster with one thread and up to 25% slower with two.
-        """
-        wide_MI = scratch.wide_N[: values_MI.numel()].view(values_MI.shape)
-        # A view as uint16 needs pairs that do not cross rows and begin at an even byte.
-        even = values_MI.shape[1] % 2 == 0 and values_MI.storage_offset() % 2 == 0
-        if not (even and values_MI.is_cpu):
-            return wide_MI.copy_(values_MI)
-        index_P = scratch.index_N[: values_MI.numel() // 2].copy_(values_MI.view(-1).view(torch.uint16))
-        torch.index_select(_pairs(), 0, index_P, out=wide_MI.view(-1).view(torch.int64))
         return wide_MI
 
     def _scales(self, start: int, end: int) -> Tensor:
@@ -111,10 +87,3 @@ class BlockFp8(Coded):
 
 def _blocks(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:
     return -(-shape[0] // block[0]), -(-shape[1] // block[1])
-
-
-@cache
-def _pairs() -> Tensor:
-    """For each two codes, as one uint16, their two float32 values as one int64: half a MiB."""
-    codes = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16)
-    return codes.view(torch.float8_e4m3fn).float().view(torch.int64)

@@ -1,6 +1,6 @@
 """MXFP4 matrices: 4-bit values with one power of two for 32 of them, as gpt-oss publishes its experts.
 
-Source: OCP Microscaling Formats (MX) Specification v1.0, sections 5.3.3 (E2M1) and 5.4.1 (E8M0).
+Source: OCP Microscaling Formats (MX) Specification v1.0, section 5.4.1 (E8M0); values as in `e2m1.py`.
 Legend: O outputs (rows), I inputs (columns), G groups of 32 inputs, H bytes of a group (16), M rows of a piece.
 """
 
@@ -13,11 +13,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from kernels.formats.quantized import FLOAT_DTYPES, Coded, Scratch
+from kernels.formats import e2m1
+from kernels.formats.checks import check_packed, check_scales
+from kernels.formats.quantized import Coded, Scratch
 
 GROUP = 32
-# Of codes 0..7; codes 8..15 are their negatives.
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +39,8 @@ class Mxfp4(Coded):
                 raise ValueError(f"{name} must be contiguous and uint8, got {tensor.dtype}: convert them first")
         if self.blocks_OGH.ndim != 3 or self.blocks_OGH.shape[2] * 2 != GROUP or not self.blocks_OGH.numel():
             raise ValueError(f"blocks must be [O, I/{GROUP}, {GROUP // 2}], got {tuple(self.blocks_OGH.shape)}")
-        if self.scales_OG.shape != self.blocks_OGH.shape[:2]:
-            found = f"{tuple(self.scales_OG.shape)} for blocks {tuple(self.blocks_OGH.shape)}"
-            raise ValueError(f"scales must be [O, I/{GROUP}], got {found}")
-        if self.dtype not in FLOAT_DTYPES:
-            raise ValueError(f"a quantized matrix decodes to bfloat16, float16 or float32, not {self.dtype}")
-        if self.blocks_OGH.device != self.scales_OG.device:
-            raise ValueError(
-                f"blocks on {self.blocks_OGH.device} and scales on {self.scales_OG.device} must be together"
-            )
+        check_scales("scales", self.scales_OG, torch.uint8, tuple(self.blocks_OGH.shape[:2]))
+        check_packed(self.dtype, blocks=self.blocks_OGH, scales=self.scales_OG)
 
     @classmethod
     def empty(cls, shape: tuple[int, int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Mxfp4:
@@ -77,28 +70,11 @@ class Mxfp4(Coded):
         return self.blocks_OGH.nbytes + self.scales_OG.nbytes
 
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
-        """Rows in float32. Measured on Zen 5, bfloat16 [2048, 1024], one thread, scaling and rounding included.
-
-        Two values at once from a table by their byte: 1.3 GB/s of packed bytes (1.1 in `dense` of [4096, 1024], 1.2 on
-        two threads); shifting and masking them into bfloat16 0.7; four bfloat16 at once from a table by two bytes 1.5,
-        but for that dtype only.
-        """
-        blocks_MGH = self.blocks_OGH[start:end]
-        pairs, powers = _tables(self.device)
-        index_P = scratch.index_N[: blocks_MGH.numel()].copy_(blocks_MGH.view(-1))
-        wide_N = scratch.wide_N[: 2 * len(index_P)]
-        torch.index_select(pairs, 0, index_P, out=wide_N.view(torch.int64))
-        scales_N = powers.index_select(0, self.scales_OG[start:end].view(-1).int())
-        wide_N.view(-1, GROUP).mul_(scales_N[:, None])
-        return wide_N.view(len(blocks_MGH), -1)
+        scales_N = _powers(self.device).index_select(0, self.scales_OG[start:end].view(-1).int())
+        return e2m1.scaled(self.blocks_OGH[start:end], scales_N, scratch).view(end - start, -1)
 
 
 @cache
-def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The two float32 values of a byte, as one int64, and the float32 value of a scale; 256 of each."""
-    values = torch.tensor([*E2M1, *(-value for value in E2M1)])  # the high bit of a code is the sign
-    byte = torch.arange(256)
-    pairs = torch.stack((values[byte & 15], values[byte >> 4]), 1).view(torch.int64).view(-1)
-    # E8M0 has no sign and no zero; code 255 is its only NaN.
-    powers = torch.tensor([*(math.ldexp(1.0, code - 127) for code in range(255)), math.nan])
-    return pairs.to(device), powers.to(device)
+def _powers(device: torch.device) -> Tensor:
+    """The float32 values of the 256 scales: E8M0 has no sign and no zero, and code 255 is its only NaN."""
+    return torch.tensor([*(math.ldexp(1.0, code - 127) for code in range(255)), math.nan]).to(device)

@@ -1,6 +1,6 @@
 """Matrices kept in the format that a checkpoint publishes, decoded a few rows at a time.
 
-The formats are `BlockFp8` and `Mxfp4`, in files of their own; `RowStack` puts several on top of each other.
+The formats have files of their own; `RowStack` puts several matrices on top of each other.
 Legend: O outputs (rows), I inputs (columns), M rows of a piece.
 """
 

@@ -1,15 +1,15 @@
-"""Both quantized formats against their definitions in float64, and stacks of them, bit for bit."""
+"""Every quantized format against their definitions in float64, and stacks of them, bit for bit."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from kernels.formats import quantized
 from kernels.formats.block_fp8 import BlockFp8
@@ -17,35 +17,33 @@ from kernels.formats.buffers import MOST_SHAPES, Buffers
 from kernels.formats.mxfp4 import Mxfp4
 from kernels.formats.quantized import Quantized, RowStack, Scratch, as_dense
 from tests.unit.kernels.kernel_cases import DTYPES
-from tests.unit.kernels.quantized_cases import any_fp8, any_mxfp4, exact
+from tests.unit.kernels.quantized_cases import (
+    ANY,
+    FORMATS,
+    GROUPS,
+    any_fp8,
+    any_mxfp4,
+    assert_same,
+    exact,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 300)
 BLOCKS = st.sampled_from([(128, 128), (64, 32), (1, 1), (7, 300)])
 
 
-def assert_same(actual: Tensor, expected_64: Tensor, dtype: torch.dtype) -> None:
-    """The float64 value rounded to float32, as the product is, and then to `dtype`; NaN for NaN, sign for sign."""
-    expected = expected_64.float().to(dtype)
-    assert actual.dtype == dtype
-    assert actual.is_contiguous()
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
-    numbers = ~expected.isnan()
-    assert torch.equal(actual.signbit()[numbers], expected.signbit()[numbers])
-
-
 @st.composite
 def matrices(draw: st.DrawFn) -> Quantized:
     """Any shape of any format, alone or stacked."""
     dtype, inputs = draw(st.sampled_from(DTYPES)), draw(SIZES)
-    kinds = draw(st.lists(st.sampled_from(["fp8", "mxfp4"]), min_size=1, max_size=3))
-    if "mxfp4" in kinds:
-        inputs = -(-inputs // 32) * 32
+    kinds = draw(st.lists(st.sampled_from(FORMATS), min_size=1, max_size=3))
+    group = max(GROUPS[kind] for kind in kinds)
+    inputs = -(-inputs // group) * group
     parts: list[Quantized] = []
     for kind in kinds:
         shape = draw(SIZES), inputs
-        fp8 = kind == "fp8"
-        parts.append(any_fp8(shape, dtype, draw(SEEDS), draw(BLOCKS)) if fp8 else any_mxfp4(shape, dtype, draw(SEEDS)))
+        make = partial(any_fp8, block=draw(BLOCKS)) if kind == "fp8" else ANY[kind]
+        parts.append(make(shape, dtype, draw(SEEDS)))
     return parts[0] if len(parts) == 1 else RowStack(tuple(parts))
 
 

@@ -131,7 +131,7 @@ def test_no_product_makes_a_whole_dense_matrix(form, tmp_path):
     size = 2 * w.shape.numel()
     assert peak_bytes(lambda: cpu_linear.linear(x, w), tmp_path / "linear.json") < size / 3
     # Decoded whole it is there in its own dtype, and not in float32, which would take three times as much.
-    assert size < peak_bytes(w.dense, tmp_path / "decode.json") < 1.3 * size
+    assert size <= peak_bytes(w.dense, tmp_path / "decode.json") < 1.3 * size
 
 
 @pytest.mark.usefixtures("fresh_threads")
