@@ -18,11 +18,11 @@ def groups_of(inputs: int, group: int) -> int:
     return -(-inputs // group)
 
 
-def check_groups(shape: tuple[int, int], scales_OG: Tensor, group: int, dtype: torch.dtype) -> None:
+def check_groups(shape: tuple[int, int], scales_OG: Tensor, group: int) -> None:
     """Check the scales of a matrix of `shape`.
 
     Raises:
-        ValueError: sizes that are not positive, scales of another shape, or a dtype that is none of the three.
+        ValueError: sizes that are not positive, or scales of another shape or dtype.
     """
     if min(*shape, group) < 1:
         raise ValueError(f"need a matrix and groups, none empty, got {tuple(shape)} in groups of {group}")
@@ -30,19 +30,6 @@ def check_groups(shape: tuple[int, int], scales_OG: Tensor, group: int, dtype: t
     if tuple(scales_OG.shape) != wanted or scales_OG.dtype not in FLOAT_DTYPES:
         found = f"{scales_OG.dtype} {tuple(scales_OG.shape)}"
         raise ValueError(f"scales of a {tuple(shape)} matrix in groups of {group} must be floats {wanted}, got {found}")
-    if dtype not in FLOAT_DTYPES:
-        raise ValueError(f"a quantized matrix decodes to bfloat16, float16 or float32, not {dtype}")
-
-
-def check_together(**tensors: Tensor | None) -> None:
-    """Check that tensors are contiguous and on one device. ValueError names those that are not."""
-    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    for name, tensor in found.items():
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous: call contiguous() on it first")
-    if len({tensor.device for tensor in found.values()}) > 1:
-        places = ", ".join(f"{name} on {tensor.device}" for name, tensor in found.items())
-        raise ValueError(f"the tensors of a matrix must be together, got {places}")
 
 
 def scale_groups(wide_MI: Tensor, scales_MG: Tensor, group: int) -> Tensor:

@@ -13,7 +13,8 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from kernels.formats.groups import check_groups, check_together, groups_of, scale_groups, shift_groups
+from kernels.formats.checks import check_packed
+from kernels.formats.groups import check_groups, groups_of, scale_groups, shift_groups
 from kernels.formats.quantized import Coded, Scratch
 
 # The zero point of a symmetric matrix: codes 0..15 stand for -8..7.
@@ -53,14 +54,15 @@ class Int4Groups(Coded):
         if codes.dtype != torch.uint8 or codes.ndim != 2 or codes.shape[1] != wanted:
             found = f"{codes.dtype} {tuple(codes.shape)}"
             raise ValueError(f"codes of {self.inputs} inputs must be uint8 [O, {wanted}], got {found}")
-        check_groups((len(codes), self.inputs), self.scales_OG, self.group, self.dtype)
+        check_groups((len(codes), self.inputs), self.scales_OG, self.group)
         zeros, order = self.zeros_OG, self.order_I
         if zeros is not None and (zeros.dtype != torch.uint8 or zeros.shape != self.scales_OG.shape):
             wanted_zeros = tuple(self.scales_OG.shape)
             raise ValueError(f"zeros must be uint8 {wanted_zeros}, got {zeros.dtype} {tuple(zeros.shape)}")
         if order is not None and (order.dtype != torch.int32 or tuple(order.shape) != (self.inputs,)):
             raise ValueError(f"order must be int32 [{self.inputs}], got {order.dtype} {tuple(order.shape)}")
-        check_together(codes=codes, scales=self.scales_OG, zeros=zeros, order=order)
+        further = {name: tensor for name, tensor in (("zeros", zeros), ("order", order)) if tensor is not None}
+        check_packed(self.dtype, codes=codes, scales=self.scales_OG, **further)
 
     @classmethod
     def empty(
@@ -108,7 +110,18 @@ class Int4Groups(Coded):
         if self.zeros_OG is not None:
             shift_groups(wide_MI, self.zeros_OG[start:end], self.group)
         scale_groups(wide_MI, self.scales_OG[start:end], self.group)
-        return wide_MI if self.order_I is None else wide_MI.index_select(1, self._place_of_input)
+        return wide_MI if self.order_I is None else self._in_order(wide_MI, scratch)
+
+    def _rows_at_once(self, scratch: Scratch) -> int:
+        rows = super()._rows_at_once(scratch)
+        return rows if self.order_I is None else max(1, rows // 2)
+
+    def _in_order(self, wide_MI: Tensor, scratch: Scratch) -> Tensor:
+        """Each input where it belongs, in the half of the scratch memory that the codes left, if they did."""
+        size = wide_MI.numel()
+        rest_N = scratch.wide_N[size : 2 * size]
+        ordered_MI = rest_N.view(wide_MI.shape) if len(rest_N) == size else torch.empty_like(wide_MI)
+        return torch.index_select(wide_MI, 1, self._place_of_input, out=ordered_MI)
 
     def _codes(self, start: int, end: int, scratch: Scratch) -> Tensor:
         """Codes in float32, less 8 where the matrix is symmetric, in the order that they are stored in."""

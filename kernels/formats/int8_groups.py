@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.formats.groups import check_groups, check_together, groups_of, scale_groups
+from kernels.formats.checks import check_packed
+from kernels.formats.groups import check_groups, groups_of, scale_groups
 from kernels.formats.quantized import Coded, Scratch
 
 
@@ -31,8 +32,8 @@ class Int8Groups(Coded):
         codes = self.codes_OI
         if codes.dtype != torch.int8 or codes.ndim != 2:
             raise ValueError(f"codes must be int8 [O, I], got {codes.dtype} {tuple(codes.shape)}")
-        check_groups((codes.shape[0], codes.shape[1]), self.scales_OG, self.group, self.dtype)
-        check_together(codes=codes, scales=self.scales_OG)
+        check_groups((codes.shape[0], codes.shape[1]), self.scales_OG, self.group)
+        check_packed(self.dtype, codes=codes, scales=self.scales_OG)
 
     @classmethod
     def empty(

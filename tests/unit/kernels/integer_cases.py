@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -73,6 +75,14 @@ def any_scales(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(rng.choice([-1, 1], shape) * np.ldexp(1 + rng.random(shape), rng.integers(-18, 8, shape)))
 
 
-def near_one_int(w_OI: Tensor, form: str) -> Int4Groups | Int8Groups:
-    """A matrix like `w_OI` in groups of 16."""
-    return int4_of(w_OI, 16) if form == "int4" else int8_of(w_OI, 16)
+def near_one_integer(w_OI: Tensor, form: str) -> Int4Groups | Int8Groups:
+    """A matrix like `w_OI` in groups of 16; `int4_ordered` has other zero points, and inputs in any order."""
+    if form == "int8_groups":
+        return int8_of(w_OI, 16)
+    if form == "int4":
+        return int4_of(w_OI, 16)
+    rng = torch.Generator().manual_seed(len(w_OI))
+    order_I = torch.randperm(w_OI.shape[1], generator=rng).to(w_OI.device)
+    w = int4_of(w_OI[:, order_I], 16)
+    zeros_OG = torch.randint(6, 11, tuple(w.scales_OG.shape), generator=rng, dtype=torch.uint8).to(w_OI.device)
+    return replace(w, zeros_OG=zeros_OG, order_I=order_I.int())

@@ -15,7 +15,7 @@ from kernels.formats.int8_groups import Int8Groups
 from kernels.formats.quantized import Scratch
 from tests.unit.kernels.integer_cases import any_int4, any_int8, int4_exact, int8_exact
 from tests.unit.kernels.kernel_cases import DTYPES
-from tests.unit.kernels.test_quantized import assert_same
+from tests.unit.kernels.quantized_cases import assert_same
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 150)
@@ -113,8 +113,8 @@ CODES, SCALES = torch.zeros(3, 20, dtype=torch.uint8), torch.zeros(3, 2)
         ({"zeros_OG": torch.zeros(3, 3, dtype=torch.uint8)}, "zeros must be uint8"),
         ({"order_I": torch.arange(40)}, r"order must be int32 \[40\], got torch.int64"),
         ({"order_I": torch.arange(39, dtype=torch.int32)}, "order must be int32"),
-        ({"scales_OG": torch.zeros(2, 3).T}, "scales must be contiguous"),
-        ({"scales_OG": SCALES.to("meta")}, "codes on cpu, scales on meta"),
+        ({"scales_OG": torch.zeros(2, 3).T}, "codes and scales must be contiguous"),
+        ({"scales_OG": SCALES.to("meta")}, "codes on cpu and scales on meta"),
     ],
 )
 def test_bad_int4_is_refused(changes: dict[str, Any], words: str):
@@ -132,7 +132,7 @@ def test_bad_int4_is_refused(changes: dict[str, Any], words: str):
         (lambda codes: Int8Groups(codes.short(), SCALES, torch.half, 32), "codes must be int8"),
         (lambda codes: Int8Groups(codes[0], SCALES, torch.half, 32), "codes must be int8"),
         (lambda codes: Int8Groups(codes, SCALES, torch.half, 64), r"must be floats \(3, 1\)"),
-        (lambda codes: Int8Groups(codes[:, ::2], SCALES, torch.half, 16), "codes must be contiguous"),
+        (lambda codes: Int8Groups(codes[:, ::2], SCALES, torch.half, 16), "codes and scales must be contiguous"),
     ],
 )
 def test_bad_int8_is_refused(make: Callable[[torch.Tensor], Int8Groups], words: str):
