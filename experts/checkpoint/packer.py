@@ -59,8 +59,7 @@ class Packer:
 
     def _as_published(self, source: TensorSource) -> Quantized:
         parts = tuple(self._encoded(part, part.encoding) for part in source.parts if part.encoding is not None)
-        for part in parts:
-            self._progress(part.nbytes)
+        self._progress(source.resident_bytes(self._dtype, packed=True))
         return parts[0] if len(parts) == 1 else RowStack(parts)
 
     def _fill(self, out: Tensor, source: TensorSource) -> Tensor:
