@@ -46,7 +46,7 @@ class Packer:
     def read_matrix(self, source: TensorSource, gate_up: bool = False) -> Matrix:
         """As `read`, for a matrix that only `Ops.linear` will see, or `Ops.expert_ffn`; `gate_up` as in `Ops`."""
         if source.encoded and self._keep_packed:
-            return self._as_published(source)
+            return self._ops.prepare_matrix(self._as_published(source), gate_up=gate_up)
         dtype = torch.float32 if source.float32 else self._dtype
         if self._spare is None or self._spare.shape != source.shape or self._spare.dtype != dtype:
             self._spare = None  # freed before the next one is allocated
