@@ -55,7 +55,8 @@ struct ExpertsJob {
         float acc[kBlockRows * kPanel];
         for (int64_t first = 0; first < group.rows; first += kBlockRows) {
             const int64_t rows = group.rows - first < kBlockRows ? group.rows - first : kBlockRows;
-            panel_product(w, panel, Rows<X>{tiles + (group.first + first) * row_size, rows, row_size}, acc);
+            panel_product(w, panel, Rows<X>{tiles + (group.first + first) * row_size, rows, row_size}, acc,
+                          panel_at(w, panel + 1));
             for (int64_t m = 0; m < rows; ++m) activate(group, panel, first + m, acc + m * kPanel, bias);
         }
     }
@@ -96,10 +97,11 @@ struct ExpertsJob {
         for (int64_t g = 0; g < group_count; ++g) {
             const Group& group = groups[g];
             const Matrix& w = experts().down[group.expert];
+            const uint8_t* next = panel_at(experts().down[groups[g + 1 < group_count ? g + 1 : g].expert], panel);
             for (int64_t first = 0; first < group.rows; first += kBlockRows) {
                 const int64_t rows = group.rows - first < kBlockRows ? group.rows - first : kBlockRows;
                 const Rows<X> x{hidden_tiles + (group.first + first) * hidden_size, rows, hidden_size};
-                panel_product(w, panel, x, acc);
+                panel_product(w, panel, x, acc, next);
                 for (int64_t m = 0; m < rows; ++m) add(group, first + m, column, lanes, acc + m * kPanel);
             }
         }

@@ -23,7 +23,7 @@ struct LinearJob {
         float acc[kBlockRows * kPanel];
         for (int64_t first = 0; first < call.rows; first += kBlockRows) {
             const int64_t rows = call.rows - first < kBlockRows ? call.rows - first : kBlockRows;
-            panel_product(*call.w, panel, Rows<X>{tiles + first * row_size, rows, row_size}, acc);
+            panel_product(*call.w, panel, Rows<X>{tiles + first * row_size, rows, row_size}, acc, panel_at(*call.w, panel + 1));
             for (int64_t m = 0; m < rows; ++m) write(panel, first + m, acc + m * kPanel);
         }
     }

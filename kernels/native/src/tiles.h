@@ -1,4 +1,4 @@
-// The innermost loops: a few rows of x times one panel, acc[row][32] += x w, inputs added one after the other.
+// The innermost loops: a few rows of x times one panel, inputs added one after the other.
 //
 // The order of additions of an output is that of the inputs, whatever the number of rows beside it. That is why a row's
 // bits do not depend on the batch. Included once for each instruction set.
@@ -12,9 +12,41 @@ constexpr int kPrefetchedRows = 4;
 // Vectors of a tile: all 32 outputs at once where the registers hold them.
 constexpr int columns_of(int rows) { return rows * (kPanel / L) <= Vec::kRows * Vec::kColumns ? kPanel / L : Vec::kColumns; }
 
+// What to prefetch: the panel from `kAhead` bytes on, and behind its end the one that this thread takes next.
+struct Ahead {
+    const uint8_t* at;
+    const uint8_t* end;
+    const uint8_t* next;
+
+    Ahead(const uint8_t* panel, int64_t bytes, const uint8_t* next_panel)
+        : at(panel + (bytes < kAhead ? bytes : kAhead)), end(panel + bytes), next(next_panel) {}
+
+    // `BYTES` divides the panel's.
+    template <int BYTES>
+    void step() {
+        if (at == end) at = next;
+        for (int line = 0; line < BYTES; line += 64) Vec::prefetch(at + line);
+        at += BYTES;
+    }
+};
+
+inline F multiply_add(float x, F w, F sum) { return Vec::fma(Vec::set(x), w, sum); }
+
+#if defined(__AVX512BF16__)
+// The sum first of the odd input's product, then of the even one's, each rounded to nearest; denormals count as 0.
+inline F multiply_add(uint32_t x, I w, F sum) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(x)), (__m512bh)w);
+}
+#endif
+
 template <int ROWS, int COLUMNS>
 struct Accumulators {
     F v[ROWS][COLUMNS];
+
+    void clear() {
+        for (int m = 0; m < ROWS; ++m)
+            for (int c = 0; c < COLUMNS; ++c) v[m][c] = Vec::zero();
+    }
 
     void load(const float* acc) {
         for (int m = 0; m < ROWS; ++m)
@@ -26,11 +58,19 @@ struct Accumulators {
             for (int c = 0; c < COLUMNS; ++c) Vec::store(acc + m * kPanel + c * L, v[m][c]);
     }
 
-    void add(const float* x, const F (&w)[COLUMNS]) {
-        for (int m = 0; m < ROWS; ++m) {
-            const F of_row = Vec::set(x[m]);
-            for (int c = 0; c < COLUMNS; ++c) v[m][c] = Vec::fma(of_row, w[c], v[m][c]);
-        }
+    // acc += these sums times scales[32].
+    void add_scaled(const F* scales, float* acc) const {
+        for (int c = 0; c < COLUMNS; ++c)
+            for (int m = 0; m < ROWS; ++m) {
+                float* sum = acc + m * kPanel + c * L;
+                Vec::store(sum, Vec::fma(v[m][c], scales[c], Vec::load(sum)));
+            }
+    }
+
+    template <class X, class W>
+    void add(const X* x, const W (&w)[COLUMNS]) {
+        for (int m = 0; m < ROWS; ++m)
+            for (int c = 0; c < COLUMNS; ++c) v[m][c] = multiply_add(x[m], w[c], v[m][c]);
     }
 };
 
@@ -41,17 +81,10 @@ struct FloatWeights {
     static constexpr int kInputs = 1;  // of a step
 
     template <int ROWS, int COLUMNS>
-    static void run(const float* x, const float* w, int64_t inputs, float* acc) {
-        Accumulators<ROWS, COLUMNS> sums;
-        sums.load(acc);
-        for (int64_t i = 0; i < inputs; ++i, x += ROWS, w += kPanel) {
-            if (ROWS <= kPrefetchedRows) Vec::prefetch(reinterpret_cast<const uint8_t*>(w) + kAhead);
-            if (ROWS <= kPrefetchedRows && COLUMNS * L > 16) Vec::prefetch(reinterpret_cast<const uint8_t*>(w) + kAhead + 64);
-            F weights[COLUMNS];
-            for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::load(w + c * L);
-            sums.add(x, weights);
-        }
-        sums.store(acc);
+    static void add(const float* x, const float* w, Accumulators<ROWS, COLUMNS>& sums) {
+        F weights[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::load(w + c * L);
+        sums.add(x, weights);
     }
 };
 
@@ -62,23 +95,13 @@ struct WidenedWeights {
     static constexpr int kInputs = 2;
 
     template <int ROWS, int COLUMNS>
-    static void run(const float* x, const uint32_t* w, int64_t inputs, float* acc) {
-        Accumulators<ROWS, COLUMNS> sums;
-        sums.load(acc);
+    static void add(const float* x, const uint32_t* w, Accumulators<ROWS, COLUMNS>& sums) {
+        F weights[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::as_float(Vec::template left<16>(Vec::loadi(w + c * L)));
+        sums.add(x, weights);
         const I high = Vec::seti(static_cast<int32_t>(0xffff0000u));
-        for (int64_t i = 0; i < inputs; i += 2, x += 2 * ROWS, w += kPanel) {
-            if (ROWS <= kPrefetchedRows) Vec::prefetch(reinterpret_cast<const uint8_t*>(w) + kAhead);
-            if (ROWS <= kPrefetchedRows && COLUMNS * L > 16) Vec::prefetch(reinterpret_cast<const uint8_t*>(w) + kAhead + 64);
-            F even[COLUMNS], odd[COLUMNS];
-            for (int c = 0; c < COLUMNS; ++c) {
-                const I pair = Vec::loadi(w + c * L);
-                even[c] = Vec::as_float(Vec::template left<16>(pair));
-                odd[c] = Vec::as_float(Vec::andi(pair, high));
-            }
-            sums.add(x, even);
-            sums.add(x + ROWS, odd);
-        }
-        sums.store(acc);
+        for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::as_float(Vec::andi(Vec::loadi(w + c * L), high));
+        sums.add(x + ROWS, weights);
     }
 };
 
@@ -90,42 +113,33 @@ struct PairedWeights {
     static constexpr int kInputs = 2;
 
     template <int ROWS, int COLUMNS>
-    static void run(const uint32_t* x, const uint32_t* w, int64_t inputs, float* acc) {
-        Accumulators<ROWS, COLUMNS> sums;
-        sums.load(acc);
-        for (int64_t i = 0; i < inputs; i += 2, x += ROWS, w += kPanel) {
-            if (ROWS <= kPrefetchedRows) {
-                Vec::prefetch(reinterpret_cast<const uint8_t*>(w) + kAhead);
-                Vec::prefetch(reinterpret_cast<const uint8_t*>(w) + kAhead + 64);
-            }
-            __m512i weights[COLUMNS];
-            for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::loadi(w + c * L);
-            for (int m = 0; m < ROWS; ++m) {
-                const __m512i of_row = _mm512_set1_epi32(static_cast<int32_t>(x[m]));
-                for (int c = 0; c < COLUMNS; ++c)
-                    sums.v[m][c] = _mm512_dpbf16_ps(sums.v[m][c], (__m512bh)of_row, (__m512bh)weights[c]);
-            }
-        }
-        sums.store(acc);
+    static void add(const uint32_t* x, const uint32_t* w, Accumulators<ROWS, COLUMNS>& sums) {
+        I weights[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::loadi(w + c * L);
+        sums.add(x, weights);
     }
 };
 #endif
 
-template <class Weights, int ROWS>
-void tile(const typename Weights::X* x, const typename Weights::W* w, int64_t inputs, float* acc) {
-    constexpr int columns = columns_of(ROWS);
-    for (int first = 0; first < kPanel; first += columns * L)
-        Weights::template run<ROWS, columns>(x, w + first, inputs, acc + first);
+constexpr int inputs_of_x(const float*) { return 1; }
+constexpr int inputs_of_x(const uint32_t*) { return 2; }
+
+// Adds `inputs` of a panel to `sums`. `ahead` is null where the weights are in the cache.
+template <class Weights, int ROWS, int COLUMNS>
+void add_inputs(const typename Weights::X* x, const typename Weights::W* w, int64_t inputs, Ahead* ahead,
+                Accumulators<ROWS, COLUMNS>& sums) {
+    constexpr int per_step = Weights::kInputs / inputs_of_x(static_cast<typename Weights::X*>(nullptr)) * ROWS;
+    for (int64_t i = 0; i < inputs; i += Weights::kInputs, x += per_step, w += kPanel) {
+        if (ROWS <= kPrefetchedRows && ahead != nullptr) ahead->step<kPanel * sizeof(*w)>();
+        Weights::add(x, w, sums);
+    }
 }
 
-// As `tile`, for a number of rows known at run time, at most Vec::kRows.
-template <class Weights, int ROWS = Vec::kRows>
-void tile_of(int rows, const typename Weights::X* x, const typename Weights::W* w, int64_t inputs, float* acc) {
-    if (rows == ROWS) {
-        tile<Weights, ROWS>(x, w, inputs, acc);
-        return;
-    }
-    if constexpr (ROWS > 1) tile_of<Weights, ROWS - 1>(rows, x, w, inputs, acc);
+// Calls `run` with a number of rows, from 1 to MOST, as a constant.
+template <int MOST, class Run>
+void with_rows(int rows, Run run) {
+    if (rows == MOST) run(std::integral_constant<int, MOST>());
+    else if constexpr (MOST > 1) with_rows<MOST - 1>(rows, run);
 }
 
 }  // namespace expertmesh::EM_ISA

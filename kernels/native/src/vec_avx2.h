@@ -62,8 +62,11 @@ struct Vec {
     static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
     static I to_int(F x) { return _mm256_cvtps_epi32(x); }
     static F halves(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
-    // Entries 0 to 7 of a table by the low three bits of each index.
-    static F look_up(const float* table8, I index) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table8), index); }
+    // Of a table by the low four bits of each index. Entries 8 to 15 are the negatives of 0 to 7.
+    static F look_up(const float* table, I index) {
+        const F sign = as_float(andi(left<28>(index), seti(INT32_MIN)));
+        return _mm256_or_ps(_mm256_permutevar8x32_ps(_mm256_load_ps(table), index), sign);
+    }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) {
         _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));

@@ -53,10 +53,8 @@ struct Vec {
     static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
     static I to_int(F x) { return _mm512_cvtps_epi32(x); }
     static F halves(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
-    // Entries 0 to 7 of a table by the low three bits of each index.
-    static F look_up(const float* table8, I index) {
-        return _mm512_permutexvar_ps(index, _mm512_broadcast_f32x8(_mm256_loadu_ps(table8)));
-    }
+    // Of a table by the low four bits of each index. Entries 8 to 15 are the negatives of 0 to 7.
+    static F look_up(const float* table, I index) { return _mm512_permutexvar_ps(index, _mm512_load_ps(table)); }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) {
         _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));

@@ -55,13 +55,13 @@ struct Vec {
     static F to_float(I x) { return vcvtq_f32_s32(x); }
     static I to_int(F x) { return vcvtnq_s32_f32(x); }
     static F halves(const void* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const uint16_t*>(p)))); }
-    // Entries 0 to 7 of a table by the low three bits of each index.
-    static F look_up(const float* table8, I index) {
-        const int32x4_t low = vandq_s32(index, vdupq_n_s32(7));
+    // Of a table by the low four bits of each index. Entries 8 to 15 are the negatives of 0 to 7.
+    static F look_up(const float* table, I index) {
+        const int32x4_t low = vandq_s32(index, vdupq_n_s32(15));
         float out[4];
         int32_t at[4];
         vst1q_s32(at, low);
-        for (int i = 0; i < 4; ++i) out[i] = table8[at[i]];
+        for (int i = 0; i < 4; ++i) out[i] = table[at[i]];
         return vld1q_f32(out);
     }
     // Rounded to nearest, ties to even.

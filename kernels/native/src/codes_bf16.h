@@ -1,0 +1,104 @@
+// Packed values, decoded in registers to pairs of bfloat16, as `codes.h` does to float32: `each` calls
+// `use(pair, vector)` with two inputs of 16 outputs. Included once for each instruction set that multiplies such pairs.
+
+namespace expertmesh::EM_ISA {
+
+inline uint16_t word_of(float exact) { return static_cast<uint16_t>(bits_of(exact) >> 16); }
+
+// E4M3: the 128 positive codes' words in four registers.
+struct E4m3Words {
+    I v[4];
+
+    E4m3Words() {
+        alignas(64) uint16_t words[128];
+        for (int code = 0; code < 128; ++code) {
+            const int exponent = code >> 3, fraction = code & 7;
+            words[code] = word_of(exponent ? (8 + fraction) * float_of((exponent + 127 - 10) << 23) : fraction * 0x1p-9f);
+        }
+        for (int i = 0; i < 4; ++i) v[i] = _mm512_load_si512(words + 32 * i);
+    }
+
+    // Of codes in the low byte of each word.
+    I operator()(I codes) const {
+        const I small = _mm512_permutex2var_epi16(v[0], codes, v[1]);
+        const I large = _mm512_permutex2var_epi16(v[2], codes, v[3]);
+        const I value = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(codes, _mm512_set1_epi16(0x40)), small, large);
+        // value | (codes << 8 & 0x8000)
+        return _mm512_ternarylogic_epi32(value, _mm512_slli_epi16(codes, 8), _mm512_set1_epi32(0x80008000), 0xf8);
+    }
+};
+
+template <Format FORMAT>
+struct ByteWords {
+    using X = uint32_t;
+    using Weights = PairedWeights;
+    static constexpr Format kFormat = FORMAT;
+    static constexpr int kInputs = 2, kBytes = 2 * kPanel;
+
+    E4m3Words e4m3;
+
+    void begin(const uint8_t*) {}
+
+    template <class Use>
+    void each(const uint8_t* step, int lane, Use use) const {
+        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(step + 2 * lane));
+        if constexpr (FORMAT == Format::FP8) use(0, e4m3(_mm512_cvtepu8_epi16(bytes)));
+        else use(0, from_integers(_mm512_cvtepi8_epi16(bytes)));
+    }
+
+private:
+    static I from_integers(I words) {
+        const F even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
+        const F odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
+        const I low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
+        return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_castps_si512(odd));
+    }
+};
+
+// FP4, and INT4 with zero points or, SYMMETRIC, without.
+template <Format FORMAT, bool SYMMETRIC>
+struct NibbleWords {
+    using X = uint32_t;
+    using Weights = PairedWeights;
+    static constexpr Format kFormat = FORMAT;
+    static constexpr int kInputs = 8, kBytes = 4 * kPanel;
+
+    I table;
+    I added[2];  // to the codes of a half
+
+    // An index has five bits. Where it is a code as it is, the fifth belongs to the next one: the table has all twice.
+    // With zero points it is the difference plus 16.
+    NibbleWords() {
+        alignas(64) uint16_t words[32];
+        for (int i = 0; i < 32; ++i) {
+            const float value = FORMAT == Format::FP4 ? kE2M1[i & 15] : static_cast<float>(SYMMETRIC ? (i & 15) - 8 : i - 16);
+            words[i] = word_of(value);
+        }
+        table = _mm512_load_si512(words);
+    }
+
+    void begin(const uint8_t* zeros) {
+        if constexpr (SYMMETRIC) return;
+        for (int half = 0; half < 2; ++half) {
+            const I zero = _mm512_sub_epi32(_mm512_set1_epi32(16), Vec::bytes(zeros + kHalf * half));
+            added[half] = _mm512_or_si512(zero, _mm512_slli_epi32(zero, 16));
+        }
+    }
+
+    template <class Use>
+    void each(const uint8_t* step, int lane, Use use) const {
+        I codes = _mm512_loadu_si512(step + 4 * lane);
+#pragma GCC unroll 4
+        for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi32(codes, 4)) {
+            if constexpr (SYMMETRIC) use(pair, _mm512_permutexvar_epi16(codes, table));
+            else use(pair, _mm512_permutexvar_epi16(index(codes, lane / kHalf), table));
+        }
+    }
+
+private:
+    I index(I codes, int half) const {
+        return _mm512_add_epi16(_mm512_and_si512(codes, _mm512_set1_epi16(15)), added[half]);
+    }
+};
+
+}  // namespace expertmesh::EM_ISA
