@@ -1,6 +1,7 @@
 // Packed values, decoded in registers to float32: exact, without their scales. Included once for each instruction set.
 //
-// `each` calls `use(input, vector)` for the inputs of a step, with L outputs from `lane` on, the first input first.
+// `each` calls `use(input, vectors)` for the inputs of a step, the first one first, with COLUMNS vectors of L outputs from
+// `lane` on.
 
 namespace expertmesh::EM_ISA {
 
@@ -21,35 +22,52 @@ struct FloatCodes {
     // Begins a group, whose zero points these are; null: 8.
     void begin(const uint8_t* of_group) { zeros = of_group; }
 
-    template <class Use>
+    template <int COLUMNS, class Use>
     void each(const uint8_t* step, int lane, Use use) const {
-        if constexpr (FORMAT == Format::F16) {
-            use(0, Vec::halves(step + 2 * lane));
-        } else if constexpr (FORMAT == Format::FP8) {
-            const I pair = Vec::words(step + 2 * lane);
-            use(0, from_e4m3(Vec::template left<24>(pair)));
-            use(1, from_e4m3(Vec::template left<16>(pair)));
-        } else if constexpr (FORMAT == Format::INT8) {
-            const I pair = Vec::words(step + 2 * lane);
-            use(0, Vec::to_float(Vec::template arithmetic_right<24>(Vec::template left<24>(pair))));
-            use(1, Vec::to_float(Vec::template arithmetic_right<24>(Vec::template left<16>(pair))));
-        } else {
-            nibbles(step, lane, use);
-        }
+        if constexpr (kInputs == 8) return nibbles<COLUMNS>(step, lane, use);
+        F values[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) values[c] = first(step + 2 * (lane + c * L));
+        use(0, values);
+        if constexpr (kInputs == 1) return;
+        for (int c = 0; c < COLUMNS; ++c) values[c] = second(step + 2 * (lane + c * L));
+        use(1, values);
     }
 
 private:
-    template <class Use>
+    static F first(const uint8_t* at) {
+        if constexpr (FORMAT == Format::F16) return Vec::halves(at);
+        const I pair = Vec::template left<24>(Vec::words(at));
+        return FORMAT == Format::FP8 ? from_e4m3(pair) : Vec::to_float(Vec::template arithmetic_right<24>(pair));
+    }
+
+    static F second(const uint8_t* at) {
+        const I pair = Vec::template left<16>(Vec::words(at));
+        return FORMAT == Format::FP8 ? from_e4m3(pair) : Vec::to_float(Vec::template arithmetic_right<24>(pair));
+    }
+
+    template <int COLUMNS, class Use>
     void nibbles(const uint8_t* step, int lane, Use use) const {
-        const I zero = zeros == nullptr ? Vec::seti(8) : Vec::bytes(zeros + lane);
-        I even = Vec::loadi(step + 4 * lane), odd = Vec::template right<16>(even);
+        I even[COLUMNS], odd[COLUMNS], zero[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c, lane += L) {
+            even[c] = Vec::loadi(step + 4 * lane);
+            odd[c] = Vec::template right<16>(even[c]);
+            zero[c] = zeros == nullptr ? Vec::seti(8) : Vec::bytes(zeros + lane);
+        }
 #pragma GCC unroll 4
         for (int input = 0; input < 8; input += 2) {
-            use(input, nibble(even, zero));
-            use(input + 1, nibble(odd, zero));
-            even = Vec::template right<4>(even);
-            odd = Vec::template right<4>(odd);
+            half_step(input, even, zero, use);
+            half_step(input + 1, odd, zero, use);
         }
+    }
+
+    template <int COLUMNS, class Use>
+    static void half_step(int input, I (&codes)[COLUMNS], const I (&zero)[COLUMNS], Use use) {
+        F values[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) {
+            values[c] = nibble(codes[c], zero[c]);
+            codes[c] = Vec::template right<4>(codes[c]);
+        }
+        use(input, values);
     }
 
     static F nibble(I codes, [[maybe_unused]] I zero) {

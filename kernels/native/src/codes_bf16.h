@@ -1,5 +1,5 @@
 // Packed values, decoded in registers to pairs of bfloat16, as `codes.h` does to float32: `each` calls
-// `use(pair, vector)` with two inputs of 16 outputs. Included once for each instruction set that multiplies such pairs.
+// `use(pair, vectors)` with two inputs. Included once for each instruction set that multiplies such pairs.
 
 namespace expertmesh::EM_ISA {
 
@@ -39,14 +39,20 @@ struct ByteWords {
 
     void begin(const uint8_t*) {}
 
-    template <class Use>
+    template <int COLUMNS, class Use>
     void each(const uint8_t* step, int lane, Use use) const {
-        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(step + 2 * lane));
-        if constexpr (FORMAT == Format::FP8) use(0, e4m3(_mm512_cvtepu8_epi16(bytes)));
-        else use(0, from_integers(_mm512_cvtepi8_epi16(bytes)));
+        I words[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) words[c] = decoded(step + 2 * (lane + c * L));
+        use(0, words);
     }
 
 private:
+    I decoded(const uint8_t* at) const {
+        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+        if constexpr (FORMAT == Format::FP8) return e4m3(_mm512_cvtepu8_epi16(bytes));
+        return from_integers(_mm512_cvtepi8_epi16(bytes));
+    }
+
     static I from_integers(I words) {
         const F even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
         const F odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
@@ -85,13 +91,17 @@ struct NibbleWords {
         }
     }
 
-    template <class Use>
+    template <int COLUMNS, class Use>
     void each(const uint8_t* step, int lane, Use use) const {
-        I codes = _mm512_loadu_si512(step + 4 * lane);
+        I codes[COLUMNS], words[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) codes[c] = _mm512_loadu_si512(step + 4 * (lane + c * L));
 #pragma GCC unroll 4
-        for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi32(codes, 4)) {
-            if constexpr (SYMMETRIC) use(pair, _mm512_permutexvar_epi16(codes, table));
-            else use(pair, _mm512_permutexvar_epi16(index(codes, lane / kHalf), table));
+        for (int pair = 0; pair < 4; ++pair) {
+            for (int c = 0; c < COLUMNS; ++c) {
+                words[c] = _mm512_permutexvar_epi16(SYMMETRIC ? codes[c] : index(codes[c], lane / kHalf + c), table);
+                codes[c] = _mm512_srli_epi32(codes[c], 4);
+            }
+            use(pair, words);
         }
     }
 

@@ -3,13 +3,13 @@
 
 namespace expertmesh::EM_ISA {
 
-constexpr int kStreamedRows = 4;
+constexpr int kStreamedRows = 8;
 // Decoded at a time, or one group where it has more: 16 KiB in bfloat16, 32 in float32.
 constexpr int64_t kDecodedInputs = 256;
 
 constexpr int streamed_columns(int rows) {
     constexpr int all = kPanel / L, most = Vec::kRows * Vec::kColumns * 2 / 3;  // the rest is for decoding
-    return rows * all <= most ? all : most / rows;
+    return rows * all <= most ? all : rows * all / 2 <= most ? all / 2 : 1;
 }
 
 inline const uint8_t* zeros_of(const Matrix& w, int64_t panel, int64_t group) {
@@ -35,11 +35,9 @@ void streamed(const Matrix& w, int64_t panel, const typename Codes::X* x, float*
             sums.clear();
             for (int64_t i = 0; i < steps; ++i) {
                 if (lane == 0) ahead.step<Codes::kBytes>();
-                for (int c = 0; c < COLUMNS; ++c)
-                    codes.each(step + i * Codes::kBytes, lane + c * L, [&](int at, auto weights) {
-                        for (int m = 0; m < ROWS; ++m)
-                            sums.v[m][c] = multiply_add(x[i * x_step + at * ROWS + m], weights, sums.v[m][c]);
-                    });
+                codes.template each<COLUMNS>(step + i * Codes::kBytes, lane, [&](int at, const auto& weights) {
+                    sums.add(x + i * x_step + at * ROWS, weights);
+                });
             }
             F factors[COLUMNS];
             scales.read(number, lane, factors);
@@ -55,7 +53,9 @@ void decode(const Codes& codes, const uint8_t* step, int64_t inputs, typename Co
     for (int64_t i = 0; i < inputs; i += Codes::kInputs, step += Codes::kBytes) {
         for (int line = 0; line < Codes::kBytes; line += 64) Vec::prefetch(step + kAhead + line);
         for (int lane = 0; lane < kPanel; lane += L)
-            codes.each(step, lane, [&](int at, auto weights) { __builtin_memcpy(out + at * kPanel + lane, &weights, sizeof(weights)); });
+            codes.template each<1>(step, lane, [&](int at, const auto& weights) {
+                __builtin_memcpy(out + at * kPanel + lane, weights, sizeof(weights));
+            });
         out += Codes::kInputs / Codes::Weights::kInputs * kPanel;
     }
 }
