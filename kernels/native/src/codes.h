@@ -17,6 +17,9 @@ struct FloatCodes {
     static constexpr int kInputs = FORMAT == Format::F16 ? 1 : FORMAT == Format::FP8 || FORMAT == Format::INT8 ? 2 : 8;
     static constexpr int kBytes = FORMAT == Format::FP4 || FORMAT == Format::INT4 ? 4 * kPanel : 2 * kPanel;
 
+    // What is decoded times this is the value: it multiplies the sums.
+    static constexpr float kUnit = FORMAT == Format::FP8 ? 256.0f : 1.0f;
+
     const uint8_t* zeros = nullptr;
 
     // Begins a group, whose zero points these are; null: 8.
@@ -25,24 +28,23 @@ struct FloatCodes {
     template <int COLUMNS, class Use>
     void each(const uint8_t* step, int lane, Use use) const {
         if constexpr (kInputs == 8) return nibbles<COLUMNS>(step, lane, use);
-        F values[COLUMNS];
-        for (int c = 0; c < COLUMNS; ++c) values[c] = first(step + 2 * (lane + c * L));
-        use(0, values);
-        if constexpr (kInputs == 1) return;
-        for (int c = 0; c < COLUMNS; ++c) values[c] = second(step + 2 * (lane + c * L));
-        use(1, values);
+        F first[COLUMNS], second[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) bytes(step + 2 * (lane + c * L), first[c], second[c]);
+        use(0, first);
+        if constexpr (kInputs > 1) use(1, second);
     }
 
 private:
-    static F first(const uint8_t* at) {
-        if constexpr (FORMAT == Format::F16) return Vec::halves(at);
-        const I pair = Vec::template left<24>(Vec::words(at));
-        return FORMAT == Format::FP8 ? from_e4m3(pair) : Vec::to_float(Vec::template arithmetic_right<24>(pair));
-    }
-
-    static F second(const uint8_t* at) {
-        const I pair = Vec::template left<16>(Vec::words(at));
-        return FORMAT == Format::FP8 ? from_e4m3(pair) : Vec::to_float(Vec::template arithmetic_right<24>(pair));
+    static void bytes(const uint8_t* at, F& first, F& second) {
+        if constexpr (FORMAT == Format::F16) {
+            first = Vec::halves(at);
+        } else if constexpr (FORMAT == Format::FP8) {
+            Vec::e4m3(at, first, second);
+        } else {
+            const I pair = Vec::words(at);
+            first = Vec::to_float(Vec::template arithmetic_right<24>(Vec::template left<24>(pair)));
+            second = Vec::to_float(Vec::template arithmetic_right<24>(Vec::template left<16>(pair)));
+        }
     }
 
     template <int COLUMNS, class Use>

@@ -3,19 +3,51 @@
 
 namespace expertmesh::EM_ISA {
 
-inline uint16_t word_of(float exact) { return static_cast<uint16_t>(bits_of(exact) >> 16); }
+// bfloat16 of a number that is exact in it and not denormal.
+constexpr uint16_t word_of(float value) {
+    if (value == 0) return 0;
+    uint32_t word = value < 0 ? 0x8000 : 0;
+    float size = value < 0 ? -value : value;
+    int exponent = 127;
+    for (; size >= 2; size /= 2) ++exponent;
+    for (; size < 1; size *= 2) --exponent;
+    word |= exponent << 7 | static_cast<uint32_t>((size - 1) * 128);
+    return static_cast<uint16_t>(word);
+}
+
+template <int COUNT>
+struct alignas(64) WordTable {
+    uint16_t words[COUNT] = {};
+};
+
+constexpr WordTable<128> e4m3_table() {
+    WordTable<128> table;
+    for (int code = 0; code < 128; ++code) {
+        const int exponent = code >> 3, fraction = code & 7;
+        float value = exponent ? 8.0f + fraction : 2.0f * fraction;
+        for (int i = exponent; i > 0; --i) value *= 2;
+        table.words[code] = word_of(value * 0x1p-10f);
+    }
+    return table;
+}
+
+// An index has five bits. Where it is a code as it is, the fifth belongs to the next one: the table has all twice. With
+// zero points it is the difference plus 16.
+template <Format FORMAT, bool SYMMETRIC>
+constexpr WordTable<32> nibble_table() {
+    WordTable<32> table;
+    for (int i = 0; i < 32; ++i)
+        table.words[i] = word_of(FORMAT == Format::FP4 ? kE2M1[i & 15] : static_cast<float>(SYMMETRIC ? (i & 15) - 8 : i - 16));
+    return table;
+}
 
 // E4M3: the 128 positive codes' words in four registers.
 struct E4m3Words {
+    static constexpr WordTable<128> kTable = e4m3_table();
     I v[4];
 
     E4m3Words() {
-        alignas(64) uint16_t words[128];
-        for (int code = 0; code < 128; ++code) {
-            const int exponent = code >> 3, fraction = code & 7;
-            words[code] = word_of(exponent ? (8 + fraction) * float_of((exponent + 127 - 10) << 23) : fraction * 0x1p-9f);
-        }
-        for (int i = 0; i < 4; ++i) v[i] = _mm512_load_si512(words + 32 * i);
+        for (int i = 0; i < 4; ++i) v[i] = _mm512_load_si512(kTable.words + 32 * i);
     }
 
     // Of codes in the low byte of each word.
@@ -32,6 +64,7 @@ template <Format FORMAT>
 struct ByteWords {
     using X = uint32_t;
     using Weights = PairedWeights;
+    static constexpr float kUnit = 1.0f;
     static constexpr Format kFormat = FORMAT;
     static constexpr int kInputs = 2, kBytes = 2 * kPanel;
 
@@ -66,22 +99,13 @@ template <Format FORMAT, bool SYMMETRIC>
 struct NibbleWords {
     using X = uint32_t;
     using Weights = PairedWeights;
+    static constexpr float kUnit = 1.0f;
     static constexpr Format kFormat = FORMAT;
     static constexpr int kInputs = 8, kBytes = 4 * kPanel;
 
-    I table;
+    static constexpr WordTable<32> kTable = nibble_table<FORMAT, SYMMETRIC>();
+    I table = _mm512_load_si512(kTable.words);
     I added[2];  // to the codes of a half
-
-    // An index has five bits. Where it is a code as it is, the fifth belongs to the next one: the table has all twice.
-    // With zero points it is the difference plus 16.
-    NibbleWords() {
-        alignas(64) uint16_t words[32];
-        for (int i = 0; i < 32; ++i) {
-            const float value = FORMAT == Format::FP4 ? kE2M1[i & 15] : static_cast<float>(SYMMETRIC ? (i & 15) - 8 : i - 16);
-            words[i] = word_of(value);
-        }
-        table = _mm512_load_si512(words);
-    }
 
     void begin(const uint8_t* zeros) {
         if constexpr (SYMMETRIC) return;

@@ -41,7 +41,7 @@ void streamed(const Matrix& w, int64_t panel, const typename Codes::X* x, float*
             }
             F factors[COLUMNS];
             scales.read(number, lane, factors);
-            sums.add_scaled(factors, acc + lane);
+            sums.add_scaled(Codes::kUnit, factors, acc + lane);
         }
         step += steps * Codes::kBytes, x += steps * x_step;
     }
@@ -70,7 +70,7 @@ void decoded_groups(const Matrix& w, int64_t panel, const Rows<typename Codes::X
         const int64_t count = begin + w.group < inputs ? w.group : inputs - begin;
         codes.begin(zeros_of(w, panel, group));
         decode(codes, step + begin / Codes::kInputs * Codes::kBytes, count, weights);
-        add_group<typename Codes::Weights>(x, weights, begin, count, scales, group, acc);
+        add_group<Codes>(x, weights, begin, count, scales, group, acc);
     }
 }
 
@@ -91,7 +91,7 @@ void decoded_whole(const Matrix& w, int64_t panel, const Rows<typename Codes::X>
     for (int64_t m = 0; m < x.rows; ++m)
         for (int c = 0; c < kPanel / L; ++c) {
             float* sum = acc + m * kPanel + c * L;
-            Vec::store(sum, Vec::fma(Vec::load(sum), scales[c], Vec::zero()));
+            Vec::store(sum, scaled(Vec::load(sum), Codes::kUnit, scales[c], Vec::zero()));
         }
 }
 

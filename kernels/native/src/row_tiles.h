@@ -34,10 +34,11 @@ void add_tiles(const Rows<typename Weights::X>& x, const typename Weights::W* we
 }
 
 // acc[rows][32] += the sums over one group, decoded, times its scales.
-template <class Weights>
-void add_group(const Rows<typename Weights::X>& x, const typename Weights::W* weights, int64_t begin, int64_t count,
+template <class Codes>
+void add_group(const Rows<typename Codes::X>& x, const typename Codes::Weights::W* weights, int64_t begin, int64_t count,
                const PanelScales& scales, int64_t group, float* acc) {
-    constexpr int64_t per_x = inputs_of_x(static_cast<typename Weights::X*>(nullptr));
+    using Weights = typename Codes::Weights;
+    constexpr int64_t per_x = inputs_of_x(static_cast<typename Codes::X*>(nullptr));
     for (int64_t number = 0; number < tiles_of(x.rows); ++number) {
         const int rows = rows_of_tile(x.rows, number);
         with_rows<Vec::kRows>(rows, [&](auto constant) {
@@ -48,7 +49,7 @@ void add_group(const Rows<typename Weights::X>& x, const typename Weights::W* we
                 add_inputs<Weights>(x.tile(number) + begin / per_x * rows, weights + lane, count, nullptr, sums);
                 F factors[COLUMNS];
                 scales.read(group, lane, factors);
-                sums.add_scaled(factors, acc + number * Vec::kRows * kPanel + lane);
+                sums.add_scaled(Codes::kUnit, factors, acc + number * Vec::kRows * kPanel + lane);
             }
         });
     }

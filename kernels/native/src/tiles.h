@@ -39,6 +39,11 @@ inline F multiply_add(uint32_t x, I w, F sum) {
 }
 #endif
 
+// A power of two as unit is exact; multiplied with the scale instead it could overflow.
+inline F scaled(F sum, float unit, F scale, F acc) {
+    return Vec::fma(unit == 1.0f ? sum : Vec::mul(sum, Vec::set(unit)), scale, acc);
+}
+
 template <int ROWS, int COLUMNS>
 struct Accumulators {
     F v[ROWS][COLUMNS];
@@ -58,12 +63,12 @@ struct Accumulators {
             for (int c = 0; c < COLUMNS; ++c) Vec::store(acc + m * kPanel + c * L, v[m][c]);
     }
 
-    // acc += these sums times scales[32].
-    void add_scaled(const F* scales, float* acc) const {
+    // acc += these sums times `unit` times scales.
+    void add_scaled(float unit, const F (&scales)[COLUMNS], float* acc) const {
         for (int c = 0; c < COLUMNS; ++c)
             for (int m = 0; m < ROWS; ++m) {
                 float* sum = acc + m * kPanel + c * L;
-                Vec::store(sum, Vec::fma(v[m][c], scales[c], Vec::load(sum)));
+                Vec::store(sum, scaled(v[m][c], unit, scales[c], Vec::load(sum)));
             }
     }
 

@@ -55,6 +55,13 @@ struct Vec {
     static F to_float(I x) { return vcvtq_f32_s32(x); }
     static I to_int(F x) { return vcvtnq_s32_f32(x); }
     static F halves(const void* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const uint16_t*>(p)))); }
+    // FP8 (E4M3) divided by 256, of pairs of bytes: as float16, whose exponent has one bit more and another bias.
+    // Codes of NaN do not come here.
+    static void e4m3(const void* pairs, F& first, F& second) {
+        const int16x4_t codes = vld1_s16(static_cast<const int16_t*>(pairs)), kept = vdup_n_s16(-0x4080);
+        first = vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(vshl_n_s16(codes, 8), 1), kept)));
+        second = vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(codes, 1), kept)));
+    }
     // Of a table by the low four bits of each index. Entries 8 to 15 are the negatives of 0 to 7.
     static F look_up(const float* table, I index) {
         const int32x4_t low = vandq_s32(index, vdupq_n_s32(15));
