@@ -9,6 +9,52 @@ namespace expertmesh::EM_ISA {
 alignas(64) constexpr float kE2M1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                          -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
+#if defined(__AVX512F__)
+// Eight codes of L outputs: the even inputs' in the low half of each lane, the odd ones' in the high one.
+template <Format FORMAT>
+struct Nibbles {
+    static constexpr float kUnit = 1.0f;
+    I codes, zero;
+
+    Nibbles() = default;
+    Nibbles(I packed, I zeros) : codes(packed), zero(zeros) {}
+
+    template <int INPUT>
+    F value() const {
+        const I code = Vec::template right<INPUT % 2 * 16 + INPUT / 2 * 4>(codes);
+        if constexpr (FORMAT == Format::FP4) return Vec::look_up(kE2M1, code);
+        else return Vec::to_float(Vec::subi(Vec::andi(code, Vec::seti(15)), zero));
+    }
+};
+#else
+// The same where no register holds 16 floats for a table: four values become bytes at once, twice those of FP4.
+alignas(16) constexpr int8_t kE2M1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+template <Format FORMAT>
+struct Nibbles {
+    static constexpr float kUnit = FORMAT == Format::FP4 ? 0.5f : 1.0f;
+    I even, odd;  // nibbles 0, 2, 4, 6 of each lane, and 1, 3, 5, 7
+
+    Nibbles() = default;
+    Nibbles(I packed, I zeros) : even(values(packed, zeros)), odd(values(Vec::template right<4>(packed), zeros)) {}
+
+    template <int INPUT>
+    F value() const {
+        constexpr int nibble = INPUT % 2 * 4 + INPUT / 2;
+        const I bytes = nibble % 2 ? odd : even;
+        return Vec::to_float(Vec::template arithmetic_right<24>(Vec::template left<24 - nibble / 2 * 8>(bytes)));
+    }
+
+private:
+    static I values(I packed, [[maybe_unused]] I zeros) {
+        const I codes = Vec::andi(packed, Vec::seti(0x0f0f0f0f));
+        if constexpr (FORMAT == Format::FP4) return Vec::look_up_bytes(kE2M1Doubled, codes);
+        const I pairs = Vec::ori(zeros, Vec::template left<8>(zeros));
+        return Vec::sub_bytes(codes, Vec::ori(pairs, Vec::template left<16>(pairs)));
+    }
+};
+#endif
+
 template <Format FORMAT>
 struct FloatCodes {
     using X = float;
@@ -18,7 +64,7 @@ struct FloatCodes {
     static constexpr int kBytes = FORMAT == Format::FP4 || FORMAT == Format::INT4 ? 4 * kPanel : 2 * kPanel;
 
     // What is decoded times this is the value: it multiplies the sums.
-    static constexpr float kUnit = FORMAT == Format::FP8 ? 256.0f : 1.0f;
+    static constexpr float kUnit = FORMAT == Format::FP8 ? 256.0f : Nibbles<FORMAT>::kUnit;
 
     const uint8_t* zeros = nullptr;
 
@@ -49,32 +95,18 @@ private:
 
     template <int COLUMNS, class Use>
     void nibbles(const uint8_t* step, int lane, Use use) const {
-        I even[COLUMNS], odd[COLUMNS], zero[COLUMNS];
-        for (int c = 0; c < COLUMNS; ++c, lane += L) {
-            even[c] = Vec::loadi(step + 4 * lane);
-            odd[c] = Vec::template right<16>(even[c]);
-            zero[c] = zeros == nullptr ? Vec::seti(8) : Vec::bytes(zeros + lane);
-        }
-#pragma GCC unroll 4
-        for (int input = 0; input < 8; input += 2) {
-            half_step(input, even, zero, use);
-            half_step(input + 1, odd, zero, use);
-        }
+        Nibbles<FORMAT> codes[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c, lane += L)
+            codes[c] = Nibbles<FORMAT>(Vec::loadi(step + 4 * lane), zeros == nullptr ? Vec::seti(8) : Vec::bytes(zeros + lane));
+        next<0>(codes, use);
     }
 
-    template <int COLUMNS, class Use>
-    static void half_step(int input, I (&codes)[COLUMNS], const I (&zero)[COLUMNS], Use use) {
+    template <int INPUT, int COLUMNS, class Use>
+    static void next(Nibbles<FORMAT> (&codes)[COLUMNS], Use use) {
         F values[COLUMNS];
-        for (int c = 0; c < COLUMNS; ++c) {
-            values[c] = nibble(codes[c], zero[c]);
-            codes[c] = Vec::template right<4>(codes[c]);
-        }
-        use(input, values);
-    }
-
-    static F nibble(I codes, [[maybe_unused]] I zero) {
-        if constexpr (FORMAT == Format::FP4) return Vec::look_up(kE2M1, codes);
-        else return Vec::to_float(Vec::subi(Vec::andi(codes, Vec::seti(15)), zero));
+        for (int c = 0; c < COLUMNS; ++c) values[c] = codes[c].template value<INPUT>();
+        use(INPUT, values);
+        if constexpr (INPUT < 7) next<INPUT + 1>(codes, use);
     }
 };
 

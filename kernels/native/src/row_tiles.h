@@ -26,7 +26,7 @@ void add_tiles(const Rows<typename Weights::X>& x, const typename Weights::W* we
                 float* at = acc + number * Vec::kRows * kPanel + lane;
                 Accumulators<ROWS, COLUMNS> sums;
                 sums.load(at);
-                add_inputs<Weights>(of_tile, weights + lane, end - begin, lane ? nullptr : ahead, sums);
+                add_inputs<Weights>(of_tile, weights + lane, end - begin, lane == 0 && number == 0 ? ahead : nullptr, sums);
                 sums.store(at);
             }
         });

@@ -5,9 +5,8 @@
 
 namespace expertmesh::EM_ISA {
 
-// How far ahead weights are asked for, where few rows make memory the limit. Measured: tests/benchmarks/README.md.
+// How far ahead weights are asked for. Measured: tests/benchmarks/README.md.
 constexpr int64_t kAhead = 4096;
-constexpr int kPrefetchedRows = 4;
 
 // Vectors of a tile: all 32 outputs at once where the registers hold them.
 constexpr int columns_of(int rows) { return rows * (kPanel / L) <= Vec::kRows * Vec::kColumns ? kPanel / L : Vec::kColumns; }
@@ -135,7 +134,7 @@ void add_inputs(const typename Weights::X* x, const typename Weights::W* w, int6
                 Accumulators<ROWS, COLUMNS>& sums) {
     constexpr int per_step = Weights::kInputs / inputs_of_x(static_cast<typename Weights::X*>(nullptr)) * ROWS;
     for (int64_t i = 0; i < inputs; i += Weights::kInputs, x += per_step, w += kPanel) {
-        if (ROWS <= kPrefetchedRows && ahead != nullptr) ahead->step<kPanel * sizeof(*w)>();
+        if (ahead != nullptr) ahead->step<kPanel * sizeof(*w)>();
         Weights::add(x, w, sums);
     }
 }

@@ -69,11 +69,11 @@ struct Vec {
         first = _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(_mm_slli_epi16(codes, 8), 1), kept));
         second = _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(codes, 1), kept));
     }
-    // Of a table by the low four bits of each index. Entries 8 to 15 are the negatives of 0 to 7.
-    static F look_up(const float* table, I index) {
-        const F sign = as_float(andi(left<28>(index), seti(INT32_MIN)));
-        return _mm256_or_ps(_mm256_permutevar8x32_ps(_mm256_load_ps(table), index), sign);
+    // Each byte's entry of a table of bytes; bytes are below 16.
+    static I look_up_bytes(const int8_t* table, I bytes) {
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), bytes);
     }
+    static I sub_bytes(I a, I b) { return _mm256_sub_epi8(a, b); }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) {
         _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));

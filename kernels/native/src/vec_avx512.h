@@ -60,7 +60,7 @@ struct Vec {
         first = _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 1), kept));
         second = _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(codes, 1), kept));
     }
-    // Of a table by the low four bits of each index. Entries 8 to 15 are the negatives of 0 to 7.
+    // Of a table of 16 by the low four bits of each index.
     static F look_up(const float* table, I index) { return _mm512_permutexvar_ps(index, _mm512_load_ps(table)); }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) {

@@ -62,15 +62,11 @@ struct Vec {
         first = vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(vshl_n_s16(codes, 8), 1), kept)));
         second = vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(codes, 1), kept)));
     }
-    // Of a table by the low four bits of each index. Entries 8 to 15 are the negatives of 0 to 7.
-    static F look_up(const float* table, I index) {
-        const int32x4_t low = vandq_s32(index, vdupq_n_s32(15));
-        float out[4];
-        int32_t at[4];
-        vst1q_s32(at, low);
-        for (int i = 0; i < 4; ++i) out[i] = table[at[i]];
-        return vld1q_f32(out);
+    // Each byte's entry of a table of bytes; bytes are below 16.
+    static I look_up_bytes(const int8_t* table, I bytes) {
+        return vreinterpretq_s32_s8(vqtbl1q_s8(vld1q_s8(table), vreinterpretq_u8_s32(bytes)));
     }
+    static I sub_bytes(I a, I b) { return vreinterpretq_s32_s8(vsubq_s8(vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b))); }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) { vst1_u16(static_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x))); }
     static void store_words(void* p, I x) { vst1_u16(static_cast<uint16_t*>(p), vmovn_u32(vreinterpretq_u32_s32(x))); }
