@@ -72,7 +72,7 @@ struct FloatCodes {
     void begin(const uint8_t* of_group) { zeros = of_group; }
 
     template <int COLUMNS, class Use>
-    void each(const uint8_t* step, int lane, Use use) const {
+    EM_INLINE void each(const uint8_t* step, int lane, Use use) const {
         if constexpr (kInputs == 8) return nibbles<COLUMNS>(step, lane, use);
         F first[COLUMNS], second[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c) bytes(step + 2 * (lane + c * L), first[c], second[c]);
@@ -94,7 +94,7 @@ private:
     }
 
     template <int COLUMNS, class Use>
-    void nibbles(const uint8_t* step, int lane, Use use) const {
+    EM_INLINE void nibbles(const uint8_t* step, int lane, Use use) const {
         Nibbles<FORMAT> codes[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c, lane += L)
             codes[c] = Nibbles<FORMAT>(Vec::loadi(step + 4 * lane), zeros == nullptr ? Vec::seti(8) : Vec::bytes(zeros + lane));
@@ -102,7 +102,7 @@ private:
     }
 
     template <int INPUT, int COLUMNS, class Use>
-    static void next(Nibbles<FORMAT> (&codes)[COLUMNS], Use use) {
+    EM_INLINE static void next(Nibbles<FORMAT> (&codes)[COLUMNS], Use use) {
         F values[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c) values[c] = codes[c].template value<INPUT>();
         use(INPUT, values);

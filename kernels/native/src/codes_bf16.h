@@ -73,7 +73,7 @@ struct ByteWords {
     void begin(const uint8_t*) {}
 
     template <int COLUMNS, class Use>
-    void each(const uint8_t* step, int lane, Use use) const {
+    EM_INLINE void each(const uint8_t* step, int lane, Use use) const {
         I words[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c) words[c] = decoded(step + 2 * (lane + c * L));
         use(0, words);
@@ -116,7 +116,7 @@ struct NibbleWords {
     }
 
     template <int COLUMNS, class Use>
-    void each(const uint8_t* step, int lane, Use use) const {
+    EM_INLINE void each(const uint8_t* step, int lane, Use use) const {
         I codes[COLUMNS], words[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c) codes[c] = _mm512_loadu_si512(step + 4 * (lane + c * L));
 #pragma GCC unroll 4

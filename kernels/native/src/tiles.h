@@ -3,6 +3,11 @@
 // The order of additions of an output is that of the inputs, whatever the number of rows beside it. That is why a row's
 // bits do not depend on the batch. Included once for each instruction set.
 
+// Sums stay in registers only where everything between them is inlined, however large it seems to the compiler.
+#if !defined(EM_INLINE)
+#define EM_INLINE inline __attribute__((always_inline))
+#endif
+
 namespace expertmesh::EM_ISA {
 
 // How far ahead weights are asked for. Measured: tests/benchmarks/README.md.
@@ -22,7 +27,7 @@ struct Ahead {
 
     // `BYTES` divides the panel's.
     template <int BYTES>
-    void step() {
+    EM_INLINE void step() {
         if (at == end) at = next;
         for (int line = 0; line < BYTES; line += 64) Vec::prefetch(at + line);
         at += BYTES;
@@ -43,28 +48,37 @@ inline F scaled(F sum, float unit, F scale, F acc) {
     return Vec::fma(unit == 1.0f ? sum : Vec::mul(sum, Vec::set(unit)), scale, acc);
 }
 
+// Loops are unrolled by order: else a compiler may leave the larger tiles' sums in memory.
 template <int ROWS, int COLUMNS>
 struct Accumulators {
     F v[ROWS][COLUMNS];
 
-    void clear() {
+    EM_INLINE void clear() {
+#pragma GCC unroll 16
         for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 16
             for (int c = 0; c < COLUMNS; ++c) v[m][c] = Vec::zero();
     }
 
-    void load(const float* acc) {
+    EM_INLINE void load(const float* acc) {
+#pragma GCC unroll 16
         for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 16
             for (int c = 0; c < COLUMNS; ++c) v[m][c] = Vec::load(acc + m * kPanel + c * L);
     }
 
-    void store(float* acc) const {
+    EM_INLINE void store(float* acc) const {
+#pragma GCC unroll 16
         for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 16
             for (int c = 0; c < COLUMNS; ++c) Vec::store(acc + m * kPanel + c * L, v[m][c]);
     }
 
     // acc += these sums times `unit` times scales.
-    void add_scaled(float unit, const F (&scales)[COLUMNS], float* acc) const {
+    EM_INLINE void add_scaled(float unit, const F (&scales)[COLUMNS], float* acc) const {
+#pragma GCC unroll 16
         for (int c = 0; c < COLUMNS; ++c)
+#pragma GCC unroll 16
             for (int m = 0; m < ROWS; ++m) {
                 float* sum = acc + m * kPanel + c * L;
                 Vec::store(sum, scaled(v[m][c], unit, scales[c], Vec::load(sum)));
@@ -72,8 +86,10 @@ struct Accumulators {
     }
 
     template <class X, class W>
-    void add(const X* x, const W (&w)[COLUMNS]) {
+    EM_INLINE void add(const X* x, const W (&w)[COLUMNS]) {
+#pragma GCC unroll 16
         for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 16
             for (int c = 0; c < COLUMNS; ++c) v[m][c] = multiply_add(x[m], w[c], v[m][c]);
     }
 };
@@ -85,7 +101,7 @@ struct FloatWeights {
     static constexpr int kInputs = 1;  // of a step
 
     template <int ROWS, int COLUMNS>
-    static void add(const float* x, const float* w, Accumulators<ROWS, COLUMNS>& sums) {
+    EM_INLINE static void add(const float* x, const float* w, Accumulators<ROWS, COLUMNS>& sums) {
         F weights[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::load(w + c * L);
         sums.add(x, weights);
@@ -99,7 +115,7 @@ struct WidenedWeights {
     static constexpr int kInputs = 2;
 
     template <int ROWS, int COLUMNS>
-    static void add(const float* x, const uint32_t* w, Accumulators<ROWS, COLUMNS>& sums) {
+    EM_INLINE static void add(const float* x, const uint32_t* w, Accumulators<ROWS, COLUMNS>& sums) {
         F weights[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::as_float(Vec::template left<16>(Vec::loadi(w + c * L)));
         sums.add(x, weights);
@@ -117,7 +133,7 @@ struct PairedWeights {
     static constexpr int kInputs = 2;
 
     template <int ROWS, int COLUMNS>
-    static void add(const uint32_t* x, const uint32_t* w, Accumulators<ROWS, COLUMNS>& sums) {
+    EM_INLINE static void add(const uint32_t* x, const uint32_t* w, Accumulators<ROWS, COLUMNS>& sums) {
         I weights[COLUMNS];
         for (int c = 0; c < COLUMNS; ++c) weights[c] = Vec::loadi(w + c * L);
         sums.add(x, weights);
@@ -130,7 +146,7 @@ constexpr int inputs_of_x(const uint32_t*) { return 2; }
 
 // Adds `inputs` of a panel to `sums`. `ahead` is null where the weights are in the cache.
 template <class Weights, int ROWS, int COLUMNS>
-void add_inputs(const typename Weights::X* x, const typename Weights::W* w, int64_t inputs, Ahead* ahead,
+EM_INLINE void add_inputs(const typename Weights::X* x, const typename Weights::W* w, int64_t inputs, Ahead* ahead,
                 Accumulators<ROWS, COLUMNS>& sums) {
     constexpr int per_step = Weights::kInputs / inputs_of_x(static_cast<typename Weights::X*>(nullptr)) * ROWS;
     for (int64_t i = 0; i < inputs; i += Weights::kInputs, x += per_step, w += kPanel) {
