@@ -74,7 +74,10 @@ def stored(w_OI: Quantized) -> Stored:
 
 def _stacked(parts: list[Stored]) -> Stored:
     first = parts[0]
-    if any((part.kind, part.group, part.scales_OG.dtype) != (first.kind, first.group, first.scales_OG.dtype) for part in parts):
+    if any(
+        (part.kind, part.group, part.scales_OG.dtype) != (first.kind, first.group, first.scales_OG.dtype)
+        for part in parts
+    ):
         raise UnsupportedError("matrices stacked on each other differ in format, groups or dtype of scales")
     if any((part.zeros_OG is None) != (first.zeros_OG is None) for part in parts):
         raise UnsupportedError("of matrices stacked on each other some have zero points")

@@ -3,7 +3,8 @@
 
 namespace expertmesh::EM_ISA {
 
-constexpr int kStreamedRows = 8;
+// At most one tile.
+constexpr int kStreamedRows = Vec::kRows < 8 ? Vec::kRows : 8;
 // Decoded at a time, or one group where it has more: 16 KiB in bfloat16, 32 in float32.
 constexpr int64_t kDecodedInputs = 256;
 
