@@ -14,6 +14,8 @@ Legend: O outputs (rows), I inputs (columns), G groups along I, C inputs of a gr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +33,27 @@ HALF8 = 128
 _ELEMENTS = 1 << 17
 # Scales below it, whose inverse may be infinite, become zero.
 _LEAST = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What float matrices become when they are loaded: INT8 or INT4 in groups of `group` inputs."""
+
+    form: Literal["int8", "int4"]
+    group: int
+
+    def __str__(self) -> str:
+        """As in logs and errors."""
+        return f"{self.form} in groups of {self.group}"
+
+    def of(self, w_OI: Tensor) -> Int4Groups | Int8Groups:
+        """Round a matrix; see `int4_of`."""
+        return (int4_of if self.form == "int4" else int8_of)(w_OI, self.group)
+
+    def nbytes(self, shape: tuple[int, int]) -> int:
+        """Bytes of a rounded matrix [O, I]."""
+        kind = Int4Groups if self.form == "int4" else Int8Groups
+        return kind.empty(shape, torch.bfloat16, "meta", group=self.group).nbytes
 
 
 def int4_of(w_OI: Tensor, group: int) -> Int4Groups:
@@ -69,7 +92,8 @@ def _pieces(w_OI: Tensor, group: int) -> Iterator[tuple[int, int, Tensor]]:
     groups, rows = groups_of(inputs, group), max(1, _ELEMENTS // inputs)
     for start in range(0, outputs, rows):
         end = min(outputs, start + rows)
-        yield start, end, pad(w_OI[start:end].float(), (0, groups * group - inputs)).unflatten(1, (groups, group))
+        values_RI = pad(w_OI[start:end].float(), (0, groups * group - inputs))
+        yield start, end, values_RI.reshape(end - start, groups, group)
 
 
 def _best_scales(values_RGC: Tensor) -> Tensor:

@@ -44,9 +44,7 @@ CASES = {
         True,
     ),
     "gptq": Case(GptqEncoding, lambda w: gptq(NAME, w), step=(8, 8)),
-    "gptq, zeros": Case(
-        lambda group: GptqEncoding(group, symmetric=False), lambda w: gptq(NAME, w), True, step=(8, 8)
-    ),
+    "gptq, zeros": Case(lambda group: GptqEncoding(group, symmetric=False), lambda w: gptq(NAME, w), True, step=(8, 8)),
     "gptq, desc_act": Case(
         lambda group: GptqEncoding(group, symmetric=False, ordered=True),
         lambda w: gptq(NAME, w),
