@@ -38,7 +38,7 @@ class WeightsConfig:
     """In what form weights stay in memory.
 
     Args:
-        resident: for matrices that are stored in blocks with scales (FP8, MXFP4). packed keeps the published bytes and
+        resident: for matrices that are stored with scales (FP8, INT8, FP4). packed keeps the published bytes and
             decodes them when they are used, dequantized decodes them once, auto decodes where memory allows. Others are
             kept in the model's dtype
         quantize: what matrices that are stored in floats become when they are loaded: codes of 8 or 4 bits with a scale

@@ -13,7 +13,14 @@ from experts.host.user_path import user_path
 from router_service.models.families import llama4
 from router_service.models.families.names import PublishedNames
 from router_service.models.families.quantization.read import read_quantization
-from router_service.models.families.registry import family_of, plan_model, read_model, text_part
+from router_service.models.families.registry import (
+    family_of,
+    plan_model,
+    quantization_of,
+    read_model,
+    text_part,
+    unused_for,
+)
 from router_service.models.spec import ModelSpec, TensorMap
 
 
@@ -97,11 +104,12 @@ def _directory(path: Path) -> InspectedModel:
 
 
 def _skipped(checkpoint: Checkpoint, spec: ModelSpec) -> list[Skipped]:
-    """Count what the family says that it does not use."""
+    """Count what is not used."""
     family = family_of(checkpoint.config, str(checkpoint.path / "config.json"))
+    quantization = quantization_of(checkpoint)
     tensors, size = Counter[str](), Counter[str]()
     for entry in checkpoint.entries():
-        if (reason := family.skipped(spec, entry.name)) is not None:
+        if (reason := unused_for(family, quantization, spec, entry.name)) is not None:
             tensors[reason] += 1
             size[reason] += entry.end - entry.begin
     return [Skipped(reason, count, 0, size[reason]) for reason, count in tensors.items()]

@@ -15,7 +15,9 @@ from experts.placement import Placement
 
 
 def deployment_digest(checkpoint: Checkpoint, dtype: torch.dtype, resident: str, placement: Placement) -> bytes:
-    """SHA-256 of config.json, the tensors' headers, the sizes of their files, and how all is served. Reads no weights.
+    """SHA-256 of the configuration, the tensors' headers, the sizes of their files, and how all is served.
+
+    Reads no weights.
 
     Args:
         dtype: what is computed in.
@@ -28,6 +30,7 @@ def deployment_digest(checkpoint: Checkpoint, dtype: torch.dtype, resident: str,
     entries = list(checkpoint.entries())
     served = {
         "config": checkpoint.config,
+        "quantization": checkpoint.quantization.values,
         "tensors": sorted(_described(entry, checkpoint.path) for entry in entries),
         "files": _sizes((entry.file for entry in entries), checkpoint.path),
         "dtype": str(dtype).removeprefix("torch."),

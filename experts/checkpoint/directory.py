@@ -14,10 +14,13 @@ from torch import Tensor
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_file import read_json
+from experts.checkpoint.json_reader import open_json
 from experts.checkpoint.safetensors_file import MappedFile, TensorEntry, read_header
 from experts.checkpoint.stored import Stored
 
 INDEX = "model.safetensors.index.json"
+# Where older versions of NVIDIA's Model Optimizer say how they quantized; newer ones say so in config.json too.
+QUANTIZATION = "hf_quant_config.json"
 SINGLE = "model.safetensors"
 
 
@@ -31,7 +34,10 @@ class Copy:
 
 
 class Checkpoint:
-    """The directory `path`: `config` (config.json), the `names` of its tensors, and where each lies."""
+    """The directory `path`: `config` (config.json), the `names` of its tensors, and where each lies.
+
+    `quantization` is what hf_quant_config.json holds, empty where there is none.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open a checkpoint.
@@ -45,6 +51,7 @@ class Checkpoint:
             raise CheckpointError(f"{path}: no config.json: not a Hugging Face checkpoint directory")
         self.path = path
         self.config = read_json(path / "config.json")
+        self.quantization = open_json(path / QUANTIZATION, optional=True)
         self._headers: dict[Path, dict[str, TensorEntry]] = {}  # read on demand: a shard needs those of few files
         self._file_of = self._places()
 

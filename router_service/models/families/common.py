@@ -122,14 +122,14 @@ LayerParams = Callable[[LayerTensors], Params]
 PLAIN_TREE = Tree()
 
 
-def outer_params(spec: ModelSpec, root: str = "") -> Params:
+def outer_params(spec: ModelSpec, names: TensorNames, root: str = "") -> Params:
     """Embedding, final norm and head; `root` is the prefix of all names of the text model."""
     params = {
         "embed": plain(f"{root}model.embed_tokens.weight", spec.vocabulary, spec.hidden),
         "norm": plain(f"{root}model.norm.weight", spec.hidden),
     }
     if not spec.tied_embeddings:
-        params["head"] = plain(f"{root}lm_head.weight", spec.vocabulary, spec.hidden)
+        params["head"] = stacked(names.matrix(f"{root}lm_head.weight", spec.vocabulary, spec.hidden))
     return params
 
 
@@ -192,7 +192,7 @@ def router_params(
     attention: LayerParams = grouped_attention_params,
 ) -> Params:
     """All parameters of the router. A family gives those of its `attention`, and of `sparse` layers except experts."""
-    params = outer_params(spec, tree.root)
+    params = outer_params(spec, names, tree.root)
     for number, layer in enumerate(spec.per_layer):
         at = LayerTensors(spec=spec, names=names, tree=tree, number=number)
         params |= norm_params(at) | attention(at)

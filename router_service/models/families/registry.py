@@ -13,6 +13,7 @@ from experts.host.shown import shown
 from router_service.models.families import deepseek_v3, gpt_oss, llama4, mixtral, olmoe, qwen_moe
 from router_service.models.families.config_reader import ConfigReader
 from router_service.models.families.names import TensorNames
+from router_service.models.families.quantization.quantization import Quantization
 from router_service.models.families.quantization.read import read_quantization
 from router_service.models.spec import ModelSpec, TensorMap
 
@@ -101,22 +102,35 @@ def plan_model(checkpoint: Checkpoint, verify: bool = True) -> ModelPlan:
         CheckpointError: unknown family, a bad configuration value, or a missing, unexpected or wrongly shaped tensor.
     """
     where = str(checkpoint.path / "config.json")
-    family = family_of(checkpoint.config, where)
-    quantization = read_quantization(checkpoint.config, where)
+    family, quantization = family_of(checkpoint.config, where), quantization_of(checkpoint)
     spec, tensors = read_model(checkpoint.config, where, TensorNames(checkpoint.names, quantization))
     if not verify:
         return ModelPlan(checkpoint=checkpoint, spec=spec, tensors=tensors)
     unused: Counter[str] = Counter()
 
     def ignorable(name: str) -> bool:
-        reason = family.skipped(spec, name) or quantization.unused_for(name)
+        reason = unused_for(family, quantization, spec, name)
         if reason is not None:
             unused[reason] += 1
         return reason is not None or _follows_from_others(name)
 
     checkpoint.check(_stored(tensors), ignorable)
-    notices = tuple(_notices(checkpoint, unused))
+    notices = (*(f"{checkpoint.path}: {line}" for line in quantization.notices), *_notices(checkpoint, unused))
     return ModelPlan(checkpoint=checkpoint, spec=spec, tensors=tensors, notices=notices)
+
+
+def quantization_of(checkpoint: Checkpoint) -> Quantization:
+    """Read what the checkpoint says of the formats of its weights.
+
+    Raises:
+        CheckpointError: see `read_quantization`.
+    """
+    return read_quantization(checkpoint.config, str(checkpoint.path / "config.json"), checkpoint.quantization)
+
+
+def unused_for(family: Family, quantization: Quantization, spec: ModelSpec, name: str) -> str | None:
+    """What a tensor is for that is not used, None for others."""
+    return family.skipped(spec, name) or quantization.unused_for(name)
 
 
 def read_model(config: Mapping[str, Any], where: str, names: TensorNames) -> tuple[ModelSpec, TensorMap]:

@@ -11,6 +11,7 @@ from cluster.planner.model import open_model
 from experts.config import Residence, WeightsConfig
 from kernels import select
 from router_service.models.weights import load_router_weights
+from tests.support.formats import FORMATS, write_format
 from tests.support.quantize import write_fp8, write_mxfp4
 from tests.support.tiny import FAMILIES, Tiny, write_checkpoint
 
@@ -46,4 +47,12 @@ def test_what_is_stored_in_blocks(tmp_path: Path, form: str, resident: Residence
     family = "gpt_oss" if form == "mxfp4" else "deepseek_v3"
     model = write_checkpoint(tmp_path, family, torch.bfloat16)
     write_mxfp4(tmp_path, model) if form == "mxfp4" else write_fp8(tmp_path, model, (16, 16))
+    check(tmp_path, resident)
+
+
+@pytest.mark.parametrize("resident", ["packed", "dequantized"])
+@pytest.mark.parametrize("form", ["fp8-tensor", "int8", "nvfp4"])
+def test_formats_of_low_bits(tmp_path: Path, form: str, resident: Residence) -> None:
+    model = write_checkpoint(tmp_path, "qwen3_moe", torch.bfloat16, moe_intermediate_size=32, intermediate_size=64)
+    write_format(tmp_path, model, FORMATS[form], lambda name: "_proj" in name or name == "lm_head.weight")
     check(tmp_path, resident)

@@ -1,28 +1,22 @@
 """`quant_method: compressed-tensors`, as llm-compressor writes it: groups of modules, each with a format of its own.
 
-Weights are read as published; what the configuration says of activations is for engines that compute in few bits.
+Weights are read as published. What the configuration says of activations and of the KV cache is for engines that keep
+them in few bits; here both have the model's dtype.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from experts.checkpoint.encodings.block_fp8 import BlockFp8Encoding
 from experts.checkpoint.encodings.encoding import Encoding
 from experts.checkpoint.json_reader import JsonReader
-from router_service.models.families.quantization.fp8 import read_block
 from router_service.models.families.quantization.module_patterns import module_of, read_patterns
-from router_service.models.families.quantization.pack_quantized import read_pack_quantized
 from router_service.models.families.quantization.quantization import Quantization, always
+from router_service.models.families.quantization.weight_schemes import FORMATS
 
 # Targets may be classes instead of names; every matrix of ours is of this one.
 LINEAR = "Linear"
-UNUSED = {
-    ".input_scale": "activation scales",
-    ".input_zero_point": "activation scales",
-    ".input_global_scale": "activation scales",
-    ".k_scale": "key-value cache scales",
-    ".v_scale": "key-value cache scales",
-}
+ACTIVATIONS = "quantization_config.config_groups.*.input_activations is not applied: only weights are quantized here"
+CACHE = "quantization_config.kv_cache_scheme is not applied: the KV cache has the model's dtype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +26,6 @@ class _Group:
     named: Callable[[str], bool]
 
 
-def read_float(weights: JsonReader) -> Encoding:
-    """Read a group's `weights` in FP8.
-
-    Raises:
-        CheckpointError: a value that the format does not have.
-    """
-    weights.must_be("num_bits", [8])
-    weights.must_be("type", ["float"])
-    weights.must_be("strategy", ["block"])
-    return BlockFp8Encoding(read_block(weights, "block_structure"), "_scale")
-
-
-# What reads a group's `weights`, by its format.
-FORMATS: dict[str, Callable[[JsonReader], Encoding]] = {
-    "float-quantized": read_float,
-    "pack-quantized": read_pack_quantized,
-}
-
-
 def read_compressed_tensors(written: JsonReader) -> Quantization:
     """Read the groups, and the modules that are in none.
 
@@ -58,27 +33,51 @@ def read_compressed_tensors(written: JsonReader) -> Quantization:
         CheckpointError: a format that is not supported, or a value that is missing or bad.
     """
     written.must_be("quantization_status", ["compressed", "frozen"])
+    _refuse_transformed(written)
     groups = tuple(_groups(written))
+    if not groups:
+        raise written.error("config_groups", written.get("config_groups"), "a group must have weights")
     ignored = read_patterns(written, "ignore")
     encodings = always(groups[0].encoding) if len(groups) == 1 else lambda name: _chosen(groups, module_of(name))
-    return Quantization(encodings, lambda name: ignored(module_of(name)), UNUSED)
+    return Quantization(encodings, lambda name: ignored(module_of(name)), notices=tuple(_notices(written)))
+
+
+def _refuse_transformed(written: JsonReader) -> None:
+    """Pruned weights are stored in another way, rotated ones need rotated inputs."""
+    written.object("sparsity_config").must_be("format", ["dense"])
+    rotations = written.object("transform_config")
+    if rotations.values:
+        raise written.error("transform_config", rotations.values, "transforms are not supported: remove them first")
 
 
 def _groups(written: JsonReader) -> Iterator[_Group]:
     groups = written.object("config_groups")
-    if not groups.values:
-        raise written.error("config_groups", groups.values, "it must have a group")
     for name in groups.values:
         group = groups.object(name)
-        weights, key = group.object("weights"), "format"
-        form = (group if group.get(key) is not None else written).text(key, default=None)
-        if form not in FORMATS:
-            raise written.error(key, form, f"supported: {', '.join(map(repr, FORMATS))}")
-        linear = LINEAR in group.strings("targets")
-        yield _Group(FORMATS[form](weights), linear, read_patterns(group, "targets"))
+        weights = group.object("weights")
+        if weights.values:  # others quantize activations only
+            linear = LINEAR in group.strings("targets")
+            yield _Group(_encoding(written, group, weights), linear, read_patterns(group, "targets"))
+
+
+def _encoding(written: JsonReader, group: JsonReader, weights: JsonReader) -> Encoding:
+    """A group's own format comes before that of all groups."""
+    said = group if group.get("format") is not None else written
+    form = said.text("format", default=None)
+    if form not in FORMATS:
+        raise said.error("format", form, f"supported: {', '.join(map(repr, FORMATS))}")
+    return FORMATS[form](weights)
 
 
 def _chosen(groups: tuple[_Group, ...], module: str) -> tuple[Encoding, ...]:
     """A group that names a module comes before one that names its class."""
     named = tuple(group.encoding for group in groups if group.named(module))
     return named or tuple(group.encoding for group in groups if group.linear)
+
+
+def _notices(written: JsonReader) -> Iterator[str]:
+    groups = written.object("config_groups")
+    if any(groups.object(name).object("input_activations").values for name in groups.values):
+        yield ACTIVATIONS
+    if written.object("kv_cache_scheme").values:
+        yield CACHE

@@ -1,25 +1,35 @@
-"""`quant_method: fp8`: blocks as DeepSeek, Qwen, GLM and MiniMax publish them."""
+"""`quant_method: fp8`: blocks as DeepSeek, Qwen, GLM and MiniMax publish them, or one scale for a matrix."""
 
 from experts.checkpoint.encodings.block_fp8 import BlockFp8Encoding
+from experts.checkpoint.encodings.encoding import Encoding
+from experts.checkpoint.encodings.scaled import ScaledEncoding
 from experts.checkpoint.json_reader import JsonReader
+from kernels.formats.scaled import ScaledFp8
 from router_service.models.families.quantization.module_patterns import module_of, read_patterns
 from router_service.models.families.quantization.quantization import Quantization, always
 
 BLOCK = "weight_block_size"
+# The scales of a matrix without blocks have either name.
+PER_TENSOR: tuple[Encoding, ...] = tuple(ScaledEncoding(ScaledFp8, True, suffix) for suffix in ("_scale", "_scale_inv"))
 
 
 def read_fp8(written: JsonReader) -> Quantization:
     """Read the size of a block, and the modules that are not quantized; the head never is.
 
     Raises:
-        CheckpointError: other scales than one per block.
+        CheckpointError: a value that is missing or bad.
     """
     ignored = read_patterns(written, "modules_to_not_convert", "ignored_layers")
 
     def plain(name: str) -> bool:
         return name.endswith("lm_head.weight") or ignored(module_of(name))
 
-    return Quantization(always(BlockFp8Encoding(read_block(written, BLOCK))), plain)
+    in_blocks = written.get(BLOCK) is not None
+    return Quantization(always(*(_blocks(written) if in_blocks else PER_TENSOR)), plain)
+
+
+def _blocks(written: JsonReader) -> tuple[Encoding, ...]:
+    return (BlockFp8Encoding(read_block(written, BLOCK)),)
 
 
 def read_block(written: JsonReader, key: str) -> tuple[int, int]:
