@@ -18,31 +18,20 @@ from kernels.formats.int4_groups import Int4Groups
 from kernels.formats.int8_groups import Int8Groups
 from kernels.formats.quantized import RowStack
 from router_service.models.families.registry import ModelPlan, plan_model
-from tests.support import oracle
 from tests.support.int4_checkpoints import write_int4
-from tests.support.mesh import LogitsSpy, Mesh, greedy, load_shards, tokens_of
-from tests.support.oracle import check_logits
+from tests.support.mesh import load_shards
 from tests.support.quantize import change_tensors, set_weights, write_fp8, write_mxfp4
 from tests.support.tiny import Tiny, make_tiny
+from tests.unit.checkpoint.as_transformers import check
 
 INT4 = WeightsConfig("dequantized", "int4")
 INT8 = WeightsConfig("dequantized", "int8")
-SOME = oracle.prompts()[::3]
-TOKENS = 16
 SEPARATE = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3"]
 
 
 def planned(path: Path, weights: WeightsConfig) -> ModelPlan:
     plan = plan_model(Checkpoint(path))
     return replace(plan, tensors=quantized(plan.tensors, weights, str(path)))
-
-
-def check(path: Path, model: Any, weights: WeightsConfig, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    answers, spy = oracle.greedy(model, SOME, TOKENS), LogitsSpy.on(monkeypatch)
-    with Mesh(planned(path, weights), 2, **options) as mesh:
-        outputs = mesh.generate([a.prompt for a in answers], greedy(TOKENS))
-    assert [tokens_of(events) for events in outputs] == [a.tokens for a in answers]
-    check_logits(torch.stack(spy.steps), torch.stack([a.logits_GV for a in answers], dim=1))
 
 
 def rounded(path: Path, weights: WeightsConfig, chosen: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -60,7 +49,7 @@ def rounded(path: Path, weights: WeightsConfig, chosen: Callable[[str], bool]) -
 def test_experts(tmp_path: Path, family: str, weights: WeightsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_tiny(tmp_path, family)
     set_weights(made.oracle, by_our_names(rounded(tmp_path, weights, lambda name: ".experts." in name)))
-    check(tmp_path, made.oracle, weights, monkeypatch)
+    check(tmp_path, made.oracle, monkeypatch, planned(tmp_path, weights))
 
 
 def by_our_names(dense: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +73,7 @@ def test_experts_in_one_tensor(tmp_path: Path, family: str, monkeypatch: pytest.
             if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
                 for w_IO in parameter:
                     w_IO.copy_(rounding.of(w_IO.T).dense().T)
-    check(tmp_path, made.oracle, INT8, monkeypatch)
+    check(tmp_path, made.oracle, monkeypatch, planned(tmp_path, INT8))
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3"])
@@ -92,7 +81,7 @@ def test_projections_too(tmp_path: Path, family: str, monkeypatch: pytest.Monkey
     """All but the latent's second half, which attention takes apart; embedding, head, gates and norms stay."""
     made, weights = make_tiny(tmp_path, family), replace(INT8, quantize_scope="all")
     set_weights(made.oracle, rounded(tmp_path, weights, lambda name: "_proj" in name and "kv_b_proj" not in name))
-    check(tmp_path, made.oracle, weights, monkeypatch)
+    check(tmp_path, made.oracle, monkeypatch, planned(tmp_path, weights))
 
 
 def test_what_is_kept_and_what_it_takes(tiny: Callable[..., Tiny]) -> None:
@@ -110,7 +99,7 @@ def test_experts_in_a_quantized_format_stay_as_they_are(tmp_path: Path, monkeypa
     plain = rounded(tmp_path, weights, lambda name: "_proj" in name and "kv_b_proj" not in name)
     write_int4(tmp_path, made.oracle, "compressed-tensors", 16)
     made.oracle.load_state_dict({n: w for n, w in plain.items() if ".experts." not in n}, strict=False)
-    check(tmp_path, made.oracle, weights, monkeypatch, keep_packed=True)
+    check(tmp_path, made.oracle, monkeypatch, planned(tmp_path, weights), keep_packed=True)
     shard = load_shards(planned(tmp_path, weights), 2, keep_packed=True)[0]
     assert isinstance(next(iter(shard.layers.values())).gate_up[0], RowStack)
 
