@@ -51,6 +51,27 @@ def test_gptq(tmp_path: Path, form: str, variant: str, resident: str, monkeypatc
     check(tmp_path, made.oracle, monkeypatch, keep_packed=resident == "packed")
 
 
+def test_zero_biases_of_old_gptq_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of modules that have none; those that the family has are used: Qwen2's queries, keys and values."""
+    made = make_tiny(tmp_path, "qwen2_moe")
+    write_int4(tmp_path, made.oracle, "gptq", 8)
+    change_tensors(
+        tmp_path,
+        lambda tensors: tensors.update(
+            {
+                name.replace("qweight", "bias"): torch.zeros(w.shape[1])
+                for name, w in list(tensors.items())
+                if name.endswith("mlp.experts.3.up_proj.qweight")
+            }
+        ),
+    )
+    assert [line.partition(": ")[2] for line in plan_model(Checkpoint(tmp_path)).notices] == [
+        "2 tensors of biases that the model does not have, which old versions of AutoGPTQ wrote as zeros are not used "
+        "and not loaded"
+    ]
+    check(tmp_path, made.oracle, monkeypatch, keep_packed=True)
+
+
 @pytest.mark.parametrize("resident", RESIDENT)
 def test_awq(tmp_path: Path, resident: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_tiny(tmp_path, "qwen3_moe")
