@@ -38,6 +38,12 @@ def fp8_channel(w_OI: Tensor) -> Packed:
     return _bytes_with_scales(w_OI, FP8, 448)
 
 
+def flat_fp8_channel(w_OI: Tensor) -> Packed:
+    """The same with scales in one dimension."""
+    tensors, dense = fp8_channel(w_OI)
+    return tensors | {"_scale": tensors["_scale"].flatten()}, dense
+
+
 def fp8_tensor(w_OI: Tensor) -> Packed:
     """One scale, in float32, and that of the inputs as it was measured."""
     tensors, dense = _bytes_with_scales(w_OI, FP8, 448, per_tensor=True)
@@ -118,7 +124,7 @@ FORMATS: dict[str, Format] = {
         ),
     ),
     "modelopt-fp8": Format(fp8_tensor, modelopt("FP8")),
-    "modelopt-fp8-channel": Format(fp8_channel, modelopt("FP8_PER_CHANNEL_PER_TOKEN")),
+    "modelopt-fp8-channel": Format(flat_fp8_channel, modelopt("FP8_PER_CHANNEL_PER_TOKEN")),
     "modelopt-nvfp4": Format(modelopt_nvfp4, modelopt("NVFP4", group_size=16)),
     "autofp8": Format(fp8_tensor, {"quant_method": "fp8", "activation_scheme": "static"}),
 }
