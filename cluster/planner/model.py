@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cluster.config import ModelConfig
-from cluster.planner.quantize import quantized, rounding_of
+from cluster.planner.quantize import left_alone, quantized, rounding_of
 from cluster.planner.sizes import experts_bytes, parameters, router_bytes
 from experts.checkpoint.deployment_digest import deployment_digest
 from experts.checkpoint.directory import Checkpoint
@@ -94,7 +94,8 @@ def open_model(
             is not there.
     """
     plan, where = plan_model(Checkpoint(config.path), verify), str(config.path / "config.json")
-    plan = replace(plan, tensors=quantized(plan.tensors, weights, where))
+    tensors = quantized(plan.tensors, weights, where)
+    plan = replace(plan, tensors=tensors, notices=(*plan.notices, *left_alone(tensors, weights, where)))
     dtype = dtype_of(config.dtype, plan.spec.dtype, where)
     return ServedModel(plan, config.served_name, dtype, _device(config.device, computes_here), weights)
 

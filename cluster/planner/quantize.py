@@ -43,6 +43,15 @@ def quantized(tensors: TensorMap, weights: WeightsConfig, where: str) -> TensorM
     return made
 
 
+def left_alone(tensors: TensorMap, weights: WeightsConfig, where: str) -> tuple[str, ...]:
+    """A line that says what of the `quantized` tensors is not rounded although the setting is about it, if anything."""
+    router = any(tensors.router[name].encoded for name in _chosen(tensors)) and weights.quantize_scope == "all"
+    left = ["experts"] * tensors.experts.encoded + ["projections"] * router
+    if weights.quantize == "none" or not left:
+        return ()
+    return (f"{where}: weights.quantize leaves {' and '.join(left)} in the quantized format that they are stored in",)
+
+
 def with_experts_in(tensors: TensorMap, form: Quantize) -> TensorMap | None:
     """The tensors as `weights.quantize` would make them with this form alone; None where it would change nothing."""
     rounding = rounding_of(WeightsConfig(quantize=form))
@@ -54,6 +63,11 @@ def with_experts_in(tensors: TensorMap, form: Quantize) -> TensorMap | None:
 def _rounded(tensors: TensorMap, rounding: Rounding, everything: bool) -> TensorMap:
     router = tensors.router
     if everything:
-        chosen = {name for name in router if is_projection(name) and name != KEPT}
+        chosen = _chosen(tensors)
         router = {name: source.rounded(rounding) if name in chosen else source for name, source in router.items()}
     return replace(tensors, router=router, experts=tensors.experts.rounded(rounding))
+
+
+def _chosen(tensors: TensorMap) -> set[str]:
+    """The router's parameters that `quantize_scope: all` is about, by our names."""
+    return {name for name in tensors.router if is_projection(name) and name != KEPT}

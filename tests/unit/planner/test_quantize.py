@@ -24,6 +24,7 @@ from experts.config import Quantize, WeightsConfig
 from kernels import select
 from kernels.formats.rounding import Rounding
 from router_service.models.weights import load_router_weights
+from tests.support.int4_checkpoints import write_int4
 from tests.support.quantize import write_fp8
 from tests.support.tiny import Tiny, write_checkpoint
 
@@ -101,6 +102,16 @@ def test_each_setting_is_another_deployment(tiny: Callable[..., Tiny]) -> None:
     ]
     assert len({opened(path, **setting).digest(2) for setting in settings}) == len(settings)
     assert opened(path, quantize="int4").digest(2) == opened(path, quantize="int4", quantize_group=32).digest(2)
+
+
+def test_what_stays_as_it_is_stored_is_said(tmp_path: Path) -> None:
+    """Kimi's experts, which `all` leaves; nothing is said where all is rounded that the setting is about."""
+    model = write_checkpoint(tmp_path, "deepseek_v3")
+    assert opened(tmp_path, quantize="int8", quantize_scope="all").plan.notices == ()
+    write_int4(tmp_path, model, "compressed-tensors", 16)
+    assert opened(tmp_path).plan.notices == ()
+    (line,) = opened(tmp_path, quantize="int8", quantize_scope="all").plan.notices
+    assert "config.json: weights.quantize leaves experts in the quantized format that they are stored in" in line
 
 
 @pytest.fixture(scope="module")
