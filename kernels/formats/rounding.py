@@ -30,8 +30,10 @@ from kernels.formats.nibbles import packed_nibbles
 CLIPS = (1.0, 0.9, 0.8)
 # The size of the lowest INT8 code.
 HALF8 = 128
-# Weights at a time: fastest where a few float32 copies of them stay in the L2 cache.
+# Weights at a time: one thread is fastest where a few float32 copies of them stay in the L2 cache, several where waking
+# them for each operation does not count.
 _ELEMENTS = 1 << 17
+_ELEMENTS_SHARED = 1 << 20
 # Scales below it, whose inverse may be infinite, become zero.
 _LEAST = torch.finfo(torch.float32).tiny
 
@@ -90,7 +92,8 @@ def _shape(w_OI: Tensor) -> tuple[int, int]:
 def _pieces(w_OI: Tensor, group: int) -> Iterator[tuple[int, int, Tensor]]:
     """Rows start..end-1 in float32, in groups; zeros fill the last group, and no scale sees the difference."""
     outputs, inputs = w_OI.shape
-    groups, rows = groups_of(inputs, group), max(1, _ELEMENTS // inputs)
+    most = _ELEMENTS if torch.get_num_threads() == 1 else _ELEMENTS_SHARED
+    groups, rows = groups_of(inputs, group), max(1, most // inputs)
     for start in range(0, outputs, rows):
         end = min(outputs, start + rows)
         values_RI = pad(w_OI[start:end].float(), (0, groups * group - inputs))
