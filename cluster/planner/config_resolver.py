@@ -20,6 +20,7 @@ from cluster.planner.memory_plan import (
     refusal,
 )
 from cluster.planner.model import ServedModel
+from cluster.planner.quantize import ROUNDED, with_experts_in
 from cluster.planner.sizes import experts_bytes, kv_cache_bytes, kv_cache_tokens, packable, router_bytes
 from cluster.table import size
 from experts.host.memory import host_bytes
@@ -30,9 +31,9 @@ from router_service.models.spec import ModelSpec, TensorMap
 def forms_of(
     spec: ModelSpec, tensors: TensorMap, dtype: torch.dtype, on_gpu: bool, router: EngineConfig, routers: int
 ) -> Forms:
-    """The model's demands in each form, and in half precision where it is to be served in float32."""
+    """The model's demands in each form; in half precision where it is to be served in float32, and quantized."""
 
-    def demand(dtype: torch.dtype, packed: bool) -> Demand:
+    def demand(dtype: torch.dtype, packed: bool, tensors: TensorMap = tensors) -> Demand:
         return Demand(
             experts=spec.gate.experts,
             expert_bytes=experts_bytes(tensors, 1, dtype, packed),
@@ -45,7 +46,12 @@ def forms_of(
 
     # Suggested only where it helps: half of float32. The other dtypes are that small already.
     half = {"--dtype bfloat16": demand(torch.bfloat16, False)} if dtype is torch.float32 else {}
-    return Forms(demand(dtype, False), demand(dtype, True) if packable(tensors) else None, half)
+    rounded = {
+        f"--quantize {form}": demand(dtype, False, made)
+        for form in ROUNDED
+        if (made := with_experts_in(tensors, form)) is not None
+    }
+    return Forms(demand(dtype, False), demand(dtype, True) if packable(tensors) else None, half | rounded)
 
 
 def cache_tokens(spec: ModelSpec, router: EngineConfig) -> int:

@@ -55,16 +55,6 @@ class BlockFp8(Coded):
         """(O, I)."""
         return self.values_OI.shape
 
-    @property
-    def device(self) -> torch.device:
-        """Where values and scales lie."""
-        return self.values_OI.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of values and scales."""
-        return self.values_OI.nbytes + self.scales_BC.nbytes
-
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
         wide_MI = e4m3.widened(self.values_OI[start:end], scratch)
         scales_MC, width = self._scales(start, end), self.block[1]

@@ -5,7 +5,6 @@ Legend: O outputs (rows), I inputs (columns), G groups along them, M rows of a p
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kernels.formats.quantized import FLOAT_DTYPES
@@ -50,7 +49,7 @@ def _by_group(wide_MI: Tensor, of_groups_MG: Tensor, group: int) -> list[tuple[T
     """Whole groups as one view, so that numbers broadcast instead of being repeated for each column; then the rest."""
     rows, inputs = wide_MI.shape
     whole, of_groups_MG = inputs // group, of_groups_MG.float()
-    parts = [(wide_MI[:, : whole * group].unflatten(1, (whole, group)), of_groups_MG[:, :whole, None])] if whole else []
+    parts = [(wide_MI[:, : whole * group].view(rows, whole, group), of_groups_MG[:, :whole, None])] if whole else []
     if whole * group < inputs:
         parts.append((wide_MI[:, whole * group :], of_groups_MG[:, whole:]))
     return parts

@@ -59,16 +59,6 @@ class Mxfp4(Coded):
         """(O, I)."""
         return torch.Size((self.blocks_OGH.shape[0], self.blocks_OGH.shape[1] * GROUP))
 
-    @property
-    def device(self) -> torch.device:
-        """Where blocks and scales lie."""
-        return self.blocks_OGH.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of blocks and scales."""
-        return self.blocks_OGH.nbytes + self.scales_OG.nbytes
-
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
         scales_N = _powers(self.device).index_select(0, self.scales_OG[start:end].view(-1).int())
         return e2m1.scaled(self.blocks_OGH[start:end], scales_N, scratch).view(end - start, -1)

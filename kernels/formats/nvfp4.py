@@ -62,16 +62,6 @@ class Nvfp4(Coded):
         """(O, I)."""
         return torch.Size((self.packed_OH.shape[0], 2 * self.packed_OH.shape[1]))
 
-    @property
-    def device(self) -> torch.device:
-        """Where values and scales lie."""
-        return self.packed_OH.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of values and scales."""
-        return self.packed_OH.nbytes + self.scales_OG.nbytes + self.scale_1.nbytes
-
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
         codes_G = self.scales_OG[start:end].view(torch.uint8).view(-1).int()
         scales_G = e4m3.values(self.device).index_select(0, codes_G)

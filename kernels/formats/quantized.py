@@ -106,7 +106,20 @@ def as_dense(w_OI: Matrix) -> Tensor:
 
 
 class Coded(Quantized):
-    """A format whose rows decode to float32 in a scratch buffer; subclasses say how."""
+    """A format whose rows decode to float32 in a scratch buffer; subclasses say how. All tensors are packed ones."""
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the packed tensors lie."""
+        return self._packed()[0].device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values and scales."""
+        return sum(tensor.nbytes for tensor in self._packed())
+
+    def _packed(self) -> list[Tensor]:
+        return [value for value in vars(self).values() if isinstance(value, Tensor)]
 
     @abstractmethod
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:

@@ -5,15 +5,18 @@ a scale may be negative and no code is left unused. Source of that choice: Q4_0 
 (https://github.com/ggml-org/ggml). For INT4 the scale is then the best of `CLIPS` times that, by squared error, and
 fitted to its codes by least squares.
 
-Relative error of normal weights in groups of 32 and 128, and weights a second and thread on Zen 5: largest / 7 in
-place of / -8 0.097, 0.117; as Q4_0 0.086, 0.103; fitted 0.085, 0.102 (300 M); with the clips too 0.083, 0.098 (190 M);
-with six clips 0.082, 0.097 (120 M). For INT8 no choice changes its 0.005 and 0.006 by more than 2%.
+Relative error of normal weights in groups of 32 and 128, and the search's speed on one thread of a busy Zen 5: largest
+/ 7 in place of / -8 0.097, 0.117; as Q4_0 0.086, 0.103; fitted 0.085, 0.102 (300 M weights a second); with the clips
+too 0.083, 0.098 (190 M; 110 M with all else that `int4_of` does); with six clips 0.082, 0.097 (120 M). For INT8 no
+choice changes its 0.0056 and 0.0067 by more than 3%; it takes the first scale, 270 M weights a second.
 Legend: O outputs (rows), I inputs (columns), G groups along I, C inputs of a group, R rows at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,10 +30,33 @@ from kernels.formats.nibbles import packed_nibbles
 CLIPS = (1.0, 0.9, 0.8)
 # The size of the lowest INT8 code.
 HALF8 = 128
-# Weights at a time: fastest where a few float32 copies of them stay in the L2 cache.
+# Weights at a time: one thread is fastest where a few float32 copies of them stay in the L2 cache, several where waking
+# them for each operation does not count.
 _ELEMENTS = 1 << 17
+_ELEMENTS_SHARED = 1 << 20
 # Scales below it, whose inverse may be infinite, become zero.
 _LEAST = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What float matrices become when they are loaded: INT8 or INT4 in groups of `group` inputs."""
+
+    form: Literal["int8", "int4"]
+    group: int
+
+    def __str__(self) -> str:
+        """As in logs and errors."""
+        return f"{self.form} in groups of {self.group}"
+
+    def of(self, w_OI: Tensor) -> Int4Groups | Int8Groups:
+        """Round a matrix; see `int4_of`."""
+        return (int4_of if self.form == "int4" else int8_of)(w_OI, self.group)
+
+    def nbytes(self, shape: tuple[int, int]) -> int:
+        """Bytes of a rounded matrix [O, I]."""
+        kind = Int4Groups if self.form == "int4" else Int8Groups
+        return kind.empty(shape, torch.bfloat16, "meta", group=self.group).nbytes
 
 
 def int4_of(w_OI: Tensor, group: int) -> Int4Groups:
@@ -66,10 +92,12 @@ def _shape(w_OI: Tensor) -> tuple[int, int]:
 def _pieces(w_OI: Tensor, group: int) -> Iterator[tuple[int, int, Tensor]]:
     """Rows start..end-1 in float32, in groups; zeros fill the last group, and no scale sees the difference."""
     outputs, inputs = w_OI.shape
-    groups, rows = groups_of(inputs, group), max(1, _ELEMENTS // inputs)
+    most = _ELEMENTS if torch.get_num_threads() == 1 else _ELEMENTS_SHARED
+    groups, rows = groups_of(inputs, group), max(1, most // inputs)
     for start in range(0, outputs, rows):
         end = min(outputs, start + rows)
-        yield start, end, pad(w_OI[start:end].float(), (0, groups * group - inputs)).unflatten(1, (groups, group))
+        values_RI = pad(w_OI[start:end].float(), (0, groups * group - inputs))
+        yield start, end, values_RI.reshape(end - start, groups, group)
 
 
 def _best_scales(values_RGC: Tensor) -> Tensor:

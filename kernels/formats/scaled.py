@@ -53,16 +53,6 @@ class _Scaled(Coded):
         """(O, I)."""
         return self.values_OI.shape
 
-    @property
-    def device(self) -> torch.device:
-        """Where values and scales lie."""
-        return self.values_OI.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of values and scales."""
-        return self.values_OI.nbytes + self.scales_R1.nbytes
-
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
         scales = self.scales_R1 if len(self.scales_R1) == 1 else self.scales_R1[start:end]
         return self._unscaled(self.values_OI[start:end], scratch).mul_(scales)

@@ -140,10 +140,11 @@ def write_int4(path: Path, model: Any, form: str, group: int, **options: Any) ->
 
     change_tensors(path, change)
     set_weights(model, dense)
-    change_config(path, quantization_config=_config(form, group, zeros, shuffled))
+    change_config(path, quantization_config=int4_config(form, group, zeros, shuffled))
 
 
-def _config(form: str, group: int, zeros: bool, shuffled: bool) -> dict[str, Any]:
+def int4_config(form: str, group: int, zeros: bool = False, shuffled: bool = False) -> dict[str, Any]:
+    """`quantization_config` as the publisher writes it; see `write_int4`."""
     if form == "compressed-tensors":
         return pack_quantized_config(group, symmetric=not zeros, actorder="group" if shuffled else None)
     if form == "awq":

@@ -80,15 +80,18 @@ def set_weights(model: Any, dense: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if name in dense:
             parameter.copy_(dense[name])
+        elif not any(written.startswith(name.rpartition(".")[0]) for written in dense):
+            continue
         elif name.endswith("experts.gate_up_proj"):
             prefix = name.removesuffix("gate_up_proj")
             for expert in range(len(parameter)):
-                both = [dense[f"{prefix}{expert}.{part}_proj.weight"] for part in ("gate", "up")]
-                parameter[expert].copy_(torch.cat(both))
+                both = torch.cat([dense[f"{prefix}{expert}.{part}_proj.weight"] for part in ("gate", "up")])
+                parameter[expert].copy_(both if both.shape == parameter.shape[1:] else both.T)  # turned in Llama 4
         elif name.endswith("experts.down_proj"):
             prefix = name.removesuffix("down_proj")
             for expert in range(len(parameter)):
-                parameter[expert].copy_(dense[f"{prefix}{expert}.down_proj.weight"])
+                down = dense[f"{prefix}{expert}.down_proj.weight"]
+                parameter[expert].copy_(down if down.shape == parameter.shape[1:] else down.T)
 
 
 @torch.no_grad()
@@ -106,6 +109,20 @@ def write_mxfp4(path: Path, model: Any) -> None:
     change_config(
         path, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
     )
+
+
+def write_apart(path: Path) -> None:
+    """Store Llama 4's experts one by one, outputs first, as llm-compressor does."""
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        for name in [n for n in tensors if n.endswith("experts.gate_up_proj")]:
+            prefix = name.removesuffix("gate_up_proj")
+            gate, up = tensors.pop(name).transpose(1, 2).chunk(2, 1)
+            down = tensors.pop(f"{prefix}down_proj").transpose(1, 2)
+            for part, of_all in (("gate", gate), ("up", up), ("down", down)):
+                tensors |= {f"{prefix}{number}.{part}_proj.weight": one for number, one in enumerate(of_all)}
+
+    change_tensors(path, change)
 
 
 def write_fused(path: Path, model: Any) -> None:

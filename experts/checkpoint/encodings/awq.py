@@ -66,7 +66,7 @@ class AwqEncoding(Encoding):
 
 def _in_order(words_RW: Tensor) -> Tensor:
     """The codes [R, O] of words, in the order of outputs."""
-    codes_RWN = unpacked_nibbles(words_RW).unflatten(1, (words_RW.shape[1], 8))
+    codes_RWN = unpacked_nibbles(words_RW).view(*words_RW.shape, 8)
     return codes_RWN[:, :, torch.tensor(PLACES, device=words_RW.device)].flatten(1)
 
 

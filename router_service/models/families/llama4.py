@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from experts.checkpoint.json_checks import MAX_INT32
+from experts.checkpoint.manifest import ExpertManifest
 from experts.checkpoint.source import Layout
 from kernels.weights import ExpertForm
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
@@ -23,7 +24,7 @@ from router_service.models.families.common import (
     shared_params,
 )
 from router_service.models.families.config_reader import ConfigReader
-from router_service.models.families.manifests import fused_experts, manifest_of
+from router_service.models.families.manifests import fused_experts, manifest, manifest_of
 from router_service.models.families.names import TensorNames
 from router_service.models.spec import Gate, Layer, ModelSpec, Rule, Shared, TensorMap
 from router_service.models.view import View
@@ -89,10 +90,21 @@ def _layers(config: ConfigReader, form: GroupedAttention) -> tuple[Layer, ...]:
 
 
 def tensor_map(spec: ModelSpec, names: TensorNames) -> TensorMap:
-    """The publisher's names: `feed_forward.router`, `feed_forward.experts.gate_up_proj` (all experts, transposed)."""
+    """The publisher's names: `feed_forward.router`, `feed_forward.experts.gate_up_proj` (all experts, transposed).
+
+    Quantized checkpoints may have `feed_forward.experts.N.gate_proj` instead.
+    """
     tree = Tree(next((root for root in ROOTS if names.has(f"{root}model.norm.weight")), ROOTS[1]), "feed_forward")
-    experts = fused_experts(spec, tree.feed_forward, Layout.TRANSPOSED, Layout.TRANSPOSED)
-    return TensorMap(router_params(spec, names, tree, _sparse), manifest_of(spec, experts))
+    return TensorMap(router_params(spec, names, tree, _sparse), _experts(spec, names, tree))
+
+
+def _experts(spec: ModelSpec, names: TensorNames, tree: Tree) -> ExpertManifest:
+    """llm-compressor takes the experts apart before it quantizes them."""
+    one = f"{tree.feed_forward(spec.moe_layers[0])}.experts.0.gate_proj.weight"
+    if names.has(one) or names.encoding(one) is not None:
+        return manifest(spec, names, tree.feed_forward)
+    fused = fused_experts(spec, tree.feed_forward, Layout.TRANSPOSED, Layout.TRANSPOSED)
+    return manifest_of(spec, fused)
 
 
 def _sparse(at: LayerTensors) -> Params:

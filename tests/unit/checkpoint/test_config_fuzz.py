@@ -28,6 +28,7 @@ from router_service.models.families.names import PublishedNames
 from router_service.models.families.quantization.read import read_quantization
 from router_service.models.families.registry import plan_model, read_model
 from router_service.models.spec import ModelSpec, TensorMap
+from tests.support.formats import FORMATS
 from tests.support.quantize import change_config
 from tests.support.tiny import FAMILIES, GPT_OSS, LLAMA4, YARN, Tiny, make_config
 from tests.support.wrong_values import check_refusal, spoiled
@@ -41,6 +42,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     # transformers writes a window of 0 where none is used.
     **{family: (family, {"sliding_window": None} if family == "qwen2_moe" else {}) for family in FAMILIES},
     "fp8": ("deepseek_v3", FP8 | OLD_YARN),
+    "int8": ("mixtral", {"quantization_config": FORMATS["int8"].config}),
+    "nvfp4": ("deepseek_v3", {"quantization_config": FORMATS["modelopt-nvfp4"].config}),
     "windows": ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 8, "layer_types": None}),
     "mxfp4": ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4"}, "layer_types": None}),
     "text_config": ("llama4", {"text_config": TEXT, "eos_token_id": [1, 2]}),

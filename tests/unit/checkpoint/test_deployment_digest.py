@@ -41,6 +41,13 @@ def test_each_change_of_the_serving_is_another(tmp_path: Path, change: dict[str,
     assert digest(path) != digest(path, **change)  # type: ignore[arg-type]
 
 
+def test_what_modelopt_says_beside_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / "one")
+    before = digest(path)
+    (path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    assert digest(path) != before
+
+
 def test_the_size_of_a_file_counts(tmp_path: Path) -> None:
     path = write(tmp_path / "one")
     before = digest(path)

@@ -14,23 +14,10 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from router_service.models.families.llama4 import skipped_elements
 from router_service.models.families.registry import plan_model
-from tests.support import oracle, quantize
-from tests.support.mesh import LogitsSpy, Mesh, greedy, tokens_of
-from tests.support.oracle import check_logits
+from tests.support import quantize
+from tests.support.mesh import Mesh
 from tests.support.tiny import COMMON, FAMILIES, LLAMA4, Tiny, make_tiny
-
-SOME = oracle.prompts()[::3]
-TOKENS = 32
-
-
-def check(path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """The checkpoint at `path`, over two shards, computes what transformers' `model` does."""
-    answers, spy = oracle.greedy(model, SOME, TOKENS), LogitsSpy.on(monkeypatch)
-    with Mesh(plan_model(Checkpoint(path)), 2, **options) as mesh:
-        outputs = mesh.generate([a.prompt for a in answers], greedy(TOKENS))
-    assert [tokens_of(events) for events in outputs] == [a.tokens for a in answers]
-    check_logits(torch.stack(spy.steps), torch.stack([a.logits_GV for a in answers], dim=1))
-
+from tests.unit.checkpoint.as_transformers import check
 
 # What the makers' own config.json has that transformers' lacks, or has under another name.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -189,7 +176,6 @@ def test_the_image_side_is_counted_from_the_configuration(multimodal: tuple[Path
             {"quant_method": "bitsandbytes"},
             "quant_method is 'bitsandbytes', supported: 'fp8', ",
         ),
-        ({"quant_method": "fp8"}, "weight_block_size is None, FP8 needs two positive numbers, as [128, 128]"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size is [128], FP8 needs"),
     ],
 )

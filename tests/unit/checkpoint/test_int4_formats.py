@@ -7,15 +7,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cluster.planner.published_models import published_config
+from cluster.planner.sizes import Kind, packable, published_dtype, stored_bytes, weights_bytes
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
-from router_service.models.families.registry import plan_model
-from tests.support.int4_checkpoints import pack_quantized_config, write_int4
+from router_service.models.families.names import PublishedNames
+from router_service.models.families.quantization.read import read_quantization
+from router_service.models.families.registry import plan_model, read_model
+from tests.support.int4_checkpoints import int4_config, pack_quantized_config, write_int4
 from tests.support.mesh import load_shards
 from tests.support.quantize import change_config, change_tensors, publish_config
-from tests.support.tiny import make_tiny
-from tests.unit.checkpoint.test_formats import PUBLISHED, check
+from tests.support.tiny import make_config, make_tiny
+from tests.support.wrong_values import check_refusal, spoiled
+from tests.unit.checkpoint.as_transformers import check
 
+WHERE = "somewhere/config.json"
 RESIDENT = ["packed", "dequantized"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "symmetric": {},
@@ -31,7 +37,8 @@ def test_kimi_k2_thinking(tmp_path: Path, variant: str, resident: str, monkeypat
     one_group = {"n_group": 1, "topk_group": 1, "n_shared_experts": 1, "routed_scaling_factor": 2.827}
     made = make_tiny(tmp_path, "deepseek_v3", **one_group)
     write_int4(tmp_path, made.oracle, "compressed-tensors", 16, **VARIANTS[variant])
-    publish_config(tmp_path, **PUBLISHED["deepseek_v3"], model_type="kimi_k2", architectures=None)
+    named = {"num_local_experts": None, "n_routed_experts": 12, "head_dim": None, "rope_interleave": None}
+    publish_config(tmp_path, **named, model_type="kimi_k2", architectures=None)
     check(tmp_path, made.oracle, monkeypatch, keep_packed=resident == "packed")
 
 
@@ -42,6 +49,27 @@ def test_gptq(tmp_path: Path, form: str, variant: str, resident: str, monkeypatc
     made = make_tiny(tmp_path, "qwen3_moe")
     write_int4(tmp_path, made.oracle, form, 8, **VARIANTS[variant])
     check(tmp_path, made.oracle, monkeypatch, keep_packed=resident == "packed")
+
+
+def test_zero_biases_of_old_gptq_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of modules that have none; those that the family has are used: Qwen2's queries, keys and values."""
+    made = make_tiny(tmp_path, "qwen2_moe")
+    write_int4(tmp_path, made.oracle, "gptq", 8)
+    change_tensors(
+        tmp_path,
+        lambda tensors: tensors.update(
+            {
+                name.replace("qweight", "bias"): torch.zeros(w.shape[1])
+                for name, w in list(tensors.items())
+                if name.endswith("mlp.experts.3.up_proj.qweight")
+            }
+        ),
+    )
+    assert [line.partition(": ")[2] for line in plan_model(Checkpoint(tmp_path)).notices] == [
+        "2 tensors of biases that the model does not have, which old versions of AutoGPTQ wrote as zeros are not used "
+        "and not loaded"
+    ]
+    check(tmp_path, made.oracle, monkeypatch, keep_packed=True)
 
 
 @pytest.mark.parametrize("resident", RESIDENT)
@@ -147,6 +175,34 @@ def test_spellings_that_mean_what_is_supported(tmp_path: Path, quantization: dic
     made = make_tiny(tmp_path, "qwen3_moe")
     change_config(made.path, quantization_config=quantization)
     assert not plan_model(Checkpoint(made.path)).tensors.experts.encoded
+
+
+@pytest.mark.parametrize("form", ["compressed-tensors", "gptq", "awq"])
+def test_any_value_is_read_or_refused(form: str) -> None:
+    whole = {"architectures": ["Qwen3MoeForCausalLM"], **make_config("qwen3_moe").to_dict()}
+    refused = 0
+    for case in spoiled({"quantization_config": int4_config(form, 16)}):
+        config = whole | case.config
+        try:
+            _, tensors = read_model(config, WHERE, PublishedNames(read_quantization(config, WHERE)))
+            assert weights_bytes(tensors, torch.bfloat16, packable(tensors)) > 0
+        except CheckpointError as error:
+            check_refusal(error, case, WHERE)
+            refused += 1
+    assert refused > 40
+
+
+def test_the_size_of_kimi_k2_thinking() -> None:
+    """Published as 594 GB: experts in INT4, all else in bfloat16."""
+    config, _ = published_config("kimi-k2")
+    config |= {"quantization_config": pack_quantized_config(32)}
+    spec, tensors = read_model(config, WHERE, PublishedNames(read_quantization(config, WHERE)))
+    assert tensors.experts.encoded
+    assert tensors.experts.bytes_per_expert(torch.bfloat16, packed=True) == 3 * 7168 * 2048 * 9 // 16
+    assert not any(source.encoded for source in tensors.router.values())
+    stored = stored_bytes(tensors, lambda tensor: published_dtype(spec, tensor))
+    assert sum(sum(by_dtype.values()) for by_dtype in stored.values()) == pytest.approx(594e9, rel=0.005)
+    assert stored[Kind.EXPERTS].keys() == {"I32", "BF16"} | {"I64"}
 
 
 def test_a_matrix_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cluster.planner.sizes import Kind, kind_of, stored_tensors
 from cluster.planner.wire_traffic import expected_shards_asked, layer_traffic, most_shards_asked
 from experts.placement import even_placement
 from experts.transport.call import ExpertCall, Partial, Stamps, pack_call, pack_partial
+from tests.support.formats import FORMATS, write_format
 from tests.support.quantize import SINGLE, write_fp8, write_mxfp4
 from tests.support.tiny import FAMILIES, Tiny, write_checkpoint
 
@@ -175,20 +176,37 @@ def test_kinds_of_all_families(tiny: Callable[..., Tiny]) -> None:
     assert kind_of("3.shared_gate") is Kind.SMALL
 
 
-@pytest.mark.parametrize("form", ["fp8", "mxfp4"])
+@pytest.mark.parametrize("form", ["fp8", "mxfp4", "fp8-channel", "int8", "nvfp4"])
 def test_a_quantized_directory(tmp_path: Path, form: str) -> None:
-    family = "gpt_oss" if form == "mxfp4" else "deepseek_v3"
-    model = write_checkpoint(tmp_path, family, torch.bfloat16)
-    write_mxfp4(tmp_path, model) if form == "mxfp4" else write_fp8(tmp_path, model, (16, 16))
+    family = "gpt_oss" if form == "mxfp4" else "qwen3_moe" if form in FORMATS else "deepseek_v3"
+    sixteens = {"moe_intermediate_size": 32, "intermediate_size": 64} if form in FORMATS else {}
+    model = write_checkpoint(tmp_path, family, torch.bfloat16, **sixteens)
+    if form in FORMATS:
+        write_format(tmp_path, model, FORMATS[form])
+    else:
+        write_mxfp4(tmp_path, model) if form == "mxfp4" else write_fp8(tmp_path, model, (16, 16))
     found = look(str(tmp_path), 2, "float32")
     by_dtype: dict[str, int] = {}
     names = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float8_e4m3fn: "F8_E4M3", torch.uint8: "U8"}
+    names[torch.int8] = "I8"
     for tensor in load_file(tmp_path / SINGLE).values():
         by_dtype[names[tensor.dtype]] = by_dtype.get(names[tensor.dtype], 0) + tensor.nbytes
     for dtype, size in by_dtype.items():
         assert sum(held.get(dtype, 0) for held in found.stored.values()) == size
     assert found.packed is not None
     assert found.packed.weights < found.dequantized.weights == 4 * found.parameters.total
+
+
+def test_what_quantization_leaves_out_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_checkpoint(tmp_path, "qwen3_moe")
+    write_format(tmp_path, model, FORMATS["modelopt-fp8"], input_scale=torch.tensor(0.5))
+    scales = sum(name.endswith(".input_scale") for name in load_file(tmp_path / SINGLE))
+    (one,) = look(str(tmp_path), 2).skipped
+    assert (one.reason, one.tensors, one.bytes) == ("activation scales", scales, 4 * scales)
+    assert main(["inspect", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"{scales} tensors of activation scales are not used and not loaded") == 1
+    assert said.count("quant_algo FP8 is applied to weights only") == 1
 
 
 def test_what_is_skipped_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

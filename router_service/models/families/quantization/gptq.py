@@ -1,5 +1,7 @@
 """`quant_method: gptq`: INT4 groups as AutoGPTQ, GPTQModel and optimum write them."""
 
+from collections.abc import Callable
+
 from experts.checkpoint.encodings.gptq import GptqEncoding
 from experts.checkpoint.json_reader import JsonReader
 from router_service.models.families.quantization.int4 import check_bits, read_group
@@ -8,6 +10,8 @@ from router_service.models.families.quantization.quantization import Quantizatio
 FORMAT = ("checkpoint_format", "format")
 # Whether zero points are stored less one.
 FORMATS = {"gptq": True, "gptq_v2": False}
+# Asked about tensors only that the family does not have; engines that know GPTQ skip them too.
+UNUSED = {".bias": "biases that the model does not have, which old versions of AutoGPTQ wrote as zeros"}
 # Where a configuration says nothing, as in transformers.
 GROUP = 128
 
@@ -26,10 +30,16 @@ def read_gptq(written: JsonReader) -> Quantization:
         raise written.error(key, form, f"supported: {', '.join(map(repr, FORMATS))}")
     group, ordered = read_group(written, "group_size", default=GROUP), written.flag("desc_act", False)
     symmetric, less_one = written.flag("sym", True), FORMATS[form]
-    indexed = GptqEncoding(group, symmetric, ordered, less_one)
-    if ordered:  # without an index nothing says which group an input is in
-        return Quantization(always(indexed))
-    return Quantization(always(indexed, GptqEncoding(group, symmetric, ordered, less_one, indexed=False)))
+    layouts = [GptqEncoding(group, symmetric, ordered, less_one)]
+    if not ordered:  # else nothing would say which group an input is in
+        layouts.append(GptqEncoding(group, symmetric, ordered, less_one, indexed=False))
+    return Quantization(always(*layouts), _plain(written), UNUSED)
+
+
+def _plain(written: JsonReader) -> Callable[[str], bool]:
+    """The head is quantized only where that is said."""
+    head = written.flag("lm_head", False)
+    return lambda name: name.endswith("lm_head.weight") and not head
 
 
 def _check_variants(written: JsonReader) -> None:

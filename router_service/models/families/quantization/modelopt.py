@@ -23,29 +23,46 @@ ALGORITHMS: dict[str, Encoding] = {
 }
 
 
-def read_modelopt(written: JsonReader) -> Quantization:
-    """Read the algorithm, and the modules that it leaves out.
+MIXED = "MIXED_PRECISION"
+
+
+def read_modelopt(said: JsonReader) -> Quantization:
+    """Read the algorithm, and the modules that it leaves out, in either file's spelling.
 
     Raises:
         CheckpointError: an algorithm that is not supported, or a value that is missing or bad.
     """
-    older = written.object("quantization")
-    said = older if older.values else written
+    if said.text("quant_algo", default="").upper() == MIXED:
+        return _mixed(said)
+    encoding, ignored = _encoding(said, MIXED), read_patterns(said, "ignore", "exclude_modules")
+    return Quantization(always(encoding), lambda name: ignored(module_of(name)), notices=tuple(_notices(said)))
+
+
+def _mixed(said: JsonReader) -> Quantization:
+    """Each module has an algorithm of its own; those that are not listed are plain."""
+    layers = said.object("quantized_layers")
+    by_module = {name: _encoding(layers.object(name)) for name in layers.values}
+    if not by_module:
+        raise said.error("quantized_layers", layers.values, f"{MIXED} needs the modules and their algorithms")
+    # NVFP4 has the scales that mark FP8 too, so it is looked for first.
+    found = sorted(dict.fromkeys(by_module.values()), key=lambda encoding: encoding != nvfp4.MODELOPT)
+    return Quantization(always(*found), lambda name: module_of(name) not in by_module, notices=tuple(_notices(said)))
+
+
+def _encoding(said: JsonReader, *others: str) -> Encoding:
     algorithm = said.text("quant_algo", default=None)
     if algorithm is None or algorithm.upper() not in ALGORITHMS:
-        raise said.error("quant_algo", algorithm, f"supported: {', '.join(map(repr, ALGORITHMS))}")
+        raise said.error("quant_algo", algorithm, f"supported: {', '.join(map(repr, (*ALGORITHMS, *others)))}")
     encoding = ALGORITHMS[algorithm.upper()]
     if encoding is nvfp4.MODELOPT:
         said.must_be("group_size", [GROUP])
-    ignored = read_patterns(said, "ignore", "exclude_modules")
-    return Quantization(
-        always(encoding), lambda name: ignored(module_of(name)), notices=tuple(_notices(said, algorithm))
-    )
+    return encoding
 
 
-def _notices(said: JsonReader, algorithm: str) -> Iterator[str]:
-    if not algorithm.upper().startswith("W4A16"):
-        yield f"{said.name('quant_algo')} {algorithm.upper()} is applied to weights only: activations are not quantized"
+def _notices(said: JsonReader) -> Iterator[str]:
+    algorithm = said.text("quant_algo", default="").upper()
+    if not algorithm.startswith("W4A16"):
+        yield f"{said.name('quant_algo')} {algorithm} is applied to weights only: activations are not quantized"
     for key in ("kv_cache_scheme", "kv_cache_quant_algo"):
         if said.get(key):
             yield f"{said.name(key)} is not applied: the KV cache has the model's dtype"

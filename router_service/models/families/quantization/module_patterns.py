@@ -7,9 +7,11 @@ from functools import cache
 
 from experts.checkpoint.json_reader import JsonReader
 
-# A pattern comes from an untrusted file. Every repetition without a limit multiplies the time that a name may take.
+# A pattern comes from an untrusted file: each repetition multiplies the time that a name may take by its length, and a
+# repeated group may double it with each character.
 MOST_CHARACTERS = 1000
-MOST_REPETITIONS = 6
+MOST_REPETITIONS = 4
+REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
 def module_of(weight: str) -> str:
@@ -36,17 +38,23 @@ def any_of(matchers: Sequence[Callable[[str], bool]]) -> Callable[[str], bool]:
 
 def _matcher(reader: JsonReader, key: str, entry: str) -> Callable[[str], bool]:
     if entry.startswith("re:"):
-        return _compiled(reader, key, entry.removeprefix("re:"))
+        _check_time(reader, key, entry)
+        return _compiled(reader, key, entry, entry.removeprefix("re:"))
     if "*" in entry:
-        return _compiled(reader, key, translate(entry))
+        return _compiled(reader, key, entry, translate(entry))
     return lambda module: f".{module}.".startswith(f".{entry}.") or f".{module}".endswith(f".{entry}")
 
 
-def _compiled(reader: JsonReader, key: str, pattern: str) -> Callable[[str], bool]:
-    if len(pattern) > MOST_CHARACTERS or sum(pattern.count(sign) for sign in "*+{") > MOST_REPETITIONS:
-        raise reader.error(key, pattern, f"a pattern has at most {MOST_REPETITIONS} of * + {{")
+def _check_time(reader: JsonReader, key: str, entry: str) -> None:
+    repetitions = sum(entry.count(sign) for sign in "*+{")
+    if len(entry) > MOST_CHARACTERS or repetitions > MOST_REPETITIONS or REPEATED_GROUP.search(entry):
+        wanted = f"a pattern may have {MOST_CHARACTERS} characters, {MOST_REPETITIONS} of * + {{, and none behind a )"
+        raise reader.error(key, entry, wanted)
+
+
+def _compiled(reader: JsonReader, key: str, entry: str, pattern: str) -> Callable[[str], bool]:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise reader.error(key, pattern, f"it must be a regular expression: {error}") from None
+        raise reader.error(key, entry, f"it must be a regular expression: {error}") from None
     return lambda module: compiled.match(module) is not None

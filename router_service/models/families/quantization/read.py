@@ -44,7 +44,7 @@ def read_quantization(config: Mapping[str, Any], where: str, beside: JsonReader 
     if not written.values:
         written = whole.object("text_config").object("quantization_config")
     if beside is not None and beside.values and not written.values:
-        return read_modelopt(beside)
+        return read_modelopt(beside.object("quantization"))
     method = written.text("quant_method", default=None)
     if method is None:
         return UNSAID

@@ -82,6 +82,7 @@ def test_the_size_of_a_piece_does_not_matter(form, monkeypatch):
     make, w = FORMS[form][0], normal(50, 70)
     whole = make(w, 32).dense()
     monkeypatch.setattr(rounding, "_ELEMENTS", 100)
+    monkeypatch.setattr(rounding, "_ELEMENTS_SHARED", 300)
     assert torch.equal(make(w, 32).dense(), whole)
 
 
