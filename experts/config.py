@@ -40,8 +40,8 @@ class WeightsConfig:
 
     Args:
         resident: for matrices that are stored with scales (FP8, INT8, FP4). packed keeps the published bytes and
-            decodes them when they are used, dequantized decodes them once, auto decodes where memory allows. Others are
-            kept in the model's dtype
+            decodes them when they are used, dequantized decodes them once, auto is packed with the native kernels,
+            which are faster so, and else decodes where memory allows. Others are kept in the model's dtype
         quantize: what matrices that are stored in floats become when they are loaded: codes of 8 or 4 bits with a scale
             for each group of inputs. It costs quality; matrices that are stored in blocks with scales stay as they are
         quantize_group: inputs that share a scale; 0 takes 32 for int4 and 128 for int8

@@ -13,7 +13,7 @@ from router_service.models.weights import is_projection
 GROUPS: dict[Quantize, int] = {"int8": 128, "int4": 32}
 ROUNDED = tuple(GROUPS)
 # The head's rounding errors go straight into the logits.
-KEPT = "head"
+KEPT = frozenset({"head", "gate"})
 
 
 def rounding_of(weights: WeightsConfig) -> Rounding | None:
@@ -70,4 +70,4 @@ def _rounded(tensors: TensorMap, rounding: Rounding, everything: bool) -> Tensor
 
 def _chosen(tensors: TensorMap) -> set[str]:
     """The router's parameters that `quantize_scope: all` is about, by our names."""
-    return {name for name in tensors.router if is_projection(name) and name != KEPT}
+    return {name for name in tensors.router if is_projection(name) and name.rpartition(".")[2] not in KEPT}

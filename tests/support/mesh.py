@@ -50,10 +50,14 @@ def until(condition: Callable[[], bool], what: str, limit_s: float = WAIT_S) -> 
 
 
 def load_shards(
-    plan: ModelPlan, shards: int, dtype: torch.dtype = torch.float32, keep_packed: bool = False
+    plan: ModelPlan,
+    shards: int,
+    dtype: torch.dtype = torch.float32,
+    keep_packed: bool = False,
+    backend: str = "auto",
 ) -> list[ExpertShard]:
     """Load all shards of an even placement."""
-    placement, ops = even_placement(plan.spec.gate.experts, shards), select.ops("auto", CPU)
+    placement, ops = even_placement(plan.spec.gate.experts, shards), select.ops(backend, CPU)
     return [
         load_shard(
             index=index,
