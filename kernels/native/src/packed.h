@@ -19,18 +19,19 @@ inline const uint8_t* zeros_of(const Matrix& w, int64_t panel, int64_t group) {
 
 // acc[ROWS][32] += x W_panel^T, each value decoded where it is multiplied.
 template <class Codes, int ROWS>
-void streamed(const Matrix& w, int64_t panel, const typename Codes::X* x, float* acc, const uint8_t* next) {
+void streamed(const Matrix& w, int64_t panel, const typename Codes::X* x, float* acc, const Next& next) {
     using X = typename Codes::X;
     constexpr int COLUMNS = streamed_columns(ROWS);
     constexpr int x_step = Codes::kInputs / inputs_of_x(static_cast<X*>(nullptr)) * ROWS;
     const int64_t inputs = padded_inputs(w), group = w.group ? w.group : inputs, bytes = panel_bytes(Codes::kFormat, w.inputs);
     const uint8_t* step = w.values + panel * bytes;
     const PanelScales scales(w, panel);
-    Ahead ahead(step, bytes, next);
+    Ahead ahead(step, bytes, next.values);
     Codes codes;
     for (int64_t first = 0, number = 0; first < inputs; first += group, ++number) {
         const int64_t steps = ((first + group < inputs ? group : inputs - first)) / Codes::kInputs;
         codes.begin(zeros_of(w, panel, number));
+        next.prefetch(number, scales.bytes);
         for (int lane = 0; lane < kPanel; lane += COLUMNS * L) {
             Accumulators<ROWS, COLUMNS> sums;
             sums.clear();

@@ -9,11 +9,11 @@ constexpr int64_t kBlockRows = 16 * Vec::kRows;  // rows for which a panel's sum
 
 // Floats that are multiplied as they lie there.
 template <class Weights>
-void direct(const Matrix& w, int64_t panel, const Rows<typename Weights::X>& x, float* acc, const uint8_t* next) {
+void direct(const Matrix& w, int64_t panel, const Rows<typename Weights::X>& x, float* acc, const Next& next) {
     const int64_t inputs = padded_inputs(w), bytes = panel_bytes(static_cast<Format>(w.format), w.inputs);
     const uint8_t* values = w.values + panel * bytes;
     const auto* weights = reinterpret_cast<const typename Weights::W*>(values);
-    Ahead ahead(values, bytes, next);
+    Ahead ahead(values, bytes, next.values);
     for (int64_t begin = 0; begin < inputs; begin += kDirectInputs) {
         const int64_t end = begin + kDirectInputs < inputs ? begin + kDirectInputs : inputs;
         add_tiles<Weights>(x, weights + begin / Weights::kInputs * kPanel, begin, end, &ahead, acc);
@@ -21,7 +21,7 @@ void direct(const Matrix& w, int64_t panel, const Rows<typename Weights::X>& x, 
 }
 
 template <class Codes, class X>
-void coded(const Matrix& w, int64_t panel, const Rows<X>& x, float* acc, const uint8_t* next) {
+void coded(const Matrix& w, int64_t panel, const Rows<X>& x, float* acc, const Next& next) {
     if (x.rows > kStreamedRows) return decoded<Codes>(w, panel, x, acc);
     with_rows<kStreamedRows>(static_cast<int>(x.rows), [&](auto rows) {
         streamed<Codes, decltype(rows)::value>(w, panel, x.tiles, acc, next);
@@ -29,7 +29,7 @@ void coded(const Matrix& w, int64_t panel, const Rows<X>& x, float* acc, const u
 }
 
 // acc[rows][32] = x W_panel^T, at most kBlockRows rows. `next` is what this thread reads behind the panel.
-inline void panel_product(const Matrix& w, int64_t panel, const Rows<float>& x, float* acc, const uint8_t* next) {
+inline void panel_product(const Matrix& w, int64_t panel, const Rows<float>& x, float* acc, const Next& next) {
     __builtin_memset(acc, 0, x.rows * kPanel * sizeof(float));
     switch (static_cast<Format>(w.format)) {
         case Format::F32: return direct<FloatWeights>(w, panel, x, acc, next);
@@ -43,7 +43,7 @@ inline void panel_product(const Matrix& w, int64_t panel, const Rows<float>& x, 
 }
 
 #if defined(__AVX512BF16__)
-inline void panel_product(const Matrix& w, int64_t panel, const Rows<uint32_t>& x, float* acc, const uint8_t* next) {
+inline void panel_product(const Matrix& w, int64_t panel, const Rows<uint32_t>& x, float* acc, const Next& next) {
     __builtin_memset(acc, 0, x.rows * kPanel * sizeof(float));
     switch (static_cast<Format>(w.format)) {
         case Format::BF16: return direct<PairedWeights>(w, panel, x, acc, next);
@@ -58,9 +58,13 @@ inline void panel_product(const Matrix& w, int64_t panel, const Rows<uint32_t>& 
 }
 #endif
 
-// Where a panel's values begin; the last one's own for one behind it.
-inline const uint8_t* panel_at(const Matrix& w, int64_t panel) {
-    return w.values + (panel < w.panels ? panel : w.panels - 1) * panel_bytes(static_cast<Format>(w.format), w.inputs);
+// How many panels a thread takes at a time, of `panels` in all: what it prefetches behind one is then mostly its own,
+// and eight units for each thread still share out evenly.
+inline int64_t piece_of(const Matrix& w, int64_t panels, int threads) {
+    constexpr int64_t bytes = 1 << 17;
+    const int64_t wanted = bytes / panel_bytes(static_cast<Format>(w.format), w.inputs), most = panels / (8 * threads);
+    const int64_t piece = wanted < most ? wanted : most;
+    return piece < 1 ? 1 : piece;
 }
 
 }  // namespace expertmesh::EM_ISA

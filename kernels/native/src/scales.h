@@ -32,6 +32,28 @@ inline F scales_at(Scale kind, const uint8_t* at, int lane) {
     }
 }
 
+// What a thread reads behind a panel: another one of as many groups.
+struct Next {
+    const uint8_t* values;
+    const uint8_t* scales;
+    const uint8_t* zeros;
+
+    Next(const Matrix& w, int64_t panel) {
+        panel = panel < w.panels ? panel : w.panels - 1;
+        const int64_t first = panel * groups_of(w);
+        values = w.values + panel * panel_bytes(static_cast<Format>(w.format), w.inputs);
+        scales = w.scales == nullptr ? values : w.scales + first * scale_bytes(static_cast<Scale>(w.scale));
+        zeros = w.zeros == nullptr ? scales : w.zeros + first * kPanel;
+    }
+
+    // A group's scales, which have `bytes`, and its zero points.
+    void prefetch(int64_t group, int64_t bytes) const {
+        Vec::prefetch(scales + group * bytes);
+        if (bytes > 64) Vec::prefetch(scales + group * bytes + 64);
+        if (zeros != scales) Vec::prefetch(zeros + group * kPanel);
+    }
+};
+
 // The scales of one panel.
 struct PanelScales {
     Scale kind;
