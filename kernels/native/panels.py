@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels.formats.quantized import Matrix, Quantized, RowStack, Scratch
 from kernels.native.library import library
+from kernels.native.memory import ARENA
 from kernels.native.scales import in_panels, panel_rows, scales_in_panels
 from kernels.native.stored import UnsupportedError, stored
 from kernels.native.structs import HALF, PANEL, Format, MatrixStruct, PackCall, TakeCall
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 
 FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16, torch.float16: Format.F16}
 _BITS = {Format.F32: 32, Format.BF16: 16, Format.F16: 16, Format.FP8: 8, Format.INT8: 8, Format.FP4: 4, Format.INT4: 4}
-_LINE = 64
 # Inputs are padded to whole steps of every format, so that experts of one layer can differ in theirs.
 STEP = 8
 
@@ -104,7 +104,8 @@ def packed_panels(w_OI: Quantized, gate_up: bool = False) -> Panels:
     kind, scales, outer = scales_in_panels(source.scales_OG, source.outer_O, rows_N)
     zeros = None if source.zeros_OG is None else in_panels(source.zeros_OG, rows_N)
     values = _pack(source.kind, source.values, w_OI.shape, gate_up)
-    tensors = (values, scales, zeros, outer, source.places_I)
+    further = (scales, zeros, outer, source.places_I)
+    tensors = (values, *(None if tensor is None else ARENA.copy(tensor) for tensor in further))
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
     struct = MatrixStruct(source.kind, kind, outputs, inputs, _panels(outputs), source.group, *pointers)
     kept = tuple(tensor for tensor in tensors if tensor is not None)
@@ -117,7 +118,7 @@ def _panels(outputs: int) -> int:
 
 def _pack(kind: Format, matrices: tuple[Tensor, ...], shape: torch.Size, gate_up: bool) -> Tensor:
     """Rows of values as they are stored, of matrices on top of each other, into panels."""
-    values = aligned_zeros(_panels(shape[0]) * panel_bytes(kind, shape[1]))
+    values = ARENA.zeros(_panels(shape[0]) * panel_bytes(kind, shape[1]))
     above = 0
     for part in matrices:
         for half, begin, end in _halves(shape[0], gate_up):
@@ -144,13 +145,6 @@ def _pack_rows(kind: Format, rows: Tensor, inputs: int, values: Tensor, first_ro
 def panel_bytes(kind: Format, inputs: int) -> int:
     """Bytes of a panel's values."""
     return -(-inputs // STEP) * STEP * PANEL * _BITS[kind] // 8
-
-
-def aligned_zeros(count: int) -> Tensor:
-    """Bytes that begin at a cache line."""
-    whole = torch.zeros(count + _LINE, dtype=torch.uint8)
-    first = -whole.data_ptr() % _LINE
-    return whole[first : first + count]
 
 
 def as_panels(w_OI: Matrix, gate_up: bool = False) -> Panels:
