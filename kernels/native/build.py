@@ -27,7 +27,7 @@ INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "isa_avx2": _AVX2,
         "isa_avx512": _AVX512,
-        "isa_avx512bf16": [*_AVX512, "-mavx512bf16"],
+        "isa_avx512bf16": [*_AVX512, "-mavx512bf16", "-mavx512vbmi"],
     },
     "aarch64": {"isa_neon": []},
 }

@@ -31,11 +31,15 @@ def in_panels(of_rows_OG: Tensor, rows_N: Tensor) -> Tensor:
 def scales_in_panels(scales_OG: Tensor, outer_O: Tensor | None, rows_N: Tensor) -> tuple[Scale, Tensor, Tensor | None]:
     """(What they are, the scales [P, G, 32] or [P, G, 2], what multiplies them [P, 2] or None)."""
     if scales_OG.dtype == torch.uint8:
-        return Scale.E8M0, in_panels(scales_OG, rows_N), None
+        if 0 < int(scales_OG.min()) <= int(scales_OG.max()) < 0xFF:
+            return Scale.E8M0, in_panels(scales_OG, rows_N), None
+        return Scale.F32, in_panels(_powers(scales_OG), rows_N), None
     if outer_O is not None:
         outer_P2 = _of_halves(outer_O[rows_N].view(-1, 1, PANEL))
         if outer_P2 is None:  # matrices that meet within 16 outputs
             return Scale.F32, in_panels(scales_OG.float() * outer_O[:, None], rows_N), None
+        if bool(scales_OG.float().isnan().any()):
+            return Scale.F32, in_panels(scales_OG.float(), rows_N), outer_P2.view(-1, 2)
         return Scale.E4M3, in_panels(scales_OG, rows_N), outer_P2.view(-1, 2)
     scales_PGL = in_panels(scales_OG, rows_N)
     if scales_OG.dtype == torch.float32:
@@ -43,6 +47,12 @@ def scales_in_panels(scales_OG: Tensor, outer_O: Tensor | None, rows_N: Tensor) 
             return Scale.HALVES, halves_PG2, None
         scales_PGL = _smallest(scales_PGL)
     return KINDS[scales_PGL.dtype], scales_PGL, None
+
+
+def _powers(codes_OG: Tensor) -> Tensor:
+    """E8M0 as float32; 255 is NaN, 0 the denormal 2**-127."""
+    powers_OG = (codes_OG.int() << 23).view(torch.float32)
+    return powers_OG.masked_fill_(codes_OG == 0, 2.0**-127).masked_fill_(codes_OG == 0xFF, torch.nan)
 
 
 def _of_halves(of_lanes_PGL: Tensor) -> Tensor | None:

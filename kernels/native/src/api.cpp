@@ -25,7 +25,8 @@ const Choice* choices(int* count) {
     static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     static const Choice all[] = {
-        {&kernels_avx512bf16, avx512 && __builtin_cpu_supports("avx512bf16")},
+        // Every CPU since Sapphire Rapids and Zen 4 that has the one has the other.
+        {&kernels_avx512bf16, avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi")},
         {&kernels_avx512, avx512},
         {&kernels_avx2, avx2},
     };

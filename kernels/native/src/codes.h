@@ -59,6 +59,7 @@ template <Format FORMAT>
 struct FloatCodes {
     using X = float;
     using Weights = FloatWeights;  // as which they are multiplied once decoded to memory
+    static constexpr int kColumns = 1;  // vectors of a step that are decoded together
     static constexpr Format kFormat = FORMAT;
     static constexpr int kInputs = FORMAT == Format::F16 ? 1 : FORMAT == Format::FP8 || FORMAT == Format::INT8 ? 2 : 8;
     static constexpr int kBytes = FORMAT == Format::FP4 || FORMAT == Format::INT4 ? 4 * kPanel : 2 * kPanel;

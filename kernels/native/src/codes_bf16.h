@@ -20,15 +20,26 @@ struct alignas(64) WordTable {
     uint16_t words[COUNT] = {};
 };
 
-constexpr WordTable<128> e4m3_table() {
-    WordTable<128> table;
+// The two bytes of the words of 128 codes, low ones first.
+struct alignas(64) ByteTables {
+    uint8_t bytes[2][128] = {};
+
+    constexpr void set(int code, float value) {
+        bytes[0][code] = word_of(value) & 255, bytes[1][code] = word_of(value) >> 8;
+    }
+};
+
+// E4M3's positive codes, or the integers from 0 to 127.
+template <Format FORMAT>
+constexpr ByteTables byte_tables() {
+    ByteTables tables;
     for (int code = 0; code < 128; ++code) {
         const int exponent = code >> 3, fraction = code & 7;
         float value = exponent ? 8.0f + fraction : 2.0f * fraction;
         for (int i = exponent; i > 0; --i) value *= 2;
-        table.words[code] = word_of(value * 0x1p-10f);
+        tables.set(code, FORMAT == Format::FP8 ? value * 0x1p-10f : static_cast<float>(code));
     }
-    return table;
+    return tables;
 }
 
 // An index has five bits. Where it is a code as it is, the fifth belongs to the next one: the table has all twice. With
@@ -41,56 +52,48 @@ constexpr WordTable<32> nibble_table() {
     return table;
 }
 
-// E4M3: the 128 positive codes' words in four registers.
-struct E4m3Words {
-    static constexpr WordTable<128> kTable = e4m3_table();
-    I v[4];
-
-    E4m3Words() {
-        for (int i = 0; i < 4; ++i) v[i] = _mm512_load_si512(kTable.words + 32 * i);
-    }
-
-    // Of codes in the low byte of each word.
-    I operator()(I codes) const {
-        const I small = _mm512_permutex2var_epi16(v[0], codes, v[1]);
-        const I large = _mm512_permutex2var_epi16(v[2], codes, v[3]);
-        const I value = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(codes, _mm512_set1_epi16(0x40)), small, large);
-        // value | (codes << 8 & 0x8000)
-        return _mm512_ternarylogic_epi32(value, _mm512_slli_epi16(codes, 8), _mm512_set1_epi32(0x80008000), 0xf8);
-    }
-};
-
 template <Format FORMAT>
 struct ByteWords {
     using X = uint32_t;
     using Weights = PairedWeights;
     static constexpr float kUnit = 1.0f;
+    static constexpr int kColumns = 2;  // vectors of a step that are decoded together
     static constexpr Format kFormat = FORMAT;
     static constexpr int kInputs = 2, kBytes = 2 * kPanel;
 
-    E4m3Words e4m3;
+    static constexpr ByteTables kTables = byte_tables<FORMAT>();
+    I low[2], high[2];
+
+    ByteWords() {
+        for (int i = 0; i < 2; ++i) {
+            low[i] = _mm512_load_si512(kTables.bytes[0] + 64 * i);
+            high[i] = _mm512_load_si512(kTables.bytes[1] + 64 * i);
+        }
+    }
 
     void begin(const uint8_t*) {}
 
+    // Bytes are interleaved within quarters of a register: outputs come in the order that `in_order` undoes.
     template <int COLUMNS, class Use>
-    EM_INLINE void each(const uint8_t* step, int lane, Use use) const {
-        I words[COLUMNS];
-        for (int c = 0; c < COLUMNS; ++c) words[c] = decoded(step + 2 * (lane + c * L));
+    EM_INLINE void each(const uint8_t* step, int, Use use) const {
+        static_assert(COLUMNS == kColumns);
+        const I signs = _mm512_set1_epi8(-128);
+        const I codes = _mm512_loadu_si512(step), index = FORMAT == Format::FP8 ? codes : _mm512_abs_epi8(codes);
+        const I first = _mm512_permutex2var_epi8(low[0], index, low[1]);
+        I second = _mm512_permutex2var_epi8(high[0], index, high[1]);
+        // -128 is its own absolute value, of which a table of 128 knows nothing; 0x4300 is 128.
+        if (FORMAT == Format::INT8) second = _mm512_mask_set1_epi8(second, _mm512_movepi8_mask(index), 0x43);
+        second = _mm512_ternarylogic_epi32(second, codes, signs, 0xf8);  // second | (codes & signs)
+        const I words[2] = {_mm512_unpacklo_epi8(first, second), _mm512_unpackhi_epi8(first, second)};
         use(0, words);
     }
 
-private:
-    I decoded(const uint8_t* at) const {
-        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-        if constexpr (FORMAT == Format::FP8) return e4m3(_mm512_cvtepu8_epi16(bytes));
-        return from_integers(_mm512_cvtepi8_epi16(bytes));
-    }
-
-    static I from_integers(I words) {
-        const F even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
-        const F odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
-        const I low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
-        return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_castps_si512(odd));
+    static void in_order(I& a, I& b) {
+        const I to_a = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        const I to_b = _mm512_add_epi32(to_a, _mm512_set1_epi32(8));
+        const I whole = _mm512_permutex2var_epi32(a, to_a, b);
+        b = _mm512_permutex2var_epi32(a, to_b, b);
+        a = whole;
     }
 };
 
@@ -100,12 +103,15 @@ struct NibbleWords {
     using X = uint32_t;
     using Weights = PairedWeights;
     static constexpr float kUnit = 1.0f;
+    static constexpr int kColumns = 2;  // vectors of a step that are decoded together
     static constexpr Format kFormat = FORMAT;
     static constexpr int kInputs = 8, kBytes = 4 * kPanel;
 
     static constexpr WordTable<32> kTable = nibble_table<FORMAT, SYMMETRIC>();
     I table = _mm512_load_si512(kTable.words);
     I added[2];  // to the codes of a half
+
+    static void in_order(I&, I&) {}
 
     void begin(const uint8_t* zeros) {
         if constexpr (SYMMETRIC) return;

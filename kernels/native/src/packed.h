@@ -41,6 +41,14 @@ void streamed(const Matrix& w, int64_t panel, const typename Codes::X* x, float*
                     sums.add(x + i * x_step + at * ROWS, weights);
                 });
             }
+            if constexpr (Codes::kColumns == 2) {
+                static_assert(COLUMNS == 2);
+                for (int m = 0; m < ROWS; ++m) {
+                    I first = Vec::as_int(sums.v[m][0]), second = Vec::as_int(sums.v[m][1]);
+                    Codes::in_order(first, second);
+                    sums.v[m][0] = Vec::as_float(first), sums.v[m][1] = Vec::as_float(second);
+                }
+            }
             F factors[COLUMNS];
             scales.read(number, lane, factors);
             sums.add_scaled(Codes::kUnit, factors, acc + lane);
@@ -49,14 +57,22 @@ void streamed(const Matrix& w, int64_t panel, const typename Codes::X* x, float*
     }
 }
 
+template <class Codes, class V, class W>
+void store_in_order(const V (&decoded)[Codes::kColumns], W* out) {
+    V vectors[Codes::kColumns];
+    for (int c = 0; c < Codes::kColumns; ++c) vectors[c] = decoded[c];
+    if constexpr (Codes::kColumns == 2) Codes::in_order(vectors[0], vectors[1]);
+    __builtin_memcpy(out, vectors, sizeof(vectors));
+}
+
 // `inputs` of a panel, of one group, as `Codes::Weights` reads them.
 template <class Codes>
 void decode(const Codes& codes, const uint8_t* step, int64_t inputs, typename Codes::Weights::W* out) {
     for (int64_t i = 0; i < inputs; i += Codes::kInputs, step += Codes::kBytes) {
         for (int line = 0; line < Codes::kBytes; line += 64) Vec::prefetch(step + kAhead + line);
-        for (int lane = 0; lane < kPanel; lane += L)
-            codes.template each<1>(step, lane, [&](int at, const auto& weights) {
-                __builtin_memcpy(out + at * kPanel + lane, weights, sizeof(weights));
+        for (int lane = 0; lane < kPanel; lane += Codes::kColumns * L)
+            codes.template each<Codes::kColumns>(step, lane, [&](int at, const auto& weights) {
+                store_in_order<Codes>(weights, out + at * kPanel + lane);
             });
         out += Codes::kInputs / Codes::Weights::kInputs * kPanel;
     }

@@ -9,25 +9,16 @@ inline F from_e4m3(I code) {
     return Vec::mul(Vec::as_float(bits), Vec::set(0x1p120f));
 }
 
-inline I no_number() { return Vec::seti(0x7fc00000); }
-
-// Scales of L outputs. E8M0: 2**(code - 127), 255 is NaN (OCP Microscaling Formats v1.0, section 5.4.1).
+// Scales of L outputs. E8M0: 2**(code - 127) (OCP Microscaling Formats v1.0, section 5.4.1), codes 1 to 254; with 0, which
+// is denormal, or NaN among them scales are float32.
 inline F scales_at(Scale kind, const uint8_t* at, int lane) {
     switch (kind) {
         case Scale::F32: return Vec::load(reinterpret_cast<const float*>(at) + lane);
         case Scale::BF16: return load_as(Dtype::BF16, at, lane);
         case Scale::F16: return load_as(Dtype::F16, at, lane);
         case Scale::HALVES: return Vec::set(reinterpret_cast<const float*>(at)[lane / kHalf]);
-        case Scale::E8M0: {
-            const I code = Vec::bytes(at + lane);
-            const F power = Vec::where(code, Vec::seti(0), Vec::set(0x1p-127f), Vec::as_float(Vec::template left<23>(code)));
-            return Vec::where(code, Vec::seti(255), Vec::as_float(no_number()), power);
-        }
-        case Scale::E4M3: {
-            const I code = Vec::bytes(at + lane);
-            const F value = from_e4m3(Vec::template left<24>(code));
-            return Vec::where(Vec::andi(code, Vec::seti(0x7f)), Vec::seti(0x7f), Vec::as_float(no_number()), value);
-        }
+        case Scale::E8M0: return Vec::as_float(Vec::template left<23>(Vec::bytes(at + lane)));
+        case Scale::E4M3: return from_e4m3(Vec::template left<24>(Vec::bytes(at + lane)));
         default: return Vec::set(1.0f);
     }
 }
