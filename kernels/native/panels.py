@@ -17,7 +17,7 @@ from kernels.native.library import library
 from kernels.native.memory import ARENA
 from kernels.native.scales import in_panels, panel_rows, scales_in_panels
 from kernels.native.stored import UnsupportedError, stored
-from kernels.native.structs import HALF, PANEL, Format, MatrixStruct, PackCall, TakeCall
+from kernels.native.structs import PANEL, Format, MatrixStruct, PackCall, TakeCall
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ def panels_of(w_OI: Tensor, gate_up: bool = False) -> Panels:
     kind = FORMATS[w_OI.dtype]
     values = _pack(kind, (w_OI.contiguous(),), w_OI.shape, gate_up)
     struct = MatrixStruct(kind, 0, *w_OI.shape, _panels(len(w_OI)), 0, values.data_ptr())
-    return Panels(*w_OI.shape, w_OI.dtype, struct, gate_up, (values,))
+    outputs, inputs = w_OI.shape
+    return Panels(outputs, inputs, w_OI.dtype, struct, gate_up, (values,))
 
 
 def packed_panels(w_OI: Quantized, gate_up: bool = False) -> Panels:

@@ -57,7 +57,7 @@ def _powers(codes_OG: Tensor) -> Tensor:
 
 def _of_halves(of_lanes_PGL: Tensor) -> Tensor | None:
     """[P, G, 2] where 16 outputs have one number each, else None."""
-    halves_PG2H = of_lanes_PGL.unflatten(2, (2, HALF))
+    halves_PG2H = of_lanes_PGL.view(*of_lanes_PGL.shape[:2], 2, HALF)
     firsts_PG2 = halves_PG2H[..., 0].contiguous()
     return firsts_PG2 if _equal(halves_PG2H, firsts_PG2[..., None]) else None
 

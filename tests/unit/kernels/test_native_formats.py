@@ -36,7 +36,7 @@ def without_nan_values(w):
 
 
 def assert_products(w, x, isa="", rows_at_once=(1, 7, 30)):
-    """x W^T in float32 within what the order of additions explains; NaN where float64 has it, infinite where too large."""
+    """x W^T in float32 within what the order of additions explains, and NaN where float64 has it."""
     w_64, panels = exact(w), products.prepare_matrix(w)
     expected, sizes = x.double() @ w_64.T, x.double().abs() @ w_64.abs().T
     for rows in rows_at_once:
@@ -133,7 +133,7 @@ def fallbacks():
     yield "Int4Groups .*zero points", RowStack((plain, shifted))
 
 
-@pytest.mark.parametrize("reason, w", [pytest.param(*one, id=one[0]) for one in fallbacks()])
+@pytest.mark.parametrize(("reason", "w"), [pytest.param(*one, id=one[0]) for one in fallbacks()])
 def test_what_the_kernels_cannot_take_is_decoded(reason, w, caplog):
     panels = products.prepare_matrix(w)
     assert panels.is_float
@@ -145,7 +145,7 @@ def test_what_the_kernels_cannot_take_is_decoded(reason, w, caplog):
 
 # Bytes of the published values, and at most so many more.
 @pytest.mark.parametrize(
-    "w, more",
+    ("w", "more"),
     [
         (BlockFp8.empty((512, 512), torch.bfloat16), 1 / 128),
         (any_mxfp4((512, 512), torch.bfloat16, 0), 0),
