@@ -40,6 +40,7 @@ class ExpertsConfig:
 
 
 Residence = Literal["auto", "packed", "dequantized"]
+Quantize = Literal["none", "int8", "int4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,19 @@ class WeightsConfig:
 
     Args:
         resident: for matrices that are stored with scales (FP8, INT8, FP4). packed keeps the published bytes and
-            decodes them when they are used, dequantized decodes them once, auto decodes where memory allows. Others are
-            kept in the model's dtype
+            decodes them when they are used, dequantized decodes them once, auto is packed with the native kernels,
+            which are faster so, and else decodes where memory allows. Others are kept in the model's dtype
+        quantize: what matrices that are stored in floats become when they are loaded: codes of 8 or 4 bits with a scale
+            for each group of inputs. It costs quality; matrices that are stored in blocks with scales stay as they are
+        quantize_group: inputs that share a scale; 0 takes 32 for int4 and 128 for int8
+        quantize_scope: whether only the experts are quantized, or the router's projections too; embedding, head, gates
+            and norms never are
     """
 
     resident: Residence = "auto"
+    quantize: Quantize = "none"
+    quantize_group: Literal[0, 32, 128] = 0
+    quantize_scope: Literal["experts", "all"] = "experts"
 
     def __post_init__(self) -> None:
         check_settings("weights", self)

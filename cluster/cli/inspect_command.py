@@ -46,12 +46,13 @@ def look(model: str, shards: int, dtype: str = "auto") -> "Inspection":
     import torch
 
     from cluster.config import ClusterConfig
-    from cluster.planner.config_resolver import forms_of, room_here
+    from cluster.planner.config_resolver import computes_packed, forms_of, room_here
     from cluster.planner.inspected_model import open_inspected_model
     from cluster.planner.inspection import inspect
     from cluster.planner.model import dtype_of
 
     inspected, config, on_gpu = open_inspected_model(model), ClusterConfig(), torch.cuda.is_available()
     served = dtype_of(dtype, inspected.spec.dtype, inspected.where)
-    forms = forms_of(inspected.spec, inspected.tensors, served, on_gpu, config.router, config.cluster.routers)
+    faster = computes_packed(config.experts.backend, "cuda" if on_gpu else "cpu")
+    forms = forms_of(inspected.spec, inspected.tensors, served, on_gpu, config.router, config.cluster.routers, faster)
     return inspect(inspected, served, shards, forms, room_here(config, on_gpu))

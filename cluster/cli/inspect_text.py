@@ -74,12 +74,17 @@ def _resident(found: Inspection) -> str:
     forms = {"packed": found.packed, "dequantized": found.dequantized}
     header = ("in memory", "weights", "an expert", "an MoE layer", f"a shard of {found.shards}")
     rows = [_form_row(name, form) for name, form in forms.items() if form is not None]
+    rows += [_form_row(f"--quantize {name}", form) for name, form in found.quantized.items()]
     there = f"{size(found.room_bytes)} available here"
-    auto = f"takes {found.auto}" if found.auto else "is refused, the model does not fit"
+    auto = f"takes {found.auto}" if found.auto else f"is refused, the model does not fit{_smaller(found)}"
     lines = [f"weights.resident auto on {found.shards} shards with {there}: {auto}"]
     if found.packed is None:
         lines.append("nothing is stored in blocks with scales, so nothing can stay packed")
     return "\n".join([table(header, rows), *lines])
+
+
+def _smaller(found: Inspection) -> str:
+    return f"; it would with {' or '.join(found.smaller)}" if found.smaller else ""
 
 
 def _form_row(name: str, form: FormSizes) -> list[str]:

@@ -19,6 +19,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "http_port": ("front", "http_port"),
     "dtype": ("model", "dtype"),
     "device": ("model", "device"),
+    "quantize": ("weights", "quantize"),
     "address": ("cluster", "address"),
     "name": ("cluster", "application"),
     "tls_cert": ("front", "tls_cert"),
@@ -55,6 +56,11 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http-port", type=int, metavar="PORT", help="0 picks a free one (default)")
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    parser.add_argument(
+        "--quantize",
+        choices=("none", "int8", "int4"),
+        help="round experts that are stored in floats when they are loaded: a half or a quarter of the memory",
+    )
     parser.add_argument("--address", metavar="RAY", help="join this Ray cluster (auto or HOST:PORT), else start one")
     parser.add_argument("--name", metavar="NAME", help="name of the Serve application (default: expertmesh)")
 

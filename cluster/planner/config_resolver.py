@@ -20,19 +20,27 @@ from cluster.planner.memory_plan import (
     refusal,
 )
 from cluster.planner.model import ServedModel
+from cluster.planner.quantize import ROUNDED, with_experts_in
 from cluster.planner.sizes import experts_bytes, kv_cache_bytes, kv_cache_tokens, packable, router_bytes
 from cluster.table import size
 from experts.host.memory import host_bytes
+from kernels.select import Backend, resolve
 from router_service.config import EngineConfig
 from router_service.models.spec import ModelSpec, TensorMap
 
 
 def forms_of(
-    spec: ModelSpec, tensors: TensorMap, dtype: torch.dtype, on_gpu: bool, router: EngineConfig, routers: int
+    spec: ModelSpec,
+    tensors: TensorMap,
+    dtype: torch.dtype,
+    on_gpu: bool,
+    router: EngineConfig,
+    routers: int,
+    packed_faster: bool = False,
 ) -> Forms:
-    """The model's demands in each form, and in half precision where it is to be served in float32."""
+    """The model's demands in each form; in half precision where it is to be served in float32, and quantized."""
 
-    def demand(dtype: torch.dtype, packed: bool) -> Demand:
+    def demand(dtype: torch.dtype, packed: bool, tensors: TensorMap = tensors) -> Demand:
         return Demand(
             experts=spec.gate.experts,
             expert_bytes=experts_bytes(tensors, 1, dtype, packed),
@@ -45,7 +53,13 @@ def forms_of(
 
     # Suggested only where it helps: half of float32. The other dtypes are that small already.
     half = {"--dtype bfloat16": demand(torch.bfloat16, False)} if dtype is torch.float32 else {}
-    return Forms(demand(dtype, False), demand(dtype, True) if packable(tensors) else None, half)
+    rounded = {
+        f"--quantize {form}": demand(dtype, False, made)
+        for form in ROUNDED
+        if (made := with_experts_in(tensors, form)) is not None
+    }
+    packed = demand(dtype, True) if packable(tensors) else None
+    return Forms(demand(dtype, False), packed, half | rounded, packed_faster)
 
 
 def cache_tokens(spec: ModelSpec, router: EngineConfig) -> int:
@@ -55,8 +69,15 @@ def cache_tokens(spec: ModelSpec, router: EngineConfig) -> int:
 
 def demands(config: ClusterConfig, model: ServedModel) -> Forms:
     """The demands of a configured model."""
-    plan, on_gpu = model.plan, model.device.type == "cuda"
-    return forms_of(plan.spec, plan.tensors, model.dtype, on_gpu, config.router, config.cluster.routers)
+    plan, device = model.plan, model.device.type
+    faster = computes_packed(config.experts.backend, device)
+    on_gpu = device == "cuda"
+    return forms_of(plan.spec, plan.tensors, model.dtype, on_gpu, config.router, config.cluster.routers, faster)
+
+
+def computes_packed(backend: str, device_type: str) -> bool:
+    """Whether the backend computes from packed weights as they are: the native kernels do, others decode them first."""
+    return resolve(Backend(backend), device_type) is Backend.NATIVE
 
 
 def room_here(config: ClusterConfig, on_gpu: bool) -> Room:

@@ -1,12 +1,13 @@
 """Everything that `expertmesh inspect` prints about a model, as plain data. Sizes in bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from cluster.planner.inspected_model import InspectedModel, Skipped
 from cluster.planner.memory_plan import DoesNotFitError, Forms, Room, choose
 from cluster.planner.model_description import describe_attention, describe_routing
+from cluster.planner.quantize import ROUNDED, with_experts_in
 from cluster.planner.sizes import (
     Parameters,
     experts_bytes,
@@ -73,8 +74,9 @@ class CacheSizes:
 class Inspection:
     """Everything. `auto` is the form that `weights.resident: auto` takes here, None where the model does not fit.
 
-    `stored` by kind, then dtype; `expected` and `most` are a token's traffic in one MoE layer.
-    `dense_bytes` is what a dense model of `parameters.active` parameters loads in `dtype`.
+    `quantized` is what `weights.quantize` would make of experts in floats, by its value; `smaller` are the flags with
+    which the model fits here. `stored` by kind, then dtype; `expected` and `most` are a token's traffic in one MoE
+    layer. `dense_bytes` is what a dense model of `parameters.active` parameters loads in `dtype`.
     """
 
     name: str
@@ -95,7 +97,9 @@ class Inspection:
     skipped: tuple[Skipped, ...]
     packed: FormSizes | None
     dequantized: FormSizes
+    quantized: dict[str, FormSizes]
     auto: str | None
+    smaller: tuple[str, ...]
     room_bytes: int
     cache: CacheSizes
     shards: int
@@ -140,7 +144,9 @@ def inspect(model: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms
         skipped=model.skipped,
         packed=_form(model, dtype, packed=True, experts=max(held)) if packable(tensors) else None,
         dequantized=_form(model, dtype, packed=False, experts=max(held)),
+        quantized=_quantized(model, dtype, max(held)),
         auto=_auto(forms, room, shards),
+        smaller=tuple(flag for flag, demand in forms.others.items() if room.holds(demand, shards)),
         room_bytes=room.bytes,
         cache=_cache(model, dtype),
         shards=shards,
@@ -161,6 +167,15 @@ def _form(model: InspectedModel, dtype: torch.dtype, packed: bool, experts: int)
         moe_layer=one * tensors.experts.experts,
         shard=experts_bytes(tensors, experts, dtype, packed),
     )
+
+
+def _quantized(model: InspectedModel, dtype: torch.dtype, experts: int) -> dict[str, FormSizes]:
+    changed = {form: with_experts_in(model.tensors, form) for form in ROUNDED}
+    return {
+        form: _form(replace(model, tensors=tensors), dtype, packed=False, experts=experts)
+        for form, tensors in changed.items()
+        if tensors is not None
+    }
 
 
 def _cache(model: InspectedModel, dtype: torch.dtype) -> CacheSizes:

@@ -91,12 +91,14 @@ class Room:
 class Forms:
     """The demands in each form that the weights can have; `packed` None where nothing is stored in blocks with scales.
 
-    `others` are further ways to make the model smaller: what to set, and the demand then.
+    `others` are further ways to make the model smaller: what to set, and the demand then. `packed_faster`: the backend
+    computes from packed weights faster than from dequantized ones, not slower.
     """
 
     dequantized: Demand
     packed: Demand | None = None
     others: Mapping[str, Demand] = field(default_factory=dict)
+    packed_faster: bool = False
 
     def of(self, form: str) -> Demand:
         """The demand in one form: packed is no different where nothing can be packed."""
@@ -118,7 +120,7 @@ def smallest_shards(demand: Demand, each: int) -> int | None:
 
 
 def choose(resident: Residence, forms: Forms, room: Room, shards: int) -> Residence:
-    """Resolve `weights.resident`: auto is dequantized where that fits, else packed.
+    """Resolve `weights.resident`: auto is packed where that is faster, else dequantized where that fits, else packed.
 
     Raises:
         DoesNotFitError: the model fits in no form that the setting allows.
@@ -134,7 +136,9 @@ def allowed(resident: Residence, forms: Forms) -> tuple[Residence, ...]:
     """The forms that a setting allows, the fastest first."""
     if resident != "auto":
         return (resident,)
-    return ("dequantized",) if forms.packed is None else ("dequantized", "packed")
+    if forms.packed is None:
+        return ("dequantized",)
+    return ("packed",) if forms.packed_faster else ("dequantized", "packed")
 
 
 def refusal(form: str, forms: Forms, room: Room, shards: int) -> str:

@@ -1,10 +1,11 @@
 """A configured model: its plan, dtype, device and weight form, from which the processes are built."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from cluster.config import ModelConfig
+from cluster.planner.quantize import left_alone, quantized, rounding_of
 from cluster.planner.sizes import experts_bytes, parameters, router_bytes
 from experts.checkpoint.deployment_digest import deployment_digest
 from experts.checkpoint.directory import Checkpoint
@@ -58,6 +59,8 @@ class ServedModel:
         """
         placement = even_placement(self.plan.spec.gate.experts, shards)
         form = "packed" if self.keep_packed else "dequantized"
+        if self.weights.quantize != "none":
+            form += f", {self.weights.quantize_scope} in {rounding_of(self.weights)}"
         return deployment_digest(self.plan.checkpoint, self.dtype, form, placement)
 
     def card(self) -> ModelCard:
@@ -87,10 +90,13 @@ def open_model(
     With `computes_here` false a GPU that is asked for may be another node's.
 
     Raises:
-        CheckpointError: see `plan_model`; also a dtype that is not one of the three, or a device that is not there.
+        CheckpointError: see `plan_model` and `quantized`; also a dtype that is not one of the three, or a device that
+            is not there.
     """
-    plan = plan_model(Checkpoint(config.path), verify)
-    dtype = dtype_of(config.dtype, plan.spec.dtype, str(config.path / "config.json"))
+    plan, where = plan_model(Checkpoint(config.path), verify), str(config.path / "config.json")
+    tensors = quantized(plan.tensors, weights, where)
+    plan = replace(plan, tensors=tensors, notices=(*plan.notices, *left_alone(tensors, weights, where)))
+    dtype = dtype_of(config.dtype, plan.spec.dtype, where)
     return ServedModel(plan, config.served_name, dtype, _device(config.device, computes_here), weights)
 
 

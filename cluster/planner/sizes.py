@@ -99,7 +99,7 @@ def stored_bytes(tensors: TensorMap, dtype_of: Callable[[Stored], str]) -> Holdi
 
 def published_dtype(spec: ModelSpec, stored: Stored) -> str:
     """In what dtype a tensor is published, of which only the configuration is known."""
-    if len(stored.dtypes) == 1:
+    if len(stored.dtypes) == 1 or STORED_NAMES[spec.dtype] not in stored.dtypes:
         return stored.dtypes[0]
     return "F32" if stored.name.endswith(FLOAT32_NAMES) else STORED_NAMES[spec.dtype]
 

@@ -21,7 +21,7 @@ def deployment_digest(checkpoint: Checkpoint, dtype: torch.dtype, resident: str,
 
     Args:
         dtype: what is computed in.
-        resident: the form of the weights, packed or dequantized.
+        resident: the form of the weights, packed or dequantized, and what floats are rounded to.
         placement: the shards and which experts each holds.
 
     Raises:

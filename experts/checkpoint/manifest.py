@@ -1,12 +1,13 @@
 """Which checkpoint tensors make up each routed expert: data that a family makes and a shard loads by."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from experts.checkpoint.source import TensorSource
 from experts.checkpoint.stored import Stored
+from kernels.formats.rounding import Rounding
 from kernels.weights import ExpertForm
 
 
@@ -22,6 +23,10 @@ class ExpertSource:
     def tensors(self) -> tuple[TensorSource, ...]:
         """All that the expert has."""
         return tuple(t for t in (self.gate_up, self.down, self.gate_up_bias, self.down_bias) if t is not None)
+
+    def rounded(self, rounding: Rounding) -> "ExpertSource":
+        """The same, matrices that are stored in floats to be rounded when they are read."""
+        return replace(self, gate_up=self.gate_up.rounded(rounding), down=self.down.rounded(rounding))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,15 @@ class ExpertManifest:
             for expert in range(self.experts):
                 for tensor in self.source(layer, expert).tensors():
                     yield from tensor.stored()
+
+    def rounded(self, rounding: Rounding) -> "ExpertManifest":
+        """The same experts, their matrices rounded when they are read; see `TensorSource.rounded`."""
+        return replace(self, source=lambda layer, expert: self.source(layer, expert).rounded(rounding))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether any matrix of the experts is rounded when it is read."""
+        return any(tensor.rounding is not None for tensor in self._one().tensors())
 
     @property
     def elements_per_expert(self) -> int:

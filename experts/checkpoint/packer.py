@@ -9,16 +9,18 @@ from experts.checkpoint.directory import Checkpoint, Copy
 from experts.checkpoint.encodings.encoding import Encoding
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.source import Part, TensorSource, as_stored
+from experts.checkpoint.stored import Shape
 from kernels.formats.quantized import Matrix, Quantized, RowStack
+from kernels.formats.rounding import Rounding
 from kernels.select import Ops
 
 
 class Packer:
     """Reads in `dtype` on `device` and packs with `ops`, so that no two matrices are ever there in both forms.
 
-    `keep_packed` leaves a matrix that is stored in blocks with scales as it was published. The dense form of a packed
-    matrix is reused for the next one of that shape. Allocated anew for each, they would leave holes between the packed
-    ones, a third of the weights in all.
+    `keep_packed` leaves a matrix that is stored in blocks with scales as it was published. The dense form of a matrix
+    that is packed or rounded is reused for the next one of that shape. Allocated anew for each, they would leave holes
+    between those that are kept, a third of the weights in all.
     """
 
     def __init__(
@@ -41,26 +43,40 @@ class Packer:
     def read(self, source: TensorSource) -> Tensor:
         """Read a tensor to be used as it is."""
         dtype = torch.float32 if source.float32 else self._dtype
-        return self._fill(torch.empty(source.shape, dtype=dtype, device=self._device), source)
+        out = self._fill(torch.empty(source.shape, dtype=dtype, device=self._device), source)
+        self._progress(out.nbytes)
+        return out
 
     def read_matrix(self, source: TensorSource, gate_up: bool = False) -> Matrix:
         """As `read`, for a matrix that only `Ops.linear` will see, or `Ops.expert_ffn`; `gate_up` as in `Ops`."""
         if source.encoded and self._keep_packed:
-            return self._as_published(source)
-        dtype = torch.float32 if source.float32 else self._dtype
-        if self._spare is None or self._spare.shape != source.shape or self._spare.dtype != dtype:
-            self._spare = None  # freed before the next one is allocated
-            self._spare = torch.empty(source.shape, dtype=dtype, device=self._device)
-        dense_OI = self._fill(self._spare, source)
+            return self._ops.prepare_matrix(self._as_published(source), gate_up=gate_up)
+        dense_OI = self._fill(self._room(source.shape, torch.float32 if source.float32 else self._dtype), source)
+        if source.rounding is not None:
+            return self._ops.prepare_matrix(self._rounded(dense_OI, source, source.rounding), gate_up=gate_up)
+        self._progress(dense_OI.nbytes)
         packed_OI = self._ops.prepare_matrix(dense_OI, gate_up=gate_up)
         if packed_OI is dense_OI:
             self._spare = None  # it belongs to the caller now
         return packed_OI
 
+    def _room(self, shape: Shape, dtype: torch.dtype) -> Tensor:
+        if self._spare is None or self._spare.shape != shape or self._spare.dtype != dtype:
+            self._spare = None  # freed before the next one is allocated
+            self._spare = torch.empty(shape, dtype=dtype, device=self._device)
+        return self._spare
+
+    def _rounded(self, dense_OI: Tensor, source: TensorSource, rounding: Rounding) -> Quantized:
+        try:
+            made = rounding.of(dense_OI)
+        except ValueError as error:
+            raise CheckpointError(f"{self._checkpoint.path}: matrix {source.parts[0].name}: {error}") from error
+        self._progress(made.nbytes)
+        return made
+
     def _as_published(self, source: TensorSource) -> Quantized:
         parts = tuple(self._encoded(part, part.encoding) for part in source.parts if part.encoding is not None)
-        for part in parts:
-            self._progress(part.nbytes)
+        self._progress(source.resident_bytes(self._dtype, packed=True))
         return parts[0] if len(parts) == 1 else RowStack(parts)
 
     def _fill(self, out: Tensor, source: TensorSource) -> Tensor:
@@ -71,7 +87,6 @@ class Packer:
             else:
                 self._encoded(part, part.encoding, out.dtype).dense_into(part_out)
         self._checkpoint.load(plain)
-        self._progress(out.nbytes)
         return out
 
     def _encoded(self, part: Part, encoding: Encoding, dtype: torch.dtype | None = None) -> Quantized:

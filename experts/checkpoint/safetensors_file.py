@@ -26,6 +26,8 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "U8": torch.uint8,
     "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 # About the limit of the safetensors library: a length from an untrusted file must not decide what is allocated.
 MAX_HEADER_BYTES = 100 << 20

@@ -7,7 +7,7 @@ O outputs (rows), I inputs (columns), E experts.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from experts.checkpoint.encodings.encoding import Encoding
 from experts.checkpoint.stored import Shape, Stored
+from kernels.formats.rounding import Rounding
 
 
 class Layout(StrEnum):
@@ -56,12 +57,14 @@ class Part:
 class TensorSource:
     """A tensor of ours made of parts stacked along the first dimension.
 
-    `float32` keeps it so whatever the model's dtype: for what the model's own code computes in float32.
+    `float32` keeps it so whatever the model's dtype: for what the model's own code computes in float32. `rounding` is
+    what a matrix that is stored in floats becomes when it is read.
     """
 
     shape: Shape
     parts: tuple[Part, ...]
     float32: bool = False
+    rounding: Rounding | None = None
 
     @property
     def elements(self) -> int:
@@ -73,8 +76,16 @@ class TensorSource:
         """Whether every part is stored in blocks with scales, so that it can be kept as it was published."""
         return all(part.encoding is not None for part in self.parts)
 
+    def rounded(self, rounding: Rounding) -> "TensorSource":
+        """The same, to be rounded when it is read; unchanged where any part of it is stored in blocks with scales."""
+        plain = len(self.shape) == 2 and not self.float32 and all(part.encoding is None for part in self.parts)
+        return replace(self, rounding=rounding) if plain else self
+
     def resident_bytes(self, dtype: torch.dtype, packed: bool) -> int:
-        """Bytes in memory, in `dtype` or, where it is encoded and `packed`, as published."""
+        """Bytes in memory: rounded, as published where it is encoded and `packed`, else in `dtype`."""
+        if self.rounding is not None:
+            rows, columns = self.shape
+            return self.rounding.nbytes((rows, columns))
         encodings = [part.encoding for part in self.parts if part.encoding is not None]
         if packed and self.encoded:
             return sum(form.packed_bytes(part.shape) for form, part in zip(encodings, self.parts, strict=True))

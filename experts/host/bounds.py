@@ -40,7 +40,7 @@ class Bounds:
     types: tuple[type, ...]
     unit: str = "-"
     description: str = ""
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | int, ...] = ()
     at_least: float | None = None
     over: float | None = None
     at_most: float | None = None
@@ -55,7 +55,7 @@ class Bounds:
         if self.types == (bool,):
             yield "true, false"
         if self.choices:
-            yield f"one of {', '.join(self.choices)}"
+            yield f"one of {', '.join(map(str, self.choices))}"
         if self.at_least is not None and self.at_most is not None:
             yield f"{self.at_least:g} to {self.at_most:g}"
         else:
@@ -68,9 +68,10 @@ class Bounds:
 
 
 def bounds_of(hint: Any) -> Bounds:
-    """Read the annotation of a setting: `Literal[...]`, `bool`, `Annotated[TYPE, setting(...)]`, or one or null."""
+    """Read the annotation of a setting: a `Literal` of one type, `bool`, `Annotated[TYPE, setting(...)]`; or null."""
     if get_origin(hint) is Literal:
-        return Bounds(types=(str,), choices=get_args(hint))
+        choices = get_args(hint)
+        return Bounds(types=(type(choices[0]),), choices=choices)
     if get_origin(hint) is Annotated:
         plain, meta = get_args(hint)
         extra = meta.extra

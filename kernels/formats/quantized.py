@@ -125,9 +125,12 @@ class Coded(Quantized):
     def _wide(self, start: int, end: int, scratch: Scratch) -> Tensor:
         """Rows start..end-1 in float32, [end-start, I], in `scratch`."""
 
+    def _rows_at_once(self, scratch: Scratch) -> int:
+        return scratch.wide_N.shape[0] // self.shape[1]
+
     def decode_into(self, start: int, out_MI: Tensor, scratch: Scratch) -> None:
         """As in `Quantized`, in as many steps as `scratch` is too small for."""
-        rows, step = out_MI.shape[0], scratch.wide_N.shape[0] // self.shape[1]
+        rows, step = out_MI.shape[0], self._rows_at_once(scratch)
         for first in range(0, rows, step):
             last = min(rows, first + step)
             out_MI[first:last].copy_(self._wide(start + first, start + last, scratch))

@@ -24,7 +24,7 @@ LIBRARY = Path(__file__).parent / "libexpertmesh_kernels.so"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-_AVX512BF16 = [*_AVX512, "-mavx512bf16"]
+_AVX512BF16 = [*_AVX512, "-mavx512bf16", "-mavx512vbmi"]
 INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "isa_avx2": _AVX2,

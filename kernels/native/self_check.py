@@ -66,7 +66,7 @@ def _product(library: Products, kind: Format, x_MI: Numbers, w_OI: Numbers) -> N
     (rows, inputs), outputs = x_MI.shape, w_OI.shape[0]
     x, w = _stored(kind, x_MI), _stored(kind, w_OI)
     panels = -(-outputs // PANEL)
-    values = np.zeros((panels, inputs + inputs % 2, PANEL), w.dtype)
+    values = np.zeros((panels, -(-inputs // 8) * 8, PANEL), w.dtype)
     library.pack(PackCall(w.ctypes.data, values.ctypes.data, outputs, 0, inputs, inputs * w.itemsize, kind, -1))
     matrix = MatrixStruct(kind, 0, outputs, inputs, panels, 0, values.ctypes.data, None, None, None, None)
     y_MO = np.full((rows, outputs), np.nan, np.float32)

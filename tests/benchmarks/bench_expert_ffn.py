@@ -4,8 +4,9 @@
     python tests/benchmarks/bench_expert_ffn.py --shape qwen3 --packed --no-reference
 
 Forms take turns within each round, so that a noisy neighbour hits all of them; the cache is swept before each call.
-GB/s counts the weights of the experts that have rows, once, as dense ones; `--packed` adds experts kept in FP8 and in
-MXFP4. Legend: T tokens, K experts per token, E experts, N rows.
+GB/s counts the weights of the experts that have rows, once, as dense ones, beside what a plain loop reads in the same
+round (`read`); `--packed` adds experts kept in quantized formats, each with the bytes that it holds.
+Legend: T tokens, K experts per token, E experts, N rows.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from torch import Tensor
 
 from kernels import select
 from kernels.formats.block_fp8 import BlockFp8
+from kernels.formats.int4_groups import Int4Groups
 from kernels.formats.mxfp4 import Mxfp4
+from kernels.formats.nvfp4 import Nvfp4
 from kernels.formats.quantized import Quantized
+from kernels.formats.scaled import Int8Channel
 from kernels.weights import ExpertWeights
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -38,6 +42,11 @@ class Shape:
     ffn: int
     top_k: int
 
+
+# Floats that are read before each call, so that no cache holds weights.
+SWEPT = 16 << 20
+# The name of the plain loop among the forms.
+READ = "read"
 
 SHAPES = {
     "mixtral": Shape(experts=8, hidden=1024, ffn=3584, top_k=2),
@@ -99,13 +108,49 @@ def packed_mxfp4(w_OI: Tensor) -> Quantized:
     return packed
 
 
+def packed_nvfp4(w_OI: Tensor) -> Quantized:
+    """A matrix of that shape with any values of about that size."""
+    packed = Nvfp4.empty((w_OI.shape[0], w_OI.shape[1]), w_OI.dtype, w_OI.device)
+    packed.packed_OH.random_(256)
+    packed.scales_OG.fill_(1)
+    packed.scale_1.fill_(0.01)
+    return packed
+
+
+def packed_int8(w_OI: Tensor) -> Quantized:
+    """The matrix rounded to INT8 with a scale for each output."""
+    packed = Int8Channel.empty((w_OI.shape[0], w_OI.shape[1]), w_OI.dtype, w_OI.device)
+    packed.values_OI.copy_((w_OI * 512).round().clamp_(-128, 127))
+    packed.scales_R1.fill_(1 / 512)
+    return packed
+
+
+def packed_int4(w_OI: Tensor) -> Quantized:
+    """A matrix of that shape with any values of about that size, in groups of 32."""
+    packed = Int4Groups.empty((w_OI.shape[0], w_OI.shape[1]), w_OI.dtype, w_OI.device, group=32)
+    packed.codes_OP.random_(256)
+    packed.scales_OG.fill_(0.01)
+    return packed
+
+
+PACKED: dict[str, Callable[[Tensor], Quantized]] = {
+    "fp8": packed_fp8,
+    "int8": packed_int8,
+    "mxfp4": packed_mxfp4,
+    "nvfp4": packed_nvfp4,
+    "int4": packed_int4,
+}
+
+
 def make_packed_forms(gate_up: Tensor, down: Tensor, device: str) -> dict[str, Form]:
-    """The selected backend over quantized weights."""
+    """The selected backend over quantized weights; names say how many bytes a weight takes."""
     ops = select.ops("auto", device)
     forms = {}
-    for name, pack in (("fp8", packed_fp8), ("mxfp4", packed_mxfp4)):
+    for name, pack in PACKED.items():
         matrices = tuple(pack(w) for w in gate_up), tuple(pack(w) for w in down)
-        forms[name] = backend_form(ops, ops.prepare_weights(*matrices))
+        weights = ops.prepare_weights(*matrices)
+        size = sum(w.nbytes for w in (*weights.gate_up, *weights.down)) / (gate_up.numel() + down.numel())
+        forms[f"{name} [{size:.2f} B]"] = backend_form(ops, weights)
     return forms
 
 
@@ -145,7 +190,8 @@ def time_once(form: Form, rows: tuple[Tensor, Tensor, Tensor, Tensor], sweep: Te
 
 def measure(forms: dict[str, Form], rows: tuple[Tensor, Tensor, Tensor, Tensor], repeats: int) -> dict[str, float]:
     """Median seconds of each form; two calls first, as new row counts compile."""
-    sweep = torch.zeros(16 << 20, device=rows[0].device)
+    sweep = torch.zeros(SWEPT, device=rows[0].device)
+    forms = forms | {READ: lambda *_: sweep.sum()}
     taken: dict[str, list[float]] = {name: [] for name in forms}
     for repeat in range(-2, repeats):
         for name, form in forms.items():
@@ -161,8 +207,12 @@ def report(shape: Shape, rows: tuple[Tensor, Tensor, Tensor, Tensor], medians: d
     ours = next(iter(medians.values()))
     per_expert = 3 * shape.hidden * shape.ffn
     gigabytes = len(expert_N.unique()) * per_expert * x_TD.element_size() / 1e9
+    read = medians.pop(READ)
     cells = [f"{name} {seconds * 1e3:8.2f} ms ({seconds / ours:5.2f}x)" for name, seconds in medians.items()]
-    reach = f"{gigabytes / ours:6.1f} GB/s {2 * len(expert_N) * per_expert / ours / 1e12:7.3f} TFLOP/s"
+    limit = SWEPT * 4 / read / 1e9
+    reach = (
+        f"{gigabytes / ours:6.1f} GB/s of {limit:.1f} read, {2 * len(expert_N) * per_expert / ours / 1e12:7.3f} TFLOP/s"
+    )
     return f"T={len(x_TD):4d} | " + " | ".join([*cells, reach])
 
 
@@ -176,7 +226,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 32, 128, 512])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--no-reference", action="store_true", help="leave out the slow reference")
-    parser.add_argument("--packed", action="store_true", help="add experts kept in FP8 and in MXFP4")
+    parser.add_argument("--packed", action="store_true", help="add experts kept in quantized formats")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

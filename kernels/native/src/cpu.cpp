@@ -27,7 +27,10 @@ bool avx512() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-bool avx512bf16() { return avx512() && __builtin_cpu_supports("avx512bf16"); }
+// Every CPU since Sapphire Rapids and Zen 4 that has the one has the other.
+bool avx512bf16() {
+    return avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+}
 
 bool amx() {
 #if defined(EM_AMX_EMULATED)  // by the tests

@@ -1,18 +1,10 @@
 // A layer's experts for rows in any order, in one call: gate-up with the activation, down, and the weighted sum.
 // Included once for each instruction set.
 //
-// Rows are sorted by expert. A unit of gate-up is one panel of one expert, a unit of down one panel of all of them: it
-// adds up its 32 outputs of every token by ascending expert, so that no two threads add to the same number.
+// Rows are sorted by expert. A unit of gate-up is some panels of one expert, a unit of down some panels of all of them:
+// it adds up its outputs of every token by ascending expert, so that no two threads add to the same number.
 
 namespace expertmesh::EM_ISA {
-
-// The rows of one expert: `first` is the first of them among the sorted rows.
-struct Group {
-    int64_t expert;
-    int64_t first;
-    int64_t rows;
-    int64_t first_tile;  // of all tiles
-};
 
 template <class X>
 struct ExpertsJob {
@@ -24,6 +16,8 @@ struct ExpertsJob {
     X* hidden_tiles;
     int64_t row_size;
     int64_t hidden_size;
+    int64_t gate_up_piece;  // panels of a unit
+    int64_t down_piece;
 
     const Experts& experts() const { return *call.experts; }
     Dtype dtype() const { return static_cast<Dtype>(call.x_dtype); }
@@ -46,16 +40,23 @@ struct ExpertsJob {
         }
     }
 
+    int64_t gate_up_units() const { return (gate_up_panels() + gate_up_piece - 1) / gate_up_piece; }
+
     void gate_up(int64_t unit) {
-        const Group& group = groups[unit / gate_up_panels()];
-        const int64_t panel = unit % gate_up_panels();
+        const int64_t number = unit / gate_up_units(), first = unit % gate_up_units() * gate_up_piece;
+        const int64_t last = first + gate_up_piece < gate_up_panels() ? first + gate_up_piece : gate_up_panels();
+        for (int64_t panel = first; panel < last; ++panel) gate_up_panel(groups[number], panel);
+    }
+
+    void gate_up_panel(const Group& group, int64_t panel) {
         const Matrix& w = experts().gate_up[group.expert];
         const float* bias = experts().gate_up_bias;
         if (bias != nullptr) bias += (group.expert * gate_up_panels() + panel) * kPanel;
         float acc[kBlockRows * kPanel];
         for (int64_t first = 0; first < group.rows; first += kBlockRows) {
             const int64_t rows = group.rows - first < kBlockRows ? group.rows - first : kBlockRows;
-            panel_product(w, panel, Rows<X>{tiles + (group.first + first) * row_size, rows, row_size}, acc);
+            panel_product(w, panel, Rows<X>{tiles + (group.first + first) * row_size, rows, row_size}, acc,
+                          Next(w, panel + 1));
             for (int64_t m = 0; m < rows; ++m) activate(group, panel, first + m, acc + m * kPanel, bias);
         }
     }
@@ -77,6 +78,8 @@ struct ExpertsJob {
         const int rows = rows_of_tile(group.rows, tile), m = static_cast<int>(row % Vec::kRows);
         X* out = hidden_tiles + (group.first + tile * Vec::kRows) * hidden_size;
         const int64_t padded = padded_inputs(down), end = begin + kHalf < padded ? begin + kHalf : padded;
+        // Lanes behind the last output hold what its scale and no values make, not always 0.
+        for (int64_t i = down.inputs; i < end; ++i) sums[i - begin] = 0.0f;
         if (begin < end) place(sums, begin, end, down, rows, m, out);
     }
 
@@ -88,22 +91,33 @@ struct ExpertsJob {
         return Vec::mul(Vec::mul(sigmoid(Vec::mul(gate, Vec::set(experts().alpha))), gate), up);
     }
 
-    void down(int64_t panel) {
+    // Some panels of every expert, one expert after the other.
+    void down(int64_t unit) {
+        const int64_t panels = experts().down[0].panels, first = unit * down_piece;
+        const int64_t last = first + down_piece < panels ? first + down_piece : panels;
+        if (!call.by_row) clear(first * kPanel, last * kPanel);
+        for (int64_t g = 0; g < group_count; ++g) {
+            const Matrix& w = experts().down[groups[g].expert];
+            const Next then(experts().down[groups[g + 1 < group_count ? g + 1 : g].expert], first);
+            for (int64_t panel = first; panel < last; ++panel)
+                down_panel(groups[g], panel, panel + 1 < last ? Next(w, panel + 1) : then);
+        }
+    }
+
+    void clear(int64_t begin, int64_t end) {
+        const int64_t width = experts().hidden, columns = (end < width ? end : width) - begin;
+        for (int64_t t = 0; t < call.tokens; ++t) __builtin_memset(call.y + t * width + begin, 0, columns * sizeof(float));
+    }
+
+    void down_panel(const Group& group, int64_t panel, const Next& next) {
         const int64_t width = experts().hidden, column = panel * kPanel;
         const int lanes = static_cast<int>(width - column < kPanel ? width - column : kPanel);
-        if (!call.by_row) {
-            for (int64_t t = 0; t < call.tokens; ++t) __builtin_memset(call.y + t * width + column, 0, lanes * sizeof(float));
-        }
         float acc[kBlockRows * kPanel];
-        for (int64_t g = 0; g < group_count; ++g) {
-            const Group& group = groups[g];
-            const Matrix& w = experts().down[group.expert];
-            for (int64_t first = 0; first < group.rows; first += kBlockRows) {
-                const int64_t rows = group.rows - first < kBlockRows ? group.rows - first : kBlockRows;
-                const Rows<X> x{hidden_tiles + (group.first + first) * hidden_size, rows, hidden_size};
-                panel_product(w, panel, x, acc);
-                for (int64_t m = 0; m < rows; ++m) add(group, first + m, column, lanes, acc + m * kPanel);
-            }
+        for (int64_t first = 0; first < group.rows; first += kBlockRows) {
+            const int64_t rows = group.rows - first < kBlockRows ? group.rows - first : kBlockRows;
+            const Rows<X> x{hidden_tiles + (group.first + first) * hidden_size, rows, hidden_size};
+            panel_product(experts().down[group.expert], panel, x, acc, next);
+            for (int64_t m = 0; m < rows; ++m) add(group, first + m, column, lanes, acc + m * kPanel);
         }
     }
 
@@ -128,23 +142,6 @@ struct ExpertsJob {
     }
 };
 
-// Sorts rows by expert, stably. BAD_EXPERT and BAD_TOKEN for an index outside.
-inline Status sort_rows(const ExpertsCall& call, int64_t* starts, int64_t* row_of_place) {
-    const int64_t count = call.experts->count;
-    for (int64_t e = 0; e <= count; ++e) starts[e] = 0;
-    for (int64_t row = 0; row < call.rows; ++row) {
-        const int64_t expert = call.expert_of_row[row], token = call.token_of_row[row];
-        if (expert < 0 || expert >= count) return Status::BAD_EXPERT;
-        if (token < 0 || token >= call.tokens) return Status::BAD_TOKEN;
-        ++starts[expert + 1];
-    }
-    for (int64_t e = 0; e < count; ++e) starts[e + 1] += starts[e];
-    for (int64_t row = 0; row < call.rows; ++row) row_of_place[starts[call.expert_of_row[row]]++] = row;
-    for (int64_t e = count; e > 0; --e) starts[e] = starts[e - 1];  // each stands at its end now
-    starts[0] = 0;
-    return Status::OK;
-}
-
 template <class X>
 Status run_experts(const ExpertsCall& call) {
     using Job = ExpertsJob<X>;
@@ -166,11 +163,14 @@ Status run_experts(const ExpertsCall& call) {
         groups[group_count++] = Group{e, starts[e], rows, tile_count};
         tile_count += tiles_of(rows);
     }
-    Job job{call, groups, group_count, order, tiles, hidden, row_size, hidden_size};
+    Job job{call, groups, group_count, order, tiles, hidden, row_size, hidden_size,
+            piece_of(experts.gate_up[0], group_count * experts.gate_up[0].panels, call.threads),
+            piece_of(experts.down[0], experts.down[0].panels, call.threads)};
+    const int64_t down_units = (experts.down[0].panels + job.down_piece - 1) / job.down_piece;
     const Phase phases[] = {
         {tile_count, [](void* job, int64_t unit) { static_cast<Job*>(job)->pack(unit); }},
-        {group_count * job.gate_up_panels(), [](void* job, int64_t unit) { static_cast<Job*>(job)->gate_up(unit); }},
-        {experts.down[0].panels, [](void* job, int64_t unit) { static_cast<Job*>(job)->down(unit); }},
+        {group_count * job.gate_up_units(), [](void* job, int64_t unit) { static_cast<Job*>(job)->gate_up(unit); }},
+        {down_units, [](void* job, int64_t unit) { static_cast<Job*>(job)->down(unit); }},
     };
     run_phases(call.threads, phases, 3, &job);
     return Status::OK;

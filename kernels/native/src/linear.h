@@ -7,6 +7,7 @@ struct LinearJob {
     const LinearCall& call;
     X* tiles;
     int64_t row_size;
+    int64_t piece;  // panels of a unit
 
     void pack(int64_t number) {
         const Matrix& w = *call.w;
@@ -19,11 +20,16 @@ struct LinearJob {
         }
     }
 
-    void multiply(int64_t panel) {
+    void multiply(int64_t unit) {
+        const int64_t first = unit * piece, last = first + piece < call.w->panels ? first + piece : call.w->panels;
+        for (int64_t panel = first; panel < last; ++panel) multiply_panel(panel);
+    }
+
+    void multiply_panel(int64_t panel) {
         float acc[kBlockRows * kPanel];
         for (int64_t first = 0; first < call.rows; first += kBlockRows) {
             const int64_t rows = call.rows - first < kBlockRows ? call.rows - first : kBlockRows;
-            panel_product(*call.w, panel, Rows<X>{tiles + first * row_size, rows, row_size}, acc);
+            panel_product(*call.w, panel, Rows<X>{tiles + first * row_size, rows, row_size}, acc, Next(*call.w, panel + 1));
             for (int64_t m = 0; m < rows; ++m) write(panel, first + m, acc + m * kPanel);
         }
     }
@@ -48,10 +54,10 @@ Status run_linear(const LinearCall& call) {
     const int64_t row_size = row_size_of(*call.w, static_cast<const X*>(nullptr));
     X* tiles = static_cast<X*>(scratch(Purpose::ROWS, call.rows * row_size * sizeof(X)));
     if (tiles == nullptr) return Status::NO_MEMORY;
-    Job job{call, tiles, row_size};
+    Job job{call, tiles, row_size, piece_of(*call.w, call.w->panels, call.threads)};
     const Phase phases[] = {
         {tiles_of(call.rows), [](void* job, int64_t unit) { static_cast<Job*>(job)->pack(unit); }},
-        {call.w->panels, [](void* job, int64_t unit) { static_cast<Job*>(job)->multiply(unit); }},
+        {(call.w->panels + job.piece - 1) / job.piece, [](void* job, int64_t unit) { static_cast<Job*>(job)->multiply(unit); }},
     };
     run_phases(call.threads, phases, 2, &job);
     return Status::OK;

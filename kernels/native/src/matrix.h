@@ -5,7 +5,7 @@
 //   BF16         [inputs / 2][32][2]
 //   FP8, INT8    [inputs / 2][32][2]
 //   FP4, INT4    [inputs / 8][32] words of 32 bits: inputs 0, 2, 4, 6 in the low half, 1, 3, 5, 7 in the high one
-// Inputs are padded with zeros to whole steps, outputs to whole panels. The panels of a gate-up matrix hold 16 rows of
+// Inputs are padded with zeros to whole eights, outputs to whole panels. The panels of a gate-up matrix hold 16 rows of
 // the gate and then the same 16 of the up.
 #pragma once
 
@@ -63,14 +63,10 @@ inline int64_t bytes_of_8(Format format) {
     }
 }
 
-// Whole steps, and an even number: x is packed in pairs.
-inline int64_t padded_inputs(const Matrix& w) {
-    return round_up(w.inputs, step_of(static_cast<Format>(w.format)) > 2 ? 8 : 2);
-}
+// Whole steps of every format, so that one packed row of x suits experts of one layer in different formats.
+inline int64_t padded_inputs(const Matrix& w) { return round_up(w.inputs, 8); }
 
-inline int64_t panel_bytes(Format format, int64_t inputs) {
-    return round_up(inputs, step_of(format) > 2 ? 8 : 2) * kPanel / 8 * bytes_of_8(format);
-}
+inline int64_t panel_bytes(Format format, int64_t inputs) { return round_up(inputs, 8) * kPanel / 8 * bytes_of_8(format); }
 
 inline int64_t groups_of(const Matrix& w) { return w.group ? (w.inputs + w.group - 1) / w.group : 1; }
 

@@ -30,7 +30,7 @@ inline void read_row(Dtype dtype, const void* x, int64_t at, const Matrix& w, fl
 
 inline int64_t row_floats(const Matrix& w) { return padded_inputs(w) + L; }
 
-// Writes inputs `begin` to `end` of row `m` into a tile of `rows` rows; those beyond the matrix's own become zeros.
+// Writes inputs `begin` to `end` of row `m` into a tile of `rows` rows.
 inline void place(const float* values, int64_t begin, int64_t end, const Matrix& w, int rows, int m, float* out) {
     const int32_t* places = w.places;
     if (places == nullptr && rows == 1) {

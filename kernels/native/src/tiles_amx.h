@@ -31,10 +31,8 @@ inline void place(const float* values, int64_t begin, int64_t end, const Matrix&
         for (int64_t i = end; i % kBlock != 0; ++i) put(i, 0);
 }
 
-// Groups of inputs must be whole blocks.
-inline bool in_blocks(const Matrix& w) {
-    return static_cast<Scale>(w.scale) == Scale::NONE || w.group % kBlock == 0;
-}
+// Packed formats are computed as by AVX-512: their few rows are decoded in registers, which tiles cannot read.
+inline bool in_blocks(const Matrix& w) { return static_cast<Format>(w.format) == Format::BF16; }
 
 // The operand of LDTILECFG: tiles 0 and 1 are sums, 2 is x, 3 and 4 are weights.
 struct alignas(64) TileShapes {
@@ -60,33 +58,27 @@ inline void shape(int rows) {
     shaped_for = rows;
 }
 
-struct TileWeights {
-    using X = Blocked;
-    using W = uint32_t;
-    static constexpr int kInputs = 2;
-
-    template <int ROWS, int COLUMNS>
-    static void run(const Blocked* x, const uint32_t* w, int64_t inputs, float* acc) {
-        static_assert(ROWS <= 16 && COLUMNS * L == kPanel, "two tiles of sums hold all outputs");
-        shape(ROWS);
-        settle(acc);
-        _tile_loadd(0, acc, kPanel * 4);
-        _tile_loadd(1, acc + kHalf, kPanel * 4);
-        for (; inputs >= kBlock; inputs -= kBlock, x += ROWS * kBlock / 2, w += kBlock / 2 * kPanel) {
-            if (ROWS <= kPrefetchedRows) {
-                for (int64_t line = 0; line < kBlock / 2 * kPanel * 4; line += 64)
-                    Vec::prefetch(reinterpret_cast<const uint8_t*>(w) + kAhead + line);
-            }
+// sums[ROWS][32] += x w for `inputs` of a panel.
+struct BlockTile {
+    static void run(int rows, const Blocked* x, const uint32_t* w, int64_t inputs, Ahead* ahead, float* sums) {
+        shape(rows);
+        settle(sums);
+        _tile_loadd(0, sums, kPanel * 4);
+        _tile_loadd(1, sums + kHalf, kPanel * 4);
+        for (; inputs >= kBlock; inputs -= kBlock, x += rows * kBlock / 2, w += kBlock / 2 * kPanel) {
+            for (int pair = 0; ahead != nullptr && pair < kBlock / 2; ++pair) ahead->step<kPanel * 4>();
             add(x, w);
         }
-        if (inputs > 0) {
-            alignas(64) uint32_t last[kBlock / 2 * kPanel] = {};
-            __builtin_memcpy(last, w, inputs / 2 * kPanel * sizeof(uint32_t));
-            settle(last);
-            add(x, last);
-        }
-        _tile_stored(0, acc, kPanel * 4);
-        _tile_stored(1, acc + kHalf, kPanel * 4);
+        if (inputs > 0) add_last(x, w, inputs);
+        _tile_stored(0, sums, kPanel * 4);
+        _tile_stored(1, sums + kHalf, kPanel * 4);
+    }
+
+    static void add_last(const Blocked* x, const uint32_t* w, int64_t inputs) {
+        alignas(64) uint32_t last[kBlock / 2 * kPanel] = {};
+        __builtin_memcpy(last, w, inputs / 2 * kPanel * sizeof(uint32_t));
+        settle(last);
+        add(x, last);
     }
 
     static void add(const Blocked* x, const uint32_t* w) {
@@ -98,19 +90,20 @@ struct TileWeights {
     }
 };
 
-inline void panel_product(const Matrix& w, int64_t panel, const Rows<Blocked>& x, float* acc) {
-    const Format format = static_cast<Format>(w.format);
+inline void panel_product(const Matrix& w, int64_t panel, const Rows<Blocked>& x, float* acc, const Next& next) {
+    const int64_t inputs = padded_inputs(w), bytes = panel_bytes(Format::BF16, w.inputs);
+    const uint8_t* values = w.values + panel * bytes;
+    Ahead ahead(values, bytes, next.values);
     __builtin_memset(acc, 0, x.rows * kPanel * sizeof(float));
     shaped_for = 0;  // torch's library may have used this thread's tiles
-    switch (format) {
-        case Format::BF16:
-            direct<TileWeights>(w.values + panel * panel_bytes(format, w.inputs), padded_inputs(w), x, acc);
-            break;
-        case Format::FP8: decoded<Format::FP8, TileWeights>(w, panel, x, acc); break;
-        case Format::INT8: decoded<Format::INT8, TileWeights>(w, panel, x, acc); break;
-        case Format::FP4: decoded<Format::FP4, TileWeights>(w, panel, x, acc); break;
-        case Format::INT4: decoded<Format::INT4, TileWeights>(w, panel, x, acc); break;
-        default: __builtin_unreachable();  // such a matrix is multiplied in float32
+    for (int64_t begin = 0; begin < inputs; begin += kDirectInputs) {
+        const int64_t count = begin + kDirectInputs < inputs ? kDirectInputs : inputs - begin;
+        const auto* weights = reinterpret_cast<const uint32_t*>(values) + begin / 2 * kPanel;
+        for (int64_t number = 0; number < tiles_of(x.rows); ++number) {
+            const int rows = rows_of_tile(x.rows, number);
+            const Blocked* of_tile = x.tile(number) + begin / 2 * rows;
+            BlockTile::run(rows, of_tile, weights, count, number ? nullptr : &ahead, acc + number * Vec::kRows * kPanel);
+        }
     }
     _tile_release();  // tiles in use cost every switch of threads 8 KiB
 }

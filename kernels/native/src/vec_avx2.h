@@ -62,8 +62,18 @@ struct Vec {
     static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
     static I to_int(F x) { return _mm256_cvtps_epi32(x); }
     static F halves(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
-    // Entries 0 to 7 of a table by the low three bits of each index.
-    static F look_up(const float* table8, I index) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table8), index); }
+    // FP8 (E4M3) divided by 256, of pairs of bytes: as float16, whose exponent has one bit more and another bias. That
+    // makes denormals right, which are slow where float32 has them as operands. Codes of NaN do not come here.
+    static void e4m3(const void* pairs, F& first, F& second) {
+        const __m128i codes = _mm_loadu_si128(static_cast<const __m128i*>(pairs)), kept = _mm_set1_epi16(-0x4080);
+        first = _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(_mm_slli_epi16(codes, 8), 1), kept));
+        second = _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(codes, 1), kept));
+    }
+    // Each byte's entry of a table of bytes; bytes are below 16.
+    static I look_up_bytes(const int8_t* table, I bytes) {
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), bytes);
+    }
+    static I sub_bytes(I a, I b) { return _mm256_sub_epi8(a, b); }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) {
         _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));

@@ -53,10 +53,15 @@ struct Vec {
     static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
     static I to_int(F x) { return _mm512_cvtps_epi32(x); }
     static F halves(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
-    // Entries 0 to 7 of a table by the low three bits of each index.
-    static F look_up(const float* table8, I index) {
-        return _mm512_permutexvar_ps(index, _mm512_broadcast_f32x8(_mm256_loadu_ps(table8)));
+    // FP8 (E4M3) divided by 256, of pairs of bytes: as float16, whose exponent has one bit more and another bias. That
+    // makes denormals right, which are slow where float32 has them as operands. Codes of NaN do not come here.
+    static void e4m3(const void* pairs, F& first, F& second) {
+        const __m256i codes = _mm256_loadu_si256(static_cast<const __m256i*>(pairs)), kept = _mm256_set1_epi16(-0x4080);
+        first = _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 1), kept));
+        second = _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(codes, 1), kept));
     }
+    // Of a table of 16 by the low four bits of each index.
+    static F look_up(const float* table, I index) { return _mm512_permutexvar_ps(index, _mm512_load_ps(table)); }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) {
         _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));

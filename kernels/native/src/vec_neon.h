@@ -55,15 +55,18 @@ struct Vec {
     static F to_float(I x) { return vcvtq_f32_s32(x); }
     static I to_int(F x) { return vcvtnq_s32_f32(x); }
     static F halves(const void* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const uint16_t*>(p)))); }
-    // Entries 0 to 7 of a table by the low three bits of each index.
-    static F look_up(const float* table8, I index) {
-        const int32x4_t low = vandq_s32(index, vdupq_n_s32(7));
-        float out[4];
-        int32_t at[4];
-        vst1q_s32(at, low);
-        for (int i = 0; i < 4; ++i) out[i] = table8[at[i]];
-        return vld1q_f32(out);
+    // FP8 (E4M3) divided by 256, of pairs of bytes: as float16, whose exponent has one bit more and another bias.
+    // Codes of NaN do not come here.
+    static void e4m3(const void* pairs, F& first, F& second) {
+        const int16x4_t codes = vld1_s16(static_cast<const int16_t*>(pairs)), kept = vdup_n_s16(-0x4080);
+        first = vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(vshl_n_s16(codes, 8), 1), kept)));
+        second = vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(codes, 1), kept)));
     }
+    // Each byte's entry of a table of bytes; bytes are below 16.
+    static I look_up_bytes(const int8_t* table, I bytes) {
+        return vreinterpretq_s32_s8(vqtbl1q_s8(vld1q_s8(table), vreinterpretq_u8_s32(bytes)));
+    }
+    static I sub_bytes(I a, I b) { return vreinterpretq_s32_s8(vsubq_s8(vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b))); }
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) { vst1_u16(static_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x))); }
     static void store_words(void* p, I x) { vst1_u16(static_cast<uint16_t*>(p), vmovn_u32(vreinterpretq_u32_s32(x))); }

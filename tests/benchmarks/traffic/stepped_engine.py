@@ -28,6 +28,7 @@ class SteppedEngine:
         transport: shards that run already; without one they are loaded into this process.
         shards: how many there are.
         dtype: of weights and cache; the checkpoint's own unless told otherwise.
+        weights: their form; dequantized unless told otherwise.
         config: settings of the engine.
     """
 
@@ -37,11 +38,14 @@ class SteppedEngine:
         transport: Transport | None = None,
         shards: int = 1,
         dtype: str = "auto",
+        weights: WeightsConfig | None = None,
         **config: Any,
     ) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
-        self.vocabulary, self.records = model.plan.spec.vocabulary, list[StepRecord]()
+        chosen = weights or WeightsConfig("dequantized")
+        model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), chosen)
+        self.vocabulary, self.context = model.plan.spec.vocabulary, model.plan.spec.context
+        self.records = list[StepRecord]()
         experts, form = ExpertsConfig(shards, SOCKET_SECONDS), {"dtype": model.dtype, "device": model.device}
         transport = transport or local_shards(model.plan, experts, **form)
         self.engine = build_engine(model.plan, transport, experts, EngineConfig(**config), **form)

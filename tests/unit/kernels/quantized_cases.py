@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -14,16 +15,20 @@ import torch
 from torch import Tensor
 
 from kernels.formats.block_fp8 import BlockFp8
+from kernels.formats.int4_groups import Int4Groups
+from kernels.formats.int8_groups import Int8Groups
 from kernels.formats.mxfp4 import Mxfp4
 from kernels.formats.nvfp4 import Nvfp4
 from kernels.formats.quantized import Quantized, RowStack
 from kernels.formats.scaled import Int8Channel, ScaledFp8
+from tests.unit.kernels.integer_cases import any_int4, any_int8, int4_exact, int8_exact, near_one_integer
 from tests.unit.kernels.kernel_cases import Case
 
 W = TypeVar("W", ScaledFp8, Int8Channel)
 
 # How many inputs a row's groups have, by the names of the formats in the tests.
 GROUPS = {"fp8": 1, "mxfp4": 32, "nvfp4": 16, "scaled_fp8": 1, "fp8_tensor": 1, "int8": 1}
+GROUPS |= {"int4": 1, "int4_ordered": 1, "int8_groups": 1}
 FORMATS = tuple(GROUPS)
 
 
@@ -78,6 +83,8 @@ def exact(w: Quantized) -> Tensor:
         return scaled_exact(w)
     if isinstance(w, Nvfp4):
         return nvfp4_exact(w)
+    if isinstance(w, Int4Groups | Int8Groups):
+        return int4_exact(w) if isinstance(w, Int4Groups) else int8_exact(w)
     return fp8_exact(w) if isinstance(w, BlockFp8) else mxfp4_exact(w)
 
 
@@ -148,6 +155,9 @@ ANY: dict[str, Callable[[tuple[int, int], torch.dtype, int], Quantized]] = {
     "scaled_fp8": lambda shape, dtype, seed: any_scaled(ScaledFp8, shape, dtype, seed),
     "fp8_tensor": lambda shape, dtype, seed: any_scaled(ScaledFp8, shape, dtype, seed, per_tensor=True),
     "int8": lambda shape, dtype, seed: any_scaled(Int8Channel, shape, dtype, seed),
+    "int4": any_int4,
+    "int4_ordered": partial(any_int4, zeros=True, ordered=True),
+    "int8_groups": any_int8,
 }
 
 
@@ -156,6 +166,8 @@ def near_one(w_OI: Tensor, form: str) -> Quantized:
     shape = w_OI.shape[0], w_OI.shape[1]
     if form == "fp8":
         return _near_fp8(w_OI, BlockFp8.empty(shape, w_OI.dtype, w_OI.device, block=(16, 16)))
+    if form.startswith("int4") or form == "int8_groups":
+        return near_one_integer(w_OI, form)
     if form == "nvfp4":
         return _near_nvfp4(w_OI, Nvfp4.empty(shape, w_OI.dtype, w_OI.device))
     if form == "mxfp4":

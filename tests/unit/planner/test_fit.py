@@ -17,7 +17,7 @@ from cluster.cli.serve_command import run_cluster
 from cluster.config import ClusterConfig, ConfigError, config_from
 from cluster.planner import config_resolver as resolver
 from cluster.planner.available_memory import GIB, limited
-from cluster.planner.config_resolver import check_process, demands, resolve_for_nodes, resolve_here
+from cluster.planner.config_resolver import check_process, computes_packed, demands, resolve_for_nodes, resolve_here
 from cluster.planner.memory_plan import (
     CONTROL_BYTES,
     PROCESS_BYTES,
@@ -81,6 +81,26 @@ def test_auto_has_three_outcomes(shared: bool) -> None:
     with pytest.raises(DoesNotFitError, match=r"weights\.resident packed needs"):
         choose("dequantized", BOTH, room(most - 1), 2)
     assert choose("packed", BOTH, room(most), 2) == "packed"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_auto_stays_packed_where_that_is_faster(shared: bool) -> None:
+    def room(bytes: int) -> Room:
+        return Room(bytes, shared, "here")
+
+    faster = replace(BOTH, packed_faster=True)
+    most, least = room(0).need(LARGE, 2), room(0).need(SMALL, 2)
+    assert choose("auto", faster, room(most), 2) == choose("auto", faster, room(least), 2) == "packed"
+    assert choose("dequantized", faster, room(most), 2) == "dequantized"
+    assert choose("auto", replace(faster, packed=None), room(most), 2) == "dequantized"
+    with pytest.raises(DoesNotFitError):
+        choose("auto", faster, room(least - 1), 2)
+
+
+def test_only_native_kernels_compute_packed() -> None:
+    assert computes_packed("native", "cpu")
+    assert not any(computes_packed(backend, "cpu") for backend in ("cpu", "reference"))
+    assert not computes_packed("auto", "cuda")
 
 
 def test_auto_without_encoded_tensors_is_dequantized() -> None:
@@ -192,6 +212,7 @@ def configured(path: Path, limit_gib: float, resident: str = "auto", **cluster: 
         {
             "model": {"checkpoint": str(path), "device": "cpu"},
             "weights": {"resident": resident},
+            "experts": {"backend": "cpu"},
             "cluster": {"memory_limit_gib": limit_gib, **cluster},
         }
     )
@@ -224,6 +245,12 @@ def test_auto_by_the_limit(fp8: Path) -> None:
         resolve_here(configured(fp8, (needs["packed"] - 1e6) / GIB), model)
     assert resolve_here(config, model).weights.resident == "dequantized"
     assert resolve_here(config, model).router == config.router
+
+
+def test_native_kernels_keep_the_published_bytes(fp8: Path) -> None:
+    config = configured(fp8, 0.0)
+    config = replace(config, experts=replace(config.experts, backend="native"))
+    assert resolve_here(config, open_model(config.model, config.weights)).weights.resident == "packed"
 
 
 def test_nodes_decide_where_a_cluster_is_joined(fp8: Path) -> None:

@@ -12,7 +12,8 @@ from experts.config import Residence, WeightsConfig
 from kernels import select
 from router_service.models.weights import load_router_weights
 from tests.support.formats import FORMATS, write_format
-from tests.support.quantize import write_fp8, write_mxfp4
+from tests.support.int4_checkpoints import int4_config, write_int4
+from tests.support.quantize import change_config, write_fp8, write_mxfp4
 from tests.support.tiny import FAMILIES, Tiny, write_checkpoint
 
 
@@ -55,4 +56,15 @@ def test_what_is_stored_in_blocks(tmp_path: Path, form: str, resident: Residence
 def test_formats_of_low_bits(tmp_path: Path, form: str, resident: Residence) -> None:
     model = write_checkpoint(tmp_path, "qwen3_moe", torch.bfloat16, moe_intermediate_size=32, intermediate_size=64)
     write_format(tmp_path, model, FORMATS[form], lambda name: "_proj" in name or name == "lm_head.weight")
+    check(tmp_path, resident)
+
+
+@pytest.mark.parametrize("resident", ["packed", "dequantized"])
+@pytest.mark.parametrize("form", ["gptq", "awq", "gptq, any order"])
+def test_int4(tmp_path: Path, form: str, resident: Residence) -> None:
+    """Also where what is read takes more or less than announced: others wait for what was announced."""
+    model = write_checkpoint(tmp_path, "qwen3_moe", torch.bfloat16)
+    method, _, shuffled = form.partition(", ")
+    write_int4(tmp_path, model, method, 8, zeros=method == "awq", shuffled=bool(shuffled))
+    change_config(tmp_path, quantization_config=int4_config(method, 8, zeros=True, shuffled=bool(shuffled)))
     check(tmp_path, resident)

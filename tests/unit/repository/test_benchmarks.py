@@ -9,8 +9,9 @@ import pytest
 from cluster.config import ModelConfig
 from cluster.planner.model import open_model
 from experts.config import WeightsConfig
+from kernels.formats.rounding import Rounding
 from router_service.front.text.text_model import load_text_model
-from tests.benchmarks import bench_metrics, bench_overlap, bench_receive, bench_sampling, bench_tracing
+from tests.benchmarks import bench_metrics, bench_overlap, bench_quality, bench_receive, bench_sampling, bench_tracing
 from tests.benchmarks.bench_attention import FORMS, seconds
 from tests.benchmarks.bench_failover import render, summary
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
@@ -28,6 +29,20 @@ def test_attention_of_single_rows(name: str) -> None:
     taken = seconds(FORMS[name], [20, 3, 20], scattered=True, layers=2, rounds=1)
     assert len(taken) == 2
     assert min(taken) > 0
+
+
+def test_what_quantizing_costs() -> None:
+    variants = list(bench_quality.settings())
+    names = [bench_quality.name_of(weights) for weights in variants]
+    assert names[0] == "none"
+    assert names[-1] == "int4 in groups of 32, projections too"
+    tokens = bench_quality.held_out_tokens()[:200]
+    plain, count = bench_quality.loss(tokens, variants[0], 1)
+    assert count == len(tokens) - 1
+    assert abs(bench_quality.loss(tokens, variants[3], 1)[0] - plain) < 0.1 * plain
+    layer = bench_quality.bundled_layers()[1]
+    int8, int4 = (layer.error(rounding) for rounding in (Rounding("int8", 32), Rounding("int4", 32)))
+    assert 0.005 < int8 < int4 / 10 < 0.02
 
 
 class Counter:

@@ -6,8 +6,10 @@ from typing import Any
 from experts.checkpoint.encodings.block_fp8 import BlockFp8Encoding
 from experts.checkpoint.encodings.mxfp4 import Mxfp4Encoding
 from experts.checkpoint.json_reader import JsonReader
+from router_service.models.families.quantization.awq import read_awq
 from router_service.models.families.quantization.compressed_tensors import read_compressed_tensors
 from router_service.models.families.quantization.fp8 import read_fp8
+from router_service.models.families.quantization.gptq import read_gptq
 from router_service.models.families.quantization.modelopt import read_modelopt
 from router_service.models.families.quantization.quantization import Quantization, always
 
@@ -22,6 +24,8 @@ def _read_mxfp4(_: JsonReader) -> Quantization:
 METHODS: dict[str, Callable[[JsonReader], Quantization]] = {
     "fp8": read_fp8,
     "compressed-tensors": read_compressed_tensors,
+    "gptq": read_gptq,
+    "awq": read_awq,
     "modelopt": read_modelopt,
     "mxfp4": _read_mxfp4,
 }

@@ -13,6 +13,7 @@ from experts.checkpoint.json_reader import JsonReader
 from kernels.formats.nvfp4 import GROUP
 from kernels.formats.scaled import Int8Channel, ScaledFp8
 from router_service.models.families.quantization.fp8 import read_block
+from router_service.models.families.quantization.pack_quantized import read_pack_quantized
 
 DEFAULTS = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False}
 
@@ -101,4 +102,5 @@ FORMATS: dict[str, Callable[[JsonReader], Encoding]] = {
     "int-quantized": read_int,
     "naive-quantized": read_naive,
     "nvfp4-pack-quantized": read_nvfp4,
+    "pack-quantized": read_pack_quantized,
 }
