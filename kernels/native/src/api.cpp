@@ -55,8 +55,8 @@ using namespace expertmesh;
 
 #define EM_API extern "C" __attribute__((visibility("default")))
 
-// Changes with every change of the structs.
-EM_API int32_t em_version() { return 1; }
+// Changes with every change of the structs or of the layout of panels.
+EM_API int32_t em_version() { return 2; }
 
 // The name of the instruction set in use; null where the CPU has none that the kernels know.
 EM_API const char* em_isa() { return chosen ? chosen->name : nullptr; }
