@@ -4,8 +4,8 @@ import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from enum import IntEnum
 
-# Changes with every change of a struct: a library that was built from other sources is refused.
-VERSION = 1
+# Changes with every change of a struct or of the layout of panels: a library built from other sources is refused.
+VERSION = 2
 PANEL, HALF = 32, 16
 
 

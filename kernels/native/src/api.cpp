@@ -55,8 +55,8 @@ using namespace expertmesh;
 
 #define EM_API extern "C" __attribute__((visibility("default")))
 
-// Changes with every change of the structs.
-EM_API int32_t em_version() { return 1; }
+// Changes with every change of the structs or of the layout of panels.
+EM_API int32_t em_version() { return 2; }
 
 // Which sources it was built from: `build.py`.
 EM_API const char* em_sources() { return EM_SOURCES; }
