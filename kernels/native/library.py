@@ -6,7 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kernels.native.structs import VERSION, ExpertsCall, LinearCall, PackCall, Status, TakeCall
+from kernels.native.structs import (
+    VERSION,
+    AttentionCall,
+    ExpertsCall,
+    HeadsCall,
+    LinearCall,
+    PackCall,
+    Status,
+    TakeCall,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +36,15 @@ class Library:
         self._declare(handle.em_take, TakeCall, None)
         self._declare(handle.em_linear, LinearCall, ctypes.c_int32)
         self._declare(handle.em_experts, ExpertsCall, ctypes.c_int32)
+        self._declare(handle.em_heads, HeadsCall, ctypes.c_int32)
+        self._declare(handle.em_attention, AttentionCall, ctypes.c_int32)
         self._handle = handle
         self.pack = handle.em_pack
         self.take = handle.em_take
         self.linear = handle.em_linear
         self.experts = handle.em_experts
+        self.heads = handle.em_heads
+        self.attention = handle.em_attention
 
     @staticmethod
     def _declare(function: Any, call: type[ctypes.Structure], result: Any) -> None:

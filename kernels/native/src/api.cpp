@@ -55,7 +55,7 @@ using namespace expertmesh;
 #define EM_API extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of the structs.
-EM_API int32_t em_version() { return 1; }
+EM_API int32_t em_version() { return 2; }
 
 // The name of the instruction set in use; null where the CPU has none that the kernels know.
 EM_API const char* em_isa() { return chosen ? chosen->name : nullptr; }
@@ -75,3 +75,7 @@ EM_API void em_take(const TakeCall* call) { take(*call); }
 EM_API int32_t em_linear(const LinearCall* call) { return static_cast<int32_t>(chosen->linear(*call)); }
 
 EM_API int32_t em_experts(const ExpertsCall* call) { return static_cast<int32_t>(chosen->experts(*call)); }
+
+EM_API int32_t em_heads(const HeadsCall* call) { return static_cast<int32_t>(chosen->heads(*call)); }
+
+EM_API int32_t em_attention(const AttentionCall* call) { return static_cast<int32_t>(chosen->attention(*call)); }
