@@ -10,25 +10,26 @@ namespace expertmesh::EM_ISA {
 constexpr int64_t kMostTileRows = 8 * Vec::kRows;
 constexpr float kLowest = -__builtin_inff();
 
-// One tile of rows on its way over the blocks. Row t * heads + h is head h of token t.
+// A tile of rows on its way over the blocks. Row t * heads + h of key-value head j is head h of j's heads, of token t.
 template <class Keys>
 struct AttentionTile {
     using X = typename Keys::X;
 
     const AttentionCall& call;
     int64_t segment;
-    int64_t first_row;   // of the call, of the first token
+    int64_t first_row;      // of the call, of the first token
     int64_t tokens;
-    int64_t first_head;
+    int64_t first_kv_head;
+    int64_t kv_heads;
+    int64_t first_head;     // among those that share a key-value head
     int64_t heads;
-    int64_t kv_head;
-    X* q;            // [steps][rows]
-    float* scores;   // [rows][64]
-    float* sums;     // [rows][width]
-    float* highest;  // [rows]
-    float* totals;   // [rows]
-    float* keys;     // [steps][64]
-    float* values;   // [64][width]
+    X* q;             // [kv_heads][steps][rows]
+    float* scores;    // [rows][64]
+    float* sums;      // [kv_heads][rows][width]
+    float* highest;   // [kv_heads][rows]
+    float* totals;    // [kv_heads][rows]
+    float* keys;      // [steps][64]
+    float* values;    // [64][width]
 
     Dtype dtype() const { return static_cast<Dtype>(call.dtype); }
     int64_t rows() const { return tokens * heads; }
@@ -36,38 +37,48 @@ struct AttentionTile {
     int64_t width() const { return round_up(call.value_size, kPanel); }
     int64_t segment_slots() const { return call.slot_start[segment + 1] - call.slot_start[segment]; }
 
-    // Where a token of the tile stands, and behind it.
+    // Where a token of the tile stands.
     int64_t position(int64_t token) const {
         const int64_t behind = call.row_start[segment + 1] - (first_row + token);
         return call.since[segment] + segment_slots() - behind;
     }
 
+    int64_t head_of(int64_t row, int64_t kv_head) const {
+        return (first_kv_head + kv_head) * (call.heads / call.kv_heads) + first_head + row % heads;
+    }
+
     void run() {
         const int64_t begin = call.first[first_row], end = position(tokens - 1) + 1;
-        ask_for(begin, (begin / kPositions + 1) * kPositions < end ? (begin / kPositions + 1) * kPositions : end);
+        const int64_t first_block = begin / kPositions * kPositions;
+        ask_for(begin, first_block + kPositions < end ? first_block + kPositions : end);
         start();
-        for (int64_t block = begin / kPositions * kPositions; block < end; block += kPositions) {
+        for (int64_t block = first_block; block < end; block += kPositions) {
             const int from = static_cast<int>(begin > block ? begin - block : 0);
             const int to = static_cast<int>(end - block < kPositions ? end - block : kPositions);
-            ask_for(block + kPositions, block + 2 * kPositions < end ? block + 2 * kPositions : end);
-            pack_keys(block, from, to);
-            pack_values(block, from, to);
-            attend(block, from, to);
+            const int64_t next = block + kPositions, left = end > next ? end - next : 0;
+            const int64_t asked = left < kPositions ? left : kPositions;
+            for (int64_t j = 0; j < kv_heads; ++j) {
+                ask_for(next + asked * j / kv_heads, next + asked * (j + 1) / kv_heads);
+                attend(block, from, to, j);
+            }
         }
-        for (int64_t row = 0; row < rows(); ++row) write(row);
+        for (int64_t j = 0; j < kv_heads; ++j)
+            for (int64_t row = 0; row < rows(); ++row) write(row, j);
     }
 
     // Queries as the products read them; a sink is one more logit, without a value.
     void start() {
         float* floats = scores;  // there is room for one row of queries more
-        for (int64_t row = 0; row < rows(); ++row) {
-            const int64_t token = first_row + row / heads, head = first_head + row % heads;
-            read_elements(call.q, token * call.q_row + head * call.q_head, call.key_size, floats);
-            for (int64_t i = 0; i < steps(); ++i) q[i * rows() + row] = query(floats, i);
-            highest[row] = call.sinks != nullptr ? call.sinks[head] : kLowest;
-            totals[row] = call.sinks != nullptr ? 1.0f : 0.0f;
+        for (int64_t j = 0; j < kv_heads; ++j) {
+            for (int64_t row = 0; row < rows(); ++row) {
+                const int64_t token = first_row + row / heads, head = head_of(row, j), place = j * rows() + row;
+                read_elements(call.q, token * call.q_row + head * call.q_head, call.key_size, floats);
+                for (int64_t i = 0; i < steps(); ++i) q[(j * steps() + i) * rows() + row] = query(floats, i);
+                highest[place] = call.sinks != nullptr ? call.sinks[head] : kLowest;
+                totals[place] = call.sinks != nullptr ? 1.0f : 0.0f;
+            }
         }
-        __builtin_memset(sums, 0, rows() * width() * sizeof(float));
+        __builtin_memset(sums, 0, kv_heads * rows() * width() * sizeof(float));
     }
 
     static X query(const float* floats, int64_t step) {
@@ -83,34 +94,41 @@ struct AttentionTile {
     }
 
     int64_t slot(int64_t position) const { return call.slots[call.slot_start[segment] + position - call.since[segment]]; }
-    int64_t key_at(int64_t position) const { return slot(position) * call.key_slot + kv_head * call.key_head; }
-    int64_t value_at(int64_t position) const { return slot(position) * call.value_slot + kv_head * call.value_head; }
+    int64_t key_at(int64_t position, int64_t j) const {
+        return slot(position) * call.key_slot + (first_kv_head + j) * call.key_head;
+    }
+    int64_t value_at(int64_t position, int64_t j) const {
+        return slot(position) * call.value_slot + (first_kv_head + j) * call.value_head;
+    }
 
-    // Positions lie apart in the cache, where the CPU does not foresee them.
-    void ask_for(int64_t begin, int64_t end) const {
+    // Positions lie apart in the cache, where the CPU does not foresee them: so all of a position's heads are asked for
+    // together. Inlined, because gcc takes a call that does nothing but prefetch for one without effects, and drops it.
+    __attribute__((always_inline)) void ask_for(int64_t begin, int64_t end) const {
         const int64_t size = size_of(dtype());
+        const int64_t key_bytes = ((kv_heads - 1) * call.key_head + call.key_size) * size;
+        const int64_t value_bytes = ((kv_heads - 1) * call.value_head + call.value_size) * size;
         for (int64_t position = begin; position < end; ++position) {
-            const uint8_t* key = static_cast<const uint8_t*>(call.keys) + key_at(position) * size;
-            for (int64_t i = 0; i < call.key_size * size; i += 64) __builtin_prefetch(key + i, 0, 2);
+            const uint8_t* key = static_cast<const uint8_t*>(call.keys) + key_at(position, 0) * size;
+            for (int64_t i = 0; i < key_bytes; i += 64) __builtin_prefetch(key + i, 0, 2);
             if (call.values == call.keys) continue;
-            const uint8_t* value = static_cast<const uint8_t*>(call.values) + value_at(position) * size;
-            for (int64_t i = 0; i < call.value_size * size; i += 64) __builtin_prefetch(value + i, 0, 2);
+            const uint8_t* value = static_cast<const uint8_t*>(call.values) + value_at(position, 0) * size;
+            for (int64_t i = 0; i < value_bytes; i += 64) __builtin_prefetch(value + i, 0, 2);
         }
     }
 
     // Keys of a block side by side, zeros for those that no row sees.
-    void pack_keys(int64_t block, int from, int to) {
+    void pack_keys(int64_t block, int from, int to, int64_t j) {
         const int64_t all = steps();
         for (int lane = from / L * L; lane < to; lane += L) {
-            for (int64_t i = 0; i < all; i += L) {
+            int64_t at[L];
+            for (int i = 0; i < L; ++i) at[i] = lane + i >= from && lane + i < to ? key_at(block + lane + i, j) : -1;
+            for (int64_t step = 0; step < all; step += L) {
                 I row[L];
-                for (int j = 0; j < L; ++j) {
-                    const bool seen = lane + j >= from && lane + j < to;
-                    row[j] = seen ? key_elements(key_at(block + lane + j), i) : Vec::seti(0);
-                }
+                for (int i = 0; i < L; ++i) row[i] = at[i] < 0 ? Vec::seti(0) : key_elements(at[i], step);
                 Vec::transpose(row);
-                for (int j = 0; j < L && i + j < all; ++j)
-                    Vec::store(keys + (i + j) * kPositions + lane, Vec::as_float(row[j]));
+                float* out = keys + step * kPositions + lane;
+                const int64_t some = all - step < L ? all - step : L;
+                for (int64_t i = 0; i < some; ++i) Vec::store(out + i * kPositions, Vec::as_float(row[i]));
             }
         }
     }
@@ -130,10 +148,10 @@ struct AttentionTile {
         }
     }
 
-    void pack_values(int64_t block, int from, int to) {
+    void pack_values(int64_t block, int from, int to, int64_t j) {
         for (int i = from; i < to; ++i) {
             float* out = values + i * width();
-            const int64_t at = value_at(block + i);
+            const int64_t at = value_at(block + i, j);
             int64_t c = 0;
             for (; c + L <= call.value_size; c += L) Vec::store(out + c, load_as(dtype(), call.values, at + c));
             if (c < call.value_size) {
@@ -146,38 +164,53 @@ struct AttentionTile {
 
     // All rows together where they see the same of the block, else token by token: what a row does not see must not
     // reach it even times zero, as it may be no number.
-    void attend(int64_t block, int from, int to) {
+    void attend(int64_t block, int from, int to, int64_t j) {
+        pack_keys(block, from, to, j);
+        const bool direct = rows() <= Vec::kRows && width() == call.value_size;
+        const BfloatRows in_place{static_cast<const uint16_t*>(call.values), value_places};
+        if (dtype() == Dtype::BF16 && direct) {
+            for (int i = from; i < to; ++i) value_places[i] = value_at(block + i, j);
+            attend_tokens(block, from, to, j, in_place);
+        } else {
+            pack_values(block, from, to, j);
+            attend_tokens(block, from, to, j, FloatRows{values, width()});
+        }
+    }
+
+    template <class Values>
+    void attend_tokens(int64_t block, int from, int to, int64_t j, Values of_block) {
         if (call.first[first_row + tokens - 1] <= block + from && position(0) + 1 >= block + to) {
-            attend_rows(0, rows(), from, to);
+            attend_rows(0, rows(), from, to, j, of_block);
             return;
         }
         for (int64_t token = 0; token < tokens; ++token) {
             const int64_t first = call.first[first_row + token] - block, last = position(token) + 1 - block;
             const int begin = static_cast<int>(first > from ? first : from), end = static_cast<int>(last < to ? last : to);
-            if (begin < end) attend_rows(token * heads, heads, begin, end);
+            if (begin < end) attend_rows(token * heads, heads, begin, end, j, of_block);
         }
     }
 
-    void attend_rows(int64_t first, int64_t count, int from, int to) {
+    template <class Values>
+    void attend_rows(int64_t first, int64_t count, int from, int to, int64_t j, Values of_block) {
+        const X* queries = q + j * steps() * rows();
         for (int64_t row = first; row < first + count; row += Vec::kRows) {
             const int64_t left = first + count - row;
             const int some = static_cast<int>(left < Vec::kRows ? left : Vec::kRows);
-            const TileOfRows<X> tile{q + row, rows(), steps(), scores + row * kPositions};
+            const TileOfRows<X> tile{queries + row, rows(), steps(), scores + row * kPositions};
             score_rows_of<Keys>(some, tile, keys, from / L, (to + L - 1) / L);
-            for (int m = 0; m < some; ++m) soften(row + m, from, to);
-            value_rows_of(some, tile.scores, values, width(), from, to, sums + row * width());
+            for (int m = 0; m < some; ++m) soften(tile.scores + m * kPositions, j * rows() + row + m, from, to);
+            value_rows_of(some, tile.scores, of_block, width(), from, to, sums + (j * rows() + row) * width());
         }
     }
 
     // A row's scores become shares of the highest so far; what it has summed up shrinks where there is a higher one.
-    void soften(int64_t row, int from, int to) {
-        float* at = scores + row * kPositions;
+    void soften(float* at, int64_t place, int from, int to) {
         const int begin = from / L * L, end = (to + L - 1) / L * L;
         const F scale = Vec::set(call.scale);
         for (int i = begin; i < end; i += L) Vec::store(at + i, Vec::mul(Vec::load(at + i), scale));
         for (int i = begin; i < from; ++i) at[i] = kLowest;
         for (int i = to; i < end; ++i) at[i] = kLowest;
-        F high = Vec::set(highest[row]);
+        F high = Vec::set(highest[place]);
         for (int i = begin; i < end; i += L) high = Vec::max(high, Vec::load(at + i));
         const float top = Vec::highest(high);
         const F shift = Vec::set(top);
@@ -187,54 +220,99 @@ struct AttentionTile {
             Vec::store(at + i, share);
             total = Vec::add(total, share);
         }
-        if (top != highest[row]) shrink(row, exp(Vec::sub(Vec::set(highest[row]), shift)));
-        highest[row] = top;
-        totals[row] += Vec::sum(total);
+        if (top != highest[place]) shrink(place, exp(Vec::sub(Vec::set(highest[place]), shift)));
+        highest[place] = top;
+        totals[place] += Vec::sum(total);
     }
 
-    void shrink(int64_t row, F by) {
+    void shrink(int64_t place, F by) {
         float lanes[L];
         Vec::store(lanes, by);
-        totals[row] *= lanes[0];
-        float* out = sums + row * width();
+        totals[place] *= lanes[0];
+        float* out = sums + place * width();
         for (int64_t c = 0; c < width(); c += L) Vec::store(out + c, Vec::mul(Vec::load(out + c), by));
     }
 
-    void write(int64_t row) {
-        const int64_t token = first_row + row / heads, head = first_head + row % heads;
-        const int64_t at = (token * call.heads + head) * call.value_size;
-        const float* from = sums + row * width();
-        const F total = Vec::set(totals[row]);
+    void write(int64_t row, int64_t j) {
+        const int64_t token = first_row + row / heads, place = j * rows() + row;
+        const int64_t at = (token * call.heads + head_of(row, j)) * call.value_size;
+        const float* from = sums + place * width();
+        const F total = Vec::set(totals[place]);
         for (int64_t c = 0; c < call.value_size; c += L) {
             const F value = Vec::div(Vec::load(from + c), total);
             if (call.value_size - c >= L) store_as(dtype(), call.out, at + c, value);
             else store_some(dtype(), call.out, at + c, value, static_cast<int>(call.value_size - c));
         }
     }
+
+    // Memory that the thread keeps; false where there is none.
+    bool take() {
+        const int64_t all = kv_heads * rows(), padded = round_up(steps(), L);
+        const int64_t of_scores = rows() * kPositions + round_up(call.key_size + L, L);  // see `start`
+        const size_t floats = of_scores + all * (width() + 2);
+        scores = static_cast<float*>(scratch(Purpose::SCORES, floats * sizeof(float)));
+        q = static_cast<X*>(scratch(Purpose::QUERIES, all * padded * sizeof(X)));
+        keys = static_cast<float*>(scratch(Purpose::KEYS, padded * kPositions * sizeof(float)));
+        values = static_cast<float*>(scratch(Purpose::VALUES, width() * kPositions * sizeof(float)));
+        if (scores == nullptr || q == nullptr || keys == nullptr || values == nullptr) return false;
+        sums = scores + of_scores;
+        highest = sums + all * width();
+        totals = highest + all;
+        return true;
+    }
+
+    int64_t value_places[kPositions];
 };
 
 template <class Keys>
 struct AttentionJob {
     const AttentionCall& call;
-    int64_t heads_of_tile;
-    int64_t tokens_of_tile;
-    int64_t* unit_start;  // [segments + 1]
+    int64_t most_rows;      // of a tile
+    int64_t most_kv_heads;  // of a tile
+    int64_t* unit_start;    // [segments + 1]
     int32_t no_memory;
 
     int64_t group() const { return call.heads / call.kv_heads; }
-    int64_t parts() const { return (group() + heads_of_tile - 1) / heads_of_tile; }
+    int64_t heads_of_tile() const { return group() < most_rows ? group() : most_rows; }
+    int64_t parts() const { return (group() + heads_of_tile() - 1) / heads_of_tile(); }
+    int64_t rows_of(int64_t segment) const { return call.row_start[segment + 1] - call.row_start[segment]; }
 
-    int64_t token_tiles(int64_t segment) const {
-        return (call.row_start[segment + 1] - call.row_start[segment] + tokens_of_tile - 1) / tokens_of_tile;
+    int64_t tokens_of_tile(int64_t segment) const {
+        const int64_t most = most_rows / heads_of_tile();
+        return rows_of(segment) < most ? rows_of(segment) : most;
     }
 
-    // Tiles of at most so many rows. How rows are cut does not change their bits.
-    int64_t cut(int64_t most_rows) {
-        heads_of_tile = group() < most_rows ? group() : most_rows;
-        tokens_of_tile = most_rows / heads_of_tile;
+    int64_t token_tiles(int64_t segment) const {
+        return (rows_of(segment) + tokens_of_tile(segment) - 1) / tokens_of_tile(segment);
+    }
+
+    int64_t kv_heads_of_tile(int64_t segment) const {
+        const int64_t fit = most_rows / (tokens_of_tile(segment) * heads_of_tile());
+        const int64_t most = fit < most_kv_heads ? fit : most_kv_heads;
+        return most < 1 ? 1 : most;
+    }
+
+    int64_t kv_tiles(int64_t segment) const {
+        return (call.kv_heads + kv_heads_of_tile(segment) - 1) / kv_heads_of_tile(segment);
+    }
+
+    int64_t count() {
         unit_start[0] = 0;
-        for (int64_t s = 0; s < call.segments; ++s) unit_start[s + 1] = unit_start[s] + token_tiles(s) * call.kv_heads * parts();
+        for (int64_t s = 0; s < call.segments; ++s)
+            unit_start[s + 1] = unit_start[s] + token_tiles(s) * kv_tiles(s) * parts();
         return unit_start[call.segments];
+    }
+
+    // Smaller tiles until there are enough for the threads. How rows are cut does not change their bits.
+    int64_t cut() {
+        int64_t units = count();
+        const int64_t wanted = call.threads > 1 ? 4 * call.threads : 1;
+        while (units < wanted && (most_kv_heads > 1 || most_rows > Vec::kRows)) {
+            if (most_kv_heads > 1) most_kv_heads = (most_kv_heads + 1) / 2;
+            else most_rows /= 2;
+            units = count();
+        }
+        return units;
     }
 
     int64_t segment_of(int64_t unit) const {
@@ -250,30 +328,21 @@ struct AttentionJob {
     void run(int64_t unit) {
         const int64_t segment = segment_of(unit), tiles = token_tiles(segment);
         const int64_t place = (unit - unit_start[segment]) / tiles, number = (unit - unit_start[segment]) % tiles;
-        const int64_t kv_head = place / parts(), part = place % parts();
-        const int64_t begin = number * tokens_of_tile, rows = call.row_start[segment + 1] - call.row_start[segment];
-        const int64_t first_head = part * heads_of_tile, more = group() - first_head;
-        AttentionTile<Keys> tile{call, segment, call.row_start[segment] + begin,
-                                 rows - begin < tokens_of_tile ? rows - begin : tokens_of_tile,
-                                 kv_head * group() + first_head, more < heads_of_tile ? more : heads_of_tile, kv_head,
-                                 nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-        if (take(tile)) tile.run();
+        const int64_t first_token = number * tokens_of_tile(segment), tokens = rows_of(segment) - first_token;
+        const int64_t first_head = place % parts() * heads_of_tile(), heads = group() - first_head;
+        const int64_t first_kv_head = place / parts() * kv_heads_of_tile(segment), kv_heads = call.kv_heads - first_kv_head;
+        const auto at_most = [](int64_t value, int64_t most) { return value < most ? value : most; };
+        AttentionTile<Keys> tile{call,
+                                 segment,
+                                 call.row_start[segment] + first_token,
+                                 at_most(tokens, tokens_of_tile(segment)),
+                                 first_kv_head,
+                                 at_most(kv_heads, kv_heads_of_tile(segment)),
+                                 first_head,
+                                 at_most(heads, heads_of_tile()),
+                                 nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}};
+        if (tile.take()) tile.run();
         else __atomic_store_n(&no_memory, 1, __ATOMIC_RELAXED);
-    }
-
-    static bool take(AttentionTile<Keys>& tile) {
-        const int64_t rows = tile.rows(), steps = round_up(tile.steps(), L), width = tile.width();
-        const int64_t scores = rows * kPositions + round_up(tile.call.key_size + L, L);  // see `start`
-        float* of_rows = static_cast<float*>(scratch(Purpose::SCORES, (scores + rows * (width + 2)) * sizeof(float)));
-        tile.q = static_cast<typename Keys::X*>(scratch(Purpose::QUERIES, rows * steps * sizeof(typename Keys::X)));
-        tile.keys = static_cast<float*>(scratch(Purpose::KEYS, steps * kPositions * sizeof(float)));
-        tile.values = static_cast<float*>(scratch(Purpose::VALUES, width * kPositions * sizeof(float)));
-        if (of_rows == nullptr || tile.q == nullptr || tile.keys == nullptr || tile.values == nullptr) return false;
-        tile.scores = of_rows;
-        tile.sums = of_rows + scores;
-        tile.highest = tile.sums + rows * width;
-        tile.totals = tile.highest + rows;
-        return true;
     }
 };
 
@@ -282,10 +351,8 @@ Status run_attention(const AttentionCall& call) {
     using Job = AttentionJob<Keys>;
     auto* starts = static_cast<int64_t*>(scratch(Purpose::ORDER, (call.segments + 1) * sizeof(int64_t)));
     if (starts == nullptr) return Status::NO_MEMORY;
-    Job job{call, 0, 0, starts, 0};
-    int64_t most = kMostTileRows, units = job.cut(most);
-    while (units < 4 * call.threads && most > Vec::kRows && call.threads > 1) units = job.cut(most /= 2);
-    const Phase phase{units, [](void* job, int64_t unit) { static_cast<Job*>(job)->run(unit); }};
+    Job job{call, kMostTileRows, call.kv_heads, starts, 0};
+    const Phase phase{job.cut(), [](void* job, int64_t unit) { static_cast<Job*>(job)->run(unit); }};
     run_phases(call.threads, &phase, 1, &job);
     return job.no_memory ? Status::NO_MEMORY : Status::OK;
 }

@@ -78,23 +78,38 @@ void score_tile(const typename Keys::X* q, int64_t step, const float* keys, int6
         for (int c = 0; c < COLUMNS; ++c) Vec::store(scores + m * kPositions + c * L, sums[m][c]);
 }
 
-// sums[ROWS][width] += shares[ROWS][64] values[64][width] for COLUMNS vectors and positions `from` to `to`.
-template <int ROWS, int COLUMNS>
-void value_tile(const float* shares, const float* values, int64_t width, int from, int to, float* out) {
+// Values of a block in float32, [64][width].
+struct FloatRows {
+    const float* values;
+    int64_t width;
+
+    F load(int i, int64_t column) const { return Vec::load(values + i * width + column); }
+};
+
+// Values in bfloat16 where they lie in the cache.
+struct BfloatRows {
+    const uint16_t* values;
+    const int64_t* places;  // [64]
+
+    F load(int i, int64_t column) const { return load_as(Dtype::BF16, values, places[i] + column); }
+};
+
+// sums[ROWS][width] += shares[ROWS][64] values for COLUMNS vectors from `column` on, and positions `from` to `to`.
+template <class Values, int ROWS, int COLUMNS>
+void value_tile(const float* shares, Values values, int64_t column, int64_t width, int from, int to, float* out) {
     F sums[ROWS][COLUMNS];
     for (int m = 0; m < ROWS; ++m)
-        for (int c = 0; c < COLUMNS; ++c) sums[m][c] = Vec::load(out + m * width + c * L);
-    const float* at = values + from * width;
-    for (int i = from; i < to; ++i, at += width) {
+        for (int c = 0; c < COLUMNS; ++c) sums[m][c] = Vec::load(out + m * width + column + c * L);
+    for (int i = from; i < to; ++i) {
         F row[COLUMNS];
-        for (int c = 0; c < COLUMNS; ++c) row[c] = Vec::load(at + c * L);
+        for (int c = 0; c < COLUMNS; ++c) row[c] = values.load(i, column + c * L);
         for (int m = 0; m < ROWS; ++m) {
             const F share = Vec::set(shares[m * kPositions + i]);
             for (int c = 0; c < COLUMNS; ++c) sums[m][c] = Vec::fma(share, row[c], sums[m][c]);
         }
     }
     for (int m = 0; m < ROWS; ++m)
-        for (int c = 0; c < COLUMNS; ++c) Vec::store(out + m * width + c * L, sums[m][c]);
+        for (int c = 0; c < COLUMNS; ++c) Vec::store(out + m * width + column + c * L, sums[m][c]);
 }
 
 // The queries of a tile of rows, and where their scores go.
@@ -116,12 +131,12 @@ void score_rows(const TileOfRows<typename Keys::X>& tile, const float* keys, int
     for (; c < to; ++c) score_tile<Keys, ROWS, 1>(tile.q, tile.step, keys + c * L, tile.steps, tile.scores + c * L);
 }
 
-template <int ROWS>
-void value_rows(const float* shares, const float* values, int64_t width, int from, int to, float* sums) {
+template <class Values, int ROWS>
+void value_rows(const float* shares, Values values, int64_t width, int from, int to, float* sums) {
     constexpr int wide = attention_columns(ROWS);
     int64_t at = 0;
-    for (; at + wide * L <= width; at += wide * L) value_tile<ROWS, wide>(shares, values + at, width, from, to, sums + at);
-    for (; at < width; at += L) value_tile<ROWS, 1>(shares, values + at, width, from, to, sums + at);
+    for (; at + wide * L <= width; at += wide * L) value_tile<Values, ROWS, wide>(shares, values, at, width, from, to, sums);
+    for (; at < width; at += L) value_tile<Values, ROWS, 1>(shares, values, at, width, from, to, sums);
 }
 
 // The same for a number of rows known at run time, at most Vec::kRows.
@@ -134,13 +149,13 @@ void score_rows_of(int rows, const TileOfRows<typename Keys::X>& tile, const flo
     if constexpr (ROWS > 1) score_rows_of<Keys, ROWS - 1>(rows, tile, keys, from, to);
 }
 
-template <int ROWS = Vec::kRows>
-void value_rows_of(int rows, const float* shares, const float* values, int64_t width, int from, int to, float* sums) {
+template <class Values, int ROWS = Vec::kRows>
+void value_rows_of(int rows, const float* shares, Values values, int64_t width, int from, int to, float* sums) {
     if (rows == ROWS) {
-        value_rows<ROWS>(shares, values, width, from, to, sums);
+        value_rows<Values, ROWS>(shares, values, width, from, to, sums);
         return;
     }
-    if constexpr (ROWS > 1) value_rows_of<ROWS - 1>(rows, shares, values, width, from, to, sums);
+    if constexpr (ROWS > 1) value_rows_of<Values, ROWS - 1>(rows, shares, values, width, from, to, sums);
 }
 
 }  // namespace expertmesh::EM_ISA
