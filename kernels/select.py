@@ -17,11 +17,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels.attention.paged import LayerCache, PagedRows
+from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.formats.quantized import Matrix
 from kernels.native.library import NativeUnavailableError
 from kernels.native.library import library as native_library
-from kernels.weights import ExpertForm, ExpertWeights, Matrices
+from kernels.weights import ExpertForm, ExpertWeights, HeadMatrices, Matrices
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,30 @@ class PagedAttention(Protocol):
         """See `attention.reference.paged_attention`."""
 
 
+class SegmentAttention(Protocol):
+    """What `SegmentOps.attention` is."""
+
+    def __call__(
+        self, q_THC: Tensor, cache: LayerCache, segments: PagedSegments, scale: float, sinks_H: Tensor | None = ...
+    ) -> Tensor:
+        """See `native.attention.segment_attention`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOps:
+    """Attention of all rows of a step, of prompts too; a row's bits depend on no other row, cut or cached beginning.
+
+    It is documented in `kernels.native.attention`.
+    """
+
+    # (q_THC, cache, segments, scale, sinks_H) -> out_THV
+    attention: SegmentAttention
+    # w_HOI -> w_HOI as `linear_heads` wants it
+    prepare_heads: Callable[[Tensor], HeadMatrices]
+    # (x_MHI, w_HOI, out_MHO): out = x W^T, for each head by its own matrix
+    linear_heads: Callable[[Tensor, HeadMatrices, Tensor], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ops:
     """The ops of one backend, documented in `kernels.reference`; weights pass a `prepare_` op first."""
@@ -98,6 +122,8 @@ class Ops:
     take_rows: Callable[[Matrix, Tensor], Tensor] | None = None
     # (q_BHC, cache, rows, scale, sinks_H) -> out_BHV
     paged_attention: PagedAttention
+    # None: the caller attends to the segments of several rows, and multiplies by heads
+    segments: SegmentOps | None = None
 
 
 def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
@@ -176,8 +202,7 @@ def _reference_ops() -> Ops:
 
 def _native_ops() -> Ops:
     from kernels import reference
-    from kernels.attention import cpu as attention
-    from kernels.native import experts, products
+    from kernels.native import attention, experts, products
 
     return Ops(
         backend=Backend.NATIVE,
@@ -188,6 +213,11 @@ def _native_ops() -> Ops:
         linear=products.linear,
         take_rows=products.take_rows,
         paged_attention=attention.paged_attention,
+        segments=SegmentOps(
+            attention=attention.segment_attention,
+            prepare_heads=attention.prepare_heads,
+            linear_heads=attention.linear_heads,
+        ),
     )
 
 

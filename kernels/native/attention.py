@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,11 +17,12 @@ from kernels.native.library import check, library
 from kernels.native.panels import Panels, panels_of
 from kernels.native.products import DTYPES
 from kernels.native.structs import AttentionCall, HeadsCall, MatrixStruct
+from kernels.weights import HeadMatrices
 
 
 @dataclass(frozen=True)
-class HeadPanels:
-    """A matrix for each head, in panels."""
+class HeadPanels(HeadMatrices):
+    """A matrix for each head, in panels; `structs` point into them."""
 
     panels: tuple[Panels, ...]
     structs: ctypes.Array[MatrixStruct]
@@ -79,26 +79,28 @@ def segment_attention(
 def prepare_heads(w_HOI: Tensor) -> HeadPanels:
     """Copy a float matrix for each head into panels."""
     panels = tuple(panels_of(w_OI) for w_OI in w_HOI)
-    return HeadPanels(panels, (MatrixStruct * len(panels))(*(w.struct for w in panels)))
+    heads, outputs, inputs = w_HOI.shape
+    return HeadPanels((heads, outputs, inputs), panels, (MatrixStruct * heads)(*(w.struct for w in panels)))
 
 
-def linear_heads(x_MHI: Tensor, w: object, out_MHO: Tensor) -> None:
+def linear_heads(x_MHI: Tensor, w_HOI: HeadMatrices, out_MHO: Tensor) -> None:
     """out = x W^T for each head by its own matrix, added up in float32; a row's bits do not depend on other rows.
 
     Raises:
         ValueError: x or out does not fit the matrices, or the elements of a head lie apart.
     """
-    w = cast(HeadPanels, w)
-    first, heads = w.panels[0], len(w.panels)
-    fits = x_MHI.shape[1:] == (heads, first.inputs) and out_MHO.shape == (len(x_MHI), heads, first.outputs)
-    if not fits or not x_MHI.dtype == out_MHO.dtype == first.dtype or (x_MHI.stride(2), out_MHO.stride(2)) != (1, 1):
+    assert isinstance(w_HOI, HeadPanels), "matrices pass prepare_heads first"
+    heads, outputs, inputs = w_HOI.shape
+    dtype = w_HOI.panels[0].dtype
+    fits = x_MHI.shape[1:] == (heads, inputs) and out_MHO.shape == (len(x_MHI), heads, outputs)
+    if not fits or not x_MHI.dtype == out_MHO.dtype == dtype or (x_MHI.stride(2), out_MHO.stride(2)) != (1, 1):
         raise ValueError(
-            f"x {tuple(x_MHI.shape)} {x_MHI.dtype} and out {tuple(out_MHO.shape)} {out_MHO.dtype} do not fit {heads} "
-            f"matrices {tuple(first.shape)} {first.dtype} with the elements of a head side by side"
+            f"x {tuple(x_MHI.shape)} {x_MHI.dtype} and out {tuple(out_MHO.shape)} {out_MHO.dtype} do not fit matrices "
+            f"{w_HOI.shape} {dtype}, or the elements of a head do not lie side by side"
         )
     if len(x_MHI):
         call = HeadsCall(
-            w.structs,
+            w_HOI.structs,
             x_MHI.data_ptr(),
             out_MHO.data_ptr(),
             len(x_MHI),

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.cpu.widening import plain_linear
 from kernels.formats.quantized import Matrix
 from kernels.select import Ops
 from router_service.models.attention.layer import LayerParts
@@ -69,7 +68,7 @@ class Backbone:
         assert self.spec.shared is not None
         if not self.spec.shared.gated:
             return y_TD
-        return plain_linear(h_TD, self._w.tensor(f"{layer}.shared_gate")).sigmoid() * y_TD
+        return self._w.apply(f"{layer}.shared_gate", h_TD).sigmoid() * y_TD
 
     def first_product(self, h_TD: Tensor) -> Tensor:
         """The first projection of the first layer's attention, as a sample of a step's computation."""

@@ -6,7 +6,8 @@ T tokens of the step, B segments of one row, N rows of another, D hidden, H head
 import torch
 from torch import Tensor
 
-from kernels.attention.paged import LayerCache, PagedRows
+from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
+from kernels.select import SegmentOps
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation, rotate
@@ -29,6 +30,9 @@ class GroupedQueryAttention(PagedAttention):
         self._sinks_H = self._w.tensor(self._name("sinks")) if form.sinks else None
         # Stacked once, so that queries and keys are normalized by one call.
         self._norm_NC = self._norm_of_heads() if form.norm is QueryKeyNorm.HEAD else None
+
+    def _attend_all(self, q_THC: Tensor, segments: PagedSegments, ops: SegmentOps) -> Tensor:
+        return ops.attention(q_THC, self._cache, segments, self._scale, self._sinks_H)
 
     def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:
         return self._parts.ops.paged_attention(q_BHC, self._cache, rows, self._scale, self._sinks_H)

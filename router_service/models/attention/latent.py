@@ -2,7 +2,8 @@
 
 Cached per token are its latent and its rope key, which all heads share. A single token's query is projected into the
 latents' space ("absorbed"): keys and values are never materialized, and the latents are read once for all heads. A
-prompt has many rows for its context, so there keys and values are projected from the latents, which costs less.
+prompt has many rows for its context, so there keys and values are projected from the latents, which costs less; but
+where the backend takes all rows of a step together, prompts are absorbed too, so that their cut changes no bits.
 T tokens of the step, B segments of one row, N rows of another, D hidden, H heads, R latent size, E rope size,
 X = R + E, M positions of context, P elements of a head without a position, C = P + E query size, V value size,
 U = P + V.
@@ -11,8 +12,9 @@ U = P + V.
 import torch
 from torch import Tensor
 
-from kernels.attention.paged import LayerCache, PagedRows
+from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.cpu.widening import plain_linear
+from kernels.select import SegmentOps
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation, rotate
@@ -33,6 +35,12 @@ class MultiHeadLatentAttention(PagedAttention):
         super().__init__(parts)
         self._form = form
         self._cache = LayerCache(parts.storage[0], None, form.kv_rank)
+        if (ops := parts.ops.segments) is not None:
+            up_HUR = self._up_HUR
+            self._absorbing_HRP = ops.prepare_heads(up_HUR[:, : form.nope_dim].transpose(1, 2))
+            self._valuing_HVR = ops.prepare_heads(up_HUR[:, form.nope_dim :])
+            # Twice in memory while the model is built, once for good.
+            self._w.release(self._name("kv_b"))
 
     def _project(
         self,
@@ -63,6 +71,16 @@ class MultiHeadLatentAttention(PagedAttention):
     def _up_HUR(self) -> Tensor:
         """What makes each head's keys (P rows) and values from a latent."""
         return self._w.tensor(self._name("kv_b")).view(self._form.heads, -1, self._form.kv_rank)
+
+    def _attend_all(self, q_THC: Tensor, segments: PagedSegments, ops: SegmentOps) -> Tensor:
+        form, shape = self._form, q_THC.shape[:2]
+        q_THX = q_THC.new_empty(*shape, form.cached)
+        ops.linear_heads(q_THC[..., : form.nope_dim], self._absorbing_HRP, q_THX[..., : form.kv_rank])
+        q_THX[..., form.kv_rank :] = q_THC[..., form.nope_dim :]
+        mixed_THR = ops.attention(q_THX, self._cache, segments, form.scale)
+        out_THV = q_THC.new_empty(*shape, form.value_dim)
+        ops.linear_heads(mixed_THR, self._valuing_HVR, out_THV)
+        return out_THV
 
     def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:
         mixed_BHR = self._parts.ops.paged_attention(self._absorbed(q_BHC), self._cache, rows, self._form.scale)
