@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels import elements
 from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.formats.quantized import Matrix
 from kernels.native.library import NativeUnavailableError
@@ -103,6 +104,26 @@ class SegmentOps:
     linear_heads: Callable[[Tensor, HeadMatrices, Tensor], None]
 
 
+class RmsNorm(Protocol):
+    """What `ElementOps.rms_norm` is."""
+
+    def __call__(self, x_TD: Tensor, weight_D: Tensor | None, eps: float, round_last: bool = ..., /) -> Tensor:
+        """See `elements.rms_norm`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElementOps:
+    """Work on elements between the products, documented in `kernels.elements`."""
+
+    rms_norm: RmsNorm
+    # gate and up side by side, x_TF2 -> y_TF
+    silu_mul: Callable[[Tensor], Tensor]
+    sigmoid: Callable[[Tensor], Tensor]
+
+
+TORCH_ELEMENTS = ElementOps(rms_norm=elements.rms_norm, silu_mul=elements.silu_mul, sigmoid=torch.sigmoid)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ops:
     """The ops of one backend, documented in `kernels.reference`; weights pass a `prepare_` op first."""
@@ -124,6 +145,7 @@ class Ops:
     paged_attention: PagedAttention
     # None: the caller attends to the segments of several rows, and multiplies by heads
     segments: SegmentOps | None = None
+    elements: ElementOps = TORCH_ELEMENTS
 
 
 def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
@@ -202,7 +224,7 @@ def _reference_ops() -> Ops:
 
 def _native_ops() -> Ops:
     from kernels import reference
-    from kernels.native import attention, experts, products
+    from kernels.native import attention, elements, experts, products
 
     return Ops(
         backend=Backend.NATIVE,
@@ -218,6 +240,7 @@ def _native_ops() -> Ops:
             prepare_heads=attention.prepare_heads,
             linear_heads=attention.linear_heads,
         ),
+        elements=ElementOps(rms_norm=elements.rms_norm, silu_mul=elements.silu_mul, sigmoid=elements.sigmoid),
     )
 
 

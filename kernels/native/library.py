@@ -10,9 +10,12 @@ from kernels.native.structs import (
     VERSION,
     AttentionCall,
     ExpertsCall,
+    GatedCall,
     HeadsCall,
     LinearCall,
+    NormCall,
     PackCall,
+    SigmoidCall,
     Status,
     TakeCall,
 )
@@ -38,6 +41,9 @@ class Library:
         self._declare(handle.em_experts, ExpertsCall, ctypes.c_int32)
         self._declare(handle.em_heads, HeadsCall, ctypes.c_int32)
         self._declare(handle.em_attention, AttentionCall, ctypes.c_int32)
+        self._declare(handle.em_norm, NormCall, ctypes.c_int32)
+        self._declare(handle.em_gated, GatedCall, ctypes.c_int32)
+        self._declare(handle.em_sigmoid, SigmoidCall, ctypes.c_int32)
         self._handle = handle
         self.pack = handle.em_pack
         self.take = handle.em_take
@@ -45,6 +51,9 @@ class Library:
         self.experts = handle.em_experts
         self.heads = handle.em_heads
         self.attention = handle.em_attention
+        self.norm = handle.em_norm
+        self.gated = handle.em_gated
+        self.sigmoid = handle.em_sigmoid
 
     @staticmethod
     def _declare(function: Any, call: type[ctypes.Structure], result: Any) -> None:

@@ -188,3 +188,40 @@ class AttentionCall(ctypes.Structure):
         ("dtype", c_int32),
         ("threads", c_int32),
     ]
+
+
+class NormCall(ctypes.Structure):
+    """`NormCall` of `calls.h`."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("weight", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("size", c_int64),
+        ("x_row", c_int64),
+        ("eps", c_float),
+        ("dtype", c_int32),
+        ("round_last", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class GatedCall(ctypes.Structure):
+    """`GatedCall` of `calls.h`."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("size", c_int64),
+        ("x_row", c_int64),
+        ("dtype", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class SigmoidCall(ctypes.Structure):
+    """`SigmoidCall` of `calls.h`."""
+
+    _fields_ = [("x", c_void_p), ("y", c_void_p), ("count", c_int64), ("dtype", c_int32)]

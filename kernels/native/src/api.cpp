@@ -79,3 +79,9 @@ EM_API int32_t em_experts(const ExpertsCall* call) { return static_cast<int32_t>
 EM_API int32_t em_heads(const HeadsCall* call) { return static_cast<int32_t>(chosen->heads(*call)); }
 
 EM_API int32_t em_attention(const AttentionCall* call) { return static_cast<int32_t>(chosen->attention(*call)); }
+
+EM_API int32_t em_norm(const NormCall* call) { return static_cast<int32_t>(chosen->norm(*call)); }
+
+EM_API int32_t em_gated(const GatedCall* call) { return static_cast<int32_t>(chosen->gated(*call)); }
+
+EM_API int32_t em_sigmoid(const SigmoidCall* call) { return static_cast<int32_t>(chosen->sigmoids(*call)); }

@@ -96,6 +96,38 @@ struct AttentionCall {
     int32_t threads;
 };
 
+// y = rms_norm(x) * weight.
+struct NormCall {
+    const void* x;       // [rows][size]
+    const void* weight;  // [size], null: none
+    void* y;             // [rows][size], without gaps
+    int64_t rows;
+    int64_t size;
+    int64_t x_row;
+    float eps;
+    int32_t dtype;  // of everything
+    int32_t round_last;
+    int32_t threads;
+};
+
+// y = silu(the first half of x) * the second half.
+struct GatedCall {
+    const void* x;  // [rows][2 * size]
+    void* y;        // [rows][size], without gaps
+    int64_t rows;
+    int64_t size;
+    int64_t x_row;
+    int32_t dtype;
+    int32_t threads;
+};
+
+struct SigmoidCall {
+    const void* x;
+    void* y;
+    int64_t count;
+    int32_t dtype;
+};
+
 enum class Status : int32_t { OK = 0, NO_MEMORY = 1, BAD_EXPERT = 2, BAD_TOKEN = 3 };
 
 struct Kernels {
@@ -104,6 +136,9 @@ struct Kernels {
     Status (*experts)(const ExpertsCall&);
     Status (*heads)(const HeadsCall&);
     Status (*attention)(const AttentionCall&);
+    Status (*norm)(const NormCall&);
+    Status (*gated)(const GatedCall&);
+    Status (*sigmoids)(const SigmoidCall&);
 };
 
 }  // namespace expertmesh

@@ -40,9 +40,9 @@ def choose(gate: Gate, logits_TE: Tensor, ops: Ops, correction_E: Tensor | None 
         case Rule.TOPK_SOFTMAX:
             return topk_softmax(logits_TE, gate)
         case Rule.SIGMOID_GROUPS:
-            return sigmoid_groups(logits_TE, gate, correction_E)
+            return sigmoid_groups(logits_TE, gate, ops, correction_E)
         case Rule.TOPK_SIGMOID:
-            return topk_sigmoid(logits_TE, gate)
+            return topk_sigmoid(logits_TE, gate, ops)
 
 
 def best_scores(gate: Gate, logits_TE: Tensor, chosen_TK: Tensor, correction_E: Tensor | None = None) -> Chosen:
@@ -85,19 +85,19 @@ def topk_softmax(logits_TE: Tensor, gate: Gate) -> Chosen:
     return top_TK.softmax(dim=-1).float(), expert_ids_TK
 
 
-def topk_sigmoid(logits_TE: Tensor, gate: Gate) -> Chosen:
+def topk_sigmoid(logits_TE: Tensor, gate: Gate, ops: Ops) -> Chosen:
     """The K largest logits, each weighted by its sigmoid, rounded to the logits' dtype: Llama 4 (Meta 2025), K = 1."""
     top_TK, expert_ids_TK = logits_TE.topk(gate.top_k, dim=1)
-    return top_TK.float().sigmoid().to(logits_TE.dtype).float(), expert_ids_TK
+    return ops.elements.sigmoid(top_TK.float()).to(logits_TE.dtype).float(), expert_ids_TK
 
 
-def sigmoid_groups(logits_TE: Tensor, gate: Gate, correction_E: Tensor | None) -> Chosen:
+def sigmoid_groups(logits_TE: Tensor, gate: Gate, ops: Ops, correction_E: Tensor | None) -> Chosen:
     """Sigmoid scores, corrected for choosing only, from the best groups: DeepSeek-V3 (arXiv 2412.19437, section 2.1.2).
 
     A group's score is the sum of its two best corrected ones. The weights are the scores without the correction, made
     to sum to 1 if the gate says so, times its scale.
     """
-    scores_TE = logits_TE.float().sigmoid()
+    scores_TE = ops.elements.sigmoid(logits_TE.float())
     choice_TE = scores_TE if correction_E is None else scores_TE + correction_E
     if gate.groups > 1:
         choice_TE = choice_TE.masked_fill(~_in_best_groups(choice_TE, gate), float("-inf"))

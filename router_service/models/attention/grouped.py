@@ -12,7 +12,6 @@ from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation, rotate
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
-from router_service.models.norm import rms_norm
 from router_service.models.step_batch import StepBatch
 
 
@@ -56,18 +55,21 @@ class GroupedQueryAttention(PagedAttention):
 
     def _normed(self, both_TNC: Tensor) -> Tensor:
         if self._norm_NC is not None:
-            return rms_norm(both_TNC, None, self._eps) * self._norm_NC
+            return self._normed_by_head(both_TNC) * self._norm_NC
         if self._form.norm is QueryKeyNorm.WHOLE:
             parts = torch.split(both_TNC, [self._form.heads, self._form.kv_heads], dim=1)
             return torch.cat([self._normed_whole(f"{n}_norm", x) for n, x in zip("qk", parts)], dim=1)
         return both_TNC
 
+    def _normed_by_head(self, x_TNC: Tensor) -> Tensor:
+        return self._elements.rms_norm(x_TNC.flatten(0, 1), None, self._eps).view(x_TNC.shape)
+
     def _normed_whole(self, name: str, x_TNC: Tensor) -> Tensor:
-        return rms_norm(x_TNC.flatten(1), self._w.tensor(self._name(name)), self._eps).view(x_TNC.shape)
+        return self._elements.rms_norm(x_TNC.flatten(1), self._w.tensor(self._name(name)), self._eps).view(x_TNC.shape)
 
     def _rotated(self, x_TNC: Tensor, by: Rotation) -> Tensor:
         turned = rotate(x_TNC, by, self._parts.spec.rope.interleaved)
-        return rms_norm(turned, None, self._eps) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
+        return self._normed_by_head(turned) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
 
     def _norm_of_heads(self) -> Tensor:
         """The norm weights of all query and key heads, [H + J, C]."""
@@ -77,5 +79,7 @@ class GroupedQueryAttention(PagedAttention):
 
 def _tempered(q_THC: Tensor, positions_T: Tensor, by: Temperature) -> Tensor:
     """Sharpen the attention of late positions (Nakanishi 2025, arXiv 2501.19399), as Llama 4 does without rope."""
-    factor_T = torch.log1p(torch.floor((positions_T.float() + 1.0) / by.floor)) * by.scale + 1.0
+    # In float64, so that what the last few positions of a step get from another function rounds alike.
+    turns_T = torch.floor((positions_T.float() + 1.0) / by.floor).double()
+    factor_T = torch.log1p(turns_T).float() * by.scale + 1.0
     return (q_THC * factor_T[:, None, None]).to(q_THC.dtype)

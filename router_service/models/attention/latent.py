@@ -19,7 +19,6 @@ from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation, rotate
 from router_service.models.attention_forms import LatentAttention
-from router_service.models.norm import rms_norm
 from router_service.models.step_batch import StepBatch
 
 # The publisher's code uses this epsilon for the latents' norms, whatever the model's rms_norm_eps.
@@ -52,11 +51,11 @@ class MultiHeadLatentAttention(PagedAttention):
         form, interleaved = self._form, self._parts.spec.rope.interleaved
         q_TQ, latent_TR, rope_TE = torch.split(self.first_product(h_TD), self._widths, dim=-1)
         if form.query_rank is not None:
-            normed_TQ = rms_norm(q_TQ, self._w.tensor(self._name("q_a_norm")), LATENT_NORM_EPS)
+            normed_TQ = self._elements.rms_norm(q_TQ, self._w.tensor(self._name("q_a_norm")), LATENT_NORM_EPS)
             q_TQ = self._w.apply(self._name("q_b"), normed_TQ)
         q_THC = q_TQ.view(h_TD.shape[0], form.heads, form.query_dim)
         turned_THE = rotate(q_THC[..., form.nope_dim :], by, interleaved)
-        latent_TR = rms_norm(latent_TR, self._w.tensor(self._name("kv_a_norm")), LATENT_NORM_EPS)
+        latent_TR = self._elements.rms_norm(latent_TR, self._w.tensor(self._name("kv_a_norm")), LATENT_NORM_EPS)
         rope_T1E = rotate(rope_TE.unsqueeze(1), by, interleaved)
         latent_T1X = torch.cat((latent_TR.unsqueeze(1), rope_T1E), dim=-1)
         return torch.cat((q_THC[..., : form.nope_dim], turned_THE), dim=-1), (latent_T1X,)

@@ -55,6 +55,7 @@ class PagedAttention(ABC):
         self._parts = parts
         self._w = parts.projections
         self._storage = parts.storage
+        self._elements = parts.ops.elements
 
     def first_product(self, h_TD: Tensor) -> Tensor:
         """Return queries and what will be cached, stacked, before norms and rope."""

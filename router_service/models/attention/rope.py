@@ -37,9 +37,12 @@ def frequencies(rope: spec.Rope) -> tuple[Tensor, float]:
 def rotation(positions_T: Tensor, rope: spec.Rope, angles: Tensor, factor: float, dtype: torch.dtype) -> Rotation:
     """Return the rotation of `positions_T` for heads of `dtype`, from the results of `frequencies`."""
     turned = torch.outer(positions_T.float(), angles)
-    turned_T1C = torch.cat((turned, turned), dim=-1).unsqueeze(1)
+    # In float64: torch takes another function for the last few elements, and which those are depends on who shares the
+    # step. Their float32 is the same.
+    turned_T1C = torch.cat((turned, turned), dim=-1).unsqueeze(1).double()
     kept = torch.float32 if rope.float32 else dtype
-    return Rotation((turned_T1C.cos() * factor).to(kept), (turned_T1C.sin() * factor).to(kept))
+    cos_T1C, sin_T1C = turned_T1C.cos().float(), turned_T1C.sin().float()
+    return Rotation((cos_T1C * factor).to(kept), (sin_T1C * factor).to(kept))
 
 
 def rotate(x_TNC: Tensor, by: Rotation, interleaved: bool) -> Tensor:

@@ -1,0 +1,71 @@
+"""Norms and activations by the native kernels: torch's formulas and roundings, one call each.
+
+A row's bits depend on the row alone. T rows, D or F elements of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.native.library import check, library
+from kernels.native.products import DTYPES
+from kernels.native.structs import GatedCall, NormCall, SigmoidCall
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor | None, eps: float, round_last: bool = False) -> Tensor:
+    """As `elements.rms_norm`.
+
+    Raises:
+        ValueError: x is no matrix of floats, or the weight does not fit it.
+    """
+    x_TD = _rows(x_TD)
+    rows, size = x_TD.shape
+    if weight_D is not None and (weight_D.shape != (size,) or weight_D.dtype != x_TD.dtype or weight_D.stride(0) != 1):
+        raise ValueError(f"weight {tuple(weight_D.shape)} {weight_D.dtype} does not fit rows of {size} {x_TD.dtype}")
+    y_TD = x_TD.new_empty(rows, size)
+    call = NormCall(
+        x_TD.data_ptr(),
+        None if weight_D is None else weight_D.data_ptr(),
+        y_TD.data_ptr(),
+        rows,
+        size,
+        x_TD.stride(0),
+        eps,
+        DTYPES[x_TD.dtype],
+        int(round_last),
+        torch.get_num_threads(),
+    )
+    check(library().norm(call))
+    return y_TD
+
+
+def silu_mul(x_TF2: Tensor) -> Tensor:
+    """As `elements.silu_mul`."""
+    x_TF2 = _rows(x_TF2)
+    y_TF = x_TF2.new_empty(len(x_TF2), x_TF2.shape[1] // 2)
+    call = GatedCall(
+        x_TF2.data_ptr(),
+        y_TF.data_ptr(),
+        *y_TF.shape,
+        x_TF2.stride(0),
+        DTYPES[x_TF2.dtype],
+        torch.get_num_threads(),
+    )
+    check(library().gated(call))
+    return y_TF
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """As `torch.sigmoid`."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    check(library().sigmoid(SigmoidCall(x.data_ptr(), y.data_ptr(), x.numel(), DTYPES[x.dtype])))
+    return y
+
+
+def _rows(x_TD: Tensor) -> Tensor:
+    """A matrix whose rows have no gaps."""
+    if x_TD.ndim != 2 or x_TD.dtype not in DTYPES:
+        raise ValueError(f"need rows in bfloat16, float16 or float32, got {x_TD.dtype} {tuple(x_TD.shape)}")
+    return x_TD if x_TD.stride(1) == 1 else x_TD.contiguous()
