@@ -122,13 +122,17 @@ struct AttentionTile {
         for (int lane = from / L * L; lane < to; lane += L) {
             int64_t at[L];
             for (int i = 0; i < L; ++i) at[i] = lane + i >= from && lane + i < to ? key_at(block + lane + i, j) : -1;
+            const bool seen = lane >= from && lane + L <= to;
             for (int64_t step = 0; step < all; step += L) {
                 I row[L];
-                for (int i = 0; i < L; ++i) row[i] = at[i] < 0 ? Vec::seti(0) : key_elements(at[i], step);
+                if (seen && (step + L) * Keys::kInputs <= call.key_size) {
+                    for (int i = 0; i < L; ++i) row[i] = whole_elements(at[i] + step * Keys::kInputs);
+                } else {
+                    for (int i = 0; i < L; ++i) row[i] = at[i] < 0 ? Vec::seti(0) : key_elements(at[i], step);
+                }
                 Vec::transpose(row);
                 float* out = keys + step * kPositions + lane;
-                const int64_t some = all - step < L ? all - step : L;
-                for (int64_t i = 0; i < some; ++i) Vec::store(out + i * kPositions, Vec::as_float(row[i]));
+                for (int i = 0; i < L; ++i) Vec::store(out + i * kPositions, Vec::as_float(row[i]));
             }
         }
     }
@@ -136,16 +140,20 @@ struct AttentionTile {
     // L elements of a key, or pairs of them, from element or pair `step` on.
     I key_elements(int64_t at, int64_t step) const {
         const int64_t begin = step * Keys::kInputs, left = call.key_size - begin;
+        if (left >= L * Keys::kInputs) return whole_elements(at + begin);
         if constexpr (Keys::kInputs == 1) {
-            if (left >= L) return Vec::as_int(load_as(dtype(), call.keys, at + begin));
             return Vec::as_int(load_some(dtype(), call.keys, at + begin, static_cast<int>(left)));
         } else {
             const uint16_t* words = static_cast<const uint16_t*>(call.keys) + at + begin;
-            if (left >= 2 * L) return Vec::loadi(words);
             uint16_t buffer[2 * L] = {};
             __builtin_memcpy(buffer, words, left * sizeof(uint16_t));
             return Vec::loadi(buffer);
         }
+    }
+
+    I whole_elements(int64_t at) const {
+        if constexpr (Keys::kInputs == 1) return Vec::as_int(load_as(dtype(), call.keys, at));
+        else return Vec::loadi(static_cast<const uint16_t*>(call.keys) + at);
     }
 
     void pack_values(int64_t block, int from, int to, int64_t j) {
@@ -206,17 +214,18 @@ struct AttentionTile {
     // A row's scores become shares of the highest so far; what it has summed up shrinks where there is a higher one.
     void soften(float* at, int64_t place, int from, int to) {
         const int begin = from / L * L, end = (to + L - 1) / L * L;
-        const F scale = Vec::set(call.scale);
-        for (int i = begin; i < end; i += L) Vec::store(at + i, Vec::mul(Vec::load(at + i), scale));
-        for (int i = begin; i < from; ++i) at[i] = kLowest;
-        for (int i = to; i < end; ++i) at[i] = kLowest;
-        F high = Vec::set(highest[place]);
-        for (int i = begin; i < end; i += L) high = Vec::max(high, Vec::load(at + i));
+        F scale = Vec::set(call.scale), high = Vec::set(highest[place]), total = Vec::zero();
+        if (from > begin || to < end) {
+            for (int i = begin; i < end; i += L) Vec::store(at + i, Vec::mul(Vec::load(at + i), scale));
+            scale = Vec::set(1.0f);
+            for (int i = begin; i < from; ++i) at[i] = kLowest;
+            for (int i = to; i < end; ++i) at[i] = kLowest;
+        }
+        for (int i = begin; i < end; i += L) high = Vec::max(high, Vec::mul(Vec::load(at + i), scale));
         const float top = Vec::highest(high);
         const F shift = Vec::set(top);
-        F total = Vec::zero();
         for (int i = begin; i < end; i += L) {
-            const F share = exp(Vec::sub(Vec::load(at + i), shift));
+            const F share = exp(Vec::sub(Vec::mul(Vec::load(at + i), scale), shift));
             Vec::store(at + i, share);
             total = Vec::add(total, share);
         }
