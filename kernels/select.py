@@ -111,17 +111,39 @@ class RmsNorm(Protocol):
         """See `elements.rms_norm`."""
 
 
+class TurnedHeads(Protocol):
+    """What `ElementOps.turned_heads` is."""
+
+    def __call__(
+        self,
+        x_TNC: Tensor,
+        weight_NC: Tensor | None,
+        eps: float,
+        cos_T1C: Tensor,
+        sin_T1C: Tensor,
+        interleaved: bool,
+        /,
+    ) -> Tensor:
+        """See `elements.turned_heads`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ElementOps:
     """Work on elements between the products, documented in `kernels.elements`."""
 
     rms_norm: RmsNorm
+    turned_heads: TurnedHeads
     # gate and up side by side, x_TF2 -> y_TF
     silu_mul: Callable[[Tensor], Tensor]
     sigmoid: Callable[[Tensor], Tensor]
 
 
-TORCH_ELEMENTS = ElementOps(rms_norm=elements.rms_norm, silu_mul=elements.silu_mul, sigmoid=torch.sigmoid)
+TORCH_ELEMENTS = ElementOps(
+    rms_norm=elements.rms_norm,
+    turned_heads=elements.turned_heads,
+    silu_mul=elements.silu_mul,
+    sigmoid=torch.sigmoid,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +262,12 @@ def _native_ops() -> Ops:
             prepare_heads=attention.prepare_heads,
             linear_heads=attention.linear_heads,
         ),
-        elements=ElementOps(rms_norm=elements.rms_norm, silu_mul=elements.silu_mul, sigmoid=elements.sigmoid),
+        elements=ElementOps(
+            rms_norm=elements.rms_norm,
+            turned_heads=elements.turned_heads,
+            silu_mul=elements.silu_mul,
+            sigmoid=elements.sigmoid,
+        ),
     )
 
 

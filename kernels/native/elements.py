@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.native.library import check, library
 from kernels.native.products import DTYPES
-from kernels.native.structs import GatedCall, NormCall, SigmoidCall
+from kernels.native.structs import GatedCall, NormCall, SigmoidCall, TurnCall
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor | None, eps: float, round_last: bool = False) -> Tensor:
@@ -54,6 +54,45 @@ def silu_mul(x_TF2: Tensor) -> Tensor:
     )
     check(library().gated(call))
     return y_TF
+
+
+def turned_heads(
+    x_TNC: Tensor, weight_NC: Tensor | None, eps: float, cos_T1C: Tensor, sin_T1C: Tensor, interleaved: bool
+) -> Tensor:
+    """As `elements.turned_heads`.
+
+    Raises:
+        ValueError: tensors that do not fit each other, or heads of an odd size.
+    """
+    rows, heads, size = x_TNC.shape
+    x_TNC = x_TNC if x_TNC.stride(2) == 1 else x_TNC.contiguous()
+    angles = (cos_T1C.contiguous(), sin_T1C.contiguous())
+    angle_dtype = cos_T1C.dtype
+    if any(t.shape != (rows, 1, size) or t.dtype != angle_dtype for t in angles) or size % 2:
+        raise ValueError(f"x {tuple(x_TNC.shape)} and angles {tuple(cos_T1C.shape)} {angle_dtype} do not fit")
+    if x_TNC.dtype not in DTYPES or angle_dtype not in (x_TNC.dtype, torch.float32):
+        raise ValueError(f"need angles in float32 or x's dtype, got {angle_dtype} for {x_TNC.dtype}")
+    if weight_NC is not None and (weight_NC.shape != (heads, size) or weight_NC.dtype != x_TNC.dtype):
+        raise ValueError(f"weight {tuple(weight_NC.shape)} {weight_NC.dtype} does not fit {heads} heads of {size}")
+    weight = None if weight_NC is None else weight_NC.contiguous()
+    y_TNC = x_TNC.new_empty(rows, heads, size)
+    call = TurnCall(
+        x_TNC.data_ptr(),
+        None if weight is None else weight.data_ptr(),
+        *(table.data_ptr() for table in angles),
+        y_TNC.data_ptr(),
+        rows,
+        heads,
+        size,
+        *x_TNC.stride()[:2],
+        eps,
+        DTYPES[x_TNC.dtype],
+        DTYPES[angle_dtype],
+        int(interleaved),
+        torch.get_num_threads(),
+    )
+    check(library().turn(call))
+    return y_TNC
 
 
 def sigmoid(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from kernels.native.structs import (
     SigmoidCall,
     Status,
     TakeCall,
+    TurnCall,
 )
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Library:
         self._declare(handle.em_attention, AttentionCall, ctypes.c_int32)
         self._declare(handle.em_norm, NormCall, ctypes.c_int32)
         self._declare(handle.em_gated, GatedCall, ctypes.c_int32)
+        self._declare(handle.em_turn, TurnCall, ctypes.c_int32)
         self._declare(handle.em_sigmoid, SigmoidCall, ctypes.c_int32)
         self._handle = handle
         self.pack = handle.em_pack
@@ -53,6 +55,7 @@ class Library:
         self.attention = handle.em_attention
         self.norm = handle.em_norm
         self.gated = handle.em_gated
+        self.turn = handle.em_turn
         self.sigmoid = handle.em_sigmoid
 
     @staticmethod

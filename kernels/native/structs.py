@@ -221,6 +221,28 @@ class GatedCall(ctypes.Structure):
     ]
 
 
+class TurnCall(ctypes.Structure):
+    """`TurnCall` of `calls.h`."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("weight", c_void_p),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("heads", c_int64),
+        ("size", c_int64),
+        ("x_row", c_int64),
+        ("x_head", c_int64),
+        ("eps", c_float),
+        ("dtype", c_int32),
+        ("angle_dtype", c_int32),
+        ("interleaved", c_int32),
+        ("threads", c_int32),
+    ]
+
+
 class SigmoidCall(ctypes.Structure):
     """`SigmoidCall` of `calls.h`."""
 

@@ -84,4 +84,6 @@ EM_API int32_t em_norm(const NormCall* call) { return static_cast<int32_t>(chose
 
 EM_API int32_t em_gated(const GatedCall* call) { return static_cast<int32_t>(chosen->gated(*call)); }
 
+EM_API int32_t em_turn(const TurnCall* call) { return static_cast<int32_t>(chosen->turn(*call)); }
+
 EM_API int32_t em_sigmoid(const SigmoidCall* call) { return static_cast<int32_t>(chosen->sigmoids(*call)); }

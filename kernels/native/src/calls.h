@@ -121,6 +121,26 @@ struct GatedCall {
     int32_t threads;
 };
 
+// Heads of rows normalized by head where there are weights, then rotated: each element with the one half a head on, or,
+// interleaved, each with its neighbour, the first of all pairs in the first half of y. y has no gaps.
+struct TurnCall {
+    const void* x;       // [rows][heads][size]
+    const void* weight;  // [heads][size], null: no norm
+    const void* cosines; // [rows][size]
+    const void* sines;   // [rows][size]
+    void* y;
+    int64_t rows;
+    int64_t heads;
+    int64_t size;  // even
+    int64_t x_row;
+    int64_t x_head;
+    float eps;
+    int32_t dtype;        // of x, weight and y
+    int32_t angle_dtype;  // float32, or that of x: products are rounded to it then
+    int32_t interleaved;
+    int32_t threads;
+};
+
 struct SigmoidCall {
     const void* x;
     void* y;
@@ -138,6 +158,7 @@ struct Kernels {
     Status (*attention)(const AttentionCall&);
     Status (*norm)(const NormCall&);
     Status (*gated)(const GatedCall&);
+    Status (*turn)(const TurnCall&);
     Status (*sigmoids)(const SigmoidCall&);
 };
 

@@ -77,6 +77,61 @@ struct GatedJob {
     }
 };
 
+struct TurnJob {
+    const TurnCall& call;
+    mutable int32_t no_memory;
+
+    Dtype dtype() const { return static_cast<Dtype>(call.dtype); }
+
+    // A unit is the heads of a few rows.
+    void run(int64_t unit) const {
+        float* row = static_cast<float*>(scratch(Purpose::SUMS, (call.size + 2 * L) * sizeof(float)));
+        if (row == nullptr) {
+            __atomic_store_n(&no_memory, 1, __ATOMIC_RELAXED);
+            return;
+        }
+        const int64_t first = unit * kRowsOfUnit, last = first + kRowsOfUnit < call.rows ? first + kRowsOfUnit : call.rows;
+        for (int64_t r = first; r < last; ++r) {
+            for (int64_t head = 0; head < call.heads; ++head) {
+                read(r * call.x_row + head * call.x_head, head, row);
+                rotate(row, r, (r * call.heads + head) * call.size);
+            }
+        }
+    }
+
+    // A head's elements, normalized, the first of all pairs before the second.
+    void read(int64_t at, int64_t head, float* out) const {
+        const F scale = call.weight == nullptr ? Vec::set(1.0f) : Vec::set(inverse_norm(dtype(), call.x, at, call.size, call.eps));
+        float lanes[L];
+        for_vectors(call.size, [&](int64_t i, int count) {
+            F value = load_part(dtype(), call.x, at + i, count);
+            if (call.weight != nullptr) {
+                const F weight = load_part(dtype(), call.weight, head * call.size + i, count);
+                value = rounded_to(dtype(), Vec::mul(rounded_to(dtype(), Vec::mul(value, scale)), weight));
+            }
+            Vec::store(call.interleaved ? lanes : out + i, value);
+            if (call.interleaved)
+                for (int k = 0; k < count; ++k) out[(i + k) / 2 + (i + k) % 2 * (call.size / 2)] = lanes[k];
+        });
+    }
+
+    void rotate(const float* row, int64_t r, int64_t to) const {
+        const int64_t half = call.size / 2;
+        const Dtype angles = static_cast<Dtype>(call.angle_dtype);
+        for_vectors(half, [&](int64_t i, int count) {
+            const F first = Vec::load(row + i), second = Vec::load(row + half + i);
+            const int64_t at = r * call.size + i;
+            const auto product = [&](F x, const void* table, int64_t place) {
+                return rounded_to(angles, Vec::mul(x, load_part(angles, table, place, count)));
+            };
+            const F low = Vec::sub(product(first, call.cosines, at), product(second, call.sines, at));
+            const F high = Vec::add(product(second, call.cosines, at + half), product(first, call.sines, at + half));
+            store_part(dtype(), call.y, to + i, low, count);
+            store_part(dtype(), call.y, to + half + i, high, count);
+        });
+    }
+};
+
 template <class Job>
 void run_rows(const Job& job, int64_t rows, int64_t size, int32_t threads) {
     // A thread that must be woken costs more than a few rows.
@@ -94,6 +149,12 @@ inline Status norm(const NormCall& call) {
 inline Status gated(const GatedCall& call) {
     run_rows(GatedJob{call}, call.rows, call.size, call.threads);
     return Status::OK;
+}
+
+inline Status turn(const TurnCall& call) {
+    const TurnJob job{call, 0};
+    run_rows(job, call.rows, call.heads * call.size, call.threads);
+    return job.no_memory ? Status::NO_MEMORY : Status::OK;
 }
 
 inline Status sigmoids(const SigmoidCall& call) {

@@ -10,7 +10,7 @@ from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.select import SegmentOps
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
-from router_service.models.attention.rope import Rotation, rotate
+from router_service.models.attention.rope import Rotation
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
 from router_service.models.step_batch import StepBatch
 
@@ -29,6 +29,8 @@ class GroupedQueryAttention(PagedAttention):
         self._sinks_H = self._w.tensor(self._name("sinks")) if form.sinks else None
         # Stacked once, so that queries and keys are normalized by one call.
         self._norm_NC = self._norm_of_heads() if form.norm is QueryKeyNorm.HEAD else None
+        # Where nothing is between norm and rope, one call does both.
+        self._norm_and_turn = form.rope and form.clip is None
 
     def _attend_all(self, q_THC: Tensor, segments: PagedSegments, ops: SegmentOps) -> Tensor:
         return ops.attention(q_THC, self._cache, segments, self._scale, self._sinks_H)
@@ -54,6 +56,8 @@ class GroupedQueryAttention(PagedAttention):
         return q_THC, (k_TJC, v_TJC)
 
     def _normed(self, both_TNC: Tensor) -> Tensor:
+        if self._norm_NC is not None and self._norm_and_turn:
+            return both_TNC
         if self._norm_NC is not None:
             return self._normed_by_head(both_TNC) * self._norm_NC
         if self._form.norm is QueryKeyNorm.WHOLE:
@@ -68,7 +72,8 @@ class GroupedQueryAttention(PagedAttention):
         return self._elements.rms_norm(x_TNC.flatten(1), self._w.tensor(self._name(name)), self._eps).view(x_TNC.shape)
 
     def _rotated(self, x_TNC: Tensor, by: Rotation) -> Tensor:
-        turned = rotate(x_TNC, by, self._parts.spec.rope.interleaved)
+        weight_NC, interleaved = self._norm_NC if self._norm_and_turn else None, self._parts.spec.rope.interleaved
+        turned = self._elements.turned_heads(x_TNC, weight_NC, self._eps, by.cos_T1C, by.sin_T1C, interleaved)
         return self._normed_by_head(turned) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
 
     def _norm_of_heads(self) -> Tensor:

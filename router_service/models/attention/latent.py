@@ -17,7 +17,7 @@ from kernels.cpu.widening import plain_linear
 from kernels.select import SegmentOps
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
-from router_service.models.attention.rope import Rotation, rotate
+from router_service.models.attention.rope import Rotation
 from router_service.models.attention_forms import LatentAttention
 from router_service.models.step_batch import StepBatch
 
@@ -48,17 +48,21 @@ class MultiHeadLatentAttention(PagedAttention):
         batch: StepBatch,  # noqa: ARG002 (only others need positions)
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return queries, then latents and rope keys."""
-        form, interleaved = self._form, self._parts.spec.rope.interleaved
+        form = self._form
         q_TQ, latent_TR, rope_TE = torch.split(self.first_product(h_TD), self._widths, dim=-1)
         if form.query_rank is not None:
             normed_TQ = self._elements.rms_norm(q_TQ, self._w.tensor(self._name("q_a_norm")), LATENT_NORM_EPS)
             q_TQ = self._w.apply(self._name("q_b"), normed_TQ)
         q_THC = q_TQ.view(h_TD.shape[0], form.heads, form.query_dim)
-        turned_THE = rotate(q_THC[..., form.nope_dim :], by, interleaved)
+        turned_THE = self._turned(q_THC[..., form.nope_dim :], by)
         latent_TR = self._elements.rms_norm(latent_TR, self._w.tensor(self._name("kv_a_norm")), LATENT_NORM_EPS)
-        rope_T1E = rotate(rope_TE.unsqueeze(1), by, interleaved)
+        rope_T1E = self._turned(rope_TE.unsqueeze(1), by)
         latent_T1X = torch.cat((latent_TR.unsqueeze(1), rope_T1E), dim=-1)
         return torch.cat((q_THC[..., : form.nope_dim], turned_THE), dim=-1), (latent_T1X,)
+
+    def _turned(self, x_TNE: Tensor, by: Rotation) -> Tensor:
+        interleaved = self._parts.spec.rope.interleaved
+        return self._elements.turned_heads(x_TNE, None, 0.0, by.cos_T1C, by.sin_T1C, interleaved)
 
     @property
     def _widths(self) -> list[int]:

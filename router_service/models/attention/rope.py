@@ -1,6 +1,6 @@
-"""Rotary position embedding: the frequencies of each kind, and the rotation.
+"""Rotary position embedding: the frequencies of each kind, and a step's angles.
 
-T tokens, N heads, C rotated elements, C/2 pairs.
+T tokens, C rotated elements, C/2 pairs.
 """
 
 import math
@@ -43,20 +43,6 @@ def rotation(positions_T: Tensor, rope: spec.Rope, angles: Tensor, factor: float
     kept = torch.float32 if rope.float32 else dtype
     cos_T1C, sin_T1C = turned_T1C.cos().float(), turned_T1C.sin().float()
     return Rotation((cos_T1C * factor).to(kept), (sin_T1C * factor).to(kept))
-
-
-def rotate(x_TNC: Tensor, by: Rotation, interleaved: bool) -> Tensor:
-    """Rotate each head. The first half of its elements pairs with the second, as in GPT-NeoX.
-
-    Interleaved heads pair neighbours and come out with the first of each pair in the first half: queries and keys
-    alike, so that their products are the same.
-    """
-    if interleaved:
-        first, second = x_TNC[..., 0::2], x_TNC[..., 1::2]
-        x_TNC = torch.cat((first, second), dim=-1)
-    else:
-        first, second = x_TNC.chunk(2, dim=-1)
-    return (x_TNC * by.cos_T1C + torch.cat((-second, first), dim=-1) * by.sin_T1C).to(x_TNC.dtype)
 
 
 def yarn_scale(factor: float, multiplier: float) -> float:

@@ -67,8 +67,36 @@ def test_numbers_at_the_edges(dtype: torch.dtype) -> None:
     torch.testing.assert_close(native.silu_mul(x), elements.silu_mul(x), equal_nan=True)
 
 
+@pytest.mark.parametrize("angles", ["own", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("size", [2, 14, 64, 128])
+def test_heads_turn_as_torch_turns_them(
+    size: int, normed: bool, interleaved: bool, dtype: torch.dtype, angles: str
+) -> None:
+    draw = torch.Generator().manual_seed(size)
+    x_TNC = torch.randn(19, 5, size + 3, generator=draw).to(dtype)[:, 1:4, 3:]
+    weight_NC = torch.randn(3, size, generator=draw).to(dtype) if normed else None
+    kept = dtype if angles == "own" else torch.float32
+    cos, sin = (torch.randn(19, 1, size, generator=draw).to(kept) for _ in range(2))
+    actual = native.turned_heads(x_TNC, weight_NC, 1e-6, cos, sin, interleaved)
+    expected = elements.turned_heads(x_TNC, weight_NC, 1e-6, cos, sin, interleaved)
+    assert actual.dtype == dtype
+    if normed:
+        # The norm's own sum may round another way, and then the product with the weight.
+        torch.testing.assert_close(actual, expected, rtol=4 * TOLERANCE[dtype], atol=16 * TOLERANCE[dtype])
+    else:
+        assert torch.equal(actual, expected)
+    assert torch.equal(native.turned_heads(x_TNC[7:8], weight_NC, 1e-6, cos[7:8], sin[7:8], interleaved)[0], actual[7])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit rows of 8"):
         native.rms_norm(torch.zeros(3, 8), torch.ones(7), 1e-6)
     with pytest.raises(ValueError, match="need rows"):
         native.rms_norm(torch.zeros(2, 3, 8), None, 1e-6)
+    with pytest.raises(ValueError, match="and angles"):
+        native.turned_heads(torch.zeros(2, 3, 8), None, 1e-6, torch.zeros(2, 1, 6), torch.zeros(2, 1, 6), False)
+    with pytest.raises(ValueError, match="does not fit 3 heads of 8"):
+        native.turned_heads(torch.zeros(2, 3, 8), torch.ones(3, 7), 1e-6, *(torch.zeros(2, 1, 8) for _ in "cs"), False)
