@@ -51,7 +51,11 @@ def gate_sigmoid(logits_TE: Tensor, correction_E: Tensor | None, gate: SigmoidGa
     at least two experts do not make up E.
     """
     check_sigmoid_gate(logits_TE, gate)
-    scores_TE = logits_TE.float().sigmoid()
+    return choose_by_scores(logits_TE.float().sigmoid(), correction_E, gate)
+
+
+def choose_by_scores(scores_TE: Tensor, correction_E: Tensor | None, gate: SigmoidGate) -> tuple[Tensor, Tensor]:
+    """What `gate_sigmoid` makes of the scores, float32."""
     choice_TE = scores_TE if correction_E is None else scores_TE + correction_E
     if gate.groups > 1:
         choice_TE = choice_TE.masked_fill(~_in_best_groups(choice_TE, gate), float("-inf"))

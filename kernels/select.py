@@ -17,12 +17,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels.attention.paged import LayerCache, PagedRows
+from kernels import elements
+from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.formats.quantized import Matrix
 from kernels.native.library import NativeUnavailableError
 from kernels.native.library import library as native_library
 from kernels.reference import SigmoidGate
-from kernels.weights import ExpertForm, ExpertWeights, Matrices
+from kernels.weights import ExpertForm, ExpertWeights, HeadMatrices, Matrices
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,72 @@ class PagedAttention(Protocol):
         """See `attention.reference.paged_attention`."""
 
 
+class SegmentAttention(Protocol):
+    """What `SegmentOps.attention` is."""
+
+    def __call__(
+        self, q_THC: Tensor, cache: LayerCache, segments: PagedSegments, scale: float, sinks_H: Tensor | None = ...
+    ) -> Tensor:
+        """See `native.attention.segment_attention`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOps:
+    """Attention of all rows of a step, of prompts too; a row's bits depend on no other row, cut or cached beginning.
+
+    It is documented in `kernels.native.attention`.
+    """
+
+    # (q_THC, cache, segments, scale, sinks_H) -> out_THV
+    attention: SegmentAttention
+    # w_HOI -> w_HOI as `linear_heads` wants it
+    prepare_heads: Callable[[Tensor], HeadMatrices]
+    # (x_MHI, w_HOI, out_MHO): out = x W^T, for each head by its own matrix
+    linear_heads: Callable[[Tensor, HeadMatrices, Tensor], None]
+
+
+class RmsNorm(Protocol):
+    """What `ElementOps.rms_norm` is."""
+
+    def __call__(self, x_TD: Tensor, weight_D: Tensor | None, eps: float, round_last: bool = ..., /) -> Tensor:
+        """See `elements.rms_norm`."""
+
+
+class TurnedHeads(Protocol):
+    """What `ElementOps.turned_heads` is."""
+
+    def __call__(
+        self,
+        x_TNC: Tensor,
+        weight_NC: Tensor | None,
+        eps: float,
+        cos_T1C: Tensor,
+        sin_T1C: Tensor,
+        interleaved: bool,
+        /,
+    ) -> Tensor:
+        """See `elements.turned_heads`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElementOps:
+    """Work on elements between the products, documented in `kernels.elements`."""
+
+    rms_norm: RmsNorm
+    turned_heads: TurnedHeads
+    # gate and up side by side, x_TF2 -> y_TF
+    silu_mul: Callable[[Tensor], Tensor]
+    sigmoid: Callable[[Tensor], Tensor]
+
+
+TORCH_ELEMENTS = ElementOps(
+    rms_norm=elements.rms_norm,
+    turned_heads=elements.turned_heads,
+    silu_mul=elements.silu_mul,
+    sigmoid=torch.sigmoid,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ops:
     """The ops of one backend, documented in `kernels.reference`; weights pass a `prepare_` op first."""
@@ -103,6 +170,9 @@ class Ops:
     take_rows: Callable[[Matrix, Tensor], Tensor] | None = None
     # (q_BHC, cache, rows, scale, sinks_H) -> out_BHV
     paged_attention: PagedAttention
+    # None: the caller attends to the segments of several rows, and multiplies by heads
+    segments: SegmentOps | None = None
+    elements: ElementOps = TORCH_ELEMENTS
 
 
 def ops(backend: Backend | str = Backend.AUTO, device: torch.device | str = "cpu") -> Ops:
@@ -204,13 +274,12 @@ def _reference_ops() -> Ops:
 
 def _native_ops() -> Ops:
     from kernels import reference
-    from kernels.attention import cpu as attention
-    from kernels.native import experts, products
+    from kernels.native import attention, elements, experts, products
 
     return Ops(
         backend=Backend.NATIVE,
         gate_topk=reference.gate_topk,
-        gate_sigmoid=reference.gate_sigmoid,
+        gate_sigmoid=elements.gate_sigmoid,
         prepare_weights=experts.prepare_weights,
         expert_ffn=experts.expert_ffn,
         expert_rows=experts.expert_rows,
@@ -218,6 +287,17 @@ def _native_ops() -> Ops:
         linear=products.linear,
         take_rows=products.take_rows,
         paged_attention=attention.paged_attention,
+        segments=SegmentOps(
+            attention=attention.segment_attention,
+            prepare_heads=attention.prepare_heads,
+            linear_heads=attention.linear_heads,
+        ),
+        elements=ElementOps(
+            rms_norm=elements.rms_norm,
+            turned_heads=elements.turned_heads,
+            silu_mul=elements.silu_mul,
+            sigmoid=elements.sigmoid,
+        ),
     )
 
 

@@ -152,3 +152,10 @@ def check_rows(
         raise ValueError("token_of_row and expert_of_row must be int64")
     if weight_of_row_N.dtype != torch.float32:
         raise ValueError(f"weight_of_row must be float32, got {weight_of_row_N.dtype}")
+
+
+@dataclass(frozen=True)
+class HeadMatrices:
+    """A matrix [O, I] for each of H heads, in the layout of a backend."""
+
+    shape: tuple[int, int, int]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -81,6 +82,51 @@ class RowParts:
     offsets_B1: Tensor
 
 
+class PagedSegments:
+    """The rows of a step by sequence, as one call takes them: T rows, N slots of all segments.
+
+    A segment's rows follow each other; the last of them is at the position of its last slot. `slots_N` are each
+    segment's from the first that any of its rows sees, oldest first, and `since` is the position of that one. A row
+    sees the positions from `first_T` up to its own. `pointers` are the addresses of `slots_N`, of where each segment's
+    slots and rows begin, of `since` and of `first_T`, all int64.
+
+    Raises:
+        ValueError: a segment without rows or with more rows than slots, or a row that sees what is not there.
+    """
+
+    def __init__(self, slots: Sequence[Slots], rows: Sequence[int], since: Sequence[int], first_T: Slots) -> None:
+        self.slots_N = np.concatenate(slots) if slots else np.empty(0, dtype=np.int64)
+        self.slot_start = _starts([len(own) for own in slots])
+        self.row_start = _starts(rows)
+        self.since = np.array(since, dtype=np.int64)
+        self.first_T = np.ascontiguousarray(first_T, dtype=np.int64)
+        self._check()
+        arrays = (self.slots_N, self.slot_start, self.row_start, self.since, self.first_T)
+        self.pointers = tuple(array.ctypes.data for array in arrays)
+        self.lowest, self.highest = (int(self.slots_N.min()), int(self.slots_N.max())) if slots else (0, -1)
+
+    def __len__(self) -> int:
+        return len(self.since)
+
+    @property
+    def rows(self) -> int:
+        """T."""
+        return int(self.row_start[-1])
+
+    def _check(self) -> None:
+        lengths, rows = np.diff(self.slot_start), np.diff(self.row_start)
+        if len(lengths) != len(rows) or len(rows) != len(self.since) or self.rows != len(self.first_T):
+            raise ValueError("segments need as many row counts and positions as slots, and each row its first position")
+        since_T = self.since.repeat(rows)
+        own_T = np.arange(self.rows) + (self.since + lengths - rows - self.row_start[:-1]).repeat(rows)
+        if not (np.all((rows > 0) & (rows <= lengths)) and np.all((self.first_T >= since_T) & (self.first_T <= own_T))):
+            raise ValueError("a segment has 1 to as many rows as slots, and each row sees slots of its segment only")
+
+
+def _starts(counts: Sequence[int]) -> Slots:
+    return np.concatenate(([0], np.cumsum(np.asarray(counts, dtype=np.int64))))
+
+
 class PagedRows:
     """B rows of different sequences; row b attends to all of `slots[b]` (int64, oldest first, never empty)."""
 
@@ -99,6 +145,12 @@ class PagedRows:
         if row not in self._in_place:
             self._in_place[row] = in_place(self._slots[row], self._device)
         return self._in_place[row]
+
+    @cached_property
+    def segments(self) -> PagedSegments:
+        """The same rows, each a segment whose first slot is taken for position 0."""
+        zeros = np.zeros(len(self), dtype=np.int64)
+        return PagedSegments(self._slots, [1] * len(self), zeros.tolist(), zeros)
 
     def plan(self, group_tokens: int, longest: int, dtype: torch.dtype) -> RowsPlan:
         """Return the padded groups of rows, each of at most `group_tokens` slots. Made once, then remembered.

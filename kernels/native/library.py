@@ -8,7 +8,20 @@ from typing import Any
 
 from kernels.native.build import LIBRARY, SOURCES, digest_of, sources_digest
 from kernels.native.self_check import wrong_product
-from kernels.native.structs import VERSION, ExpertsCall, LinearCall, PackCall, Status, TakeCall
+from kernels.native.structs import (
+    VERSION,
+    AttentionCall,
+    ExpertsCall,
+    GatedCall,
+    HeadsCall,
+    LinearCall,
+    NormCall,
+    PackCall,
+    SigmoidCall,
+    Status,
+    TakeCall,
+    TurnCall,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +46,23 @@ class Library:
         self._declare(handle.em_take, TakeCall, None)
         self._declare(handle.em_linear, LinearCall, ctypes.c_int32)
         self._declare(handle.em_experts, ExpertsCall, ctypes.c_int32)
+        self._declare(handle.em_heads, HeadsCall, ctypes.c_int32)
+        self._declare(handle.em_attention, AttentionCall, ctypes.c_int32)
+        self._declare(handle.em_norm, NormCall, ctypes.c_int32)
+        self._declare(handle.em_gated, GatedCall, ctypes.c_int32)
+        self._declare(handle.em_turn, TurnCall, ctypes.c_int32)
+        self._declare(handle.em_sigmoid, SigmoidCall, ctypes.c_int32)
         self._handle = handle
         self.pack = handle.em_pack
         self.take = handle.em_take
         self.linear = handle.em_linear
         self.experts = handle.em_experts
+        self.heads = handle.em_heads
+        self.attention = handle.em_attention
+        self.norm = handle.em_norm
+        self.gated = handle.em_gated
+        self.turn = handle.em_turn
+        self.sigmoid = handle.em_sigmoid
 
     @staticmethod
     def _declare(function: Any, call: type[ctypes.Structure], result: Any) -> None:

@@ -5,7 +5,7 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 from enum import IntEnum
 
 # Changes with every change of a struct or of the layout of panels: a library built from other sources is refused.
-VERSION = 2
+VERSION = 3
 PANEL, HALF = 32, 16
 
 
@@ -139,3 +139,111 @@ class ExpertsCall(ctypes.Structure):
         ("threads", c_int32),
         ("by_row", c_int32),
     ]
+
+
+class HeadsCall(ctypes.Structure):
+    """`HeadsCall` of `calls.h`."""
+
+    _fields_ = [
+        ("w", ctypes.POINTER(MatrixStruct)),
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("heads", c_int64),
+        ("x_row", c_int64),
+        ("x_head", c_int64),
+        ("y_row", c_int64),
+        ("y_head", c_int64),
+        ("dtype", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class AttentionCall(ctypes.Structure):
+    """`AttentionCall` of `calls.h`."""
+
+    _fields_ = [
+        ("q", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("sinks", c_void_p),
+        ("out", c_void_p),
+        ("slots", c_void_p),
+        ("slot_start", c_void_p),
+        ("row_start", c_void_p),
+        ("since", c_void_p),
+        ("first", c_void_p),
+        ("segments", c_int64),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("key_size", c_int64),
+        ("value_size", c_int64),
+        ("q_row", c_int64),
+        ("q_head", c_int64),
+        ("key_slot", c_int64),
+        ("key_head", c_int64),
+        ("value_slot", c_int64),
+        ("value_head", c_int64),
+        ("scale", c_float),
+        ("dtype", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class NormCall(ctypes.Structure):
+    """`NormCall` of `calls.h`."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("weight", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("size", c_int64),
+        ("x_row", c_int64),
+        ("eps", c_float),
+        ("dtype", c_int32),
+        ("round_last", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class GatedCall(ctypes.Structure):
+    """`GatedCall` of `calls.h`."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("size", c_int64),
+        ("x_row", c_int64),
+        ("dtype", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class TurnCall(ctypes.Structure):
+    """`TurnCall` of `calls.h`."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("weight", c_void_p),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("heads", c_int64),
+        ("size", c_int64),
+        ("x_row", c_int64),
+        ("x_head", c_int64),
+        ("eps", c_float),
+        ("dtype", c_int32),
+        ("angle_dtype", c_int32),
+        ("interleaved", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class SigmoidCall(ctypes.Structure):
+    """`SigmoidCall` of `calls.h`."""
+
+    _fields_ = [("x", c_void_p), ("y", c_void_p), ("count", c_int64), ("dtype", c_int32)]

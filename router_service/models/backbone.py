@@ -6,17 +6,14 @@ Rounding follows transformers: norms in float32, rope in the family's dtype.
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.cpu.widening import plain_linear
 from kernels.formats.quantized import Matrix
 from kernels.select import Ops
 from router_service.models.attention.layer import LayerParts
 from router_service.models.attention.rope import Rotation, frequencies, rotation
 from router_service.models.attention.table import attention_of
 from router_service.models.kv_cache import KVCache
-from router_service.models.norm import rms_norm
 from router_service.models.projections import Projections
 from router_service.models.spec import ModelSpec
 from router_service.models.step_batch import StepBatch
@@ -29,6 +26,7 @@ class Backbone:
         self.spec = spec
         self.cache = cache
         self._w = Projections(weights, ops)
+        self._elements = ops.elements
         self._head = "embed" if spec.tied_embeddings else "head"
         angles, self._rope_factor = frequencies(spec.rope)
         self._angles = angles.to(cache.device)
@@ -69,7 +67,7 @@ class Backbone:
         assert self.spec.shared is not None
         if not self.spec.shared.gated:
             return y_TD
-        return plain_linear(h_TD, self._w.tensor(f"{layer}.shared_gate")).sigmoid() * y_TD
+        return self._elements.sigmoid(self._w.apply(f"{layer}.shared_gate", h_TD)) * y_TD
 
     def first_product(self, h_TD: Tensor) -> Tensor:
         """The first projection of the first layer's attention, as a sample of a step's computation."""
@@ -86,8 +84,7 @@ class Backbone:
         return self._w.apply(self._head, self._normed("norm", x_RD)).float()
 
     def _normed(self, name: str, x_TD: Tensor) -> Tensor:
-        return rms_norm(x_TD, self._w.tensor(name), self.spec.norm_eps, self.spec.norms_round_last)
+        return self._elements.rms_norm(x_TD, self._w.tensor(name), self.spec.norm_eps, self.spec.norms_round_last)
 
     def _feed_forward(self, name: str, h_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = self._w.apply(f"{name}_gate_up", h_TD).chunk(2, dim=-1)
-        return self._w.apply(f"{name}_down", F.silu(gate_TF) * up_TF)
+        return self._w.apply(f"{name}_down", self._elements.silu_mul(self._w.apply(f"{name}_gate_up", h_TD)))

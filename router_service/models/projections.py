@@ -13,7 +13,7 @@ class Projections:
     """`weights` as `models.weights` loads them: matrices for `Ops.linear`, and plain tensors."""
 
     def __init__(self, weights: Mapping[str, Matrix], ops: Ops) -> None:
-        self._weights = weights
+        self._weights = dict(weights)
         self._linear = ops.linear
         self._take_rows = ops.take_rows
         # Found once, not by name in each product of each step.
@@ -37,3 +37,7 @@ class Projections:
         found = self._weights[name]
         assert isinstance(found, Tensor)
         return found
+
+    def release(self, name: str) -> None:
+        """Forget a parameter of which the caller has made something else."""
+        del self._weights[name]

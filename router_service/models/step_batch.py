@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kernels.attention.paged import PagedRows
+from kernels.attention.paged import PagedRows, PagedSegments
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,14 @@ class GroupBatch:
     """What the layers of one cache group need: where the T tokens are written, and what they read.
 
     `single` are the segments of one row, for one call; `single_rows_B` are their rows of the step (int64), None if
-    those are all rows. `several` are the other segments.
+    those are all rows. `several` are the other segments. `segments` are all of them, for backends that take them so.
     """
 
     slots_T: Tensor
     single: PagedRows
     single_rows_B: Tensor | None
     several: tuple[PagedSegment, ...]
+    segments: PagedSegments
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class CacheKind(StrEnum):
     """What a layer's cache keeps, and in what form."""
@@ -40,6 +43,12 @@ class View:
         if self.window is not None:
             return max(0, position - self.window + 1)
         return 0 if self.chunk is None else position - position % self.chunk
+
+    def first_seen_by_each(self, positions_T: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`first_seen` of all positions."""
+        if self.window is not None:
+            return np.maximum(positions_T - (self.window - 1), 0)
+        return np.zeros_like(positions_T) if self.chunk is None else positions_T - positions_T % self.chunk
 
 
 WHOLE_CONTEXT = View()

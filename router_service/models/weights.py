@@ -12,7 +12,10 @@ from kernels.select import Ops
 
 # Used by `Ops.linear` only, so they may have its layout or stay quantized; the others are plain tensors.
 PROJECTIONS = frozenset(
-    {"qkv", "q_b", "out", "dense_gate_up", "dense_down", "shared_gate_up", "shared_down", "head", "gate"}
+    {
+        *("qkv", "q_b", "out", "dense_gate_up", "dense_down"),
+        *("shared_gate_up", "shared_down", "shared_gate", "head", "gate"),
+    }
 )
 # Parameters of the shared expert; the rest of the router is dense.
 SHARED_EXPERT = frozenset({"shared_gate_up", "shared_down", "shared_gate"})

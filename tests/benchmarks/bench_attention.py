@@ -1,10 +1,11 @@
-"""Attention of single rows: the CPU path against one call for each row, as ratios of time (above 1 it is faster).
+"""Attention of single rows: the CPU path and the native one against one call for each row, as ratios of time (above 1
+they are faster).
 
     python -m tests.benchmarks.bench_attention --threads 2
     python -m tests.benchmarks.bench_attention --overhead
 
 Each call is for another layer's cache, so that keys come from DRAM as in service. With `--overhead` a step of 48 layers
-with almost nothing to compute: what the engine's thread spends on the calls. Both ways take turns within each round.
+with almost nothing to compute: what the engine's thread spends on the calls. All ways take turns within each round.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from torch import Tensor
 from cluster.table import table
 from kernels.attention import cpu, reference
 from kernels.attention.paged import LayerCache, PagedRows
+from kernels.native import attention as native
 
 CPU = torch.device("cpu")
-WAYS = (reference.paged_attention, cpu.paged_attention)
+WAYS = (reference.paged_attention, cpu.paged_attention, native.paged_attention)
 ROWS = (1, 8, 64)
 CONTEXTS = (100, 1000, 4000)
 BLOCK = 16
@@ -105,8 +107,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with torch.inference_mode():
         if args.overhead:
-            loop, ours = seconds(Form(1, 1, 16), [16] * 64, args.scattered, LAYERS, args.rounds)
-            print(f"64 rows, {LAYERS} layers, ms: {1e3 * loop:.1f} by row, {1e3 * ours:.1f} by the CPU path")
+            taken = seconds(Form(1, 1, 16), [16] * 64, args.scattered, LAYERS, args.rounds)
+            loop, torchs, ours = (1e3 * each for each in taken)
+            print(f"64 rows, {LAYERS} layers, ms: {loop:.1f} by row, {torchs:.1f} by the CPU path, {ours:.1f} natively")
             return
         lines = []
         for name, form in FORMS.items():
@@ -115,8 +118,8 @@ def main() -> None:
                 for context in CONTEXTS:
                     bytes_of_layer = count * context * form.token_bytes
                     layers = max(1, (args.megabytes << 20) // bytes_of_layer)
-                    loop, ours = seconds(form, [context] * count, args.scattered, layers, args.rounds)
-                    cells.append(f"{loop / ours:.2f}")
+                    loop, torchs, ours = seconds(form, [context] * count, args.scattered, layers, args.rounds)
+                    cells.append(f"{loop / torchs:.2f} / {loop / ours:.2f}")
                 lines.append([name, str(count), *cells])
         print(table(["form", "rows", *(f"context {context}" for context in CONTEXTS)], lines))
 

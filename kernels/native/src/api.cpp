@@ -56,7 +56,7 @@ using namespace expertmesh;
 #define EM_API extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of the structs or of the layout of panels.
-EM_API int32_t em_version() { return 2; }
+EM_API int32_t em_version() { return 3; }
 
 // Which sources it was built from: `build.py`.
 EM_API const char* em_sources() { return EM_SOURCES; }
@@ -82,3 +82,15 @@ EM_API void em_take(const TakeCall* call) { take(*call); }
 EM_API int32_t em_linear(const LinearCall* call) { return static_cast<int32_t>(chosen->linear(*call)); }
 
 EM_API int32_t em_experts(const ExpertsCall* call) { return static_cast<int32_t>(chosen->experts(*call)); }
+
+EM_API int32_t em_heads(const HeadsCall* call) { return static_cast<int32_t>(chosen->heads(*call)); }
+
+EM_API int32_t em_attention(const AttentionCall* call) { return static_cast<int32_t>(chosen->attention(*call)); }
+
+EM_API int32_t em_norm(const NormCall* call) { return static_cast<int32_t>(chosen->norm(*call)); }
+
+EM_API int32_t em_gated(const GatedCall* call) { return static_cast<int32_t>(chosen->gated(*call)); }
+
+EM_API int32_t em_turn(const TurnCall* call) { return static_cast<int32_t>(chosen->turn(*call)); }
+
+EM_API int32_t em_sigmoid(const SigmoidCall* call) { return static_cast<int32_t>(chosen->sigmoids(*call)); }

@@ -4,5 +4,5 @@
 
 namespace expertmesh {
 extern const Kernels kernels_amx;
-const Kernels kernels_amx = {"amx", amx::linear, amx::experts};
+const Kernels kernels_amx = {"amx", amx::linear, amx::experts, amx::heads, amx::attention, amx::norm, amx::gated, amx::turn, amx::sigmoids};
 }  // namespace expertmesh

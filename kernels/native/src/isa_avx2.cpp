@@ -4,5 +4,5 @@
 
 namespace expertmesh {
 extern const Kernels kernels_avx2;
-const Kernels kernels_avx2 = {"avx2", avx2::linear, avx2::experts};
+const Kernels kernels_avx2 = {"avx2", avx2::linear, avx2::experts, avx2::heads, avx2::attention, avx2::norm, avx2::gated, avx2::turn, avx2::sigmoids};
 }  // namespace expertmesh

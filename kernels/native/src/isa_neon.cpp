@@ -4,5 +4,5 @@
 
 namespace expertmesh {
 extern const Kernels kernels_neon;
-const Kernels kernels_neon = {"neon", neon::linear, neon::experts};
+const Kernels kernels_neon = {"neon", neon::linear, neon::experts, neon::heads, neon::attention, neon::norm, neon::gated, neon::turn, neon::sigmoids};
 }  // namespace expertmesh

@@ -83,6 +83,25 @@ struct Vec {
         const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(x, x), 0x08);
         _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
     }
+    // Lane j of row i becomes lane i of row j.
+    static void transpose(I (&x)[8]) {
+        I t[8];
+        for (int i = 0; i < 8; i += 2) {
+            t[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
+            t[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
+        }
+        for (int i = 0; i < 8; i += 4) {
+            x[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+            x[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+            x[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+            x[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        for (int i = 0; i < 4; ++i) {
+            t[i] = _mm256_permute2x128_si256(x[i], x[i + 4], 0x20);
+            t[i + 4] = _mm256_permute2x128_si256(x[i], x[i + 4], 0x31);
+        }
+        for (int i = 0; i < 8; ++i) x[i] = t[i];
+    }
     static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 

@@ -69,6 +69,33 @@ struct Vec {
     static void store_words(void* p, I x) {
         _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
     }
+    // Lane j of row i becomes lane i of row j.
+    static void transpose(I (&x)[16]) {
+        I t[16];
+        for (int i = 0; i < 16; i += 2) {
+            t[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+            t[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        }
+        for (int i = 0; i < 16; i += 4) {
+            x[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+            x[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+            x[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+            x[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        // Row i has columns i, i + 4, i + 8 and i + 12 of four rows now, in parts of 128 bits.
+        for (int i = 0; i < 4; ++i) {
+            t[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+            t[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+            t[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+            t[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+        }
+        for (int i = 0; i < 4; ++i) {
+            x[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+            x[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+            x[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+            x[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+        }
+    }
     static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 

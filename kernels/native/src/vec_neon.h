@@ -70,6 +70,14 @@ struct Vec {
     // Rounded to nearest, ties to even.
     static void store_half(void* p, F x) { vst1_u16(static_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x))); }
     static void store_words(void* p, I x) { vst1_u16(static_cast<uint16_t*>(p), vmovn_u32(vreinterpretq_u32_s32(x))); }
+    // Lane j of row i becomes lane i of row j.
+    static void transpose(I (&x)[4]) {
+        const int32x4x2_t low = vtrnq_s32(x[0], x[1]), high = vtrnq_s32(x[2], x[3]);
+        x[0] = vcombine_s32(vget_low_s32(low.val[0]), vget_low_s32(high.val[0]));
+        x[1] = vcombine_s32(vget_low_s32(low.val[1]), vget_low_s32(high.val[1]));
+        x[2] = vcombine_s32(vget_high_s32(low.val[0]), vget_high_s32(high.val[0]));
+        x[3] = vcombine_s32(vget_high_s32(low.val[1]), vget_high_s32(high.val[1]));
+    }
     static void prefetch(const void* p) { __builtin_prefetch(p); }
 };
 

@@ -6,7 +6,7 @@
 namespace expertmesh {
 
 // What a thread keeps memory for; each purpose has a piece of its own.
-enum class Purpose : int { ROWS, HIDDEN, ORDER, SUMS, DECODED, SCORES, KEYS, VALUES, COUNT };
+enum class Purpose : int { ROWS, HIDDEN, ORDER, SUMS, DECODED, SCORES, QUERIES, KEYS, VALUES, COUNT };
 
 // At least `bytes`, aligned to a cache line, without contents; good until the thread's next call for the same purpose.
 // Null where there is no memory.

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels.attention.paged import PagedRows, in_place
+from kernels.attention.paged import PagedRows, PagedSegments, in_place
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.scheduling.step_cost import StepShape
 from router_service.models.cache_groups import CacheGroup
 from router_service.models.step_batch import GroupBatch, PagedSegment, Segment, StepBatch
+from router_service.models.view import View
 
 Ints = NDArray[np.int64]
 
@@ -33,7 +34,7 @@ def build_batch(
     last = np.array([part.start + part.length - 1 for part in wanted], dtype=np.int64)
     token_ids_T, positions_T, logit_rows_L = (torch.from_numpy(part).to(device) for part in (ids, places, last))
     parts = tuple(
-        _group_batch(_slots_read(scheduled, number, group, block_size), segments, device)
+        _group_batch(_slots_read(scheduled, number, group, block_size), segments, group.view, places, device)
         for number, group in enumerate(groups)
     )
     return StepBatch(token_ids_T, positions_T, segments, parts, logit_rows_L)
@@ -94,7 +95,9 @@ def _check_blocks(item: ScheduledSequence, number: int, since: int, block_size: 
         )
 
 
-def _group_batch(slots: list[Ints], segments: Sequence[Segment], device: torch.device) -> GroupBatch:
+def _group_batch(
+    slots: list[Ints], segments: Sequence[Segment], view: View, places: Ints, device: torch.device
+) -> GroupBatch:
     written = np.concatenate([own[-part.length :] for own, part in zip(slots, segments, strict=True)])
     single = [number for number, part in enumerate(segments) if part.length == 1]
     rows = np.array([segments[number].start for number in single], dtype=np.int64)
@@ -106,5 +109,11 @@ def _group_batch(slots: list[Ints], segments: Sequence[Segment], device: torch.d
             PagedSegment(part.rows, in_place(own, device))
             for own, part in zip(slots, segments, strict=True)
             if part.length > 1
+        ),
+        segments=PagedSegments(
+            slots,
+            [part.length for part in segments],
+            [view.first_seen(part.context - part.length) for part in segments],
+            view.first_seen_by_each(places),
         ),
     )

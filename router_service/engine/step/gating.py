@@ -42,7 +42,7 @@ def choose(gate: Gate, logits_TE: Tensor, ops: Ops, correction_E: Tensor | None 
         case Rule.SIGMOID_GROUPS:
             return sigmoid_groups(logits_TE, gate, ops, correction_E)
         case Rule.TOPK_SIGMOID:
-            return topk_sigmoid(logits_TE, gate)
+            return topk_sigmoid(logits_TE, gate, ops)
 
 
 def best_scores(gate: Gate, logits_TE: Tensor, chosen_TK: Tensor, correction_E: Tensor | None = None) -> Chosen:
@@ -85,10 +85,10 @@ def topk_softmax(logits_TE: Tensor, gate: Gate) -> Chosen:
     return top_TK.softmax(dim=-1).float(), expert_ids_TK
 
 
-def topk_sigmoid(logits_TE: Tensor, gate: Gate) -> Chosen:
+def topk_sigmoid(logits_TE: Tensor, gate: Gate, ops: Ops) -> Chosen:
     """The K largest logits, each weighted by its sigmoid, rounded to the logits' dtype: Llama 4 (Meta 2025), K = 1."""
     top_TK, expert_ids_TK = logits_TE.topk(gate.top_k, dim=1)
-    return top_TK.float().sigmoid().to(logits_TE.dtype).float(), expert_ids_TK
+    return ops.elements.sigmoid(top_TK.float()).to(logits_TE.dtype).float(), expert_ids_TK
 
 
 def sigmoid_groups(logits_TE: Tensor, gate: Gate, ops: Ops, correction_E: Tensor | None) -> Chosen:

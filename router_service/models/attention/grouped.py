@@ -6,12 +6,12 @@ T tokens of the step, B segments of one row, N rows of another, D hidden, H head
 import torch
 from torch import Tensor
 
-from kernels.attention.paged import LayerCache, PagedRows
+from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
+from kernels.select import SegmentOps
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
-from router_service.models.attention.rope import Rotation, rotate
+from router_service.models.attention.rope import Rotation
 from router_service.models.attention_forms import GroupedAttention, QueryKeyNorm, Temperature
-from router_service.models.norm import rms_norm
 from router_service.models.step_batch import StepBatch
 
 
@@ -29,6 +29,11 @@ class GroupedQueryAttention(PagedAttention):
         self._sinks_H = self._w.tensor(self._name("sinks")) if form.sinks else None
         # Stacked once, so that queries and keys are normalized by one call.
         self._norm_NC = self._norm_of_heads() if form.norm is QueryKeyNorm.HEAD else None
+        # Where nothing is between norm and rope, one call does both.
+        self._norm_and_turn = form.rope and form.clip is None
+
+    def _attend_all(self, q_THC: Tensor, segments: PagedSegments, ops: SegmentOps) -> Tensor:
+        return ops.attention(q_THC, self._cache, segments, self._scale, self._sinks_H)
 
     def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:
         return self._parts.ops.paged_attention(q_BHC, self._cache, rows, self._scale, self._sinks_H)
@@ -51,19 +56,25 @@ class GroupedQueryAttention(PagedAttention):
         return q_THC, (k_TJC, v_TJC)
 
     def _normed(self, both_TNC: Tensor) -> Tensor:
+        if self._norm_NC is not None and self._norm_and_turn:
+            return both_TNC
         if self._norm_NC is not None:
-            return rms_norm(both_TNC, None, self._eps) * self._norm_NC
+            return self._normed_by_head(both_TNC) * self._norm_NC
         if self._form.norm is QueryKeyNorm.WHOLE:
             parts = torch.split(both_TNC, [self._form.heads, self._form.kv_heads], dim=1)
             return torch.cat([self._normed_whole(f"{n}_norm", x) for n, x in zip("qk", parts)], dim=1)
         return both_TNC
 
+    def _normed_by_head(self, x_TNC: Tensor) -> Tensor:
+        return self._elements.rms_norm(x_TNC.flatten(0, 1), None, self._eps).view(x_TNC.shape)
+
     def _normed_whole(self, name: str, x_TNC: Tensor) -> Tensor:
-        return rms_norm(x_TNC.flatten(1), self._w.tensor(self._name(name)), self._eps).view(x_TNC.shape)
+        return self._elements.rms_norm(x_TNC.flatten(1), self._w.tensor(self._name(name)), self._eps).view(x_TNC.shape)
 
     def _rotated(self, x_TNC: Tensor, by: Rotation) -> Tensor:
-        turned = rotate(x_TNC, by, self._parts.spec.rope.interleaved)
-        return rms_norm(turned, None, self._eps) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
+        weight_NC, interleaved = self._norm_NC if self._norm_and_turn else None, self._parts.spec.rope.interleaved
+        turned = self._elements.turned_heads(x_TNC, weight_NC, self._eps, by.cos_T1C, by.sin_T1C, interleaved)
+        return self._normed_by_head(turned) if self._form.norm is QueryKeyNorm.L2_AFTER_ROPE else turned
 
     def _norm_of_heads(self) -> Tensor:
         """The norm weights of all query and key heads, [H + J, C]."""
@@ -73,5 +84,7 @@ class GroupedQueryAttention(PagedAttention):
 
 def _tempered(q_THC: Tensor, positions_T: Tensor, by: Temperature) -> Tensor:
     """Sharpen the attention of late positions (Nakanishi 2025, arXiv 2501.19399), as Llama 4 does without rope."""
-    factor_T = torch.log1p(torch.floor((positions_T.float() + 1.0) / by.floor)) * by.scale + 1.0
+    # In float64, so that what the last few positions of a step get from another function rounds alike.
+    turns_T = torch.floor((positions_T.float() + 1.0) / by.floor).double()
+    factor_T = torch.log1p(turns_T).float() * by.scale + 1.0
     return (q_THC * factor_T[:, None, None]).to(q_THC.dtype)

@@ -2,7 +2,8 @@
 
 Cached per token are its latent and its rope key, which all heads share. A single token's query is projected into the
 latents' space ("absorbed"): keys and values are never materialized, and the latents are read once for all heads. A
-prompt has many rows for its context, so there keys and values are projected from the latents, which costs less.
+prompt has many rows for its context, so there keys and values are projected from the latents, which costs less; but
+where the backend takes all rows of a step together, prompts are absorbed too, so that their cut changes no bits.
 T tokens of the step, B segments of one row, N rows of another, D hidden, H heads, R latent size, E rope size,
 X = R + E, M positions of context, P elements of a head without a position, C = P + E query size, V value size,
 U = P + V.
@@ -11,13 +12,13 @@ U = P + V.
 import torch
 from torch import Tensor
 
-from kernels.attention.paged import LayerCache, PagedRows
+from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.cpu.widening import plain_linear
+from kernels.select import SegmentOps
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
-from router_service.models.attention.rope import Rotation, rotate
+from router_service.models.attention.rope import Rotation
 from router_service.models.attention_forms import LatentAttention
-from router_service.models.norm import rms_norm
 from router_service.models.step_batch import StepBatch
 
 # The publisher's code uses this epsilon for the latents' norms, whatever the model's rms_norm_eps.
@@ -33,6 +34,12 @@ class MultiHeadLatentAttention(PagedAttention):
         super().__init__(parts)
         self._form = form
         self._cache = LayerCache(parts.storage[0], None, form.kv_rank)
+        if (ops := parts.ops.segments) is not None:
+            up_HUR = self._up_HUR
+            self._absorbing_HRP = ops.prepare_heads(up_HUR[:, : form.nope_dim].transpose(1, 2))
+            self._valuing_HVR = ops.prepare_heads(up_HUR[:, form.nope_dim :])
+            # Twice in memory while the model is built, once for good.
+            self._w.release(self._name("kv_b"))
 
     def _project(
         self,
@@ -41,17 +48,21 @@ class MultiHeadLatentAttention(PagedAttention):
         batch: StepBatch,  # noqa: ARG002 (only others need positions)
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return queries, then latents and rope keys."""
-        form, interleaved = self._form, self._parts.spec.rope.interleaved
+        form = self._form
         q_TQ, latent_TR, rope_TE = torch.split(self.first_product(h_TD), self._widths, dim=-1)
         if form.query_rank is not None:
-            normed_TQ = rms_norm(q_TQ, self._w.tensor(self._name("q_a_norm")), LATENT_NORM_EPS)
+            normed_TQ = self._elements.rms_norm(q_TQ, self._w.tensor(self._name("q_a_norm")), LATENT_NORM_EPS)
             q_TQ = self._w.apply(self._name("q_b"), normed_TQ)
         q_THC = q_TQ.view(h_TD.shape[0], form.heads, form.query_dim)
-        turned_THE = rotate(q_THC[..., form.nope_dim :], by, interleaved)
-        latent_TR = rms_norm(latent_TR, self._w.tensor(self._name("kv_a_norm")), LATENT_NORM_EPS)
-        rope_T1E = rotate(rope_TE.unsqueeze(1), by, interleaved)
+        turned_THE = self._turned(q_THC[..., form.nope_dim :], by)
+        latent_TR = self._elements.rms_norm(latent_TR, self._w.tensor(self._name("kv_a_norm")), LATENT_NORM_EPS)
+        rope_T1E = self._turned(rope_TE.unsqueeze(1), by)
         latent_T1X = torch.cat((latent_TR.unsqueeze(1), rope_T1E), dim=-1)
         return torch.cat((q_THC[..., : form.nope_dim], turned_THE), dim=-1), (latent_T1X,)
+
+    def _turned(self, x_TNE: Tensor, by: Rotation) -> Tensor:
+        interleaved = self._parts.spec.rope.interleaved
+        return self._elements.turned_heads(x_TNE, None, 0.0, by.cos_T1C, by.sin_T1C, interleaved)
 
     @property
     def _widths(self) -> list[int]:
@@ -63,6 +74,16 @@ class MultiHeadLatentAttention(PagedAttention):
     def _up_HUR(self) -> Tensor:
         """What makes each head's keys (P rows) and values from a latent."""
         return self._w.tensor(self._name("kv_b")).view(self._form.heads, -1, self._form.kv_rank)
+
+    def _attend_all(self, q_THC: Tensor, segments: PagedSegments, ops: SegmentOps) -> Tensor:
+        form, shape = self._form, q_THC.shape[:2]
+        q_THX = q_THC.new_empty(*shape, form.cached)
+        ops.linear_heads(q_THC[..., : form.nope_dim], self._absorbing_HRP, q_THX[..., : form.kv_rank])
+        q_THX[..., form.kv_rank :] = q_THC[..., form.nope_dim :]
+        mixed_THR = ops.attention(q_THX, self._cache, segments, form.scale)
+        out_THV = q_THC.new_empty(*shape, form.value_dim)
+        ops.linear_heads(mixed_THR, self._valuing_HVR, out_THV)
+        return out_THV
 
     def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:
         mixed_BHR = self._parts.ops.paged_attention(self._absorbed(q_BHC), self._cache, rows, self._form.scale)

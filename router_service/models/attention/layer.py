@@ -9,8 +9,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kernels.attention.paged import PagedRows
-from kernels.select import Ops
+from kernels.attention.paged import PagedRows, PagedSegments
+from kernels.select import Ops, SegmentOps
 from router_service.models.attention.rope import Rotation
 from router_service.models.kv_cache import LayerStorage
 from router_service.models.projections import Projections
@@ -55,6 +55,7 @@ class PagedAttention(ABC):
         self._parts = parts
         self._w = parts.projections
         self._storage = parts.storage
+        self._elements = parts.ops.elements
 
     def first_product(self, h_TD: Tensor) -> Tensor:
         """Return queries and what will be cached, stacked, before norms and rope."""
@@ -70,6 +71,8 @@ class PagedAttention(ABC):
 
     def _attend(self, q_THC: Tensor, here: GroupBatch) -> Tensor:
         """Return out_THV; the rows of the queries' own tokens are in the cache already."""
+        if (ops := self._parts.ops.segments) is not None:
+            return self._attend_all(q_THC, here.segments, ops)
         if here.single_rows_B is None:
             return self._attend_single(q_THC, here.single)
         parts = [self._attend_several(q_THC[part.rows], part.slots) for part in here.several]
@@ -83,6 +86,10 @@ class PagedAttention(ABC):
     @abstractmethod
     def _project(self, h_TD: Tensor, by: Rotation, batch: StepBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return q_THC, and the tokens' rows for each tensor of the storage."""
+
+    @abstractmethod
+    def _attend_all(self, q_THC: Tensor, segments: PagedSegments, ops: SegmentOps) -> Tensor:
+        """Return out_THV by a backend that takes all segments together."""
 
     @abstractmethod
     def _attend_single(self, q_BHC: Tensor, rows: PagedRows) -> Tensor:

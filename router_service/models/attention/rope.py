@@ -1,6 +1,6 @@
-"""Rotary position embedding: the frequencies of each kind, and the rotation.
+"""Rotary position embedding: the frequencies of each kind, and a step's angles.
 
-T tokens, N heads, C rotated elements, C/2 pairs.
+T tokens, C rotated elements, C/2 pairs.
 """
 
 import math
@@ -37,23 +37,12 @@ def frequencies(rope: spec.Rope) -> tuple[Tensor, float]:
 def rotation(positions_T: Tensor, rope: spec.Rope, angles: Tensor, factor: float, dtype: torch.dtype) -> Rotation:
     """Return the rotation of `positions_T` for heads of `dtype`, from the results of `frequencies`."""
     turned = torch.outer(positions_T.float(), angles)
-    turned_T1C = torch.cat((turned, turned), dim=-1).unsqueeze(1)
+    # In float64: torch takes another function for the last few elements, and which those are depends on who shares the
+    # step. Their float32 is the same.
+    turned_T1C = torch.cat((turned, turned), dim=-1).unsqueeze(1).double()
     kept = torch.float32 if rope.float32 else dtype
-    return Rotation((turned_T1C.cos() * factor).to(kept), (turned_T1C.sin() * factor).to(kept))
-
-
-def rotate(x_TNC: Tensor, by: Rotation, interleaved: bool) -> Tensor:
-    """Rotate each head. The first half of its elements pairs with the second, as in GPT-NeoX.
-
-    Interleaved heads pair neighbours and come out with the first of each pair in the first half: queries and keys
-    alike, so that their products are the same.
-    """
-    if interleaved:
-        first, second = x_TNC[..., 0::2], x_TNC[..., 1::2]
-        x_TNC = torch.cat((first, second), dim=-1)
-    else:
-        first, second = x_TNC.chunk(2, dim=-1)
-    return (x_TNC * by.cos_T1C + torch.cat((-second, first), dim=-1) * by.sin_T1C).to(x_TNC.dtype)
+    cos_T1C, sin_T1C = turned_T1C.cos().float(), turned_T1C.sin().float()
+    return Rotation((cos_T1C * factor).to(kept), (sin_T1C * factor).to(kept))
 
 
 def yarn_scale(factor: float, multiplier: float) -> float:

@@ -8,7 +8,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.models.attention.rope import Rotation, frequencies, rotate, rotation
+from kernels.elements import rotate
+from router_service.models.attention.rope import Rotation, frequencies, rotation
 from router_service.models.families.config_reader import ConfigReader
 from router_service.models.spec import Rope
 
@@ -106,10 +107,11 @@ def test_turning_is_multiplication_by_a_unit_complex_number(interleaved: bool) -
     angles, factor = frequencies(rope)
     positions = torch.tensor([0, 3, 1000])
     x = torch.randn(3, 2, 8, dtype=torch.float64).float()
-    turned = rotate(x, rotation(positions, rope, angles, factor, torch.float32), interleaved)
+    by = rotation(positions, rope, angles, factor, torch.float32)
+    turned = rotate(x, by.cos_T1C, by.sin_T1C, interleaved)
     pairs = x.unflatten(-1, (4, 2)) if interleaved else x.unflatten(-1, (2, 4)).transpose(-1, -2)
-    by = torch.polar(torch.ones(3, 1, 4), torch.outer(positions.float(), angles)[:, None])
-    expected = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * by).transpose(-1, -2).flatten(-2)
+    unit = torch.polar(torch.ones(3, 1, 4), torch.outer(positions.float(), angles)[:, None])
+    expected = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * unit).transpose(-1, -2).flatten(-2)
     torch.testing.assert_close(turned, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -117,5 +119,6 @@ def test_float32_turning_rounds_once() -> None:
     x = torch.randn(5, 2, 8).bfloat16()
     angle = torch.rand(5, 1, 8)
     by = Rotation(angle.cos(), angle.sin())
-    assert rotate(x, by, False).dtype == torch.bfloat16
-    assert torch.equal(rotate(x, by, False), rotate(x.float(), by, False).bfloat16())
+    turned = rotate(x, by.cos_T1C, by.sin_T1C, False)
+    assert turned.dtype == torch.bfloat16
+    assert torch.equal(turned, rotate(x.float(), by.cos_T1C, by.sin_T1C, False).bfloat16())
