@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Also that the native kernels are of today's sources.
 STAMP := $(VENV)/.built
-NATIVE := $(wildcard kernels/native/src/*) kernels/native/build.py
+NATIVE := $(wildcard kernels/native/src/*.* kernels/native/src/*/*) kernels/native/build.py
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 

@@ -77,16 +77,31 @@ def build(
     return library
 
 
-def compile_objects(directory: Path, machine: str | None, cxx: str, extra: Sequence[str] = ()) -> list[Path]:
-    """Compile into object files in `directory`, side by side. The rest as `build`.
+def compile_objects(
+    directory: Path, machine: str | None, cxx: str, extra: Sequence[str] = (), only: Sequence[str] = ()
+) -> list[Path]:
+    """Compile into object files in `directory`, side by side; of the instruction sets those in `only`, if it names any.
+    The rest as `build`.
 
     Those with the fewest instructions come first: of an inline function that several have, the linker takes the first.
     """
     sets = {name: flags for name, flags in _sets_of(machine).items() if _accepted(cxx, flags)}
+    sets = {name: flags for name, flags in sets.items() if not only or name in only}
     known = [f"-DEM_{name.upper()}" for name in sets]
     common = {name: [*known, f'-DEM_SOURCES="{sources_digest()}"'] for name in COMMON}
     commands = {
-        name: [cxx, *FLAGS, *flags, *extra, "-c", str(SOURCES / f"{name}.cpp"), "-o", str(directory / f"{name}.o")]
+        name: [
+            cxx,
+            *FLAGS,
+            "-I",
+            str(SOURCES),
+            *flags,
+            *extra,
+            "-c",
+            str(_source(name)),
+            "-o",
+            str(directory / f"{name}.o"),
+        ]
         for name, flags in (common | sets).items()
     }
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -94,9 +109,13 @@ def compile_objects(directory: Path, machine: str | None, cxx: str, extra: Seque
     return [directory / f"{name}.o" for name in commands]
 
 
+def _source(name: str) -> Path:
+    return SOURCES / ("isa" if name.startswith("isa_") else "") / f"{name}.cpp"
+
+
 def sources_digest() -> str:
     """Of everything that a library is made of: its sources, and this file for the flags."""
-    files = [Path(__file__), *sorted(SOURCES.iterdir())]
+    files = [Path(__file__), *sorted(path for path in SOURCES.rglob("*") if path.is_file())]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())

@@ -29,7 +29,9 @@ const Choice* choices(int* count) {
 #if defined(EM_ISA_AVX512)
         {&kernels_avx512, cpu::avx512()},
 #endif
+#if defined(EM_ISA_AVX2)
         {&kernels_avx2, cpu::avx2()},
+#endif
     };
 #elif defined(__aarch64__)
     static const Choice all[] = {{&kernels_neon, true}};

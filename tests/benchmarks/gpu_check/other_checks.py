@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
 import torch
 
 from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.mxfp4 import Mxfp4
 from kernels.reference import SigmoidGate
-from kernels.select import Ops
+from kernels.select import Backend, Ops
 from tests.benchmarks.gpu_check import exact
 from tests.benchmarks.gpu_check.ffn_checks import as_fp8, share
 from tests.benchmarks.gpu_check.part import Setting
@@ -57,6 +59,11 @@ ATTENTION_FORMS = {
 }
 
 
+def parts_of(ops: Ops) -> ModuleType:
+    """What a backend's `expert_ffn` is made of, which is no op of its own."""
+    return import_module("kernels.reference" if ops.backend is Backend.REFERENCE else f"kernels.{ops.backend}.ops")
+
+
 def fp8_codes(ops: Ops, device: torch.device) -> float:
     """A product with the identity says what each code is decoded to, exactly; NaN codes take a column each."""
     w = BlockFp8.empty((256, 256), torch.float32, device)
@@ -84,15 +91,12 @@ def _down(ops: Ops, w_OI: BlockFp8 | Mxfp4) -> torch.Tensor:
     weights = ops.prepare_weights((gate_up,), (w_OI,))
     one_N = torch.ones(inputs, device=w_OI.device)
     offsets = torch.tensor([0, inputs], device=w_OI.device)
-    from kernels.triton import ops as parts
-
-    return parts.down(torch.eye(inputs, device=w_OI.device), weights, offsets, one_N)
+    return parts_of(ops).down(torch.eye(inputs, device=w_OI.device), weights, offsets, one_N)
 
 
-def grouping(_: Ops, device: torch.device) -> float:
+def grouping(ops: Ops, device: torch.device) -> float:
     """The stable order, the counts, and sums by token."""
-    from kernels.triton import ops as parts
-
+    parts = parts_of(ops)
     ids = torch.randint(70, (300,), generator=torch.Generator().manual_seed(1)).to(device)
     order, offsets = parts.group_by_expert(ids, 70)
     right = torch.equal(order, ids.argsort(stable=True))

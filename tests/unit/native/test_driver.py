@@ -75,16 +75,16 @@ def test_older_cpus_get_no_instruction_that_they_lack(as_built: str):
 
 
 def test_with_sanitizers(gcc: str, tmp_path: Path):
-    """AMX tiles are emulated where the CPU has what is beside them."""
-    objects = compile_objects(tmp_path, None, gcc, [*SANITIZERS, *EMULATED])
-    sets = run(25, linked(tmp_path, gcc, objects, *SANITIZERS))
-    assert sets
-    if "avx512bf16" in sets:
-        assert sets[0] == "amx"
+    """One set, as each is half a minute of compiling: emulated AMX tiles include what AVX-512 does."""
+    best = library().instruction_sets[-1] if "avx512bf16" not in library().instruction_sets else "amx"
+    objects = compile_objects(tmp_path, None, gcc, [*SANITIZERS, *EMULATED], only=[f"isa_{best}"])
+    assert run(25, linked(tmp_path, gcc, objects, *SANITIZERS)) == [best]
 
 
 def test_threads_do_not_race(gcc: str, tmp_path: Path):
-    driver = linked(tmp_path, gcc, compile_objects(tmp_path, None, gcc, THREADS), *THREADS)
+    """What threads share is the same for every instruction set."""
+    objects = compile_objects(tmp_path, None, gcc, THREADS, only=("isa_avx2", "isa_neon"))
+    driver = linked(tmp_path, gcc, objects, *THREADS)
     start = subprocess.run([driver, SEED, "0"], capture_output=True, text=True)
     if "unexpected memory mapping" in start.stderr:
         pytest.skip("this compiler's thread sanitizer does not know this kernel's memory layout")

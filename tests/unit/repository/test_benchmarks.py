@@ -10,6 +10,7 @@ from cluster.config import ModelConfig
 from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from kernels.formats.rounding import Rounding
+from kernels.native.library import available
 from router_service.front.text.text_model import load_text_model
 from tests.benchmarks import bench_metrics, bench_overlap, bench_quality, bench_receive, bench_sampling, bench_tracing
 from tests.benchmarks.bench_attention import FORMS, seconds
@@ -27,7 +28,7 @@ from tests.benchmarks.native.floors import sizes_of
 @pytest.mark.parametrize("name", FORMS)
 def test_attention_of_single_rows(name: str) -> None:
     taken = seconds(FORMS[name], [20, 3, 20], scattered=True, layers=2, rounds=1)
-    assert len(taken) == 2
+    assert len(taken) == 2 + available()
     assert min(taken) > 0
 
 

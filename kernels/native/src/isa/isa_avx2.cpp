@@ -1,6 +1,6 @@
 #define EM_ISA avx2
-#include "vec_avx2.h"
-#include "kernels.inc"
+#include "isa/vec_avx2.h"
+#include "isa/kernels.inc"
 
 namespace expertmesh {
 extern const Kernels kernels_avx2;

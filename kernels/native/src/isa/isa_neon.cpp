@@ -1,6 +1,6 @@
 #define EM_ISA neon
-#include "vec_neon.h"
-#include "kernels.inc"
+#include "isa/vec_neon.h"
+#include "isa/kernels.inc"
 
 namespace expertmesh {
 extern const Kernels kernels_neon;

@@ -1,6 +1,6 @@
 #define EM_ISA avx512bf16
-#include "vec_avx512.h"
-#include "kernels.inc"
+#include "isa/vec_avx512.h"
+#include "isa/kernels.inc"
 
 namespace expertmesh {
 extern const Kernels kernels_avx512bf16;
