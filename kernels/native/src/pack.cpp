@@ -6,6 +6,8 @@
 namespace expertmesh {
 namespace {
 
+constexpr int64_t kPackedInputs = 64;  // of a panel at a time: a multiple of 8
+
 // Inputs 0, 2, 4, 6 of eight codes, the first in the lowest bits, as the low word; 1, 3, 5, 7 as the high one.
 uint32_t split(uint32_t codes) {
     const auto every_second = [](uint32_t x) {
@@ -71,10 +73,18 @@ void pack(const PackCall& call) {
     const Format format = static_cast<Format>(call.format);
     const int lanes = call.half < 0 ? kPanel : kHalf, first_lane = call.half > 0 ? kHalf : 0;
     const int64_t bytes = panel_bytes(format, call.inputs);
-    for (int64_t row = 0; row < call.rows; ++row) {
-        const int64_t place = call.first_row + row;
-        pack_row(format, call.source + row * call.row_bytes, call.inputs, first_lane + static_cast<int>(place % lanes),
-                 call.panels + place / lanes * bytes);
+    for (int64_t row = 0; row < call.rows;) {
+        const int64_t place = call.first_row + row, lane = place % lanes, left = call.rows - row;
+        const int64_t rows = left < lanes - lane ? left : lanes - lane;
+        // A few inputs of all rows of the panel at a time: what they fill together stays in the cache.
+        for (int64_t i = 0; i < call.inputs; i += kPackedInputs) {
+            const int64_t count = call.inputs - i < kPackedInputs ? call.inputs - i : kPackedInputs;
+            const uint8_t* source = call.source + row * call.row_bytes + i / 8 * bytes_of_8(format);
+            uint8_t* panel = call.panels + place / lanes * bytes + i / 8 * kPanel * bytes_of_8(format);
+            for (int64_t n = 0; n < rows; ++n)
+                pack_row(format, source + n * call.row_bytes, count, first_lane + static_cast<int>(lane + n), panel);
+        }
+        row += rows;
     }
 }
 

@@ -78,8 +78,6 @@ struct ExpertsJob {
         const int rows = rows_of_tile(group.rows, tile), m = static_cast<int>(row % Vec::kRows);
         X* out = hidden_tiles + (group.first + tile * Vec::kRows) * hidden_size;
         const int64_t padded = padded_inputs(down), end = begin + kHalf < padded ? begin + kHalf : padded;
-        // Lanes behind the last output hold what its scale and no values make, not always 0.
-        for (int64_t i = down.inputs; i < end; ++i) sums[i - begin] = 0.0f;
         if (begin < end) place(sums, begin, end, down, rows, m, out);
     }
 
