@@ -139,7 +139,7 @@ def _traffic(found: Inspection) -> str:
         _traffic_row("even routing", found.expected, found.moe_layers),
         _traffic_row("at most", found.most, found.moe_layers),
     ]
-    return f"{table(header, rows)}\ndispatch and combine are of one MoE layer; exact combine: experts.exact_combine on"
+    return f"{table(header, rows)}\ndispatch and combine are of one MoE layer; exact combine: experts.exact_combine"
 
 
 def _traffic_row(name: str, one: LayerTraffic, layers: int) -> list[str]:

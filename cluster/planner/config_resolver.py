@@ -117,8 +117,7 @@ def _tokens_within(config: ClusterConfig, model: ServedModel, room: Room, demand
 def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int) -> ClusterConfig:
     """As `resolve_here`, for a cluster of nodes that have at least `node_bytes` for each process.
 
-    Never refuses: each process looks at its own node before it loads (see `check_process`). Between nodes the answers'
-    bytes count, so `experts.exact_combine` is on only where that was said.
+    Never refuses: each process looks at its own node before it loads (see `check_process`).
     """
     forms = demands(config, model)
     available = device_bytes() if model.device.type == "cuda" else node_bytes
@@ -127,10 +126,7 @@ def resolve_for_nodes(config: ClusterConfig, model: ServedModel, node_bytes: int
         form = choose(config.weights.resident, forms, room, config.experts.shards)
     except DoesNotFitError:  # by the smallest node; the processes may run on larger ones
         form = allowed(config.weights.resident, forms)[-1]
-    experts = config.experts
-    if experts.exact_combine == "auto":
-        experts = replace(experts, exact_combine="off")
-    return replace(config, weights=replace(config.weights, resident=form), experts=experts)
+    return replace(config, weights=replace(config.weights, resident=form))
 
 
 def check_process(config: ClusterConfig, model: ServedModel, role: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from experts.checkpoint.json_reader import open_json
-from experts.config import Choice, ExpertsConfig
+from experts.config import ExpertsConfig
 from experts.host.cores import usable_cores
 from experts.host.memory import host_bytes
 from experts.host.threads import ComputeThreads, measured_threads
@@ -62,7 +62,7 @@ def build_engine(
     """
     spec = plan.spec
     bounds = resolved_limits(spec, config)
-    exact = exact_combine(experts.exact_combine, spec, bounds, dtype, device)
+    exact = experts.exact_combine
     check_calls(spec, bounds, dtype, exact)
     ops = select.ops(experts.backend, device)
     weights = load_router_weights(
@@ -132,19 +132,6 @@ def local_shards(
     return LocalTransport(shards)
 
 
-def exact_combine(
-    setting: Choice, spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, device: torch.device
-) -> bool:
-    """Whether to ask shards for a row for each (token, expert): what `experts.exact_combine` comes to here.
-
-    auto is on where its cost was measured, on a CPU, if the rows of a whole step fit into frames. Whoever starts
-    processes on several nodes has made off of it before.
-    """
-    if setting != "auto":
-        return setting == "on"
-    return device.type == "cpu" and bounds.token_budget <= most_rows(spec.hidden, dtype, spec.gate.top_k, Form.EACH)
-
-
 def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, exact: bool = False) -> None:
     """Check that a step of a full token budget fits into one call to one shard, and so does its reply.
 
@@ -153,7 +140,7 @@ def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, ex
     """
     most = most_rows(spec.hidden, dtype, spec.gate.top_k, Form.EACH if exact else Form.SUMS)
     if bounds.token_budget > most:
-        instead = " or experts.exact_combine to off" if exact else ""
+        instead = " or experts.exact_combine to false" if exact else ""
         raise ValueError(
             f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to or from a shard carries "
             f"{most} of this model; set router.token_budget to at most {most}{instead}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import router_service.engine.engine
-from experts.config import Backend, Choice, ExpertsConfig
+from experts.config import Backend, ExpertsConfig
 from experts.placement import even_placement
 from experts.shard.local import LocalTransport
 from experts.shard.server import ExpertServer
@@ -143,7 +143,7 @@ class Mesh:
         slow_call_s: float = float("inf"),
         clocks: Clocks | None = None,
         backend: Backend = "auto",
-        exact_combine: Choice = "auto",
+        exact_combine: bool = False,
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []

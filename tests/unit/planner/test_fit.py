@@ -267,17 +267,6 @@ def test_nodes_decide_where_a_cluster_is_joined(fp8: Path) -> None:
     assert resolve_for_nodes(configured(fp8, 0.0, "dequantized"), model, 9).weights.resident == "dequantized"
 
 
-@pytest.mark.parametrize(("setting", "between_nodes"), [("auto", "off"), ("on", "on"), ("off", "off")])
-def test_rows_go_between_nodes_only_where_that_was_said(
-    tiny: Callable[..., Tiny], setting: str, between_nodes: str
-) -> None:
-    checkpoint = str(tiny("mixtral").path)
-    config = config_from({"model": {"checkpoint": checkpoint}, "experts": {"exact_combine": setting}})
-    model = open_model(config.model, config.weights)
-    assert resolve_for_nodes(config, model, 1 << 40).experts.exact_combine == between_nodes
-    assert resolve_here(config, model).experts.exact_combine == setting
-
-
 def test_gpus_hold_a_process_each(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_from({"model": {"checkpoint": str(tiny("mixtral").path)}})
     model = replace(open_model(replace(config.model, device="cpu"), config.weights), device=torch.device("cuda"))
