@@ -24,7 +24,8 @@ from cluster.planner.quantize import ROUNDED, with_experts_in
 from cluster.planner.sizes import experts_bytes, kv_cache_bytes, kv_cache_tokens, packable, router_bytes
 from cluster.table import size
 from experts.host.memory import host_bytes
-from kernels.select import Backend, resolve
+from kernels.ops import Backend
+from kernels.select import resolve
 from router_service.config import EngineConfig
 from router_service.models.spec import ModelSpec, TensorMap
 

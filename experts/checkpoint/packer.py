@@ -12,7 +12,7 @@ from experts.checkpoint.source import Part, TensorSource, as_stored
 from experts.checkpoint.stored import Shape
 from kernels.formats.quantized import Matrix, Quantized, RowStack
 from kernels.formats.rounding import Rounding
-from kernels.select import Ops
+from kernels.ops import Ops
 
 
 class Packer:

@@ -15,7 +15,7 @@ from experts.checkpoint.manifest import ExpertManifest
 from experts.checkpoint.packer import Packer
 from experts.checkpoint.source import TensorSource
 from experts.transport.call import ExpertCall, Form, largest
-from kernels.select import Ops
+from kernels.ops import Ops
 from kernels.weights import ExpertWeights
 
 # On a CPU each number of rows up to 15 compiles a primitive of its own (see `kernels.cpu.linear.padded`).

@@ -12,7 +12,7 @@ import torch
 
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
-from kernels.select import Ops
+from kernels.ops import Ops
 from router_service.engine.conclusion import Conclusion
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import failed, refused

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from kernels.formats.quantized import Matrix
-from kernels.select import Ops
+from kernels.ops import Ops
 from router_service.models.attention.layer import LayerParts
 from router_service.models.attention.rope import Rotation, frequencies, rotation
 from router_service.models.attention.table import attention_of

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.formats.quantized import Matrix
-from kernels.select import Ops
+from kernels.ops import Ops
 
 
 class Projections:

@@ -8,7 +8,7 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.packer import Packer
 from experts.checkpoint.source import TensorSource
 from kernels.formats.quantized import Matrix
-from kernels.select import Ops
+from kernels.ops import Ops
 
 # Used by `Ops.linear` only, so they may have its layout or stay quantized; the others are plain tensors.
 PROJECTIONS = frozenset(

@@ -28,6 +28,7 @@ from kernels.formats.mxfp4 import Mxfp4
 from kernels.formats.nvfp4 import Nvfp4
 from kernels.formats.quantized import Quantized
 from kernels.formats.scaled import Int8Channel
+from kernels.ops import Ops
 from kernels.weights import ExpertWeights
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -87,7 +88,7 @@ def grouped_form(gate_up: Tensor, down: Tensor) -> Form:
     return run
 
 
-def backend_form(ops: select.Ops, weights: ExpertWeights) -> Form:
+def backend_form(ops: Ops, weights: ExpertWeights) -> Form:
     """One of ours."""
     return lambda x, token, expert, weight: ops.expert_ffn(x, weights, token, expert, weight)
 

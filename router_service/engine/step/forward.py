@@ -19,7 +19,7 @@ from experts.phases import LayerTrip
 from experts.pool import ExpertPool
 from experts.routing import LOST, Routing
 from experts.transport.base import ShardUnavailable
-from kernels.select import Ops
+from kernels.ops import Ops
 from router_service.engine.step.layer_run import GateScores, LayerRun
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.stopwatch import Stopwatch

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.routing import LOST, Routing
+from kernels.ops import Ops
 from kernels.reference import SigmoidGate
-from kernels.select import Ops
 from router_service.models.spec import Gate, Rule
 
 Chosen = tuple[Tensor, Tensor]

@@ -15,7 +15,7 @@ from experts.phases import LayerTrip
 from experts.pool import Dispatched, ExpertPool
 from experts.routing import Routing
 from experts.transport.base import ShardUnavailable
-from kernels.select import Ops
+from kernels.ops import Ops
 from router_service.engine.step.gating import best_scores, route
 from router_service.engine.step.stage import Stage
 from router_service.engine.step.stopwatch import Stopwatch

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.cpu.widening import plain_linear
-from kernels.select import SegmentOps
+from kernels.ops import SegmentOps
 from router_service.models.attention.attend import attend
 from router_service.models.attention.layer import LayerParts, PagedAttention
 from router_service.models.attention.rope import Rotation

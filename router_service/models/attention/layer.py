@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from kernels.attention.paged import PagedRows, PagedSegments
-from kernels.select import Ops, SegmentOps
+from kernels.ops import Ops, SegmentOps
 from router_service.models.attention.rope import Rotation
 from router_service.models.kv_cache import LayerStorage
 from router_service.models.projections import Projections

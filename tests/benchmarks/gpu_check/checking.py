@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from kernels.select import Ops, ops
+from kernels.ops import Ops
+from kernels.select import ops
 from tests.benchmarks.gpu_check.ffn_checks import FORMATS, SIZES, SMALL, TOKENS, FfnCheck, ffn_checks
 from tests.benchmarks.gpu_check.other_checks import OtherCheck, other_checks
 from tests.benchmarks.gpu_check.part import Budget, Finding, Setting

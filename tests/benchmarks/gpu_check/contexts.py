@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kernels.attention.paged import LayerCache, PagedRows
-from kernels.select import Ops
+from kernels.ops import Ops
 from tests.benchmarks.gpu_check.limits import Limits, Timer
 from tests.benchmarks.gpu_check.other_checks import ATTENTION_FORMS
 from tests.benchmarks.gpu_check.part import Setting

@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.mxfp4 import Mxfp4
 from kernels.formats.quantized import Matrix
-from kernels.select import Ops
+from kernels.ops import Ops
 from kernels.weights import ExpertWeights
 from tests.benchmarks.gpu_check import exact
 from tests.benchmarks.gpu_check.part import Setting

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.mxfp4 import Mxfp4
-from kernels.select import Ops
+from kernels.ops import Ops
 from tests.benchmarks.gpu_check.limits import Call, Limits, Timer
 from tests.benchmarks.gpu_check.part import Setting
 

@@ -11,8 +11,8 @@ import torch
 
 from kernels.formats.block_fp8 import BlockFp8
 from kernels.formats.mxfp4 import Mxfp4
+from kernels.ops import Backend, Ops
 from kernels.reference import SigmoidGate
-from kernels.select import Backend, Ops
 from tests.benchmarks.gpu_check import exact
 from tests.benchmarks.gpu_check.ffn_checks import as_fp8, share
 from tests.benchmarks.gpu_check.part import Setting

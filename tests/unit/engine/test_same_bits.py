@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.select import Backend
+from kernels.ops import Backend
 from router_service.engine.engine import Engine
 from router_service.engine.scheduling.scheduler import ScheduledSequence
 from router_service.engine.step.batch_builder import build_batch

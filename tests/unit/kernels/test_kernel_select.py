@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from kernels.native.library import available
-from kernels.select import Backend, Ops, ops, resolve
+from kernels.ops import Backend, Ops
+from kernels.select import ops, resolve
 
 
 def run_python(code: str) -> None:

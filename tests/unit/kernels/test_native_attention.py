@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kernels.attention.paged import LayerCache, PagedRows, PagedSegments
 from kernels.native.library import INSTRUCTION_SETS, available, library
-from kernels.select import Backend, ops
+from kernels.ops import Backend
+from kernels.select import ops
 
 if not available():
     pytest.skip("the native kernels were not built", allow_module_level=True)

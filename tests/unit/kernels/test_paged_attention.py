@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from kernels.attention import cpu, reference
 from kernels.attention.paged import PagedRows, in_place, padded_length
-from kernels.select import Backend, ops
+from kernels.ops import Backend
+from kernels.select import ops
 from tests.unit.kernels.paged_cases import CPU, TOLERANCE, Case, of_form
 
 

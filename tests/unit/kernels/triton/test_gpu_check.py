@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from kernels.select import Ops, ops
+from kernels.ops import Ops
+from kernels.select import ops
 from tests.benchmarks.gpu_check import checking, command, parts
 from tests.benchmarks.gpu_check.layers import LAYERS
 from tests.benchmarks.gpu_check.part import Budget, Finding, Setting
