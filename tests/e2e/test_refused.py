@@ -18,7 +18,8 @@ def test_nodes_too_small_are_said_in_one_line(shared_ray: SharedRay, tmp_path: P
     file = tmp_path / "cluster.yaml"
     file.write_text("cluster:\n  memory_limit_gib: 0.1\n")
     command = [sys.executable, "-m", "cluster.cli.main", "serve", str(tmp_path), "--config", str(file)]
-    command += shared_ray.joined_as("refused")
+    # Ports of its own: where a server has the usual ones, lines say so.
+    command += [*shared_ray.joined_as("refused"), "--grpc-port", "0", "--metrics-port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment())
     assert done.returncode == 2
     assert done.stdout == ""
