@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.grouping import ShardGroup
+from experts.grouping import BlockGroup
 from experts.transport.call import Form
 
 # Its first row is zeros: it stands for what a token has not, or has lost.
@@ -27,7 +27,7 @@ class AnswerRoom:
         self._tensor_ND = torch.from_numpy(self._rows_ND)
 
     def parts(self, counts: list[int], hidden: int) -> list[NDArray[np.float32]]:
-        """Return a part of so many rows for each answer, one behind the other from row 1 on."""
+        """Return a part of so many rows for each block's answer, one behind the other from row 1 on."""
         if len(self._rows_ND) <= sum(counts) or self._rows_ND.shape[1] != hidden:
             self._rows_ND = np.empty((1 + sum(counts), hidden), np.float32)
             self._rows_ND[NOTHING] = 0.0
@@ -64,11 +64,11 @@ def _whole(tokens: int, groups: int) -> NDArray[np.int64]:
     return np.ascontiguousarray(np.arange(1, 1 + tokens * groups).reshape(groups, tokens).T)
 
 
-def places(form: Form, groups: Sequence[ShardGroup], tokens: int, top_k: int) -> NDArray[np.int64]:
+def places(form: Form, groups: Sequence[BlockGroup], tokens: int, top_k: int) -> NDArray[np.int64]:
     """Where each token's answers lie in the room, in the order in which they are added, [T, W].
 
-    With sums that is the order of the shards; with rows it is the order in which the token's routing lists its experts,
-    which nothing but the token's own logits decides.
+    With sums that is the order of the blocks (see `LayerPlacement`), whoever answers for them. With rows it is the
+    order in which the token's routing lists its experts, which nothing but the token's own logits decides.
     """
     if form is Form.SUMS and all(len(group.tokens_R) == tokens for group in groups):
         return _whole(tokens, len(groups))
@@ -85,7 +85,7 @@ def places(form: Form, groups: Sequence[ShardGroup], tokens: int, top_k: int) ->
 
 
 def without(
-    places_TW: NDArray[np.int64], form: Form, groups: Sequence[ShardGroup], missing: Sequence[bool]
+    places_TW: NDArray[np.int64], form: Form, groups: Sequence[BlockGroup], missing: Sequence[bool]
 ) -> NDArray[np.int64]:
     """The places with zeros in those of answers that did not come."""
     places_TW = places_TW.copy()

@@ -14,6 +14,8 @@ class ExpertsConfig:
 
     Args:
         shards: processes that the experts of each layer are spread over
+        copies: how many shards hold each expert, on different nodes where there are several: when a shard fails, the
+            others answer in its place. Each copy takes the memory of all experts once more
         call_timeout_seconds: a shard that has not replied to a layer's call by then counts as failed
         checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
         exact_combine: whether shards answer with a row for each (token, expert), which the router adds up in the
@@ -27,6 +29,7 @@ class ExpertsConfig:
     """
 
     shards: Annotated[int, setting("processes", description="at most the number of experts", ge=1)] = 2
+    copies: Annotated[int, setting("copies of each expert", description="at most the number of shards", ge=1)] = 1
     call_timeout_seconds: Seconds = 10.0
     checksum: bool = False
     exact_combine: bool = False
@@ -35,6 +38,8 @@ class ExpertsConfig:
 
     def __post_init__(self) -> None:
         check_settings("experts", self)
+        if self.copies > self.shards:
+            raise ValueError(f"experts.copies is {self.copies}, it must be at most {self.shards}, the number of shards")
 
 
 Residence = Literal["auto", "packed", "dequantized"]

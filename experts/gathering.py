@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experts.grouping import ShardGroup
+from experts.grouping import BlockGroup
 
 
 class GatherRoom:
@@ -17,7 +17,7 @@ class GatherRoom:
     def __init__(self) -> None:
         self._rows_ND = torch.empty(0, 0)
 
-    def rows(self, x_TD: Tensor, groups: Sequence[ShardGroup]) -> list[Tensor]:
+    def rows(self, x_TD: Tensor, groups: Sequence[BlockGroup]) -> list[Tensor]:
         """x_RD of each group, contiguous: x_TD itself where a group has all tokens, as is usual with few shards."""
         x_TD = x_TD.contiguous()
         parts = [len(group.tokens_R) for group in groups if len(group.tokens_R) < len(x_TD)]

@@ -1,6 +1,6 @@
-"""Which rows and which assignments of a layer go to which shard: numpy, a few calls a layer, no torch.
+"""Which rows and which assignments of a layer go to which block of experts: numpy, a few calls a layer, no torch.
 
-T tokens, K experts per token, R rows sent to one shard, A its assignments.
+T tokens, K experts per token, R rows sent for one block, A its assignments.
 """
 
 from dataclasses import dataclass
@@ -8,44 +8,44 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.placement import Placement
+from experts.placement import LayerPlacement
 from experts.routing import Routing
 
 ONE_TOKEN = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class ShardGroup:
-    """A shard's part of a layer: the tokens it gets, and for each assignment the row, the expert's slot, the weight.
+class BlockGroup:
+    """A block's part of a layer: the tokens it gets, and for each assignment the row, the expert, the weight.
 
-    Assignments are sorted by slot. `tokens_R` ascends. `pairs_A` is where the routing lists an assignment, token by
+    Assignments are sorted by expert. `tokens_R` ascends. `pairs_A` is where the routing lists an assignment, token by
     token: token x K + place among the token's experts.
     """
 
-    shard: int
+    block: int
     tokens_R: NDArray[np.int64]
     rows_A: NDArray[np.int32]
-    slots_A: NDArray[np.int32]
+    experts_A: NDArray[np.int32]
     weights_A: NDArray[np.float32]
     pairs_A: NDArray[np.int64]
 
 
-def group_by_shard(routing: Routing, placement: Placement) -> list[ShardGroup]:
-    """Split a routing by shard; shards without tokens are left out, and so are lost tokens."""
+def group_by_block(routing: Routing, layer: LayerPlacement) -> list[BlockGroup]:
+    """Split a routing by block; blocks without tokens are left out, and so are lost tokens."""
     total, width = routing.expert_ids_TK.shape
-    keys_N = placement.sort_key_of_E[routing.expert_ids_TK.reshape(-1)]
+    keys_N = layer.sort_key_of_E[routing.expert_ids_TK.reshape(-1)]
     # Stable: within an expert rows keep the order of tokens, so that the same input gives the same bits.
     order_N = keys_N.argsort(kind="stable")
     ranks_N = keys_N[order_N]
-    slots_N = placement.slot_of_rank_E[ranks_N]
+    experts_N = layer.expert_of_rank_E[ranks_N]
     weights_N = routing.weights_TK.reshape(-1)[order_N].astype(np.float32, copy=False)
     tokens_N = (order_N // width).astype(np.int32)
     groups, start = [], 0
-    for shard, end in enumerate(ranks_N.searchsorted(placement.end_keys_S).tolist()):
+    for block, end in enumerate(ranks_N.searchsorted(layer.end_keys_B).tolist()):
         if end > start:
             part = slice(start, end)
             tokens_R, rows_A = _rows(tokens_N[part], total)
-            groups.append(ShardGroup(shard, tokens_R, rows_A, slots_N[part], weights_N[part], order_N[part]))
+            groups.append(BlockGroup(block, tokens_R, rows_A, experts_N[part], weights_N[part], order_N[part]))
         start = end
     return groups
 

@@ -7,10 +7,10 @@ kept as packed numbers: a step may have thousands, and making objects of them wo
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from experts.grouping import ShardGroup
+from experts.grouping import BlockGroup
 from experts.phase import PHASES, Phase
 from experts.transport.base import Reply, Sent
 
@@ -60,8 +60,8 @@ class CallPhases:
         )
 
 
-def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, group: ShardGroup) -> bytes:
-    """Split a call at its stamps. Packing lasts until this shard's own sending begins."""
+def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, groups: Sequence[BlockGroup]) -> bytes:
+    """Split a call for `groups` at its stamps. Packing lasts until this shard's own sending begins."""
     stamps, received_ns = answer.partial.stamps, answer.received_ns
     return CALL.pack(
         sent.shard,
@@ -71,8 +71,8 @@ def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, group: 
         stamps.sent - stamps.started,
         received_ns - stamps.sent,
         reduce_ns,
-        len(group.tokens_R),
-        len(group.rows_A),
+        sum([len(group.tokens_R) for group in groups]),
+        sum([len(group.rows_A) for group in groups]),
         sent.wire_bytes,
         answer.wire_bytes,
         received_ns,

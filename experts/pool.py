@@ -1,4 +1,4 @@
-"""A layer's trip to the experts and back: group by shard, send, wait, add.
+"""A layer's trip to the experts and back: group by block, send, wait, add.
 
 `dispatch` returns a handle and `combine` takes it, so that the router can compute something of its own in between.
 T tokens, D hidden.
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from experts.answers import AnswerRoom, places, without
 from experts.gathering import GatherRoom
-from experts.grouping import ShardGroup, group_by_shard
+from experts.grouping import BlockGroup, group_by_block
+from experts.links.record import FailureRecord
 from experts.phases import LayerTrip, measured
-from experts.placement import Placement
+from experts.placement import LayerPlacement, Placement
 from experts.routing import Routing
+from experts.shard.merge import merged
 from experts.transport.base import Reply, Sent, ShardUnavailable, Transport
 from experts.transport.call import ExpertCall, Form
 from experts.transport.shared import SharedSizes
@@ -27,29 +29,43 @@ NO_TOKENS = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """A layer in flight: the shards' `groups`, the calls that were sent, and the failures of those that could not be.
+    """A layer in flight: its blocks' `groups`, the calls that were sent, and the failures of those that could not be.
 
-    `places_TW` says where each token's answers will lie in the lane's room; see `experts.answers.places`.
+    `asked[s]` lists the groups, by their numbers, that shard s was asked for, and `rooms` has a place for the answer of
+    each. `places_TW` says where each token's answers will lie in the lane's room; see `experts.answers.places`.
     """
 
     layer: int
     lane: int
-    groups: tuple[ShardGroup, ...]
+    groups: tuple[BlockGroup, ...]
+    asked: dict[int, list[int]]
+    rooms: tuple[NDArray[np.float32], ...]
     sent: tuple[Sent, ...]
     failures: tuple[ShardUnavailable, ...]
     places_TW: NDArray[np.int64]
+    top_k: int
     started_ns: int
     packed_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """`y_TD` float32 (zeros where a token's experts are missing), the lost tokens, the failures, the timings."""
+    """`y_TD` float32 (without what a token's missing experts would add), what is lost, the failures, the timings.
+
+    `lost_TK` marks the (token, expert) pairs that nobody has answered for; None where there are none. `shard_of_B` says
+    who has answered for each block, or would be asked for it.
+    """
 
     y_TD: Tensor
-    lost_tokens: NDArray[np.int64]
+    lost_TK: NDArray[np.bool_] | None
     failures: tuple[ShardUnavailable, ...]
     trip: LayerTrip
+    shard_of_B: NDArray[np.int64]
+
+    @property
+    def lost_tokens(self) -> NDArray[np.int64]:
+        """The tokens that have lost an expert, ascending."""
+        return NO_TOKENS if self.lost_TK is None else np.flatnonzero(self.lost_TK.any(axis=1))
 
 
 class ExpertPool:
@@ -74,39 +90,46 @@ class ExpertPool:
         self.placement = placement
         self.form = Form.EACH if exact else Form.SUMS
         self.share = share
+        self.record = FailureRecord()
         self.step = 0
         self._timeout_s = call_timeout_s
         # By lane: its calls are combined before it is used again.
         self._lanes: dict[int, tuple[GatherRoom, AnswerRoom]] = {}
 
     def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
-        """Send each token's row once to each shard that holds one of its experts, over the connection `lane`.
+        """Send each token's row once to each shard that is asked for one of its experts, over the connection `lane`.
 
         A lane's calls are combined before it is used again; other lanes may be in flight meanwhile. All calls are
         packed before the first is sent: a shard that wakes up may take this process's core.
         """
         started = time.monotonic_ns()
-        groups = group_by_shard(routing, self.placement)
+        placed = self.placement.layer(layer)
+        groups = group_by_block(routing, placed)
         x_TD = x_TD.cpu()
         gathering, answers = self._rooms(lane)
         gathered = gathering.rows(x_TD, groups)
-        calls = [self._call(layer, x_RD, group) for x_RD, group in zip(gathered, groups, strict=True)]
-        parts = answers.parts([call.reply_rows for call in calls], x_TD.shape[1])
+        parts = [self._call(layer, x_RD, group) for x_RD, group in zip(gathered, groups, strict=True)]
+        asked = self._asked(groups, placed)
+        calls = {shard: merged([parts[number] for number in numbers]) for shard, numbers in asked.items()}
+        rooms = answers.parts([part.reply_rows for part in parts], x_TD.shape[1])
         packed = time.monotonic_ns()
         sent, failures = [], []
-        for group, call, part_ND in zip(groups, calls, parts, strict=True):
+        for shard, call in calls.items():
             try:
-                sent.append(self.transport.send(group.shard, call, lane, part_ND))
+                sent.append(self.transport.send(shard, call, lane))
             except ShardUnavailable as error:
                 failures.append(error)
         return Dispatched(
             layer=layer,
             lane=lane,
             groups=tuple(groups),
+            asked=asked,
+            rooms=tuple(rooms),
             sent=tuple(sent),
             failures=tuple(failures),
             # The shards compute meanwhile.
             places_TW=places(self.form, groups, *routing.expert_ids_TK.shape),
+            top_k=routing.expert_ids_TK.shape[1],
             started_ns=started,
             packed_ns=packed,
         )
@@ -116,19 +139,36 @@ class ExpertPool:
         waiting_ns = time.monotonic_ns()
         replies, failures = self._collect(handle)
         reducing_ns = time.monotonic_ns()
-        lost, places_TW = NO_TOKENS, handle.places_TW
-        if len(replies) < len(handle.groups):
-            lost, places_TW = self._lose(handle, replies)
+        lost_TK, places_TW = None, handle.places_TW
+        if len(replies) < len(handle.asked):
+            lost_TK, places_TW = self._lose(handle, replies)
         y_TD = self._rooms(handle.lane)[1].sum(places_TW).to(device)
         trip = _trip(handle, replies, waiting_ns, reducing_ns, time.monotonic_ns())
-        return Combined(y_TD, lost, handle.failures + tuple(failures), trip)
+        return Combined(y_TD, lost_TK, handle.failures + tuple(failures), trip, self._shard_of_B(handle))
 
-    def _lose(self, handle: Dispatched, replies: dict[int, Reply]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The tokens of the shards that have not replied, and the places without these."""
-        missing = [group.shard not in replies for group in handle.groups]
-        lost = [group.tokens_R for group, gone in zip(handle.groups, missing, strict=True) if gone]
-        places_TW = without(handle.places_TW, self.form, handle.groups, missing)
-        return np.unique(np.concatenate(lost)), places_TW
+    def _shard_of_B(self, handle: Dispatched) -> NDArray[np.int64]:
+        shard_of_B = self.placement.layer(handle.layer).first_of_B.copy()
+        for shard, numbers in handle.asked.items():
+            shard_of_B[[handle.groups[number].block for number in numbers]] = shard
+        return shard_of_B
+
+    def _asked(self, groups: list[BlockGroup], placed: LayerPlacement) -> dict[int, list[int]]:
+        """Which shard is asked for which groups: each block's first holder that can be called, else its home."""
+        asked: dict[int, list[int]] = {}
+        for number, group in enumerate(groups):
+            holders = placed.blocks[group.block]
+            shard = next((one for one in holders if self.transport.available(one)), holders[0])
+            asked.setdefault(shard, []).append(number)
+        return asked
+
+    def _lose(self, handle: Dispatched, replies: dict[int, Reply]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """The pairs of the shards that have not replied, and the places without these."""
+        gone = {number for shard, numbers in handle.asked.items() if shard not in replies for number in numbers}
+        missing = [number in gone for number in range(len(handle.groups))]
+        lost_TK = np.zeros((len(handle.places_TW), handle.top_k), dtype=bool)
+        for number in gone:
+            lost_TK.reshape(-1)[handle.groups[number].pairs_A] = True
+        return lost_TK, without(handle.places_TW, self.form, handle.groups, missing)
 
     def _rooms(self, lane: int) -> tuple[GatherRoom, AnswerRoom]:
         rooms = self._lanes.get(lane)
@@ -136,15 +176,16 @@ class ExpertPool:
             rooms = self._lanes[lane] = (GatherRoom(), AnswerRoom())
         return rooms
 
-    def _call(self, layer: int, x_RD: Tensor, group: ShardGroup) -> ExpertCall:
+    def _call(self, layer: int, x_RD: Tensor, group: BlockGroup) -> ExpertCall:
         return ExpertCall(
             layer=layer,
             x_RD=x_RD,
             rows_A=group.rows_A,
-            slots_A=group.slots_A,
+            experts_A=group.experts_A,
             weights_A=group.weights_A,
             step=self.step,
             form=self.form,
+            epoch=self.placement.epoch,
         )
 
     def _collect(self, handle: Dispatched) -> tuple[dict[int, Reply], list[ShardUnavailable]]:
@@ -156,19 +197,34 @@ class ExpertPool:
             result = self.transport.receive(outstanding, deadline)
             if isinstance(result, Reply):
                 replies[result.shard] = result
+                _keep(handle, result)
             else:
                 failures.append(result)
             del outstanding[result.shard]
         return replies, failures
 
 
+def _keep(handle: Dispatched, reply: Reply) -> None:
+    """Copy an answer to where it is added up: where it is now, the next one may come."""
+    y_ND, start = reply.partial.y_ND.numpy(), 0
+    for number in handle.asked[reply.shard]:
+        room_ND = handle.rooms[number]
+        room_ND[:] = y_ND[start : start + len(room_ND)]
+        start += len(room_ND)
+
+
 def _trip(handle: Dispatched, replies: dict[int, Reply], waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
     reduce_ns = done_ns - reducing_ns
-    sent = {call.shard: call for call in handle.sent}
     calls = [
-        measured(handle.started_ns, sent[group.shard], replies[group.shard], reduce_ns, group)
-        for group in handle.groups
-        if group.shard in replies
+        measured(
+            handle.started_ns,
+            sent,
+            replies[sent.shard],
+            reduce_ns,
+            [handle.groups[number] for number in handle.asked[sent.shard]],
+        )
+        for sent in handle.sent
+        if sent.shard in replies
     ]
     pack_ns = handle.packed_ns - handle.started_ns
     return LayerTrip(handle.layer, b"".join(calls), pack_ns, reducing_ns - waiting_ns, reduce_ns, waiting_ns)

@@ -36,6 +36,14 @@ class TripCalls:
         column_N: Column = self.phases_NP[:, phase.column]
         return column_N
 
+    def assignments_by_shard(self, shards: int) -> Column:
+        """(token, expert) pairs of each trip that each shard was asked for, [L, S]."""
+        sizes_L, _ = self._sizes()
+        trips_N = np.repeat(np.arange(len(self._trips)), sizes_L)
+        cells_N = np.bincount(trips_N * shards + self.shards_N, self.assignments_N, len(self._trips) * shards)
+        table_LS: Column = cells_N.astype(np.int64).reshape(len(self._trips), shards)
+        return table_LS
+
     def straggler_ns(self) -> float:
         """Over the trips: the time of the slowest shard's reply minus the mean of all replies."""
         if not self._trips:

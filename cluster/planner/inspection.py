@@ -121,7 +121,8 @@ def inspect(model: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms
         ValueError: more shards than experts.
     """
     spec, tensors = model.spec, model.tensors
-    held = tuple(len(experts) for experts in even_placement(spec.gate.experts, shards).shards)
+    placement = even_placement(spec.gate.experts, shards)
+    held = tuple(len(placement.held_by(shard)) for shard in range(shards))
     asked = float(expected_shards_asked(spec.gate.top_k, held)), most_shards_asked(spec.gate.top_k, held)
     expected, most = (layer_traffic(spec.hidden, dtype.itemsize, spec.gate.top_k, number) for number in asked)
     counted = parameters(spec, tensors)

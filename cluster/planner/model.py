@@ -12,7 +12,6 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from experts.config import WeightsConfig
 from experts.host.shown import shown
-from experts.placement import even_placement
 from router_service.front.api.model_card import ModelCard
 from router_service.models.families.registry import ModelPlan, plan_model
 from router_service.models.weights import is_shared_expert, resident_bytes
@@ -50,18 +49,16 @@ class ServedModel:
         """Bytes of a shard that holds `experts` experts of each layer."""
         return experts_bytes(self.plan.tensors, experts, self.dtype, self.keep_packed)
 
-    def digest(self, shards: int) -> bytes:
-        """What the processes of a deployment over `shards` shards must have in common. Reads the headers of all files.
+    def digest(self) -> bytes:
+        """What the processes of a deployment must have in common. Reads the headers of all files.
 
         Raises:
             CheckpointError: a file cannot be read.
-            ValueError: more shards than experts.
         """
-        placement = even_placement(self.plan.spec.gate.experts, shards)
         form = "packed" if self.keep_packed else "dequantized"
         if self.weights.quantize != "none":
             form += f", {self.weights.quantize_scope} in {rounding_of(self.weights)}"
-        return deployment_digest(self.plan.checkpoint, self.dtype, form, placement)
+        return deployment_digest(self.plan.checkpoint, self.dtype, form)
 
     def card(self) -> ModelCard:
         """The facts that clients see. Active counts all of the router and top_k experts a layer."""

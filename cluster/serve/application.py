@@ -66,7 +66,7 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
     # The digest is computed once, here, and handed to all: two that differ were built from different things.
     data = config.to_dict()
-    credentials = {"secret": fixed_secret(config), "digest": model.digest(config.experts.shards)}
+    credentials = {"secret": fixed_secret(config), "digest": model.digest()}
     cluster, cuda = config.cluster, model.device.type == "cuda"
     runtime_env = {"env_vars": environment()}
     compute = {"num_cpus": 1, "num_gpus": cluster.gpus_per_process if cuda else 0.0, "runtime_env": runtime_env}

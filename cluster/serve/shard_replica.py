@@ -33,11 +33,11 @@ class ShardReplica:
 
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         model = open_to_load(config, "shard")
-        held = even_placement(model.plan.spec.gate.experts, config.experts.shards).shards[index]
-        self._process.will_load(model.shard_bytes(len(held)))
+        placement = even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
+        self._process.will_load(model.shard_bytes(len(placement.held_by(index))))
         shard = load_shard(
             index=index,
-            experts=held,
+            placement=placement,
             checkpoint=model.plan.checkpoint,
             manifest=model.plan.tensors.experts,
             dtype=model.dtype,

@@ -11,18 +11,17 @@ import torch
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.safetensors_file import TensorEntry
-from experts.placement import Placement
 
 
-def deployment_digest(checkpoint: Checkpoint, dtype: torch.dtype, resident: str, placement: Placement) -> bytes:
+def deployment_digest(checkpoint: Checkpoint, dtype: torch.dtype, resident: str) -> bytes:
     """SHA-256 of the configuration, the tensors' headers, the sizes of their files, and how all is served.
 
-    Reads no weights.
+    Reads no weights. Who holds which expert is no part of it: that may change while a deployment serves, and a shard
+    refuses what it does not hold.
 
     Args:
         dtype: what is computed in.
         resident: the form of the weights, packed or dequantized, and what floats are rounded to.
-        placement: the shards and which experts each holds.
 
     Raises:
         CheckpointError: see `Checkpoint.entries`; also a file that has gone since.
@@ -35,7 +34,6 @@ def deployment_digest(checkpoint: Checkpoint, dtype: torch.dtype, resident: str,
         "files": _sizes((entry.file for entry in entries), checkpoint.path),
         "dtype": str(dtype).removeprefix("torch."),
         "resident": resident,
-        "placement": placement.shards,
     }
     return hashlib.sha256(_canonical(served)).digest()
 

@@ -3,9 +3,7 @@
 import time
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from experts.shard.shard import ExpertShard
 from experts.transport.base import Reply, Sent, ShardUnavailable
@@ -27,13 +25,13 @@ class LocalTransport:
         """See `Transport.clock_error_s`."""
         return 0.0
 
-    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """Keep the call; see `Transport.send`."""
         if shard not in self._shards:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not in this process")
         now = time.monotonic_ns()
         self._calls[shard, lane] = call, now
-        return Sent(shard, 0, call.reply_rows, now, 0, lane, call.form, into)
+        return Sent(shard, 0, call.reply_rows, now, 0, lane, call.form)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:  # noqa: ARG002 (cannot be late)
         """Compute the first call; see `Transport.receive`. The time until its turn counts as queueing."""
@@ -43,8 +41,6 @@ class LocalTransport:
         started = time.monotonic_ns()
         with torch.inference_mode():
             y_ND = self._shards[shard].compute(call)
-            if one.into is not None:
-                y_ND = torch.from_numpy(one.into).copy_(y_ND)
         now = time.monotonic_ns()
         return Reply(shard, Partial(y_ND, Stamps(received, started, now), form=call.form), now, 0)
 

@@ -151,7 +151,7 @@ class ExpertServer:
             "thread_failures": self._watch.failures,
             "weights_bytes": self.shard.weights_bytes,
             "load_seconds": self.shard.load_seconds,
-            "experts": len(self.shard.experts) * len(self.shard.layers),
+            "experts": sum(map(len, self.shard.held.values())),
         }
 
     def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from experts.transport.call import ExpertCall, Form, Partial
 
 
@@ -21,7 +18,7 @@ class ShardUnavailable(ConnectionError):  # noqa: N818 (a state)
 class Sent(NamedTuple):
     """A call in flight: when sending began, in nanoseconds, its bytes on the wire, and the lane that carries it.
 
-    Its reply has `rows` rows of `form`; they go to `into`, float32 [rows, D], where that is given.
+    Its reply has `rows` rows of `form`.
     """
 
     shard: int
@@ -31,11 +28,10 @@ class Sent(NamedTuple):
     wire_bytes: int
     lane: int = 0
     form: Form = Form.SUMS
-    into: NDArray[np.float32] | None = None
 
 
 class Reply(NamedTuple):
-    """A shard's reply, valid until the lane's next: nanoseconds at its last byte received, its bytes on the wire."""
+    """A shard's reply, valid until the next is asked for: when its last byte came, its bytes on the wire."""
 
     shard: int
     partial: Partial
@@ -57,12 +53,8 @@ class Transport(Protocol):
         """Bound in seconds on the error of the shard's stamps: 0 where both sides read one clock."""
         ...
 
-    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """Send a call. The lane's last one must have been received, or have failed.
-
-        Args:
-            into: where the reply's rows are to be put, contiguous, as large as they are. Nobody else may write there
-                until the reply was received or the call has failed; a call that failed may leave anything there.
 
         Raises:
             ShardUnavailable: the shard cannot be reached.

@@ -20,7 +20,7 @@ from experts.transport.frame import MAX_PAYLOAD_BYTES, Buffer, FrameError
 from experts.transport.shared import SharedSizes
 
 # The last number of each is 1 where rows are in shared memory.
-_CALL = struct.Struct("<IIIIIIQI28x")
+_CALL = struct.Struct("<IIIIIIQQQI12x")
 _REPLY = struct.Struct("<IIQQQQII16x")
 # The index is the code on the wire: append only.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -48,22 +48,27 @@ _FORMS = {int(form): form for form in Form}
 
 @dataclass(frozen=True, slots=True)
 class ExpertCall:
-    """`x_RD` in the model's dtype; assignment a adds `weights_A[a]` x expert `slots_A[a]` of row `rows_A[a]`.
+    """`x_RD` in the model's dtype; assignment a adds `weights_A[a]` x expert `experts_A[a]` of row `rows_A[a]`.
 
-    `rows_A` and `slots_A` are int32 and sorted by slot (a merged call's of form EACH are not); `weights_A` is float32.
+    `rows_A` and `experts_A` are int32; `weights_A` is float32. Experts have the model's own ids, so what a shard holds
+    need not be agreed upon: it refuses those that it does not hold. Assignments of one block of experts are sorted by
+    expert; a call for several blocks has one block's rows behind the other's.
     `step` is the tag that links shard log lines to the router's step and its requests (see
     `experts.host.log.step_name`); 0 for none. `form` is that of the reply. `apart`: its rows came in shared memory, so
-    those of its reply may go there.
+    those of its reply may go there. `epoch` is that of the placement by which the shard was chosen. Nobody needs the
+    answer of a call that has not begun to be computed `left_us` microseconds after it was sent; 0 sets no limit.
     """
 
     layer: int
     x_RD: Tensor
     rows_A: NDArray[np.int32]
-    slots_A: NDArray[np.int32]
+    experts_A: NDArray[np.int32]
     weights_A: NDArray[np.float32]
     step: int = 0
     form: Form = Form.SUMS
     apart: bool = False
+    epoch: int = 0
+    left_us: int = 0
 
     @property
     def reply_rows(self) -> int:
@@ -120,8 +125,9 @@ def pack_call(call: ExpertCall, region: memoryview | None = None) -> list[Buffer
     """Return the payload as parts that share memory with `call`; its rows go to `region` if that is worth it."""
     rows, apart = _placed(_bytes_of(call.x_RD), region)
     numbers = (call.layer, *call.x_RD.shape, len(call.rows_A), _CODES[call.x_RD.dtype], call.form, call.step)
-    indices = (call.rows_A, call.slots_A, call.weights_A)
-    return [_CALL.pack(*numbers, apart), *rows, *(array.data.cast("B") for array in indices)]
+    limits = (call.epoch, call.left_us)
+    indices = (call.rows_A, call.experts_A, call.weights_A)
+    return [_CALL.pack(*numbers, *limits, apart), *rows, *(array.data.cast("B") for array in indices)]
 
 
 def unpack_call(payload: bytearray | memoryview, region: memoryview | None = None) -> ExpertCall:
@@ -133,19 +139,19 @@ def unpack_call(payload: bytearray | memoryview, region: memoryview | None = Non
     """
     if len(payload) < _CALL.size:
         raise FrameError("short", f"a call has at least {_CALL.size} bytes, not {len(payload)}")
-    layer, rows, hidden, count, code, form, step, apart = _CALL.unpack_from(payload)
+    layer, rows, hidden, count, code, form, step, epoch, left_us, apart = _CALL.unpack_from(payload)
     itemsize = _DTYPES[code].itemsize if code < len(_DTYPES) else -1
     source, at = _source(payload, _CALL.size, region, apart, rows * hidden * itemsize)
     if itemsize < 0 or len(payload) != _CALL.size + (0 if apart else rows * hidden * itemsize) + 12 * count:
         raise FrameError("length", f"{len(payload)} bytes are not {rows} rows of {hidden} and {count} assignments")
     x_RD = _tensor(source, _DTYPES[code], rows, hidden, at)
     numbers = np.frombuffer(payload, np.int32, 3 * count, len(payload) - 12 * count)
-    rows_A, slots_A, weights_A = numbers[:count], numbers[count : 2 * count], numbers[2 * count :].view(np.float32)
-    # An index out of range would crash or read foreign memory in a kernel. Slots have no upper bound here: the shard
-    # checks them, as only it knows how many experts it holds.
-    if count and (largest(rows_A) >= rows or largest(slots_A) > MOST_INT32):
+    rows_A, experts_A, weights_A = numbers[:count], numbers[count : 2 * count], numbers[2 * count :].view(np.float32)
+    # An index out of range would crash or read foreign memory in a kernel. Experts have no upper bound here: the
+    # shard checks them, as only it knows which it holds.
+    if count and (largest(rows_A) >= rows or largest(experts_A) > MOST_INT32):
         raise FrameError("index", f"an assignment points outside the {rows} rows")
-    return ExpertCall(layer, x_RD, rows_A, slots_A, weights_A, step, _form(form), bool(apart))
+    return ExpertCall(layer, x_RD, rows_A, experts_A, weights_A, step, _form(form), bool(apart), epoch, left_us)
 
 
 def _placed(rows: memoryview, region: memoryview | None) -> tuple[list[Buffer], bool]:
@@ -180,14 +186,8 @@ def pack_partial(partial: Partial, region: memoryview | None = None) -> list[Buf
     return [_REPLY.pack(*partial.y_ND.shape, *partial.stamps, partial.shared_ns, partial.form, apart), *rows]
 
 
-def unpack_partial(
-    payload: bytearray | memoryview, rows_ND: NDArray[np.float32] | None = None, region: memoryview | None = None
-) -> Partial:
-    """Parse a reply; its tensor is `rows_ND` where that is given, else it shares memory with `payload` or `region`.
-
-    Args:
-        rows_ND: where the rows are to be. If the payload ends behind its head and they are in no region, they are
-            there already.
+def unpack_partial(payload: bytearray | memoryview, region: memoryview | None = None) -> Partial:
+    """Parse a reply; its tensor shares memory with `payload` or `region`.
 
     Raises:
         FrameError: the lengths do not add up, rows are in a region that we do not share, or the form is none that we
@@ -198,15 +198,9 @@ def unpack_partial(
     rows, hidden, received, started, sent, shared_ns, form, apart = _REPLY.unpack_from(payload)
     size, inside = 4 * rows * hidden, len(payload) - _REPLY.size
     source, at = _source(payload, _REPLY.size, region, apart, size)
-    there = rows_ND is not None and not apart and not inside
-    if (rows_ND is not None and rows_ND.shape != (rows, hidden)) or inside != (0 if apart or there else size):
-        raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden} as asked for")
-    if rows_ND is None:
-        y_ND = _tensor(source, torch.float32, rows, hidden, at)
-    else:
-        if size and not there:
-            rows_ND.data.cast("B")[:] = source[at : at + size]
-        y_ND = torch.from_numpy(rows_ND)
+    if inside != (0 if apart else size):
+        raise FrameError("length", f"{len(payload)} bytes are not a reply of {rows} rows of {hidden}")
+    y_ND = _tensor(source, torch.float32, rows, hidden, at)
     return Partial(y_ND, Stamps(received, started, sent), shared_ns, _form(form))
 
 

@@ -7,9 +7,6 @@ import struct
 import threading
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from experts.transport.address import Endpoint, dial
 from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Buffer, Header, Kind, pack_header
@@ -38,6 +35,7 @@ class Channel:
         self._inbox = Inbox(sock, incarnation)
         self.shared: SharedRows | None = None
         self._send_lock = threading.Lock()  # parts of two frames must not mix on the stream
+        self._unsent = bytearray()
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
 
@@ -104,14 +102,61 @@ class Channel:
         with self._send_lock:
             self.sent_bytes += _send_all(self._sock, views, size)
 
-    def receive(
-        self, max_payload: int = 1 << 30, answer: NDArray[np.float32] | None = None
-    ) -> tuple[Header, memoryview]:
-        """Return the next frame.
+    def post(self, kind: Kind, sequence: int, parts: Sequence[Buffer]) -> bool:
+        """Send one frame without waiting; what the peer has no room for is kept, and `flush` sends it.
 
-        Args:
-            answer: where the rows of a PARTIALS frame are to be put if they have just that size; of its payload only
-                the numbers before them are returned then. It may have been written to where an error is raised.
+        Returns whether all has been sent. Not to be mixed with `send` on one channel.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        header = pack_header(kind, self.incarnation, sequence, parts, self._checksum)
+        size = len(header) + sum(map(len, parts))
+        with self._send_lock:
+            self.sent_bytes += size
+            if self._unsent or size <= JOINED_BYTES:
+                # A copy, as after a part that could not be sent: the caller's buffers are used again.
+                self._unsent += b"".join((header, *parts))
+                return self._flush()
+            count = _send_now(self._sock, [header, *parts])
+            if count < size:
+                self._unsent += b"".join((header, *parts))[count:]
+            return count == size
+
+    def flush(self) -> bool:
+        """Go on sending what `post` could not; returns whether all has been sent.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        with self._send_lock:
+            return self._flush()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that `post` has kept."""
+        return len(self._unsent)
+
+    def _flush(self) -> bool:
+        if self._unsent:
+            with memoryview(self._unsent) as rest:
+                count = _send_now(self._sock, [rest])
+            del self._unsent[:count]
+        return not self._unsent
+
+    def poll(self, max_payload: int = 1 << 30) -> tuple[Header, memoryview] | None:
+        """Return the next frame if all of it has come, else None. Does not wait.
+
+        Raises:
+            Closed, FrameError: see `receive`.
+        """
+        frame = self._inbox.poll(max_payload)
+        if frame is not None:
+            self.received_bytes += HEADER.size + frame[0].length
+        return frame
+
+    def receive(self, max_payload: int = 1 << 30) -> tuple[Header, memoryview]:
+        """Return the next frame.
 
         Raises:
             Closed: the peer hung up between frames.
@@ -119,7 +164,7 @@ class Channel:
             FrameError: what came is not a frame, is cut short, damaged, or of another incarnation.
             TimeoutError: only a part came in time.
         """
-        header, payload = self._inbox.next(max_payload, answer)
+        header, payload = self._inbox.next(max_payload)
         self.received_bytes += HEADER.size + header.length
         return header, payload
 
@@ -155,6 +200,14 @@ def _send_all(sock: socket.socket, parts: Sequence[Buffer], size: int) -> int:
     except BlockingIOError:
         raise TimeoutError("the peer read nothing in time") from None
     return size
+
+
+def _send_now(sock: socket.socket, parts: Sequence[Buffer]) -> int:
+    """Send as much of `parts` as there is room for; returns how many bytes that was."""
+    try:
+        return sock.sendmsg(parts, (), socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return 0
 
 
 def _send_rest(sock: socket.socket, views: list[memoryview], count: int) -> None:

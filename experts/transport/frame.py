@@ -18,13 +18,12 @@ from typing import NamedTuple
 Buffer = bytes | bytearray | memoryview
 
 MAGIC = b"EMFR"
-# 2: the handshake proves the deployment's digest too. 3: calls and replies say which form the answer has.
-VERSION = 3
+# 2: the handshake proves the deployment's digest too. 3: calls and replies say which form the answer has. 4: calls name
+# experts by their ids; misses, cancels and beats.
+VERSION = 4
 FLAG_CHECKSUM = 1
 HEADER = struct.Struct("<4sBBBBQQQII")
 MAX_PAYLOAD_BYTES = 1 << 30
-# Of a PARTIALS frame, before the rows; see `experts.transport.call`.
-REPLY_HEAD_BYTES = 64
 
 
 class FrameError(ConnectionError):
@@ -51,6 +50,11 @@ class Kind(IntEnum):
     MESSAGE = 8
     REFUSAL = 9
     SHARE = 10
+    HELLO = 11
+    MISS = 12
+    BUSY = 13
+    CANCEL = 14
+    BEAT = 15
 
 
 # Looked up for each frame: an enum's own call takes longer.

@@ -128,7 +128,7 @@ def _new_nonce() -> bytes:
 
 
 def _mismatch(ours: bytes, theirs: bytes) -> FrameError:
-    what = "config.json, the tensors' headers, model.dtype, a key of weights or experts.shards differ"
+    what = "config.json, the tensors' headers, model.dtype or a key of weights differ"
     todo = "start both from one configuration and one checkpoint, or give each cluster a secret of its own"
     message = f"the peer is of deployment {short(theirs)}, this process of {short(ours)}: {what}; {todo}"
     return FrameError("digest", message)

@@ -6,15 +6,13 @@ Calls and replies take turns on a connection, so nearly always that is one whole
 import socket
 
 import numpy as np
-from numpy.typing import NDArray
 
-from experts.transport.frame import HEADER, REPLY_HEAD_BYTES, FrameError, Header, Kind, check_payload, parse_header
+from experts.transport.frame import HEADER, FrameError, Header, check_payload, parse_header
 
 # Frames are put so that their payloads begin at a multiple of this, and so do the rows behind a payload's numbers.
 ALIGNMENT = 64
 BEGIN = -HEADER.size % ALIGNMENT
 ROOM_BYTES = 1 << 16
-REPLY_BYTES = HEADER.size + REPLY_HEAD_BYTES
 
 
 class Closed(ConnectionError):  # noqa: N818 (an end, not a fault)
@@ -52,27 +50,54 @@ class Inbox:
             count = self._receive(view, started)
             view, started = view[count:], True
 
-    def next(self, limit: int, answer: NDArray[np.float32] | None) -> tuple[Header, memoryview]:
-        """The next frame, of at most `limit` bytes of payload; see `Channel.receive`."""
+    def poll(self, limit: int) -> tuple[Header, memoryview] | None:
+        """The next frame if all of it has come, else None: what has come is kept. Does not wait.
+
+        Raises:
+            Closed, FrameError: see `Channel.receive`.
+        """
+        self._drop_taken()
+        while (frame := self._whole(limit)) is None:
+            try:
+                view = self._room[BEGIN + self._have :]
+                count = self._sock.recv_into(view, len(view), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            self._have += _counted(count, self._have > 0)
+        return frame
+
+    def _whole(self, limit: int) -> tuple[Header, memoryview] | None:
+        """The frame at the beginning of the room, if it is there; else there is room for it."""
+        if self._have < HEADER.size:
+            return None
+        header = self._parsed(limit)
+        whole = HEADER.size + header.length
+        self._grow(whole)
+        return self._handed_out(header, whole) if self._have >= whole else None
+
+    def _handed_out(self, header: Header, whole: int) -> tuple[Header, memoryview]:
+        payload = self._room[BEGIN + HEADER.size : BEGIN + whole]
+        check_payload(header, (payload,))
+        self._taken = whole
+        return header, payload
+
+    def _drop_taken(self) -> None:
+        """Forget the frame that was handed out last; what has come of the next moves to the beginning."""
         left = self._have - self._taken
         if left:
             self._room[BEGIN : BEGIN + left] = self._room[BEGIN + self._taken : BEGIN + self._have]
         self._have, self._taken = left, 0
-        if answer is not None and not left:
-            return self._reply(limit, answer)
-        return self._frame(limit)
 
-    def _frame(self, limit: int) -> tuple[Header, memoryview]:
+    def next(self, limit: int) -> tuple[Header, memoryview]:
+        """The next frame, of at most `limit` bytes of payload; see `Channel.receive`."""
+        self._drop_taken()
         header = self._header(limit)
         whole = HEADER.size + header.length
         self._grow(whole)
         if self._have < whole:
             self.read(self._room[BEGIN + self._have : BEGIN + whole], started=True)
             self._have = whole
-        payload = self._room[BEGIN + HEADER.size : BEGIN + whole]
-        check_payload(header, (payload,))
-        self._taken = whole
-        return header, payload
+        return self._handed_out(header, whole)
 
     def _header(self, limit: int) -> Header:
         while self._have < HEADER.size:
@@ -87,36 +112,6 @@ class Inbox:
             raise FrameError("incarnation", wrong)
         return header
 
-    def _reply(self, limit: int, answer: NDArray[np.float32]) -> tuple[Header, memoryview]:
-        """As `_frame`; the rows of a reply go straight to their place."""
-        head, rows = self._room[BEGIN : BEGIN + REPLY_BYTES], answer.data.cast("B")
-        count = self._receive([head, rows], started=False)
-        self._have = min(count, REPLY_BYTES)
-        header, there = self._header_of_reply(limit), max(0, count - REPLY_BYTES)
-        if header.kind is not Kind.PARTIALS or header.length != REPLY_HEAD_BYTES + len(rows):
-            self._put_back(rows[:there])
-            return self._frame(limit)
-        if self._have < REPLY_BYTES:
-            self.read(head[self._have :], started=True)
-        self.read(rows[there:], started=True)
-        payload = head[HEADER.size :]
-        check_payload(header, (payload, rows))
-        self._have = self._taken = 0
-        return header, payload
-
-    def _header_of_reply(self, limit: int) -> Header:
-        """Read no further than the header: what follows may have a place of its own."""
-        if self._have < HEADER.size:
-            self.read(self._room[BEGIN + self._have : BEGIN + HEADER.size], started=True)
-            self._have = HEADER.size
-        return self._parsed(limit)
-
-    def _put_back(self, ahead: memoryview) -> None:
-        """What was read as if it were rows comes behind the rest of the stream."""
-        self._grow(self._have + len(ahead))
-        self._room[BEGIN + self._have : BEGIN + self._have + len(ahead)] = ahead
-        self._have += len(ahead)
-
     def _grow(self, size: int) -> None:
         """Make room for so many bytes of the stream."""
         if BEGIN + size > len(self._room):
@@ -124,16 +119,21 @@ class Inbox:
             room[BEGIN : BEGIN + self._have] = self._room[BEGIN : BEGIN + self._have]
             self._room = room
 
-    def _receive(self, into: memoryview | list[memoryview], started: bool) -> int:
+    def _receive(self, into: memoryview, started: bool) -> int:
         try:
-            count = self._sock.recvmsg_into(into)[0] if isinstance(into, list) else self._sock.recv_into(into)
+            count = self._sock.recv_into(into)
         except BlockingIOError:  # how SO_RCVTIMEO reports that it has expired
             raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
-        if count == 0 and started:
-            raise FrameError("short", "the connection ended in the middle of a frame")
-        if count == 0:
-            raise Closed("the peer closed the connection")
-        return count
+        return _counted(count, started)
+
+
+def _counted(count: int, started: bool) -> int:
+    """The bytes received, of a frame that may have started; none means that the stream has ended."""
+    if count == 0 and started:
+        raise FrameError("short", "the connection ended in the middle of a frame")
+    if count == 0:
+        raise Closed("the peer closed the connection")
+    return count
 
 
 def _aligned(size: int) -> memoryview:

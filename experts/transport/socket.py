@@ -9,9 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall, call_bytes, pack_call, reply_bytes, unpack_partial
 from experts.transport.channel import Channel
@@ -91,7 +88,7 @@ class SocketTransport:
         known = self._clocks.get(shard)
         return known[1].error_ns / 1e9 if known else 0.0
 
-    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """See `Transport.send`."""
         connection = self._take_up(shard)
         if connection is None:
@@ -106,7 +103,7 @@ class SocketTransport:
         self._outstanding.add((shard, lane))
         self._lost.discard((shard, lane))
         wire_bytes = HEADER.size + call_bytes(call)
-        return Sent(shard, self._sequence, call.reply_rows, now, wire_bytes, lane, call.form, into)
+        return Sent(shard, self._sequence, call.reply_rows, now, wire_bytes, lane, call.form)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """See `Transport.receive`."""
@@ -166,14 +163,13 @@ class SocketTransport:
             connection.close()
 
     def _read(self, call: Sent, channel: Channel) -> Reply:
-        # In shared memory rows are copied from where they are; else the socket's go to their place at once.
-        header, payload = channel.receive(answer=None if channel.shared else call.into)
+        header, payload = channel.receive()
         now = time.monotonic_ns()
         if header.kind is Kind.FAILURE:
             raise ValueError(bytes(payload).decode(errors="replace"))
         if header.kind is not Kind.PARTIALS or header.sequence != call.sequence:
             raise FrameError("sequence", f"reply {header.sequence} to call {call.sequence}")
-        partial = unpack_partial(payload, call.into, channel.shared and channel.shared.replies)
+        partial = unpack_partial(payload, channel.shared and channel.shared.replies)
         if (partial.form, partial.y_ND.shape[0]) != (call.form, call.rows):
             found = f"{len(partial.y_ND)} rows of form {partial.form.name}"
             raise FrameError("length", f"a reply of {found} where {call.rows} of {call.form.name} were asked for")

@@ -81,7 +81,7 @@ def build_engine(
         backbone=backbone,
         pool=ExpertPool(
             transport,
-            even_placement(spec.gate.experts, experts.shards),
+            even_placement(spec.gate.experts, experts.shards, experts.copies),
             experts.call_timeout_seconds,
             exact,
             shared_sizes(bounds.token_budget, spec.hidden, dtype, spec.gate.top_k, Form.EACH if exact else Form.SUMS),
@@ -115,11 +115,12 @@ def local_shards(
     plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device, keep_packed: bool = False
 ) -> LocalTransport:
     """Load all shards into this process."""
-    placement, ops = even_placement(plan.spec.gate.experts, experts.shards), select.ops(experts.backend, device)
+    placement = even_placement(plan.spec.gate.experts, experts.shards, experts.copies)
+    ops = select.ops(experts.backend, device)
     shards = {
         index: load_shard(
             index=index,
-            experts=held,
+            placement=placement,
             checkpoint=plan.checkpoint,
             manifest=plan.tensors.experts,
             dtype=dtype,
@@ -127,7 +128,7 @@ def local_shards(
             ops=ops,
             keep_packed=keep_packed,
         )
-        for index, held in enumerate(placement.shards)
+        for index in range(placement.shards)
     }
     return LocalTransport(shards)
 

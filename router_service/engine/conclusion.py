@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from experts.host.log import fields
-from experts.placement import Placement
 from router_service.engine.failures import failed
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
@@ -45,7 +44,6 @@ class Conclusion:
         backbone: Backbone,
         scheduler: Scheduler,
         requests: RequestTable,
-        placement: Placement,
         eos_token_ids: frozenset[int],
         clock: Callable[[], float],
     ) -> None:
@@ -53,7 +51,6 @@ class Conclusion:
         self._backbone = backbone
         self._scheduler = scheduler
         self._requests = requests
-        self._placement = placement
         self._eos_token_ids = eos_token_ids
         self._clock = clock
 
@@ -106,7 +103,7 @@ class Conclusion:
         asking = [share for share in shares if share.request.return_routing]
         if asking:
             requests, segments = [share.request for share in asking], [share.segment for share in asking]
-            trace_routing(requests, [share.item.start for share in asking], segments, trace, self._placement)
+            trace_routing(requests, [share.item.start for share in asking], segments, trace)
 
     def _report_routing(self, shares: Sequence[Share], events: list[Event]) -> None:
         """Append the routing of prompts that are not read to their end yet: kept until then, it would add up."""

@@ -29,7 +29,7 @@ from router_service.engine.stalls import Stalls
 from router_service.engine.step.batch_builder import build_batch, joined_segments, step_shape
 from router_service.engine.step.forward import StepTrace, forward
 from router_service.engine.step.prompt_scores import score_prompts
-from router_service.engine.step.routing_trace import scored_rows
+from router_service.engine.step.routing_trace import scored_rows, wants_routing
 from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
@@ -78,7 +78,6 @@ class Engine:
             backbone=self.backbone,
             scheduler=self.scheduler,
             requests=self.requests,
-            placement=self.pool.placement,
             eos_token_ids=self.eos_token_ids,
             clock=lambda: self.clock(),
         )
@@ -179,6 +178,7 @@ class Engine:
         size, device = self.scheduler.blocks.block_size, self.backbone.cache.device
         batches = [build_batch(part, size, groups, device) for part in parts]
         trace = StepTrace()
+        trace.traced = wants_routing(requests)
         trace.scored_rows = scored_rows(requests, joined_segments(batches))
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
         self.threads.use(max(len(batch.token_ids_T) for batch in batches))

@@ -26,7 +26,6 @@ class Column:
 
     Args:
         layers: each layer's array [T, W].
-        table: what the numbers are replaced by, looked up by the number.
     """
 
     def __init__(
@@ -34,12 +33,10 @@ class Column:
         layers: Sequence[NDArray[Any]],
         rows_R: NDArray[np.int64],
         dtype: np.dtype[Any],
-        table: NDArray[Any] | None = None,
     ) -> None:
         self._layers = layers
         self._rows_R = rows_R
         self._dtype = dtype
-        self._table = table
         self._blocks: dict[int, NDArray[Any]] = {}
         self.row_bytes: int = sum(layer_TW.shape[1] for layer_TW in layers) * dtype.itemsize
 
@@ -56,7 +53,7 @@ class Column:
 
     def _convert(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         block = np.stack([layer_TW[rows] for layer_TW in self._layers], axis=1)
-        return (block if self._table is None else self._table[block]).astype(self._dtype)
+        return block.astype(self._dtype)
 
 
 @dataclass(frozen=True)
@@ -66,24 +63,24 @@ class StepRouting:
     The arrays in the form of the wire are made when they are sent, and once for all requests of the step.
 
     Args:
+        shards: for each layer, who has computed each chosen expert, [T, K].
         rows_R: the rows of the step whose routing is wanted.
         scores: for each layer scores [R', N] and expert ids [R', N], best first, of rows that want scores.
     """
 
     layers: tuple[int, ...]
     routings: tuple[Routing, ...]
-    shard_of_E: NDArray[np.int64]
+    shards: tuple[NDArray[np.int64], ...]
     rows_R: NDArray[np.int64]
     scores: tuple[tuple[NDArray[np.float32], NDArray[np.int64]], ...] = ()
 
     @cached_property
     def chosen(self) -> dict[str, Column]:
         """The chosen experts, their weights and shards, by the names of the message's fields."""
-        ids = [routing.expert_ids_TK for routing in self.routings]
         return {
-            "experts": Column(ids, self.rows_R, ID),
+            "experts": Column([routing.expert_ids_TK for routing in self.routings], self.rows_R, ID),
             "weights": Column([routing.weights_TK for routing in self.routings], self.rows_R, VALUE),
-            "shards": Column(ids, self.rows_R, ID, self.shard_of_E),
+            "shards": Column(self.shards, self.rows_R, ID),
         }
 
     @cached_property

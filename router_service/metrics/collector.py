@@ -5,6 +5,7 @@ S shards, L all layers, E experts. Everything only grows.
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -32,12 +33,13 @@ class Statistics:
     together costs little more than one. `flush` adds up those that are pending; the reporter calls it before it reads.
     """
 
-    def __init__(self, placement: Placement, layers: int) -> None:
-        shards = len(placement.shards)
-        self.placement = placement
+    def __init__(self, placement: Callable[[], Placement], layers: int) -> None:
+        now = placement()
+        self.shards = shards = now.shards
+        self._placement = placement
         # Plain arrays: a step makes hundreds of observations, and each would cost prometheus_client 0.5 us.
         rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
-        experts_LE = np.zeros((layers, placement.experts), dtype=np.int64)
+        experts_LE = np.zeros((layers, now.experts), dtype=np.int64)
         self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))
         seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
         self.cumulative = WindowSums(
@@ -55,9 +57,6 @@ class Statistics:
         self.steps = HistogramArray(SECONDS, len(KINDS))
         self.iteration_tokens = HistogramArray(TOKENS, 1)
         self.shard_imbalance = HistogramArray(RATIOS, 1)
-        self._starts_S = placement.ends_S - np.diff(placement.ends_S, prepend=0)
-        self._shard_of_E = placement.shard_of_E
-        self._order_E = np.argsort(placement.rank_of_E)
         self._pending: deque[StepRecord] = deque()
         self._pending_rows = 0
         # The engine, the reporter and the live page's monitor flush, each on its own thread.
@@ -120,6 +119,9 @@ class Statistics:
         ):
             # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
             counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)
+        loads_LS = calls.assignments_by_shard(shards)
+        ratios_L = max_over_mean(loads_LS)[loads_LS.any(axis=1)]
+        self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
         rows_NP = shards_N[:, None] * len(PHASES) + np.arange(len(PHASES))
         self.phases.observe(rows_NP.reshape(-1), calls.phases_NP.reshape(-1) / 1e9)
 
@@ -134,10 +136,6 @@ class Statistics:
             ids_M, calls_M = ids_M[~lost_M], calls_M[~lost_M]
         layers_C = np.array([layer for layer, _ in routings])
         self.cumulative.expert_tokens_LE += _table(layers_C[calls_M], ids_M, self.cumulative.expert_tokens_LE.shape)
-        shards = len(self.placement.shards)
-        loads_CS = _table(calls_M, self._shard_of_E[ids_M], (len(routings), shards))
-        ratios_C = max_over_mean(loads_CS)[loads_CS.any(axis=1)]
-        self.shard_imbalance.observe(np.zeros(len(ratios_C), dtype=np.int64), ratios_C)
 
     def imbalance(self, recent: WindowSums) -> dict[str, float]:
         """Mean over layers of max / mean, over shards and over experts; 1 where nothing was counted."""
@@ -149,8 +147,11 @@ class Statistics:
         return {"shard_imbalance": float(means[0]), "expert_imbalance": float(means[1])}
 
     def by_shard(self, counts_LE: Counts) -> Counts:
-        """Sum expert counts over each shard's experts, [L, S]."""
-        return np.add.reduceat(counts_LE[:, self._order_E], self._starts_S, axis=1)
+        """Sum the counts of layers, [L, E], over the experts that each shard is asked for while all live, [L, S]."""
+        home_E = self._placement().everywhere.home_of_E
+        by_shard_SL = np.zeros((self.shards, len(counts_LE)), counts_LE.dtype)
+        np.add.at(by_shard_SL, home_E, counts_LE.T)
+        return by_shard_SL.T
 
 
 def _table(rows_M: Counts, columns_M: Counts, shape: tuple[int, ...]) -> Counts:

@@ -77,7 +77,7 @@ def _requests(builder: SeriesBuilder, stats: Statistics, gauges: Gauges) -> None
 
 
 def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, clock_errors: Iterable[float]) -> None:
-    shards = range(len(stats.placement.shards))
+    shards = range(stats.shards)
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
         for shard in shards

@@ -36,14 +36,14 @@ class ActivityMonitor:
         router: str,
         statistics: Statistics,
         moe_layers: Sequence[int],
-        placement: Placement,
+        placement: Callable[[], Placement],
         send: Callable[[int, Activity], None],
         threads: ThreadWatch | None = None,
     ) -> None:
         self._router = router
         self._statistics = statistics
         self._layers = list(moe_layers)
-        self._holders = [[int(shard)] for shard in placement.shard_of_E]
+        self._placement = placement
         self._send = send
         # Written by every Front's thread and read by this class's own.
         self._until: dict[int, float] = {}
@@ -129,7 +129,7 @@ class ActivityMonitor:
             router=self._router,
             seconds=seconds,
             layers=self._layers,
-            holders=self._holders,
+            holders=[list(shards) for shards in self._placement().layer(self._layers[0]).holders],
             expert_tokens=recent.expert_tokens_LE[self._layers].astype("<u4").tobytes(),
             shards=_shards(recent),
             stages=list(STAGES),

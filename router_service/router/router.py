@@ -8,6 +8,7 @@ from collections.abc import Callable
 from experts.config import ExpertsConfig
 from experts.host.log import LoggingConfig, fields
 from experts.host.watched_thread import ThreadWatch
+from experts.placement import Placement
 from experts.transport.address import Endpoint
 from experts.transport.connector import ShardConnector
 from experts.transport.socket import SocketTransport
@@ -64,7 +65,7 @@ class Router:
         self.self_test = SelfTest(engine, self._inbox)
         self.summaries = StepSummaries(engine.requests)
         self.requests = RouterRequests(engine, self._inbox, self.summaries)
-        self.statistics = Statistics(engine.pool.placement, engine.backbone.spec.layers)
+        self.statistics = Statistics(self._placement, engine.backbone.spec.layers)
         self.fronts = self._accept_fronts(identity, experts)
         self.activity = self._watch_activity(identity)
         engine.observe = self._observers(StepLog(logs or LoggingConfig())).observe
@@ -146,10 +147,14 @@ class Router:
             router=identity.replica,
             statistics=self.statistics,
             moe_layers=sorted(self.engine.backbone.sparse_layers),
-            placement=self.engine.pool.placement,
+            placement=self._placement,
             send=self.fronts.send_activity,
             threads=self.threads,
         )
+
+    def _placement(self) -> Placement:
+        """The current one."""
+        return self.engine.pool.placement
 
     def _observers(self, step_log: StepLog) -> StepObservers:
         observers = {

@@ -147,14 +147,14 @@ def large_step(tokens: int) -> tuple[StepRecord, float]:
 def large(tokens: int) -> Cost:
     """What observing such a step costs, against its exchange."""
     steps = [large_step(tokens) for _ in range(REPEATS)]
-    statistics = Statistics(even_placement(EXPERTS, SHARDS), LAYERS)
+    statistics = Statistics(lambda: even_placement(EXPERTS, SHARDS), LAYERS)
     observed = observe_seconds(statistics, [record for record, _ in steps])
     return Cost(f"DeepSeek-V3's shape, batch {tokens}", min(seconds for _, seconds in steps), observed)
 
 
 def page() -> dict[str, float]:
     """Seconds of a report and of a scrape, and the series of the page."""
-    statistics = Statistics(even_placement(EXPERTS, SHARDS), LAYERS)
+    statistics = Statistics(lambda: even_placement(EXPERTS, SHARDS), LAYERS)
     statistics.observe(large_step(64)[0])
     statistics.flush()
     gauges = replace(GAUGES, connections=GAUGES.connections[:1] * SHARDS)

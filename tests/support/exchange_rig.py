@@ -66,7 +66,7 @@ class Rig:
         self.placement = even_placement(plan.spec.gate.experts, shards)
         self.transport = SocketTransport(lanes, half_ns)
         self.pool = ExpertPool(self.transport, self.placement, WAIT_S, exact)
-        self.statistics = Statistics(self.placement, plan.spec.layers)
+        self.statistics = Statistics(lambda: self.placement, plan.spec.layers)
         self.relays: list[Relay] = []
         for index in range(shards):
             server = self.servers.start(index, (delays or {}).get(index, 0.0))

@@ -58,13 +58,14 @@ def load_shards(
     dtype: torch.dtype = torch.float32,
     keep_packed: bool = False,
     backend: Backend = "auto",
+    copies: int = 1,
 ) -> list[ExpertShard]:
     """Load all shards of an even placement."""
-    placement, ops = even_placement(plan.spec.gate.experts, shards), select.ops(backend, CPU)
+    placement, ops = even_placement(plan.spec.gate.experts, shards, copies), select.ops(backend, CPU)
     return [
         load_shard(
             index=index,
-            experts=held,
+            placement=placement,
             checkpoint=plan.checkpoint,
             manifest=plan.tensors.experts,
             dtype=dtype,
@@ -72,7 +73,7 @@ def load_shards(
             ops=ops,
             keep_packed=keep_packed,
         )
-        for index, held in enumerate(placement.shards)
+        for index in range(shards)
     ]
 
 
@@ -144,13 +145,21 @@ class Mesh:
         clocks: Clocks | None = None,
         backend: Backend = "auto",
         exact_combine: bool = False,
+        copies: int = 1,
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []
-        loaded = load_shards(plan, shards, dtype, keep_packed, backend)
+        loaded = load_shards(plan, shards, dtype, keep_packed, backend, copies)
         self.servers = ShardServers(loaded, checksum, slow_call_s, clocks)
         self.connector: ShardConnector | None = None
-        experts = ExpertsConfig(shards, call_timeout_s, checksum, exact_combine, backend)
+        experts = ExpertsConfig(
+            shards=shards,
+            copies=copies,
+            call_timeout_seconds=call_timeout_s,
+            checksum=checksum,
+            exact_combine=exact_combine,
+            backend=backend,
+        )
         # Else how many threads or batches compute is measured, and what is drawn could follow the machine's load.
         fixed = {"threads": 1, "overlap": "off"}
         engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | fixed | config)

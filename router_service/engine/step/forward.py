@@ -31,6 +31,7 @@ from router_service.models.step_batch import Segment, StepBatch
 class StepTrace:
     """What a step recorded: nanoseconds by stage, the trips, each MoE layer's routing, lost tokens, failed shards.
 
+    `shards` has, if the step is `traced`, each MoE layer's shards that have computed the routing's pairs, [T, K].
     Each batch makes a trip in each MoE layer; everything else is of the whole step, rows in the order of its segments.
     `scored_rows` are the rows whose requests ask for the gate's scores; `scores` holds them for each MoE layer.
     """
@@ -38,7 +39,9 @@ class StepTrace:
     stages_ns: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     trips: list[LayerTrip] = field(default_factory=list)
     routings: list[tuple[int, Routing]] = field(default_factory=list)
+    shards: list[NDArray[np.int64]] = field(default_factory=list)
     failures: dict[int, ShardUnavailable] = field(default_factory=dict)
+    traced: bool = False
     scored_rows: list[int] = field(default_factory=list)
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
@@ -81,6 +84,7 @@ def forward(
                 lane=lane,
                 scored_rows=[scored - row for scored in trace.scored_rows if row <= scored < end],
                 failures=trace.failures,
+                traced=trace.traced,
                 watch=watch,
                 progress=progress,
             )
@@ -105,6 +109,7 @@ def _record(runs: list[LayerRun], trace: StepTrace) -> None:
     trace.trips = [trip for run in runs for trip in run.trips]
     trace.lost_T = np.concatenate([run.lost_T for run in runs])
     trace.routings = runs[0].routings if len(runs) == 1 else _routings(runs)
+    trace.shards = _shards(runs) if trace.traced else []
     trace.scores = _scores([run.scores for run in runs if run.scored_rows])
 
 
@@ -119,6 +124,13 @@ def _routing(run: LayerRun, number: int) -> Routing:
         return run.routings[number][1]
     last = run.routings[-1][1]
     return Routing(np.full_like(last.expert_ids_TK, LOST), np.zeros_like(last.weights_TK))
+
+
+def _shards(runs: list[LayerRun]) -> list[NDArray[np.int64]]:
+    """Who has computed each layer's pairs, of all rows. A batch that has lost every token is computed nowhere."""
+    layers = max(len(run.shards) for run in runs)
+    padded = [run.shards + [np.full_like(run.shards[-1], LOST)] * (layers - len(run.shards)) for run in runs]
+    return [np.concatenate(parts) for parts in zip(*padded, strict=True)]
 
 
 def _joined(parts: list[Routing]) -> Routing:

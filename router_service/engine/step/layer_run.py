@@ -36,6 +36,7 @@ class LayerRun:
     Args:
         lane: which of the connections to a shard carries the calls.
         scored_rows: the rows of the batch whose requests ask for the gate's scores.
+        traced: whether `shards` is to have who has computed each MoE layer's pairs, [T, K].
         failures: the step's; by shard, the first of each.
         progress: called after each part of a layer, so that a long prompt is not taken for a hang.
     """
@@ -47,10 +48,12 @@ class LayerRun:
     lane: int
     scored_rows: list[int]
     failures: dict[int, ShardUnavailable]
+    traced: bool
     watch: Stopwatch
     progress: Callable[[], None]
     trips: list[LayerTrip] = field(default_factory=list)
     routings: list[tuple[int, Routing]] = field(default_factory=list)
+    shards: list[NDArray[np.int64]] = field(default_factory=list)
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(init=False)
     all_lost: bool = False
@@ -114,6 +117,10 @@ class LayerRun:
         combined = self.pool.combine(dispatched, h_TD.device)
         self.watch.mark_trip(combined.trip)
         self.trips.append(combined.trip)
+        if self.traced:
+            layer, routing = self.routings[-1]
+            block_of_E = self.pool.placement.layer(layer).block_of_E
+            self.shards.append(combined.shard_of_B[block_of_E[routing.expert_ids_TK]])
         for failure in combined.failures:
             # The first tells the cause; what follows only finds the connection gone.
             self.failures.setdefault(failure.shard, failure)

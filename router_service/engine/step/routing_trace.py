@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experts.placement import Placement
 from router_service.engine.request import Request
 from router_service.engine.routed_rows import RoutedRows, StepRouting
 from router_service.engine.step.forward import StepTrace
@@ -21,12 +20,16 @@ def scored_rows(requests: Sequence[Request], segments: Sequence[Segment]) -> lis
     ]
 
 
+def wants_routing(requests: Sequence[Request]) -> bool:
+    """Whether a step is to note which shards have computed each token's experts."""
+    return any(request.return_routing for request in requests)
+
+
 def trace_routing(
     requests: Sequence[Request],
     starts: Sequence[int],
     segments: Sequence[Segment],
     trace: StepTrace,
-    placement: Placement,
 ) -> None:
     """Append to each request that wants it the routing of the positions of its segment.
 
@@ -42,11 +45,11 @@ def trace_routing(
         if request.return_routing and first < end:
             fresh.append((request, first, end - first, segment.start + first - start))
     if fresh and trace.routings:
-        _append(fresh, trace, placement)
+        _append(fresh, trace)
 
 
-def _append(fresh: list[tuple[Request, int, int, int]], trace: StepTrace, placement: Placement) -> None:
-    step = _step_routing([(row, count) for _, _, count, row in fresh], trace, placement)
+def _append(fresh: list[tuple[Request, int, int, int]], trace: StepTrace) -> None:
+    step = _step_routing([(row, count) for _, _, count, row in fresh], trace)
     scored_R, at = np.array(trace.scored_rows, dtype=np.int64), 0
     for request, first, count, row in fresh:
         scored = int(np.searchsorted(scored_R, row)) if request.return_scores else None
@@ -54,11 +57,11 @@ def _append(fresh: list[tuple[Request, int, int, int]], trace: StepTrace, placem
         at += count
 
 
-def _step_routing(rows: list[tuple[int, int]], trace: StepTrace, placement: Placement) -> StepRouting:
+def _step_routing(rows: list[tuple[int, int]], trace: StepTrace) -> StepRouting:
     return StepRouting(
         layers=tuple(layer for layer, _ in trace.routings),
         routings=tuple(routing for _, routing in trace.routings),
-        shard_of_E=placement.shard_of_E,
+        shards=tuple(trace.shards),
         rows_R=np.concatenate([np.arange(row, row + count) for row, count in rows]),
         # Off the accelerator here, so that no other thread touches it.
         scores=tuple((scores_RN.cpu().numpy(), ids_RN.cpu().numpy()) for scores_RN, ids_RN in trace.scores),

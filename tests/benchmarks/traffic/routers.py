@@ -76,7 +76,7 @@ class FrontAndRouters:
 
 
 def _router(model: ServedModel, servers: ShardServers, index: int) -> Router:
-    experts, config = ExpertsConfig(SHARDS), EngineConfig(kv_cache_tokens=32768, threads=1)
+    experts, config = ExpertsConfig(shards=SHARDS), EngineConfig(kv_cache_tokens=32768, threads=1)
     transport = SocketTransport(config.lanes)
     engine = build_engine(model.plan, transport, experts, config, model.dtype, model.device)
     return Router(

@@ -18,16 +18,16 @@ def call_of(layer: int, rows: int, seed: int = 0) -> ExpertCall:
     """`rows` random rows, each sent to up to two slots, sorted by slot as routers send them."""
     random = np.random.default_rng(seed)
     pairs = [(row, slot) for slot in range(SLOTS) for row in range(rows) if random.random() < 2 / SLOTS]
-    rows_A, slots_A = np.array(pairs, np.int32).reshape(-1, 2).T
+    rows_A, experts_A = np.array(pairs, np.int32).reshape(-1, 2).T
     x_RD = torch.from_numpy(random.standard_normal((rows, HIDDEN), np.float32))
     weights_A = random.random(len(pairs), np.float32)
-    return ExpertCall(layer, x_RD, np.ascontiguousarray(rows_A), np.ascontiguousarray(slots_A), weights_A)
+    return ExpertCall(layer, x_RD, np.ascontiguousarray(rows_A), np.ascontiguousarray(experts_A), weights_A)
 
 
 def sums_of(call: ExpertCall) -> Tensor:
     """An FFN that treats each row by itself and adds in the order of its assignments: no other row changes its bits."""
     y_RD = np.zeros(call.x_RD.shape, np.float32)
-    for row, slot, weight in zip(call.rows_A, call.slots_A, call.weights_A, strict=True):
+    for row, slot, weight in zip(call.rows_A, call.experts_A, call.weights_A, strict=True):
         y_RD[row] += weight * (slot + 1 + call.layer) * np.tanh(call.x_RD[int(row)].numpy())
     return torch.from_numpy(y_RD)
 
@@ -65,5 +65,5 @@ class HeldShard:
 
     def check(self, call: ExpertCall) -> None:
         """As `ExpertShard.check`."""
-        if call.layer not in self.layers or (len(call.slots_A) and call.slots_A.max() >= SLOTS):
+        if call.layer not in self.layers or (len(call.experts_A) and call.experts_A.max() >= SLOTS):
             raise ValueError("not held here")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.grouping import group_by_shard
+from experts.grouping import group_by_block
 from experts.placement import Placement, even_placement
 from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing
@@ -133,8 +133,8 @@ def check_questions(transport: Recording, placement: Placement, routing: Routing
     for shard, call in transport.calls:
         tokens = np.flatnonzero((shard_TK == shard).any(axis=1))
         assert torch.equal(call.x_RD, x_TD[torch.from_numpy(tokens)])
-        assert (np.diff(call.slots_A) >= 0).all()
-        pairs = [(tokens[row], placement.shards[shard][slot]) for row, slot in zip(call.rows_A, call.slots_A)]
+        assert (np.diff(call.experts_A) >= 0).all()
+        pairs = [(tokens[row], placement.shards[shard][slot]) for row, slot in zip(call.rows_A, call.experts_A)]
         here = np.argwhere(shard_TK == shard)
         assert sorted(pairs) == sorted((token, routing.expert_ids_TK[token, k]) for token, k in here)
         assert sorted(call.weights_A) == sorted(routing.weights_TK[token, k] for token, k in here)
@@ -182,7 +182,7 @@ def test_partial_sums_are_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"layer": 4}, {"slots_A": np.array([9], np.int32)}, {"x_RD": torch.ones(1, 3)}, {"x_RD": torch.ones(1, 8).half()}],
+    [{"layer": 4}, {"experts_A": np.array([9], np.int32)}, {"x_RD": torch.ones(1, 3)}, {"x_RD": torch.ones(1, 8).half()}],
 )
 def test_a_shard_refuses_what_it_does_not_hold(change: dict[str, object]) -> None:
     shard = shards(even_placement(MOST, 2), "cpu")[0]
@@ -203,4 +203,4 @@ def test_a_placement_gives_each_expert_to_one_shard(held: tuple[tuple[int, ...],
 
 def test_no_tokens_make_no_groups() -> None:
     empty = Routing(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.float32))
-    assert group_by_shard(empty, even_placement(4, 2)) == []
+    assert group_by_block(empty, even_placement(4, 2)) == []

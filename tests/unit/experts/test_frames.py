@@ -104,7 +104,7 @@ def test_a_payload_is_a_question_or_a_frame_error(payload: bytearray) -> None:
     if call is not None:
         rows = call.x_RD.shape[0]
         assert all(0 <= row < rows for row in call.rows_A)
-        assert len(call.rows_A) == len(call.slots_A) == len(call.weights_A)
+        assert len(call.rows_A) == len(call.experts_A) == len(call.weights_A)
 
 
 @given(payloads())
@@ -126,7 +126,7 @@ def test_questions_and_answers_round_trip(rows: int, hidden: int, count: int, dt
     back = unpack_call(bytearray(b"".join(pack_call(call))))
     assert (back.layer, back.x_RD.dtype) == (3, dtype)
     assert torch.equal(back.x_RD, x_RD)
-    for name in ("rows_A", "slots_A", "weights_A"):
+    for name in ("rows_A", "experts_A", "weights_A"):
         assert np.array_equal(getattr(back, name), getattr(call, name))
     partial = Partial(x_RD.float(), Stamps(seed, 2**63, 7), seed, Form(seed % 2))
     again = unpack_partial(bytearray(b"".join(pack_partial(partial))))

@@ -26,8 +26,8 @@ def test_merged_sums_are_those_of_each_call_alone(shapes: list[tuple[int, int]])
     """Bit for bit where rows are computed one by one; a merged call is itself a call as routers send it."""
     calls = [call_of(2, rows, seed) for rows, seed in shapes]
     together = merged(calls)
-    assert (np.diff(together.slots_A) >= 0).all()
-    assert (together.rows_A.dtype, together.slots_A.dtype) == (np.int32, np.int32)
+    assert (np.diff(together.experts_A) >= 0).all()
+    assert (together.rows_A.dtype, together.experts_A.dtype) == (np.int32, np.int32)
     for call, part_RD in zip(calls, taken_apart(sums_of(together), calls), strict=True):
         assert torch.equal(part_RD, sums_of(call))
 
@@ -47,7 +47,7 @@ def test_merged_sums_of_a_backend_are_within_the_dtypes_tolerance(backend: str, 
             call.x_RD.to(dtype),
             weights,
             torch.from_numpy(call.rows_A.astype(np.int64)),
-            torch.from_numpy(call.slots_A.astype(np.int64)),
+            torch.from_numpy(call.experts_A.astype(np.int64)),
             torch.from_numpy(call.weights_A),
         )
 

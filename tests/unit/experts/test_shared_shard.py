@@ -105,7 +105,7 @@ Fault = Callable[[ExpertCall], list[bytes]]
 FAULTS: dict[str, tuple[Fault, Kind | None]] = {
     "a layer of another shard": (lambda call: packed(replace(call, layer=77)), Kind.FAILURE),
     "an expert of another shard": (
-        lambda call: packed(replace(call, slots_A=call.slots_A + np.int32(50))),
+        lambda call: packed(replace(call, experts_A=call.experts_A + np.int32(50))),
         Kind.FAILURE,
     ),
     "a frame cut short": (lambda call: packed(call)[:-1], None),

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from experts.placement import Placement
+from experts.placement import placement_of
 from experts.routing import Routing
 from router_service.config import MetricsConfig
 from router_service.engine.step.forward import StepTrace
@@ -59,7 +59,7 @@ def mean(values: list[float]) -> float:
 @pytest.fixture(params=[1, 3, STEPS])
 def statistics(request: pytest.FixtureRequest) -> Statistics:
     """The same steps, however many are added up at once."""
-    statistics = Statistics(Placement(SHARDS), LAYERS)
+    statistics = Statistics(lambda: placement_of(SHARDS), LAYERS)
     for number in range(STEPS):
         statistics.observe(step(PAIRS))
         if number % request.param == 0:

@@ -39,7 +39,7 @@ class Live:
         for index in (0, 1):
             self.servers.start(index)
         self.listed = self.servers.endpoints()
-        experts, transport = ExpertsConfig(2, 10.0), SocketTransport()
+        experts, transport = ExpertsConfig(shards=2, call_timeout_seconds=10.0), SocketTransport()
         config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK, threads=1)
         engine = build_engine(tiny.plan, transport, experts, config, torch.float32, CPU)
         identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", CREDENTIALS)

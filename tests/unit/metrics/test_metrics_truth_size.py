@@ -56,7 +56,7 @@ def gauges(shards: int) -> Gauges:
 
 def series(shards: int, config: MetricsConfig) -> list[str]:
     """The samples on the page of a Front with one router."""
-    statistics = Statistics(even_placement(EXPERTS, shards), LAYERS)
+    statistics = Statistics(lambda: even_placement(EXPERTS, shards), LAYERS)
     for _ in range(40):  # enough for dead experts to be told
         statistics.observe(step(shards, tokens=32))
     statistics.flush()
@@ -77,7 +77,7 @@ def test_a_sample_takes_no_longer_on_a_large_page() -> None:
     """A scrape's time grows with its samples and no faster; the processor's time, as the machine is shared."""
 
     def seconds_a_sample(shards: int) -> float:
-        statistics = Statistics(even_placement(EXPERTS, shards), LAYERS)
+        statistics = Statistics(lambda: even_placement(EXPERTS, shards), LAYERS)
         metric_families = router_series(statistics, statistics.cumulative, gauges(shards), *SETUP)
         taken = []
         for _ in range(7):
@@ -106,7 +106,7 @@ def test_phases_have_the_finest_buckets_that_the_page_affords() -> None:
 
 @pytest.mark.parametrize("shards", [2, 40, 70])
 def test_coarser_buckets_count_the_same_calls(shards: int) -> None:
-    statistics = Statistics(even_placement(EXPERTS, shards), LAYERS)
+    statistics = Statistics(lambda: even_placement(EXPERTS, shards), LAYERS)
     statistics.observe(step(shards))
     metrics = exposed(statistics)
     for shard in (0, shards - 1):
@@ -137,7 +137,7 @@ class CallCounter:
 
 def calls_of(shards: int, layers: int, steps: int) -> int:
     """Calls for steps of one token, which are added up together as long as they are small."""
-    statistics, records = Statistics(even_placement(EXPERTS, shards), LAYERS), [step(shards, layers, 1)] * steps
+    statistics, records = Statistics(lambda: even_placement(EXPERTS, shards), LAYERS), [step(shards, layers, 1)] * steps
     with CallCounter() as counter:
         for record in records:
             statistics.observe(record)

@@ -38,7 +38,7 @@ CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.SCHEDULE: (Scheduler, "schedule"),
     Stage.ATTENTION: (Backbone, "attention"),
     Stage.GATE: (router_service.engine.step.layer_run, "route"),
-    Stage.PACK: (experts.pool, "group_by_shard"),
+    Stage.PACK: (experts.pool, "group_by_block"),
     Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
     Stage.REDUCE: (AnswerRoom, "sum"),
     Stage.SHARED_EXPERT: (Backbone, "shared"),
@@ -59,7 +59,7 @@ class Steps:
     """Decode steps with and without a sleep, in turns."""
 
     def __init__(self, mesh: Mesh, sleeper: Sleeper) -> None:
-        self.statistics = Statistics(mesh.engine.pool.placement, 3)
+        self.statistics = Statistics(lambda: mesh.engine.pool.placement, 3)
         self.spent: dict[bool, list[dict[str, float]]] = {False: [], True: []}
         self.slept: list[int] = []
         self._mesh, self._sleeper = mesh, sleeper
@@ -107,7 +107,7 @@ def test_work_beside_the_shards_hides_their_time(tiny: Make, monkeypatch: pytest
     shards_s, sleeper = 0.02, Sleeper(own_s)
     sleeper.into(monkeypatch, Backbone, "shared")
     with Mesh(tiny("deepseek_v3").plan, 2, "unix", delays={0: shards_s, 1: shards_s}) as mesh:
-        statistics = Statistics(mesh.engine.pool.placement, 3)
+        statistics = Statistics(lambda: mesh.engine.pool.placement, 3)
         undisturbed(
             lambda: mesh.generate([[1, 2, 3]], greedy(2 * STEPS)) and None,
             lambda: wrong_beside(mesh, sleeper, shards_s * 1e9),

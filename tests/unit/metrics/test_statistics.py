@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from experts.phase import PHASES, Phase
 from experts.phases import CallPhases, LayerTrip
-from experts.placement import Placement
+from experts.placement import placement_of
 from experts.routing import LOST, Routing
 from experts.transport.call import Form
 from experts.transport.frame import HEADER
@@ -46,7 +46,7 @@ def record(routings: list[tuple[int, Routing]], trips: list[LayerTrip] | None = 
 
 def test_a_router_that_rests_says_nothing_of_balance() -> None:
     """Its layers would be even, and the mean over routers would hide those of one that works."""
-    stats = Statistics(Placement(((5, 0, 3), (1, 2, 4))), 1)
+    stats = Statistics(lambda: placement_of(((5, 0, 3), (1, 2, 4))), 1)
     stats.observe(record([(0, routed([600, 0, 100, 300, 200, 0]))]))
     stats.flush()
     nothing = stats.cumulative.minus(stats.cumulative)
@@ -59,7 +59,7 @@ def test_a_router_that_rests_says_nothing_of_balance() -> None:
 
 def test_a_known_skew_has_its_known_values() -> None:
     """Layer 1 is dense. Experts 0, 3, 5 live on shard 0, the others on shard 1."""
-    stats = Statistics(Placement(((5, 0, 3), (1, 2, 4))), 3)
+    stats = Statistics(lambda: placement_of(((5, 0, 3), (1, 2, 4))), 3)
     skewed, even = [600, 0, 100, 300, 200, 0], [200] * 6
     for _ in range(2):
         stats.observe(record([(0, routed(skewed)), (2, routed(even))]))
@@ -76,7 +76,7 @@ def test_a_known_skew_has_its_known_values() -> None:
 
 
 def test_large_series_are_opt_in_and_bounded() -> None:
-    stats = Statistics(Placement(((0, 1, 2), (3, 4, 5))), 3)
+    stats = Statistics(lambda: placement_of(((0, 1, 2), (3, 4, 5))), 3)
     stats.observe(record([(0, routed([600, 0, 100, 300, 200, 0])), (2, routed([200] * 6))]))
     assert "expertmesh_expert_tokens" not in exposed(stats)
     metrics = exposed(stats, MetricsConfig(per_layer=True, per_expert=True, top_experts=2))
@@ -89,7 +89,7 @@ def test_large_series_are_opt_in_and_bounded() -> None:
 
 
 def test_dead_experts_are_named_once_there_are_enough_tokens() -> None:
-    stats = Statistics(Placement(((0, 1), (2, 3))), 1)
+    stats = Statistics(lambda: placement_of(((0, 1), (2, 3))), 1)
     stats.observe(record([(0, routed([127, 0, 0, 0]))]))
     assert "expertmesh_dead_experts" not in exposed(stats)
     stats.observe(record([(0, routed([1, 0, 0, 0]))]))
@@ -97,7 +97,7 @@ def test_dead_experts_are_named_once_there_are_enough_tokens() -> None:
 
 
 def test_lost_tokens_count_nowhere() -> None:
-    stats = Statistics(Placement(((0, 1), (2, 3))), 1)
+    stats = Statistics(lambda: placement_of(((0, 1), (2, 3))), 1)
     ids = np.array([[0, 1], [LOST, LOST], [2, 3]])
     stats.observe(record([(0, Routing(ids, np.ones((3, 2), np.float32)))]))
     stats.flush()
@@ -107,7 +107,7 @@ def test_lost_tokens_count_nowhere() -> None:
 
 
 def test_calls_are_added_to_their_shard() -> None:
-    stats = Statistics(Placement(((0,), (1,))), 1)
+    stats = Statistics(lambda: placement_of(((0,), (1,))), 1)
     first = CallPhases(0, tuple(n * 10**6 for n in (1, 2, 3, 4, 5, 6)), 7, 9, 700, 800, 10**9)  # type: ignore[arg-type]
     second = replace(first, shard=1, rows=2, assignments=3, dispatch_bytes=20, combine_bytes=30, received_ns=2 * 10**9)
     second = replace(second, shared_ns=10**6)  # a quarter of its compute was another router's
@@ -134,7 +134,7 @@ def test_calls_are_added_to_their_shard() -> None:
 
 
 def test_a_window_is_the_last_minute() -> None:
-    stats = Statistics(Placement(((0,), (1,))), 1)
+    stats = Statistics(lambda: placement_of(((0,), (1,))), 1)
     window = Window(stats.cumulative, 0.0)
     for second in range(1, 200):
         stats.observe(record([(0, routed([1, 1]))]))
@@ -150,7 +150,7 @@ def test_a_window_is_the_last_minute() -> None:
 def slow(tiny: Callable[..., Tiny]) -> Iterator[Mesh]:
     """Three shards, of which number 1 sleeps; a few steps are done."""
     with Mesh(tiny("mixtral").plan, 3, "unix", delays={1: DELAY_S}) as mesh:
-        mesh.stats = Statistics(mesh.engine.pool.placement, 3)  # type: ignore[attr-defined]
+        mesh.stats = Statistics(lambda: mesh.engine.pool.placement, 3)  # type: ignore[attr-defined]
         measure(mesh)
         yield mesh
 
@@ -336,7 +336,7 @@ def shape(metrics: dict[str, Metric], names: list[str]) -> dict[str, tuple[str, 
 
 
 def test_metric_families_are_those_of_the_contract() -> None:
-    stats = Statistics(Placement(((0, 1), (2, 3))), 1)
+    stats = Statistics(lambda: placement_of(((0, 1), (2, 3))), 1)
     stats.observe(record([(0, routed([100] * 4))]))
     stats.flush()
     own = router_series(stats, stats.cumulative, GAUGES, {"model": "m", "router": "r0"}, MetricsConfig())

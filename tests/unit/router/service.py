@@ -54,7 +54,7 @@ class Service:
             self.servers.start(index)
 
     async def start(self, routers: int = 1, **config: int) -> None:
-        experts = ExpertsConfig(SHARDS, 10.0)
+        experts = ExpertsConfig(shards=SHARDS, call_timeout_seconds=10.0)
         for index in range(routers):
             transport = SocketTransport()
             engine_config = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 1024} | config)

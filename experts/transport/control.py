@@ -1,0 +1,129 @@
+"""What is said about calls, beside the calls themselves: small payloads, each a fixed row of numbers but for a tail.
+
+    HELLO   router -> shard, first on each connection: who the router is, so that what it says on one connection can
+            be about its calls on another
+    MISS    shard -> router, in reply to a call: the shard does not hold these experts
+    BUSY    shard -> router, in reply to a call: too many calls wait here, ask again after a while
+    FAILURE shard -> router, in reply to a call: the computation failed; `permanent` if it would again
+    CANCEL  router -> shard, on the control connection: nobody waits for this call's answer any more
+    BEAT    shard -> router, on the control connection, every 50 ms by a thread that no computation holds up
+
+A reply bears its call's sequence number, and CANCEL the number of the call that it ends. Each attempt at the same rows
+is a call with a number of its own, unique in one run of a router.
+"""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from experts.transport.frame import Buffer, FrameError
+
+BEAT_SECONDS = 0.05
+_HELLO = struct.Struct("<QQ")
+_MISS = struct.Struct("<QQ")
+_BUSY = struct.Struct("<Q")
+_FAILURE = struct.Struct("<B")
+_BEAT = struct.Struct("<QQQQ")
+MOST_TEXT_BYTES = 4096
+
+
+class Hello(NamedTuple):
+    """The router's incarnation, and the highest epoch that it knows."""
+
+    router: int
+    epoch: int
+
+    def packed(self) -> bytes:
+        """The payload."""
+        return _HELLO.pack(*self)
+
+    @classmethod
+    def unpacked(cls, payload: Buffer) -> "Hello":
+        """The reverse. Raises `FrameError`: the length is wrong."""
+        return cls(*_numbers(_HELLO, payload))
+
+
+class Miss(NamedTuple):
+    """The shard's epoch, and the experts of the call that it does not hold."""
+
+    epoch: int
+    experts: tuple[int, ...]
+
+    def packed(self) -> bytes:
+        """The payload."""
+        return _MISS.pack(self.epoch, len(self.experts)) + np.array(self.experts, "<u4").tobytes()
+
+    @classmethod
+    def unpacked(cls, payload: Buffer) -> "Miss":
+        """The reverse. Raises `FrameError`: the length is wrong."""
+        epoch, count = _numbers(_MISS, payload, exact=False)
+        if len(payload) != _MISS.size + 4 * count:
+            raise FrameError("length", f"a MISS of {count} experts does not have {len(payload)} bytes")
+        return cls(epoch, tuple(np.frombuffer(payload, "<u4", count, _MISS.size).tolist()))
+
+
+class Busy(NamedTuple):
+    """Microseconds after which the router may ask again."""
+
+    retry_us: int
+
+    def packed(self) -> bytes:
+        """The payload."""
+        return _BUSY.pack(self.retry_us)
+
+    @classmethod
+    def unpacked(cls, payload: Buffer) -> "Busy":
+        """The reverse. Raises `FrameError`: the length is wrong."""
+        return cls(*_numbers(_BUSY, payload))
+
+
+class Failure(NamedTuple):
+    """Whether the same call would fail again, and why it did."""
+
+    permanent: bool
+    text: str
+
+    def packed(self) -> bytes:
+        """The payload; a long text is cut."""
+        return _FAILURE.pack(self.permanent) + self.text.encode(errors="replace")[:MOST_TEXT_BYTES]
+
+    @classmethod
+    def unpacked(cls, payload: Buffer) -> "Failure":
+        """The reverse. Raises `FrameError`: the length is wrong."""
+        (permanent,) = _numbers(_FAILURE, payload, exact=False)
+        if len(payload) > _FAILURE.size + MOST_TEXT_BYTES:
+            raise FrameError("length", f"a FAILURE has at most {MOST_TEXT_BYTES} bytes of text")
+        return cls(bool(permanent), bytes(payload[_FAILURE.size :]).decode(errors="replace"))
+
+
+class Beat(NamedTuple):
+    """A sign of life.
+
+    Args:
+        number: counts this process's beats.
+        queue: calls that wait.
+        current: when the computation that runs now began, in nanoseconds of the shard's clock; 0 if none does.
+        progress: grows while computations get on: a shard that beats without progress hangs, one that is only slow
+            does not.
+    """
+
+    number: int
+    queue: int
+    current: int
+    progress: int
+
+    def packed(self) -> bytes:
+        """The payload."""
+        return _BEAT.pack(*self)
+
+    @classmethod
+    def unpacked(cls, payload: Buffer) -> "Beat":
+        """The reverse. Raises `FrameError`: the length is wrong."""
+        return cls(*_numbers(_BEAT, payload))
+
+
+def _numbers(form: struct.Struct, payload: Buffer, exact: bool = True) -> tuple[int, ...]:
+    if len(payload) < form.size or (exact and len(payload) > form.size):
+        raise FrameError("length", f"a payload of {len(payload)} bytes where {form.size} are due")
+    return form.unpack_from(payload)
