@@ -155,6 +155,11 @@ class Channel:
             self.received_bytes += HEADER.size + frame[0].length
         return frame
 
+    @property
+    def read_ahead(self) -> bool:
+        """Whether bytes beyond the last frame have been read: `poll` may have one more, which no epoll will tell."""
+        return self._inbox.ahead
+
     def receive(self, max_payload: int = 1 << 30) -> tuple[Header, memoryview]:
         """Return the next frame.
 

@@ -50,6 +50,11 @@ class Inbox:
             count = self._receive(view, started)
             view, started = view[count:], True
 
+    @property
+    def ahead(self) -> bool:
+        """Whether something has been read beyond the frame that was handed out last."""
+        return self._have > self._taken
+
     def poll(self, limit: int) -> tuple[Header, memoryview] | None:
         """The next frame if all of it has come, else None: what has come is kept. Does not wait.
 
