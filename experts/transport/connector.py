@@ -9,8 +9,9 @@ from typing import Any
 
 from experts.host.log import fields
 from experts.host.watched_thread import ThreadWatch
-from experts.transport.address import Endpoint
+from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.channel import Channel, connect
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
 from experts.transport.shared import SharedSizes
@@ -78,6 +79,7 @@ class ShardConnector:
         self._call_timeout_s = call_timeout_s
         self._checksum = checksum
         self._share = share
+        self._hello = Hello(new_incarnation(), 0)
         self._changed = changed
         self._stop = threading.Event()
         self._thread = (threads or ThreadWatch()).start("shard connector", self._run, lasts_until=self._stop.is_set)
@@ -158,7 +160,7 @@ class ShardConnector:
         return channels
 
     def _connect(self, endpoint: Endpoint, share: SharedSizes | None = None) -> Channel:
-        return connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum, share)
+        return connect(endpoint, self._node, self._credentials, CONNECT_SECONDS, self._checksum, share, self._hello)
 
     def _drop_control(self, connection: ShardConnection) -> None:
         if connection.control is not None:
@@ -170,5 +172,7 @@ class ShardConnector:
         if connection.control is None:
             connection.control = self._connect(endpoint)
         connection.control.send(Kind.STATUS, 0, [])
-        _, payload = connection.control.receive()
+        header, payload = connection.control.receive()
+        while header.kind is Kind.BEAT:
+            header, payload = connection.control.receive()
         connection.status = json.loads(bytes(payload))

@@ -13,6 +13,7 @@ from experts.transport.base import Reply, Sent, ShardUnavailable
 from experts.transport.call import ExpertCall, call_bytes, pack_call, reply_bytes, unpack_partial
 from experts.transport.channel import Channel
 from experts.transport.clock import HALF_MINUTE_NS, ShardClock
+from experts.transport.control import Failure
 from experts.transport.frame import HEADER, FrameError, Kind
 from experts.transport.ready import ReadyShards
 
@@ -166,7 +167,9 @@ class SocketTransport:
         header, payload = channel.receive()
         now = time.monotonic_ns()
         if header.kind is Kind.FAILURE:
-            raise ValueError(bytes(payload).decode(errors="replace"))
+            raise ValueError(Failure.unpacked(payload).text)
+        if header.kind in (Kind.MISS, Kind.BUSY):
+            raise ValueError(f"the shard cannot take this call: {header.kind.name}")
         if header.kind is not Kind.PARTIALS or header.sequence != call.sequence:
             raise FrameError("sequence", f"reply {header.sequence} to call {call.sequence}")
         partial = unpack_partial(payload, channel.shared and channel.shared.replies)

@@ -19,6 +19,7 @@ from experts.shard.shard import ExpertShard, load_shard
 from experts.transport.address import Endpoint
 from experts.transport.base import Transport
 from experts.transport.connector import ShardConnector
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
@@ -34,6 +35,7 @@ SECRET = b"a secret of the tests"
 DIGEST = bytes(range(32))
 CREDENTIALS = Credentials(SECRET, DIGEST)
 NODE = "node"
+HELLO = Hello(router=7, epoch=0)
 CPU = torch.device("cpu")
 WAYS = ("local", "unix", "tcp")
 WAIT_S = 60.0
