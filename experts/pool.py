@@ -19,10 +19,10 @@ from experts.exchange import Ask, Attempt, Exchange, HedgeBudget, Loss
 from experts.gathering import GatherRoom
 from experts.grouping import BlockGroup, group_by_block
 from experts.links.usual import UsualTimes
+from experts.merging import merged
 from experts.phases import LayerTrip, measured
 from experts.placement import Placement
 from experts.routing import Routing
-from experts.shard.merge import merged
 from experts.transport.base import Event, Reply, Sent, ShardUnavailable, Transport, Why
 from experts.transport.call import ExpertCall, Form
 from experts.transport.shared import SharedSizes

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from experts.host.log import fields
-from experts.shard.merge import merged, taken_apart
+from experts.merging import merged, taken_apart
+from experts.shard.progress import Progress
 from experts.shard.waiting_calls import WaitingCall, WaitingCalls
 from experts.transport.call import ExpertCall, Partial, Stamps
 from experts.transport.inbox import Closed
@@ -66,6 +67,7 @@ class ComputeQueue:
     ) -> None:
         self.turn = threading.Lock()
         self.counts = ComputeCounts()  # changed by the computing thread alone
+        self.progress = Progress(clock_ns)
         self._work = work
         self._check = check
         self._clock_ns = clock_ns
@@ -125,15 +127,24 @@ class ComputeQueue:
     def _compute_at_once(self, call: ExpertCall, received_ns: int) -> Partial:
         """The usual case: one router, or a shard that keeps up. It is kept short, as every layer waits for it."""
         try:
-            started = self._computing_since_ns = self._clock_ns()
+            started = self._begin()
             y_ND = self._work(call)
             done = self._clock_ns()
             self.counts.add((call,))
         finally:
-            self._computing_since_ns = None
+            self._end()
             self.turn.release()
             self._hand_on()
         return Partial(y_ND, Stamps(received_ns, started, done), 0, call.form)
+
+    def _begin(self) -> int:
+        self.progress.begin()
+        started = self._computing_since_ns = self._clock_ns()
+        return started
+
+    def _end(self) -> None:
+        self._computing_since_ns = None
+        self.progress.end()
 
     def _lead(self, mine: WaitingCall) -> None:
         batch: list[WaitingCall] = []
@@ -183,12 +194,11 @@ class ComputeQueue:
                 one.outcome = fault
 
     def _compute_together(self, batch: list[WaitingCall]) -> None:
-        calls, started = [one.call for one in batch], self._clock_ns()
-        self._computing_since_ns = started
+        calls, started = [one.call for one in batch], self._begin()
         try:
             y_ND = self._work(merged(calls))
         finally:
-            self._computing_since_ns = None
+            self._end()
         done = self._clock_ns()
         self.counts.add(calls)
         shares_ns = own_ns(calls, done - started)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from experts.transport.address import Endpoint, dial
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Buffer, Header, Kind, pack_header
 from experts.transport.handshake import Handshake, client_handshake, server_handshake
@@ -232,8 +233,13 @@ def connect(
     timeout_s: float,
     checksum: bool = False,
     share: SharedSizes | None = None,
+    hello: Hello | None = None,
 ) -> Channel:
-    """Dial `endpoint` from `node` and prove the credentials both ways; with `share`, ask a shard to share memory then.
+    """Dial `endpoint` from `node` and prove the credentials both ways.
+
+    Args:
+        hello: what a router says to a shard first of all.
+        share: ask a shard to share so much memory then.
 
     Raises:
         OSError: nothing answers, or a process other than the one that `endpoint` names, or one of another deployment
@@ -244,6 +250,8 @@ def connect(
     try:
         channel.set_timeouts(timeout_s)
         channel.carry_out(client_handshake(credentials, endpoint.incarnation))
+        if hello is not None:
+            channel.send(Kind.HELLO, 0, [hello.packed()])
         if share is not None:
             channel.ask_to_share(share)
     except BaseException:

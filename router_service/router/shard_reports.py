@@ -1,7 +1,7 @@
 """A router's view of its shards, for the cluster's state."""
 
 from experts.phase import PHASES
-from experts.transport.connector import ShardConnection, ShardConnector
+from experts.watch.connector import ShardConnection, ShardConnector
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import ShardReport
 

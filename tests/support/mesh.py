@@ -18,10 +18,11 @@ from experts.shard.server import ExpertServer
 from experts.shard.shard import ExpertShard, load_shard
 from experts.transport.address import Endpoint
 from experts.transport.base import Transport
-from experts.transport.connector import ShardConnector
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
+from experts.watch.connector import ShardConnector
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine
@@ -34,6 +35,7 @@ SECRET = b"a secret of the tests"
 DIGEST = bytes(range(32))
 CREDENTIALS = Credentials(SECRET, DIGEST)
 NODE = "node"
+HELLO = Hello(router=7, epoch=0)
 CPU = torch.device("cpu")
 WAYS = ("local", "unix", "tcp")
 WAIT_S = 60.0

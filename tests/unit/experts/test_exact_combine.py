@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from experts.merging import merged, taken_apart
 from experts.placement import Placement, even_placement
 from experts.pool import ExpertPool
 from experts.routing import LOST, Routing
 from experts.shard.local import LocalTransport
-from experts.shard.merge import merged, taken_apart
 from experts.transport.base import Reply, ShardUnavailable
 from experts.transport.call import ExpertCall, Form, Partial, Stamps, pack_call, pack_partial, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
 from experts.transport.socket import SocketTransport
 from tests.support.exchange_rig import Rig
-from tests.support.mesh import CREDENTIALS, NODE, WAIT_S, until
+from tests.support.mesh import CREDENTIALS, HELLO, NODE, WAIT_S, until
 from tests.support.tiny import Tiny
 from tests.unit.experts.merge_fakes import HIDDEN as WIDTH
 from tests.unit.experts.merge_fakes import call_of
@@ -144,7 +144,7 @@ def test_a_router_that_asks_for_sums_is_not_merged_with_one_that_asks_for_rows(r
     places = np.zeros(2, np.int32)
     call = ExpertCall(0, torch.ones(1, rig.hidden), places, np.arange(2, dtype=np.int32), np.ones(2, np.float32))
     with ExitStack() as stack:
-        routers = [connect(server.endpoint, NODE, CREDENTIALS, WAIT_S) for _ in Form]
+        routers = [connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, hello=HELLO) for _ in Form]
         for router in routers:
             stack.callback(router.close)
         with server.turn:
