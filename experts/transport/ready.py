@@ -47,8 +47,9 @@ class Ready(Generic[Key]):
 
     def wake(self) -> None:
         """End the present wait, or else the next one, with nothing."""
-        with contextlib.suppress(OSError):  # closed
-            os.eventfd_write(self._bell, 1)
+        if (bell := self._bell) >= 0:
+            with contextlib.suppress(OSError):  # closed in between
+                os.eventfd_write(bell, 1)
 
     def wait(self, until_s: float) -> list[tuple[Key, int]]:
         """The connections that are ready, with epoll's events; empty past `until_s` of the monotonic clock, or woken.

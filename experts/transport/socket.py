@@ -151,21 +151,22 @@ class SocketTransport:
     def receive(self, until_s: float) -> Event | None:
         """See `Transport.receive`."""
         while True:
-            self._forget_stale()
+            changed = self._forget_stale()
             while self._readable and not self._failed:
                 if (event := self._read_one(next(iter(self._readable)))) is not None:
                     return event
             if self._failed:
                 return self._failed.popleft()
+            if changed:
+                return None
             found = self._ready.wait(until_s)
             for key, events in found:
                 if events & select.EPOLLOUT:
                     self._flush(key)
                 if events & ~select.EPOLLOUT:
                     self._readable[key] = None
-            if not found:
-                self._forget_stale()
-                return self._failed.popleft() if self._failed else None
+            if not found and not self._stale and time.monotonic() >= until_s:
+                return None
 
     def late(self, sent: Sent) -> None:
         """See `Transport.late`."""
@@ -205,18 +206,21 @@ class SocketTransport:
         self._stale.add(shard)
         self._ready.wake()
 
-    def _forget_stale(self) -> None:
-        """Drop connections whose links have died, or have been replaced."""
+    def _forget_stale(self) -> bool:
+        """Drop connections whose links have died or have been replaced; whether a link with open calls has changed."""
+        changed = False
         while self._stale:
             shard = self._stale.pop()
             connection = self._connections.get(shard)
             if connection is None:
                 continue
+            changed = changed or len(connection.asks) > 0
             if connection.number != self.links.number(shard):
                 self._drop(shard, ConnectionError("the connection has been replaced"))
             elif not self.links.state(shard).usable:
                 reason = self.links.reason(shard)
                 self._drop(shard, ShardUnavailable(shard, reason, f"the link is dead ({reason})"))
+        return changed
 
     def _take_up(self, shard: int) -> _Connection | None:
         if shard in self._offered:
@@ -226,6 +230,7 @@ class SocketTransport:
                     self._drop(shard, ConnectionError("the connection has been replaced"))
                 self._connections[shard] = new
                 del self._offered[shard]  # last, so that no other thread sees the shard without a connection
+                self._stale.discard(shard)
             for number, channel in enumerate(new.channels):
                 self._ready.add((shard, number), channel.fileno())
         return self._connections.get(shard)

@@ -193,7 +193,7 @@ class ShardConnector:
     def _link_changed(self, shard: int) -> None:
         """On any thread, the engine's too."""
         state = self.link(shard)
-        if state is LinkState.DEAD and shard < len(self.connections):
+        if state is LinkState.DEAD and not self._stop.is_set() and shard < len(self.connections):
             reason = self._transport.links.reason(shard)
             self.connections[shard].error = f"the connection has ended ({reason})"
             log.warning("shard %d is lost (%s)", shard, reason)

@@ -172,7 +172,7 @@ def test_a_reply_of_another_form_is_refused(form: Form) -> None:
     sent = transport.send(0, call, 0)
     theirs.receive()
     theirs.send(Kind.PARTIALS, sent.sequence, pack_partial(Partial(torch.ones(1, 3), Stamps(0, 0, 0), form=form)))
-    result = transport.receive({0: sent}, time.monotonic() + WAIT_S)
+    result = transport.receive(time.monotonic() + WAIT_S)
     if form is Form.EACH:
         assert isinstance(result, Reply)
         assert result.partial.y_ND.tolist() == [[1.0, 1.0, 1.0]]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import experts.transport.connector
+import experts.watch.dialling
 import numpy as np
 import pytest
 import torch
@@ -105,7 +105,7 @@ def test_a_router_has_a_connection_for_each_call_in_flight(
         made[endpoint.index] += 1
         return connect(endpoint, *args)
 
-    monkeypatch.setattr(experts.transport.connector, "connect", counted)
+    monkeypatch.setattr(experts.watch.dialling, "connect", counted)
     with Mesh(tiny("mixtral").plan, 2, "unix", overlap=overlap) as mesh:
         connector = mesh.connector
         assert connector is not None

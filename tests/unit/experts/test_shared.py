@@ -65,7 +65,7 @@ def asked(channel: Channel, call: ExpertCall) -> tuple[Reply | ShardUnavailable,
     with closing(SocketTransport()) as transport:
         transport.offer(0, channel)
         sent = transport.send(0, call, 0)
-        result = transport.receive({0: sent}, time.monotonic() + WAIT_S)
+        result = transport.receive(time.monotonic() + WAIT_S)
         if isinstance(result, Reply):  # its rows lie in what closes with the channel
             result = result._replace(partial=replace(result.partial, y_ND=result.partial.y_ND.clone()))
         return result, sent
