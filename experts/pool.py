@@ -320,7 +320,7 @@ def _trip(handle: Dispatched, waiting_ns: int, reducing_ns: int, done_ns: int) -
     reduce_ns = done_ns - reducing_ns
     calls = [
         measured(handle.started_ns, sent, reply, reduce_ns, [handle.groups[number] for number in numbers])
-        for sent, reply, numbers in handle.used
+        for sent, reply, numbers in sorted(handle.used, key=lambda used: used[0].sequence)
     ]
     pack_ns = handle.packed_ns - handle.started_ns
     return LayerTrip(handle.layer, b"".join(calls), pack_ns, reducing_ns - waiting_ns, reduce_ns, waiting_ns)

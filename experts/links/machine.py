@@ -47,7 +47,7 @@ class Link:
     draining: bool = False
     _beat_at: float | None = None
     _moved_at: float = 0.0
-    _progress: tuple[int, int] = (0, 0)
+    _progress: int = 0
     _asked_at: float | None = None
     _late: set[int] = field(default_factory=set)
     _strikes: int = 0
@@ -58,7 +58,7 @@ class Link:
         """Both sides have proven themselves on all connections. Probation goes on: a new connection is not a cure."""
         self.state, self.reason, self.draining = LinkState.PROVEN, "", False
         self._beat_at = self._asked_at = None
-        self._moved_at, self._progress = now, (0, 0)
+        self._moved_at, self._progress = now, 0
         self._late.clear()
 
     def ended(self, reason: str) -> None:
@@ -66,13 +66,13 @@ class Link:
         if self.state.usable:
             self.state, self.reason = LinkState.DEAD, reason
 
-    def beat(self, now: float, current: int, progress: int, draining: bool = False) -> None:
-        """A beat has come: when the shard's present computation began, 0 for none, and how far it has got."""
+    def beat(self, now: float, busy: bool, progress: int, draining: bool = False) -> None:
+        """A beat has come: whether the shard has something to compute, and how far it has got."""
         if not self.state.usable:
             return
-        if current == 0 or (current, progress) != self._progress:
+        if not busy or progress != self._progress:
             self._moved_at = now
-        self._beat_at, self._progress, self.draining = now, (current, progress), draining
+        self._beat_at, self._progress, self.draining = now, progress, draining
         if self.state is LinkState.PROVEN:
             self.state = LinkState.LIVE
         self.tick(now)

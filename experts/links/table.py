@@ -64,9 +64,9 @@ class Links:
         """A connection has ended."""
         self._put(shard, number, lambda link, _: link.ended(reason))
 
-    def beat(self, shard: int, number: int, current: int, progress: int, draining: bool = False) -> None:
+    def beat(self, shard: int, number: int, busy: bool, progress: int, draining: bool = False) -> None:
         """A beat has come."""
-        self._put(shard, number, lambda link, now: link.beat(now, current, progress, draining))
+        self._put(shard, number, lambda link, now: link.beat(now, busy, progress, draining))
 
     def asked(self, shard: int, number: int) -> None:
         """The shard was asked for its status."""

@@ -127,7 +127,8 @@ class Watcher:
     def _heard(self, shard: int, watched: _Watched, kind: Kind, payload: memoryview) -> None:
         if kind is Kind.BEAT:
             beat = Beat.unpacked(payload)
-            self._links.beat(shard, watched.number, beat.current, beat.progress, beat.draining)
+            busy = beat.current != 0 or beat.queue > 0
+            self._links.beat(shard, watched.number, busy, beat.progress, beat.draining)
         elif kind is Kind.STATUS:
             self._links.told(shard, watched.number)
             self._status(shard, _object(payload))

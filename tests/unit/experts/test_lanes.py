@@ -60,7 +60,7 @@ def test_a_shard_that_dies_fails_both_calls(rig: Rig) -> None:
 
 
 def test_a_call_does_not_wait_on_the_connection_that_replaced_its_own(rig: Rig) -> None:
-    """The next call of the other lane takes the new connection up: what is in flight is lost, and that call is not."""
+    """The next call of the other lane takes the new connection up: what was in flight is asked there once more."""
     x_TD = torch.randn(3, rig.hidden)
     alone = take(rig, send(rig, x_TD, 0))
     first = send(rig, x_TD, 0)
@@ -70,9 +70,8 @@ def test_a_call_does_not_wait_on_the_connection_that_replaced_its_own(rig: Rig) 
     # Shard 1 may have answered the first one already; that connection is closed all the same.
     rig.pool.combine(first, CPU)
     third = send(rig, x_TD, 0)
-    combined = rig.pool.combine(second, CPU)
-    assert [(failure.shard, failure.reason) for failure in combined.failures] == [(1, "eof")]
-    assert combined.lost_tokens.tolist() == [1, 2]
+    assert torch.equal(take(rig, second), alone)
+    assert rig.pool.record.failovers["eof"] >= 1
     assert torch.equal(take(rig, third), alone)
     assert torch.equal(take(rig, send(rig, x_TD, 1)), alone)
 
