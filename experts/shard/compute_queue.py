@@ -18,7 +18,8 @@ from torch import Tensor
 from experts.host.log import fields
 from experts.merging import merged, taken_apart
 from experts.shard.progress import Progress
-from experts.shard.waiting_calls import WaitingCall, WaitingCalls
+from experts.shard.refusals import CallCancelledError, Cancels, NoTimeLeftError, ShardBusyError
+from experts.shard.waiting_calls import CallKey, WaitingCall, WaitingCalls
 from experts.transport.call import ExpertCall, Partial, Stamps
 from experts.transport.inbox import Closed
 
@@ -26,16 +27,29 @@ log = logging.getLogger(__name__)
 
 # By then an expert has enough rows to keep the cores busy: reading its weights once more costs little beside them.
 MOST_ROWS = 4096
+# Calls that wait. A connection has one that waits, whatever its router has sent behind it, and a router has a few
+# connections: more mean that routers ask and give up faster than this shard computes.
+MOST_WAITING = 256
+MOST_OF_ROUTER = 32
+# For a router that is refused: as long as the last computation took, within these.
+LEAST_RETRY_US, MOST_RETRY_US = 1_000, 1_000_000
 
 
 @dataclass(slots=True)
 class ComputeCounts:
-    """What has been computed: calls, the computations it took, the calls that shared one, (row, expert) pairs."""
+    """What has been computed: calls, the computations it took, the calls that shared one, (row, expert) pairs.
+
+    And what has not: calls that were `cancelled` before their turn, that had no time left (`expired`), and those for
+    which there was no room to wait (`refused`).
+    """
 
     calls: int = 0
     computations: int = 0
     merged_calls: int = 0
     assignments: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    refused: int = 0
 
     def add(self, calls: Sequence[ExpertCall]) -> None:
         """Count one computation of `calls`."""
@@ -53,8 +67,10 @@ class ComputeQueue:
         clock_ns: the clock of the stamps.
         check: raises what is wrong with a call. Asked before a call waits, as it may be merged with others then, which
             it must not fail; `work` is to check for itself too.
+        most_waiting, most_of_router: calls that wait at a time, of all routers and of one.
 
-    `turn` is held during a computation.
+    `turn` is held during a computation. `faults` counts the computations that have failed since the last that did not,
+    but for those whose call was wrong in itself (ValueError).
     """
 
     def __init__(
@@ -64,15 +80,22 @@ class ComputeQueue:
         clock_ns: Callable[[], int] = time.monotonic_ns,
         layers: Iterable[int] = (),
         check: Callable[[ExpertCall], object] = lambda _: None,
+        most_waiting: int = MOST_WAITING,
+        most_of_router: int = MOST_OF_ROUTER,
     ) -> None:
         self.turn = threading.Lock()
-        self.counts = ComputeCounts()  # changed by the computing thread alone
+        self.counts = ComputeCounts()  # changed by the computing thread alone, but for what is counted under the lock
+        self.faults = 0
         self.progress = Progress(clock_ns)
         self._work = work
         self._check = check
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._waiting = WaitingCalls(most_rows, layers)
+        self._most_waiting = most_waiting
+        self._most_of_router = most_of_router
+        self._cancels = Cancels()
+        self._last_ns = 0
         self._busy = False
         self._computing_since_ns: int | None = None
 
@@ -86,7 +109,14 @@ class ComputeQueue:
         """When the computation that runs now began, by `clock_ns`; None if none does."""
         return self._computing_since_ns
 
-    def compute(self, call: ExpertCall, received_ns: int, connection: Hashable, gone: Callable[[], bool]) -> Partial:
+    def compute(
+        self,
+        call: ExpertCall,
+        received_ns: int,
+        connection: Hashable,
+        gone: Callable[[], bool],
+        key: CallKey | None = None,
+    ) -> Partial:
         """Compute `call`, maybe together with others; blocks until its sums are there.
 
         The sums are those of the call alone: bit for bit where a product's accumulation does not depend on the number
@@ -96,17 +126,21 @@ class ComputeQueue:
             received_ns: when its last byte was received.
             connection: what it came on: calls of one connection are computed in their order.
             gone: whether its router has hung up. Such a call is dropped when its turn comes.
+            key: what `cancel` names it by.
 
         Raises:
             Closed: the router has gone.
+            CallCancelledError: it has cancelled this call.
+            NoTimeLeftError: the call's turn came too late.
+            ShardBusyError: too many calls wait.
             Exception: what `check` or `work` raised for this call.
         """
-        if self._take_turn():
+        if self._take_turn(key):
             return self._compute_at_once(call, received_ns)
         self._check(call)
-        mine = WaitingCall(call, received_ns, connection, gone)
+        mine = WaitingCall(call, received_ns, connection, gone, key)
         with self._lock:
-            self._waiting.add(mine)
+            self._admit(mine)
             mine.leads, self._busy = not self._busy, True
         if not mine.leads:
             mine.woken.wait()
@@ -116,9 +150,40 @@ class ComputeQueue:
             return mine.outcome
         raise mine.outcome or RuntimeError("the computation has ended without an outcome")
 
-    def _take_turn(self) -> bool:
+    def cancel(self, key: CallKey) -> None:
+        """Drop a call, or the one that comes by this key. What computes now goes on."""
+        with self._lock:
+            one = self._waiting.find(key)
+            if one is None:
+                self._cancels.add(key)
+                return
+            one.cancelled = True
+            if one.leads:  # its thread is about to take the turn, and others count on that
+                return
+            self._waiting.remove(one)
+            self.counts.cancelled += 1
+        one.outcome = CallCancelledError()
+        one.woken.set()
+
+    def _admit(self, mine: WaitingCall) -> None:
+        self._check_cancelled(mine.key)
+        ours = self._waiting.of_router(mine.key[0]) if mine.key else 0
+        if len(self._waiting) >= self._most_waiting or ours >= self._most_of_router:
+            self.counts.refused += 1
+            raise ShardBusyError(min(max(self._last_ns // 1000, LEAST_RETRY_US), MOST_RETRY_US))
+        self._waiting.add(mine)
+
+    def _check_cancelled(self, key: CallKey | None) -> None:
+        try:
+            self._cancels.check(key)
+        except CallCancelledError:
+            self.counts.cancelled += 1
+            raise
+
+    def _take_turn(self, key: CallKey | None) -> bool:
         """Whether nobody computes; then the turn is ours."""
         with self._lock:
+            self._check_cancelled(key)
             if self._busy or not self.turn.acquire(blocking=False):
                 return False
             self._busy = True
@@ -128,14 +193,35 @@ class ComputeQueue:
         """The usual case: one router, or a shard that keeps up. It is kept short, as every layer waits for it."""
         try:
             started = self._begin()
-            y_ND = self._work(call)
+            if (late := self._late(call, received_ns, started)) is not None:
+                raise late
+            y_ND = self._worked(call)
             done = self._clock_ns()
+            self._last_ns = done - started
             self.counts.add((call,))
         finally:
             self._end()
             self.turn.release()
             self._hand_on()
         return Partial(y_ND, Stamps(received_ns, started, done), 0, call.form)
+
+    def _late(self, call: ExpertCall, received_ns: int, now_ns: int) -> NoTimeLeftError | None:
+        if not call.left_us or now_ns - received_ns < 1000 * call.left_us:
+            return None
+        self.counts.expired += 1
+        return NoTimeLeftError()
+
+    def _worked(self, call: ExpertCall) -> Tensor:
+        """What `work` makes of a call; counts its faults."""
+        try:
+            y_ND = self._work(call)
+        except ValueError:
+            raise
+        except Exception:
+            self.faults += 1
+            raise
+        self.faults = 0
+        return y_ND
 
     def _begin(self) -> int:
         self.progress.begin()
@@ -163,22 +249,31 @@ class ComputeQueue:
         with self._lock:
             heir = self._waiting.leader if len(self._waiting) else None
             self._busy = heir is not None
+            if heir is not None:
+                heir.leads = True  # under the lock: from now on it cannot be cancelled without its thread
         if heir is not None:
-            heir.leads = True
             heir.woken.set()
 
     def _compute_all(self, batch: list[WaitingCall]) -> None:
-        present = []
+        present, now_ns = [], self._clock_ns()
         for one in batch:
-            if one.gone():
-                one.outcome = Closed("the router hung up before its call was computed")
-            else:
+            one.outcome = self._unwanted(one, now_ns)
+            if one.outcome is None:
                 present.append(one)
         try:
             if present:
                 self._compute_together(present)
         except Exception as error:
             self._blame(present, error)
+
+    def _unwanted(self, one: WaitingCall, now_ns: int) -> Exception | None:
+        """Why there is no use in computing a call whose turn has come."""
+        if one.cancelled:
+            self.counts.cancelled += 1
+            return CallCancelledError()
+        if one.gone():
+            return Closed("the router hung up before its call was computed")
+        return self._late(one.call, one.received_ns, now_ns)
 
     def _blame(self, batch: list[WaitingCall], error: Exception) -> None:
         """Compute each call by itself, as one call's fault must not become its neighbours'."""
@@ -196,10 +291,11 @@ class ComputeQueue:
     def _compute_together(self, batch: list[WaitingCall]) -> None:
         calls, started = [one.call for one in batch], self._begin()
         try:
-            y_ND = self._work(merged(calls))
+            y_ND = self._worked(merged(calls))
         finally:
             self._end()
         done = self._clock_ns()
+        self._last_ns = done - started
         self.counts.add(calls)
         shares_ns = own_ns(calls, done - started)
         for one, part_ND, share_ns in zip(batch, taken_apart(y_ND, calls), shares_ns, strict=True):

@@ -26,6 +26,8 @@ from experts.transport.listener import FrameServer
 SAMPLE_ROWS = 8
 IDLE_POLL_SECONDS = 0.05
 DELAY_SLICE_SECONDS = 0.01
+# Faults in a row after which a shard's health is in doubt, and how long its check waits for a computation to end.
+MOST_FAULTS, TURN_SECONDS = 3, 1.0
 
 
 class ExpertServer:
@@ -90,18 +92,37 @@ class ExpertServer:
         """Check the data plane, which may hang while this process's control plane still responds.
 
         Raises:
-            RuntimeError: a thread that must last has died, or a computation has made no progress for more than
-                `limit_s` seconds, however long it takes in all.
+            RuntimeError: a thread that must last has died; or a computation has made no progress for more than
+                `limit_s` seconds, however long it takes in all; or all fail, as after a fault of a GPU.
         """
         self._watch.check()
         if not self._server.alive():
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
+        self._check_progress(limit_s)
+        self._check_faults()
+
+    def _check_progress(self, limit_s: float) -> None:
         self.queue.progress.sample()
         since = self.queue.computing_since_ns
         if since is not None:
             still_ns = self._clock_ns() - max(since, self.queue.progress.still_since_ns)
             if still_ns > limit_s * 1e9:
                 raise RuntimeError(f"shard {self.shard.index}: a computation has stood still for over {limit_s:.0f} s")
+
+    def _check_faults(self) -> None:
+        """After several faults in a row, find out whether they are the shard's or those of the calls that came."""
+        faults = self.queue.faults
+        if faults < MOST_FAULTS or not self.turn.acquire(timeout=TURN_SECONDS):
+            return  # if it is busy, the next check finds out
+        try:
+            with torch.inference_mode():
+                self.shard.compute(self.shard.sample_call(1))
+            self.queue.faults = 0
+        except Exception as error:
+            tried = f"the last {faults} computations have failed, and so does a sample"
+            raise RuntimeError(f"shard {self.shard.index}: {tried}: {error}") from error
+        finally:
+            self.turn.release()
 
     @property
     def computing(self) -> bool:
@@ -154,6 +175,9 @@ class ExpertServer:
             "assignments": counts.assignments,
             "computations": counts.computations,
             "merged_calls": counts.merged_calls,
+            "cancelled_calls": counts.cancelled,
+            "expired_calls": counts.expired,
+            "refused_calls": counts.refused,
             "rejected": dict(self.rejected),
             "thread_failures": self._watch.failures,
             "weights_bytes": self.shard.weights_bytes,
