@@ -102,22 +102,22 @@ class ExpertServer:
         self._check_faults()
 
     def _check_progress(self, limit_s: float) -> None:
-        self.queue.progress.sample()
-        since = self.queue.computing_since_ns
+        self.queue.computation.progress.sample()
+        since = self.queue.computation.since_ns
         if since is not None:
-            still_ns = self._clock_ns() - max(since, self.queue.progress.still_since_ns)
+            still_ns = self._clock_ns() - max(since, self.queue.computation.progress.still_since_ns)
             if still_ns > limit_s * 1e9:
                 raise RuntimeError(f"shard {self.shard.index}: a computation has stood still for over {limit_s:.0f} s")
 
     def _check_faults(self) -> None:
         """After several faults in a row, find out whether they are the shard's or those of the calls that came."""
-        faults = self.queue.faults
+        faults = self.queue.computation.faults
         if faults < MOST_FAULTS or not self.turn.acquire(timeout=TURN_SECONDS):
             return  # if it is busy, the next check finds out
         try:
             with torch.inference_mode():
                 self.shard.compute(self.shard.sample_call(1))
-            self.queue.faults = 0
+            self.queue.computation.faults = 0
         except Exception as error:
             tried = f"the last {faults} computations have failed, and so does a sample"
             raise RuntimeError(f"shard {self.shard.index}: {tried}: {error}") from error
@@ -127,7 +127,7 @@ class ExpertServer:
     @property
     def computing(self) -> bool:
         """Whether a call is being computed."""
-        return self.queue.computing_since_ns is not None
+        return self.queue.computation.since_ns is not None
 
     @property
     def assignments(self) -> int:
@@ -166,8 +166,8 @@ class ExpertServer:
         self._sessions[channel].frame(header, payload)
 
     def _beat(self, number: int) -> Beat:
-        since = self.queue.computing_since_ns
-        return Beat(number, self.queue.waiting, since or 0, self.queue.progress.sample(), self._draining)
+        since = self.queue.computation.since_ns
+        return Beat(number, self.queue.waiting, since or 0, self.queue.computation.progress.sample(), self._draining)
 
     def _status(self) -> dict[str, object]:
         counts = self.queue.counts
@@ -198,4 +198,4 @@ class ExpertServer:
         begun = time.monotonic()
         while (left := begun + self.delay_s - time.monotonic()) > 0:
             time.sleep(min(left, DELAY_SLICE_SECONDS))
-            self.queue.progress.step()
+            self.queue.computation.progress.step()
