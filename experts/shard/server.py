@@ -26,6 +26,7 @@ from experts.transport.listener import FrameServer
 SAMPLE_ROWS = 8
 IDLE_POLL_SECONDS = 0.05
 DELAY_SLICE_SECONDS = 0.01
+CLOSE_SECONDS = 1.0
 # Faults in a row after which a shard's health is in doubt, and how long its check waits for a computation to end.
 MOST_FAULTS, TURN_SECONDS = 3, 1.0
 
@@ -145,9 +146,10 @@ class ExpertServer:
         self._server.hang_up()
 
     def close(self) -> None:
-        """Stop listening and end every connection."""
+        """Stop listening, end every connection and wait for their threads, but not for long for one that computes."""
         self._server.close()
-        self._beats.close()
+        self._beats.close(CLOSE_SECONDS)
+        self._server.join(CLOSE_SECONDS)
 
     def drain(self) -> None:
         """Tell routers, with the next beat, to ask other replicas first. Whoever asks is answered all the same."""
