@@ -26,6 +26,9 @@ from experts.transport.listener import FrameServer
 SAMPLE_ROWS = 8
 IDLE_POLL_SECONDS = 0.05
 DELAY_SLICE_SECONDS = 0.01
+CLOSE_SECONDS = 1.0
+# Faults in a row after which a shard's health is in doubt, and how long its check waits for a computation to end.
+MOST_FAULTS, TURN_SECONDS = 3, 1.0
 
 
 class ExpertServer:
@@ -90,23 +93,42 @@ class ExpertServer:
         """Check the data plane, which may hang while this process's control plane still responds.
 
         Raises:
-            RuntimeError: a thread that must last has died, or a computation has made no progress for more than
-                `limit_s` seconds, however long it takes in all.
+            RuntimeError: a thread that must last has died; or a computation has made no progress for more than
+                `limit_s` seconds, however long it takes in all; or all fail, as after a fault of a GPU.
         """
         self._watch.check()
         if not self._server.alive():
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
-        self.queue.progress.sample()
-        since = self.queue.computing_since_ns
+        self._check_progress(limit_s)
+        self._check_faults()
+
+    def _check_progress(self, limit_s: float) -> None:
+        self.queue.computation.progress.sample()
+        since = self.queue.computation.since_ns
         if since is not None:
-            still_ns = self._clock_ns() - max(since, self.queue.progress.still_since_ns)
+            still_ns = self._clock_ns() - max(since, self.queue.computation.progress.still_since_ns)
             if still_ns > limit_s * 1e9:
                 raise RuntimeError(f"shard {self.shard.index}: a computation has stood still for over {limit_s:.0f} s")
+
+    def _check_faults(self) -> None:
+        """After several faults in a row, find out whether they are the shard's or those of the calls that came."""
+        faults = self.queue.computation.faults
+        if faults < MOST_FAULTS or not self.turn.acquire(timeout=TURN_SECONDS):
+            return  # if it is busy, the next check finds out
+        try:
+            with torch.inference_mode():
+                self.shard.compute(self.shard.sample_call(1))
+            self.queue.computation.faults = 0
+        except Exception as error:
+            tried = f"the last {faults} computations have failed, and so does a sample"
+            raise RuntimeError(f"shard {self.shard.index}: {tried}: {error}") from error
+        finally:
+            self.turn.release()
 
     @property
     def computing(self) -> bool:
         """Whether a call is being computed."""
-        return self.queue.computing_since_ns is not None
+        return self.queue.computation.since_ns is not None
 
     @property
     def assignments(self) -> int:
@@ -124,9 +146,10 @@ class ExpertServer:
         self._server.hang_up()
 
     def close(self) -> None:
-        """Stop listening and end every connection."""
+        """Stop listening, end every connection and wait for their threads, but not for long for one that computes."""
         self._server.close()
-        self._beats.close()
+        self._beats.close(CLOSE_SECONDS)
+        self._server.join(CLOSE_SECONDS)
 
     def drain(self) -> None:
         """Tell routers, with the next beat, to ask other replicas first. Whoever asks is answered all the same."""
@@ -145,8 +168,8 @@ class ExpertServer:
         self._sessions[channel].frame(header, payload)
 
     def _beat(self, number: int) -> Beat:
-        since = self.queue.computing_since_ns
-        return Beat(number, self.queue.waiting, since or 0, self.queue.progress.sample(), self._draining)
+        since = self.queue.computation.since_ns
+        return Beat(number, self.queue.waiting, since or 0, self.queue.computation.progress.sample(), self._draining)
 
     def _status(self) -> dict[str, object]:
         counts = self.queue.counts
@@ -154,6 +177,9 @@ class ExpertServer:
             "assignments": counts.assignments,
             "computations": counts.computations,
             "merged_calls": counts.merged_calls,
+            "cancelled_calls": counts.cancelled,
+            "expired_calls": counts.expired,
+            "refused_calls": counts.refused,
             "rejected": dict(self.rejected),
             "thread_failures": self._watch.failures,
             "weights_bytes": self.shard.weights_bytes,
@@ -174,4 +200,4 @@ class ExpertServer:
         begun = time.monotonic()
         while (left := begun + self.delay_s - time.monotonic()) > 0:
             time.sleep(min(left, DELAY_SLICE_SECONDS))
-            self.queue.progress.step()
+            self.queue.computation.progress.step()

@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from experts.host.log import fields, step_name
 from experts.shard.beats import Beats
 from experts.shard.compute_queue import ComputeQueue
+from experts.shard.refusals import CallCancelledError, NoTimeLeftError, ShardBusyError
 from experts.shard.shard import NotHeldError
+from experts.shard.waiting_calls import CallKey
 from experts.transport.call import ExpertCall, Stamps, pack_partial, unpack_call
 from experts.transport.channel import Channel
-from experts.transport.control import Failure, Hello, Miss
+from experts.transport.control import Busy, Failure, Hello, Miss
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.inbox import Closed
 
@@ -82,6 +84,9 @@ class Session:
         elif header.kind is Kind.STATUS:
             self._carries(header, control=True)
             self._tell_status(header.sequence)
+        elif header.kind is Kind.CANCEL:
+            self._carries(header, control=True)
+            self._cancel(header)
         else:
             raise FrameError("kind", f"a shard does not answer {header.kind.name} frames")
 
@@ -107,16 +112,27 @@ class Session:
         self._channel.post(Kind.STATUS, sequence, [json.dumps(self._desk.status()).encode()])
         self._desk.beats.add(self._channel)
 
+    def _cancel(self, header: Header) -> None:
+        if header.length:
+            raise FrameError("length", f"a CANCEL has no payload, this one has {header.length} bytes")
+        self._desk.queue.cancel(self._key(header.sequence))
+
+    def _key(self, sequence: int) -> CallKey:
+        """A call's name among those of all routers."""
+        return (self.router.router if self.router else 0), sequence
+
     def _answer(self, sequence: int, call: ExpertCall, received: int) -> None:
         try:
-            partial = self._desk.queue.compute(call, received, self._channel, self._channel.hung_up)
+            partial = self._desk.queue.compute(
+                call, received, self._channel, self._channel.hung_up, self._key(sequence)
+            )
         except Closed:
             raise
-        except NotHeldError as error:
-            self._channel.send(Kind.MISS, sequence, [Miss(self._desk.epoch(), error.experts).packed()])
+        except CallCancelledError:
             return
         except Exception as error:  # it goes to the router, whose requests fail; the shard serves on
-            self._failed(sequence, call, error)
+            kind, payload = self._refusal(call, error)
+            self._channel.send(kind, sequence, [payload])
             return
         shared = self._channel.shared
         region = shared.replies if call.apart and shared else None
@@ -125,11 +141,19 @@ class Session:
         if stamps.sent - stamps.received > self._desk.slow_call_ns:
             _log_slow(call, stamps)
 
-    def _failed(self, sequence: int, call: ExpertCall, error: Exception) -> None:
-        log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
-        permanent = isinstance(error, ValueError)  # what is wrong with the call itself; all else may be the shard's
-        text = f"{type(error).__name__}: {error}"
-        self._channel.send(Kind.FAILURE, sequence, [Failure(permanent, text).packed()])
+    def _refusal(self, call: ExpertCall, error: Exception) -> tuple[Kind, bytes]:
+        if isinstance(error, NotHeldError):
+            return Kind.MISS, Miss(self._desk.epoch(), error.experts).packed()
+        if isinstance(error, ShardBusyError):
+            return Kind.BUSY, Busy(error.retry_us).packed()
+        if isinstance(error, NoTimeLeftError):
+            return Kind.FAILURE, Failure(permanent=False, text=str(error)).packed()
+        log.error(
+            "could not compute a layer", exc_info=error, extra=fields(step=step_name(call.step), layer=call.layer)
+        )
+        # A ValueError tells what is wrong with the call itself; all else may be the shard's fault.
+        failure = Failure(isinstance(error, ValueError), f"{type(error).__name__}: {error}")
+        return Kind.FAILURE, failure.packed()
 
 
 def _log_slow(call: ExpertCall, stamps: Stamps) -> None:

@@ -65,6 +65,10 @@ class HeldShard:
     def __init__(self) -> None:
         self.compute = HeldWork()
 
+    def sample_call(self, rows: int) -> ExpertCall:
+        """As `ExpertShard.sample_call`."""
+        return call_of(0, rows)
+
     def check(self, call: ExpertCall) -> None:
         """As `ExpertShard.check`."""
         if call.layer not in self.layers or (len(call.experts_A) and call.experts_A.max() >= SLOTS):

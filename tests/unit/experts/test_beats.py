@@ -246,7 +246,7 @@ def test_beats_come_while_a_call_computes_and_another_waits(server: ExpertServer
         for router in (one, other):
             router.send(Kind.EXPERTS, 1, pack_call(call_of(0, 3)))
         beat = beat_that(control, lambda beat: beat.queue == 1 and beat.current > 0)
-        assert beat.current == server.queue.computing_since_ns
+        assert beat.current == server.queue.computation.since_ns
         server.shard.compute.let_go(2)  # type: ignore[attr-defined]
         after = beat_that(control, lambda beat: (beat.queue, beat.current) == (0, 0))
         assert after.progress >= beat.progress + 2
@@ -291,11 +291,13 @@ def test_health_is_about_progress_and_not_about_how_long_a_computation_takes() -
         calls.send(Kind.EXPERTS, 1, pack_call(call_of(0, 3)))
         until(lambda: len(shard.compute.calls) == 1, "it computes")
         for _ in range(3):
-            server.queue.progress.step()
+            server.queue.computation.progress.step()
             server.check_health(500.0)
             clock.ahead_ns += 4 * 10**11
             server.check_health(500.0)
-        until(lambda: server.queue.progress.sample() == server.queue.progress.sample(), "it waits")
+        until(
+            lambda: server.queue.computation.progress.sample() == server.queue.computation.progress.sample(), "it waits"
+        )
         clock.ahead_ns += 6 * 10**11
         with pytest.raises(RuntimeError, match="shard 0: a computation has stood still for over 500 s"):
             server.check_health(500.0)
