@@ -116,6 +116,12 @@ class ExpertPool:
         self._flying: dict[int, Dispatched] = {}
         self._open: dict[int, Dispatched] = {}
 
+    def dead_experts(self, layer: int) -> NDArray[np.bool_] | None:
+        """Which experts of a layer none of whose holders can be called, [E]; None where there are none, as is usual."""
+        placed = self.placement.layer(layer)
+        dead_B = [not any(self.transport.available(shard) for shard in shards) for shards in placed.blocks]
+        return np.array(dead_B)[placed.block_of_E] if any(dead_B) else None
+
     def reachable(self) -> bool:
         """Whether each expert is held by some shard that can be called now."""
         layers = (self.placement.everywhere, *self.placement.special.values())

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import experts.watch.dialling
 import numpy as np
 import pytest
 import torch
 
+import experts.watch.dialling
 from experts.pool import Dispatched
 from experts.routing import Routing
 from experts.transport.address import Endpoint
