@@ -10,7 +10,7 @@ NATIVE := $(wildcard kernels/native/src/*.* kernels/native/src/*/*) kernels/nati
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint parity dashboards dashboards-test bench gpu-check train helm-golden image-test clean
+.PHONY: demo test lint parity dashboards dashboards-test bench soak gpu-check train helm-golden image-test clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
@@ -41,6 +41,11 @@ dashboards-test: $(STAMP)
 # ARGS="--rows decode,layer --llama-bench PATH --against FILE".
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_native $(ARGS)
+
+# Shards and routers killed and held still for twenty minutes under load: memory, descriptors, latency must stay flat.
+# ARGS are flags, such as ARGS="--minutes 5 --seed 7".
+soak: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.soak $(ARGS)
 
 # Kernels against float64, speeds and a served model on one NVIDIA GPU: at most eight minutes. It needs no Ray: without
 # .venv it runs in any Python that has torch and Triton.
