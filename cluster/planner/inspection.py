@@ -79,7 +79,7 @@ class Inspection:
 
     `quantized` is what `weights.quantize` would make of experts in floats, by its value; `smaller` are the flags with
     which the model fits here. `stored` by kind, then dtype; `expected` and `most` are a token's traffic in one MoE
-    layer, while all shards live. `dense_bytes` is what a dense model of `parameters.active` parameters loads in `dtype`.
+    layer while all shards live. `dense_bytes` is what a dense model of `parameters.active` parameters loads in `dtype`.
     """
 
     name: str

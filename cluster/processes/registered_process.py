@@ -32,7 +32,7 @@ class RegisteredProcess:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
         take_normal_priority()  # before any thread is started: threads inherit it
         self.registry = find_registry(config.cluster.application)
-        self.threads = ThreadWatch(("announcer", "drain"))
+        self.threads = ThreadWatch(("announcer", "drain", "placement map"))
         self._drain = drain
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -69,6 +69,11 @@ class RegisteredProcess:
         """Report `loaded` more bytes. Called between tensors; raises as `go_on` does."""
         self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)
         self.go_on()
+
+    def knows_map(self, epoch: int) -> None:
+        """Report the epoch of the placement map that this process knows now."""
+        self._state = replace(self._state, epoch=epoch)
+        self._announcer.announce_now()
 
     def go_on(self) -> None:
         """Check between two steps of loading whether to go on.
