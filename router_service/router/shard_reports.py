@@ -1,20 +1,31 @@
 """A router's view of its shards, for the cluster's state."""
 
+from collections.abc import Sequence
+
+from experts.links.state import LinkState
 from experts.phase import PHASES
 from experts.transport.connector import ShardConnection, ShardConnector
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import ShardReport
 
 
-def shard_reports(connector: ShardConnector, recent: WindowSums, seconds: float) -> list[ShardReport]:
+def shard_reports(
+    connector: ShardConnector, links: Sequence[LinkState], recent: WindowSums, seconds: float
+) -> list[ShardReport]:
     """One report per shard; rates over the window's `seconds`, phase times as means over its calls."""
     connections = enumerate(connector.connections)
-    return [_report(shard, connection, connector.up(shard), recent, seconds) for shard, connection in connections]
+    return [_report(connector, shard, connection, links[shard], recent, seconds) for shard, connection in connections]
 
 
 def _report(
-    shard: int, connection: ShardConnection, available: bool, recent: WindowSums, seconds: float
+    connector: ShardConnector,
+    shard: int,
+    connection: ShardConnection,
+    link: LinkState,
+    recent: WindowSums,
+    seconds: float,
 ) -> ShardReport:
+    available = connector.up(shard)
     endpoint, calls = connection.endpoint, max(1, int(recent.calls_S[shard]))
     means = (recent.phase_seconds_SP[shard] / calls).tolist()
     return ShardReport(
@@ -29,4 +40,5 @@ def _report(
         assignments_per_second=float(recent.assignments_S[shard]) / max(seconds, 1e-9),
         phase_seconds=dict(zip(PHASES, means, strict=True)),
         last_error="" if available else connection.error,
+        link=link,
     )
