@@ -9,14 +9,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cluster.planner.ring import ring_over_nodes
 from experts.host.log import fields
 from experts.placement import Placement, even_placement
-
-if TYPE_CHECKING:
-    from cluster.processes.service_registry import Announcement
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +21,26 @@ log = logging.getLogger(__name__)
 HEAR_SECONDS = 10.0
 # Shards register before they load, as soon as Ray has placed them. None can serve before all are there.
 GATHER_SECONDS = 60.0
+
+
+class Entry(Protocol):
+    """What is read of a process's entry in the registry."""
+
+    @property
+    def role(self) -> str:
+        """shard, router or front."""
+
+    @property
+    def index(self) -> int:
+        """Which shard it is."""
+
+    @property
+    def node(self) -> str:
+        """Where it runs."""
+
+    @property
+    def epoch(self) -> int:
+        """Of the map that it knows, 0 if none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +77,7 @@ class PlacementMaps:
 
     def __init__(
         self,
-        entries: Callable[[], Iterable["Announcement"]],
+        entries: Callable[[], Iterable[Entry]],
         restarted: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

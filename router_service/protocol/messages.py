@@ -164,7 +164,9 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
 class ShardReport(msgspec.Struct, frozen=True):
     """A router's view of one shard, over the last report period where it is a rate.
 
-    `state` is one of connected, unreachable; `link` is finer, see `LinkState`. Times are means per layer call in seconds.
+    `state` is one of connected, unreachable; `link` is finer, see `LinkState`. Times are means per layer call in
+    seconds. `copies` is the least number of reachable shards that hold an expert of this one's, itself included, and
+    `epoch` is of the placement that the shard serves; None and 0 if not known.
     """
 
     shard: int
@@ -179,6 +181,8 @@ class ShardReport(msgspec.Struct, frozen=True):
     phase_seconds: dict[str, float]
     last_error: str = ""
     link: str = ""
+    copies: int | None = None
+    epoch: int = 0
 
 
 class FailoverReport(msgspec.Struct, frozen=True, array_like=True):

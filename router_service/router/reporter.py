@@ -104,7 +104,7 @@ class Reporter:
             decode_tokens_per_second=recent.decode_tokens / recent.step_seconds if recent.step_seconds else 0.0,
             overhead_ratio=recent.overhead_ratio,
             **self._statistics.imbalance(recent),
-            shards=shard_reports(connector, gauges.failure.links, recent, seconds),
+            shards=shard_reports(connector, gauges.failure, recent, seconds),
             metric_families=router_series(self._statistics, recent, gauges, named, self._metrics)
             + shard_series(statuses, labels),
             ready=connector.connected(),
