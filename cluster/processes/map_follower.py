@@ -59,6 +59,7 @@ class MapFollower:
         self._current: Placement | None = None
         self._silent = False
         self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def first(self, go_on: Callable[[], None] = lambda: None) -> Placement:
         """Return the current map; waits until the registry has decided it.
@@ -82,11 +83,13 @@ class MapFollower:
 
     def follow(self, adopt: Callable[[Placement], None], threads: ThreadWatch) -> None:
         """Look for newer maps about once a second from now on, on a thread of its own that calls `adopt` with each."""
-        threads.start("placement map", self._run, adopt, lasts_until=self._closing.is_set)
+        self._thread = threads.start("placement map", self._run, adopt, lasts_until=self._closing.is_set)
 
     def close(self) -> None:
-        """Look no more; the thread ends soon."""
+        """Look no more."""
         self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout=ray_calls.CALL_SECONDS)
 
     def look(self) -> Placement | None:
         """Return the registry's map if it is newer than what is known here; tell ours to a registry that has less."""

@@ -87,6 +87,7 @@ class PlacementMaps:
         self._maps: dict[Layout, Placement] = {}
         self._asked: dict[Layout, float] = {}
         self._heard = 0
+        self._began = clock()
 
     def get(self, layout: Layout, known: int = 0) -> tuple[int, Placement | None]:
         """The current map's epoch, and the map if that is over `known`, the epoch that the caller knows.
@@ -110,12 +111,15 @@ class PlacementMaps:
         """Let a new map replace the current one; processes get it within about a second.
 
         Raises:
-            StaleEpochError: its epoch is not higher than that of every map before it, of any layout.
+            StaleEpochError: its epoch is not higher than that of every map before it, of any layout; or this registry
+                was restarted so recently that there may be maps of which it has not heard.
             ValueError: it is of other experts or shards than the layout.
         """
         if (placement.experts, placement.shards) != (layout.experts, layout.shards):
             there = f"{placement.experts} experts on {placement.shards} shards"
             raise ValueError(f"a map of {there} is none of {layout.experts} on {layout.shards}")
+        if self._may_have_forgotten():
+            raise StaleEpochError(f"the registry was restarted less than {HEAR_SECONDS:.0f} s ago: try again then")
         if placement.epoch <= (highest := self._highest()):
             raise StaleEpochError(f"the map's epoch is {placement.epoch}, it must be over {highest}, the last one's")
         self.tell(layout, placement)
@@ -124,15 +128,20 @@ class PlacementMaps:
         self._heard = max([self._heard, *(one.epoch for one in self._entries())])
         return self._heard
 
+    def _may_have_forgotten(self) -> bool:
+        return self._clock() - self._began < HEAR_SECONDS and self._restarted()
+
     def _may_decide(self, layout: Layout) -> bool:
+        self._highest()  # also what is said by one that dies before it can tell its map
+        if self._may_have_forgotten():
+            return False
         known = max((one.epoch for one in self._maps.values()), default=0)
         if any(one.epoch > known for one in self._entries()):  # it will tell its map
             return False
-        if layout.any_order and not self._restarted():
+        if layout.any_order or len(self._nodes(layout)) == layout.shards:
             return True
-        limit = HEAR_SECONDS if layout.any_order else GATHER_SECONDS
         since = self._asked.setdefault(layout, self._clock())
-        return len(self._nodes(layout)) == layout.shards or self._clock() - since >= limit
+        return self._clock() - since >= GATHER_SECONDS
 
     def _nodes(self, layout: Layout) -> dict[int, str]:
         """Where the layout's shards are, as far as they have registered: they know no map yet, others are older."""

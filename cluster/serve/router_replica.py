@@ -8,7 +8,7 @@ import torch
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
-from cluster.processes.map_follower import MapFollower, layout_of
+from cluster.processes.map_follower import layout_of
 from cluster.processes.node_loading import await_loaded
 from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
@@ -40,7 +40,7 @@ class RouterReplica:
     def _load(self, config: ClusterConfig, secret: bytes, digest: bytes) -> None:
         model = open_to_load(config, "router")
         layout = layout_of(config, model.plan.spec.gate.experts)
-        self._map = MapFollower(self._process.registry, layout, self._process.knows_map)
+        self._map = self._process.map_follower(layout)
         self._process.will_load(model.router_bytes)
         begun, transport = time.monotonic(), SocketTransport(config.router.lanes)
         engine = self._build(config, model, transport)
@@ -111,7 +111,6 @@ class RouterReplica:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_router"):
             await end(self._process, self.check_health, self._config)
-            self._map.close()
             await asyncio.to_thread(self._router.close)
 
     def _drain(self, order: DrainOrder) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cluster.config import ClusterConfig, config_from
-from cluster.processes.map_follower import MapFollower, layout_of
+from cluster.processes.map_follower import layout_of
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
@@ -39,7 +39,7 @@ class ShardReplica:
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         model = open_to_load(config, "shard")
         layout = layout_of(config, model.plan.spec.gate.experts)
-        self._map = MapFollower(self._process.registry, layout, self._process.knows_map)
+        self._map = self._process.map_follower(layout)
         placement = self._map.first(self._process.go_on)
         self._process.will_load(model.shard_bytes(len(placement.held_by(index))))
         shard = load_shard(
@@ -76,7 +76,6 @@ class ShardReplica:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_server"):
             await end(self._process, self.check_health, self._config)
-            self._map.close()
             self._server.close()
 
     def _adopt(self, placement: Placement) -> None:
