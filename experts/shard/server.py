@@ -152,6 +152,7 @@ class ExpertServer:
             "weights_bytes": self.shard.weights_bytes,
             "load_seconds": self.shard.load_seconds,
             "experts": sum(map(len, self.shard.held.values())),
+            "epoch": self.shard.epoch,
         }
 
     def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:
