@@ -114,7 +114,8 @@ def starting_line(config: ClusterConfig) -> str:
     cluster, model = config.cluster, config.model
     what = f"{model.served_name} from {model.path}" if model.checkpoint else "the bundled model"
     where = f"the Ray at {cluster.address}" if cluster.address else "a Ray of its own"
-    counts = f"shards: {config.experts.shards}, routers: {cluster.routers}, fronts: {cluster.fronts}"
+    copies = f", copies: {config.experts.copies}" if config.experts.copies > 1 else ""
+    counts = f"shards: {config.experts.shards}{copies}, routers: {cluster.routers}, fronts: {cluster.fronts}"
     return f"starting {what} on {where}; {counts}"
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from cluster.config import ClusterConfig
+from cluster.processes.map_follower import MapFollower
+from cluster.processes.placement_maps import Layout
 from cluster.processes.priority import take_normal_priority
 from cluster.processes.process import node_id, replica_id, set_logging
 from cluster.processes.service_registry import Announcement, Announcer, DrainOrder, find_registry
@@ -32,8 +34,9 @@ class RegisteredProcess:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
         take_normal_priority()  # before any thread is started: threads inherit it
         self.registry = find_registry(config.cluster.application)
-        self.threads = ThreadWatch(("announcer", "drain"))
+        self.threads = ThreadWatch(("announcer", "drain", "placement map"))
         self._drain = drain
+        self._follower: MapFollower | None = None
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
         self._end_requested = threading.Event()
@@ -70,6 +73,11 @@ class RegisteredProcess:
         self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)
         self.go_on()
 
+    def map_follower(self, layout: Layout) -> MapFollower:
+        """Where this process learns which shards hold which expert; reported by its epoch, closed with the entry."""
+        self._follower = MapFollower(self.registry, layout, self._knows_map)
+        return self._follower
+
     def go_on(self) -> None:
         """Check between two steps of loading whether to go on.
 
@@ -95,7 +103,13 @@ class RegisteredProcess:
 
     def close(self) -> None:
         """Withdraw from the registry."""
+        if self._follower is not None:
+            self._follower.close()
         self._announcer.close()
+
+    def _knows_map(self, epoch: int) -> None:
+        self._state = replace(self._state, epoch=epoch)
+        self._announcer.announce_now()
 
     def _on_order(self, order: DrainOrder) -> None:
         if self._state.state == "ready":

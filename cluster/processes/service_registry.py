@@ -14,8 +14,10 @@ from typing import Any
 import ray
 
 from cluster.processes import ray_calls
+from cluster.processes.placement_maps import Layout, PlacementMaps
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.host.watched_thread import ThreadWatch
+from experts.placement import Placement
 from experts.transport.address import Endpoint
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,10 @@ WHAT = "the registry's list of processes"
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights."""
+    """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights.
+
+    `epoch` is that of the placement map that the process knows, 0 if none.
+    """
 
     role: str
     index: int
@@ -40,6 +45,7 @@ class Announcement:
     loaded_bytes: int = 0
     total_bytes: int = 0
     endpoint: Endpoint | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +59,11 @@ class DrainOrder:
 class ServiceRegistry:
     """The actor's body. An entry that is not renewed for ten seconds by `clock` is forgotten, and its order with it."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, restarted: Callable[[], bool] = lambda: False
+    ) -> None:
         self._clock = clock
+        self._maps = PlacementMaps(self.announcements, restarted, clock)
         self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
         self._orders: dict[str, tuple[float, DrainOrder]] = {}
 
@@ -85,6 +94,18 @@ class ServiceRegistry:
         }
         return [announcement for _, announcement in self._entries.values()]
 
+    def placement_map(self, layout: Layout, known: int = 0) -> tuple[int, Placement | None]:
+        """The current map's epoch, and the map if it is newer; see `PlacementMaps.get`."""
+        return self._maps.get(layout, known)
+
+    def tell_map(self, layout: Layout, placement: Placement) -> None:
+        """Take a map that a process knows; see `PlacementMaps.tell`."""
+        self._maps.tell(layout, placement)
+
+    def publish(self, layout: Layout, placement: Placement) -> None:
+        """Let a new map replace the current one. Raises as `PlacementMaps.publish`."""
+        self._maps.publish(layout, placement)
+
 
 def find_registry(application: str) -> Any:
     """Return the application's registry actor; the first caller creates it.
@@ -101,8 +122,14 @@ def find_registry(application: str) -> Any:
         "num_cpus": 0,  # it must be placed even on a full cluster
     }
     return ray_calls.call(
-        lambda: ray.remote(ServiceRegistry).options(**options).remote(), "the registry to be found or created"
+        lambda: ray.remote(ServiceRegistry).options(**options).remote(restarted=_was_restarted),
+        "the registry to be found or created",
     )
+
+
+def _was_restarted() -> bool:
+    """Whether this actor has been started again."""
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def known_registry(application: str) -> Any:

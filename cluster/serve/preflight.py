@@ -29,7 +29,7 @@ def check_model(config: ClusterConfig) -> "ServedModel":
     from router_service.front.text.text_model import load_text_model
 
     model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
-    even_placement(model.plan.spec.gate.experts, config.experts.shards)
+    even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
     load_text_model(model.plan.checkpoint.path)
     return model
 

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,13 +38,17 @@ from router_service.models.step_batch import StepBatch
 
 log = logging.getLogger(__name__)
 
+# What is done with tokens whose expert nobody can answer for: the series of a policy begin at 0.
+FALLBACK_POLICIES = ("wait", "drop", "next_best", "fail")
+
 
 @dataclass(slots=True)
 class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
     `progressed` says whether the last step had anything to compute, `progress` when its last layer completed. A Front's
-    request stays in `requests` until its last event is published.
+    request stays in `requests` until its last event is published. `fallback_tokens` counts the tokens that lost an
+    expert by the policy that decided about them.
 
     Args:
         unavailable_wait_s: how long a request waits for an unavailable shard before it fails with UNAVAILABLE.
@@ -65,6 +70,7 @@ class Engine:
     guard: Guard = field(default_factory=Guard)
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
+    fallback_tokens: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(FALLBACK_POLICIES, 0)))
     _stalls: Stalls = field(init=False)
     _expiry: Expiry = field(init=False)
     _conclusion: Conclusion = field(init=False)

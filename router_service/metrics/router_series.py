@@ -9,6 +9,7 @@ from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_
 from experts.phase import PHASES
 from router_service.config import MetricsConfig
 from router_service.metrics.collector import KINDS, Statistics
+from router_service.metrics.failure_series import FailureGauges, failure_series
 from router_service.metrics.series_builder import SeriesBuilder, by_shard, rejections, thread_failures
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import MetricFamily
@@ -47,6 +48,7 @@ class Gauges:
     thread_failures: Mapping[str, int] = field(default_factory=dict)
     observer_failures: Mapping[str, int] = field(default_factory=dict)
     nonfinite_logits: int = 0
+    failure: FailureGauges = field(default_factory=FailureGauges)
 
 
 def router_series(
@@ -58,6 +60,7 @@ def router_series(
     _all_to_all(builder, stats, window, [connection.clock_error_s for connection in gauges.connections])
     _balance(builder, stats, window, config)
     _failure(builder, gauges)
+    failure_series(builder, gauges.failure)
     _memory(builder, gauges)
     return builder.metric_families
 

@@ -21,7 +21,7 @@ class ClusterState(_message.Message):
     def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Shard(_message.Message):
-    __slots__ = ("shard", "replica", "state", "node", "pid", "experts", "weights_bytes", "rows_per_second", "assignments_per_second", "phase_seconds", "imbalance", "last_error")
+    __slots__ = ("shard", "replica", "state", "node", "pid", "experts", "weights_bytes", "rows_per_second", "assignments_per_second", "phase_seconds", "imbalance", "last_error", "copies", "epoch")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,8 @@ class Shard(_message.Message):
     PHASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     IMBALANCE_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     shard: int
     replica: str
     state: str
@@ -46,7 +48,9 @@ class Shard(_message.Message):
     phase_seconds: PhaseSeconds
     imbalance: float
     last_error: str
-    def __init__(self, shard: _Optional[int] = ..., replica: _Optional[str] = ..., state: _Optional[str] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., experts: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., rows_per_second: _Optional[float] = ..., assignments_per_second: _Optional[float] = ..., phase_seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., imbalance: _Optional[float] = ..., last_error: _Optional[str] = ...) -> None: ...
+    copies: int
+    epoch: int
+    def __init__(self, shard: _Optional[int] = ..., replica: _Optional[str] = ..., state: _Optional[str] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., experts: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., rows_per_second: _Optional[float] = ..., assignments_per_second: _Optional[float] = ..., phase_seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., imbalance: _Optional[float] = ..., last_error: _Optional[str] = ..., copies: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class PhaseSeconds(_message.Message):
     __slots__ = ("pack", "dispatch", "queue", "compute", "combine", "reduce")

@@ -164,7 +164,9 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
 class ShardReport(msgspec.Struct, frozen=True):
     """A router's view of one shard, over the last report period where it is a rate.
 
-    `state` is one of connected, unreachable. Times are means per layer call in seconds.
+    `state` is one of connected, unreachable; `link` is finer, see `LinkState`. Times are means per layer call in
+    seconds. `copies` is the least number of reachable shards that hold an expert of this one's, itself included, and
+    `epoch` is of the placement that the shard serves; None and 0 if not known.
     """
 
     shard: int
@@ -178,6 +180,20 @@ class ShardReport(msgspec.Struct, frozen=True):
     assignments_per_second: float
     phase_seconds: dict[str, float]
     last_error: str = ""
+    link: str = ""
+    copies: int | None = None
+    epoch: int = 0
+
+
+class FailoverReport(msgspec.Struct, frozen=True, array_like=True):
+    """A layer that other replicas completed: when (seconds of the epoch), the shard that failed (-1 if it is not
+    known), why, and the seconds from the fault seen to the layer's answer complete.
+    """
+
+    at: float
+    shard: int
+    reason: str
+    seconds: float
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -201,7 +217,9 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     """Sent about once a second: the cluster as this router sees it, and its metrics.
 
     Rates and ratios cover the last minute, `step_seconds` of which the router spent in steps; if 0, the ratios are
-    meaningless. `ready`: every shard is connected. `leaving`: the router ends when its streams have ended.
+    meaningless. `ready`: every shard is connected. `leaving`: the router ends when its streams have ended. `failovers`
+    are the latest, oldest first. `degraded_tokens` lack an expert or have another one. `unavailable_experts` have no
+    reachable holder by the placement of `epoch`.
     """
 
     router: str
@@ -219,6 +237,10 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     ready: bool = True
     leaving: bool = False
     step_seconds: float = 0.0
+    failovers: list[FailoverReport] = []
+    degraded_tokens: int = 0
+    unavailable_experts: int = 0
+    epoch: int = 0
 
 
 class StepTimes(msgspec.Struct, frozen=True, array_like=True):

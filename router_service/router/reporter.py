@@ -16,6 +16,7 @@ from router_service.metrics.router_series import ConnectionGauges, Gauges, route
 from router_service.metrics.shard_series import shard_series
 from router_service.metrics.windows import Window
 from router_service.protocol.messages import RouterReport
+from router_service.router.failure_view import FailureView
 from router_service.router.shard_reports import shard_reports
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Reporter:
         self._engine = engine
         self._connector = connector
         self._statistics = statistics
+        self._failures = FailureView(engine, connector)
         self._labels = labels
         self._sizes = sizes
         self._metrics = metrics
@@ -102,12 +104,16 @@ class Reporter:
             decode_tokens_per_second=recent.decode_tokens / recent.step_seconds if recent.step_seconds else 0.0,
             overhead_ratio=recent.overhead_ratio,
             **self._statistics.imbalance(recent),
-            shards=shard_reports(connector, recent, seconds),
+            shards=shard_reports(connector, gauges.failure, recent, seconds),
             metric_families=router_series(self._statistics, recent, gauges, named, self._metrics)
             + shard_series(statuses, labels),
             ready=connector.connected(),
             leaving=self.leaving,
             step_seconds=recent.step_seconds,
+            failovers=self._failures.recent(),
+            degraded_tokens=gauges.failure.degraded_tokens,
+            unavailable_experts=gauges.failure.unavailable,
+            epoch=gauges.failure.epoch,
         )
 
     def _run(self) -> None:
@@ -141,6 +147,7 @@ class Reporter:
             thread_failures=self._threads.failures,
             observer_failures=dict(self._engine.guard.faults),
             nonfinite_logits=self._engine.nonfinite_logits,
+            failure=self._failures.gauges(),
             connections=tuple(map(self._connection, count(), self._connector.connections)),
         )
 

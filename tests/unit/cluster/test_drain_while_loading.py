@@ -12,15 +12,17 @@ import torch
 
 from cluster.config import ModelConfig, config_from
 from experts.config import WeightsConfig
-from experts.placement import even_placement
+from experts.placement import Placement, even_placement
 from experts.shard.shard import load_shard
 from experts.transport.address import Endpoint
 from kernels import select
+from tests.support.mesh import until
 from tests.support.tiny import write_checkpoint
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.planner.model import open_model
     from cluster.processes import registered_process, service_registry
+    from cluster.processes.placement_maps import Layout
     from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
     from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
     from cluster.serve import router_replica
@@ -29,7 +31,7 @@ ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
-REMOTE = ("announce", "announcements", "withdraw")
+REMOTE = ("announce", "announcements", "withdraw", "placement_map")
 
 
 class LiveRegistry(ServiceRegistry):
@@ -141,6 +143,9 @@ class ProvingRouter:
     def ready(self) -> bool:
         return True
 
+    def adopt(self, placement: Placement) -> None:
+        pytest.fail(f"there is no newer map than {placement}")
+
     def run_self_test(self, seconds: float, go_on: Callable[[], None]) -> None:
         order_and_wait(self._body)
         go_on()
@@ -205,6 +210,11 @@ def test_routers_of_a_node_share_its_memory_but_no_gpu(
     monkeypatch.setattr(router_replica, "build_engine", build)
     starts_and_ends(body, tmp_path, monkeypatch, experts={"shards": 1}, cluster={"routers": 2})
     assert free == [expected]
+
+
+def test_the_epoch_of_the_map_is_in_the_entry(body: LiveRegistry, process: RegisteredProcess) -> None:
+    process.map_follower(Layout(8, 2)).first()
+    until(lambda: [one.epoch for one in body.announcements()] == [1], "it is announced")
 
 
 def test_what_fails_in_loading_is_withdrawn(body: LiveRegistry, process: RegisteredProcess) -> None:
