@@ -3,6 +3,7 @@
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.ops import Ops
-from router_service.engine.conclusion import Conclusion
+from router_service.engine.conclusion import Conclusion, Share
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import failed, refused
 from router_service.engine.guard import Guard
@@ -27,6 +28,7 @@ from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.stalls import Stalls
 from router_service.engine.step.batch_builder import build_batch, joined_segments, step_shape
+from router_service.engine.step.fallbacks import WHOLE, policies_of
 from router_service.engine.step.forward import StepTrace, forward
 from router_service.engine.step.prompt_scores import score_prompts
 from router_service.engine.step.routing_trace import scored_rows, wants_routing
@@ -86,6 +88,11 @@ class Engine:
     def nonfinite_logits(self) -> int:
         """How many requests ended because the model's logits were not finite."""
         return self._conclusion.nonfinite_logits
+
+    @property
+    def fallback_tokens(self) -> Counter[str]:
+        """Tokens that met experts without a living copy, by policy; see `Conclusion`."""
+        return self._conclusion.fallback_tokens
 
     def submit(self, request: Request) -> list[Event]:
         """Accept a request, or return the event that refuses it. If this raises, call `release`."""
@@ -179,7 +186,9 @@ class Engine:
         batches = [build_batch(part, size, groups, device) for part in parts]
         trace = StepTrace()
         trace.traced = wants_routing(requests)
-        trace.scored_rows = scored_rows(requests, joined_segments(batches))
+        segments = joined_segments(batches)
+        trace.scored_rows = scored_rows(requests, segments)
+        trace.policy_T = policies_of(requests, segments)
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
         self.threads.use(max(len(batch.token_ids_T) for batch in batches))
         self.pool.step = next(self._tags)
@@ -194,15 +203,15 @@ class Engine:
         logits_LV = forward(self.backbone, self.pool, self.ops, batches, trace, self.progress.move, score)
         begun = time.monotonic_ns()
         complete = set(trace.complete(segments))
-        self._stall([share.request for number, share in enumerate(shares) if number not in complete], trace)
+        self._lose([share for number, share in enumerate(shares) if number not in complete], trace, events)
         if logits_LV is not None:
             self._conclusion.apply([shares[number] for number in sorted(complete)], trace, logits_LV, events)
             trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
 
-    def _stall(self, lost: list[Request], trace: StepTrace) -> None:
-        """Stall the requests that have lost a token."""
-        if lost:
-            self._stalls.begin(lost, trace.failures, self.clock())
+    def _lose(self, lost: list[Share], trace: StepTrace, events: list[Event]) -> None:
+        """Stall or end the requests that have lost a token; note what others have gone on without."""
+        if lost or (trace.failures and (trace.degraded_at_T < WHOLE).any()):
+            self._stalls.begin(self._conclusion.lose(lost, trace, events), trace.failures, self.clock())
 
     def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
         now = self.clock()
