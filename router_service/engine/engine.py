@@ -36,6 +36,7 @@ from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import StepBatch
+from router_service.protocol.fallback import Fallback
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Engine:
         unavailable_wait_s: how long a request waits for an unavailable shard before it fails with UNAVAILABLE.
         observe: called with each step's record after the step; `guard` catches what it raises.
         clock: returns seconds; arrivals and deadlines are measured by it.
+        default_fallback: of requests that name none.
     """
 
     backbone: Backbone
@@ -67,6 +69,7 @@ class Engine:
     guard: Guard = field(default_factory=Guard)
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
+    default_fallback: Fallback = Fallback.WAIT
     _stalls: Stalls = field(init=False)
     _expiry: Expiry = field(init=False)
     _conclusion: Conclusion = field(init=False)

@@ -19,8 +19,8 @@ LEAST_SHARE = 1e-20
 def choose_living(gate: Gate, logits_RE: Tensor, dead_E: NDArray[np.bool_], correction_E: Tensor | None) -> Routing:
     """Choose by the gate's rule as if the dead experts ranked behind all others, and weigh as the gate weighs.
 
-    A weight that the gate takes of all experts' softmax keeps that denominator. Where the rule finds fewer than K living
-    experts, the places that are left have the id `LOST` and weight 0.
+    A weight that the gate takes of all experts' softmax keeps that denominator. Where the rule finds fewer than K
+    living experts, the places that are left have the id `LOST` and weight 0.
 
     Args:
         dead_E: which experts have no living copy.
