@@ -182,7 +182,12 @@ def test_partial_sums_are_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"layer": 4}, {"experts_A": np.array([9], np.int32)}, {"x_RD": torch.ones(1, 3)}, {"x_RD": torch.ones(1, 8).half()}],
+    [
+        {"layer": 4},
+        {"experts_A": np.array([9], np.int32)},
+        {"x_RD": torch.ones(1, 3)},
+        {"x_RD": torch.ones(1, 8).half()},
+    ],
 )
 def test_a_shard_refuses_what_it_does_not_hold(change: dict[str, object]) -> None:
     shard = shards(even_placement(MOST, 2), "cpu")[0]
