@@ -1,4 +1,4 @@
-"""The failure series say what was injected: links that end, copies that are lost, failovers, hedges, degraded tokens."""
+"""The failure series say what was injected: dead links, lost copies, failovers, hedges, degraded tokens."""
 
 from collections.abc import Callable, Iterator
 
