@@ -22,7 +22,7 @@ def shard_server(
     model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), WeightsConfig("dequantized"))
     shard = load_shard(
         index=index,
-        experts=even_placement(model.plan.spec.gate.experts, shards).shards[index],
+        placement=even_placement(model.plan.spec.gate.experts, shards),
         checkpoint=model.plan.checkpoint,
         manifest=model.plan.tensors.experts,
         dtype=model.dtype,

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from experts.checkpoint.deployment_digest import deployment_digest
 from experts.checkpoint.directory import Checkpoint
-from experts.placement import even_placement
 
 
 def write(path: Path, config: str = '{"a": 1, "b": {"c": 2, "d": "é"}}', name: str = "w", **tensor: object) -> Path:
@@ -19,8 +18,8 @@ def write(path: Path, config: str = '{"a": 1, "b": {"c": 2, "d": "é"}}', name: 
     return path
 
 
-def digest(path: Path, dtype: torch.dtype = torch.float32, resident: str = "packed", shards: int = 2) -> bytes:
-    return deployment_digest(Checkpoint(path), dtype, resident, even_placement(8, shards))
+def digest(path: Path, dtype: torch.dtype = torch.float32, resident: str = "packed") -> bytes:
+    return deployment_digest(Checkpoint(path), dtype, resident)
 
 
 def test_order_of_keys_and_place_do_not_matter(tmp_path: Path) -> None:
@@ -35,7 +34,7 @@ def test_each_change_of_the_checkpoint_is_another(tmp_path: Path, change: dict[s
     assert digest(write(tmp_path / "one")) != digest(write(tmp_path / "two", **change))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [{"dtype": torch.bfloat16}, {"resident": "dequantized"}, {"shards": 4}], ids=str)
+@pytest.mark.parametrize("change", [{"dtype": torch.bfloat16}, {"resident": "dequantized"}], ids=str)
 def test_each_change_of_the_serving_is_another(tmp_path: Path, change: dict[str, object]) -> None:
     path = write(tmp_path / "one")
     assert digest(path) != digest(path, **change)  # type: ignore[arg-type]

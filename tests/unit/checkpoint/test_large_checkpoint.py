@@ -44,10 +44,10 @@ from router_service.models.families.registry import plan_model
 opened = set()
 sys.addaudithook(lambda event, args: opened.add(str(args[0])) if event == "open" else None)
 plan = plan_model(Checkpoint(Path(sys.argv[1])), verify=False)
-held = even_placement(plan.spec.gate.experts, 4).shards[int(sys.argv[2])]
+placement = even_placement(plan.spec.gate.experts, 4)
 cpu = torch.device("cpu")
-load_shard(index=0, experts=held, checkpoint=plan.checkpoint, manifest=plan.tensors.experts, dtype=torch.float32,
-           device=cpu, ops=select.ops("cpu"))
+load_shard(index=int(sys.argv[2]), placement=placement, checkpoint=plan.checkpoint, manifest=plan.tensors.experts,
+           dtype=torch.float32, device=cpu, ops=select.ops("cpu"))
 print(json.dumps(sorted(Path(name).name for name in opened if name.endswith(".safetensors"))))
 """
 

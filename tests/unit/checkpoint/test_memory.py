@@ -51,10 +51,10 @@ plan, ops = plan_model(Checkpoint(Path(sys.argv[1]))), select.ops("auto", device
 weights = WeightsConfig("dequantized", sys.argv[4], quantize_scope="all")
 plan = replace(plan, tensors=quantized(plan.tensors, weights, "the configuration"))
 if role == "shard":
-    held = even_placement(plan.spec.gate.experts, 2).shards[0]
+    placement = even_placement(plan.spec.gate.experts, 2)
     kept = load_shard(
         index=0,
-        experts=held,
+        placement=placement,
         checkpoint=plan.checkpoint,
         manifest=plan.tensors.experts,
         dtype=dtype,

@@ -100,14 +100,14 @@ def test_loading_ends_at_the_next_tensor(body: LiveRegistry, process: Registered
             order_and_wait(body)
         process.progress(loaded)
 
-    held = even_placement(model.plan.spec.gate.experts, 1).shards[0]
+    placement = even_placement(model.plan.spec.gate.experts, 1)
 
     def load() -> None:
         with process.loading():
-            process.will_load(model.shard_bytes(len(held)))
+            process.will_load(model.shard_bytes(len(placement.held_by(0))))
             load_shard(
                 index=0,
-                experts=held,
+                placement=placement,
                 checkpoint=model.plan.checkpoint,
                 manifest=model.plan.tensors.experts,
                 dtype=model.dtype,

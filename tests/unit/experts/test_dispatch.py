@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.grouping import group_by_block
-from experts.placement import Placement, even_placement
+from experts.placement import LayerPlacement, Placement, even_placement, placement_of
 from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing
 from experts.shard.local import LocalTransport
@@ -35,9 +36,10 @@ def matrices() -> tuple[Tensor, Tensor]:
 def shards(placement: Placement, backend: str, dtype: torch.dtype = torch.float32) -> dict[int, ExpertShard]:
     ops, (gate_up, down) = select.ops(backend, CPU), matrices()
     made = {}
-    for index, held in enumerate(placement.shards):
-        weights = ops.prepare_weights(gate_up[list(held)].to(dtype), down[list(held)].to(dtype))
-        made[index] = ExpertShard(index, held, {5: weights}, ops, CPU, 0, 0.0)
+    for index in range(placement.shards):
+        if held := placement.held_by(index):
+            weights = ops.prepare_weights(gate_up[list(held)].to(dtype), down[list(held)].to(dtype))
+            made[index] = ExpertShard(index, {5: held}, {5: weights}, ops, CPU, 0, 0.0)
     return made
 
 
@@ -55,10 +57,17 @@ def dense(x_TD: Tensor, routing: Routing) -> Tensor:
 
 @st.composite
 def placements(draw: st.DrawFn) -> Placement:
-    """Any experts on any shard in any order, at least one each."""
-    order = draw(st.permutations(range(draw(st.integers(1, MOST)))))
-    cuts = sorted(draw(st.sets(st.integers(1, len(order) - 1), max_size=4))) if len(order) > 1 else []
-    return Placement(tuple(tuple(order[a:b]) for a, b in zip([0, *cuts], [*cuts, len(order)], strict=True)))
+    """Any experts on any shards, one or more each, in any order."""
+    shards = draw(st.integers(1, 5))
+    copies = st.lists(st.integers(0, shards - 1), min_size=1, max_size=3, unique=True).map(tuple)
+    holders = draw(st.lists(copies, min_size=1, max_size=MOST))
+    return Placement(shards, LayerPlacement(tuple(holders)))
+
+
+def asked_of(placement: Placement, away: frozenset[int] = frozenset()) -> NDArray[np.int64]:
+    """The shard that each expert is asked of: its first holder that is not away, else its home."""
+    holders = placement.everywhere.holders
+    return np.array([next((shard for shard in shards if shard not in away), shards[0]) for shards in holders])
 
 
 @st.composite
@@ -78,9 +87,9 @@ def problems(draw: st.DrawFn) -> tuple[Placement, Routing, Tensor]:
 
 
 def test_keys_to_sort_by_put_a_lost_expert_past_all_shards_in_the_narrowest_type() -> None:
-    keys_E = Placement(((2, 0), (1,))).sort_key_of_E
-    assert keys_E[[0, 1, 2, LOST]].tolist() == [1, 2, 0, 3]
-    assert (keys_E.dtype, even_placement(300, 2).sort_key_of_E.dtype) == (np.uint8, np.uint16)
+    keys_E = placement_of(((2, 0), (1,))).everywhere.sort_key_of_E
+    assert keys_E[[0, 1, 2, LOST]].tolist() == [0, 2, 1, 3]
+    assert (keys_E.dtype, even_placement(300, 2).everywhere.sort_key_of_E.dtype) == (np.uint8, np.uint16)
 
 
 class Recording(LocalTransport):
@@ -94,11 +103,15 @@ class Recording(LocalTransport):
         self.broken = broken
         self.away = away
 
-    def send(self, shard: int, call: ExpertCall, lane: int, into: NDArray[np.float32] | None = None) -> Sent:
+    def available(self, shard: int) -> bool:
+        """Not those that are away."""
+        return shard not in self.away
+
+    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         if shard in self.away:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is away")
         self.calls.append((shard, call))
-        return super().send(shard, call, lane, into)
+        return super().send(shard, call, lane)
 
     def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
         """The last first, so that the order of arrival differs from that of the shards."""
@@ -127,14 +140,18 @@ def test_any_routing_equals_the_dense_sum(problem: tuple[Placement, Routing, Ten
 
 def check_questions(transport: Recording, placement: Placement, routing: Routing, x_TD: Tensor) -> None:
     """Each shard that holds a chosen expert is asked once, with each of its tokens once, and for nothing else."""
-    shard_TK = np.where(routing.expert_ids_TK == LOST, LOST, placement.shard_of_E[routing.expert_ids_TK])
-    wanted = [shard for shard in range(len(placement.shards)) if (shard_TK == shard).any()]
-    assert [shard for shard, _ in transport.calls] == wanted
+    shard_TK = np.where(routing.expert_ids_TK == LOST, LOST, asked_of(placement)[routing.expert_ids_TK])
+    wanted = [shard for shard in range(placement.shards) if (shard_TK == shard).any()]
+    assert sorted(shard for shard, _ in transport.calls) == wanted
+    block_of_E = placement.everywhere.block_of_E
     for shard, call in transport.calls:
-        tokens = np.flatnonzero((shard_TK == shard).any(axis=1))
+        # Each block's tokens once, one block's behind the other's.
+        blocks = np.unique(block_of_E[routing.expert_ids_TK[shard_TK == shard]])
+        ours_TK = np.where(shard_TK == shard, block_of_E[routing.expert_ids_TK], -1)
+        tokens = np.concatenate([np.flatnonzero((ours_TK == block).any(axis=1)) for block in blocks])
         assert torch.equal(call.x_RD, x_TD[torch.from_numpy(tokens)])
         assert (np.diff(call.experts_A) >= 0).all()
-        pairs = [(tokens[row], placement.shards[shard][slot]) for row, slot in zip(call.rows_A, call.experts_A)]
+        pairs = [(tokens[row], expert) for row, expert in zip(call.rows_A, call.experts_A)]
         here = np.argwhere(shard_TK == shard)
         assert sorted(pairs) == sorted((token, routing.expert_ids_TK[token, k]) for token, k in here)
         assert sorted(call.weights_A) == sorted(routing.weights_TK[token, k] for token, k in here)
@@ -146,10 +163,10 @@ def test_tokens_of_absent_shards_are_lost_and_no_others(
     problem: tuple[Placement, Routing, Tensor], data: st.DataObject
 ) -> None:
     placement, routing, x_TD = problem
-    numbers = st.frozensets(st.integers(0, len(placement.shards) - 1))
+    numbers = st.frozensets(st.integers(0, placement.shards - 1))
     broken, away = data.draw(numbers), data.draw(numbers)
     combined = run(Recording(shards(placement, "cpu"), broken, away), placement, routing, x_TD)
-    shard_TK = np.where(routing.expert_ids_TK == LOST, LOST, placement.shard_of_E[routing.expert_ids_TK])
+    shard_TK = np.where(routing.expert_ids_TK == LOST, LOST, asked_of(placement, away)[routing.expert_ids_TK])
     lost_T = np.isin(shard_TK, list(broken | away)).any(axis=1)
     assert combined.lost_tokens.tolist() == np.flatnonzero(lost_T).tolist()
     asked = set(shard_TK[shard_TK >= 0].tolist())
@@ -185,6 +202,7 @@ def test_partial_sums_are_float32(dtype: torch.dtype) -> None:
     [
         {"layer": 4},
         {"experts_A": np.array([9], np.int32)},
+        {"experts_A": np.array([-1], np.int32)},
         {"x_RD": torch.ones(1, 3)},
         {"x_RD": torch.ones(1, 8).half()},
     ],
@@ -197,15 +215,40 @@ def test_a_shard_refuses_what_it_does_not_hold(change: dict[str, object]) -> Non
         shard.compute(replace(call, **change))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("held", [((0, 1), ()), ((0,), (0, 1)), ((0, 2),), ()])
-def test_a_placement_gives_each_expert_to_one_shard(held: tuple[tuple[int, ...], ...]) -> None:
-    if held:
-        with pytest.raises(ValueError, match="each expert to one shard"):
-            Placement(held)
-    with pytest.raises(ValueError, match="from 1 to 3"):
-        even_placement(3, 4)
+@pytest.mark.parametrize("holders", [((0,), ()), ((0, 0),), ((-1,),), ()])
+def test_a_placement_gives_each_expert_to_different_shards(holders: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match=r"must be held by one or more different shards|at least one expert"):
+        LayerPlacement(holders)
+
+
+def test_a_placement_names_shards_that_there_are_and_layers_of_one_size() -> None:
+    two = LayerPlacement(((0,), (2,)))
+    with pytest.raises(ValueError, match="names shard 2, there are 2"):
+        Placement(2, two)
+    with pytest.raises(ValueError, match="all layers have 2 experts"):
+        Placement(3, two, {4: LayerPlacement(((0,),))})
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 8), st.randoms())
+def test_an_even_placement_has_so_many_copies_on_different_shards(
+    experts: int, shards: int, copies: int, random: Random
+) -> None:
+    shards = min(shards, experts)
+    ring = list(range(shards))
+    random.shuffle(ring)
+    if copies > shards:
+        with pytest.raises(ValueError, match=f"copies is {copies}, it must be from 1 to {shards}"):
+            even_placement(experts, shards, copies)
+        return
+    placement = even_placement(experts, shards, copies, ring)
+    assert {len(holders) for holders in placement.everywhere.holders} == {copies} == {placement.copies}
+    homes = np.bincount(placement.everywhere.home_of_E, minlength=shards)
+    assert homes.max() - homes.min() <= 1
+    assert sum(len(placement.held_by(shard)) for shard in range(shards)) == experts * copies
+    with pytest.raises(ValueError, match=f"from 1 to {experts}"):
+        even_placement(experts, experts + 1)
 
 
 def test_no_tokens_make_no_groups() -> None:
     empty = Routing(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.float32))
-    assert group_by_block(empty, even_placement(4, 2)) == []
+    assert group_by_block(empty, even_placement(4, 2).everywhere) == []

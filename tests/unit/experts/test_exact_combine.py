@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from experts.merging import merged, taken_apart
 from experts.placement import Placement, even_placement
 from experts.pool import ExpertPool
 from experts.routing import LOST, Routing
 from experts.shard.local import LocalTransport
-from experts.shard.merge import merged, taken_apart
 from experts.transport.base import Reply, ShardUnavailable
 from experts.transport.call import ExpertCall, Form, Partial, Stamps, pack_call, pack_partial, unpack_partial
 from experts.transport.channel import Channel, connect
@@ -85,7 +85,7 @@ def test_any_backends_rows_are_near(problem: tuple[Placement, Routing, Tensor]) 
     torch.testing.assert_close(outputs(placement, routing, x_TD, "cpu"), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_sums_do_depend_on_the_placement() -> None:
+def test_sums_do_depend_on_the_blocks() -> None:
     """Or the tests above would prove nothing."""
     random = np.random.default_rng(0)
     ids = random.random((40, MOST)).argsort(axis=1)[:, :5]
@@ -162,15 +162,14 @@ def answer(router: Channel) -> Tensor:
     return unpack_partial(payload).y_ND.clone()
 
 
-@pytest.mark.parametrize("into", [True, False])
 @pytest.mark.parametrize("form", Form)
-def test_a_reply_of_another_form_is_refused(form: Form, into: bool) -> None:
+def test_a_reply_of_another_form_is_refused(form: Form) -> None:
     """Even where it has as many rows as the one that was asked for."""
     ours, theirs = (Channel(sock, 1) for sock in socket.socketpair())
     transport, one = SocketTransport(), np.zeros(1, np.int32)
     transport.offer(0, ours)
     call = ExpertCall(0, torch.zeros(1, 3), one, one, np.ones(1, np.float32), form=Form.EACH)
-    sent = transport.send(0, call, 0, np.empty((1, 3), np.float32) if into else None)
+    sent = transport.send(0, call, 0)
     theirs.receive()
     theirs.send(Kind.PARTIALS, sent.sequence, pack_partial(Partial(torch.ones(1, 3), Stamps(0, 0, 0), form=form)))
     result = transport.receive({0: sent}, time.monotonic() + WAIT_S)

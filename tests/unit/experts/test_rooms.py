@@ -18,7 +18,7 @@ def routing_of(*ids: list[int]) -> Routing:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_gathered_into_one_buffer_that_stays(dtype: torch.dtype) -> None:
     room, x_TD = GatherRoom(), torch.randn(3, 4).to(dtype)
-    groups = group_by_block(routing_of([0, 5], [1, 9], [5, 2]), even_placement(12, 3))
+    groups = group_by_block(routing_of([0, 5], [1, 9], [5, 2]), even_placement(12, 3).everywhere)
     first = room.rows(x_TD, groups)
     assert [len(rows) for rows in first] == [3, 2, 1]
     assert first[0].data_ptr() == x_TD.data_ptr()  # all tokens: nothing to gather

@@ -157,7 +157,7 @@ def test_a_question_that_cannot_be_computed_is_answered_so(server: ExpertServer)
         peer.send(Kind.EXPERTS, 4, pack_call(replace(question(), layer=99)))
         answer, payload = peer.receive()
         assert (answer.kind, answer.sequence) == (Kind.FAILURE, 4)
-        assert b"holds no experts of layer 99" in bytes(payload)
+        assert b"does not hold these experts of layer 99" in bytes(payload)
         ask(peer)
     assert server.rejected == {}
 

@@ -240,8 +240,8 @@ def test_shards_asked_by_counting_all_choices(experts: int, shards: int, top_k: 
     shards, top_k = min(shards, experts), min(top_k, experts)
     placement = even_placement(experts, shards)
     choices = list(combinations(range(experts), top_k))
-    asked = [len({int(placement.shard_of_E[expert]) for expert in choice}) for choice in choices]
-    held = tuple(len(one) for one in placement.shards)
+    asked = [len({int(placement.everywhere.home_of_E[expert]) for expert in choice}) for choice in choices]
+    held = tuple(len(placement.held_by(shard)) for shard in range(shards))
     assert expected_shards_asked(top_k, held) * len(choices) == sum(asked)
     assert most_shards_asked(top_k, held) == max(asked)
 

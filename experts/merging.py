@@ -17,10 +17,10 @@ from experts.transport.call import ExpertCall, Form
 def merged(calls: Sequence[ExpertCall]) -> ExpertCall:
     """One call with the rows of all `calls`, which name one layer and share dtype, width and form, in their order.
 
-    Where the answer has sums, assignments are sorted by expert; within an expert they keep the order of the calls, and so
-    do a row's own assignments: its sum is added up in the same order as alone. Where it has a row for each assignment,
-    they stay one call's behind the other's, as their rows are to be taken apart. What else a call says is the first
-    one's.
+    Where the answer has sums, assignments are sorted by expert; within an expert they keep the order of the calls, and
+    so do a row's own assignments: its sum is added up in the same order as alone. Where it has a row for each
+    assignment, they stay one call's behind the other's, as their rows are to be taken apart. What else a call says is
+    the first one's.
     """
     if len(calls) == 1:
         return calls[0]
