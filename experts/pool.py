@@ -96,6 +96,12 @@ class ExpertPool:
         # By lane: its calls are combined before it is used again.
         self._lanes: dict[int, tuple[GatherRoom, AnswerRoom]] = {}
 
+    def dead_experts(self, layer: int) -> NDArray[np.bool_] | None:
+        """Which experts of a layer none of whose holders can be called, [E]; None where there are none, as is usual."""
+        placed = self.placement.layer(layer)
+        dead_B = [not any(self.transport.available(shard) for shard in shards) for shards in placed.blocks]
+        return np.array(dead_B)[placed.block_of_E] if any(dead_B) else None
+
     def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
         """Send each token's row once to each shard that is asked for one of its experts, over the connection `lane`.
 

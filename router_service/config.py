@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from experts.host.bounds import SecondsOrZero, Threads, check_settings, setting
 
 Overlap = Literal["auto", "on", "off"]
+# The values of `router_service.protocol.fallback.Fallback`.
+FallbackName = Literal["wait", "drop", "next_best", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,9 @@ class EngineConfig:
             the routers of one node share it, on GPUs each has its own
         prefix_caching: keep what is computed and reuse it for requests that begin alike
         unavailable_wait_seconds: how long a request waits for an unavailable shard before it fails with UNAVAILABLE
+        fallback: what becomes of a token if an expert that the gate chose for it has no living copy, where the request
+            does not say. wait stalls the request until there is one; drop computes with the token's other experts;
+            next_best takes the next best experts that live; fail ends the request
         overlap: whether a step runs as two batches, one's attention while the other's experts compute. auto measures
             both ways and takes two where that is faster
         threads: CPU threads of the router's computation; 0 uses all cores that the process may use
@@ -41,6 +46,7 @@ class EngineConfig:
     kv_memory_fraction: Annotated[float, setting(gt=0, lt=1)] = 0.4
     prefix_caching: bool = True
     unavailable_wait_seconds: SecondsOrZero = 30.0
+    fallback: FallbackName = "wait"
     overlap: Overlap = "auto"
     threads: Threads = 0
 

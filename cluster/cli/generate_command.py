@@ -37,6 +37,12 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "--cache-salt", default="", metavar="TEXT", help="share cached prefixes only with requests of the same salt"
     )
     parser.add_argument(
+        "--fallback",
+        choices=("wait", "drop", "next_best", "fail"),
+        default="",
+        help="what to do where an expert has no living copy (default: the server's)",
+    )
+    parser.add_argument(
         "--logit-bias",
         action="append",
         type=_bias,
@@ -57,7 +63,7 @@ async def _generate(args: argparse.Namespace) -> None:
     responses: list[pb.GenerateResponse] = []
     async with client_of(args) as client:
         sampling = sampling_of(args)
-        own = {"priority": args.priority, "cache_salt": args.cache_salt}
+        own = {"priority": args.priority, "cache_salt": args.cache_salt, "fallback": args.fallback}
         stream = client.generate(**kind, **own, timeout=args.timeout, **sampling)
         async with aclosing(stream):  # an interrupt cancels the call, so that the server stops generating
             async for response in stream:
@@ -97,12 +103,23 @@ def summary(responses: Iterable[pb.GenerateResponse]) -> dict[str, object]:
         "finish_reason": pb.FinishReason.Name(last.finish_reason),
         "usage": usage,
     }
+    if marks := degraded_indexes(responses):
+        answer["degraded_token_indexes"] = marks
     if entries := [entry for response in responses for entry in response.logprobs]:
         answer["logprobs"] = [_logprob(entry) for entry in entries]
     if entries := [entry for response in responses for entry in response.prompt_logprobs]:
         # Nothing predicts the first token of a prompt.
         answer["prompt_logprobs"] = [_logprob(entries[0]) | {"logprob": None}, *map(_logprob, entries[1:])]
     return answer
+
+
+def degraded_indexes(responses: Iterable[pb.GenerateResponse]) -> list[int]:
+    """Which of a whole answer's tokens are degraded."""
+    marks, before = list[int](), 0
+    for response in responses:
+        marks += [before + index for index in response.degraded_token_indexes]
+        before += len(response.token_ids)
+    return marks
 
 
 def _bias(text: str) -> tuple[int, float]:

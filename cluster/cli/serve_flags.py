@@ -20,6 +20,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "dtype": ("model", "dtype"),
     "device": ("model", "device"),
     "quantize": ("weights", "quantize"),
+    "fallback": ("router", "fallback"),
     "address": ("cluster", "address"),
     "name": ("cluster", "application"),
     "tls_cert": ("front", "tls_cert"),
@@ -60,6 +61,11 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         "--quantize",
         choices=("none", "int8", "int4"),
         help="round experts that are stored in floats when they are loaded: a half or a quarter of the memory",
+    )
+    parser.add_argument(
+        "--fallback",
+        choices=("wait", "drop", "next_best", "fail"),
+        help="what to do where an expert has no living copy, if the request does not say (default: wait)",
     )
     parser.add_argument("--address", metavar="RAY", help="join this Ray cluster (auto or HOST:PORT), else start one")
     parser.add_argument("--name", metavar="NAME", help="name of the Serve application (default: expertmesh)")

@@ -73,7 +73,7 @@ FAILURE = Row(
     (
         Panel(
             "Links by state",
-            "Links of routers to shards. suspect: beats or an answer are late, and calls go to another replica as well.",
+            "Links of routers to shards. suspect: beats or an answer are late, and calls go elsewhere as well.",
             (
                 Query(
                     f"sum by ({KEYS}, state) "
@@ -86,8 +86,8 @@ FAILURE = Row(
         ),
         Panel(
             "Living copies",
-            "The least number of reachable shards that hold one of a shard's experts, by the router that reaches fewest; "
-            "and experts without any.",
+            "The least number of reachable shards that hold one of a shard's experts, by the router that reaches "
+            "fewest; and experts without any.",
             (
                 Query(f"min by ({KEYS}, shard) (expertmesh_expert_copies{{{ROUTER_SHARD}}})", "{{shard}}"),
                 Query(f"max by ({KEYS}) (expertmesh_experts_unavailable{{{ROUTER}}})", "experts without a copy"),

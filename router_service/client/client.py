@@ -22,6 +22,13 @@ from router_service.protocol.cluster_pb2_grpc import ClusterStub
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 
 READY_POLL_S = 0.1
+FALLBACKS = {
+    "": inference_pb2.FALLBACK_UNSPECIFIED,
+    "wait": inference_pb2.WAIT,
+    "drop": inference_pb2.DROP,
+    "next_best": inference_pb2.NEXT_BEST,
+    "fail": inference_pb2.FAIL,
+}
 
 
 class SamplingFields(TypedDict, total=False):
@@ -73,15 +80,17 @@ class Client:
         return_scores: bool = False,
         priority: int = 0,
         cache_salt: str = "",
+        fallback: str = "",
         timeout: float | None = None,
         **sampling: Unpack[SamplingFields],
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         """Yield the answer to one of `prompt`, `tokens`, `messages` (role, content) as it comes; `timeout` in seconds.
 
-        Leaving the iterator early (`aclose`) cancels the call.
+        `fallback` is wait, drop, next_best or fail, else the server's default. Leaving the iterator early (`aclose`)
+        cancels the call.
 
         Raises:
-            ValueError: not exactly one input was given.
+            ValueError: not exactly one input was given, or another fallback.
         """
         request = inference_pb2.GenerateRequest(
             request_id=request_id,
@@ -90,6 +99,7 @@ class Client:
             return_scores=return_scores,
             priority=priority,
             cache_salt=cache_salt,
+            fallback=fallback_named(fallback),
         )
         set_input(request, prompt, tokens, messages)
         call = self._inference.Generate(request, timeout=timeout, metadata=self._metadata)
@@ -165,6 +175,17 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def fallback_named(name: str) -> inference_pb2.Fallback:
+    """Return the policy of this name, that of the server for "".
+
+    Raises:
+        ValueError: there is no such policy.
+    """
+    if name not in FALLBACKS:
+        raise ValueError(f"fallback must be one of {', '.join(filter(None, FALLBACKS))}, or empty, not {name!r}")
+    return FALLBACKS[name]
 
 
 def set_input(

@@ -29,6 +29,7 @@ from router_service.models.families.registry import ModelPlan
 from router_service.models.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
+from router_service.protocol.fallback import Fallback
 
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
@@ -96,6 +97,7 @@ def build_engine(
         unavailable_wait_s=config.unavailable_wait_seconds,
         threads=_threads(backbone, config, dtype, device),
         overlap=OverlapPolicy(_overlap(config, transport)),
+        default_fallback=Fallback(config.fallback),
     )
 
 

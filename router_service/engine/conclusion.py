@@ -1,9 +1,11 @@
 """What becomes of a step's sequences: each has a token drawn, or has read on in its prompt, or ends with an error."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from experts.host.log import fields
@@ -13,11 +15,13 @@ from router_service.engine.request_table import RequestTable
 from router_service.engine.sampling.sampler import Drawn, sample
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
+from router_service.engine.step.fallbacks import WHOLE, refusal
 from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.nonfinite import nonfinite_rows, origin, scrub, slots_of, written_slots
 from router_service.engine.step.routing_trace import trace_routing
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import Segment
+from router_service.protocol.fallback import Fallback
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +35,18 @@ class Share:
     segment: Segment
     row: int | None
 
+    @property
+    def rows(self) -> slice:
+        """Its rows of the step."""
+        return slice(self.segment.start, self.segment.start + self.segment.length)
+
 
 class Conclusion:
     """Advances the sequences of a computed step and makes their events. L rows of logits, V vocabulary.
 
-    `nonfinite_logits` counts the requests that ended because the model's logits were not finite.
+    `nonfinite_logits` counts the requests that ended because the model's logits were not finite. `fallback_tokens`
+    counts by policy the tokens that met experts without a living copy: with drop and next_best those that were drawn
+    degraded, with wait those that were put off, once for each stall, with fail those that were refused.
     """
 
     def __init__(
@@ -48,6 +59,7 @@ class Conclusion:
         clock: Callable[[], float],
     ) -> None:
         self.nonfinite_logits = 0
+        self.fallback_tokens: Counter[str] = Counter({policy.value: 0 for policy in Fallback})
         self._backbone = backbone
         self._scheduler = scheduler
         self._requests = requests
@@ -65,6 +77,7 @@ class Conclusion:
     def apply(self, shares: Sequence[Share], trace: StepTrace, logits_LV: Tensor, events: list[Event]) -> None:
         """Advance the sequences that lost no token, and append their events."""
         for share in shares:
+            self._taint(share, trace)
             self._scheduler.advance(share.item)
             # Its wait for a shard is over; a later one has its whole time again.
             share.request.stalled_since, share.request.stalled_by = 0.0, ""
@@ -72,14 +85,36 @@ class Conclusion:
         for share in going:
             events += share.request.prompt_events()
         self._trace_routing(going, trace)
-        self._draw([share for share in going if share.row is not None], logits_LV, events)
+        self._draw([share for share in going if share.row is not None], trace, logits_LV, events)
         self._report_routing(going, events)
+
+    def lose(self, shares: Sequence[Share], trace: StepTrace, events: list[Event]) -> list[Request]:
+        """End those of the requests that have lost a token which do not wait; return the others."""
+        waiting = []
+        for share in shares:
+            request, rows = share.request, range(share.rows.start, share.rows.stop)
+            self.fallback_tokens[request.fallback] += 1
+            if missing := [trace.missing[row] for row in rows if row in trace.missing]:
+                self.end(request, failed(request, "UNAVAILABLE", refusal(missing)), events)
+            else:
+                waiting.append(request)
+        return waiting
 
     def end(self, request: Request, event: Event, events: list[Event]) -> None:
         """Append a request's last event, then free its blocks: if that raises, no second last event follows."""
         self._requests.end(request)
         events.append(event)
         self._scheduler.remove(request.key)
+
+    def _taint(self, share: Share, trace: StepTrace) -> None:
+        """Note from where on a sequence's keys and values are not the whole model's.
+
+        A layer's keys and values are made of its input, so what a row lacks in the last layer is in none of them.
+        """
+        if trace.policy_T is not None:
+            tainted_R = np.flatnonzero(trace.degraded_at_T[share.rows] < self._backbone.spec.layers - 1)
+            if len(tainted_R):
+                self._scheduler.taint(share.item.key, share.item.start + int(tainted_R[0]))
 
     def _finite(self, shares: Sequence[Share], logits_LV: Tensor, events: list[Event]) -> list[Share]:
         """End the requests whose logits are not finite; return the others."""
@@ -111,7 +146,7 @@ class Conclusion:
             if not share.request.ended and (event := share.request.routing_event()) is not None:
                 events.append(event)
 
-    def _draw(self, shares: Sequence[Share], logits_LV: Tensor, events: list[Event]) -> None:
+    def _draw(self, shares: Sequence[Share], trace: StepTrace, logits_LV: Tensor, events: list[Event]) -> None:
         """Draw a token for each request from its row of the logits, and append its event."""
         if not shares:
             return
@@ -120,13 +155,27 @@ class Conclusion:
         drawn = sample(picked_BV, [share.request.row for share in shares], self._eos_token_ids)
         now = self._clock()
         for share, draw in zip(shares, drawn, strict=True):
-            self._advance(share.request, draw, now, events)
+            self._advance(share.request, draw, degraded(share, trace), now, events)
 
-    def _advance(self, request: Request, drawn: Drawn, now: float, events: list[Event]) -> None:
+    def _advance(self, request: Request, drawn: Drawn, degraded: bool, now: float, events: list[Event]) -> None:
         self._scheduler.append(request.key, drawn.token)
         finish = request.finish_after(drawn.token, self._eos_token_ids)
-        event = request.next_event(drawn.token, drawn.logprobs, finish, now)
+        event = request.next_event(drawn.token, drawn.logprobs, finish, now, degraded)
+        if degraded:
+            self.fallback_tokens[request.fallback] += 1
         if finish is not None:
             self.end(request, event, events)
         else:
             events.append(event)
+
+
+def degraded(share: Share, trace: StepTrace) -> bool:
+    """Whether a row's logits are not those of the whole model for the tokens before it.
+
+    So it is if the row itself lacked an expert in any layer, or if it may have read keys and values of a position that
+    lacked one in a layer before: those of this step and of all earlier ones that are still in its cache. What a
+    preempted request, or one that goes on with another router, computes anew is judged anew.
+    """
+    if share.request.sequence.tainted is not None:
+        return True
+    return trace.policy_T is not None and bool(trace.degraded_at_T[share.rows][-1] < WHOLE)

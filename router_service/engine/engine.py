@@ -14,7 +14,7 @@ import torch
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.ops import Ops
-from router_service.engine.conclusion import Conclusion
+from router_service.engine.conclusion import Conclusion, Share
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import failed, refused
 from router_service.engine.guard import Guard
@@ -28,6 +28,7 @@ from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.stalls import Stalls
 from router_service.engine.step.batch_builder import build_batch, joined_segments, step_shape
+from router_service.engine.step.fallbacks import WHOLE, policies_of
 from router_service.engine.step.forward import StepTrace, forward
 from router_service.engine.step.prompt_scores import score_prompts
 from router_service.engine.step.routing_trace import scored_rows, wants_routing
@@ -35,11 +36,9 @@ from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
 from router_service.models.step_batch import StepBatch
+from router_service.protocol.fallback import Fallback
 
 log = logging.getLogger(__name__)
-
-# What is done with tokens whose expert nobody can answer for: the series of a policy begin at 0.
-FALLBACK_POLICIES = ("wait", "drop", "next_best", "fail")
 
 
 @dataclass(slots=True)
@@ -47,13 +46,13 @@ class Engine:
     """A model being served: requests go in, events come out. Driven by one thread.
 
     `progressed` says whether the last step had anything to compute, `progress` when its last layer completed. A Front's
-    request stays in `requests` until its last event is published. `fallback_tokens` counts the tokens that lost an
-    expert by the policy that decided about them.
+    request stays in `requests` until its last event is published.
 
     Args:
         unavailable_wait_s: how long a request waits for an unavailable shard before it fails with UNAVAILABLE.
         observe: called with each step's record after the step; `guard` catches what it raises.
         clock: returns seconds; arrivals and deadlines are measured by it.
+        default_fallback: of requests that name none.
     """
 
     backbone: Backbone
@@ -70,7 +69,7 @@ class Engine:
     guard: Guard = field(default_factory=Guard)
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
-    fallback_tokens: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(FALLBACK_POLICIES, 0)))
+    default_fallback: Fallback = Fallback.WAIT
     _stalls: Stalls = field(init=False)
     _expiry: Expiry = field(init=False)
     _conclusion: Conclusion = field(init=False)
@@ -92,6 +91,11 @@ class Engine:
     def nonfinite_logits(self) -> int:
         """How many requests ended because the model's logits were not finite."""
         return self._conclusion.nonfinite_logits
+
+    @property
+    def fallback_tokens(self) -> Counter[str]:
+        """Tokens that met experts without a living copy, by policy; see `Conclusion`."""
+        return self._conclusion.fallback_tokens
 
     def submit(self, request: Request) -> list[Event]:
         """Accept a request, or return the event that refuses it. If this raises, call `release`."""
@@ -185,7 +189,9 @@ class Engine:
         batches = [build_batch(part, size, groups, device) for part in parts]
         trace = StepTrace()
         trace.traced = wants_routing(requests)
-        trace.scored_rows = scored_rows(requests, joined_segments(batches))
+        segments = joined_segments(batches)
+        trace.scored_rows = scored_rows(requests, segments)
+        trace.policy_T = policies_of(requests, segments)
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
         self.threads.use(max(len(batch.token_ids_T) for batch in batches))
         self.pool.step = next(self._tags)
@@ -200,15 +206,15 @@ class Engine:
         logits_LV = forward(self.backbone, self.pool, self.ops, batches, trace, self.progress.move, score)
         begun = time.monotonic_ns()
         complete = set(trace.complete(segments))
-        self._stall([share.request for number, share in enumerate(shares) if number not in complete], trace)
+        self._lose([share for number, share in enumerate(shares) if number not in complete], trace, events)
         if logits_LV is not None:
             self._conclusion.apply([shares[number] for number in sorted(complete)], trace, logits_LV, events)
             trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
 
-    def _stall(self, lost: list[Request], trace: StepTrace) -> None:
-        """Stall the requests that have lost a token."""
-        if lost:
-            self._stalls.begin(lost, trace.failures, self.clock())
+    def _lose(self, lost: list[Share], trace: StepTrace, events: list[Event]) -> None:
+        """Stall or end the requests that have lost a token; note what others have gone on without."""
+        if lost or (trace.failures and (trace.degraded_at_T < WHOLE).any()):
+            self._stalls.begin(self._conclusion.lose(lost, trace, events), trace.failures, self.clock())
 
     def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
         now = self.clock()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from router_service.engine.routed_rows import RoutedRows
 from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.scheduling.sequence import Sequence
+from router_service.protocol.fallback import Fallback
 from router_service.protocol.messages import (
     SamplingParams,
     StepSummary,
@@ -57,6 +58,7 @@ class Request:
     priority: int = 0
     caller: str = ""
     cache_salt: bytes = b""
+    fallback: Fallback = Fallback.WAIT
     routing: list[RoutedRows] = field(default_factory=list)
     summaries: SummaryBudget | None = None
     ended: bool = False
@@ -122,7 +124,9 @@ class Request:
             return "stop"
         return "length" if self.generated >= params.max_tokens else None
 
-    def next_event(self, token: int, logprobs: TokenLogprobs | None, finish: str | None, now: float) -> "Event":
+    def next_event(
+        self, token: int, logprobs: TokenLogprobs | None, finish: str | None, now: float, degraded: bool = False
+    ) -> "Event":
         """Return the event of a token drawn at `now`, with the routing collected since the last event."""
         first = not self.first_token
         self.first_token = self.first_token or now
@@ -134,6 +138,7 @@ class Request:
             logprobs=logprobs,
             routing=self._take_routing(),
             finish=finish,
+            degraded=degraded,
             # With the first token too: a Front that ends the stream at a stop string never sees the last event.
             timings=self.timings(now) if first or finish is not None else None,
         )
@@ -165,7 +170,7 @@ class Event:
     """A stream's share of a step, not yet packed; the last one has `finish` or `failure`.
 
     One with `prompt_logprobs` has nothing else; one without a token, `finish` and `failure` has the routing of a part
-    of the prompt.
+    of the prompt. A `degraded` token's logits were not the whole model's; see `conclusion.degraded`.
     """
 
     key: int
@@ -179,3 +184,4 @@ class Event:
     timings: Timings | None = None
     summary: StepSummary | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    degraded: bool = False

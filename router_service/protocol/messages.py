@@ -48,7 +48,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     about once a second. `return_scores` adds the gate's best scores to the routing that `return_routing` asks for.
 
     A lower `priority` runs first; `caller` is whose share it is, a token's name or else a client's connection. Only
-    requests with the same `cache_salt` share cached prefixes.
+    requests with the same `cache_salt` share cached prefixes. `fallback` is a `Fallback`'s value, "" for the router's
+    own default.
     """
 
     stream: int
@@ -64,6 +65,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     caller: str = ""
     cache_salt: bytes = b""
     reported: int = 0
+    fallback: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -141,6 +143,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     were computed. Both come in several outputs without tokens for a long prompt; the last routing of it may come with
     the first token. `timings` come with the first output that has a token (a Front that ends the stream at a stop
     string needs them) and with the last. `summary` is of this step, for a traced stream about once a second.
+    `degraded` are the indexes of those of `token_ids` whose logits were not the whole model's.
     """
 
     stream: int
@@ -153,6 +156,7 @@ class StreamOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     timings: Timings | None = None
     summary: StepSummary | None = None
     prompt_logprobs: list[TokenLogprobs] = []
+    degraded: list[int] = []
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
@@ -164,7 +168,7 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
 class ShardReport(msgspec.Struct, frozen=True):
     """A router's view of one shard, over the last report period where it is a rate.
 
-    `state` is one of connected, unreachable; `link` is finer, see `LinkState`. Times are means per layer call in seconds.
+    `state` is one of connected, unreachable; `link` is a `LinkState`. Times are means per layer call in seconds.
     """
 
     shard: int

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 ID = np.dtype("<u2")
 VALUE = np.dtype("<f4")
+# In place of an expert that a token went on without: `experts.routing.LOST` as an ID.
+DROPPED = 0xFFFF
 
 
 class RoutingPart(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the tokens of positions `first` to `first + positions` went in each of `layers`.
 
-    `experts` and `shards` (the shard that held each expert) are uint16 [P, L, K], `weights` float32 [P, L, K].
+    `experts` and `shards` (the shard that held each expert) are uint16 [P, L, K], `weights` float32 [P, L, K]. An
+    expert that the token went on without is `DROPPED`.
     `scored_experts` uint16 and `scores` float32 are [P, L, N], best first; empty unless requested. A later form of an
     array takes a name of its own, since routers and Fronts of two versions meet while a cluster is upgraded.
     """

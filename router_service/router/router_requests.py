@@ -8,6 +8,7 @@ import logging
 from experts.host.log import fields
 from router_service.engine.engine import Engine
 from router_service.engine.request import Event, Request
+from router_service.protocol.fallback import Fallback
 from router_service.protocol.messages import Cancel, StreamFailure, Submit
 from router_service.router.inbox import Inbox
 from router_service.router.request_log import log_accepted, log_cancelled
@@ -41,7 +42,8 @@ class RouterRequests:
     def _submit(self, front: int, message: Submit, now: float) -> list[Event]:
         key = self._engine.requests.new_key()
         try:
-            return self._take(_request_of(key, front, message, now), message.traced)
+            fallback = Fallback(message.fallback or self._engine.default_fallback)
+            return self._take(_request_of(key, front, message, now, fallback), message.traced)
         except Exception:
             log.exception("a request could not be accepted", extra=fields(request_id=message.request_id))
             # Whatever part of it was accepted must not stay and hold blocks.
@@ -80,7 +82,7 @@ class RouterRequests:
             log_cancelled(request)
 
 
-def _request_of(key: int, front: int, message: Submit, now: float) -> Request:
+def _request_of(key: int, front: int, message: Submit, now: float, fallback: Fallback) -> Request:
     return Request(
         key=key,
         front=front,
@@ -95,6 +97,7 @@ def _request_of(key: int, front: int, message: Submit, now: float) -> Request:
         priority=message.priority,
         caller=message.caller,
         cache_salt=message.cache_salt,
+        fallback=fallback,
         arrived=now,
         deadline=None if message.deadline_seconds is None else now + message.deadline_seconds,
     )

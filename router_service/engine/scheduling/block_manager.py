@@ -135,11 +135,13 @@ class BlockManager:
     def advance(self, sequence: Sequence, tokens: int) -> None:
         """Note that the next `tokens` tokens are in the cache now.
 
-        Blocks that are full from now on can be found by others. What no token to come attends to is given back.
+        Blocks that are full from now on can be found by others, up to the first that is tainted. What no token to come
+        attends to is given back.
         """
         first, sequence.computed = sequence.computed // self.block_size, sequence.computed + tokens
         if self.prefix_caching:
-            self._publish(sequence, first, sequence.computed // self.block_size)
+            clean = sequence.computed if sequence.tainted is None else min(sequence.computed, sequence.tainted)
+            self._publish(sequence, first, clean // self.block_size)
         for pool, view, table in zip(self.pools, self.views, sequence.tables, strict=True):
             self._give_back(pool, table, self._first_block(view, sequence.computed))
 
@@ -163,6 +165,7 @@ class BlockManager:
             pool.release(block for block in reversed(table) if block != GIVEN_BACK)
         sequence.tables = ()
         sequence.computed = 0
+        sequence.tainted = None
 
     def clear(self) -> None:
         """Free every block."""

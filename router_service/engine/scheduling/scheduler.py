@@ -120,6 +120,15 @@ class Scheduler:
         if (sequence := self._running.get(key)) is not None:
             self.blocks.forget(sequence)
 
+    def taint(self, key: int, position: int) -> None:
+        """Note, before `advance`, that a running sequence's cache is not the whole model's from `position` on.
+
+        Nobody else finds it there, and what the sequence itself computes by it is tainted too, until it is computed
+        again.
+        """
+        sequence = self._running[key]
+        sequence.tainted = position if sequence.tainted is None else min(sequence.tainted, position)
+
     def clear(self) -> None:
         """Remove all sequences, free all blocks, and forget what is written in them."""
         self._running.clear()

@@ -15,7 +15,7 @@ class Sequence:
     of its full blocks, as far as they were needed. `salt` separates callers that may not share cached beginnings.
     `reusable` is how many tokens may be found in the cache rather than computed; None for any number. `cached` is how
     many were found when it was first admitted, None before that. `decoding` is set once it has drawn a token since its
-    last admission.
+    last admission. `tainted` is its first position whose keys and values are not the whole model's, None if all are.
     """
 
     key: int
@@ -27,6 +27,7 @@ class Sequence:
     reusable: int | None = None
     arrival: int = 0
     computed: int = 0
+    tainted: int | None = None
     cached: int | None = None
     decoding: bool = False
     stalled: bool = False

@@ -20,6 +20,7 @@ from experts.pool import ExpertPool
 from experts.routing import LOST, Routing
 from experts.transport.base import ShardUnavailable
 from kernels.ops import Ops
+from router_service.engine.step.fallbacks import Fallbacks, Missing
 from router_service.engine.step.layer_run import GateScores, LayerRun
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.stopwatch import Stopwatch
@@ -34,6 +35,7 @@ class StepTrace:
     `shards` has, if the step is `traced`, each MoE layer's shards that have computed the routing's pairs, [T, K].
     Each batch makes a trip in each MoE layer; everything else is of the whole step, rows in the order of its segments.
     `scored_rows` are the rows whose requests ask for the gate's scores; `scores` holds them for each MoE layer.
+    `policy_T`, `degraded_at_T` and `missing` are as in `Fallbacks`.
     """
 
     stages_ns: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
@@ -45,6 +47,9 @@ class StepTrace:
     scored_rows: list[int] = field(default_factory=list)
     scores: list[GateScores] = field(default_factory=list)
     lost_T: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    policy_T: NDArray[np.int8] | None = None
+    degraded_at_T: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    missing: dict[int, Missing] = field(default_factory=dict)
 
     def complete(self, segments: Sequence[Segment]) -> list[int]:
         """Return the indices of the segments without a lost token."""
@@ -81,6 +86,11 @@ def forward(
                 pool=pool,
                 ops=ops,
                 batch=batch,
+                fallbacks=Fallbacks(
+                    tokens=end - row,
+                    policy_T=None if trace.policy_T is None else trace.policy_T[row:end],
+                    rescales=not backbone.spec.form.weight_inputs,
+                ),
                 lane=lane,
                 scored_rows=[scored - row for scored in trace.scored_rows if row <= scored < end],
                 failures=trace.failures,
@@ -108,6 +118,13 @@ def forward(
 def _record(runs: list[LayerRun], trace: StepTrace) -> None:
     trace.trips = [trip for run in runs for trip in run.trips]
     trace.lost_T = np.concatenate([run.lost_T for run in runs])
+    trace.degraded_at_T = np.concatenate([run.fallbacks.degraded_at_T for run in runs])
+    starts = accumulate((len(run.lost_T) for run in runs), initial=0)
+    trace.missing = {
+        start + row: missing
+        for start, run in zip(starts, runs, strict=False)
+        for row, missing in run.fallbacks.missing.items()
+    }
     trace.routings = runs[0].routings if len(runs) == 1 else _routings(runs)
     trace.shards = _shards(runs) if trace.traced else []
     trace.scores = _scores([run.scores for run in runs if run.scored_rows])

@@ -1,9 +1,9 @@
 """One batch's way through the layers, in turns, so that two batches of a step can take theirs alternately.
 
-T tokens of the batch, D hidden, E experts, R rows whose scores are wanted, K chosen.
+T tokens of the batch, D hidden, E experts, R rows whose scores are wanted, or that are asked for anew, K chosen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.phases import LayerTrip
-from experts.pool import Dispatched, ExpertPool
-from experts.routing import Routing
+from experts.pool import Combined, Dispatched, ExpertPool
+from experts.routing import LOST, Routing
 from experts.transport.base import ShardUnavailable
 from kernels.ops import Ops
+from router_service.engine.step.fallbacks import Fallbacks, GateChoice, Rows, replaced, shards_of
 from router_service.engine.step.gating import best_scores, route
+from router_service.engine.step.living import without
 from router_service.engine.step.stage import Stage
 from router_service.engine.step.stopwatch import Stopwatch
 from router_service.models.backbone import Backbone
@@ -29,11 +31,12 @@ GateScores = tuple[Tensor, Tensor]
 class LayerRun:
     """Computes `batch`; each turn ends as soon as a layer's calls to the experts are in flight.
 
-    A lost token stays in the batch as zeros and is sent to no expert, so that the rest still completes. `trips`,
-    `routings` and `scores` have an entry for each MoE layer computed. `x_TD` are the rows behind the last layer; None
-    until then, and for good if every token is lost (`all_lost`).
+    A lost token stays in the batch as zeros and is sent to no expert, so that the rest still completes. `routings` and
+    `scores` have an entry for each MoE layer computed, `trips` one more for each time that rows were asked for anew.
+    `x_TD` are the rows behind the last layer; None until then, and for good if every token is lost (`all_lost`).
 
     Args:
+        fallbacks: what becomes of rows that lose experts.
         lane: which of the connections to a shard carries the calls.
         scored_rows: the rows of the batch whose requests ask for the gate's scores.
         traced: whether `shards` is to have who has computed each MoE layer's pairs, [T, K].
@@ -45,6 +48,7 @@ class LayerRun:
     pool: ExpertPool
     ops: Ops
     batch: StepBatch
+    fallbacks: Fallbacks
     lane: int
     scored_rows: list[int]
     failures: dict[int, ShardUnavailable]
@@ -77,9 +81,7 @@ class LayerRun:
             self.watch.mark(Stage.ATTENTION)
             self.progress()
             if layer in self.backbone.sparse_layers:
-                dispatched, shared_TD = self._dispatch(layer, h_TD)
-                yield
-                x_TD = x_TD + self._combine(dispatched, shared_TD, h_TD)
+                x_TD = x_TD + (yield from self._experts(layer, h_TD))
                 # All of these sequences will repeat the step, so the remaining layers would be computed for nothing.
                 if self.all_lost:
                     return
@@ -89,43 +91,105 @@ class LayerRun:
             self.progress()
         self.x_TD = x_TD
 
-    def _dispatch(self, layer: int, h_TD: Tensor) -> tuple[Dispatched, Tensor | None]:
-        """Send the rows to their experts; the shared expert is computed while the shards work."""
-        routing = self._route(layer, h_TD)
+    def _experts(self, layer: int, h_TD: Tensor) -> Generator[None, None, Tensor]:
+        """The experts' sum and the shared expert's output; a turn ends wherever calls are in flight."""
+        choice = self._choose(layer, h_TD)
+        dead_E = self.pool.dead_experts(layer) if self.fallbacks.watchful else None
+        routing = self.fallbacks.before(layer, choice, dead_E)
+        self._rank(choice, routing)
+        self.watch.mark(Stage.GATE)
         dispatched = self.pool.dispatch(layer, h_TD, routing, self.lane)
         self.routings.append((layer, routing))
         self.watch.mark(Stage.PACK)
-        if self.backbone.spec.shared is None:
-            return dispatched, None
-        shared_TD = self.backbone.shared(layer, h_TD)
-        self.watch.mark(Stage.SHARED_EXPERT)
-        return dispatched, shared_TD
+        shared_TD = self._shared(layer, h_TD)
+        yield
+        combined = self._combine(dispatched, h_TD.device)
+        if self.traced:
+            self.shards.append(shards_of(routing, self.pool.placement.layer(layer), combined.shard_of_B))
+        y_TD = combined.y_TD
+        if combined.lost_TK is not None:
+            y_TD = yield from self._make_do(layer, h_TD, choice, y_TD, combined.lost_TK)
+        y_TD = y_TD.to(h_TD.dtype)
+        return y_TD if shared_TD is None else y_TD + shared_TD
 
-    def _route(self, layer: int, h_TD: Tensor) -> Routing:
+    def _choose(self, layer: int, h_TD: Tensor) -> GateChoice:
         gate, correction_E = self.backbone.spec.gate, self.backbone.gate_correction(layer)
         logits_TE = self.backbone.gate_logits(layer, h_TD)
         routing = route(gate, logits_TE, self.ops, self.lost_T, correction_E)
-        # Only for the rows that ask: ranking all experts of a whole prompt would cost every step.
-        if rows := self.scored_rows:
-            chosen_RK = torch.from_numpy(routing.expert_ids_TK[rows]).to(logits_TE.device)
-            self.scores.append(best_scores(gate, logits_TE[rows], chosen_RK, correction_E))
-        self.watch.mark(Stage.GATE)
-        return routing
+        return GateChoice(gate, logits_TE, correction_E, routing)
 
-    def _combine(self, dispatched: Dispatched, shared_TD: Tensor | None, h_TD: Tensor) -> Tensor:
-        """Wait for the experts' sum and add the shared expert's output; note the tokens that were lost."""
-        combined = self.pool.combine(dispatched, h_TD.device)
+    def _rank(self, choice: GateChoice, routing: Routing) -> None:
+        """Keep the scores of the rows that ask; ranking all experts of a whole prompt would cost every step."""
+        if rows := self.scored_rows:
+            ids_RK = routing.expert_ids_TK[rows]
+            # In the place of an expert that is dropped the one that the gate chose.
+            ids_RK = np.where(ids_RK == LOST, choice.routing.expert_ids_TK[rows], ids_RK)
+            chosen_RK = torch.from_numpy(ids_RK).to(choice.logits_TE.device)
+            self.scores.append(best_scores(choice.gate, choice.logits_TE[rows], chosen_RK, choice.correction_E))
+
+    def _shared(self, layer: int, h_TD: Tensor) -> Tensor | None:
+        """The shared expert's output, computed while the shards work."""
+        if self.backbone.spec.shared is None:
+            return None
+        shared_TD = self.backbone.shared(layer, h_TD)
+        self.watch.mark(Stage.SHARED_EXPERT)
+        return shared_TD
+
+    def _combine(self, dispatched: Dispatched, device: torch.device) -> Combined:
+        """Wait for the experts' sum."""
+        combined = self.pool.combine(dispatched, device)
         self.watch.mark_trip(combined.trip)
         self.trips.append(combined.trip)
-        if self.traced:
-            layer, routing = self.routings[-1]
-            block_of_E = self.pool.placement.layer(layer).block_of_E
-            self.shards.append(combined.shard_of_B[block_of_E[routing.expert_ids_TK]])
         for failure in combined.failures:
             # The first tells the cause; what follows only finds the connection gone.
             self.failures.setdefault(failure.shard, failure)
-        if len(combined.lost_tokens):
-            self.lost_T[combined.lost_tokens] = True
-            self.all_lost = bool(self.lost_T.all())
-        y_TD = combined.y_TD.to(h_TD.dtype)
-        return y_TD if shared_TD is None else y_TD + shared_TD
+        return combined
+
+    def _make_do(
+        self, layer: int, h_TD: Tensor, choice: GateChoice, y_TD: Tensor, lost_TK: NDArray[np.bool_]
+    ) -> Generator[None, None, Tensor]:
+        """Mend the rows that have lost experts, as each one's policy has it; the others keep their bits."""
+        routing = self.routings[-1][1]
+        lost_R, scaled_R, rows_R = self.fallbacks.lose(layer, routing, lost_TK)
+        self.lost_T[lost_R] = True
+        self.all_lost = bool(self.lost_T.all())
+        if len(scaled_R):
+            ids_RK, weights_RK = routing.expert_ids_TK[scaled_R], routing.weights_TK[scaled_R]
+            left, scale_R = without(Routing(ids_RK, weights_RK), lost_TK[scaled_R])
+            y_TD[scaled_R] *= torch.from_numpy(scale_R)[:, None].to(y_TD.device)
+            self._replace(choice, scaled_R, left)
+        if len(rows_R):
+            yield from self._ask_anew(layer, h_TD, choice, y_TD, rows_R, lost_TK[rows_R])
+        return y_TD
+
+    def _ask_anew(
+        self, layer: int, h_TD: Tensor, choice: GateChoice, y_TD: Tensor, rows_R: Rows, lost_RK: NDArray[np.bool_]
+    ) -> Generator[None, None, None]:
+        """Send rows to living experts instead, until all have answered: each time those that have not are left out."""
+        policy_T, placed = self.fallbacks.policy_T, self.pool.placement.layer(layer)
+        assert policy_T is not None
+        dead_E = np.zeros(placed.experts, dtype=bool)
+        while len(rows_R):
+            dead_E[self.routings[-1][1].expert_ids_TK[rows_R][lost_RK]] = True
+            known_E = self.pool.dead_experts(layer)
+            routing_R = choice.instead(rows_R, policy_T[rows_R], dead_E if known_E is None else dead_E | known_E)
+            self._replace(choice, rows_R, routing_R)
+            dispatched = self.pool.dispatch(layer, h_TD[rows_R], routing_R, self.lane)
+            self.watch.mark(Stage.PACK)
+            yield
+            combined = self._combine(dispatched, h_TD.device)
+            y_TD[rows_R] = combined.y_TD
+            if self.traced:
+                self.shards[-1][rows_R] = shards_of(routing_R, placed, combined.shard_of_B)
+            if combined.lost_TK is None:
+                return
+            still_R = combined.lost_tokens
+            rows_R, lost_RK = rows_R[still_R], combined.lost_TK[still_R]
+
+    def _replace(self, choice: GateChoice, rows_R: Rows, by: Routing) -> None:
+        """Note that rows go elsewhere than was noted for this layer."""
+        layer, before = self.routings.pop()
+        self.routings.append((layer, replaced(before, rows_R, by)))
+        if self.scored_rows:
+            self.scores.pop()
+            self._rank(choice, self.routings[-1][1])

@@ -8,7 +8,7 @@ from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
 from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.api.sampling import resolve_sampling, special_stop_ids
-from router_service.front.api.scheduling import check_scheduling, current_caller, salt_of
+from router_service.front.api.scheduling import check_scheduling, current_caller, fallback_of, salt_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
 from router_service.front.routing.failover_stream import FailoverStream
@@ -85,6 +85,7 @@ class Answering:
             return_scores=request.return_scores,
             priority=request.priority,
             caller=caller,
+            fallback=fallback_of(request),
             cache_salt=salt_of(caller if self._config.cache_by_caller else "", request.cache_salt),
         )
 

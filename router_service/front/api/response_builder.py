@@ -35,6 +35,7 @@ class ResponseBuilder:
         self._response = self._empty()
         self._size = 0
         self._min_tokens = min_tokens
+        self._degraded = 0
 
     def extend(self, arrivals: Sequence[Arrival]) -> Iterator[pb.GenerateResponse]:
         """Yield one response for all `arrivals`, or several where they are large, each built when it is asked for.
@@ -84,6 +85,7 @@ class ResponseBuilder:
         used, text = self._read(output.token_ids)
         self._record.tokens(arrival, used)
         response.text += text
+        self._mark(output, used)
         response.token_ids.extend(output.token_ids[:used])
         logprobs = [self._logprob(entry) for entry in output.logprobs[:used]]
         response.logprobs.extend(logprobs)
@@ -97,6 +99,13 @@ class ResponseBuilder:
             self._finish(response, pb.STOP)
         elif output.finish is not None:
             self._finish(response, FINISH.get(output.finish, pb.CANCELLED))
+
+    def _mark(self, output: StreamOutput, used: int) -> None:
+        """Mark those of an output's next `used` tokens that are degraded."""
+        before = len(self._response.token_ids)
+        marks = [before + index for index in output.degraded if index < used]
+        self._response.degraded_token_indexes.extend(marks)
+        self._degraded += len(marks)
 
     def _read(self, ids: list[int]) -> tuple[int, str]:
         """Return how many of `ids` belong to the answer, and the text that is now certain."""
@@ -131,6 +140,7 @@ class ResponseBuilder:
             queue_seconds=timings.queue_seconds,
             prefill_seconds=timings.prefill_seconds,
             decode_seconds=timings.decode_seconds,
+            degraded_tokens=self._degraded,
         )
 
     def _logprob(self, entry: TokenLogprobs) -> pb.TokenLogprob:

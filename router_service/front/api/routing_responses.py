@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.routing_part import RoutingArrays, RoutingPart, arrays_of
+from router_service.protocol.routing_part import DROPPED, RoutingArrays, RoutingPart, arrays_of
 
 
 def routing_of(part: RoutingPart) -> Iterator[pb.TokenRouting]:
@@ -23,11 +23,16 @@ def _token(arrays: RoutingArrays, number: int) -> pb.TokenRouting:
         arrays.scores_PLN[number].tolist(),
         strict=True,
     )
-    return pb.TokenRouting(
-        layers=[
-            pb.LayerRouting(
-                layer=layer, experts=experts, weights=weights, shards=shards, scored_experts=scored, scores=scores
-            )
-            for layer, experts, weights, shards, scored, scores in columns
-        ]
+    return pb.TokenRouting(layers=[_layer(*column) for column in columns])
+
+
+def _layer(
+    layer: int, experts: list[int], weights: list[float], shards: list[int], scored: list[int], scores: list[float]
+) -> pb.LayerRouting:
+    if DROPPED in experts:
+        kept = [place for place, expert in enumerate(experts) if expert != DROPPED]
+        experts, weights = [experts[place] for place in kept], [weights[place] for place in kept]
+        shards = [shards[place] for place in kept]
+    return pb.LayerRouting(
+        layer=layer, experts=experts, weights=weights, shards=shards, scored_experts=scored, scores=scores
     )

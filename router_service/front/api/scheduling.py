@@ -1,14 +1,27 @@
-"""What decides when a request runs and whose cached prefixes it may use: its caller, its priority and its salt."""
+"""What decides when a request runs and whose cached prefixes it may use: its caller, its priority and its salt.
+
+And what it does where a router has lost experts.
+"""
 
 import hashlib
 from contextvars import ContextVar
 
 from router_service.front.errors import invalid
+from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.fallback import Fallback
 from router_service.protocol.inference_pb2 import GenerateRequest
 
 MAX_PRIORITY = 100
 MAX_SALT_CHARACTERS = 256
 SALT_BYTES = 16
+
+FALLBACKS = {
+    pb.FALLBACK_UNSPECIFIED: "",
+    pb.WAIT: Fallback.WAIT.value,
+    pb.DROP: Fallback.DROP.value,
+    pb.NEXT_BEST: Fallback.NEXT_BEST.value,
+    pb.FAIL: Fallback.FAIL.value,
+}
 
 # The caller of the call that the running task answers: its token's name, without tokens its connection. Set where calls
 # are authenticated, by `set_caller`.
@@ -38,6 +51,17 @@ def check_scheduling(request: GenerateRequest) -> None:
         raise invalid("priority", f"must be -{MAX_PRIORITY} to {MAX_PRIORITY}, got {request.priority}")
     if len(request.cache_salt) > MAX_SALT_CHARACTERS:
         raise invalid("cache_salt", f"at most {MAX_SALT_CHARACTERS} characters, has {len(request.cache_salt)}")
+
+
+def fallback_of(request: GenerateRequest) -> str:
+    """Return what `Submit.fallback` says of a request, "" where the server's default counts.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, the number has no meaning here.
+    """
+    if request.fallback not in FALLBACKS:
+        raise invalid("fallback", f"must be one of {', '.join(pb.Fallback.keys())}, got {request.fallback}")
+    return FALLBACKS[request.fallback]
 
 
 def salt_of(caller: str, salt: str) -> bytes:

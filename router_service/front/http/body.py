@@ -32,6 +32,7 @@ class GenerateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int = 128
     temperature: float | None = None
     seed: int | None = None
+    fallback: str = ""
 
 
 class DomainText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.prompt import encode_input
+from router_service.front.api.scheduling import FALLBACKS
 from router_service.front.errors import RequestError, invalid
 from router_service.front.http.body import GenerateBody, check_range, read_body
 from router_service.front.http.server_sent_events import event, open_stream
@@ -64,7 +65,8 @@ class GenerateHandler:
         if body.seed is not None:
             check_range("seed", body.seed, 0, MAX_SEED)
             sampling.seed = body.seed
-        request = pb.GenerateRequest(sampling=sampling, return_routing=True, return_scores=True)
+        fallback = fallback_named(body.fallback)
+        request = pb.GenerateRequest(sampling=sampling, return_routing=True, return_scores=True, fallback=fallback)
         if body.messages and body.prompt:
             raise invalid("prompt", "comes without messages; send one of both")
         if body.messages:
@@ -73,6 +75,18 @@ class GenerateHandler:
         else:
             request.prompt = body.prompt
         return request
+
+
+def fallback_named(name: str) -> pb.Fallback:
+    """Return the policy of this name, the server's default for "".
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, there is no such policy.
+    """
+    named = {policy: value for value, policy in FALLBACKS.items()}
+    if name not in named:
+        raise invalid("fallback", f"must be one of {', '.join(filter(None, named))}, or empty, got {name!r}")
+    return named[name]
 
 
 class PageResponseWriter:
@@ -103,6 +117,8 @@ class PageResponseWriter:
         if self.response is None:
             await self._open()
         tokens = self._texts.of(response.token_ids)
+        for index in response.degraded_token_indexes:
+            tokens[index]["degraded"] = True
         ended = response.finish_reason != pb.FINISH_REASON_UNSPECIFIED
         if ended:
             tokens += self._texts.flush()

@@ -117,4 +117,5 @@ def output_of(event: Event) -> StreamOutput:
         timings=event.timings,
         summary=event.summary,
         prompt_logprobs=event.prompt_logprobs or [],
+        degraded=[0] if event.degraded else [],
     )

@@ -67,6 +67,7 @@ export class Generation {
   body() {
     const numbers = { max_tokens: $("max-tokens").value, temperature: $("temperature").value, seed: $("seed").value };
     const body = Object.fromEntries(Object.entries(numbers).filter(([, value]) => value !== "").map(([k, v]) => [k, Number(v)]));
+    if ($("fallback").value) body.fallback = $("fallback").value;
     const text = $("prompt").value;
     if (!this.chatting) return { ...body, prompt: text };
     return { ...body, messages: [...this.chat, { role: "user", content: text }].slice(-MAX_MESSAGES) };
@@ -110,7 +111,7 @@ export class Generation {
 
   add(token) {
     const index = this.tokens.push(token) - 1;
-    const kind = `token${token.generated ? "" : " given"}${token.special ? " special" : ""}`;
+    const kind = `token${token.generated ? "" : " given"}${token.special ? " special" : ""}${token.degraded ? " degraded" : ""}`;
     const text = token.text === "" ? "\u2205" : token.text;
     const option = h("span", { class: kind, role: "option", id: `token-${index}`, "aria-selected": "false" }, text);
     const follow = this.list.scrollTop + this.list.clientHeight >= this.list.scrollHeight - 8;
@@ -121,8 +122,9 @@ export class Generation {
   end({ finish, usage }, body) {
     const { generated_tokens: number, decode_seconds: spent } = usage;
     const speed = number > 1 && spent > 0 ? `, ${rate((number - 1) / spent)} tokens a second` : "";
+    const degraded = usage.degraded_tokens ? `, ${usage.degraded_tokens} of them without some of their experts` : "";
     const first = seconds(usage.queue_seconds + usage.prefill_seconds);
-    say($("generate-status"), `Ended (${finish}): ${counted(number, "token")}${speed}, the first after ${first}.`);
+    say($("generate-status"), `Ended (${finish}): ${counted(number, "token")}${degraded}${speed}, the first after ${first}.`);
     if (!body.messages) return;
     const answer = this.tokens.filter((token) => token.generated && !token.special).map((token) => token.text).join("");
     this.chat = [...body.messages, { role: "assistant", content: answer }];
@@ -160,7 +162,8 @@ export class Generation {
 
   showSelected() {
     const token = this.tokens[this.selected];
-    const title = `Token ${this.selected} \u201c${visible(token.text)}\u201d${token.generated ? "" : ", of the prompt"}`;
+    const origin = `${token.generated ? "" : ", of the prompt"}${token.degraded ? ", degraded" : ""}`;
+    const title = `Token ${this.selected} \u201c${visible(token.text)}\u201d${origin}`;
     this.routing.show(title, this.positions[this.selected]);
   }
 }
