@@ -7,6 +7,7 @@ each part of a large output, about once a second a `RouterReport`, and while it 
 
 import msgspec
 
+from experts.transport.frame import Buffer
 from router_service.protocol.routing_part import RoutingPart
 
 # A receiver closes the connection when a frame announces more, so a sender fails what would not fit.
@@ -289,5 +290,21 @@ ToRouter = Submit | Cancel | Watch
 ToFront = RouterHello | StepOutputs | RouterReport | Activity
 
 encode = msgspec.msgpack.Encoder().encode
-decode_to_router = msgspec.msgpack.Decoder(ToRouter).decode
-decode_to_front = msgspec.msgpack.Decoder(ToFront).decode
+_to_router = msgspec.msgpack.Decoder(ToRouter)
+_to_front = msgspec.msgpack.Decoder(ToFront)
+
+
+def decode_to_router(payload: Buffer) -> ToRouter:
+    """Return a Front's message. Raises `msgspec.DecodeError`: the payload is none."""
+    try:
+        return _to_router.decode(payload)
+    except UnicodeDecodeError as error:  # of text, which msgspec lets through
+        raise msgspec.DecodeError(f"text that is not UTF-8: {error}") from error
+
+
+def decode_to_front(payload: Buffer) -> ToFront:
+    """Return a router's message. Raises `msgspec.DecodeError`: the payload is none."""
+    try:
+        return _to_front.decode(payload)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"text that is not UTF-8: {error}") from error

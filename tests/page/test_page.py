@@ -124,6 +124,8 @@ async def test_the_cluster_is_shown(server: Server) -> None:
             await expect(page.locator("#summary")).to_contain_text(re.compile(name), timeout=WAIT_MS)
         for shard in ("0", "1"):
             await expect(page.locator(f"#shard-{shard}")).to_have_attribute("data-state", "ready", timeout=WAIT_MS)
+            await expect(page.locator(f"#shard-{shard}")).to_have_attribute("data-link", "live", timeout=WAIT_MS)
+        await expect(page.locator("#failure-note")).to_contain_text("Each expert is on 1 shard", timeout=WAIT_MS)
         assert watched.faults == []
 
 

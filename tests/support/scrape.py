@@ -6,10 +6,12 @@ from prometheus_client.openmetrics import exposition
 from prometheus_client.openmetrics import parser as strict
 from prometheus_client.parser import text_string_to_metric_families
 
+from experts.links.state import LinkState
 from router_service.config import MetricsConfig
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.metrics.collector import Statistics
+from router_service.metrics.failure_series import FailureGauges
 from router_service.metrics.router_series import ConnectionGauges, Gauges, router_series
 from router_service.protocol.messages import MetricFamily, RouterReport
 
@@ -23,6 +25,13 @@ CONNECTIONS = tuple(
         ("b", False, 2, 3, 0.25),
         ("", False, 0, 0, 0.0),
     )
+)
+FAILURE = FailureGauges(
+    fallback_tokens={"wait": 0, "drop": 3},
+    links=(LinkState.LIVE, LinkState.DEAD, LinkState.DIALING),
+    copies=(1, 0, 0),
+    unavailable=4,
+    epoch=6,
 )
 GAUGES = Gauges(
     running=3,
@@ -43,6 +52,7 @@ GAUGES = Gauges(
     thread_failures={"engine": 0, "front writer": 1},
     observer_failures={"statistics": 2},
     nonfinite_logits=5,
+    failure=FAILURE,
 )
 DEFAULTS = MetricsConfig()
 

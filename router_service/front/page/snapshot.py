@@ -12,6 +12,7 @@ import numpy as np
 
 from experts.phase import PHASES
 from router_service.front.api.cluster_service import merge_shards, router_state
+from router_service.front.page.failure import failure, links
 from router_service.front.page.summary import summarize
 from router_service.front.routing.activity_window import WINDOW_SECONDS, ActivityWindow
 from router_service.front.routing.router_link import RouterLink
@@ -21,25 +22,31 @@ from router_service.protocol.messages import ShardReport
 Json = dict[str, Any]
 
 
-def snapshot(links: Sequence[RouterLink], known: Iterable[ShardReport], now: float, draining: bool) -> Json:
+def snapshot(routers: Sequence[RouterLink], known: Iterable[ShardReport], now: float, draining: bool) -> Json:
     """Return the state; `known` are the control plane's shards, `now` is in the event loop's seconds."""
-    for link in links:
+    for link in routers:
         # A router that sends nothing any more would be shown with its last activity for ever.
         link.window.prune(now)
-    windows = [link.window for link in links if link.window.activities]
-    reports = [link.report for link in links if link.report is not None]
-    rates, phases = _shard_rates(windows), _shard_phases(windows)
+    windows = [link.window for link in routers if link.window.activities]
+    reports = [link.report for link in routers if link.report is not None]
+    rates, phases, states = _shard_rates(windows), _shard_phases(windows), links(reports)
     return {
         "at": time.time(),
         "draining": draining,
         "summary": summarize(reports),
-        "shards": [_shard(shard, rates, phases) for shard in merge_shards(reports, known)],
-        "routers": [_router(router_state(link.report, link.outstanding)) for link in links if link.report is not None],
+        "shards": [_shard(shard, rates, phases, states) for shard in merge_shards(reports, known)],
+        "routers": [_router(router_state(one.report, one.outstanding)) for one in routers if one.report is not None],
+        "failure": failure(reports),
         **({"experts": _experts(windows), "steps": _steps(windows)} if windows else {}),
     }
 
 
-def _shard(shard: pb.Shard, rates: dict[int, float], phases: dict[int, dict[str, float]]) -> Json:
+def _shard(
+    shard: pb.Shard,
+    rates: dict[int, float],
+    phases: dict[int, dict[str, float]],
+    states: dict[int, dict[str, int]],
+) -> Json:
     """A shard's row. Rates and phases are of the last seconds if a watched router calls it, else of the last minute."""
     ready = shard.state == "ready"
     minute = {phase: getattr(shard.phase_seconds, phase) for phase in PHASES} if _busy(shard) else None
@@ -55,6 +62,7 @@ def _shard(shard: pb.Shard, rates: dict[int, float], phases: dict[int, dict[str,
         "imbalance": shard.imbalance if shard.HasField("imbalance") else None,
         "phases": phases.get(shard.shard, minute) if ready else None,
         "last_error": shard.last_error,
+        "links": states.get(shard.shard, {}),
     }
 
 

@@ -3,6 +3,7 @@
 import { Domains } from "./panels/domains.js";
 import { $, say } from "./lib/dom.js";
 import { Experts } from "./panels/experts.js";
+import { Failure } from "./panels/failure.js";
 import { count } from "./lib/format.js";
 import { Generation } from "./panels/generate.js";
 import { LiveSource } from "./lib/live.js";
@@ -27,7 +28,7 @@ const BANNERS = {
   reconnecting: "The connection to the server is lost; what is shown is the last that was known. Reconnecting \u2026",
 };
 
-const panels = [new Summary(), new Shards(), new Experts(), new Steps()];
+const panels = [new Summary(), new Shards(), new Experts(), new Steps(), new Failure()];
 const generation = new Generation();
 new Domains();
 

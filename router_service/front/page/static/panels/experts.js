@@ -109,7 +109,7 @@ export class Experts {
     context.fillText(`L${this.data.layers[index]}`, 2, y + this.cell.height / 2);
     context.textAlign = "center";
     this.order.forEach((expert, column) => {
-      const lost = this.shards.get(this.data.holders[expert][0])?.main.state !== "ready";
+      const lost = this.data.holders[expert].every((shard) => this.shards.get(shard)?.main.state !== "ready");
       const text = this.paint(context, this.left[column], y, tokens[expert] / most, lost);
       if (!this.cell.figures || !mean) return;
       context.fillStyle = text;

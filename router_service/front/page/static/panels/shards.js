@@ -1,9 +1,11 @@
 // Shards as boxes, red while no router reaches them, and the routers' table.
 
 import { $, fillTable, h, say } from "../lib/dom.js";
-import { bytes, known, NONE, percent, rate } from "../lib/format.js";
+import { bytes, known, NONE, percent, rate, sum } from "../lib/format.js";
 
 const MARKS = { ready: "\u25cf", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
+// How worrying a link's state is: of several routers' the worst one counts.
+const WORST = ["dead", "suspect", "dialing", "proven", "live"];
 const KINDS = { ready: "good", unreachable: "bad", unknown: "" };
 
 /** Group a snapshot's entries by shard: the one that serves, or the one that was lost, and others on their way. */
@@ -16,7 +18,8 @@ export function byShard(snapshot) {
   return [...groups].map(([shard, entries]) => {
     const ready = entries.filter((entry) => entry.state === "ready");
     const main = ready[0] ?? entries.find((entry) => entry.state === "unreachable") ?? entries[0];
-    return { shard, main, ready, others: entries.filter((entry) => entry !== main && entry.state !== "unreachable") };
+    const link = WORST.find((state) => main.links?.[state]) ?? "";
+    return { shard, link, main, ready, others: entries.filter((entry) => entry !== main && entry.state !== "unreachable") };
   });
 }
 
@@ -36,16 +39,19 @@ export class Shards {
     showRouters(snapshot.routers);
   }
 
-  show({ shard, main, ready, others }) {
+  show({ shard, link, main, ready, others }) {
     const box = this.box(shard);
+    // It serves, but somebody waits for it in vain.
+    const kind = main.state === "ready" && ["dead", "suspect"].includes(link) ? "warn" : KINDS[main.state] ?? "warn";
     if (box.root.dataset.state !== undefined && box.root.dataset.state !== main.state) {
       say($("announcer"), `Shard ${shard} is ${main.state}`);
     }
     box.root.dataset.state = main.state;
-    box.root.className = `shard ${KINDS[main.state] ?? "warn"}`;
+    box.root.dataset.link = link;
+    box.root.className = `shard ${kind}`;
     say(box.state, `${MARKS[main.state] ?? "\u25cc"} ${main.state}`);
-    box.state.className = `pill ${KINDS[main.state] ?? "warn"}`;
-    for (const [name, value] of Object.entries(factsOf(main, ready.length))) say(box.facts[name], value);
+    box.state.className = `pill ${kind}`;
+    for (const [name, value] of Object.entries(factsOf(main, ready.length, link))) say(box.facts[name], value);
     box.root.querySelector("[data-pid]").dataset.pid = main.pid;
     const coming = others.map((other) => `replacement ${other.state}, pid ${other.pid}`).join("; ");
     say(box.coming, coming);
@@ -61,7 +67,7 @@ export class Shards {
     const state = h("span", { class: "pill" });
     const facts = {};
     const list = h("dl", { "data-pid": "" });
-    for (const name of ["replica", "pid", "node", "rows/s", "memory", "load"]) {
+    for (const name of ["replica", "link", "pid", "node", "rows/s", "memory", "load"]) {
       facts[name] = h("dd", {});
       list.append(h("div", {}, h("dt", {}, name), facts[name]));
     }
@@ -74,8 +80,16 @@ export class Shards {
   }
 }
 
-function factsOf(shard, replicas) {
+/** The worst state of the routers' links to a shard, and of how many of them it is where they differ. */
+function linkOf({ links = {} }, link) {
+  const [number, all] = [links[link], sum(Object.values(links))];
+  if (!link) return NONE;
+  return number === all ? link : `${link} (${number} of ${all})`;
+}
+
+function factsOf(shard, replicas, link) {
   return {
+    link: linkOf(shard, link),
     replica: `${shard.replica || NONE}${replicas > 1 ? ` (+${replicas - 1})` : ""}`,
     pid: String(shard.pid || NONE),
     node: shard.node.slice(0, 8) || NONE,
