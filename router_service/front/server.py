@@ -1,7 +1,6 @@
 """The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -17,9 +16,10 @@ from router_service.front.api.cluster_service import ClusterService, ShardDirect
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
 from router_service.front.auth.authenticator import Authenticator
-from router_service.front.auth.grpc_interceptor import AuthInterceptor, grpc_limit
+from router_service.front.auth.grpc_interceptor import AuthInterceptor
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
+from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
@@ -154,7 +154,7 @@ class FrontServer:
         try:
             await self._open_page()
             self.http_port = await self.live.start() if self.live is not None else 0
-            self.grpc_port = self._bind(server)
+            self.grpc_port = bind(server, self._config, self.tls)
         except OSError:
             await self.stop()
             raise
@@ -210,37 +210,12 @@ class FrontServer:
             self._page = page
 
     def _make_server(self) -> grpc.aio.Server:
-        config = self._config
-        options = [
-            # Set explicitly: by default gRPC shares the port, and a second Front would not notice that it is taken.
-            ("grpc.so_reuseport", int(config.reuse_port)),
-            ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
-            # Routing and log-probabilities of a long prompt make large messages; what a client takes is its own limit.
-            ("grpc.max_send_message_length", -1),
-        ]
-        if config.connection_age_seconds:
-            options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_seconds)))
-        server = grpc.aio.server(interceptors=[AuthInterceptor(self.authenticator)], options=options)
+        server = make_server(self._config, [AuthInterceptor(self.authenticator)])
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)
         return server
-
-    def _bind(self, server: grpc.aio.Server) -> int:
-        address = f"{self._config.host}:{self._config.grpc_port}"
-        try:
-            port = self._open_port(server, address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
-        if not port:
-            raise OSError(f"cannot listen on {address}")
-        return port
-
-    def _open_port(self, server: grpc.aio.Server, address: str) -> int:
-        if self.tls is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, self.tls.grpc_credentials())
 
     async def _on_change(self) -> None:
         self.metrics.routers_linked.set(len(self.router_pool.links))
