@@ -35,6 +35,8 @@ def server_options(config: FrontConfig) -> list[tuple[str, int]]:
         # Routing and log-probabilities of a long prompt make large messages; what a client takes is its own limit.
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", min(config.max_concurrent_streams + SPARE_STREAMS, MAX_INT32)),
+        # Else gRPC also counts streams that the client knows to be over, and resets new ones as UNAVAILABLE.
+        ("grpc.http.overload_protection", 0),
         *_queue_options(),
         *_keepalive_options(),
     ]
