@@ -17,6 +17,7 @@ from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
 from router_service.front.auth.authenticator import Authenticator
 from router_service.front.auth.grpc_interceptor import AuthInterceptor
+from router_service.front.auth.message_interceptor import MessageInterceptor
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
 from router_service.front.grpc_server import bind, make_server
@@ -210,7 +211,8 @@ class FrontServer:
             self._page = page
 
     def _make_server(self) -> grpc.aio.Server:
-        server = make_server(self._config, [AuthInterceptor(self.authenticator)])
+        interceptors = [AuthInterceptor(self.authenticator), MessageInterceptor(self.authenticator.refusals)]
+        server = make_server(self._config, interceptors)
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)

@@ -74,7 +74,15 @@ async def answering(context: Context, given: str = "") -> AsyncIterator[str]:
 
 def name_call(context: Context, given: str = "") -> str:
     """Return the call's id. From now on log lines of the running task carry it, and the trailing metadata will."""
-    request_id = new_request_id(given, metadata_of(context.invocation_metadata()))
+    return _name(context, new_request_id(given, metadata_of(context.invocation_metadata())))
+
+
+def name_stranger(context: Context) -> str:
+    """Give an id of our own to a call that is not let in: nothing that its caller sent is sent back or logged."""
+    return _name(context, new_request_id("", {}))
+
+
+def _name(context: Context, request_id: str) -> str:
     current_request.set(shown_request_id(request_id))
     context.set_trailing_metadata(request_id_metadata(request_id))
     return request_id
