@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import grpc.aio
 
@@ -18,10 +19,8 @@ MIN_PING_MS = 5_000
 # wait in the client until others have ended.
 SPARE_STREAMS = 64
 
-Interceptors = Sequence["grpc.aio.ServerInterceptor"]
 
-
-def make_server(config: FrontConfig, interceptors: Interceptors) -> grpc.aio.Server:
+def make_server(config: FrontConfig, interceptors: Sequence[Any]) -> grpc.aio.Server:
     """Return a server without services and ports."""
     return grpc.aio.server(interceptors=interceptors, options=server_options(config))
 

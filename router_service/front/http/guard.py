@@ -50,6 +50,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         headers = {name.title(): value for name, value in error.headers} | asked
         return error_response(error.http_status, error.code.name, error.message, headers)
     except RequestError as error:
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError(error.message) from error  # nobody to respond to
         return error_response(error.http_status, error.code.name, error.message)
     except web.HTTPException as error:
         allowed = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None

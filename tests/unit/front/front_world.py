@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from experts.transport.address import Endpoint
 from router_service.client.client import Client
 from router_service.front.config import FrontConfig
+from router_service.front.routing.silence import silence_ticks
 from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
-from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, until
+from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, report, until
 
 
 class World:
@@ -82,6 +83,18 @@ class World:
         """The routers have been asked for again, so that all that followed the call before is done."""
         aim = self.asked + times
         await until(lambda: self.asked >= aim)
+
+    async def quiet(self, *, but: Sequence[FakeRouter] = (), ticks: int = silence_ticks(WAIT_S)) -> None:
+        """Let so many ticks pass in which only some routers say something: the others are silent now."""
+        pool = self.server.router_pool
+        for _ in range(ticks):
+            await pool.tick()
+        names = {router.name for router in but}
+        heard = {link: link.report for link in pool.links if link.hello.router in names}
+        for router in but:
+            router.say(report(router.name))
+        await until(lambda: all(link.report is not last for link, last in heard.items()))
+        await pool.tick()
 
     def directory(self) -> list:  # type: ignore[type-arg]
         return []

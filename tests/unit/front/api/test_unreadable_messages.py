@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from router_service.front.auth.tokens import Role, new_token
+from router_service.front.text.text_model import TextModel
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.request_id import REQUEST_ID_KEY, request_id_of
 from tests.unit.front.front_world import World
@@ -72,9 +74,9 @@ async def test_it_is_refused_by_its_own_status_and_counted(
     assert await send(channel, "/expertmesh.v1.Inference/GetModel", b"")
 
 
-async def test_what_a_stranger_sends_is_not_parsed(world: World, tmp_path: object) -> None:
-    (tmp_path / "tokens").write_text(new_token("ann", Role.INFERENCE)[1])  # type: ignore[operator]
-    await world.front(tokens_file=str(tmp_path / "tokens"))  # type: ignore[operator]
+async def test_what_a_stranger_sends_is_not_parsed(world: World, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(new_token("ann", Role.INFERENCE)[1])
+    await world.front(tokens_file=str(tmp_path / "tokens"))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{world.server.grpc_port}") as channel:
         error = await refusal(channel, "/expertmesh.v1.Inference/Generate", GARBAGE)
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -98,13 +100,15 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(METHODS)), data=st.binary(min_size=1, max_size=200))
-def test_random_bytes_are_refused_in_the_same_way(text, loop, fuzzed, name, data) -> None:  # type: ignore[no-untyped-def]
+def test_random_bytes_are_refused_in_the_same_way(
+    loop: asyncio.AbstractEventLoop, fuzzed: grpc.aio.Channel, name: str, data: bytes
+) -> None:
     assume(not can_parse(name, data))
     assert loop.run_until_complete(refusal(fuzzed, name, data)).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.fixture
-def fuzzed(text, loop: asyncio.AbstractEventLoop) -> Iterator[grpc.aio.Channel]:  # type: ignore[no-untyped-def]
+def fuzzed(text: TextModel, loop: asyncio.AbstractEventLoop) -> Iterator[grpc.aio.Channel]:
     """A channel to a Front that lives as long as all examples of a test."""
     world = World(text)
 

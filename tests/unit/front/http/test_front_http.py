@@ -52,7 +52,7 @@ async def test_health_is_the_links_and_the_drain(world: World) -> None:
         await client.wait_ready(10)
         async with browser.get("/healthz") as response:
             assert (response.status, await response.json()) == (200, {"status": "serving", "routers": 1})
-        await world.server.health.drain()
+        world.server.health.drain()
         async with browser.get("/healthz") as response:
             assert (response.status, (await response.json())["status"]) == (503, "draining")
 
