@@ -74,9 +74,7 @@ def check_own_page(loopback: bool) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if loopback and not _is_loopback(request.host):
-            raise NotOursError(
-                "Host is no loopback name; this server is on loopback, open http://127.0.0.1 or localhost"
-            )
+            raise NotOursError("Host is no loopback name, as this server's is: open http://127.0.0.1 or localhost")
         if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
             _check_origin(request)
         return await handler(request)
