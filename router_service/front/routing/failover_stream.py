@@ -136,7 +136,8 @@ class FailoverStream:
     async def _choose(self) -> RouterLink:
         try:
             async with asyncio.timeout(self._router_wait_seconds):
-                return await self._router_pool.choose(self._prefix)
+                length = len(self._submit.prompt) + self._submit.sampling.max_tokens
+                return await self._router_pool.choose(self._prefix, length)
         except TimeoutError as error:
             links = self._router_pool.links
             raise unavailable("no router answers" if links else "no router is linked") from error

@@ -88,15 +88,15 @@ class RouterPool:
         context = min([context, *(hello.context for hello in hellos)])
         return LengthLimits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
-    async def choose(self, prefix: PrefixChain) -> RouterLink:
+    async def choose(self, prefix: PrefixChain, length: int = 0) -> RouterLink:
         """Return the link that is best for a request that begins with `prefix`; wait while all are silent.
 
-        That is the one with the least to compute, see `PrefixAffinity.rank`. Routers that leave, lack shards or have
-        not been heard just now are chosen only if there is no other.
+        That is the one with the least to compute, see `PrefixAffinity.rank`. Routers that hold less than `length`
+        tokens, leave, lack shards or have not been heard just now are chosen only if there is no other.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._heard))
-            return min(self._heard, key=lambda link: (*_reluctance(link), *self._rank(link, prefix)))
+            return min(self._heard, key=lambda link: (*_reluctance(link, length), *self._rank(link, prefix)))
 
     def saved(self, link: RouterLink, prefix: PrefixChain) -> int:
         """Return how many tokens of `prefix` the router has probably cached."""
@@ -201,6 +201,6 @@ class RouterPool:
             logger.warning("cannot link router %s (process %d): %s", endpoint.replica, endpoint.pid, text)
 
 
-def _reluctance(link: RouterLink) -> tuple[bool, bool, bool]:
+def _reluctance(link: RouterLink, length: int) -> tuple[bool, bool, bool, bool]:
     """Why a router is chosen only if there is no better one, the weightiest reason first."""
-    return link.leaving, not link.ready, link.hesitant
+    return link.hello.context < length, link.leaving, not link.ready, link.hesitant

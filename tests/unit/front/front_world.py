@@ -24,6 +24,7 @@ class World:
         self.metrics_port: int | None = None
         self.tracing: TracingConfig | None = None
         self.expected_routers = 1
+        self.context = 4096
         self.endpoints: list[Endpoint] = []
         # What asking for the routers ends in, None for their list; it never ends while the directory is `silent`.
         self.no_directory: BaseException | None = None
@@ -49,7 +50,7 @@ class World:
         self.server = FrontServer(
             config=config,
             text=text or self.text,
-            card=card(),
+            card=card(self.context),
             endpoints=self.list_endpoints,
             credentials=CREDENTIALS,
             node="node",
