@@ -69,7 +69,7 @@ class PhaseSeconds(_message.Message):
     def __init__(self, pack: _Optional[float] = ..., dispatch: _Optional[float] = ..., queue: _Optional[float] = ..., compute: _Optional[float] = ..., combine: _Optional[float] = ..., reduce: _Optional[float] = ...) -> None: ...
 
 class Router(_message.Message):
-    __slots__ = ("router", "running", "waiting", "kv_blocks_used", "kv_blocks_total", "decode_tokens_per_second", "overhead_ratio", "shard_imbalance", "expert_imbalance", "outstanding")
+    __slots__ = ("router", "running", "waiting", "kv_blocks_used", "kv_blocks_total", "decode_tokens_per_second", "overhead_ratio", "shard_imbalance", "expert_imbalance", "outstanding", "ready")
     ROUTER_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class Router(_message.Message):
     SHARD_IMBALANCE_FIELD_NUMBER: _ClassVar[int]
     EXPERT_IMBALANCE_FIELD_NUMBER: _ClassVar[int]
     OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
     router: str
     running: int
     waiting: int
@@ -90,4 +91,5 @@ class Router(_message.Message):
     shard_imbalance: float
     expert_imbalance: float
     outstanding: int
-    def __init__(self, router: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., decode_tokens_per_second: _Optional[float] = ..., overhead_ratio: _Optional[float] = ..., shard_imbalance: _Optional[float] = ..., expert_imbalance: _Optional[float] = ..., outstanding: _Optional[int] = ...) -> None: ...
+    ready: bool
+    def __init__(self, router: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., decode_tokens_per_second: _Optional[float] = ..., overhead_ratio: _Optional[float] = ..., shard_imbalance: _Optional[float] = ..., expert_imbalance: _Optional[float] = ..., outstanding: _Optional[int] = ..., ready: _Optional[bool] = ...) -> None: ...

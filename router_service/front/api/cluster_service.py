@@ -70,6 +70,7 @@ def router_state(report: RouterReport, outstanding: int) -> pb.Router:
         kv_blocks_total=report.kv_blocks_total,
         decode_tokens_per_second=report.decode_tokens_per_second,
         outstanding=outstanding,
+        ready=report.ready,
     )
     # Without a step the ratios are meaningless, and unset fields say so.
     if report.step_seconds:

@@ -41,7 +41,8 @@ class InferenceService(InferenceServicer):
         """Stream an answer that ends in exactly one final message or error status."""
         async with answering(context, request.request_id) as request_id:
             metadata = metadata_of(context.invocation_metadata())
-            await self.answer(request, GrpcResponseWriter(context), metadata, request_id)
+            writer = GrpcResponseWriter(context, self._config.slow_reader_seconds)
+            await self.answer(request, writer, metadata, request_id)
 
     async def answer(
         self,
