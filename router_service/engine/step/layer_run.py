@@ -55,6 +55,7 @@ class LayerRun:
     lost_T: NDArray[np.bool_] = field(init=False)
     all_lost: bool = False
     x_TD: Tensor | None = None
+    _flying: Dispatched | None = None
     _turns: Iterator[None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +65,12 @@ class LayerRun:
     def advance(self) -> bool:
         """Take a turn: wait for the calls in flight, then compute up to the next ones. False if it was the last."""
         return next(self._turns, self) is None
+
+    def settle(self) -> None:
+        """Wait for calls in flight that nobody will combine: their replies would come in the place of the next ones'."""
+        if (flying := self._flying) is not None:
+            self._flying = None
+            self.pool.combine(flying, torch.device("cpu"))
 
     def _layers(self) -> Iterator[None]:
         x_TD, by = self.backbone.embed(self.batch)
@@ -89,7 +96,7 @@ class LayerRun:
     def _dispatch(self, layer: int, h_TD: Tensor) -> tuple[Dispatched, Tensor | None]:
         """Send the rows to their experts; the shared expert is computed while the shards work."""
         routing = self._route(layer, h_TD)
-        dispatched = self.pool.dispatch(layer, h_TD, routing, self.lane)
+        dispatched = self._flying = self.pool.dispatch(layer, h_TD, routing, self.lane)
         self.routings.append((layer, routing))
         self.watch.mark(Stage.PACK)
         if self.backbone.spec.shared is None:
@@ -111,6 +118,7 @@ class LayerRun:
 
     def _combine(self, dispatched: Dispatched, shared_TD: Tensor | None, h_TD: Tensor) -> Tensor:
         """Wait for the experts' sum and add the shared expert's output; note the tokens that were lost."""
+        self._flying = None
         combined = self.pool.combine(dispatched, h_TD.device)
         self.watch.mark_trip(combined.trip)
         self.trips.append(combined.trip)
