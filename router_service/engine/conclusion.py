@@ -9,8 +9,8 @@ from torch import Tensor
 
 from experts.host.log import fields
 from experts.placement import Placement
-from router_service.engine.faults.apart import apart
 from router_service.engine.failures import broken, failed
+from router_service.engine.faults.apart import apart
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
 from router_service.engine.sampling.sampler import Drawn, sample

@@ -11,10 +11,11 @@ import torch
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.ops import Ops
-from router_service.engine.faults.apart import apart
 from router_service.engine.conclusion import Conclusion
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import failed, refused
+from router_service.engine.faults.apart import apart
+from router_service.engine.faults.soundness import Soundness
 from router_service.engine.guard import Guard
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.progress import Progress
@@ -25,7 +26,6 @@ from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.scheduling.step_cost import StepShape
-from router_service.engine.faults.soundness import Soundness
 from router_service.engine.stalls import Stalls
 from router_service.engine.step.computation import Computation, Computed
 from router_service.engine.step.forward import StepTrace

@@ -201,7 +201,8 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     """Sent about once a second: the cluster as this router sees it, and its metrics.
 
     Rates and ratios cover the last minute, `step_seconds` of which the router spent in steps; if 0, the ratios are
-    meaningless. `ready`: every shard is connected. `leaving`: the router ends when its streams have ended.
+    meaningless. `ready`: every shard is connected, and what it is
+    given does not fail whatever it is. `leaving`: the router ends when its streams have ended.
     """
 
     router: str

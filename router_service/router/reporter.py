@@ -105,7 +105,7 @@ class Reporter:
             shards=shard_reports(connector, recent, seconds),
             metric_families=router_series(self._statistics, recent, gauges, named, self._metrics)
             + shard_series(statuses, labels),
-            ready=connector.connected(),
+            ready=connector.connected() and self._engine.sound,
             leaving=self.leaving,
             step_seconds=recent.step_seconds,
         )
@@ -141,6 +141,8 @@ class Reporter:
             thread_failures=self._threads.failures,
             observer_failures=dict(self._engine.guard.faults),
             nonfinite_logits=self._engine.nonfinite_logits,
+            request_faults=self._engine.request_faults,
+            sound=self._engine.sound,
             connections=tuple(map(self._connection, count(), self._connector.connections)),
         )
 

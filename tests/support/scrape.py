@@ -43,6 +43,7 @@ GAUGES = Gauges(
     thread_failures={"engine": 0, "front writer": 1},
     observer_failures={"statistics": 2},
     nonfinite_logits=5,
+    request_faults=4,
 )
 DEFAULTS = MetricsConfig()
 

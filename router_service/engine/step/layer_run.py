@@ -67,7 +67,7 @@ class LayerRun:
         return next(self._turns, self) is None
 
     def settle(self) -> None:
-        """Wait for calls in flight that nobody will combine: their replies would come in the place of the next ones'."""
+        """Wait for calls in flight that nobody will combine: their replies would come in place of later ones."""
         if (flying := self._flying) is not None:
             self._flying = None
             self.pool.combine(flying, torch.device("cpu"))
