@@ -6,11 +6,15 @@ each part of a large output, about once a second a `RouterReport`, and while it 
 """
 
 import msgspec
+import numpy as np
 
 from router_service.protocol.routing_part import RoutingPart
 
 # A receiver closes the connection when a frame announces more, so a sender fails what would not fit.
 MAX_MESSAGE_BYTES = 64 << 20
+# Beyond these a logit times or over the penalty may be infinite in float32; both are float32 numbers themselves.
+MIN_REPETITION_PENALTY = float(np.float32(1e-6))
+MAX_REPETITION_PENALTY = float(np.float32(1e30))
 
 
 class SamplingParams(msgspec.Struct, frozen=True):

@@ -74,12 +74,13 @@ class Answering:
         _check(request, record)
         caller = current_caller()
         prompt = await encode_input(request, self._text, limits)
-        stops = special_stop_ids(request.sampling.stop, self._text.tokenizer)
+        defaults, tokenizer = self._text.defaults, self._text.tokenizer
+        stops = special_stop_ids(request.sampling.stop, tokenizer)
         return Submit(
             stream=0,
             request_id=record.request_id,
             prompt=prompt,
-            sampling=resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt), stops),
+            sampling=resolve_sampling(request.sampling, defaults, limits, len(prompt), stops, tokenizer),
             return_routing=request.return_routing,
             traced=bool(record.trace_id),
             return_scores=request.return_scores,

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
-from router_service.front.api.sampling import check_token_ids
+from router_service.front.api.sampling import check_token_ids, named_token
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.chat import ROLES, ChatError
 from router_service.front.text.text_model import TextModel
+from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
 
 # Longer texts are encoded on a thread: the library releases the GIL, so other streams continue meanwhile.
@@ -23,13 +24,27 @@ async def encode_input(request: GenerateRequest, text: TextModel, limits: Length
     kind = request.WhichOneof("input")
     if kind == "tokens":
         ids = list(request.tokens.ids)
-        check_token_ids("tokens.ids", ids, limits.vocabulary)
+        check_token_ids("tokens.ids", ids, limits.vocabulary, text.tokenizer)
     elif kind == "chat":
         ids = await encode_chat(request.chat, text)
     else:
         ids = await encode_text(request.prompt, text) if kind == "prompt" else []
     check_length(kind or "input", ids, limits)
+    if kind != "tokens":
+        _check_encoded(str(kind), ids, text.tokenizer, limits.vocabulary)
     return ids
+
+
+def _check_encoded(field: str, ids: Sequence[int], tokenizer: Tokenizer, vocabulary: int) -> None:
+    """Check what the tokenizer made of a text: it may have tokens, added later, for which the model has no row.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT naming `field`, the first such token and its text.
+    """
+    if max(ids) >= vocabulary:
+        id = next(id for id in ids if id >= vocabulary)
+        problem = f"{named_token(id, tokenizer)} is not in the model's vocabulary, 0 to {vocabulary - 1}"
+        raise invalid(field, f"{problem}: the tokenizer has it and the model does not; leave it out")
 
 
 async def encode_chat(chat: Chat, text: TextModel) -> list[int]:

@@ -83,7 +83,7 @@ class FrontWriter:
             self._send(payload)
 
     def _send_events(self, events: list[Event]) -> None:
-        """Send events in one message if it is within the limit; one that alone is over it, or cannot be packed, fails."""
+        """Send events in one message if it is within the limit; what alone is over it, or cannot be packed, fails."""
         for _, payload in apart(events, self._pack, self._fail):
             self._send(payload)
 
