@@ -31,7 +31,7 @@ def open_file(path: Path, most: int | None = None) -> BufferedReader:
     """
     # Before the open, which can make a device do something; and after it, as the name may stand for another by then.
     _check(path, path.stat(), most)
-    file = BufferedReader(FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
+    file: BufferedReader = BufferedReader(FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
     try:
         _check(path, os.fstat(file.fileno()), most)
     except BaseException:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
 from router_service.front.api.response_builder import ResponseBuilder
-from router_service.front.api.sampling import resolve_sampling, special_stop_ids
+from router_service.front.api.sampling import check_stops, resolve_sampling, special_stop_ids
 from router_service.front.api.scheduling import check_scheduling, current_caller, salt_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
@@ -75,6 +75,7 @@ class Answering:
         caller = current_caller()
         prompt = await encode_input(request, self._text, limits)
         defaults, tokenizer = self._text.defaults, self._text.tokenizer
+        check_stops(request.sampling.stop)  # before each of them is looked up
         stops = special_stop_ids(request.sampling.stop, tokenizer)
         return Submit(
             stream=0,

@@ -27,6 +27,7 @@ class JsonTokenizer(Tokenizer):
         self.special_ids = frozenset(id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         self._added_ids = frozenset(tokenizer.get_added_tokens_decoder())
         self._byte_level = "ByteLevel" in decoder_kinds
+        self.longest = max((len(token.encode()) for token in tokenizer.get_vocab()), default=0)
         self.byte_fallback = _byte_tokens(tokenizer) if "ByteFallback" in decoder_kinds else {}
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
