@@ -9,7 +9,7 @@ from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.generation_config import SamplingDefaults
 from router_service.front.text.tokenizer import Tokenizer
-from router_service.protocol.inference_pb2 import Sampling
+from router_service.protocol.inference_pb2 import Continuation, Sampling
 from router_service.protocol.messages import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY, SamplingParams
 
 MAX_LOGPROBS = 20
@@ -105,6 +105,23 @@ def checked_bias(bias: Mapping[int, float], vocabulary: int, tokenizer: Tokenize
         if not -MAX_BIAS <= value <= MAX_BIAS:
             raise invalid(field, f"must be at least {-MAX_BIAS:g} and at most {MAX_BIAS:g}, got {value:g}")
     return dict(bias)
+
+
+def checked_continuation(
+    before: Continuation, max_tokens: int, vocabulary: int, tokenizer: Tokenizer | None = None
+) -> list[int]:
+    """Return the tokens that an earlier call has delivered.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for more than the answer may have, or an unknown one.
+    """
+    if len(before.token_ids) > max_tokens:
+        problem = (
+            f"has {len(before.token_ids)} tokens, the answer's max_tokens is {max_tokens}: send those of this answer"
+        )
+        raise invalid("continuation.token_ids", problem)
+    check_token_ids("continuation.token_ids", before.token_ids, vocabulary, tokenizer)
+    return list(before.token_ids)
 
 
 def check_token_ids(field: str, ids: Sequence[int], vocabulary: int, tokenizer: Tokenizer | None = None) -> None:
