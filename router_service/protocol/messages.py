@@ -6,12 +6,16 @@ each part of a large output, about once a second a `RouterReport`, and while it 
 """
 
 import msgspec
+import numpy as np
 
 from experts.transport.frame import Buffer
 from router_service.protocol.routing_part import RoutingPart
 
 # A receiver closes the connection when a frame announces more, so a sender fails what would not fit.
 MAX_MESSAGE_BYTES = 64 << 20
+# Beyond these a logit times or over the penalty may be infinite in float32; both are float32 numbers themselves.
+MIN_REPETITION_PENALTY = float(np.float32(1e-6))
+MAX_REPETITION_PENALTY = float(np.float32(1e30))
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -222,9 +226,9 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     """Sent about once a second: the cluster as this router sees it, and its metrics.
 
     Rates and ratios cover the last minute, `step_seconds` of which the router spent in steps; if 0, the ratios are
-    meaningless. `ready`: every shard is connected. `leaving`: the router ends when its streams have ended. `failovers`
-    are the latest, oldest first. `degraded_tokens` lack an expert or have another one. `unavailable_experts` have no
-    reachable holder by the placement of `epoch`.
+    meaningless. `ready`: every shard is connected, and what the router is given does not fail whatever it is.
+    `leaving`: the router ends when its streams have ended. `failovers` are the latest, oldest first. `degraded_tokens`
+    lack an expert or have another one. `unavailable_experts` have no reachable holder by the placement of `epoch`.
     """
 
     router: str

@@ -7,7 +7,7 @@ import numpy as np
 from experts.links.record import Failover
 from experts.links.state import LinkState
 from experts.placement import LayerPlacement, Placement
-from experts.transport.connector import ShardConnector
+from experts.watch.connector import ShardConnector
 from router_service.engine.engine import Engine
 from router_service.metrics.failure_series import FAILOVER_SECONDS, FailureGauges
 from router_service.metrics.histogram import HistogramArray

@@ -75,7 +75,9 @@ class Router:
         self.reporter = self._report(identity, sizes, metrics)
         publisher = Publisher(engine, self.fronts, self.self_test)
         # Last: the thread steps at once, and by then all that a step calls must exist.
-        self._engine_thread = EngineThread(engine, self._inbox, self.summaries, publisher, self.threads)
+        self._engine_thread = EngineThread(
+            engine, self._inbox, self.summaries, publisher, self.threads, self._report_due.set
+        )
 
     @property
     def endpoint(self) -> Endpoint:
@@ -83,14 +85,15 @@ class Router:
         return self.fronts.endpoint
 
     def ready(self) -> bool:
-        """Whether every shard is connected."""
-        return self.connector.connected()
+        """Whether every shard is connected and the engine can compute."""
+        return self.connector.connected() and self.engine.sound
 
     def check_health(self, limit_s: float) -> None:
         """Check the threads and the engine's progress.
 
         Raises:
-            RuntimeError: a thread that must not end has ended, or the engine hangs: see `EngineThread.check`.
+            RuntimeError: a thread that must not end has ended, or the engine hangs or fails whatever it is given: see
+                `EngineThread.check`.
         """
         self.threads.check()
         if not self.fronts.alive():

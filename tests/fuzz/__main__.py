@@ -39,9 +39,15 @@ def main() -> int:
 
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fuzz the readers of untrusted bytes.")
-    parser.add_argument("--inputs", type=int, default=INPUTS, metavar="N", help="over all targets (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=secrets.randbits(32), metavar="S", help="default: drawn, and printed")
-    parser.add_argument("--target", action="append", default=[], choices=list(BY_NAME), help="only this one; may repeat")
+    parser.add_argument(
+        "--inputs", type=int, default=INPUTS, metavar="N", help="over all targets (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=secrets.randbits(32), metavar="S", help="default: drawn, and printed"
+    )
+    parser.add_argument(
+        "--target", action="append", default=[], choices=list(BY_NAME), help="only this one; may repeat"
+    )
     parser.add_argument("--case", metavar="NAME:NUMBER", help="replay one input of --seed, or NAME:FILE, one in a file")
     parser.add_argument("--guided", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -65,7 +65,13 @@ def fuzz(target: Target, inputs: int, seed: int) -> NoReturn:
         for number, one in enumerate(target.seeds):
             (Path(corpus) / str(number)).write_bytes(one)
         # libFuzzer takes a seed of 0 for "draw one".
-        numbers = (f"-runs={inputs}", f"-seed={seed % 2**31 or 1}", "-max_len=16384", "-rss_limit_mb=4096", "-timeout=60")
+        numbers = (
+            f"-runs={inputs}",
+            f"-seed={seed % 2**31 or 1}",
+            "-max_len=16384",
+            "-rss_limit_mb=4096",
+            "-timeout=60",
+        )
         atheris.Setup([sys.argv[0], *numbers, "-artifact_prefix=" + tempfile.gettempdir() + "/", corpus], read)
         atheris.Fuzz()
     sys.exit(0)

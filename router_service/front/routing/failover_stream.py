@@ -57,7 +57,7 @@ class FailoverStream:
         # Incarnations of routers that ended without a token of this request: one that was restarted counts again.
         self._ended: set[int] = set()
         self._answered = False
-        self._generated: list[int] = []
+        self._generated: list[int] = list(submit.generated)
         self._prefix = PrefixChain(submit.cache_salt, submit.prompt)
         self._open: tuple[RouterLink, StreamQueue] | None = None
         # Positions whose routing was received; each is delivered once, whichever routers report it.

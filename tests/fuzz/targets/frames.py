@@ -98,7 +98,11 @@ class Way:
 
 _SHORT = [frame(b"", kind=Kind.STATUS), frame(b"x" * 24), frame(b"y" * 100, checksum=True)]
 TARGETS = (
-    Target("header", (*_SHORT, HEADER.pack(b"EMFR", 4, 14, 0, 0, 7, 2**64 - 1, 0, 0, 0)), read_header, (FrameError,), 4),
+    Target(
+        "header", (*_SHORT, HEADER.pack(b"EMFR", 4, 14, 0, 0, 7, 2**64 - 1, 0, 0, 0)), read_header, (FrameError,), 4
+    ),
     Target("stream", (*_SHORT, b"".join(_SHORT), frame(b"z" * 3000, 9) * 2), read_stream, (), 3),
-    Target("handshake", (b"", bytes([0, 40, 1]), bytes([1, 90, 255]), bytes([2, 41, 16])), shake_hands, (FrameError,), 2),
+    Target(
+        "handshake", (b"", bytes([0, 40, 1]), bytes([1, 90, 255]), bytes([2, 41, 16])), shake_hands, (FrameError,), 2
+    ),
 )

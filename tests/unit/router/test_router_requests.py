@@ -10,6 +10,8 @@ from router_service.router.inbox import Inbox
 from router_service.router.router_requests import RouterRequests
 from router_service.router.step_summaries import StepSummaries
 
+BACKBONE = SimpleNamespace(spec=SimpleNamespace(vocabulary=100))
+
 
 def test_caller_priority_and_salt_reach_the_scheduler() -> None:
     taken: list[Request] = []
@@ -18,7 +20,9 @@ def test_caller_priority_and_salt_reach_the_scheduler() -> None:
         taken.append(request)
         return [SimpleNamespace()]
 
-    engine: Any = SimpleNamespace(clock=lambda: 5.0, requests=SimpleNamespace(new_key=lambda: 7), submit=take)
+    engine: Any = SimpleNamespace(
+        clock=lambda: 5.0, requests=SimpleNamespace(new_key=lambda: 7), submit=take, backbone=BACKBONE
+    )
     inbox = Inbox()
     requests = RouterRequests(engine, inbox, StepSummaries(RequestTable()))
     message = Submit(1, "a", [4, 5], SamplingParams(max_tokens=3), priority=-2, caller="ann", cache_salt=b"salt")
