@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Called with the Front's status while the cluster serves; the cluster is drained when it returns.
 WhileUp = Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]
+PORTS_MAY_MOVE = "each Front picks free ports on its node: one that is replaced may have others, so set them"
 # What follows the checks; returns the exit code.
 Start = Callable[[ClusterConfig, WhileUp], int]
 
@@ -103,8 +104,10 @@ def _compute_lines(config: ClusterConfig, model: "ServedModel") -> list[str]:
 
 
 def _with_ports(config: ClusterConfig, ports: DefaultPorts, given: set[str]) -> FrontConfig:
-    """Fill in default ports, but for several Fronts on a joined Ray: each picks free ports on its own node."""
+    """Decide the ports, but for several Fronts on a joined Ray: each picks free ports on its own node."""
     if config.cluster.address and config.cluster.fronts > 1:
+        if 0 in (config.front.grpc_port, config.front.metrics_port, config.front.http_port):
+            print(f"expertmesh: {PORTS_MAY_MOVE}", file=sys.stderr, flush=True)
         return config.front
     return ports.choose(config.front, given, config.cluster.fronts)
 
