@@ -78,7 +78,10 @@ def test_fronts_that_share_any_port_have_a_metrics_port_each() -> None:
 
 def test_any_port_of_an_address_that_is_not_here_names_the_key() -> None:
     asked = FrontConfig(metrics_host="192.0.2.77")
-    with DefaultPorts(io.StringIO(), {}) as ports, pytest.raises(ValueError, match=r"^front.metrics_host: cannot liste"):
+    with (
+        DefaultPorts(io.StringIO(), {}) as ports,
+        pytest.raises(ValueError, match=r"^front.metrics_host: cannot liste"),
+    ):
         ports.choose(asked, set(), 1)
 
 
