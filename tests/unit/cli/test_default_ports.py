@@ -80,7 +80,7 @@ def test_any_port_of_an_address_that_is_not_here_names_the_key() -> None:
     asked = FrontConfig(metrics_host="192.0.2.77")
     with (
         DefaultPorts(io.StringIO(), {}) as ports,
-        pytest.raises(ValueError, match=r"^front.metrics_host: cannot liste"),
+        pytest.raises(ValueError, match=r"^front.metrics_host: cannot"),
     ):
         ports.choose(asked, set(), 1)
 
