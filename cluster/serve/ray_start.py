@@ -53,7 +53,8 @@ def _options(config: ClusterConfig) -> dict[str, Any]:
     """The arguments of `ray.init`. A Ray that is joined has its own CPUs and dashboard."""
     address = config.cluster.address
     # Each shard and router asks Ray for one CPU: with fewer than that, Ray would leave some of them pending for ever.
-    processes = config.experts.shards + config.cluster.routers
+    # One more, so that the replacement of one that hangs can start before that is dead.
+    processes = config.experts.shards + config.cluster.routers + 1
     return {
         "address": address or "local",
         "num_cpus": None if address else max(os.cpu_count() or 1, processes),
