@@ -36,6 +36,7 @@ def start_again(reason: str, interrupts: Interrupts) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     environment = os.environ | {TRY_VARIABLE: str(number + 1)}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    raise AssertionError("what takes this process's place does not return")
 
 
 def end_at_once(code: int) -> NoReturn:

@@ -1,6 +1,6 @@
 """The claim to an application's name on a Ray that several may join: whoever starts or ends one holds it meanwhile.
 
-To look whether a name is taken, and to deploy under it, are two steps of Serve's: between them another could do the same.
+To look whether a name is taken, and to deploy under it, are two steps of Serve's: between them another could do so too.
 """
 
 import secrets

@@ -252,7 +252,7 @@ def test_a_ray_that_dies_while_serve_waits_for_it_is_not_waited_for(
     monkeypatch.setattr(launcher, "ray_root", lambda: tmp_path)
     config = config_from({"weights": {"resident": "dequantized"}})
     with (
-        pytest.raises(RayFailedError, match="^Ray's raylet ended$"),
+        pytest.raises(RayFailedError, match=r"^Ray's raylet ended$"),
         joined(monkeypatch, FakeServe(), FakeRay(waits=end.wait), config) as one,
     ):
         one.up(Interrupts())
