@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any, TextIO
 
 import ray
@@ -13,7 +14,7 @@ from cluster.planner.memory_plan import DoesNotFitError
 from cluster.planner.model import open_model
 from cluster.processes.draining import NotDrainedError, drain
 from cluster.processes.name_claim import NameClaimedError, claimed_name
-from cluster.processes.ray_calls import LEAVE_SECONDS, SERVE_SECONDS, START_SECONDS, RayTimeoutError, call, leave
+from cluster.processes.ray_calls import SERVE_SECONDS, START_SECONDS, RayTimeoutError, call, leave
 from cluster.processes.service_registry import DrainOrder, known_registry
 from cluster.processes.signals import Interrupts, StartInterruptedError, sigterm_held
 from cluster.serve.application import build_app, resolved
@@ -21,11 +22,9 @@ from cluster.serve.application_watch import ApplicationWatch
 from cluster.serve.own.own_ray import OwnRay
 from cluster.serve.own.session_dirs import kept_here, mark, ray_root, remove_here, sessions_here, sweep
 from cluster.serve.ray_start import StartError, start_ray
-from cluster.serve.taking_down import take_down
+from cluster.serve.taking_down import break_off, claimed_again, take_down
 
 POLL_SECONDS = 0.25
-# Of a start that was broken off nobody waits for Ray to be left in good order.
-ABANDON_SECONDS = 2.0
 
 
 class Launcher:
@@ -39,6 +38,7 @@ class Launcher:
         self._interrupts: Interrupts | None = None
         self._deployed_at: float | None = None
         self._registry: Any = None
+        self._claim = ExitStack()
         self._ready = self._ending = False
         self.failed = False
 
@@ -73,6 +73,7 @@ class Launcher:
         # Now: without Ray's control service nobody can be found any more, but who is known can be asked.
         self._registry = known_registry(self._config.cluster.application)
         self._ready = True
+        self._claim.close()
         return status
 
     def drain(self) -> None:
@@ -89,6 +90,8 @@ class Launcher:
         self._ending = True
         if self._own is not None:
             self._end_own(self._own)
+        elif not self._ready:
+            self._break_off()
         elif ray.is_initialized():
             try:
                 self._take_down()
@@ -114,13 +117,14 @@ class Launcher:
     def _start_joined(self) -> None:
         name = self._config.cluster.application
         try:
-            with claimed_name(name, self._go_on):
-                self._watch.refuse_if_taken()
-                self._start_application()
-                self._deployed_at = self._watch.deployed_at()
+            # Held until it serves: whoever tries the name meanwhile is refused, and it may have to be broken off.
+            self._claim.enter_context(claimed_name(name, self._go_on))
         except NameClaimedError as error:
             where = f"on the Ray at {self._config.cluster.address}: give this one another --name"
             raise StartError(f"{error} {where}") from error
+        self._watch.refuse_if_taken()
+        self._start_application()
+        self._deployed_at = self._watch.deployed_at()
 
     def _start_application(self) -> None:
         call(lambda: serve.start(proxy_location="Disabled"), "Serve to start", START_SECONDS, self._go_on)
@@ -176,23 +180,31 @@ class Launcher:
         else:
             remove_here(ray_root())
 
-    def _take_down(self) -> None:
-        if self._deployed_at is None:
-            return
+    def _break_off(self) -> None:
+        """Only what was deployed here, under the claim to its name. Ray is left by the process's end: calls may hang."""
         try:
-            if self._deployed_at and self._watch.deployed_at() not in (0.0, self._deployed_at):
-                self._print(f"{self._config.cluster.application} was deployed anew by somebody else: left as it is")
-                return
-            take_down(self._config.cluster, at_once=not self._ready)
+            if self._deployed_at is not None:
+                break_off(self._config.cluster)
+            self._claim.close()
+        except (RayTimeoutError, ray.exceptions.RayError) as error:
+            self._print(str(error))
+
+    def _take_down(self) -> None:
+        name = self._config.cluster.application
+        try:
+            with claimed_again(name):
+                if self._watch.deployed_at() in (0.0, self._deployed_at):
+                    take_down(self._config.cluster)
+                else:
+                    self._print(f"{name} was deployed anew by somebody else: left as it is")
         except (RayTimeoutError, NameClaimedError, ray.exceptions.RayError) as error:
             self._print(str(error))
 
     def _leave(self) -> None:
         try:
-            leave(LEAVE_SECONDS if self._ready else ABANDON_SECONDS)
+            leave()
         except RayTimeoutError as error:
-            if self._ready:
-                self._print(str(error))
+            self._print(str(error))
 
     def _print(self, said: str) -> None:
         print(f"expertmesh: {' '.join(said.split())}", file=self._progress, flush=True)

@@ -12,36 +12,50 @@ from cluster.processes.name_claim import NameClaimedError, claimed_name
 from cluster.processes.ray_calls import SERVE_SECONDS, RayTimeoutError, call, get
 from cluster.processes.service_registry import DrainOrder, known_registry, registered_in, remove_registry
 
-# Of processes that still load: Ray goes on to end those that take longer.
-AT_ONCE_SECONDS = 8.0
+BREAK_OFF_SECONDS = 5.0
 ORDER_SECONDS = 1.0
 # Somebody who tries the name meanwhile holds the claim only until refused.
 CLAIM_TRIES = 5
 AT_ONCE = DrainOrder(grace_s=0.1)
 
 
-def take_down(config: ControlPlaneConfig, *, at_once: bool) -> None:
-    """Delete the application and its registry, while nobody else can start one of the same name.
-
-    Args:
-        at_once: nothing is in flight, so nobody need drain: those that load are told to end. Of what takes longer than
-            seconds Ray takes care alone.
+def take_down(config: ControlPlaneConfig) -> None:
+    """Delete an application that has served, and its registry. Only under the claim to its name: see `claimed_again`.
 
     Raises:
-        NameClaimedError: somebody else holds the claim to the name.
         RayTimeoutError: Ray does not answer, or does not end the application in time.
     """
     name = config.application
     # Serve drains the replicas before it ends them, so the call takes as long as they may.
-    seconds = AT_ONCE_SECONDS if at_once else SERVE_SECONDS + config.drain_notice_seconds + config.drain_seconds
-    go_on = ordering_the_end(name) if at_once else lambda: None
-    with _claimed(name):
-        call(lambda: serve.delete(name), f"{name} to end", seconds, go_on)
+    seconds = SERVE_SECONDS + config.drain_notice_seconds + config.drain_seconds
+    call(lambda: serve.delete(name), f"{name} to end", seconds)
+    remove_registry(name)
+
+
+def break_off(config: ControlPlaneConfig) -> None:
+    """The same for one that never served: nobody need drain, and those that load are told to end.
+
+    Serve has heard of it at once; what takes longer than seconds, such as the start of a process, it ends by itself.
+
+    Raises:
+        RayTimeoutError: Ray does not answer.
+    """
+    name = config.application
+    try:
+        with suppress(RayTimeoutError):
+            call(lambda: serve.delete(name), f"{name} to end", BREAK_OFF_SECONDS, ordering_the_end(name))
+    finally:
         remove_registry(name)
 
 
 @contextmanager
-def _claimed(name: str) -> Iterator[None]:
+def claimed_again(name: str) -> Iterator[None]:
+    """Hold the claim to a name once more, so that nobody starts an application of it while another ends.
+
+    Raises:
+        NameClaimedError: somebody else holds it.
+        RayTimeoutError: Ray does not answer.
+    """
     with ExitStack() as held:
         for tries in range(CLAIM_TRIES, 0, -1):
             try:
