@@ -38,11 +38,9 @@ def check_ports(config: ClusterConfig) -> None:
     """Check that the ports are free on this machine, where the Front will run.
 
     Raises:
-        ConfigError: one is taken, or the address is not this machine's, or several Fronts cannot share it.
+        ConfigError: one is taken, or the address is not this machine's.
     """
     front, fronts = config.front, 1 if config.cluster.address else config.cluster.fronts
-    if fronts > 1 and front.grpc_port == 0:
-        raise ConfigError("front.grpc_port is 0, but cluster.fronts is over 1: set the port that the Fronts share")
     with ExitStack() as opened:  # all at once, so that two keys cannot name one port
         for key, host, port in _ports(front, fronts):
             if port > MAX_PORT:

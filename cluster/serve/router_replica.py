@@ -8,12 +8,13 @@ import torch
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
+from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.map_follower import layout_of
 from cluster.processes.node_loading import await_loaded
 from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
-from cluster.processes.service_registry import DrainOrder, endpoints_of, registered_in
+from cluster.processes.service_registry import DrainOrder, endpoints_of
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.placement import Placement
@@ -32,6 +33,7 @@ class RouterReplica:
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         self._process = RegisteredProcess("router", 0, config, self._drain)
+        self._known = KnownProcesses(self._process.registry)
         self._config, self._waited_s = config.cluster, 0.0
         with self._process.loading():
             self._load(config, secret, digest)
@@ -123,7 +125,7 @@ class RouterReplica:
         self._router.close()
 
     def _shards(self) -> list[Endpoint]:
-        return endpoints_of(registered_in(self._process.registry), "shard")
+        return endpoints_of(self._known.ask(), "shard")
 
     def _wait_for_shards(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
