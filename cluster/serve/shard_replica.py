@@ -88,6 +88,10 @@ class ShardReplica:
             log.error("a newer map gives this shard other experts: it answers for those that it holds")
 
     def _drain(self, order: DrainOrder) -> None:
-        """Serve on until no router is connected: routers need their shards as long as they have requests."""
+        """Serve on until no router is connected: routers need their shards as long as they have requests.
+
+        With the next beat they know, and ask other copies first.
+        """
+        self._server.drain()
         time.sleep(order.notice_s)
         self._server.wait_alone(order.grace_s + ORDER_SECONDS)
