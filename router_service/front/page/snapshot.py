@@ -41,7 +41,7 @@ def snapshot(links: Sequence[RouterLink], known: Iterable[ShardReport], now: flo
 
 def _shard(shard: pb.Shard, rates: dict[int, float], phases: dict[int, dict[str, float]]) -> Json:
     """A shard's row. Rates and phases are of the last seconds if a watched router calls it, else of the last minute."""
-    ready = shard.state == "ready"
+    ready = shard.state in ("ready", "suspect")
     minute = {phase: getattr(shard.phase_seconds, phase) for phase in PHASES} if _busy(shard) else None
     return {
         "shard": shard.shard,

@@ -6,6 +6,9 @@ import { bytes, known, NONE, percent, rate } from "../lib/format.js";
 const MARKS = { ready: "\u25cf", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
 const KINDS = { ready: "good", unreachable: "bad", unknown: "" };
 
+/** Whether routers reach a shard, be it that what it owes them is late. */
+export const reached = (entry) => entry?.state === "ready" || entry?.state === "suspect";
+
 /** Group a snapshot's entries by shard: the one that serves, or the one that was lost, and others on their way. */
 export function byShard(snapshot) {
   const groups = new Map();
@@ -14,7 +17,7 @@ export function byShard(snapshot) {
     groups.get(entry.shard).push(entry);
   }
   return [...groups].map(([shard, entries]) => {
-    const ready = entries.filter((entry) => entry.state === "ready");
+    const ready = entries.filter(reached);
     const main = ready[0] ?? entries.find((entry) => entry.state === "unreachable") ?? entries[0];
     return { shard, main, ready, others: entries.filter((entry) => entry !== main && entry.state !== "unreachable") };
   });
