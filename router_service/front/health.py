@@ -16,7 +16,7 @@ SHARDS_AWAY_S = 5.0
 
 
 class FrontHealth:
-    """The Front serves while it is not draining and is connected to a router that has all its shards.
+    """The Front serves while it is not draining and is connected to a router that reaches all experts.
 
     A router is listed for Fronts only after it has generated a token. `status` may be read on any thread, all else is
     for the event loop.

@@ -167,9 +167,9 @@ def _expert_tokens(builder: SeriesBuilder, counts_LE: Counts, layers: Counts, to
 
 
 def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
-    connections = gauges.connections
-    ready = all(connection.up for connection in connections)
-    builder.one("router_ready", "gauge", "1 when every shard is connected", ready)
+    connections, failure = gauges.connections, gauges.failure
+    ready = not failure.unavailable if failure.copies else all(connection.up for connection in connections)
+    builder.one("router_ready", "gauge", "1 when every expert can be asked for", ready)
     replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in enumerate(connections)]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Restarts of a shard, as seen by this router"

@@ -55,7 +55,7 @@ class RouterLink:
 
     @property
     def ready(self) -> bool:
-        """Whether the router has all its shards; assumed until its first report."""
+        """Whether the router can ask for all experts; assumed until its first report."""
         return self.report is None or self.report.ready
 
     @property
