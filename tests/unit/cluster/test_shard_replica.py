@@ -114,6 +114,7 @@ def test_it_loads_once_whether_or_not_the_registry_is_there(
     shard = start(actor)
     assert held(even_placement(EXPERTS, SHARDS), shard)
     assert (shard.epoch, actor.answers) == (1, 0)
+    until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
     (entry,) = actor.body.announcements()
     assert entry.total_bytes == entry.loaded_bytes == shard.weights_bytes
 
