@@ -218,8 +218,8 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
 
     Rates and ratios cover the last minute, `step_seconds` of which the router spent in steps; if 0, the ratios are
     meaningless. `ready`: every expert has a connected holder. `leaving`: the router ends when its streams have ended.
-    `failovers` are the latest, oldest first. `degraded_tokens` lack an expert or have another one. `unavailable_experts` have no
-    reachable holder by the placement of `epoch`.
+    `failovers` are the latest, oldest first. `degraded_tokens` lack an expert or have another one.
+    `unavailable_experts` have no reachable holder by the placement of `epoch`.
     """
 
     router: str
