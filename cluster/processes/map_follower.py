@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 POLL_SECONDS = 0.25
+# One that runs answers in milliseconds; when a cluster starts, its shards may be there before it.
+GLANCE_SECONDS = 0.5
 # For a registry that has died to be back.
 MARGIN_SECONDS = 20.0
 WHAT = "the registry to say where experts are"
@@ -61,6 +63,15 @@ class MapFollower:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def expected(self) -> Placement | None:
+        """The map if the registry says it at once, else that with which a cluster begins; None if that is not known.
+
+        So loading need not wait for a registry that starts later. `first` says whether it was right.
+        """
+        self._silent = True  # where a cluster starts, that it does not answer yet is no news
+        found = self.look(GLANCE_SECONDS)
+        return found or (self._even() if self._layout.any_order else None)
+
     def first(self, go_on: Callable[[], None] = lambda: None) -> Placement:
         """Return the current map; waits until the registry has decided it.
 
@@ -74,7 +85,7 @@ class MapFollower:
         """
         limit = (HEAR_SECONDS if self._layout.any_order else GATHER_SECONDS) + MARGIN_SECONDS
         deadline = self._clock() + limit
-        while (current := self.look()) is None:
+        while (current := self.look() or self._current) is None:
             go_on()
             if self._clock() >= deadline:
                 return self._guessed(limit)
@@ -91,10 +102,10 @@ class MapFollower:
         if self._thread is not None:
             self._thread.join(timeout=ray_calls.CALL_SECONDS)
 
-    def look(self) -> Placement | None:
+    def look(self, seconds: float = ray_calls.CALL_SECONDS) -> Placement | None:
         """Return the registry's map if it is newer than what is known here; tell ours to a registry that has less."""
         try:
-            found = self._asked()
+            found = self._asked(seconds)
             self._silent = False
         except (RayTimeoutError, ray.exceptions.RayError) as error:
             if not self._silent:  # once: it is asked again soon
@@ -103,11 +114,11 @@ class MapFollower:
             return None
         return self._taken(found)
 
-    def _asked(self) -> Placement | None:
+    def _asked(self, seconds: float) -> Placement | None:
         known, epoch = self._current, self._current.epoch if self._current else 0
-        theirs, found = ray_calls.get(self._registry.placement_map.remote(self._layout, epoch), WHAT)
+        theirs, found = ray_calls.get(self._registry.placement_map.remote(self._layout, epoch), WHAT, seconds)
         if known is not None and theirs < epoch:
-            ray_calls.get(self._registry.tell_map.remote(self._layout, known), WHAT)
+            ray_calls.get(self._registry.tell_map.remote(self._layout, known), WHAT, seconds)
         return found if found is not None and found.epoch > epoch else None
 
     def _taken(self, found: Placement | None) -> Placement | None:
@@ -117,15 +128,17 @@ class MapFollower:
         return found
 
     def _guessed(self, seconds: float) -> Placement:
-        layout = self._layout
-        if layout.spread:
+        if self._layout.spread:
             raise NoMapError(
                 f"the registry has not said within {seconds:.0f} s which shards hold which experts, and with several "
                 f"nodes only it can: see why it does not answer, this process is started again meanwhile"
             )
         log.warning("the registry is silent: experts are placed as on every cluster of one node")
-        self._current = even_placement(layout.experts, layout.shards, layout.copies)
+        self._current = self._even()
         return self._current
+
+    def _even(self) -> Placement:
+        return even_placement(self._layout.experts, self._layout.shards, self._layout.copies)
 
     def _run(self, adopt: Callable[[Placement], None]) -> None:
         while not self._closing.wait(LOOK_SECONDS):

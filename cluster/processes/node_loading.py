@@ -15,8 +15,8 @@ from experts.host.log import fields
 
 log = logging.getLogger(__name__)
 
-# Routers that start together register within a moment; one that Ray cannot place never does.
-ROUTER_GRACE_SECONDS = 10.0
+# Processes that start together register within a moment; one that Ray cannot place never does.
+GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.25
 
 
@@ -28,12 +28,14 @@ def await_loaded(
     routers: int,
     seconds: float,
     go_on: Callable[[], None],
+    spare: int = 0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Wait until all shards are ready and all routers of `node` have loaded; return how many routers share it.
 
-    A router that is configured but has not registered is waited for only shortly after the shards are ready.
+    A router that is configured but has not registered is waited for only shortly after the shards are ready. So are the
+    last `spare` shards, but for one that loads on `node`.
 
     Args:
         ask: the registry's entries, the youngest last; none while it does not answer.
@@ -41,28 +43,34 @@ def await_loaded(
         routers: the same, the caller included.
         seconds: how long to wait in all. A router that is still loading then is waited for no longer.
         go_on: called before each look; raises if the caller has been told to end.
+        spare: how many shards may be lost before an expert has no place: others hold copies of theirs.
         clock: in seconds; like `sleep` a test's own where it must not wait.
 
     Raises:
-        TimeoutError: not all shards were ready in time.
+        TimeoutError: more than the spare shards were not ready in time.
     """
     deadline, grace_ends = clock() + seconds, math.inf
     while True:
         go_on()
         announced, now = ask(), clock()
-        if shards_ready(announced, shards):
-            grace_ends = min(grace_ends, now + ROUTER_GRACE_SECONDS)
-            if not _awaited(announced, node, 0 if now >= grace_ends else routers):
+        missing = shards_missing(announced, shards)
+        if len(missing) <= spare:
+            grace_ends = min(grace_ends, now + GRACE_SECONDS)
+            late = now >= grace_ends
+            held_up = any(where == node for where in missing.values()) if late else bool(missing)
+            if not held_up and not _awaited(announced, node, 0 if late else routers):
                 return sharing(announced, node, routers)
         if now >= deadline:
             return _late(announced, node, routers, seconds, were_ready=grace_ends < math.inf)
         sleep(POLL_SECONDS)
 
 
-def shards_ready(announced: Sequence[Announcement], shards: int) -> bool:
-    """Whether the youngest process of each shard has loaded and can be reached."""
-    youngest = {one.index: one for one in announced if one.role == "shard" and one.index < shards}
-    return len(youngest) == shards and all(one.endpoint is not None for one in youngest.values())
+def shards_missing(announced: Sequence[Announcement], shards: int) -> dict[int, str]:
+    """The shards whose youngest process has not loaded or cannot be reached, and its node; none if there is none."""
+    youngest = {one.index: one for one in announced if one.role == "shard"}
+    absent = {shard: "" for shard in range(shards) if shard not in youngest}
+    found = {shard: one.node for shard, one in youngest.items() if shard < shards and one.endpoint is None}
+    return absent | found
 
 
 def has_loaded(one: Announcement) -> bool:

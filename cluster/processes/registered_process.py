@@ -73,8 +73,8 @@ class RegisteredProcess:
             raise
 
     def will_load(self, total_bytes: int) -> None:
-        """Report how many bytes of weights are to be loaded."""
-        self._state = replace(self._state, total_bytes=total_bytes)
+        """Report how many bytes of weights are to be loaded, beside those that have been."""
+        self._state = replace(self._state, total_bytes=self._state.loaded_bytes + total_bytes)
         self.go_on()
 
     def progress(self, loaded: int) -> None:

@@ -1,6 +1,7 @@
 """A router as a Serve deployment."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
 from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.map_follower import layout_of
-from cluster.processes.node_loading import await_loaded
+from cluster.processes.node_loading import GRACE_SECONDS, await_loaded
 from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
@@ -100,6 +101,7 @@ class RouterReplica:
             routers=config.cluster.routers,
             seconds=config.cluster.ready_timeout_seconds,
             go_on=self._process.go_on,
+            spare=config.experts.copies - 1,
         )
         self._waited_s += time.monotonic() - begun
         return free_bytes(device) // (routers if device.type == "cpu" else 1)
@@ -128,10 +130,13 @@ class RouterReplica:
         return endpoints_of(self._known.ask(), "shard")
 
     def _wait_for_shards(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._router.ready():
+        """Wait until every expert can be asked for, and shortly for the other shards: requests need no copies."""
+        deadline, patience = time.monotonic() + seconds, math.inf
+        while not self._router.complete() and time.monotonic() < patience:
             self._process.go_on()
-            if time.monotonic() > deadline:
+            if self._router.ready():
+                patience = min(patience, time.monotonic() + GRACE_SECONDS)
+            elif time.monotonic() > deadline:
                 raise TimeoutError(f"not all shards were there within {seconds:.0f} s")
             time.sleep(0.05)
 

@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from cluster.config import ClusterConfig, config_from
+from cluster.planner.model import ServedModel
 from cluster.processes.map_follower import layout_of
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
@@ -16,8 +18,9 @@ from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.placement import Placement
 from experts.shard.server import ExpertServer
-from experts.shard.shard import load_shard
+from experts.shard.shard import ExpertShard, load_shard
 from kernels import select
+from kernels.ops import Ops
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +43,8 @@ class ShardReplica:
         model = open_to_load(config, "shard")
         layout = layout_of(config, model.plan.spec.gate.experts)
         self._map = self._process.map_follower(layout)
-        placement = self._map.first(self._process.go_on)
-        self._process.will_load(model.shard_bytes(len(placement.held_by(index))))
-        shard = load_shard(
-            index=index,
-            placement=placement,
-            checkpoint=model.plan.checkpoint,
-            manifest=model.plan.tensors.experts,
-            dtype=model.dtype,
-            device=model.device,
-            ops=select.ops(config.experts.backend, model.device),
-            keep_packed=model.keep_packed,
-            progress=self._process.progress,
-        )
+        ops = select.ops(config.experts.backend, model.device)
+        shard = self._by_the_map(lambda placement: self._load_experts(index, placement, model, ops))
         with torch.inference_mode():
             shard.warm_up()
             return ExpertServer(
@@ -68,6 +60,31 @@ class ShardReplica:
                 watch=self._process.threads,
             )
 
+    def _by_the_map(self, load: Callable[[Placement], ExpertShard]) -> ExpertShard:
+        """Load what the registry gives this shard: by its first map before it says so, and again if it says another."""
+        go_on = self._process.go_on
+        shard = load(self._map.expected() or self._map.first(go_on))
+        placement = self._map.first(go_on)
+        if _is_of(shard, placement):
+            shard.epoch = placement.epoch
+            return shard
+        del shard  # or both would be in memory
+        return load(placement)
+
+    def _load_experts(self, index: int, placement: Placement, model: ServedModel, ops: Ops) -> ExpertShard:
+        self._process.will_load(model.shard_bytes(len(placement.held_by(index))))
+        return load_shard(
+            index=index,
+            placement=placement,
+            checkpoint=model.plan.checkpoint,
+            manifest=model.plan.tensors.experts,
+            dtype=model.dtype,
+            device=model.device,
+            ops=ops,
+            keep_packed=model.keep_packed,
+            progress=self._process.progress,
+        )
+
     def check_health(self) -> None:
         """Called by Serve once a second."""
         self._server.check_health(self._config.stuck_seconds)
@@ -80,10 +97,8 @@ class ShardReplica:
 
     def _adopt(self, placement: Placement) -> None:
         """Serve by a newer map, if it gives this shard what it holds: nothing is loaded while it serves."""
-        shard = self._server.shard
-        wanted = {layer: placement.layer(layer).held_by(shard.index) for layer in shard.held}
-        if wanted == shard.held:
-            shard.epoch = placement.epoch
+        if _is_of(self._server.shard, placement):
+            self._server.shard.epoch = placement.epoch
         else:
             log.error("a newer map gives this shard other experts: it answers for those that it holds")
 
@@ -95,3 +110,8 @@ class ShardReplica:
         self._server.drain()
         time.sleep(order.notice_s)
         self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+
+
+def _is_of(shard: ExpertShard, placement: Placement) -> bool:
+    """Whether the shard holds what the placement gives it."""
+    return shard.held == {layer: placement.layer(layer).held_by(shard.index) for layer in shard.held}

@@ -169,10 +169,10 @@ def _expert_tokens(builder: SeriesBuilder, counts_LE: Counts, layers: Counts, to
 
 
 def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
-    connections = gauges.connections
-    ready = all(connection.up for connection in connections) and gauges.sound
-    text = "1 when every shard is connected and what the router is given does not fail whatever it is"
-    builder.one("router_ready", "gauge", text, ready)
+    connections, failure = gauges.connections, gauges.failure
+    reaches = not failure.unavailable if failure.copies else all(connection.up for connection in connections)
+    text = "1 when every expert can be asked for and what the router is given does not fail whatever it is"
+    builder.one("router_ready", "gauge", text, reaches and gauges.sound)
     replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in enumerate(connections)]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Restarts of a shard, as seen by this router"

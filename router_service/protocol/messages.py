@@ -226,9 +226,10 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     """Sent about once a second: the cluster as this router sees it, and its metrics.
 
     Rates and ratios cover the last minute, `step_seconds` of which the router spent in steps; if 0, the ratios are
-    meaningless. `ready`: every shard is connected, and what the router is given does not fail whatever it is.
-    `leaving`: the router ends when its streams have ended. `failovers` are the latest, oldest first. `degraded_tokens`
-    lack an expert or have another one. `unavailable_experts` have no reachable holder by the placement of `epoch`.
+    meaningless. `ready`: every expert has a connected holder, and what the router is given does not fail whatever it
+    is. `leaving`: the router ends when its streams have ended. `failovers` are the latest, oldest first.
+    `degraded_tokens` lack an expert or have another one. `unavailable_experts` have no reachable holder by the
+    placement of `epoch`.
     """
 
     router: str

@@ -71,6 +71,12 @@ def unavailable_experts(placement: Placement, usable: list[bool]) -> int:
     return max(_unavailable(layer, usable) for layer in _layers(placement))
 
 
+def reaches_all(placement: Placement, connector: ShardConnector) -> bool:
+    """Whether every expert has a holder that can be asked."""
+    usable = [connector.up(shard) for shard in range(placement.shards)]
+    return all(usable) or not unavailable_experts(placement, usable)
+
+
 def _unavailable(layer: LayerPlacement, usable: list[bool]) -> int:
     gone_B = np.array([not any(usable[shard] for shard in holders) for holders in layer.blocks])
     return int(gone_B[layer.block_of_E].sum())

@@ -107,7 +107,7 @@ class Reporter:
             shards=shard_reports(connector, gauges.failure, recent, seconds),
             metric_families=router_series(self._statistics, recent, gauges, named, self._metrics)
             + shard_series(statuses, labels),
-            ready=connector.connected() and self._engine.sound,
+            ready=not gauges.failure.unavailable and self._engine.sound,
             leaving=self.leaving,
             step_seconds=recent.step_seconds,
             failovers=self._failures.recent(),

@@ -20,6 +20,7 @@ from router_service.metrics.collector import Statistics
 from router_service.protocol.messages import RouterHello, Submit, ToRouter, Watch
 from router_service.router.activity import ActivityMonitor
 from router_service.router.engine_thread import EngineThread
+from router_service.router.failure_view import reaches_all
 from router_service.router.front_connections import FrontConnections
 from router_service.router.identity import RouterIdentity
 from router_service.router.inbox import Inbox
@@ -85,8 +86,12 @@ class Router:
         return self.fronts.endpoint
 
     def ready(self) -> bool:
-        """Whether every shard is connected and the engine can compute."""
-        return self.connector.connected() and self.engine.sound
+        """Whether every expert can be asked for (with copies a shard may be missing) and the engine can compute."""
+        return reaches_all(self.engine.pool.placement, self.connector) and self.engine.sound
+
+    def complete(self) -> bool:
+        """Whether every shard is connected."""
+        return all(map(self.connector.up, range(len(self.connector.connections))))
 
     def check_health(self, limit_s: float) -> None:
         """Check the threads and the engine's progress.

@@ -48,7 +48,7 @@ def _shard(
     states: dict[int, dict[str, int]],
 ) -> Json:
     """A shard's row. Rates and phases are of the last seconds if a watched router calls it, else of the last minute."""
-    ready = shard.state == "ready"
+    ready = shard.state in ("ready", "suspect")
     minute = {phase: getattr(shard.phase_seconds, phase) for phase in PHASES} if _busy(shard) else None
     return {
         "shard": shard.shard,

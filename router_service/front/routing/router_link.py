@@ -68,7 +68,7 @@ class RouterLink:
 
     @property
     def ready(self) -> bool:
-        """Whether the router was heard lately and has all its shards; these are assumed until its first report.
+        """Whether the router was heard lately and can ask for all experts; these are assumed until its first report.
 
         What health, GetCluster, the series `router_ready` and the choice of a router mean by it.
         """

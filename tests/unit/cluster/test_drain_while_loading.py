@@ -143,6 +143,9 @@ class ProvingRouter:
     def ready(self) -> bool:
         return True
 
+    def complete(self) -> bool:
+        return True
+
     def adopt(self, placement: Placement) -> None:
         pytest.fail(f"there is no newer map than {placement}")
 

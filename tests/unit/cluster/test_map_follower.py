@@ -163,6 +163,25 @@ def test_without_a_registry_several_nodes_have_no_map(handle: Handle, clock: Sec
     assert clock.now >= GATHER_SECONDS
 
 
+@pytest.mark.parametrize("layout", [HERE, JOINED, replace(JOINED, copies=1)])
+def test_what_to_expect_before_the_registry_is_there(
+    handle: Handle, clock: Seconds, layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle.dead = True
+    expected = Process(handle, clock, layout).follower.expected()
+    assert expected == (None if layout == JOINED else even_placement(8, 2, layout.copies))
+    assert (clock.now, caplog.records) == (0.0, [])
+
+
+def test_what_the_registry_says_is_to_be_expected(handle: Handle, clock: Seconds) -> None:
+    """After a restart of a shard whose experts have been placed otherwise meanwhile."""
+    newer = replace(even_placement(8, 2, 2, (1, 0)), epoch=3)
+    handle.body.publish(HERE, newer)
+    process = Process(handle, clock)
+    assert process.follower.expected() == newer
+    assert (process.follower.first(), process.noted) == (newer, [3])
+
+
 def test_a_newer_map_is_adopted_and_an_older_one_is_not(handle: Handle, followed: Process) -> None:
     newer = replace(even_placement(8, 2, 1), epoch=5)
     handle.body.publish(HERE, newer)

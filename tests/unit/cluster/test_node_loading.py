@@ -10,7 +10,7 @@ from cluster.processes.service_registry import Announcement
 from experts.transport.address import Endpoint
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes.node_loading import POLL_SECONDS, ROUTER_GRACE_SECONDS, await_loaded, has_loaded
+    from cluster.processes.node_loading import GRACE_SECONDS, POLL_SECONDS, await_loaded, has_loaded
 
 AT = Endpoint(role="shard", index=0, replica="", incarnation=1, node="", host="", port=1, unix_name="", pid=1)
 SHARDS = [Announcement("shard", index, f"s{index}", node, 1, "ready", 5, 5, AT) for index, node in enumerate("ab")]
@@ -43,7 +43,7 @@ class Waiting:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def routers(self, configured: int, go_on: Callable[[], None] = lambda: None) -> int:
+    def routers(self, configured: int, go_on: Callable[[], None] = lambda: None, spare: int = 0) -> int:
         return await_loaded(
             self.ask,
             "a",
@@ -51,6 +51,7 @@ class Waiting:
             routers=configured,
             seconds=SECONDS,
             go_on=go_on,
+            spare=spare,
             clock=lambda: self.now,
             sleep=self.sleep,
         )
@@ -99,7 +100,7 @@ def test_a_replacement_waits_for_nobody() -> None:
 def test_a_router_that_cannot_be_placed_costs_a_short_grace_once_the_shards_are_ready() -> None:
     waiting = Waiting(*[[ME, SHARDS[0]]] * 8, [ME, *SHARDS])
     assert waiting.routers(2) == 1
-    assert waiting.waited == 8 * POLL_SECONDS + ROUTER_GRACE_SECONDS
+    assert waiting.waited == 8 * POLL_SECONDS + GRACE_SECONDS
 
 
 def test_shards_that_never_come_are_an_error() -> None:
@@ -107,6 +108,26 @@ def test_shards_that_never_come_are_an_error() -> None:
     with pytest.raises(TimeoutError, match="not all shards were there within 600 s"):
         waiting.routers(1)
     assert waiting.waited == SECONDS
+
+
+def test_a_shard_whose_experts_have_copies_holds_up_nobody_for_long() -> None:
+    """Lost on a node that is gone, or loading elsewhere: what it takes is not taken from here."""
+    for gone in ([], [HALF]):
+        waiting = Waiting([ME, SHARDS[0], *gone])
+        assert waiting.routers(1, spare=1) == 1
+        assert waiting.waited == GRACE_SECONDS
+
+
+def test_a_copy_that_loads_here_is_waited_for() -> None:
+    loading = replace(HALF, node="a")
+    waiting = Waiting(*[[ME, SHARDS[0], loading]] * 100, [ME, *SHARDS])
+    assert waiting.routers(1, spare=1) == 1
+    assert waiting.waited == 100 * POLL_SECONDS
+
+
+def test_more_shards_than_the_copies_make_up_for_are_an_error() -> None:
+    with pytest.raises(TimeoutError):
+        Waiting([ME]).routers(1, spare=1)
 
 
 def test_a_router_that_never_loads_holds_up_no_other() -> None:

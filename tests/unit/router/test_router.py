@@ -210,9 +210,13 @@ async def test_each_shard_is_reported_with_its_living_copies(service: Service) -
     await become(copies, [2, 1, 2])
     service.servers.stop(2)
     await become(copies, [2, 1, 1])
+    # The front hears it with the same report: nobody needs this shard.
+    (link,) = service.world.server.router_pool.links
+    assert (router.ready(), router.complete(), link.ready) == (True, False, True)
     service.servers.start(2)
     service.servers.stop(1)
     await become(copies, [1, 0, 1])
+    assert (router.ready(), link.ready) == (False, False)
 
 
 async def become(ask_for: Callable[[], Awaitable[object]], expected: object) -> None:

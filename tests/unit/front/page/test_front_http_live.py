@@ -164,6 +164,15 @@ async def test_what_a_snapshot_says(world: World) -> None:
     assert (seen["draining"], seen["routers"][0]["router"], seen["routers"][0]["running"]) == (False, "r0", 1)
 
 
+async def test_a_suspect_shard_is_shown_with_what_it_does(world: World) -> None:
+    router, browser = await browse(world)
+    router.say(report(shards=[shard(0, rows=7.0, link="suspect")]))
+    async with browser:
+        _, seen = await snapshots(browser, lambda data: bool(data["shards"]))
+    (one,) = seen["shards"]
+    assert (one["state"], one["rows_per_second"], one["phases"]["compute"]) == ("suspect", 7.0, 0.25)
+
+
 async def test_several_routers_add_up(world: World) -> None:
     first, browser = await browse(world)
     second = await world.router(name="r1")

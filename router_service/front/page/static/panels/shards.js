@@ -8,6 +8,9 @@ const MARKS = { ready: "\u25cf", unreachable: "\u2715", loading: "\u25cc", unkno
 const WORST = ["dead", "suspect", "dialing", "proven", "live"];
 const KINDS = { ready: "good", unreachable: "bad", unknown: "" };
 
+/** Whether routers reach a shard, be it that what it owes them is late. */
+export const reached = (entry) => entry?.state === "ready" || entry?.state === "suspect";
+
 /** Group a snapshot's entries by shard: the one that serves, or the one that was lost, and others on their way. */
 export function byShard(snapshot) {
   const groups = new Map();
@@ -16,7 +19,7 @@ export function byShard(snapshot) {
     groups.get(entry.shard).push(entry);
   }
   return [...groups].map(([shard, entries]) => {
-    const ready = entries.filter((entry) => entry.state === "ready");
+    const ready = entries.filter(reached);
     const main = ready[0] ?? entries.find((entry) => entry.state === "unreachable") ?? entries[0];
     const link = WORST.find((state) => main.links?.[state]) ?? "";
     return { shard, link, main, ready, others: entries.filter((entry) => entry !== main && entry.state !== "unreachable") };

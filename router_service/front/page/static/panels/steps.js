@@ -3,6 +3,7 @@
 import { canvasOf, colour } from "../lib/canvas.js";
 import { $, fillTable, h, say } from "../lib/dom.js";
 import { counted, known, NONE, percent, seconds, sum } from "../lib/format.js";
+import { reached } from "./shards.js";
 
 const HEIGHT = 132;
 const AXIS = 52;
@@ -80,7 +81,7 @@ export class Steps {
   }
 
   showPhases(shards) {
-    const rows = shards.filter((shard) => shard.state === "ready").map((shard) => [
+    const rows = shards.filter(reached).map((shard) => [
       `shard ${shard.shard}`,
       ...this.phases.map((phase) => known(shard.phases, (phases) => seconds(phases[phase] ?? 0))),
     ]);

@@ -1,0 +1,144 @@
+"""A shard loads what the map gives it, and before the registry is there what it will most likely say."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from experts.placement import Placement, even_placement
+from experts.shard.shard import ExpertShard
+from tests.support.mesh import until
+from tests.support.tiny import Tiny
+
+with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    import ray
+
+    from cluster.processes import map_follower, registered_process
+    from cluster.processes.placement_maps import Layout
+    from cluster.processes.service_registry import ServiceRegistry
+    from cluster.serve import shard_replica
+
+EXPERTS, SHARDS = 7, 2
+LAYOUT = Layout(EXPERTS, SHARDS, 1)
+
+
+class Actor:
+    """The registry as its processes see it, which does not answer before `answers` more calls for the map."""
+
+    def __init__(self, answers: int = 0) -> None:
+        self.body, self.answers = ServiceRegistry(), answers
+
+    def __getattr__(self, name: str) -> "Method":
+        return Method(self, name)
+
+
+class Method:
+    def __init__(self, actor: Actor, name: str) -> None:
+        self._actor, self._name = actor, name
+
+    def remote(self, *arguments: Any) -> Callable[[], Any]:
+        def call() -> Any:
+            if self._name == "placement_map" and self._actor.answers:
+                self._actor.answers -= 1
+                raise ray.exceptions.RayActorError
+            return getattr(self._actor.body, self._name)(*arguments)
+
+        return call
+
+
+class Server:
+    """In place of the shard's server."""
+
+    endpoint = None
+
+    def __init__(self, shard: ExpertShard, **_: Any) -> None:
+        self.shard = shard
+
+    def check_health(self, limit_s: float) -> None:
+        assert limit_s > 0
+
+
+class Replica(shard_replica.ShardReplica):
+    def __del__(self) -> None:  # type: ignore[override]
+        """Serve awaits it; here there is nobody who would."""
+
+
+@pytest.fixture
+def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Actor], ExpertShard]]:
+    """Starts shard 1 of two and returns what it serves."""
+    servers: list[Server] = []
+    processes: list[registered_process.RegisteredProcess] = []
+    made = registered_process.RegisteredProcess
+
+    def process(*arguments: Any) -> registered_process.RegisteredProcess:
+        processes.append(made(*arguments))
+        return processes[-1]
+
+    def server(shard: ExpertShard, **options: Any) -> Server:
+        servers.append(Server(shard, **options))
+        return servers[-1]
+
+    def begin(actor: Actor) -> ExpertShard:
+        monkeypatch.setattr(registered_process, "find_registry", lambda _: actor)
+        data = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
+        Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS}}, 1, b"secret", bytes(32))
+        return servers[-1].shard
+
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())  # noqa: ARG005 (Ray's name)
+    monkeypatch.setattr(map_follower, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(map_follower, "POLL_SECONDS", 0.001)
+    for module in (registered_process, shard_replica):
+        monkeypatch.setattr(module, "replica_id", lambda: "s")
+        monkeypatch.setattr(module, "node_id", lambda: "n")
+    monkeypatch.setattr(registered_process, "set_logging", lambda *_: None)
+    monkeypatch.setattr(shard_replica, "RegisteredProcess", process)
+    monkeypatch.setattr(shard_replica, "ExpertServer", server)
+    monkeypatch.setattr(shard_replica, "data_host", lambda _: "127.0.0.1")
+    monkeypatch.setattr(shard_replica, "do_not_preempt", lambda: None)
+    yield begin
+    for one in processes:
+        one.close()
+
+
+def held(placement: Placement, shard: ExpertShard) -> bool:
+    return {*shard.held.values()} == {placement.everywhere.held_by(1)}
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+def test_it_loads_once_whether_or_not_the_registry_is_there(
+    start: Callable[[Actor], ExpertShard], answers: int
+) -> None:
+    actor = Actor(answers)
+    shard = start(actor)
+    assert held(even_placement(EXPERTS, SHARDS), shard)
+    assert (shard.epoch, actor.answers) == (1, 0)
+    until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
+    (entry,) = actor.body.announcements()
+    assert entry.total_bytes == entry.loaded_bytes == shard.weights_bytes
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_it_loads_what_the_map_says_in_the_end(start: Callable[[Actor], ExpertShard], answers: int) -> None:
+    """Also if it was taken for the first map."""
+    actor = Actor(answers)
+    moved = replace(even_placement(EXPERTS, SHARDS, 1, (1, 0)), epoch=4)
+    actor.body.publish(LAYOUT, moved)
+    shard = start(actor)
+    assert (held(moved, shard), shard.epoch) == (True, 4)
+    until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
+    (entry,) = actor.body.announcements()
+    assert (entry.epoch, entry.total_bytes) == (4, entry.loaded_bytes)
+
+
+def test_a_newer_map_counts_if_it_gives_the_shard_what_it_holds(
+    start: Callable[[Actor], ExpertShard], caplog: pytest.LogCaptureFixture
+) -> None:
+    actor = Actor()
+    shard = start(actor)
+    actor.body.publish(LAYOUT, replace(even_placement(EXPERTS, SHARDS), epoch=2))
+    until(lambda: shard.epoch == 2, "it is adopted")
+    actor.body.publish(LAYOUT, replace(even_placement(EXPERTS, SHARDS, 2), epoch=3))
+    until(lambda: "a newer map gives this shard other experts" in caplog.text, "it is refused")
+    assert shard.epoch == 2
