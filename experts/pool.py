@@ -80,6 +80,8 @@ class Combined:
 class ExpertPool:
     """All shards behind one transport. Calls carry `step`, which the engine sets before each step.
 
+    Nobody waits for answers past `deadline_s` of `clock`, which it may set too: what has not been answered is lost.
+
     Args:
         call_timeout_s: a shard that has never beaten fails when it has not replied for so long.
         exact: ask for a row for each (token, expert) and add a token's rows in the order of its routing, so that its
@@ -108,8 +110,9 @@ class ExpertPool:
         self.usual = UsualTimes()
         self.waits: Callable[[], None] = lambda: None
         self.step = 0
+        self.deadline_s = inf
         self._timeout_s = call_timeout_s
-        self._clock = clock
+        self.clock = clock
         self._budget = HedgeBudget()
         # By lane: its calls are combined before it is used again.
         self._lanes: dict[int, tuple[GatherRoom, AnswerRoom]] = {}
@@ -127,16 +130,11 @@ class ExpertPool:
         layers = (self.placement.everywhere, *self.placement.special.values())
         return all(any(map(self.transport.available, shards)) for layer in layers for shards in layer.blocks)
 
-    def dispatch(
-        self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0, deadline_s: float = inf
-    ) -> Dispatched:
+    def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
         """Send each token's row once for each block that holds one of its experts, over the connection `lane`.
 
         A lane's calls are combined before it is used again; other lanes may be in flight meanwhile. All calls are
         packed before the first is sent: a shard that wakes up may take this process's core.
-
-        Args:
-            deadline_s: on the pool's clock; nobody waits for the answers any longer.
         """
         started = time.monotonic_ns()
         if lane in self._flying:  # a step has raised between the two
@@ -146,7 +144,7 @@ class ExpertPool:
         x_TD = x_TD.cpu()
         gathering, answers = self._rooms(lane)
         gathered = gathering.rows(x_TD, groups)
-        left_us = 0 if deadline_s == inf else max(1, int(1e6 * (deadline_s - self._clock())))
+        left_us = 0 if self.deadline_s == inf else max(1, int(1e6 * (self.deadline_s - self.clock())))
         parts = [self._call(layer, x_RD, group, left_us) for x_RD, group in zip(gathered, groups, strict=True)]
         blocks = placed.blocks
         exchange: Exchange[Sent] = Exchange(
@@ -168,7 +166,7 @@ class ExpertPool:
             top_k=routing.expert_ids_TK.shape[1],
             started_ns=started,
             packed_ns=packed,
-            deadline_s=deadline_s,
+            deadline_s=self.deadline_s,
         )
         self._flying[lane] = handle
         for ask, call in calls:
@@ -188,7 +186,7 @@ class ExpertPool:
         while exchange.left:
             self._wait(handle)
         self._end(handle)
-        exchange.finish(self._clock())
+        exchange.finish(self.clock())
         reducing_ns = time.monotonic_ns()
         lost_TK, places_TW = None, handle.places_TW
         if exchange.lost:
@@ -199,7 +197,7 @@ class ExpertPool:
 
     def _wait(self, handle: Dispatched) -> None:
         """Take the next event, whichever lane's it is, or do what is due."""
-        exchange, now = handle.exchange, self._clock()
+        exchange, now = handle.exchange, self.clock()
         if now >= exchange.due_s:
             self._act(handle, now)
         elif (event := self.transport.receive(min(exchange.due_s, handle.deadline_s, now + PAUSE_SECONDS))) is not None:
@@ -209,7 +207,7 @@ class ExpertPool:
 
     def _pause(self, handle: Dispatched) -> None:
         """Nothing has come, or a link has changed."""
-        exchange, now = handle.exchange, self._clock()
+        exchange, now = handle.exchange, self.clock()
         if now >= handle.deadline_s:
             exchange.lose_all("timeout", "no answer by the deadline of the step")
             return
@@ -225,7 +223,7 @@ class ExpertPool:
             self._send(handle, ask, merged([handle.parts[number] for number in ask.blocks]))
 
     def _send(self, handle: Dispatched, ask: Ask, call: ExpertCall) -> None:
-        now = self._clock()
+        now = self.clock()
         try:
             sent = self.transport.send(ask.shard, call, handle.lane)
         except ShardUnavailable as error:
@@ -244,13 +242,13 @@ class ExpertPool:
         if isinstance(event, Reply):
             self._use(handle, event)
         elif isinstance(event, ShardUnavailable):
-            exchange.failed(event.sequence, event.reason, str(event), self._clock())
+            exchange.failed(event.sequence, event.reason, str(event), self.clock())
         elif event.why is Why.BUSY:
-            exchange.busy(event.sequence, event.retry_s, event.text, self._clock())
+            exchange.busy(event.sequence, event.retry_s, event.text, self.clock())
         elif event.permanent:
             exchange.broken(event.sequence, event.why, event.text)
         else:
-            exchange.refused(event.sequence, event.why, event.text, self._clock())
+            exchange.refused(event.sequence, event.why, event.text, self.clock())
 
     def _use(self, handle: Dispatched, reply: Reply) -> None:
         """Copy an answer to where it is added up: where it is now, the next one may come."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from math import inf
 
 import torch
 
@@ -15,7 +16,7 @@ from experts.pool import ExpertPool
 from kernels.ops import Ops
 from router_service.engine.conclusion import Conclusion
 from router_service.engine.expiry import Expiry
-from router_service.engine.failures import failed, refused
+from router_service.engine.failures import DEADLINE_MARGIN_SECONDS, failed, refused
 from router_service.engine.guard import Guard
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.progress import Progress
@@ -72,6 +73,7 @@ class Engine:
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
     def __post_init__(self) -> None:
+        self.pool.waits = self.progress.move
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
         self._expiry = Expiry(self.requests, self.scheduler)
         self._conclusion = Conclusion(
@@ -183,6 +185,7 @@ class Engine:
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
         self.threads.use(max(len(batch.token_ids_T) for batch in batches))
         self.pool.step = next(self._tags)
+        self.pool.deadline_s = self._deadline(requests)
         return batches, trace
 
     def _compute(
@@ -203,6 +206,14 @@ class Engine:
         """Stall the requests that have lost a token."""
         if lost:
             self._stalls.begin(lost, trace.failures, self.clock())
+
+    def _deadline(self, requests: Sequence[Request]) -> float:
+        """Until when a step of these is worth waiting for, on the pool's clock."""
+        deadlines = [inf if request.deadline is None else request.deadline for request in requests]
+        last = max(deadlines)
+        # Who waits for a shard is to hear of it before its own time is over.
+        left = inf if last == inf else last - self.clock()
+        return self.pool.clock() + (left - DEADLINE_MARGIN_SECONDS if left > 2 * DEADLINE_MARGIN_SECONDS else left)
 
     def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
         now = self.clock()
