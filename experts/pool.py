@@ -229,7 +229,7 @@ class ExpertPool:
         except ShardUnavailable as error:
             handle.exchange.unsent(ask, error.reason, str(error), now)
             return
-        late_s = now + self.usual.late_s(ask.shard, len(call.x_RD))
+        late_s = now + self.usual.late_s(ask.shard, sent.rows)
         handle.exchange.sent(sent.sequence, Attempt(ask.shard, ask.blocks, now, late_s, sent, ask.hedge))
         handle.sent.append(sent)
         self._open[sent.sequence] = handle
@@ -254,17 +254,18 @@ class ExpertPool:
         """Copy an answer to where it is added up: where it is now, the next one may come."""
         exchange = handle.exchange
         attempt = exchange.attempts[reply.sequence]
-        seconds = (reply.received_ns - attempt.call.sent_ns) / 1e9
-        self.usual.note(reply.shard, sum([len(handle.parts[block].x_RD) for block in attempt.blocks]), seconds)
+        sent = attempt.call
+        self.usual.note(sent.shard, sent.rows, (reply.received_ns - sent.sent_ns) / 1e9)
         fresh = exchange.answered(reply.sequence)
         y_ND, start = reply.partial.y_ND.numpy(), 0
         for block in attempt.blocks:
-            end = start + len(handle.rooms[block])
+            room_ND = handle.rooms[block]
+            end = start + len(room_ND)
             if block in fresh:
-                handle.rooms[block][:] = y_ND[start:end]
+                room_ND[:] = y_ND[start:end]
             start = end
         if fresh:
-            handle.used.append((attempt.call, reply, fresh))
+            handle.used.append((sent, reply, fresh))
         if exchange.hedged:
             self._cancel(exchange.superfluous())
 

@@ -96,7 +96,7 @@ class SocketTransport:
     def incarnation(self, shard: int) -> int | None:
         """Which incarnation of the shard we are connected to, or about to be."""
         connection = self._offered.get(shard) or self._connections.get(shard)
-        if connection is None or not self.links.state(shard).usable:
+        if connection is None or shard not in self.links.usable:
             return None
         return connection.channels[0].incarnation
 
@@ -106,7 +106,7 @@ class SocketTransport:
 
     def available(self, shard: int) -> bool:
         """Whether there is a connection, as far as is known."""
-        return self.links.state(shard).usable and (shard in self._offered or shard in self._connections)
+        return shard in self.links.usable and (shard in self._offered or shard in self._connections)
 
     def rank(self, shard: int) -> int:
         """See `Transport.rank`."""
@@ -125,7 +125,7 @@ class SocketTransport:
     def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """See `Transport.send`."""
         connection = self._take_up(shard)
-        if connection is None or not self.links.state(shard).usable:
+        if connection is None or shard not in self.links.usable:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
         if not self.has_room(shard):
             raise ShardUnavailable(shard, "busy", f"shard {shard} has {len(connection.asks)} calls open")
@@ -217,7 +217,7 @@ class SocketTransport:
             changed = changed or len(connection.asks) > 0
             if connection.number != self.links.number(shard):
                 self._drop(shard, ConnectionError("the connection has been replaced"))
-            elif not self.links.state(shard).usable:
+            elif shard not in self.links.usable:
                 reason = self.links.reason(shard)
                 self._drop(shard, ShardUnavailable(shard, reason, f"the link is dead ({reason})"))
         return changed

@@ -54,6 +54,9 @@ class Layer:
 
     def send(self, asks: list[Ask], now: float) -> list[Ask]:
         for ask in asks:
+            if ask.shard in self.shards.full:
+                self.exchange.unsent(ask, "busy", "the window is full", now)
+                continue
             number = len(self.asks)
             self.asks.append(ask)
             self.exchange.sent(number, Attempt(ask.shard, ask.blocks, now, now + USUAL_S, number, ask.hedge))
@@ -176,7 +179,8 @@ def test_a_busy_shard_is_asked_again_after_its_time_and_another_at_once() -> Non
 def test_a_full_window_sends_blocks_elsewhere_or_waits() -> None:
     layer = Layer((0, 1), (0,))
     layer.shards.full.add(0)
-    assert layer.begin() == []
+    assert layer.begin() == [Ask(0, [0, 1])]
+    assert layer.asks == [], "it could not be sent"
     assert layer.look(0.0) == [Ask(1, [0])]
     assert layer.exchange.due_s == FULL_SECONDS
     layer.shards.full.clear()
