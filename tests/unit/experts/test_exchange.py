@@ -39,9 +39,7 @@ class Layer:
     def __init__(self, *holders: tuple[int, ...], budget: HedgeBudget | None = None) -> None:
         self.shards = Shards()
         self.record = FailureRecord()
-        self.exchange: Exchange[int] = Exchange(
-            holders, self.shards, self.record, budget or HedgeBudget(), LIMIT_S
-        )
+        self.exchange: Exchange[int] = Exchange(holders, self.shards, self.record, budget or HedgeBudget(), LIMIT_S)
         self.asks: list[Ask] = []
 
     def begin(self) -> list[Ask]:
