@@ -73,7 +73,7 @@ class Engine:
     _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
 
     def __post_init__(self) -> None:
-        self.pool.waits = self.progress.move
+        self.pool.on_wait(self.progress.move)
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
         self._expiry = Expiry(self.requests, self.scheduler)
         self._conclusion = Conclusion(
