@@ -68,8 +68,8 @@ class ControlPlaneConfig:
         drain_seconds: how long streams in flight may go on when a process is to end: after SIGTERM, before an update
         drain_notice_seconds: how long before that health is NOT_SERVING and new requests are still taken, so that load
             balancers see it
-        stuck_seconds: a layer of a step, or a call to a shard, that takes longer counts as hung, and its process is
-            replaced
+        stuck_seconds: a layer of a step that takes longer, or a shard's computation that makes no progress for longer,
+            counts as hung, and its process is replaced
         gpus_per_process: GPUs of each shard and router where the device is cuda
         memory_limit_gib: memory that may be used of each node, or of each GPU; 0 is what is available
         front_resource: a Ray resource of which the Front takes one, so that only nodes that have it run it; empty

@@ -72,6 +72,10 @@ class ShardReplica:
             self._server.close()
 
     def _drain(self, order: DrainOrder) -> None:
-        """Serve on until no router is connected: routers need their shards as long as they have requests."""
+        """Serve on until no router is connected: routers need their shards as long as they have requests.
+
+        With the next beat they know, and ask other copies first.
+        """
+        self._server.drain()
         time.sleep(order.notice_s)
         self._server.wait_alone(order.grace_s + ORDER_SECONDS)

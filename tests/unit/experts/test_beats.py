@@ -318,6 +318,20 @@ def test_an_added_delay_progresses(server: ExpertServer) -> None:
         server.delay_s = 0.0
 
 
+def ask_on(control: Channel) -> None:
+    while True:
+        control.send(Kind.STATUS, 1, [])
+
+
+def test_who_asks_and_never_reads_is_hung_up_on(server: ExpertServer) -> None:
+    """What is kept for it would grow without bound."""
+    with closing(joined(server)) as control, closing(joined(server)) as good:
+        with pytest.raises(ConnectionError):
+            ask_on(control)
+        assert server.rejected == {"unread": 1}
+        status_of(good)
+
+
 ODD: dict[str, Callable[[Channel], object]] = {
     "no HELLO": lambda peer: peer.send(Kind.STATUS, 1, []),
     "two of them": lambda peer: [peer.send(Kind.HELLO, 1, [HELLO.packed()]) for _ in range(2)],

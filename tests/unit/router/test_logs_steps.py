@@ -58,10 +58,10 @@ def check_slow_calls(mesh: Mesh, lines: Lines, begun: float) -> None:
     by_router, elapsed = lines("router_service.router.step_log", "slow call"), time.monotonic() - begun
     assert [line["request_ids"] for line in by_router] == [["a", "b"], ["a"], ["a"]]
     # A shard logs after it has answered.
-    steps = lambda: {line["step"] for line in lines("experts.shard.server", "slow call")}  # noqa: E731
+    steps = lambda: {line["step"] for line in lines("experts.shard.session", "slow call")}  # noqa: E731
     until(lambda: steps() == {line["step"] for line in by_router}, "the shard has logged its calls")
     assert len(steps()) == 3
-    by_shard, layers = lines("experts.shard.server", "slow call"), len(mesh.engine.backbone.sparse_layers)
+    by_shard, layers = lines("experts.shard.session", "slow call"), len(mesh.engine.backbone.sparse_layers)
     assert 0 < len(by_shard) <= 3 * layers
     assert all(
         SLOW_S < line["compute_seconds"] < line["compute_seconds"] + line["queue_seconds"] < elapsed
@@ -78,7 +78,7 @@ def test_a_quick_step_is_silent_and_its_calls_are_not_looked_at(
     with Mesh(tiny("mixtral").plan, 2, "unix", slow_call_s=1000.0) as mesh:
         watch(mesh, slow_call_seconds=1000.0, slow_step_seconds=1000.0)
         mesh.generate([[5, 6]], greedy(2))
-    assert not lines("experts.shard.server", "")
+    assert not lines("experts.shard.session", "")
     assert not lines("router_service.router.step_log", "")
 
 
@@ -113,7 +113,7 @@ def test_a_failure_is_logged_on_both_sides_and_the_stalled_are_counted(
         patch.setattr(mesh.servers.shards[0], "compute", broken)
         assert mesh.engine.step() == []
     mesh.drain()
-    (failed,) = lines("experts.shard.server", "could not compute a layer")
+    (failed,) = lines("experts.shard.session", "could not compute a layer")
     (lost,) = lines("router_service.engine.stall_log", "shard 0 lost")
     (back,) = lines("router_service.engine.stall_log", "shards are back")
     assert (failed["level"], lost["level"], back["level"]) == ("ERROR", "WARNING", "INFO")
