@@ -16,7 +16,8 @@ class ExpertsConfig:
         shards: processes that the experts of each layer are spread over
         copies: how many shards hold each expert, on different nodes where there are several: when a shard fails, the
             others answer in its place. Each copy takes the memory of all experts once more
-        call_timeout_seconds: a shard that has not replied to a layer's call by then counts as failed
+        call_timeout_seconds: a shard whose computation has got no further for so long counts as hung, although it shows
+            signs of life; one that is only slow is waited for until a request's deadline
         checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
         exact_combine: whether shards answer with a row for each (token, expert), which the router adds up in the
             token's own order of experts: then a result does not depend on how experts are placed, on shards or on who

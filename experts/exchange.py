@@ -135,12 +135,13 @@ class Exchange(Generic[Call]):
     def first(self) -> list[Ask]:
         """Whom to ask for what at the beginning. Blocks that nobody can be asked for now are left to `look`."""
         blocks_of: dict[int, list[int]] = {}
-        rank, available, has_room = self.reach.rank, self.reach.available, self.reach.has_room
+        rank = self.reach.rank
         for block, holders in enumerate(self.holders):
             shard = holders[0]
-            if len(holders) > 1 and rank(shard):  # 0: it lives
+            if (best := rank(shard)) and len(holders) > 1:
                 shard = min(holders, key=rank)
-            if shard in blocks_of or (available(shard) and has_room(shard)):
+            # The best rank is that of a link that lives: if it has no room, sending will say so.
+            if shard in blocks_of or not best or (self.reach.available(shard) and self.reach.has_room(shard)):
                 blocks_of.setdefault(shard, []).append(block)
             else:
                 self.due_s = -inf

@@ -15,46 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.answers import AnswerRoom, places, without
-from experts.exchange import Ask, Attempt, Exchange, HedgeBudget, Loss
+from experts.exchange import Exchange, HedgeBudget, Loss
+from experts.flights import NO_PLACES, Dispatched, Flights, left_us
 from experts.gathering import GatherRoom
 from experts.grouping import BlockGroup, group_by_block
-from experts.links.usual import UsualTimes
 from experts.merging import merged
 from experts.phases import LayerTrip, measured
 from experts.placement import Placement
 from experts.routing import Routing
-from experts.transport.base import Event, Reply, Sent, ShardUnavailable, Transport, Why
+from experts.transport.base import Sent, ShardUnavailable, Transport
 from experts.transport.call import ExpertCall, Form
 from experts.transport.shared import SharedSizes
 
 NO_TOKENS = np.empty(0, np.int64)
-NO_PLACES = np.empty((0, 0), np.int64)
-# While nothing comes, links are looked at so often.
-PAUSE_SECONDS = 0.25
-
-
-@dataclass(slots=True, eq=False)
-class Dispatched:
-    """A layer in flight: its blocks' `groups`, what is asked for each (`parts`), and where its answer goes (`rooms`).
-
-    `exchange` knows who has been asked. `sent` are all calls, in the order of sending, and `used` those of which an
-    answer was used, with its reply and the groups that were taken from it. `places_TW` says where each token's answers
-    will lie in the lane's room; see `experts.answers.places`. `deadline_s` is on the pool's clock.
-    """
-
-    layer: int
-    lane: int
-    groups: tuple[BlockGroup, ...]
-    parts: tuple[ExpertCall, ...]
-    rooms: tuple[NDArray[np.float32], ...]
-    exchange: Exchange[Sent]
-    sent: list[Sent]
-    used: list[tuple[Sent, Reply, list[int]]]
-    places_TW: NDArray[np.int64]
-    top_k: int
-    started_ns: int
-    packed_ns: int
-    deadline_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +53,8 @@ class Combined:
 class ExpertPool:
     """All shards behind one transport. Calls carry `step`, which the engine sets before each step.
 
+    Nobody waits for answers past `deadline_s` of `clock`, which it may set too: what has not been answered is lost.
+
     Args:
         call_timeout_s: a shard that has never beaten fails when it has not replied for so long.
         exact: ask for a row for each (token, expert) and add a token's rows in the order of its routing, so that its
@@ -88,7 +63,7 @@ class ExpertPool:
         share: the most that a lane's call to a shard and its reply take, for a transport that shares memory.
         clock: seconds, which the transport goes by too.
 
-    `record` counts failures. `waits` is called from time to time while answers of shards that live are waited for.
+    `record` counts failures.
     """
 
     def __init__(
@@ -105,16 +80,19 @@ class ExpertPool:
         self.form = Form.EACH if exact else Form.SUMS
         self.share = share
         self.record = transport.record
-        self.usual = UsualTimes()
-        self.waits: Callable[[], None] = lambda: None
         self.step = 0
+        self.deadline_s = inf
         self._timeout_s = call_timeout_s
-        self._clock = clock
+        self.clock = clock
         self._budget = HedgeBudget()
         # By lane: its calls are combined before it is used again.
         self._lanes: dict[int, tuple[GatherRoom, AnswerRoom]] = {}
         self._flying: dict[int, Dispatched] = {}
-        self._open: dict[int, Dispatched] = {}
+        self._flights = Flights(transport, clock)
+
+    def on_wait(self, waits: Callable[[], None]) -> None:
+        """Call `waits` from time to time while answers of shards that live are waited for."""
+        self._flights.waits = waits
 
     def dead_experts(self, layer: int) -> NDArray[np.bool_] | None:
         """Which experts of a layer none of whose holders can be called, [E]; None where there are none, as is usual."""
@@ -127,27 +105,22 @@ class ExpertPool:
         layers = (self.placement.everywhere, *self.placement.special.values())
         return all(any(map(self.transport.available, shards)) for layer in layers for shards in layer.blocks)
 
-    def dispatch(
-        self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0, deadline_s: float = inf
-    ) -> Dispatched:
+    def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
         """Send each token's row once for each block that holds one of its experts, over the connection `lane`.
 
         A lane's calls are combined before it is used again; other lanes may be in flight meanwhile. All calls are
         packed before the first is sent: a shard that wakes up may take this process's core.
-
-        Args:
-            deadline_s: on the pool's clock; nobody waits for the answers any longer.
         """
         started = time.monotonic_ns()
         if lane in self._flying:  # a step has raised between the two
-            self._end(self._flying[lane])
+            self._flights.end(self._flying[lane])
         placed = self.placement.layer(layer)
         groups = group_by_block(routing, placed)
         x_TD = x_TD.cpu()
         gathering, answers = self._rooms(lane)
         gathered = gathering.rows(x_TD, groups)
-        left_us = 0 if deadline_s == inf else max(1, int(1e6 * (deadline_s - self._clock())))
-        parts = [self._call(layer, x_RD, group, left_us) for x_RD, group in zip(gathered, groups, strict=True)]
+        left = left_us(self.deadline_s, self.clock())
+        parts = [self._call(layer, x_RD, group, left) for x_RD, group in zip(gathered, groups, strict=True)]
         blocks = placed.blocks
         exchange: Exchange[Sent] = Exchange(
             [blocks[group.block] for group in groups], self.transport, self.record, self._budget, self._timeout_s
@@ -157,6 +130,7 @@ class ExpertPool:
         packed = time.monotonic_ns()
         handle = Dispatched(
             layer=layer,
+            placed=placed,
             lane=lane,
             groups=tuple(groups),
             parts=tuple(parts),
@@ -168,11 +142,11 @@ class ExpertPool:
             top_k=routing.expert_ids_TK.shape[1],
             started_ns=started,
             packed_ns=packed,
-            deadline_s=deadline_s,
+            deadline_s=self.deadline_s,
         )
         self._flying[lane] = handle
         for ask, call in calls:
-            self._send(handle, ask, call)
+            self._flights.send(handle, ask, call)
         # The shards compute meanwhile.
         handle.places_TW = places(self.form, groups, *routing.expert_ids_TK.shape)
         return handle
@@ -186,9 +160,10 @@ class ExpertPool:
         waiting_ns = time.monotonic_ns()
         exchange = handle.exchange
         while exchange.left:
-            self._wait(handle)
-        self._end(handle)
-        exchange.finish(self._clock())
+            self._flights.wait(handle)
+        self._flights.end(handle)
+        self._flying.pop(handle.lane, None)
+        exchange.finish(self.clock())
         reducing_ns = time.monotonic_ns()
         lost_TK, places_TW = None, handle.places_TW
         if exchange.lost:
@@ -197,93 +172,8 @@ class ExpertPool:
         trip = _trip(handle, waiting_ns, reducing_ns, time.monotonic_ns())
         return Combined(y_TD, lost_TK, _failures(exchange.lost), trip, self._shard_of_B(handle))
 
-    def _wait(self, handle: Dispatched) -> None:
-        """Take the next event, whichever lane's it is, or do what is due."""
-        exchange, now = handle.exchange, self._clock()
-        if now >= exchange.due_s:
-            self._act(handle, now)
-        elif (event := self.transport.receive(min(exchange.due_s, handle.deadline_s, now + PAUSE_SECONDS))) is not None:
-            self._take(event)
-        else:
-            self._pause(handle)
-
-    def _pause(self, handle: Dispatched) -> None:
-        """Nothing has come, or a link has changed."""
-        exchange, now = handle.exchange, self._clock()
-        if now >= handle.deadline_s:
-            exchange.lose_all("timeout", "no answer by the deadline of the step")
-            return
-        for shard in exchange.hopeless(now):
-            self.transport.give_up(shard, "timeout")
-        exchange.due_s = -inf
-        self.waits()
-
-    def _act(self, handle: Dispatched, now: float) -> None:
-        for attempt in handle.exchange.newly_late(now):
-            self.transport.late(attempt.call)
-        for ask in handle.exchange.look(now):
-            self._send(handle, ask, merged([handle.parts[number] for number in ask.blocks]))
-
-    def _send(self, handle: Dispatched, ask: Ask, call: ExpertCall) -> None:
-        now = self._clock()
-        try:
-            sent = self.transport.send(ask.shard, call, handle.lane)
-        except ShardUnavailable as error:
-            handle.exchange.unsent(ask, error.reason, str(error), now)
-            return
-        late_s = now + self.usual.late_s(ask.shard, len(call.x_RD))
-        handle.exchange.sent(sent.sequence, Attempt(ask.shard, ask.blocks, now, late_s, sent, ask.hedge))
-        handle.sent.append(sent)
-        self._open[sent.sequence] = handle
-
-    def _take(self, event: Event) -> None:
-        handle = self._open.pop(event.sequence, None)
-        if handle is None:
-            return
-        exchange = handle.exchange
-        if isinstance(event, Reply):
-            self._use(handle, event)
-        elif isinstance(event, ShardUnavailable):
-            exchange.failed(event.sequence, event.reason, str(event), self._clock())
-        elif event.why is Why.BUSY:
-            exchange.busy(event.sequence, event.retry_s, event.text, self._clock())
-        elif event.permanent:
-            exchange.broken(event.sequence, event.why, event.text)
-        else:
-            exchange.refused(event.sequence, event.why, event.text, self._clock())
-
-    def _use(self, handle: Dispatched, reply: Reply) -> None:
-        """Copy an answer to where it is added up: where it is now, the next one may come."""
-        exchange = handle.exchange
-        attempt = exchange.attempts[reply.sequence]
-        seconds = (reply.received_ns - attempt.call.sent_ns) / 1e9
-        self.usual.note(reply.shard, sum([len(handle.parts[block].x_RD) for block in attempt.blocks]), seconds)
-        fresh = exchange.answered(reply.sequence)
-        y_ND, start = reply.partial.y_ND.numpy(), 0
-        for block in attempt.blocks:
-            end = start + len(handle.rooms[block])
-            if block in fresh:
-                handle.rooms[block][:] = y_ND[start:end]
-            start = end
-        if fresh:
-            handle.used.append((attempt.call, reply, fresh))
-        if exchange.hedged:
-            self._cancel(exchange.superfluous())
-
-    def _end(self, handle: Dispatched) -> None:
-        """Nobody waits for the handle's calls any more."""
-        self._flying.pop(handle.lane, None)
-        if handle.exchange.left:
-            handle.exchange.lose_all("error", "the step has ended")
-        self._cancel(handle.exchange.superfluous())
-
-    def _cancel(self, attempts: list[Attempt[Sent]]) -> None:
-        for attempt in attempts:
-            self.transport.cancel(attempt.call)
-            self._open.pop(attempt.call.sequence, None)
-
     def _shard_of_B(self, handle: Dispatched) -> NDArray[np.int64]:
-        shard_of_B = self.placement.layer(handle.layer).first_of_B.copy()
+        shard_of_B = handle.placed.first_of_B.copy()
         for block, shard in handle.exchange.answered_by.items():
             shard_of_B[handle.groups[block].block] = shard
         return shard_of_B

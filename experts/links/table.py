@@ -14,7 +14,7 @@ class Links:
     """The link to each shard; an unknown shard's is DIALING. Any thread may call this.
 
     A connection to a shard has a number: what is said of an earlier one changes nothing. `now` is the watcher's time,
-    see `tick`.
+    see `tick`. `usable` has the shards from which an answer may be expected; not to be written to.
 
     Args:
         record: counts suspicions.
@@ -24,7 +24,7 @@ class Links:
         self.limits = LinkLimits()
         self.record = record or FailureRecord()
         self.now = 0.0
-        # Asked for each block of each layer: a list by shard would do, but shards come one by one.
+        self.usable: set[int] = set()
         self._states: dict[int, LinkState] = {}
         self._ranks: dict[int, int] = {}
         self._links: dict[int, Link] = {}
@@ -102,6 +102,7 @@ class Links:
             self.record.suspicions += link.suspicions - suspicions
             self.record.forgiven += link.forgiven - forgiven
             state = self._states[shard] = link.state
+            (self.usable.add if state.usable else self.usable.discard)(shard)
             drains = link.draining and state is LinkState.LIVE
             self._ranks[shard] = LinkState.SUSPECT.rank if drains else state.rank
         if state is not before:

@@ -118,14 +118,12 @@ class Channel:
         size = len(header) + sum(map(len, parts))
         with self._send_lock:
             self.sent_bytes += size
-            if self._unsent or size <= JOINED_BYTES:
-                # A copy, as after a part that could not be sent: the caller's buffers are used again.
-                self._unsent += b"".join((header, *parts))
-                return self._flush()
-            count = _send_now(self._sock, [header, *parts])
+            # A copy where it is small, and of what could not be sent: the caller's buffers are used again.
+            views = [b"".join((header, *parts))] if size <= JOINED_BYTES else [header, *parts]
+            count = 0 if self._unsent else _send_now(self._sock, views)
             if count < size:
-                self._unsent += b"".join((header, *parts))[count:]
-            return count == size
+                self._unsent += b"".join(views)[count:]
+            return count == size or (count == 0 and self._flush())
 
     def flush(self) -> bool:
         """Go on sending what `post` could not; returns whether all has been sent.

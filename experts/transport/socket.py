@@ -9,20 +9,20 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from experts.links.asks import OpenAsks
 from experts.links.record import FailureRecord
 from experts.links.state import LinkState
 from experts.links.table import Links
-from experts.transport.base import Event, Refusal, Reply, Sent, ShardUnavailable, Why
-from experts.transport.call import INLINE_BYTES, ExpertCall, call_bytes, pack_call, reply_bytes, unpack_partial
+from experts.transport.base import Event, Reply, Sent, ShardUnavailable
+from experts.transport.call import INLINE_BYTES, ExpertCall, call_bytes, pack_call
 from experts.transport.channel import Channel
 from experts.transport.clock import HALF_MINUTE_NS, ShardClock
-from experts.transport.control import Busy, Failure, Miss
 from experts.transport.frame import HEADER, FrameError, Header, Kind
 from experts.transport.ready import Ready
+from experts.transport.replies import REPLIES, event_of
 
 Key = tuple[int, int]  # a shard, and the number of its channel
 
@@ -96,7 +96,7 @@ class SocketTransport:
     def incarnation(self, shard: int) -> int | None:
         """Which incarnation of the shard we are connected to, or about to be."""
         connection = self._offered.get(shard) or self._connections.get(shard)
-        if connection is None or not self.links.state(shard).usable:
+        if connection is None or shard not in self.links.usable:
             return None
         return connection.channels[0].incarnation
 
@@ -106,7 +106,7 @@ class SocketTransport:
 
     def available(self, shard: int) -> bool:
         """Whether there is a connection, as far as is known."""
-        return self.links.state(shard).usable and (shard in self._offered or shard in self._connections)
+        return shard in self.links.usable and (shard in self._offered or shard in self._connections)
 
     def rank(self, shard: int) -> int:
         """See `Transport.rank`."""
@@ -125,7 +125,7 @@ class SocketTransport:
     def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """See `Transport.send`."""
         connection = self._take_up(shard)
-        if connection is None or not self.links.state(shard).usable:
+        if connection is None or shard not in self.links.usable:
             raise ShardUnavailable(shard, "eof", f"shard {shard} is not connected")
         if not self.has_room(shard):
             raise ShardUnavailable(shard, "busy", f"shard {shard} has {len(connection.asks)} calls open")
@@ -217,7 +217,7 @@ class SocketTransport:
             changed = changed or len(connection.asks) > 0
             if connection.number != self.links.number(shard):
                 self._drop(shard, ConnectionError("the connection has been replaced"))
-            elif not self.links.state(shard).usable:
+            elif shard not in self.links.usable:
                 reason = self.links.reason(shard)
                 self._drop(shard, ShardUnavailable(shard, reason, f"the link is dead ({reason})"))
         return changed
@@ -278,9 +278,10 @@ class SocketTransport:
         ask = connection.asks.get(header.sequence)
         event: Event | None = None
         if ask is not None:
-            event = self._parsed(ask.call, connection.channels[number], header, payload, now)
+            channel = connection.channels[number]
+            event = self._timed(ask.call, channel, event_of(ask.call, channel.shared, header.kind, payload, now))
             self._settle(connection, ask.call, ask.late)
-        elif header.kind not in _REPLIES:
+        elif header.kind not in REPLIES:
             raise FrameError("kind", f"a shard does not send {header.kind.name} frames where calls are answered")
         else:
             self.record.late_answers += 1
@@ -292,21 +293,14 @@ class SocketTransport:
         if late:
             self.links.settled(sent.shard, connection.number, sent.sequence)
 
-    def _parsed(self, sent: Sent, channel: Channel, header: Header, payload: memoryview, now: int) -> Event:
-        if header.kind is Kind.PARTIALS:
-            return self._reply(sent, channel, payload, now)
-        return _refusal(sent, header.kind, payload)
-
-    def _reply(self, sent: Sent, channel: Channel, payload: memoryview, now: int) -> Reply:
-        partial = unpack_partial(payload, channel.shared and channel.shared.replies)
-        if (partial.form, *partial.y_ND.shape) != (sent.form, sent.rows, sent.hidden):
-            found = f"{tuple(partial.y_ND.shape)} of form {partial.form.name}"
-            wanted = f"{(sent.rows, sent.hidden)} of {sent.form.name}"
-            raise FrameError("length", f"a reply of {found} where {wanted} was asked for")
-        if not channel.same_host:  # on one host both sides read the same clock
-            clock = self._clock(sent.shard, channel.incarnation)
-            partial = replace(partial, stamps=clock.corrected(sent.sent_ns, partial.stamps, now))
-        return Reply(sent.shard, sent.sequence, partial, now, HEADER.size + reply_bytes(partial))
+    def _timed(self, sent: Sent, channel: Channel, event: Event) -> Event:
+        """With a reply's stamps on our clock; on one host both sides read the same one."""
+        if channel.same_host or not isinstance(event, Reply):
+            return event
+        stamps = self._clock(sent.shard, channel.incarnation).corrected(
+            sent.sent_ns, event.partial.stamps, event.received_ns
+        )
+        return event._replace(partial=replace(event.partial, stamps=stamps))
 
     def _clock(self, shard: int, incarnation: int) -> ShardClock:
         """The clock of this incarnation of the shard: the next one may be on another host."""
@@ -314,24 +308,6 @@ class SocketTransport:
         if known is None or known[0] != incarnation:
             known = self._clocks[shard] = (incarnation, ShardClock(self._half_ns))
         return known[1]
-
-
-_REPLIES: Sequence[Kind] = (Kind.PARTIALS, Kind.MISS, Kind.BUSY, Kind.FAILURE)
-
-
-def _refusal(sent: Sent, kind: Kind, payload: memoryview) -> Refusal:
-    shard, sequence = sent.shard, sent.sequence
-    if kind is Kind.MISS:
-        miss = Miss.unpacked(payload)
-        text = f"shard {shard} does not hold experts {', '.join(map(str, miss.experts))} as of epoch {miss.epoch}"
-        return Refusal(shard, sequence, Why.MISS, text)
-    if kind is Kind.BUSY:
-        retry_s = Busy.unpacked(payload).retry_us / 1e6
-        return Refusal(shard, sequence, Why.BUSY, f"shard {shard} is busy", retry_s=retry_s)
-    if kind is Kind.FAILURE:
-        failure = Failure.unpacked(payload)
-        return Refusal(shard, sequence, Why.ERROR, f"shard {shard}: {failure.text}", failure.permanent)
-    raise FrameError("kind", f"a shard does not answer calls with {kind.name} frames")
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
 import torch
 
@@ -14,7 +15,7 @@ from experts.pool import ExpertPool
 from kernels.ops import Ops
 from router_service.engine.conclusion import Conclusion, Share
 from router_service.engine.expiry import Expiry
-from router_service.engine.failures import failed, refused
+from router_service.engine.failures import DEADLINE_MARGIN_SECONDS, failed, refused
 from router_service.engine.faults.apart import apart
 from router_service.engine.faults.soundness import Soundness
 from router_service.engine.guard import Guard
@@ -75,6 +76,7 @@ class Engine:
     _computation: Computation = field(init=False)
 
     def __post_init__(self) -> None:
+        self.pool.on_wait(self.progress.move)
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
         self._expiry = Expiry(self.requests, self.scheduler)
         self._computation = Computation(
@@ -86,6 +88,7 @@ class Engine:
             split=lambda *step: self.overlap.split(*step),
             request_of=lambda item: self.requests[item.key],
             progressed=lambda: self.progress.move(),
+            deadline_of=self._deadline,
         )
         self._conclusion = Conclusion(
             backbone=self.backbone,
@@ -233,6 +236,14 @@ class Engine:
         """Stall or end the requests that have lost a token; note what others have gone on without."""
         if lost or (trace.failures and (trace.degraded_at_T < WHOLE).any()):
             self._stalls.begin(self._conclusion.lose(lost, trace, events), trace.failures, self.clock())
+
+    def _deadline(self, requests: Sequence[Request]) -> float:
+        """Until when a step of these is worth waiting for, on the pool's clock."""
+        deadlines = [inf if request.deadline is None else request.deadline for request in requests]
+        last = max(deadlines)
+        # Who waits for a shard is to hear of it before its own time is over.
+        left = inf if last == inf else last - self.clock()
+        return self.pool.clock() + (left - DEADLINE_MARGIN_SECONDS if left > 2 * DEADLINE_MARGIN_SECONDS else left)
 
     def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> None:
         now = self.clock()

@@ -37,7 +37,17 @@ log = logging.getLogger(__name__)
 LEAVE_POLL_SECONDS = 0.05
 JOIN_SECONDS = 5
 # Kinds of threads whose failures are counted from 0 on: else an alert on the increase would miss the first.
-THREADS = ("engine", "reporter", "activity", "shard connector", "listener", "connection", "front writer")
+THREADS = (
+    "engine",
+    "reporter",
+    "activity",
+    "shard connector",
+    "shard watcher",
+    "shard dialler",
+    "listener",
+    "connection",
+    "front writer",
+)
 
 
 class Router:
@@ -203,6 +213,7 @@ class Router:
             share=self.engine.pool.share,
             changed=self._shards_changed,
             threads=self.threads,
+            epoch=lambda: self._placement().epoch,
         )
 
     def _report(self, identity: RouterIdentity, sizes: ModelSizes, metrics: MetricsConfig) -> Reporter:

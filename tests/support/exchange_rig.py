@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from experts.config import Backend
+from experts.flights import Dispatched
 from experts.phase import Phase
 from experts.phases import LayerTrip
 from experts.placement import even_placement
-from experts.pool import Dispatched, ExpertPool
+from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.transport.channel import connect
 from experts.transport.clock import HALF_MINUTE_NS

@@ -66,6 +66,7 @@ class Computation:
         split: returns a step's sequences as one batch or two, see `OverlapPolicy`.
         request_of: returns the request of a scheduled sequence.
         progressed: called after each part of a layer.
+        deadline_of: until when a step of these requests is worth waiting for, on the pool's clock.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Computation:
         split: Callable[[Sequence[ScheduledSequence], StepShape], Halves],
         request_of: Callable[[ScheduledSequence], Request],
         progressed: Callable[[], None],
+        deadline_of: Callable[[Sequence[Request]], float],
     ) -> None:
         self._backbone = backbone
         self._pool = pool
@@ -88,6 +90,7 @@ class Computation:
         self._split = split
         self._request_of = request_of
         self._progressed = progressed
+        self._deadline_of = deadline_of
         # Tags start at random, so that log lines of different routers or lives of one do not share a tag.
         self._tags = count((secrets.randbits(31) << 32) + 1)
 
@@ -116,4 +119,5 @@ class Computation:
         # With few rows one thread can be faster than all; which, was measured when the engine was built.
         self._threads.use(max(len(batch.token_ids_T) for batch in batches))
         self._pool.step = next(self._tags)
+        self._pool.deadline_s = self._deadline_of(requests)
         return batches, trace

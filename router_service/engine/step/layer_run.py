@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experts.flights import Dispatched
 from experts.phases import LayerTrip
-from experts.pool import Combined, Dispatched, ExpertPool
+from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing
 from experts.transport.base import ShardUnavailable
 from kernels.ops import Ops

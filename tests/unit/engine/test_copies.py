@@ -1,4 +1,4 @@
-"""With another copy of every expert a shard may die, hang, slow down, lie or be cut off: the streams go on as if not."""
+"""With another copy of every expert a shard may die, hang, slow down, lie or be cut off: the streams go on."""
 
 import gc
 import threading

@@ -1,10 +1,9 @@
 """A shard that fails while two batches are in flight: both lose what they lose, and nothing else; nothing hangs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from experts.transport.base import Reply, Sent, ShardUnavailable
 from router_service.engine.request import Event
 from tests.support import oracle
 from tests.support.divided import HERE, THERE, make_divided
@@ -96,23 +95,17 @@ def test_wherever_in_the_step_it_dies(tiny: Callable[..., Tiny], monkeypatch: py
         assert mesh.blocks_used == 0
 
 
-def test_a_shard_that_answers_too_late_is_asked_anew(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first batch's wait is over before the shard answers: both its calls are given up, and late replies unread."""
-    calm = [tokens_of(events) for events in mesh.generate(PROMPTS, greedy(COUNT))]
-    keys = [mesh.submit(prompt, greedy(COUNT)) for prompt in PROMPTS]
-    transport, turn, connector = mesh.engine.pool.transport, mesh.servers.running[1].turn, mesh.connector
-    receive = transport.receive
-
-    def impatient(sent: Mapping[int, Sent], deadline_s: float) -> Reply | ShardUnavailable:
-        return receive(sent, 0.0 if set(sent) == {1} else deadline_s)
-
-    assert connector is not None
-    with turn:
-        monkeypatch.setattr(transport, "receive", impatient)
-        events = list(mesh.engine.step())
-        assert {shard: fault.reason for shard, fault in mesh.records[-1].trace.failures.items()} == {1: "timeout"}
-        monkeypatch.undo()
-        until(lambda: connector.connections[1].connects == 2, "it is connected again")
-    for key, rest in mesh.drain().items():
-        events += [event for event in rest if event.key == key]
-    assert [tokens_of([event for event in events if event.key == key]) for key in keys] == calm
+def test_a_shard_that_hangs_is_given_up_and_asked_anew(divided: Tiny) -> None:
+    """It beats and gets no further: both batches' calls are given up, and late replies unread."""
+    with Mesh(divided.plan, 2, "unix", overlap="on", call_timeout_s=0.5) as mesh:
+        calm = [tokens_of(events) for events in mesh.generate(PROMPTS, greedy(COUNT))]
+        keys = [mesh.submit(prompt, greedy(COUNT)) for prompt in PROMPTS]
+        connector = mesh.connector
+        assert connector is not None
+        with mesh.servers.running[1].turn:
+            events = list(mesh.engine.step())
+            assert {shard: fault.reason for shard, fault in mesh.records[-1].trace.failures.items()} == {1: "timeout"}
+            until(lambda: connector.connections[1].connects == 2, "it is connected again")
+        for key, rest in mesh.drain().items():
+            events += [event for event in rest if event.key == key]
+        assert [tokens_of([event for event in events if event.key == key]) for key in keys] == calm

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import experts.watch.dialling
-from experts.pool import Dispatched
+from experts.flights import Dispatched
 from experts.routing import Routing
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
