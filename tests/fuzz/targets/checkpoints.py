@@ -11,11 +11,11 @@ from random import Random
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_file import read_json
+from experts.checkpoint.json_reader import JsonReader
 from experts.checkpoint.safetensors_file import DTYPES, read_header
 from router_service.models.families.names import TensorNames
 from router_service.models.families.quantization.read import read_quantization
 from router_service.models.families.registry import read_model
-from experts.checkpoint.json_reader import JsonReader
 from tests.fuzz.nested import JSON
 from tests.fuzz.target import Target
 
