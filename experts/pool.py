@@ -16,10 +16,10 @@ from experts.answers import AnswerRoom, places, without
 from experts.gathering import GatherRoom
 from experts.grouping import BlockGroup, group_by_block
 from experts.links.record import FailureRecord
+from experts.merging import merged
 from experts.phases import LayerTrip, measured
 from experts.placement import LayerPlacement, Placement
 from experts.routing import Routing
-from experts.shard.merge import merged
 from experts.transport.base import Reply, Sent, ShardUnavailable, Transport
 from experts.transport.call import ExpertCall, Form
 from experts.transport.shared import SharedSizes

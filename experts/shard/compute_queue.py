@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from experts.host.log import fields
-from experts.shard.merge import merged, taken_apart
+from experts.merging import merged, taken_apart
 from experts.shard.waiting_calls import WaitingCall, WaitingCalls
 from experts.transport.call import ExpertCall, Partial, Stamps
 from experts.transport.inbox import Closed

@@ -46,10 +46,8 @@ class SteppedEngine:
         model = open_model(ModelConfig(checkpoint=str(directory), dtype=dtype), chosen)
         self.vocabulary, self.context = model.plan.spec.vocabulary, model.plan.spec.context
         self.records = list[StepRecord]()
-        experts, form = (
-            ExpertsConfig(shards=shards, call_timeout_seconds=SOCKET_SECONDS),
-            {"dtype": model.dtype, "device": model.device},
-        )
+        experts = ExpertsConfig(shards=shards, call_timeout_seconds=SOCKET_SECONDS)
+        form = {"dtype": model.dtype, "device": model.device}
         transport = transport or local_shards(model.plan, experts, **form)
         self.engine = build_engine(model.plan, transport, experts, EngineConfig(**config), **form)
         self.engine.observe = self.records.append

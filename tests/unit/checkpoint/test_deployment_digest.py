@@ -18,7 +18,7 @@ def write(path: Path, config: str = '{"a": 1, "b": {"c": 2, "d": "é"}}', name: 
     return path
 
 
-def digest(path: Path, dtype: torch.dtype = torch.float32, resident: str = "packed", shards: int = 2) -> bytes:
+def digest(path: Path, dtype: torch.dtype = torch.float32, resident: str = "packed") -> bytes:
     return deployment_digest(Checkpoint(path), dtype, resident)
 
 

@@ -46,8 +46,8 @@ sys.addaudithook(lambda event, args: opened.add(str(args[0])) if event == "open"
 plan = plan_model(Checkpoint(Path(sys.argv[1])), verify=False)
 placement = even_placement(plan.spec.gate.experts, 4)
 cpu = torch.device("cpu")
-load_shard(index=int(sys.argv[2]), placement=placement, checkpoint=plan.checkpoint, manifest=plan.tensors.experts, dtype=torch.float32,
-           device=cpu, ops=select.ops("cpu"))
+load_shard(index=int(sys.argv[2]), placement=placement, checkpoint=plan.checkpoint, manifest=plan.tensors.experts,
+           dtype=torch.float32, device=cpu, ops=select.ops("cpu"))
 print(json.dumps(sorted(Path(name).name for name in opened if name.endswith(".safetensors"))))
 """
 

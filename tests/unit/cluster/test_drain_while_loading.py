@@ -104,7 +104,7 @@ def test_loading_ends_at_the_next_tensor(body: LiveRegistry, process: Registered
 
     def load() -> None:
         with process.loading():
-            process.will_load(model.shard_bytes(len(held)))
+            process.will_load(model.shard_bytes(len(placement.held_by(0))))
             load_shard(
                 index=0,
                 placement=placement,

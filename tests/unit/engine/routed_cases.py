@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from experts.routing import Routing
 from router_service.engine.routed_rows import RoutedRows, StepRouting
 
-EXPERTS, CHOSEN, RANKED = 40, 3, 5
+EXPERTS, CHOSEN, RANKED, SHARDS = 40, 3, 5, 7
 
 
 def step_of(rows: int, layers: int, scored: bool = False, seed: int = 0) -> StepRouting:
@@ -22,7 +22,7 @@ def step_of(rows: int, layers: int, scored: bool = False, seed: int = 0) -> Step
     return StepRouting(
         layers=tuple(range(1, 2 * layers, 2)),
         routings=tuple(Routing(ids(CHOSEN), values(CHOSEN)) for _ in range(layers)),
-        shard_of_E=np.arange(EXPERTS) % 7,
+        shards=tuple(ids(CHOSEN) % SHARDS for _ in range(layers)),
         rows_R=draw.permutation(rows),
         scores=tuple((values(RANKED), ids(RANKED)) for _ in range(layers)) if scored else (),
     )

@@ -23,7 +23,7 @@ def test_a_part_says_what_the_step_chose() -> None:
         chosen_PK = routing.expert_ids_TK[step.rows_R[4:7]]
         np.testing.assert_array_equal(arrays.experts_PLK[:, layer], chosen_PK)
         np.testing.assert_array_equal(arrays.weights_PLK[:, layer], routing.weights_TK[step.rows_R[4:7]])
-        np.testing.assert_array_equal(arrays.shards_PLK[:, layer], chosen_PK % 7)
+        np.testing.assert_array_equal(arrays.shards_PLK[:, layer], step.shards[layer][step.rows_R[4:7]])
         scores_RN, ids_RN = step.scores[layer]
         np.testing.assert_array_equal(arrays.scores_PLN[:, layer], scores_RN[4:7])
         np.testing.assert_array_equal(arrays.scored_experts_PLN[:, layer], ids_RN[4:7])

@@ -134,11 +134,11 @@ class FailsOnce:
     def __init__(self, inner: Any, call: int) -> None:
         self.inner, self.call = inner, call
 
-    def send(self, shard: int, call: Any, lane: int, into: Any) -> Any:
+    def send(self, shard: int, call: Any, lane: int) -> Any:
         self.call -= 1
         if self.call == 0:
             raise ShardUnavailable(shard, "unreachable", "out of luck")
-        return self.inner.send(shard, call, lane, into)
+        return self.inner.send(shard, call, lane)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

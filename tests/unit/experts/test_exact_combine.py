@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from experts.merging import merged, taken_apart
 from experts.placement import Placement, even_placement
 from experts.pool import ExpertPool
 from experts.routing import LOST, Routing
 from experts.shard.local import LocalTransport
-from experts.shard.merge import merged, taken_apart
 from experts.transport.base import Reply, ShardUnavailable
 from experts.transport.call import ExpertCall, Form, Partial, Stamps, pack_call, pack_partial, unpack_partial
 from experts.transport.channel import Channel, connect

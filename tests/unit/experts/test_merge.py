@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experts.shard.merge import merged, taken_apart
+from experts.merging import merged, taken_apart
 from experts.shard.waiting_calls import MOST_OVERTAKEN, WaitingCall, WaitingCalls
 from experts.transport.call import ExpertCall
 from kernels import select

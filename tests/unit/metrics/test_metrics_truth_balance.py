@@ -13,6 +13,7 @@ from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from tests.support.scrape import Page, exposed, value
+from tests.support.trips import trips_of
 
 # Eight experts on three shards of unlike sizes; two experts a token; layers 1 and 3 have experts.
 SHARDS = ((0, 6), (1, 2, 7), (3, 4, 5))
@@ -30,7 +31,7 @@ def step(pairs: dict[int, dict[tuple[int, int], int]]) -> StepRecord:
     for layer, tokens in pairs.items():
         ids = np.repeat(np.array(list(tokens)), list(tokens.values()), axis=0)
         routings.append((layer, Routing(ids, np.ones(ids.shape, np.float32))))
-    return StepRecord(10**9, 0, 500, StepTrace(routings=routings))
+    return StepRecord(10**9, 0, 500, StepTrace(routings=routings, trips=trips_of(routings, placement_of(SHARDS))))
 
 
 def experts_of(tokens: dict[tuple[int, int], int]) -> list[int]:

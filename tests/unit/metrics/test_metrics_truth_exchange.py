@@ -196,10 +196,11 @@ def test_another_routers_question_is_queue_until_it_is_answered(tiny: Make) -> N
     with Rig(tiny("mixtral").plan, delays={1: CAUSE_S}) as rig:
         rig.ask(IDS)
         server, late = rig.servers.running[1], list[float]()
+        held = server.shard.held[0][0]
         with closing(connect(server.endpoint, rig.node, CREDENTIALS, WAIT_S)) as other:
 
             def measure() -> None:
-                other.send(Kind.EXPERTS, 1, pack_call(question(rig.hidden)))
+                other.send(Kind.EXPERTS, 1, pack_call(question(rig.hidden, held)))
                 until(lambda: begun(server, other), "the other's question is being computed")
                 ours = rig.ask(IDS)
                 left = unpack_partial(other.receive()[1]).stamps.sent - received(ours)
@@ -215,9 +216,9 @@ def begun(server: ExpertServer, asker: Channel) -> bool:
     return server.computing or bool(select.select([asker], [], [], 0)[0])
 
 
-def question(hidden: int) -> ExpertCall:
-    one = np.zeros(1, np.int32)
-    return ExpertCall(0, torch.ones(1, hidden), one, one, np.ones(1, np.float32))
+def question(hidden: int, expert: int) -> ExpertCall:
+    one = np.array([expert], np.int32)
+    return ExpertCall(0, torch.ones(1, hidden), np.zeros(1, np.int32), one, np.ones(1, np.float32))
 
 
 @pytest.mark.parametrize("way", ["unix", "tcp"])

@@ -27,6 +27,7 @@ from router_service.metrics.windows import Window
 from tests.support.mesh import Mesh, greedy, until
 from tests.support.scrape import GAUGES, exposed, openmetrics, page, value
 from tests.support.tiny import Tiny
+from tests.support.trips import trips_of
 from tests.support.undisturbed import undisturbed
 
 DELAY_S = 0.05
@@ -47,7 +48,8 @@ def record(routings: list[tuple[int, Routing]], trips: list[LayerTrip] | None = 
 def test_a_router_that_rests_says_nothing_of_balance() -> None:
     """Its layers would be even, and the mean over routers would hide those of one that works."""
     stats = Statistics(lambda: placement_of(((5, 0, 3), (1, 2, 4))), 1)
-    stats.observe(record([(0, routed([600, 0, 100, 300, 200, 0]))]))
+    routings = [(0, routed([600, 0, 100, 300, 200, 0]))]
+    stats.observe(record(routings, trips_of(routings, placement_of(((5, 0, 3), (1, 2, 4))))))
     stats.flush()
     nothing = stats.cumulative.minus(stats.cumulative)
     resting = page(router_series(stats, nothing, GAUGES, {}, MetricsConfig(per_layer=True, per_expert=True)))
@@ -61,8 +63,9 @@ def test_a_known_skew_has_its_known_values() -> None:
     """Layer 1 is dense. Experts 0, 3, 5 live on shard 0, the others on shard 1."""
     stats = Statistics(lambda: placement_of(((5, 0, 3), (1, 2, 4))), 3)
     skewed, even = [600, 0, 100, 300, 200, 0], [200] * 6
+    routings = [(0, routed(skewed)), (2, routed(even))]
     for _ in range(2):
-        stats.observe(record([(0, routed(skewed)), (2, routed(even))]))
+        stats.observe(record(routings, trips_of(routings, placement_of(((5, 0, 3), (1, 2, 4))))))
     metrics = exposed(stats)
     assert value(metrics, "shard_load_imbalance_sum") == pytest.approx(2 * (900 / 600 + 1))
     assert value(metrics, "shard_load_imbalance_count") == 4
@@ -99,10 +102,11 @@ def test_dead_experts_are_named_once_there_are_enough_tokens() -> None:
 def test_lost_tokens_count_nowhere() -> None:
     stats = Statistics(lambda: placement_of(((0, 1), (2, 3))), 1)
     ids = np.array([[0, 1], [LOST, LOST], [2, 3]])
-    stats.observe(record([(0, Routing(ids, np.ones((3, 2), np.float32)))]))
-    stats.flush()
-    assert stats.cumulative.expert_tokens_LE.tolist() == [[1, 1, 1, 1]]
-    stats.observe(record([(0, Routing(ids[1:2], np.ones((1, 2), np.float32)))]))
+    for rows in (slice(0, 3), slice(1, 2)):
+        routings = [(0, Routing(ids[rows], np.ones(ids[rows].shape, np.float32)))]
+        stats.observe(record(routings, trips_of(routings, placement_of(((0, 1), (2, 3))))))
+        stats.flush()
+        assert stats.cumulative.expert_tokens_LE.tolist() == [[1, 1, 1, 1]]
     assert value(exposed(stats), "shard_load_imbalance_count") == 1
 
 

@@ -1,0 +1,24 @@
+"""The trips that routings would make, each shard asked for what it holds, with no time spent."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from experts.grouping import group_by_block
+from experts.phase import PHASES
+from experts.phases import CallPhases, LayerTrip
+from experts.placement import Placement
+from experts.routing import Routing
+
+
+def trips_of(routings: Iterable[tuple[int, Routing]], placement: Placement) -> list[LayerTrip]:
+    """One trip a layer, each block asked of its home."""
+    return [_trip(layer, routing, placement) for layer, routing in routings]
+
+
+def _trip(layer: int, routing: Routing, placement: Placement) -> LayerTrip:
+    placed, pairs = placement.layer(layer), Counter[int]()
+    for group in group_by_block(routing, placed):
+        pairs[placed.blocks[group.block][0]] += len(group.rows_A)
+    nothing = (0,) * len(PHASES)
+    calls = [CallPhases(shard, nothing, count, count, 0, 0, 0) for shard, count in pairs.items()]
+    return LayerTrip.of(layer, calls, pack_ns=0, exposed_ns=0, reduce_ns=0, waiting_ns=0)
