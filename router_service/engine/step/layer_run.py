@@ -158,6 +158,8 @@ class LayerRun:
             left, scale_R = without(Routing(ids_RK, weights_RK), lost_TK[scaled_R])
             y_TD[scaled_R] *= torch.from_numpy(scale_R)[:, None].to(y_TD.device)
             self._replace(choice, scaled_R, left)
+            if self.traced:
+                self.shards[-1][scaled_R] = np.where(left.expert_ids_TK == LOST, LOST, self.shards[-1][scaled_R])
         if len(rows_R):
             yield from self._ask_anew(layer, h_TD, choice, y_TD, rows_R, lost_TK[rows_R])
         return y_TD

@@ -1,8 +1,6 @@
 """A shard that fails while two batches are in flight: both lose what they lose, and nothing else; nothing hangs."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
-from typing import Any
 
 import pytest
 
@@ -12,6 +10,7 @@ from tests.support import oracle
 from tests.support.divided import HERE, THERE, make_divided
 from tests.support.mesh import Mesh, greedy, tokens_of, until
 from tests.support.routed import routing_of
+from tests.support.silenced import before_call, kill_silent
 from tests.support.tiny import Tiny
 
 COUNT = 12
@@ -30,35 +29,11 @@ def mesh(divided: Tiny) -> Iterator[Mesh]:
         yield mesh
 
 
-def before_combine(monkeypatch: pytest.MonkeyPatch, mesh: Mesh, number: int, act: Callable[[], None]) -> None:
-    """Do something before the combine number `number` from now; both batches are in flight then, but for the last."""
-    combine, numbers = mesh.engine.pool.combine, count()
-
-    def watched(*args: Any) -> Any:
-        if next(numbers) == number:
-            act()
-        return combine(*args)
-
-    monkeypatch.setattr(mesh.engine.pool, "combine", watched)
-
-
-def kill_silent(mesh: Mesh, shard: int) -> Callable[[], None]:
-    """The end of a shard that has answered nothing since its turn was taken, which happens here."""
-    turn = mesh.servers.running[shard].turn
-    turn.acquire()
-
-    def kill() -> None:
-        mesh.servers.stop(shard)
-        turn.release()
-
-    return kill
-
-
 def test_both_batches_lose_what_was_on_the_shard_and_no_more(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     calm = [tokens_of(events) for events in mesh.generate(PROMPTS, greedy(COUNT))]
     keys = [mesh.submit(prompt, greedy(COUNT), return_routing=True, return_scores=True) for prompt in PROMPTS]
     events = list(mesh.engine.step())
-    before_combine(monkeypatch, mesh, 0, kill_silent(mesh, 1))
+    before_call(monkeypatch, mesh, "combine", 0, kill_silent(mesh, 1))
     events += mesh.engine.step()
     trace = mesh.records[-1].trace
     # Decoding: one row each, in the order of admission.
@@ -80,7 +55,7 @@ def test_a_batch_that_loses_everything_ends_and_the_other_goes_on(
     prompts = [[token] * 4 for token in order]
     calm = mesh.generate(prompts, greedy(COUNT), return_routing=True, return_scores=True)
     keys = [mesh.submit(prompt, greedy(COUNT), return_routing=True, return_scores=True) for prompt in prompts]
-    before_combine(monkeypatch, mesh, 0, kill_silent(mesh, 1))
+    before_call(monkeypatch, mesh, "combine", 0, kill_silent(mesh, 1))
     events: list[Event] = []
     for _ in range(COUNT):
         events += mesh.engine.step()
@@ -110,7 +85,7 @@ def test_wherever_in_the_step_it_dies(tiny: Callable[..., Tiny], monkeypatch: py
     with Mesh(made.plan, 3, "unix", overlap="on") as mesh:
         keys = [mesh.submit(answer.prompt, greedy(COUNT)) for answer in answers]
         events = [event for _ in range(3) for event in mesh.engine.step()]
-        before_combine(monkeypatch, mesh, number, lambda: mesh.servers.stop(1))
+        before_call(monkeypatch, mesh, "combine", number, lambda: mesh.servers.stop(1))
         events += mesh.engine.step()
         monkeypatch.undo()
         mesh.servers.start(1)

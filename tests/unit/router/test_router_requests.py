@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
 from router_service.engine.request import Request
 from router_service.engine.request_table import RequestTable
+from router_service.protocol.fallback import Fallback
 from router_service.protocol.messages import SamplingParams, Submit
 from router_service.router.inbox import Inbox
 from router_service.router.router_requests import RouterRequests
@@ -18,12 +21,21 @@ def test_caller_priority_and_salt_reach_the_scheduler() -> None:
         taken.append(request)
         return [SimpleNamespace()]
 
-    engine: Any = SimpleNamespace(clock=lambda: 5.0, requests=SimpleNamespace(new_key=lambda: 7), submit=take)
+    engine: Any = SimpleNamespace(
+        clock=lambda: 5.0,
+        requests=SimpleNamespace(new_key=lambda: 7),
+        submit=take,
+        default_fallback=Fallback.DROP,
+    )
     inbox = Inbox()
     requests = RouterRequests(engine, inbox, StepSummaries(RequestTable()))
     message = Submit(1, "a", [4, 5], SamplingParams(max_tokens=3), priority=-2, caller="ann", cache_salt=b"salt")
     requests.submit(1, message)
     inbox.run_queued(wait=False)
-    (request,) = taken
+    requests.submit(1, msgspec.structs.replace(message, fallback="fail"))
+    inbox.run_queued(wait=False)
+    request, failing = taken
     assert (request.priority, request.caller, request.cache_salt) == (-2, "ann", b"salt")
     assert (request.sequence.key, request.sequence.priority, request.sequence.caller) == (7, -2, "ann")
+    # The router's default where the request names none.
+    assert (request.fallback, failing.fallback) == (Fallback.DROP, Fallback.FAIL)
