@@ -5,7 +5,9 @@ T tokens, D hidden.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -13,39 +15,46 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.answers import AnswerRoom, places, without
+from experts.exchange import Ask, Attempt, Exchange, HedgeBudget, Loss
 from experts.gathering import GatherRoom
 from experts.grouping import BlockGroup, group_by_block
-from experts.links.record import FailureRecord
+from experts.links.usual import UsualTimes
 from experts.merging import merged
 from experts.phases import LayerTrip, measured
-from experts.placement import LayerPlacement, Placement
+from experts.placement import Placement
 from experts.routing import Routing
-from experts.transport.base import Reply, Sent, ShardUnavailable, Transport
+from experts.transport.base import Event, Reply, Sent, ShardUnavailable, Transport, Why
 from experts.transport.call import ExpertCall, Form
 from experts.transport.shared import SharedSizes
 
 NO_TOKENS = np.empty(0, np.int64)
+NO_PLACES = np.empty((0, 0), np.int64)
+# While nothing comes, links are looked at so often.
+PAUSE_SECONDS = 0.25
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Dispatched:
-    """A layer in flight: its blocks' `groups`, the calls that were sent, and the failures of those that could not be.
+    """A layer in flight: its blocks' `groups`, what is asked for each (`parts`), and where its answer goes (`rooms`).
 
-    `asked[s]` lists the groups, by their numbers, that shard s was asked for, and `rooms` has a place for the answer of
-    each. `places_TW` says where each token's answers will lie in the lane's room; see `experts.answers.places`.
+    `exchange` knows who has been asked. `sent` are all calls, in the order of sending, and `used` those of which an
+    answer was used, with its reply and the groups that were taken from it. `places_TW` says where each token's answers
+    will lie in the lane's room; see `experts.answers.places`. `deadline_s` is on the pool's clock.
     """
 
     layer: int
     lane: int
     groups: tuple[BlockGroup, ...]
-    asked: dict[int, list[int]]
+    parts: tuple[ExpertCall, ...]
     rooms: tuple[NDArray[np.float32], ...]
-    sent: tuple[Sent, ...]
-    failures: tuple[ShardUnavailable, ...]
+    exchange: Exchange[Sent]
+    sent: list[Sent]
+    used: list[tuple[Sent, Reply, list[int]]]
     places_TW: NDArray[np.int64]
     top_k: int
     started_ns: int
     packed_ns: int
+    deadline_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +81,14 @@ class ExpertPool:
     """All shards behind one transport. Calls carry `step`, which the engine sets before each step.
 
     Args:
+        call_timeout_s: a shard that has never beaten fails when it has not replied for so long.
         exact: ask for a row for each (token, expert) and add a token's rows in the order of its routing, so that its
             result depends neither on where experts live nor on who answered. Else shards send sums, which are fewer
-            bytes, and those are added in the order of the shards.
+            bytes, and those are added in the order of the blocks.
         share: the most that a lane's call to a shard and its reply take, for a transport that shares memory.
+        clock: seconds, which the transport goes by too.
+
+    `record` counts failures. `waits` is called from time to time while answers of shards that live are waited for.
     """
 
     def __init__(
@@ -85,16 +98,23 @@ class ExpertPool:
         call_timeout_s: float,
         exact: bool = False,
         share: SharedSizes | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.transport = transport
         self.placement = placement
         self.form = Form.EACH if exact else Form.SUMS
         self.share = share
-        self.record = FailureRecord()
+        self.record = transport.record
+        self.usual = UsualTimes()
+        self.waits: Callable[[], None] = lambda: None
         self.step = 0
         self._timeout_s = call_timeout_s
+        self._clock = clock
+        self._budget = HedgeBudget()
         # By lane: its calls are combined before it is used again.
         self._lanes: dict[int, tuple[GatherRoom, AnswerRoom]] = {}
+        self._flying: dict[int, Dispatched] = {}
+        self._open: dict[int, Dispatched] = {}
 
     def dead_experts(self, layer: int) -> NDArray[np.bool_] | None:
         """Which experts of a layer none of whose holders can be called, [E]; None where there are none, as is usual."""
@@ -102,77 +122,177 @@ class ExpertPool:
         dead_B = [not any(self.transport.available(shard) for shard in shards) for shards in placed.blocks]
         return np.array(dead_B)[placed.block_of_E] if any(dead_B) else None
 
-    def dispatch(self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0) -> Dispatched:
-        """Send each token's row once to each shard that is asked for one of its experts, over the connection `lane`.
+    def reachable(self) -> bool:
+        """Whether each expert is held by some shard that can be called now."""
+        layers = (self.placement.everywhere, *self.placement.special.values())
+        return all(any(map(self.transport.available, shards)) for layer in layers for shards in layer.blocks)
+
+    def dispatch(
+        self, layer: int, x_TD: Tensor, routing: Routing, lane: int = 0, deadline_s: float = inf
+    ) -> Dispatched:
+        """Send each token's row once for each block that holds one of its experts, over the connection `lane`.
 
         A lane's calls are combined before it is used again; other lanes may be in flight meanwhile. All calls are
         packed before the first is sent: a shard that wakes up may take this process's core.
+
+        Args:
+            deadline_s: on the pool's clock; nobody waits for the answers any longer.
         """
         started = time.monotonic_ns()
+        if lane in self._flying:  # a step has raised between the two
+            self._end(self._flying[lane])
         placed = self.placement.layer(layer)
         groups = group_by_block(routing, placed)
         x_TD = x_TD.cpu()
         gathering, answers = self._rooms(lane)
         gathered = gathering.rows(x_TD, groups)
-        parts = [self._call(layer, x_RD, group) for x_RD, group in zip(gathered, groups, strict=True)]
-        asked = self._asked(groups, placed)
-        calls = {shard: merged([parts[number] for number in numbers]) for shard, numbers in asked.items()}
+        left_us = 0 if deadline_s == inf else max(1, int(1e6 * (deadline_s - self._clock())))
+        parts = [self._call(layer, x_RD, group, left_us) for x_RD, group in zip(gathered, groups, strict=True)]
+        blocks = placed.blocks
+        exchange: Exchange[Sent] = Exchange(
+            [blocks[group.block] for group in groups], self.transport, self.record, self._budget, self._timeout_s
+        )
+        calls = [(ask, merged([parts[number] for number in ask.blocks])) for ask in exchange.first()]
         rooms = answers.parts([part.reply_rows for part in parts], x_TD.shape[1])
         packed = time.monotonic_ns()
-        sent, failures = [], []
-        for shard, call in calls.items():
-            try:
-                sent.append(self.transport.send(shard, call, lane))
-            except ShardUnavailable as error:
-                failures.append(error)
-        return Dispatched(
+        handle = Dispatched(
             layer=layer,
             lane=lane,
             groups=tuple(groups),
-            asked=asked,
+            parts=tuple(parts),
             rooms=tuple(rooms),
-            sent=tuple(sent),
-            failures=tuple(failures),
-            # The shards compute meanwhile.
-            places_TW=places(self.form, groups, *routing.expert_ids_TK.shape),
+            exchange=exchange,
+            sent=[],
+            used=[],
+            places_TW=NO_PLACES,
             top_k=routing.expert_ids_TK.shape[1],
             started_ns=started,
             packed_ns=packed,
+            deadline_s=deadline_s,
         )
+        self._flying[lane] = handle
+        for ask, call in calls:
+            self._send(handle, ask, call)
+        # The shards compute meanwhile.
+        handle.places_TW = places(self.form, groups, *routing.expert_ids_TK.shape)
+        return handle
 
     def combine(self, handle: Dispatched, device: torch.device) -> Combined:
-        """Wait for the replies and add them up in a fixed order: the order of arrival must change no bit."""
+        """Wait for the replies and add them up in a fixed order: neither that of arrival nor who answers changes a bit.
+
+        What fails is asked of another shard that holds it. A shard that is slow but lives is waited for until the
+        deadline.
+        """
         waiting_ns = time.monotonic_ns()
-        replies, failures = self._collect(handle)
+        exchange = handle.exchange
+        while exchange.left:
+            self._wait(handle)
+        self._end(handle)
+        exchange.finish(self._clock())
         reducing_ns = time.monotonic_ns()
         lost_TK, places_TW = None, handle.places_TW
-        if len(replies) < len(handle.asked):
-            lost_TK, places_TW = self._lose(handle, replies)
+        if exchange.lost:
+            lost_TK, places_TW = self._lose(handle)
         y_TD = self._rooms(handle.lane)[1].sum(places_TW).to(device)
-        trip = _trip(handle, replies, waiting_ns, reducing_ns, time.monotonic_ns())
-        return Combined(y_TD, lost_TK, handle.failures + tuple(failures), trip, self._shard_of_B(handle))
+        trip = _trip(handle, waiting_ns, reducing_ns, time.monotonic_ns())
+        return Combined(y_TD, lost_TK, _failures(exchange.lost), trip, self._shard_of_B(handle))
+
+    def _wait(self, handle: Dispatched) -> None:
+        """Take the next event, whichever lane's it is, or do what is due."""
+        exchange, now = handle.exchange, self._clock()
+        if now >= exchange.due_s:
+            self._act(handle, now)
+        elif (event := self.transport.receive(min(exchange.due_s, handle.deadline_s, now + PAUSE_SECONDS))) is not None:
+            self._take(event)
+        else:
+            self._pause(handle)
+
+    def _pause(self, handle: Dispatched) -> None:
+        """Nothing has come, or a link has changed."""
+        exchange, now = handle.exchange, self._clock()
+        if now >= handle.deadline_s:
+            exchange.lose_all("timeout", "no answer by the deadline of the step")
+            return
+        for shard in exchange.hopeless(now):
+            self.transport.give_up(shard, "timeout")
+        exchange.due_s = -inf
+        self.waits()
+
+    def _act(self, handle: Dispatched, now: float) -> None:
+        for attempt in handle.exchange.newly_late(now):
+            self.transport.late(attempt.call)
+        for ask in handle.exchange.look(now):
+            self._send(handle, ask, merged([handle.parts[number] for number in ask.blocks]))
+
+    def _send(self, handle: Dispatched, ask: Ask, call: ExpertCall) -> None:
+        now = self._clock()
+        try:
+            sent = self.transport.send(ask.shard, call, handle.lane)
+        except ShardUnavailable as error:
+            handle.exchange.unsent(ask, error.reason, str(error), now)
+            return
+        late_s = now + self.usual.late_s(ask.shard, len(call.x_RD))
+        handle.exchange.sent(sent.sequence, Attempt(ask.shard, ask.blocks, now, late_s, sent, ask.hedge))
+        handle.sent.append(sent)
+        self._open[sent.sequence] = handle
+
+    def _take(self, event: Event) -> None:
+        handle = self._open.pop(event.sequence, None)
+        if handle is None:
+            return
+        exchange = handle.exchange
+        if isinstance(event, Reply):
+            self._use(handle, event)
+        elif isinstance(event, ShardUnavailable):
+            exchange.failed(event.sequence, event.reason, str(event), self._clock())
+        elif event.why is Why.BUSY:
+            exchange.busy(event.sequence, event.retry_s, event.text, self._clock())
+        elif event.permanent:
+            exchange.broken(event.sequence, event.why, event.text)
+        else:
+            exchange.refused(event.sequence, event.why, event.text, self._clock())
+
+    def _use(self, handle: Dispatched, reply: Reply) -> None:
+        """Copy an answer to where it is added up: where it is now, the next one may come."""
+        exchange = handle.exchange
+        attempt = exchange.attempts[reply.sequence]
+        seconds = (reply.received_ns - attempt.call.sent_ns) / 1e9
+        self.usual.note(reply.shard, sum([len(handle.parts[block].x_RD) for block in attempt.blocks]), seconds)
+        fresh = exchange.answered(reply.sequence)
+        y_ND, start = reply.partial.y_ND.numpy(), 0
+        for block in attempt.blocks:
+            end = start + len(handle.rooms[block])
+            if block in fresh:
+                handle.rooms[block][:] = y_ND[start:end]
+            start = end
+        if fresh:
+            handle.used.append((attempt.call, reply, fresh))
+        if exchange.hedged:
+            self._cancel(exchange.superfluous())
+
+    def _end(self, handle: Dispatched) -> None:
+        """Nobody waits for the handle's calls any more."""
+        self._flying.pop(handle.lane, None)
+        if handle.exchange.left:
+            handle.exchange.lose_all("error", "the step has ended")
+        self._cancel(handle.exchange.superfluous())
+
+    def _cancel(self, attempts: list[Attempt[Sent]]) -> None:
+        for attempt in attempts:
+            self.transport.cancel(attempt.call)
+            self._open.pop(attempt.call.sequence, None)
 
     def _shard_of_B(self, handle: Dispatched) -> NDArray[np.int64]:
         shard_of_B = self.placement.layer(handle.layer).first_of_B.copy()
-        for shard, numbers in handle.asked.items():
-            shard_of_B[[handle.groups[number].block for number in numbers]] = shard
+        for block, shard in handle.exchange.answered_by.items():
+            shard_of_B[handle.groups[block].block] = shard
         return shard_of_B
 
-    def _asked(self, groups: list[BlockGroup], placed: LayerPlacement) -> dict[int, list[int]]:
-        """Which shard is asked for which groups: each block's first holder that can be called, else its home."""
-        asked: dict[int, list[int]] = {}
-        for number, group in enumerate(groups):
-            holders = placed.blocks[group.block]
-            shard = next((one for one in holders if self.transport.available(one)), holders[0])
-            asked.setdefault(shard, []).append(number)
-        return asked
-
-    def _lose(self, handle: Dispatched, replies: dict[int, Reply]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """The pairs of the shards that have not replied, and the places without these."""
-        gone = {number for shard, numbers in handle.asked.items() if shard not in replies for number in numbers}
-        missing = [number in gone for number in range(len(handle.groups))]
+    def _lose(self, handle: Dispatched) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """The pairs of the blocks that nobody has answered, and the places without these."""
+        missing = [number in handle.exchange.lost for number in range(len(handle.groups))]
         lost_TK = np.zeros((len(handle.places_TW), handle.top_k), dtype=bool)
-        for number in gone:
+        for number in handle.exchange.lost:
             lost_TK.reshape(-1)[handle.groups[number].pairs_A] = True
         return lost_TK, without(handle.places_TW, self.form, handle.groups, missing)
 
@@ -182,7 +302,7 @@ class ExpertPool:
             rooms = self._lanes[lane] = (GatherRoom(), AnswerRoom())
         return rooms
 
-    def _call(self, layer: int, x_RD: Tensor, group: BlockGroup) -> ExpertCall:
+    def _call(self, layer: int, x_RD: Tensor, group: BlockGroup, left_us: int) -> ExpertCall:
         return ExpertCall(
             layer=layer,
             x_RD=x_RD,
@@ -192,45 +312,21 @@ class ExpertPool:
             step=self.step,
             form=self.form,
             epoch=self.placement.epoch,
+            left_us=left_us,
         )
 
-    def _collect(self, handle: Dispatched) -> tuple[dict[int, Reply], list[ShardUnavailable]]:
-        deadline = time.monotonic() + self._timeout_s
-        outstanding = {call.shard: call for call in handle.sent}
-        replies: dict[int, Reply] = {}
-        failures: list[ShardUnavailable] = []
-        while outstanding:
-            result = self.transport.receive(outstanding, deadline)
-            if isinstance(result, Reply):
-                replies[result.shard] = result
-                _keep(handle, result)
-            else:
-                failures.append(result)
-            del outstanding[result.shard]
-        return replies, failures
+
+def _failures(lost: dict[int, Loss]) -> tuple[ShardUnavailable, ...]:
+    """One for each shard that has failed last for some block."""
+    shards = {loss.shard: loss for loss in lost.values()}
+    return tuple(ShardUnavailable(loss.shard, loss.reason, loss.text) for loss in shards.values())
 
 
-def _keep(handle: Dispatched, reply: Reply) -> None:
-    """Copy an answer to where it is added up: where it is now, the next one may come."""
-    y_ND, start = reply.partial.y_ND.numpy(), 0
-    for number in handle.asked[reply.shard]:
-        room_ND = handle.rooms[number]
-        room_ND[:] = y_ND[start : start + len(room_ND)]
-        start += len(room_ND)
-
-
-def _trip(handle: Dispatched, replies: dict[int, Reply], waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
+def _trip(handle: Dispatched, waiting_ns: int, reducing_ns: int, done_ns: int) -> LayerTrip:
     reduce_ns = done_ns - reducing_ns
     calls = [
-        measured(
-            handle.started_ns,
-            sent,
-            replies[sent.shard],
-            reduce_ns,
-            [handle.groups[number] for number in handle.asked[sent.shard]],
-        )
-        for sent in handle.sent
-        if sent.shard in replies
+        measured(handle.started_ns, sent, reply, reduce_ns, [handle.groups[number] for number in numbers])
+        for sent, reply, numbers in sorted(handle.used, key=lambda used: used[0].sequence)
     ]
     pack_ns = handle.packed_ns - handle.started_ns
     return LayerTrip(handle.layer, b"".join(calls), pack_ns, reducing_ns - waiting_ns, reduce_ns, waiting_ns)

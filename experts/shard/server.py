@@ -4,30 +4,31 @@ A call's thread stamps the last byte received even while another router's call c
 as queueing and not as transfer.
 """
 
-import json
-import logging
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from experts.host.log import fields, step_name
 from experts.host.threads import measured_threads
 from experts.host.watched_thread import ThreadWatch
+from experts.shard.beats import Beats
 from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
+from experts.shard.session import Desk, Session
 from experts.shard.shard import ExpertShard
-from experts.transport.call import ExpertCall, Stamps, pack_partial, unpack_call
+from experts.transport.call import ExpertCall
 from experts.transport.channel import Channel
+from experts.transport.control import Beat
 from experts.transport.credentials import Credentials
-from experts.transport.frame import FrameError, Header, Kind
-from experts.transport.inbox import Closed
+from experts.transport.frame import Header
 from experts.transport.listener import FrameServer
-
-log = logging.getLogger(__name__)
 
 SAMPLE_ROWS = 8
 IDLE_POLL_SECONDS = 0.05
+DELAY_SLICE_SECONDS = 0.01
+CLOSE_SECONDS = 1.0
+# Faults in a row after which a shard's health is in doubt, and how long its check waits for a computation to end.
+MOST_FAULTS, TURN_SECONDS = 3, 1.0
 
 
 class ExpertServer:
@@ -68,8 +69,11 @@ class ExpertServer:
         self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers, shard.check)
         self.turn = self.queue.turn
         self._clock_ns = clock_ns
-        self._slow_call_ns = slow_call_s * 1e9
         self._watch = watch or ThreadWatch()
+        self._draining = False
+        self._beats = Beats(self._beat, self._watch, f"shard {shard.index} beats")
+        self._desk = Desk(self.queue, self._beats, self._status, lambda: self.shard.epoch, clock_ns, slow_call_s * 1e9)
+        self._sessions: dict[Channel, Session] = {}
         self._server = FrameServer(
             role="shard",
             index=shard.index,
@@ -89,20 +93,42 @@ class ExpertServer:
         """Check the data plane, which may hang while this process's control plane still responds.
 
         Raises:
-            RuntimeError: a thread that must last has died, or one call has computed for more than `limit_s`
-                seconds.
+            RuntimeError: a thread that must last has died; or a computation has made no progress for more than
+                `limit_s` seconds, however long it takes in all; or all fail, as after a fault of a GPU.
         """
         self._watch.check()
         if not self._server.alive():
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
-        since = self.queue.computing_since_ns
-        if since is not None and self._clock_ns() - since > limit_s * 1e9:
-            raise RuntimeError(f"shard {self.shard.index}: one call has been computing for over {limit_s:.0f} s")
+        self._check_progress(limit_s)
+        self._check_faults()
+
+    def _check_progress(self, limit_s: float) -> None:
+        self.queue.computation.progress.sample()
+        since = self.queue.computation.since_ns
+        if since is not None:
+            still_ns = self._clock_ns() - max(since, self.queue.computation.progress.still_since_ns)
+            if still_ns > limit_s * 1e9:
+                raise RuntimeError(f"shard {self.shard.index}: a computation has stood still for over {limit_s:.0f} s")
+
+    def _check_faults(self) -> None:
+        """After several faults in a row, find out whether they are the shard's or those of the calls that came."""
+        faults = self.queue.computation.faults
+        if faults < MOST_FAULTS or not self.turn.acquire(timeout=TURN_SECONDS):
+            return  # if it is busy, the next check finds out
+        try:
+            with torch.inference_mode():
+                self.shard.compute(self.shard.sample_call(1))
+            self.queue.computation.faults = 0
+        except Exception as error:
+            tried = f"the last {faults} computations have failed, and so does a sample"
+            raise RuntimeError(f"shard {self.shard.index}: {tried}: {error}") from error
+        finally:
+            self.turn.release()
 
     @property
     def computing(self) -> bool:
         """Whether a call is being computed."""
-        return self.queue.computing_since_ns is not None
+        return self.queue.computation.since_ns is not None
 
     @property
     def assignments(self) -> int:
@@ -120,26 +146,30 @@ class ExpertServer:
         self._server.hang_up()
 
     def close(self) -> None:
-        """Stop listening and end every connection."""
+        """Stop listening, end every connection and wait for their threads, but not for long for one that computes."""
         self._server.close()
+        self._beats.close(CLOSE_SECONDS)
+        self._server.join(CLOSE_SECONDS)
+
+    def drain(self) -> None:
+        """Tell routers, with the next beat, to ask other replicas first. Whoever asks is answered all the same."""
+        self._draining = True
 
     def opened(self, channel: Channel) -> None:
         """A router has connected; it sends first."""
+        self._sessions[channel] = Session(channel, self._desk)
 
     def closed(self, channel: Channel) -> None:
-        """A router has disconnected; there is no state to drop."""
+        """A router has disconnected."""
+        self._sessions.pop(channel).close()
 
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
         """Answer one frame of a router."""
-        if header.kind is Kind.EXPERTS:
-            call = unpack_call(payload, channel.shared and channel.shared.calls)
-            self._answer(channel, header.sequence, call, self._clock_ns())
-        elif header.kind is Kind.SHARE:
-            channel.give_shared(header.sequence, payload)
-        elif header.kind is Kind.STATUS:
-            channel.send(Kind.STATUS, header.sequence, [json.dumps(self._status()).encode()])
-        else:
-            raise FrameError("kind", f"a shard does not answer {header.kind.name} frames")
+        self._sessions[channel].frame(header, payload)
+
+    def _beat(self, number: int) -> Beat:
+        since = self.queue.computation.since_ns
+        return Beat(number, self.queue.waiting, since or 0, self.queue.computation.progress.sample(), self._draining)
 
     def _status(self) -> dict[str, object]:
         counts = self.queue.counts
@@ -147,45 +177,27 @@ class ExpertServer:
             "assignments": counts.assignments,
             "computations": counts.computations,
             "merged_calls": counts.merged_calls,
+            "cancelled_calls": counts.cancelled,
+            "expired_calls": counts.expired,
+            "refused_calls": counts.refused,
             "rejected": dict(self.rejected),
             "thread_failures": self._watch.failures,
             "weights_bytes": self.shard.weights_bytes,
             "load_seconds": self.shard.load_seconds,
             "experts": sum(map(len, self.shard.held.values())),
+            "epoch": self.shard.epoch,
+            "draining": self._draining,
         }
-
-    def _answer(self, channel: Channel, sequence: int, call: ExpertCall, received: int) -> None:
-        try:
-            partial = self.queue.compute(call, received, channel, channel.hung_up)
-        except Closed:
-            raise
-        except Exception as error:  # it goes to the router, whose requests fail; the shard serves on
-            log.exception("could not compute a layer", extra=fields(step=step_name(call.step), layer=call.layer))
-            channel.send(Kind.FAILURE, sequence, [f"{type(error).__name__}: {error}".encode()])
-            return
-        region = channel.shared.replies if call.apart and channel.shared else None
-        channel.send(Kind.PARTIALS, sequence, pack_partial(partial, region))
-        stamps = partial.stamps
-        if stamps.sent - stamps.received > self._slow_call_ns:
-            _log_slow(call, stamps)
 
     def _work(self, call: ExpertCall) -> Tensor:
         self._threads.use(len(call.rows_A))
         if self.delay_s:
-            time.sleep(self.delay_s)
+            self._delay()
         return self.shard.compute(call)
 
-
-def _log_slow(call: ExpertCall, stamps: Stamps) -> None:
-    """The router gets the same two times with the reply, and logs the request ids of the step."""
-    log.warning(
-        "slow call",
-        extra=fields(
-            step=step_name(call.step),
-            layer=call.layer,
-            rows=len(call.x_RD),
-            assignments=len(call.rows_A),
-            queue_seconds=(stamps.started - stamps.received) / 1e9,
-            compute_seconds=(stamps.sent - stamps.started) / 1e9,
-        ),
-    )
+    def _delay(self) -> None:
+        """Sleep for `delay_s`, with progress as a slow computation has."""
+        begun = time.monotonic()
+        while (left := begun + self.delay_s - time.monotonic()) > 0:
+            time.sleep(min(left, DELAY_SLICE_SECONDS))
+            self.queue.computation.progress.step()

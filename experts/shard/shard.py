@@ -35,7 +35,10 @@ class NotHeldError(ValueError):
 
 
 class ExpertShard:
-    """The experts `held[layer]`, ascending, of each layer in `layers`, whose weights are in that order."""
+    """The experts `held[layer]`, ascending, of each layer in `layers`, whose weights are in that order.
+
+    `epoch` is that of the placement that gives them to this shard.
+    """
 
     def __init__(
         self,
@@ -46,8 +49,10 @@ class ExpertShard:
         device: torch.device,
         weights_bytes: int,
         load_seconds: float,
+        epoch: int = 0,
     ) -> None:
         self.index = index
+        self.epoch = epoch
         self.held = {layer: tuple(experts) for layer, experts in held.items()}
         self.layers = layers
         self._slots = {layer: _slots(experts) for layer, experts in self.held.items()}
@@ -139,7 +144,8 @@ def load_shard(
         biases = (_biases(packer, [one.gate_up_bias for one in held]), _biases(packer, [one.down_bias for one in held]))
         layers[layer] = ops.prepare_weights(gate_up, down, manifest.form, *biases)
     weights_bytes = sum(map(len, ids.values())) * manifest.bytes_per_expert(dtype, keep_packed)
-    return ExpertShard(index, ids, layers, ops, device, weights_bytes, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return ExpertShard(index, ids, layers, ops, device, weights_bytes, seconds, placement.epoch)
 
 
 def _slots(experts: Sequence[int]) -> NDArray[np.int64]:

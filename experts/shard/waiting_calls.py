@@ -14,6 +14,9 @@ from threading import Event
 
 from experts.transport.call import ExpertCall, Partial
 
+# A router's incarnation, and a number that no two of its calls share.
+CallKey = tuple[int, int]
+
 # Then it leads. With one call per router, a call waits for no more than these and the ones before it.
 MOST_OVERTAKEN = 4
 
@@ -22,14 +25,17 @@ MOST_OVERTAKEN = 4
 class WaitingCall:
     """A call, when its last byte was received, the connection it came on, and whether that has ended meanwhile.
 
-    `overtaken` counts the computations of younger calls since it came. `woken` is set when the call has its `outcome`,
-    or when it `leads`: its thread is then to compute.
+    `key` names the call: its router and its number there. `cancelled`: its router wants no answer any more. `overtaken`
+    counts the computations of younger calls since it came. `woken` is set when the call has its `outcome`, or when it
+    `leads`: its thread is then to compute.
     """
 
     call: ExpertCall
     received_ns: int
     connection: Hashable
     gone: Callable[[], bool]
+    key: CallKey | None = None
+    cancelled: bool = False
     leads: bool = False
     overtaken: int = 0
     woken: Event = field(default_factory=Event)
@@ -56,6 +62,18 @@ class WaitingCalls:
     def add(self, call: WaitingCall) -> None:
         """Put a call behind all others."""
         self._calls.append(call)
+
+    def find(self, key: CallKey) -> WaitingCall | None:
+        """The call with this key, if it waits."""
+        return next((one for one in self._calls if one.key == key), None)
+
+    def remove(self, call: WaitingCall) -> None:
+        """Remove a call that waits."""
+        self._calls.remove(call)
+
+    def of_router(self, router: int) -> int:
+        """How many calls of a router wait."""
+        return sum(one.key is not None and one.key[0] == router for one in self._calls)
 
     @property
     def leader(self) -> WaitingCall | None:

@@ -1,21 +1,25 @@
 """A connected, authenticated socket that carries frames, for blocking threads."""
 
 import contextlib
+import math
 import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Sequence
 
 from experts.transport.address import Endpoint, dial
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Buffer, Header, Kind, pack_header
-from experts.transport.handshake import Handshake, client_handshake, server_handshake
+from experts.transport.handshake import Handshake, Turn, client_handshake, server_handshake
 from experts.transport.inbox import Inbox
 from experts.transport.shared import SharedRows, SharedSizes, ask_for, give
 
 SOCKET_BUFFER_BYTES = 4 << 20
 JOINED_BYTES = 1 << 14
+LEAST_TIMEOUT_SECONDS = 1e-3
 
 
 class Channel:
@@ -155,6 +159,11 @@ class Channel:
             self.received_bytes += HEADER.size + frame[0].length
         return frame
 
+    @property
+    def read_ahead(self) -> bool:
+        """Whether bytes beyond the last frame have been read: `poll` may have one more, which no epoll will tell."""
+        return self._inbox.ahead
+
     def receive(self, max_payload: int = 1 << 30) -> tuple[Header, memoryview]:
         """Return the next frame.
 
@@ -168,27 +177,45 @@ class Channel:
         self.received_bytes += HEADER.size + header.length
         return header, payload
 
-    def carry_out(self, handshake: Handshake) -> None:
+    def carry_out(self, handshake: Handshake, within_s: float = math.inf) -> None:
         """Run `handshake` to its end, before any other frame.
 
+        Args:
+            within_s: for all of it: a peer that sends a byte now and then is late too. `set_timeouts` is due then.
+
         Raises:
+            TimeoutError: it took longer.
             Closed: the peer hung up, as it does when it refuses our proof.
             FrameError: the peer failed to authenticate; the rest as in `receive`.
         """
+        deadline = time.monotonic() + within_s
         while not handshake.proven:
             turn = handshake.turn
             if turn.out:
                 self.sent_bytes += _send_all(self._sock, [turn.out], len(turn.out))
-            data = bytearray(turn.want)
-            self._inbox.read(memoryview(data), turn.within)
-            self.received_bytes += turn.want
-            handshake.advance(bytes(data))
+            handshake.advance(self._read(turn, deadline))
+
+    def _read(self, turn: Turn, deadline: float) -> bytes:
+        """What a turn wants, read in as many pieces as it comes in."""
+        data = bytearray(turn.want)
+        rest, within = memoryview(data), turn.within
+        while len(rest):
+            if deadline < math.inf:
+                self.set_timeouts(_left(deadline))
+            count = self._inbox.read_some(rest, within)
+            rest, within = rest[count:], True
+        self.received_bytes += turn.want
+        return bytes(data)
+
+    def shut_down(self) -> None:
+        """End the connection, and leave it to the thread that reads it to close the socket."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket and wake every thread that is blocked on it."""
         # `close` alone leaves a thread that is blocked in `recv` blocked.
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        self.shut_down()
         self._sock.close()
 
 
@@ -227,8 +254,13 @@ def connect(
     timeout_s: float,
     checksum: bool = False,
     share: SharedSizes | None = None,
+    hello: Hello | None = None,
 ) -> Channel:
-    """Dial `endpoint` from `node` and prove the credentials both ways; with `share`, ask a shard to share memory then.
+    """Dial `endpoint` from `node` and prove the credentials both ways.
+
+    Args:
+        hello: what a router says to a shard first of all.
+        share: ask a shard to share so much memory then.
 
     Raises:
         OSError: nothing answers, or a process other than the one that `endpoint` names, or one of another deployment
@@ -238,7 +270,10 @@ def connect(
     channel = Channel(sock, endpoint.incarnation, checksum)
     try:
         channel.set_timeouts(timeout_s)
-        channel.carry_out(client_handshake(credentials, endpoint.incarnation))
+        channel.carry_out(client_handshake(credentials, endpoint.incarnation), timeout_s)
+        channel.set_timeouts(timeout_s)
+        if hello is not None:
+            channel.send(Kind.HELLO, 0, [hello.packed()])
         if share is not None:
             channel.ask_to_share(share)
     except BaseException:
@@ -247,10 +282,18 @@ def connect(
     return channel
 
 
-def accept(channel: Channel, credentials: Credentials) -> None:
-    """The server's side of the handshake on a fresh connection.
+def accept(channel: Channel, credentials: Credentials, within_s: float) -> None:
+    """The server's side of the handshake on a fresh connection, all of it within so many seconds.
 
     Raises:
-        OSError: the peer failed to prove the credentials (a `FrameError` that says why), hung up, or sent nothing.
+        OSError: the peer failed to prove the credentials (a `FrameError` that says why), hung up, or took too long.
     """
-    channel.carry_out(server_handshake(credentials, channel.incarnation))
+    channel.carry_out(server_handshake(credentials, channel.incarnation), within_s)
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then, more than 0, which would set no limit."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the peer took too long to prove itself")
+    return max(left, LEAST_TIMEOUT_SECONDS)

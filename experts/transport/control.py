@@ -1,12 +1,14 @@
 """What is said about calls, beside the calls themselves: small payloads, each a fixed row of numbers but for a tail.
 
     HELLO   router -> shard, first on each connection: who the router is, so that what it says on one connection can
-            be about its calls on another
+            be about its calls on another. A connection then carries either calls (SHARE, EXPERTS) or control (STATUS,
+            CANCEL); the first such frame decides, and a frame of the other sort ends it
     MISS    shard -> router, in reply to a call: the shard does not hold these experts
     BUSY    shard -> router, in reply to a call: too many calls wait here, ask again after a while
     FAILURE shard -> router, in reply to a call: the computation failed; `permanent` if it would again
     CANCEL  router -> shard, on the control connection: nobody waits for this call's answer any more
-    BEAT    shard -> router, on the control connection, every 50 ms by a thread that no computation holds up
+    BEAT    shard -> router, on the control connection, after its first STATUS, every 50 ms by a thread that no
+            computation holds up. A router that does not read gets no more beats until it has read those sent
 
 A reply bears its call's sequence number, and CANCEL the number of the call that it ends. Each attempt at the same rows
 is a call with a number of its own, unique in one run of a router.
@@ -24,8 +26,10 @@ _HELLO = struct.Struct("<QQ")
 _MISS = struct.Struct("<QQ")
 _BUSY = struct.Struct("<Q")
 _FAILURE = struct.Struct("<B")
-_BEAT = struct.Struct("<QQQQ")
+_BEAT = struct.Struct("<QQQQQ")
 MOST_TEXT_BYTES = 4096
+# A flag of BEAT's last number.
+_DRAINING = 1
 
 
 class Hello(NamedTuple):
@@ -104,23 +108,26 @@ class Beat(NamedTuple):
         number: counts this process's beats.
         queue: calls that wait.
         current: when the computation that runs now began, in nanoseconds of the shard's clock; 0 if none does.
-        progress: grows while computations get on: a shard that beats without progress hangs, one that is only slow
-            does not.
+        progress: grows while computations get on, by about one a millisecond of the computing thread's CPU time and one
+            a computation: a shard that beats without progress hangs, one that is only slow does not.
+        draining: the shard is about to end: other replicas are to be asked first.
     """
 
     number: int
     queue: int
     current: int
     progress: int
+    draining: bool = False
 
     def packed(self) -> bytes:
         """The payload."""
-        return _BEAT.pack(*self)
+        return _BEAT.pack(*self[:4], _DRAINING if self.draining else 0)
 
     @classmethod
     def unpacked(cls, payload: Buffer) -> "Beat":
         """The reverse. Raises `FrameError`: the length is wrong."""
-        return cls(*_numbers(_BEAT, payload))
+        number, queue, current, progress, flags = _numbers(_BEAT, payload)
+        return cls(number, queue, current, progress, bool(flags & _DRAINING))
 
 
 def _numbers(form: struct.Struct, payload: Buffer, exact: bool = True) -> tuple[int, ...]:

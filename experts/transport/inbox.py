@@ -37,18 +37,25 @@ class Inbox:
         self._have = 0
         self._taken = 0
 
-    def read(self, view: memoryview, started: bool) -> None:
-        """Fill `view`. Only before the first frame: it does not see what was read ahead.
+    def read_some(self, view: memoryview, started: bool) -> int:
+        """Read what comes next into `view`; return how many bytes. Between frames it does not see what was read ahead.
 
         Args:
-            started: whether it is the rest of a frame.
+            started: whether they are of a frame that has begun.
 
         Raises:
             Closed, Idle, FrameError, TimeoutError: see `Channel.receive`.
         """
-        while len(view):
-            count = self._receive(view, started)
-            view, started = view[count:], True
+        try:
+            count = self._sock.recv_into(view)
+        except BlockingIOError:  # how SO_RCVTIMEO reports that it has expired
+            raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
+        return _counted(count, started)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether something has been read beyond the frame that was handed out last."""
+        return self._have > self._taken
 
     def poll(self, limit: int) -> tuple[Header, memoryview] | None:
         """The next frame if all of it has come, else None: what has come is kept. Does not wait.
@@ -94,14 +101,13 @@ class Inbox:
         header = self._header(limit)
         whole = HEADER.size + header.length
         self._grow(whole)
-        if self._have < whole:
-            self.read(self._room[BEGIN + self._have : BEGIN + whole], started=True)
-            self._have = whole
+        while self._have < whole:
+            self._have += self.read_some(self._room[BEGIN + self._have : BEGIN + whole], started=True)
         return self._handed_out(header, whole)
 
     def _header(self, limit: int) -> Header:
         while self._have < HEADER.size:
-            self._have += self._receive(self._room[BEGIN + self._have :], self._have > 0)
+            self._have += self.read_some(self._room[BEGIN + self._have :], self._have > 0)
         return self._parsed(limit)
 
     def _parsed(self, limit: int) -> Header:
@@ -118,13 +124,6 @@ class Inbox:
             room = _aligned(BEGIN + size)
             room[BEGIN : BEGIN + self._have] = self._room[BEGIN : BEGIN + self._have]
             self._room = room
-
-    def _receive(self, into: memoryview, started: bool) -> int:
-        try:
-            count = self._sock.recv_into(into)
-        except BlockingIOError:  # how SO_RCVTIMEO reports that it has expired
-            raise (TimeoutError if started else Idle)("the peer sent nothing in time") from None
-        return _counted(count, started)
 
 
 def _counted(count: int, started: bool) -> int:

@@ -17,11 +17,14 @@ from experts.transport.channel import Channel, accept
 from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header
 from experts.transport.inbox import Closed, Idle
+from experts.transport.peers import Peers
 
 log = logging.getLogger(__name__)
 
-# Short: until it has authenticated, anyone who can connect occupies a thread.
+# For all of it. Short: until it has authenticated, anyone who can connect occupies a thread.
 HANDSHAKE_SECONDS = 5.0
+# Where there is no thread or descriptor left: until one is free, most likely.
+PAUSE_SECONDS = 0.1
 # For the rest of a frame that has begun; between frames a connection may be idle for any time.
 FRAME_SECONDS = 30.0
 
@@ -47,7 +50,7 @@ class FrameServer:
 
     `threads` has the listeners, which must last, and a thread for each connection: one that fails ends its connection.
     A connection's frames are handled within `around`. `handshake_s` and `frame_s` bound the handshake and the rest of
-    a frame; who connects gets those of that moment.
+    a frame; who connects gets those of that moment. `peers` bounds how many may be connected.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class FrameServer:
         handshake_s: float = HANDSHAKE_SECONDS,
         frame_s: float = FRAME_SECONDS,
         around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        peers: Peers | None = None,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         self.handshake_s = handshake_s
@@ -75,8 +79,8 @@ class FrameServer:
         self._handler = handler
         self._around = around
         self._threads = threads or ThreadWatch()
-        self._channels: set[Channel] = set()
-        self._closing = False
+        self._peers = peers or Peers()
+        self._closing = threading.Event()
         unix, name = listen_unix()
         tcp, port = listen_tcp(host)
         self.endpoint = Endpoint(
@@ -95,66 +99,87 @@ class FrameServer:
 
     def alive(self) -> bool:
         """Whether both accepting threads live."""
-        return not self._closing and all(thread.is_alive() for thread in self._accepting)
+        return not self._closing.is_set() and all(thread.is_alive() for thread in self._accepting)
 
     @property
     def connections(self) -> int:
-        """How many peers are connected."""
-        return len(self._channels)
+        """How many peers are connected that have proven the credentials."""
+        return self._peers.proven
 
     def close(self) -> None:
         """Stop listening and close all connections."""
-        self._closing = True
+        self._closing.set()
         for listener in self._listeners:
             _shut(listener)
         self.hang_up()
 
     def hang_up(self) -> None:
         """End every connection."""
-        for channel in list(self._channels):  # a copy: each connection's thread removes its own
+        for channel in self._peers.all():
             channel.close()
 
+    def join(self, seconds: float) -> bool:
+        """After `close`: wait for all threads to end, at most so long; whether they have, but for one that computes."""
+        deadline = time.monotonic() + seconds
+        for thread in self._accepting:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return self._peers.wait_for_none(max(0.0, deadline - time.monotonic()))
+
     def _listen(self, listener: socket.socket) -> threading.Thread:
-        name, closing = f"{self._name} listener", lambda: self._closing
-        return self._threads.start("listener", self._accept_loop, listener, name=name, lasts_until=closing)
+        name = f"{self._name} listener"
+        return self._threads.start("listener", self._accept_loop, listener, name=name, lasts_until=self._closing.is_set)
 
     def _accept_loop(self, listener: socket.socket) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             try:
                 sock, _ = listener.accept()
             except OSError as error:
-                if not self._closing:
+                if not self._closing.is_set():
                     log.warning("%s could not accept a connection: %s", self._name, error)
-                    time.sleep(0.1)  # out of descriptors, most likely: no busy loop until one is free
+                    self._closing.wait(PAUSE_SECONDS)
                 continue
             try:
                 if sock.family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._threads.start("connection", self._serve, sock, name=f"{self._name} data")
-            except (OSError, RuntimeError) as error:
-                # The peer has gone, or no thread is left: the next connection may work.
+                channel = Channel(sock, self.endpoint.incarnation, self._checksum)
+            except OSError as error:  # the peer has gone
                 sock.close()
                 log.warning("%s could not serve a connection: %s", self._name, error)
+                continue
+            self._admit(channel)
 
-    def _serve(self, sock: socket.socket) -> None:
-        channel = Channel(sock, self.endpoint.incarnation, self._checksum)
-        self._channels.add(channel)
-        if self._closing:  # `close` may have run before the channel was added
+    def _admit(self, channel: Channel) -> None:
+        over = self._peers.admit(channel)
+        if over is not None:
+            self._reject("too_many", "too many peers that have not proven themselves, or too many in all")
+            over.shut_down()
+        if over is channel:
+            channel.close()
+            return
+        try:
+            self._threads.start("connection", self._serve, channel, name=f"{self._name} data")
+        except RuntimeError as error:  # no thread is left: who serves the others must not be lost with this one
+            channel.close()
+            self._peers.remove(channel)
+            self._reject("no_thread", error)
+            self._closing.wait(PAUSE_SECONDS)
+
+    def _serve(self, channel: Channel) -> None:
+        if self._closing.is_set():  # `close` may have run before the channel was among the peers
             channel.close()
         try:
-            channel.set_timeouts(self.handshake_s)
-            accept(channel, self._credentials)
-            channel.set_timeouts(self.frame_s)
-            self._read_all(channel)
+            accept(channel, self._credentials, self.handshake_s)
+            if self._peers.prove(channel):
+                channel.set_timeouts(self.frame_s)
+                self._read_all(channel)
         except Closed:  # how a peer ends a connection in good order
             pass
-        except FrameError as error:
-            self._reject(error.reason, error)
         except OSError as error:
-            self._reject("timeout" if isinstance(error, TimeoutError) else "io", error)
+            if not self._peers.has_to_go(channel):  # else it has been counted
+                self._reject(_reason(error), error)
         finally:
-            self._channels.discard(channel)
             channel.close()
+            self._peers.remove(channel)
 
     def _read_all(self, channel: Channel) -> None:
         self._handler.opened(channel)
@@ -169,10 +194,16 @@ class FrameServer:
         finally:
             self._handler.closed(channel)
 
-    def _reject(self, reason: str, error: Exception) -> None:
-        if not self._closing:  # else the errors are of our own closing
+    def _reject(self, reason: str, error: Exception | str) -> None:
+        if not self._closing.is_set():  # else the errors are of our own closing
             self.rejected[reason] += 1
             log.warning("%s closed a connection (%s): %s", self._name, reason, error)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FrameError):
+        return error.reason
+    return "timeout" if isinstance(error, TimeoutError) else "io"
 
 
 def _shut(listener: socket.socket) -> None:

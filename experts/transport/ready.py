@@ -1,69 +1,73 @@
-"""Which of many connections has something to read: one epoll object for all of them, for as long as they live.
+"""Which of many connections can be read or written: one epoll object for all of them, for as long as they live.
 
 A connection is registered when it is taken up and unregistered when it is given up, never for a reply. One look tells
 of all connections that are ready: a layer's replies come in bursts, and then few looks are enough for all.
 """
 
 import contextlib
+import os
 import select
 import time
-from collections.abc import Container
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+READ = select.EPOLLIN
+BOTH = select.EPOLLIN | select.EPOLLOUT
 
 
-class ReadyShards:
-    """Shards' connections, by their file descriptors; driven by one thread."""
+class Ready(Generic[Key]):
+    """Connections by their descriptors; driven by one thread, which any other may `wake`."""
 
     def __init__(self) -> None:
         self._poll = select.epoll()
-        self._descriptors: dict[int, int] = {}
-        self._shards: dict[int, int] = {}  # by descriptor
-        # Something came and has not been read: the first that was seen comes first.
-        self._ready: dict[int, None] = {}
-        # Of those, the ones for which nobody waited. They are not registered, or they would end every wait at once.
-        self._aside: set[int] = set()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._bell, select.EPOLLIN)
+        self._descriptors: dict[Key, int] = {}
+        self._keys: dict[int, Key] = {}
 
-    def add(self, shard: int, descriptor: int) -> None:
-        """Watch the shard's connection instead of an earlier one."""
-        self.remove(shard)
-        self._poll.register(descriptor, select.EPOLLIN)
-        self._descriptors[shard], self._shards[descriptor] = descriptor, shard
+    def add(self, key: Key, descriptor: int) -> None:
+        """Watch a connection instead of an earlier one of that key."""
+        self.remove(key)
+        self._poll.register(descriptor, READ)
+        self._descriptors[key], self._keys[descriptor] = descriptor, key
 
-    def remove(self, shard: int) -> None:
-        """Watch the shard no longer, which must be said before its connection is closed."""
-        self._ready.pop(shard, None)
-        self._aside.discard(shard)
-        descriptor = self._descriptors.pop(shard, None)
+    def remove(self, key: Key) -> None:
+        """Watch it no longer, which must be said before it is closed."""
+        descriptor = self._descriptors.pop(key, None)
         if descriptor is not None:
-            del self._shards[descriptor]
-            with contextlib.suppress(OSError):  # it was set aside
+            del self._keys[descriptor]
+            with contextlib.suppress(OSError):  # closed, by a thread that ends the process
                 self._poll.unregister(descriptor)
 
-    def next_of(self, shards: Container[int], deadline_s: float) -> int | None:
-        """Return one of `shards` that has something to read, or has hung up; None if none has by the deadline.
+    def writing(self, key: Key, wanted: bool) -> None:
+        """Whether to say when the connection can be written to."""
+        if (descriptor := self._descriptors.get(key)) is not None:
+            self._poll.modify(descriptor, BOTH if wanted else READ)
 
-        A frame of it is to be read before this is asked again.
+    def wake(self) -> None:
+        """End the present wait, or else the next one, with nothing."""
+        if (bell := self._bell) >= 0:
+            with contextlib.suppress(OSError):  # closed in between
+                os.eventfd_write(bell, 1)
+
+    def wait(self, until_s: float) -> list[tuple[Key, int]]:
+        """The connections that are ready, with epoll's events; empty past `until_s` of the monotonic clock, or woken.
+
+        What has come before is told even if that time is over.
         """
-        while (found := self._take(shards)) is None:
-            events = self._poll.poll(max(0.0, deadline_s - time.monotonic()))
-            if not events:
-                return None
-            for descriptor, _ in events:
-                if descriptor in self._shards:  # else it was removed while this thread waited, as a process ends
-                    self._see(self._shards[descriptor], shards)
+        found = []
+        for descriptor, events in self._poll.poll(max(0.0, until_s - time.monotonic())):
+            if descriptor == self._bell:
+                with contextlib.suppress(OSError):
+                    os.eventfd_read(self._bell)
+            elif (key := self._keys.get(descriptor)) is not None:
+                found.append((key, events))
         return found
 
-    def _see(self, shard: int, shards: Container[int]) -> None:
-        self._ready[shard] = None
-        if shard not in shards:
-            self._aside.add(shard)
-            self._poll.unregister(self._descriptors[shard])
-
-    def _take(self, shards: Container[int]) -> int | None:
-        found = next((shard for shard in self._ready if shard in shards), None)
-        if found is None:
-            return None
-        del self._ready[found]
-        if found in self._aside:
-            self._aside.remove(found)
-            self._poll.register(self._descriptors[found], select.EPOLLIN)
-        return found
+    def close(self) -> None:
+        """Give up all."""
+        bell, self._bell = self._bell, -1
+        if bell >= 0:
+            os.close(bell)
+        self._poll.close()

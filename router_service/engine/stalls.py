@@ -33,9 +33,9 @@ class Stalls:
             request.stalled_since, request.stalled_by = request.stalled_since or now, reason
 
     def resume(self, requests: RequestTable) -> None:
-        """Resume all requests once every missing shard can be called again."""
-        # All of them: a request that resumed with one still missing would only stall again.
-        if self._missing and all(self._pool.transport.available(shard) for shard in self._missing):
+        """Resume all requests once every expert can be asked of some shard again."""
+        # Every one: a request that resumed with one still missing would only stall again.
+        if self._missing and self._pool.reachable():
             with self._guard("stall_log"):
                 log_back(self._missing, requests.alive())
             self._missing.clear()

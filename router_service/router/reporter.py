@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from experts.host.watched_thread import ThreadWatch
-from experts.transport.connector import ShardConnection, ShardConnector
+from experts.watch.connector import ShardConnection, ShardConnector
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
 from router_service.metrics.collector import Statistics

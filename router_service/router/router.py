@@ -10,8 +10,8 @@ from experts.host.log import LoggingConfig, fields
 from experts.host.watched_thread import ThreadWatch
 from experts.placement import Placement
 from experts.transport.address import Endpoint
-from experts.transport.connector import ShardConnector
 from experts.transport.socket import SocketTransport
+from experts.watch.connector import ShardConnector
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
 from router_service.metrics.collector import Statistics

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from experts.links.state import LinkState
 from experts.phase import PHASES
-from experts.transport.connector import ShardConnection, ShardConnector
+from experts.watch.connector import ShardConnection, ShardConnector
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import ShardReport
 

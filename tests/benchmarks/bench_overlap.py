@@ -19,8 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experts.transport.address import Endpoint
+from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.channel import connect
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.frame import Kind
 from experts.transport.socket import SocketTransport
@@ -94,8 +95,10 @@ class FarExperts(EngineSide):
             for n in range(shards)
         ]
         stack.callback(transport.close)
+        hello = Hello(new_incarnation(), 0)
         for index, worker in enumerate(self._workers):
-            channels = [connect(worker.call("endpoint"), NODE, credentials, TIMEOUT_S) for _ in range(2)]
+            endpoint = worker.call("endpoint")
+            channels = [connect(endpoint, NODE, credentials, TIMEOUT_S, hello=hello) for _ in range(2)]
             for channel in channels:
                 channel.set_timeouts(TIMEOUT_S)
             transport.offer(index, *channels)

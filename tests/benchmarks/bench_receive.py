@@ -12,52 +12,52 @@ import argparse
 import select
 import socket
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from statistics import median
 
 import numpy as np
 import torch
 
 from cluster.table import duration, table
-from experts.transport.base import Reply, Sent
+from experts.transport.base import Event, Reply, Sent
 from experts.transport.call import ExpertCall, Partial, Stamps, pack_partial
 from experts.transport.channel import Channel
 from experts.transport.frame import Kind
-from experts.transport.ready import ReadyShards
-from experts.transport.socket import SocketTransport
+from experts.transport.ready import Ready
+from experts.transport.socket import Key, SocketTransport
 
 HIDDEN = 64
 WAIT_S = 60.0
 
 
-class PollAnew(ReadyShards):
-    """Registers all outstanding connections for each reply."""
+class PollAnew(Ready[Key]):
+    """Registers all connections for each look, and tells of one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.watched: dict[int, int] = {}
+        self.watched: dict[Key, int] = {}
 
-    def add(self, shard: int, descriptor: int) -> None:
+    def add(self, key: Key, descriptor: int) -> None:
         """Only keep it."""
-        self.watched[shard] = descriptor
+        self.watched[key] = descriptor
 
-    def remove(self, shard: int) -> None:
+    def remove(self, key: Key) -> None:
         """Forget it."""
-        self.watched.pop(shard, None)
+        self.watched.pop(key, None)
 
-    def next_of(self, shards: Container[int], deadline_s: float) -> int | None:
+    def wait(self, until_s: float) -> list[tuple[Key, int]]:
         """Ask with a set of its own."""
-        poll, waiting = select.poll(), {fd: shard for shard, fd in self.watched.items() if shard in shards}
+        poll, waiting = select.poll(), {descriptor: key for key, descriptor in self.watched.items()}
         for descriptor in waiting:
             poll.register(descriptor, select.POLLIN)
-        events = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
-        return waiting[events[0][0]] if events else None
+        events = poll.poll(max(0.0, until_s - time.monotonic()) * 1e3)
+        return [(waiting[events[0][0]], events[0][1])] if events else []
 
 
 class Pairs:
     """A router's transport, and the shards' ends of its connections."""
 
-    def __init__(self, shards: int, ready: ReadyShards) -> None:
+    def __init__(self, shards: int, ready: Ready[Key]) -> None:
         self.transport = SocketTransport(ready=lambda: ready)
         self.routers, self.shards = dict[int, Channel](), dict[int, Channel]()
         for shard in range(shards):
@@ -90,7 +90,7 @@ class Pairs:
             self.reply(shard)
         begun = time.perf_counter()
         while outstanding:
-            self._receive(outstanding)
+            self._replied(outstanding)
         return time.perf_counter() - begun
 
     def one_by_one(self) -> float:
@@ -99,7 +99,7 @@ class Pairs:
         for shard in list(outstanding):
             self.reply(shard)
             begun = time.perf_counter()
-            self._receive(outstanding)
+            self._replied(outstanding)
             taken += time.perf_counter() - begun
         return taken
 
@@ -118,10 +118,17 @@ class Pairs:
         for peer in self.shards.values():
             peer.close()
 
-    def _receive(self, outstanding: dict[int, Sent]) -> None:
-        reply = self.transport.receive(outstanding, time.monotonic() + WAIT_S)
-        assert isinstance(reply, Reply), reply
-        del outstanding[reply.shard]
+    def receive(self, outstanding: dict[int, Sent]) -> Event:
+        """What becomes of one of the calls, which is then no longer outstanding."""
+        event = self.transport.receive(time.monotonic() + WAIT_S)
+        while event is None:  # a link's state has changed
+            event = self.transport.receive(time.monotonic() + WAIT_S)
+        del outstanding[event.shard]
+        return event
+
+    def _replied(self, outstanding: dict[int, Sent]) -> None:
+        event = self.receive(outstanding)
+        assert isinstance(event, Reply), event
 
 
 def _call() -> ExpertCall:
@@ -131,7 +138,7 @@ def _call() -> ExpertCall:
 
 def measure(shards: int, layers: int, repeats: int) -> list[float]:
     """Seconds of a step, medians: at once and one by one, as it is and with a set for each reply; reading."""
-    ours, anew = Pairs(shards, ReadyShards()), Pairs(shards, PollAnew())
+    ours, anew = Pairs(shards, Ready()), Pairs(shards, PollAnew())
     ways = (ours.at_once, anew.at_once, ours.one_by_one, anew.one_by_one, ours.reading)
     try:  # the ways take turns, so that other load disturbs all alike
         steps = [[sum(way() for _ in range(layers)) for way in ways] for _ in range(repeats + 1)]

@@ -23,7 +23,7 @@ from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 from router_service.models.families.registry import ModelPlan
-from tests.support.mesh import CPU, CREDENTIALS, NODE, Clocks, ShardServers, load_shards
+from tests.support.mesh import CPU, CREDENTIALS, HELLO, NODE, Clocks, ShardServers, load_shards
 from tests.support.relay import Relay
 
 WAIT_S = 30.0
@@ -85,7 +85,8 @@ class Rig:
     def connect(self, shard: int) -> None:
         """Offer new connections to a shard, from its next call on."""
         channels = [
-            connect(self.relays[shard].endpoint, self.node, CREDENTIALS, WAIT_S) for _ in range(self.transport.lanes)
+            connect(self.relays[shard].endpoint, self.node, CREDENTIALS, WAIT_S, hello=HELLO)
+            for _ in range(self.transport.lanes)
         ]
         for channel in channels:
             channel.set_timeouts(WAIT_S)
@@ -118,7 +119,8 @@ class Rig:
 
     def status(self, shard: int) -> dict[str, Any]:
         """What a shard says of itself."""
-        with closing(connect(self.servers.running[shard].endpoint, self.node, CREDENTIALS, WAIT_S)) as channel:
+        endpoint = self.servers.running[shard].endpoint
+        with closing(connect(endpoint, self.node, CREDENTIALS, WAIT_S, hello=HELLO)) as channel:
             channel.send(Kind.STATUS, 0, [])
             status: dict[str, Any] = json.loads(bytes(channel.receive()[1]))
         return status

@@ -18,10 +18,11 @@ from experts.shard.server import ExpertServer
 from experts.shard.shard import ExpertShard, load_shard
 from experts.transport.address import Endpoint
 from experts.transport.base import Transport
-from experts.transport.connector import ShardConnector
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
+from experts.watch.connector import ShardConnector
 from kernels import select
 from router_service.config import EngineConfig
 from router_service.engine.builder import build_engine
@@ -29,11 +30,13 @@ from router_service.engine.request import Event, Request
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.families.registry import ModelPlan
 from router_service.protocol.messages import SamplingParams
+from tests.support.relay import Relay
 
 SECRET = b"a secret of the tests"
 DIGEST = bytes(range(32))
 CREDENTIALS = Credentials(SECRET, DIGEST)
 NODE = "node"
+HELLO = Hello(router=7, epoch=0)
 CPU = torch.device("cpu")
 WAYS = ("local", "unix", "tcp")
 WAIT_S = 60.0
@@ -83,7 +86,11 @@ def greedy(max_tokens: int, **params: Any) -> SamplingParams:
 
 
 class ShardServers:
-    """The shards of a model as servers that can be stopped and started again."""
+    """The shards of a model as servers that can be stopped and started again.
+
+    Args:
+        relayed: whether routers reach them by relays, which are in `relays`.
+    """
 
     def __init__(
         self,
@@ -91,8 +98,11 @@ class ShardServers:
         checksum: bool = False,
         slow_call_s: float = float("inf"),
         clocks: Clocks | None = None,
+        relayed: bool = False,
     ) -> None:
         self.shards = list(shards)
+        self.relayed = relayed
+        self.relays: dict[int, Relay] = {}
         self.checksum = checksum
         self.slow_call_s = slow_call_s
         self.clocks = clocks or {}
@@ -111,16 +121,21 @@ class ShardServers:
             slow_call_s=self.slow_call_s,
             clock_ns=self.clocks.get(index, time.monotonic_ns),
         )
+        if self.relayed:
+            self.relays[index] = Relay(server.endpoint, NODE)
         self.running[index] = server
         return server
 
     def stop(self, index: int) -> None:
         """End a shard's life."""
         self.running.pop(index).close()
+        if self.relayed:
+            self.relays.pop(index).close()
 
     def endpoints(self) -> list[Endpoint]:
         """Where the living are."""
-        return [server.endpoint for server in list(self.running.values())]
+        running = list(self.running.items())
+        return [self.relays[index].endpoint if self.relayed else server.endpoint for index, server in running]
 
     def close(self) -> None:
         """End all."""
@@ -146,11 +161,12 @@ class Mesh:
         backend: Backend = "auto",
         exact_combine: bool = False,
         copies: int = 1,
+        relayed: bool = False,
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []
         loaded = load_shards(plan, shards, dtype, keep_packed, backend, copies)
-        self.servers = ShardServers(loaded, checksum, slow_call_s, clocks)
+        self.servers = ShardServers(loaded, checksum, slow_call_s, clocks, relayed)
         self.connector: ShardConnector | None = None
         experts = ExpertsConfig(
             shards=shards,

@@ -1,6 +1,7 @@
 """A relay between a router and a shard: holds the frames of either direction for a known time, counts their bytes."""
 
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -11,7 +12,10 @@ from experts.transport.address import Endpoint, dial, listen_tcp, listen_unix
 from experts.transport.frame import HEADER, Kind, parse_header
 
 DATA = (Kind.EXPERTS, Kind.PARTIALS)
+# The directions: to the shard, and back to the router.
+OUT, BACK = "out", "back"
 LIMIT_S = 30.0
+NOISE = random.Random(0)
 
 
 @dataclass
@@ -20,6 +24,9 @@ class Relay:
 
     A frame of `kind` is held for `hold_s[kind]` seconds before its first byte goes on; `held_ns[kind, sequence]` is how
     long it was in truth, `passed_ns[kind, sequence]` when that ended. `bytes` counts by kind.
+
+    Frames in a direction that `loses` has are read and go nowhere; those of a kind in `garbles` arrive as noise, under
+    their own headers.
     """
 
     shard: Endpoint
@@ -28,6 +35,8 @@ class Relay:
     held_ns: dict[tuple[Kind, int], int] = field(default_factory=dict)
     passed_ns: dict[tuple[Kind, int], int] = field(default_factory=dict)
     bytes: Counter[Kind] = field(default_factory=Counter)
+    loses: set[str] = field(default_factory=set)
+    garbles: set[Kind] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._unix, name = listen_unix()
@@ -60,17 +69,19 @@ class Relay:
                 far = dial(self.shard, self.node, LIMIT_S)
                 far.settimeout(None)
                 self._sockets += [near, far]
-                self._start(self._pump, near, far)
-                self._start(self._pump, far, near)
+                self._start(self._pump, near, far, OUT)
+                self._start(self._pump, far, near, BACK)
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
         with contextlib.suppress(OSError, EOFError):
             while True:
                 head = _exactly(source, HEADER.size)
                 header = parse_header(head)
                 frame = head + _exactly(source, header.length)
                 self._hold(header.kind, header.sequence)
-                sink.sendall(frame)
+                if direction in self.loses:
+                    continue
+                sink.sendall(head + NOISE.randbytes(header.length) if header.kind in self.garbles else frame)
                 self.bytes[header.kind] += len(frame)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)

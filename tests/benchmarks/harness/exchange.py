@@ -20,9 +20,10 @@ from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.shard.server import ExpertServer
-from experts.transport.address import Endpoint
+from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.call import ExpertCall, Form, shared_sizes
 from experts.transport.channel import connect
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
@@ -46,7 +47,7 @@ class EchoShard:
 
     def __init__(self, index: int, credentials: Credentials) -> None:
         torch.set_num_threads(1)
-        self.index, self.experts = index, ()
+        self.index, self.epoch, self.held = index, 0, dict[int, object]()
         self.layers: dict[int, object] = {}
         self.weights_bytes, self.load_seconds = 0, 0.0
         self._answer_ND = torch.zeros(0, 0)
@@ -87,9 +88,9 @@ def our_data_plane(shards: int, experts: int, top_k: int, hidden: int, tokens: i
 
 def connected(workers: Sequence[Worker], credentials: Credentials, share: SharedSizes | None = None) -> SocketTransport:
     """A transport to the shards in these processes; without `share` all goes by the sockets."""
-    transport = SocketTransport()
+    transport, hello = SocketTransport(), Hello(new_incarnation(), 0)
     for index, worker in enumerate(workers):
-        channel = connect(worker.call("endpoint"), NODE, credentials, 10.0, share=share)
+        channel = connect(worker.call("endpoint"), NODE, credentials, 10.0, share=share, hello=hello)
         channel.set_timeouts(30.0)
         transport.offer(index, channel)
     return transport

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from experts.phase import Phase
-from experts.transport.address import Endpoint
+from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.channel import connect
+from experts.transport.control import Hello
 from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
 from router_service.config import EngineConfig
@@ -76,9 +77,9 @@ class ShardProcesses:
 
 def connected(endpoints: Sequence[Endpoint], credentials: Credentials) -> SocketTransport:
     """A transport to the shards, with as many connections to each as a router has unless told otherwise."""
-    transport = SocketTransport(EngineConfig().lanes)
+    transport, hello = SocketTransport(EngineConfig().lanes), Hello(new_incarnation(), 0)
     for index, endpoint in enumerate(endpoints):
-        channels = [connect(endpoint, NODE, credentials, SOCKET_SECONDS) for _ in range(transport.lanes)]
+        channels = [connect(endpoint, NODE, credentials, SOCKET_SECONDS, hello=hello) for _ in range(transport.lanes)]
         for channel in channels:
             channel.set_timeouts(SOCKET_SECONDS)
         transport.offer(index, *channels)

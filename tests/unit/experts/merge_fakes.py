@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experts.shard.shard import NotHeldError
 from experts.shard.waiting_calls import WaitingCall
 from experts.transport.call import ExpertCall
 
@@ -57,13 +58,18 @@ class HeldWork:
 class HeldShard:
     """Holds `SLOTS` experts of each of nine layers; computes by `HeldWork`."""
 
-    index, experts, weights_bytes, load_seconds = 0, tuple(range(SLOTS)), 0, 0.0
+    index, epoch, weights_bytes, load_seconds = 0, 5, 0, 0.0
     layers = dict.fromkeys(range(9))
+    held = dict.fromkeys(layers, tuple(range(SLOTS)))
 
     def __init__(self) -> None:
         self.compute = HeldWork()
 
+    def sample_call(self, rows: int) -> ExpertCall:
+        """As `ExpertShard.sample_call`."""
+        return call_of(0, rows)
+
     def check(self, call: ExpertCall) -> None:
         """As `ExpertShard.check`."""
         if call.layer not in self.layers or (len(call.experts_A) and call.experts_A.max() >= SLOTS):
-            raise ValueError("not held here")
+            raise NotHeldError(self.index, call.layer, sorted(set(call.experts_A.tolist())))

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.shard.compute_queue import ComputeQueue, own_ns
+from experts.shard.computation import own_ns
+from experts.shard.compute_queue import ComputeQueue
 from experts.transport.call import ExpertCall, Partial
 from experts.transport.inbox import Closed
 from tests.support.mesh import until
@@ -61,7 +62,7 @@ def test_a_lone_call_is_computed_at_once_by_its_own_thread() -> None:
     partial = queue.compute(call, 0, 0, lambda: False)
     assert torch.equal(partial.y_ND, sums_of(call))
     assert threads == [threading.get_ident()]
-    assert (partial.shared_ns, queue.computing_since_ns, queue.counts.merged_calls) == (0, None, 0)
+    assert (partial.shared_ns, queue.computation.since_ns, queue.counts.merged_calls) == (0, None, 0)
 
 
 def test_calls_that_wait_together_are_computed_together_the_oldest_ones_layer_first(shard: Shard) -> None:

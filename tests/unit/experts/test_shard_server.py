@@ -1,7 +1,6 @@
 """A shard on sockets: strangers are closed and counted by reason, and good peers are answered all the while."""
 
 import ipaddress
-import json
 import socket
 import threading
 import time
@@ -21,12 +20,13 @@ from experts.shard.shard import ExpertShard
 from experts.transport.address import Endpoint
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
+from experts.transport.control import Failure, Miss
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Header, Kind, pack_header
 from experts.transport.handshake import client_handshake
 from experts.transport.listener import HANDSHAKE_SECONDS
-from tests.support.mesh import CREDENTIALS, NODE, load_shards, until
+from tests.support.mesh import CREDENTIALS, HELLO, NODE, load_shards, until
 from tests.support.tiny import Tiny
-from tests.unit.experts.frame_servers import frame_server
+from tests.unit.experts.frame_servers import frame_server, status_of
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def ask(channel: Channel, sequence: int = 1) -> torch.Tensor:
 
 
 def join(server: ExpertServer, node: str = NODE) -> closing[Channel]:
-    return closing(connect(server.endpoint, node, CREDENTIALS, 10.0))
+    return closing(connect(server.endpoint, node, CREDENTIALS, 10.0, hello=HELLO))
 
 
 @contextmanager
@@ -153,11 +153,17 @@ def test_a_damaged_frame_is_refused_where_checksums_are_on(server: ExpertServer)
 
 def test_a_question_that_cannot_be_computed_is_answered_so(server: ExpertServer) -> None:
     """The fault is the question's, not the connection's."""
+    server.shard.epoch = 9
     with join(server) as peer:
         peer.send(Kind.EXPERTS, 4, pack_call(replace(question(), layer=99)))
         answer, payload = peer.receive()
-        assert (answer.kind, answer.sequence) == (Kind.FAILURE, 4)
-        assert b"does not hold these experts of layer 99" in bytes(payload)
+        assert (answer.kind, answer.sequence) == (Kind.MISS, 4)
+        assert Miss.unpacked(payload) == Miss(9, (0,))
+        peer.send(Kind.EXPERTS, 5, pack_call(replace(question(), x_RD=torch.ones(2, 47))))
+        answer, payload = peer.receive()
+        assert (answer.kind, answer.sequence) == (Kind.FAILURE, 5)
+        wanted = "shard 0 computes torch.float32 of width 48, not torch.float32 of width 47"
+        assert Failure.unpacked(payload) == (True, f"ValueError: {wanted}")
         ask(peer)
     assert server.rejected == {}
 
@@ -230,17 +236,15 @@ def test_status_does_not_wait_for_a_computation(tiny: Callable[..., Tiny]) -> No
         # The receipt of both questions, and the start of one.
         until(lambda: server.computing and len(readings) == 3, "it computes, and has the other question")
         before = set(readings)
-        control.send(Kind.STATUS, 3, [])
-        assert json.loads(bytes(control.receive()[1]))["assignments"] == 0
-        with pytest.raises(RuntimeError, match="has been computing"):
+        assert status_of(control)["assignments"] == 0
+        with pytest.raises(RuntimeError, match="stood still"):
             server.check_health(0.0)
         freed = time.monotonic_ns()
         go.set()
         stamps = sorted((unpack_partial(p.receive()[1]).stamps for p in (busy, other)), key=lambda s: s.started)
         assert stamps[1].started >= stamps[0].sent >= freed
         assert {stamps[0].started, *(one.received for one in stamps)} == before
-        control.send(Kind.STATUS, 4, [])
-        status = json.loads(bytes(control.receive()[1]))
+        status = status_of(control)
         assert (status["assignments"], status["experts"]) == (4, 6 * 3)
         assert status["weights_bytes"] == 3 * 6 * 3 * 48 * 40 * 4
     server.close()
@@ -362,12 +366,10 @@ def test_a_shards_status_and_health_tell_of_its_threads(tiny: Callable[..., Tiny
     shard = load_shards(tiny("mixtral").plan, 2)[0]
     server = ExpertServer(shard, credentials=CREDENTIALS, host="127.0.0.1", node=NODE, replica="r0", watch=watch)
     with join(server) as peer:
-        peer.send(Kind.STATUS, 1, [])
-        assert json.loads(bytes(peer.receive()[1]))["thread_failures"] == {}
+        assert status_of(peer)["thread_failures"] == {}
     watch.start("announcer", lambda: None, lasts_until=lambda: False).join(60)
     with join(server) as peer:
-        peer.send(Kind.STATUS, 1, [])
-        assert json.loads(bytes(peer.receive()[1]))["thread_failures"] == {"announcer": 1}
+        assert status_of(peer)["thread_failures"] == {"announcer": 1}
     with pytest.raises(RuntimeError, match="threads have died: announcer"):
         server.check_health(10)
     server.close()

@@ -34,7 +34,7 @@ from experts.transport.channel import Channel, connect
 from experts.transport.frame import FrameError, Kind, pack_header
 from experts.transport.shared import SIZES, SharedSizes
 from experts.transport.socket import SocketTransport
-from tests.support.mesh import CREDENTIALS, NODE, WAIT_S, load_shards, until
+from tests.support.mesh import CREDENTIALS, HELLO, NODE, WAIT_S, load_shards, until
 from tests.support.relay import Relay
 from tests.support.tiny import Tiny
 
@@ -56,7 +56,7 @@ def call_of(rows: int, form: Form = Form.SUMS) -> ExpertCall:
 
 
 def joined(server: ExpertServer, share: SharedSizes | None = ROOM, node: str = NODE) -> closing[Channel]:
-    return closing(connect(server.endpoint, node, CREDENTIALS, WAIT_S, share=share))
+    return closing(connect(server.endpoint, node, CREDENTIALS, WAIT_S, hello=HELLO, share=share))
 
 
 def asked(channel: Channel, call: ExpertCall) -> tuple[Reply | ShardUnavailable, Sent]:
@@ -65,7 +65,7 @@ def asked(channel: Channel, call: ExpertCall) -> tuple[Reply | ShardUnavailable,
     with closing(SocketTransport()) as transport:
         transport.offer(0, channel)
         sent = transport.send(0, call, 0)
-        result = transport.receive({0: sent}, time.monotonic() + WAIT_S)
+        result = transport.receive(time.monotonic() + WAIT_S)
         if isinstance(result, Reply):  # its rows lie in what closes with the channel
             result = result._replace(partial=replace(result.partial, y_ND=result.partial.y_ND.clone()))
         return result, sent
@@ -77,7 +77,7 @@ def test_replies_and_sizes_are_those_of_the_socket(server: ExpertServer, rows: i
     """A row is too small and 200 are too large for shared memory: they go by the socket."""
     call, found = call_of(rows, form), []
     for share in (None, ROOM):
-        channel = connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, share=share)
+        channel = connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, hello=HELLO, share=share)
         assert (channel.shared is None) == (share is None)
         before = channel.sent_bytes
         reply, sent = asked(channel, call)
@@ -97,13 +97,13 @@ def test_what_the_router_asks_for_holds_its_largest_call() -> None:
 def test_tcp_and_checksums_share_nothing(server: ExpertServer) -> None:
     with joined(server, node="another node") as channel:
         assert channel.shared is None
-    with closing(connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, True, ROOM)) as channel:
+    with closing(connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, True, ROOM, HELLO)) as channel:
         assert channel.shared is None
 
 
 def test_a_relay_that_passes_no_descriptors_on_leaves_the_socket(server: ExpertServer) -> None:
     relay = Relay(server.endpoint, NODE)
-    channel = connect(relay.endpoint, NODE, CREDENTIALS, WAIT_S, share=ROOM)
+    channel = connect(relay.endpoint, NODE, CREDENTIALS, WAIT_S, hello=HELLO, share=ROOM)
     assert channel.shared is None
     reply, _ = asked(channel, call_of(80))
     assert isinstance(reply, Reply)
@@ -115,7 +115,7 @@ def test_a_machine_without_descriptors_leaves_the_socket(server: ExpertServer, m
         raise OSError(24, "too many open files")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
-    channel = connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, share=ROOM)
+    channel = connect(server.endpoint, NODE, CREDENTIALS, WAIT_S, hello=HELLO, share=ROOM)
     assert channel.shared is None
     reply, _ = asked(channel, call_of(80))
     assert isinstance(reply, Reply)

@@ -1,6 +1,5 @@
 """Routers that share a shard, over sockets: waiting calls become one computation, a fault is only its own router's."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +12,8 @@ from experts.shard.server import ExpertServer
 from experts.transport.call import ExpertCall, Partial, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
-from tests.support.mesh import CREDENTIALS, NODE, until
+from tests.support.mesh import CREDENTIALS, HELLO, NODE, until
+from tests.unit.experts.frame_servers import status_of
 from tests.unit.experts.merge_fakes import WAIT_S, HeldShard, call_of, sums_of
 
 ROUTERS, ROWS = 4, 8
@@ -32,14 +32,14 @@ class Shared:
             node=NODE,
             replica="r0",
         )
-        self.routers = [connect(self.server.endpoint, node, CREDENTIALS, WAIT_S) for _ in range(ROUTERS)]
+        self.routers = [connect(self.server.endpoint, node, CREDENTIALS, WAIT_S, hello=HELLO) for _ in range(ROUTERS)]
         for router in self.routers:
             connections.callback(router.close)
             router.set_timeouts(WAIT_S)
 
     def busy(self) -> Channel:
         """Let a further router's call, for another layer, be computed until the shard is let go."""
-        other = connect(self.server.endpoint, NODE, CREDENTIALS, WAIT_S)
+        other = connect(self.server.endpoint, NODE, CREDENTIALS, WAIT_S, hello=HELLO)
         other.set_timeouts(WAIT_S)
         before = len(self.shard.compute.calls)
         other.send(Kind.EXPERTS, 1, pack_call(call_of(8, 1)))
@@ -94,8 +94,7 @@ def test_the_status_counts_what_was_merged(shared: Shared) -> None:
     shared.shard.compute.let_go(2)
     for router, call in enumerate(calls):
         shared.check(router, call)
-    shared.routers[3].send(Kind.STATUS, 1, [])
-    status = json.loads(bytes(shared.routers[3].receive()[1]))
+    status = status_of(shared.routers[3])
     assert (status["computations"], status["merged_calls"]) == (2, 3)
     assert status["assignments"] == sum(len(call.rows_A) for call in [*calls, call_of(8, 1)])
     other.close()
@@ -103,10 +102,10 @@ def test_the_status_counts_what_was_merged(shared: Shared) -> None:
 
 Fault = Callable[[ExpertCall], list[bytes]]
 FAULTS: dict[str, tuple[Fault, Kind | None]] = {
-    "a layer of another shard": (lambda call: packed(replace(call, layer=77)), Kind.FAILURE),
+    "a layer of another shard": (lambda call: packed(replace(call, layer=77)), Kind.MISS),
     "an expert of another shard": (
         lambda call: packed(replace(call, experts_A=call.experts_A + np.int32(50))),
-        Kind.FAILURE,
+        Kind.MISS,
     ),
     "a frame cut short": (lambda call: packed(call)[:-1], None),
     "a row that is not there": (lambda call: packed(replace(call, rows_A=call.rows_A + FAR)), None),

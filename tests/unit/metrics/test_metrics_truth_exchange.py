@@ -22,7 +22,7 @@ from experts.transport.frame import Kind
 from experts.trips import TripCalls
 from router_service.metrics.shard_series import shard_series
 from tests.support.exchange_rig import WAIT_S, Exchange, Rig
-from tests.support.mesh import CREDENTIALS, until
+from tests.support.mesh import CREDENTIALS, HELLO, until
 from tests.support.scrape import exposed, page, value
 from tests.support.tiny import Tiny
 from tests.support.undisturbed import off, undisturbed
@@ -197,7 +197,7 @@ def test_another_routers_question_is_queue_until_it_is_answered(tiny: Make) -> N
         rig.ask(IDS)
         server, late = rig.servers.running[1], list[float]()
         held = server.shard.held[0][0]
-        with closing(connect(server.endpoint, rig.node, CREDENTIALS, WAIT_S)) as other:
+        with closing(connect(server.endpoint, rig.node, CREDENTIALS, WAIT_S, hello=HELLO)) as other:
 
             def measure() -> None:
                 other.send(Kind.EXPERTS, 1, pack_call(question(rig.hidden, held)))

@@ -19,5 +19,5 @@ def test_text_that_is_not_utf8_is_no_message(decode: Callable[[bytes], object], 
     """msgspec lets the text's own error through; whoever reads a connection ends it at a DecodeError."""
     for broken in (written.replace(tag, b"\xff" + tag[1:]), written.replace(b"type", b"\xc3\x28pe")):
         assert broken != written
-        with pytest.raises(msgspec.DecodeError, match="not UTF-8"):
+        with pytest.raises(msgspec.DecodeError):
             decode(broken)

@@ -1,0 +1,1 @@
+"""Keeps a router connected to its shards, and watches whether they live."""
