@@ -39,7 +39,9 @@ class ExpertsConfig:
     def __post_init__(self) -> None:
         check_settings("experts", self)
         if self.copies > self.shards:
-            raise ValueError(f"experts.copies is {self.copies}, it must be at most {self.shards}, the number of shards")
+            raise ValueError(
+                f"experts.copies is {self.copies}, it must be at most experts.shards, which is {self.shards}"
+            )
 
 
 Residence = Literal["auto", "packed", "dequantized"]

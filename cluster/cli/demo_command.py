@@ -1,14 +1,14 @@
-"""`expertmesh demo`: start a cluster on the bundled model, stream a few requests, show what they cost, stop."""
+"""`expertmesh demo`: serve the bundled model, stream requests, show what they cost, kill a shard under them, stop."""
 
 import argparse
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.cli.client_command import fail
 from cluster.cli.serve_command import run_cluster
 from cluster.cli.serve_flags import add_cluster_flags, config_of
-from cluster.config import ConfigError
+from cluster.config import ClusterConfig, ConfigError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PROMPTS = ("def read_file(path):", "import os", "class Queue:")
 QUESTION = "Document shutil.copyfile"
 STREAMS = 16
+# Unless told otherwise: then a shard may be killed at the end.
+COPIES = 2
 SAMPLING: "SamplingFields" = {"max_tokens": 96, "temperature": 0.7, "top_p": 0.9, "seed": 0}
 MAX_TOKENS = 48
 
@@ -37,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
         return fail(
             "the demo's own client has neither certificate nor token: leave front.tls_* and front.tokens_file out"
         )
-    return run_cluster(args, lambda config, status, _: asyncio.run(_show(f"{config.front.host}:{status['grpc_port']}")))
+    if args.copies is None and args.config is None and args.shards != 1:
+        args.copies = COPIES
+    return run_cluster(args, lambda config, status, _: asyncio.run(_show(config, status)))
 
 
 def _asks_callers(args: argparse.Namespace) -> bool:
@@ -48,11 +52,12 @@ def _asks_callers(args: argparse.Namespace) -> bool:
     return bool(front.tls_cert or front.tokens_file)
 
 
-async def _show(target: str) -> None:
+async def _show(config: ClusterConfig, status: dict[str, Any]) -> None:
+    from cluster.cli.demo_failure import show_failure
     from cluster.cli.status_command import render
     from router_service.client.client import Client
 
-    async with Client(target) as client:
+    async with Client(f"{config.front.host}:{status['grpc_port']}") as client:
         await client.wait_ready(30.0)
         print(f"\nOne prompt, streamed:\n\n{PROMPTS[0]}", end="", flush=True)
         await _print(client.generate(prompt=PROMPTS[0], **SAMPLING))
@@ -63,6 +68,9 @@ async def _show(target: str) -> None:
         await asyncio.gather(*(_drain(client, index) for index in range(STREAMS)))
         await asyncio.sleep(1.5)  # the routers report once a second
         print(render(await client.cluster()))
+        # Another machine's process cannot be killed from here, and without a copy its experts would be waited for.
+        if config.experts.copies > 1 and not config.cluster.address:
+            await show_failure(client, PROMPTS)
     sys.stdout.flush()
 
 

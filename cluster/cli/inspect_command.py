@@ -18,6 +18,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("inspect", help="show what a model is, takes and moves, without loading it")
     parser.add_argument("model", metavar="MODEL_OR_DIRECTORY", help="a checkpoint, or the name of a published model")
     parser.add_argument("--shards", type=int, default=2, metavar="N", help="expert shards (default: %(default)s)")
+    parser.add_argument("--copies", type=int, default=1, metavar="N", help="shards that hold each expert (default: 1)")
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -28,19 +29,19 @@ def run(args: argparse.Namespace) -> int:
     from cluster.cli.inspect_text import render
 
     try:
-        found = look(args.model, args.shards, args.dtype)
+        found = look(args.model, args.shards, args.dtype, args.copies)
     except ValueError as error:
         return fail(str(error))
     print(json.dumps(asdict(found) | {"stored_bytes": found.stored_bytes}) if args.json else render(found))
     return 0
 
 
-def look(model: str, shards: int, dtype: str = "auto") -> "Inspection":
+def look(model: str, shards: int, dtype: str = "auto", copies: int = 1) -> "Inspection":
     """Inspect a published model or a directory.
 
     Raises:
         CheckpointError: see `open_inspected_model`.
-        ValueError: more shards than experts.
+        ValueError: more shards than experts, or more copies than shards.
     """
     # torch takes a second to import, and --help needs none.
     import torch
@@ -54,5 +55,6 @@ def look(model: str, shards: int, dtype: str = "auto") -> "Inspection":
     inspected, config, on_gpu = open_inspected_model(model), ClusterConfig(), torch.cuda.is_available()
     served = dtype_of(dtype, inspected.spec.dtype, inspected.where)
     faster = computes_packed(config.experts.backend, "cuda" if on_gpu else "cpu")
-    forms = forms_of(inspected.spec, inspected.tensors, served, on_gpu, config.router, config.cluster.routers, faster)
-    return inspect(inspected, served, shards, forms, room_here(config, on_gpu))
+    routers = config.cluster.routers
+    forms = forms_of(inspected.spec, inspected.tensors, served, on_gpu, config.router, routers, faster, copies)
+    return inspect(inspected, served, shards, forms, room_here(config, on_gpu), copies)

@@ -72,15 +72,24 @@ def _skipped(one: Skipped) -> str:
 
 def _resident(found: Inspection) -> str:
     forms = {"packed": found.packed, "dequantized": found.dequantized}
-    header = ("in memory", "weights", "an expert", "an MoE layer", f"a shard of {found.shards}")
+    copied = f", {found.copies} copies" if found.copies > 1 else ""
+    header = ("in memory", "weights", "an expert", "an MoE layer", f"a shard of {found.shards}{copied}")
     rows = [_form_row(name, form) for name, form in forms.items() if form is not None]
     rows += [_form_row(f"--quantize {name}", form) for name, form in found.quantized.items()]
     there = f"{size(found.room_bytes)} available here"
     auto = f"takes {found.auto}" if found.auto else f"is refused, the model does not fit{_smaller(found)}"
-    lines = [f"weights.resident auto on {found.shards} shards with {there}: {auto}"]
+    lines = [f"weights.resident auto on {found.shards} shards{copied} with {there}: {auto}"]
+    if found.copies > 1:
+        lines.append(_copies(found))
     if found.packed is None:
         lines.append("nothing is stored in blocks with scales, so nothing can stay packed")
     return "\n".join([table(header, rows), *lines])
+
+
+def _copies(found: Inspection) -> str:
+    forms = {"packed": found.packed, **found.quantized, "dequantized": found.dequantized}
+    sizes = [f"{size(found.copies * form.moe_layer * found.moe_layers)} {name}" for name, form in forms.items() if form]
+    return f"with copies {found.copies}: the experts take {', '.join(sizes)}; a copy costs memory only"
 
 
 def _smaller(found: Inspection) -> str:

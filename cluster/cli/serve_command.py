@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.client_command import fail
+from cluster.cli.ending import EXIT_RAY_FAILED, end_at_once, start_again, stopped_early
 from cluster.cli.serve_flags import add_cluster_flags, add_security_flags, config_of, overrides_of
 from cluster.config import ClusterConfig, ConfigError
+from cluster.processes.signals import Interrupts
 from cluster.serve.default_ports import DefaultPorts
 from cluster.serve.preflight import check_model, check_ports
 from cluster.serve.security import check_security, security_warnings
@@ -20,12 +22,13 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
 
     from cluster.planner.model import ServedModel
-    from cluster.processes.signals import Interrupts
+    from cluster.serve.launcher import Launcher
 
 # Called with the Front's status while the cluster serves; the cluster is drained when it returns.
-WhileUp = Callable[[ClusterConfig, dict[str, Any], "Interrupts"], None]
+WhileUp = Callable[[ClusterConfig, dict[str, Any], Interrupts], None]
+PORTS_MAY_MOVE = "each Front picks free ports on its node: one that is replaced may have others, so set them"
 # What follows the checks; returns the exit code.
-Start = Callable[[ClusterConfig, WhileUp], int]
+Start = Callable[[ClusterConfig, WhileUp, Interrupts], int]
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -42,26 +45,40 @@ def run(args: argparse.Namespace) -> int:
     return run_cluster(args, _wait_for_signal)
 
 
-def start_checked(config: ClusterConfig, while_up: WhileUp) -> int:
+def start_checked(config: ClusterConfig, while_up: WhileUp, interrupts: Interrupts) -> int:
     """Start the cluster of a configuration that has been checked; the rest as `run_cluster`."""
     # Ray takes seconds to import; errors of the arguments must not wait for it.
     from cluster.processes.ray_calls import RayTimeoutError
-    from cluster.processes.signals import Interrupts
     from cluster.serve.launcher import Launcher
-    from cluster.serve.ray_start import StartError
+    from cluster.serve.own.ray_watch import RayLostError
+    from cluster.serve.ray_start import RayFailedError, StartError
 
-    interrupts = Interrupts()
+    failure: RayFailedError | None = None
     with Launcher(config) as launcher:
         try:
-            status = launcher.up(interrupts)
+            code = _served(launcher, config, while_up, interrupts)
+        except RayFailedError as error:
+            failure = error
         except (StartError, RayTimeoutError) as error:
-            return fail(str(error))
-        if status is None:
-            print("stopping: a signal came before the cluster was ready", file=sys.stderr, flush=True)
-            return 0
-        print(ready_line(config, status), flush=True)
-        while_up(config, status, interrupts)
-        launcher.drain()
+            code = fail(str(error))
+        except RayLostError as error:
+            launcher.failed, code = True, EXIT_RAY_FAILED
+            print(f"expertmesh: {error}", file=sys.stderr, flush=True)
+            launcher.drain()
+    if failure is not None:
+        code = start_again(str(failure), interrupts)
+    if launcher.abandoned:
+        end_at_once(code)
+    return code
+
+
+def _served(launcher: "Launcher", config: ClusterConfig, while_up: WhileUp, interrupts: Interrupts) -> int:
+    status = launcher.up(interrupts)
+    if status is None:
+        return stopped_early()
+    print(ready_line(config, status), flush=True)
+    while_up(config, status, interrupts)
+    launcher.drain()
     return 0
 
 
@@ -71,15 +88,18 @@ def run_cluster(args: argparse.Namespace, while_up: WhileUp, start: Start = star
     `start` is called once all checks that need no Ray have passed. Returns the exit code: what is wrong with the
     arguments, the checkpoint or the start is one line on stderr.
     """
+    interrupts = Interrupts()
     with DefaultPorts() as ports:
         try:
             config, model = _checked(ports, args)
             lines = _compute_lines(config, model)
         except (ConfigError, CheckpointError, ValueError) as error:
             return fail(str(error))
+        if interrupts():
+            return stopped_early()
         for line in (*model.plan.notices, *lines, *(f"warning: {warning}" for warning in security_warnings(config))):
             print(f"expertmesh: {line}", file=sys.stderr, flush=True)
-        return start(config, while_up)
+        return start(config, while_up, interrupts)
 
 
 def _checked(ports: DefaultPorts, args: argparse.Namespace) -> tuple[ClusterConfig, "ServedModel"]:
@@ -103,8 +123,10 @@ def _compute_lines(config: ClusterConfig, model: "ServedModel") -> list[str]:
 
 
 def _with_ports(config: ClusterConfig, ports: DefaultPorts, given: set[str]) -> FrontConfig:
-    """Fill in default ports, but for several Fronts on a joined Ray: each picks free ports on its own node."""
+    """Decide the ports, but for several Fronts on a joined Ray: each picks free ports on its own node."""
     if config.cluster.address and config.cluster.fronts > 1:
+        if 0 in (config.front.grpc_port, config.front.metrics_port, config.front.http_port):
+            print(f"expertmesh: {PORTS_MAY_MOVE}", file=sys.stderr, flush=True)
         return config.front
     return ports.choose(config.front, given, config.cluster.fronts)
 
@@ -114,7 +136,8 @@ def starting_line(config: ClusterConfig) -> str:
     cluster, model = config.cluster, config.model
     what = f"{model.served_name} from {model.path}" if model.checkpoint else "the bundled model"
     where = f"the Ray at {cluster.address}" if cluster.address else "a Ray of its own"
-    counts = f"shards: {config.experts.shards}, routers: {cluster.routers}, fronts: {cluster.fronts}"
+    copies = f", copies: {config.experts.copies}" if config.experts.copies > 1 else ""
+    counts = f"shards: {config.experts.shards}{copies}, routers: {cluster.routers}, fronts: {cluster.fronts}"
     return f"starting {what} on {where}; {counts}"
 
 
@@ -124,9 +147,10 @@ def _resolved(config: ClusterConfig, model: "ServedModel") -> ClusterConfig:
     return resolve_here(config, model)
 
 
-def _wait_for_signal(_: ClusterConfig, __: dict[str, Any], interrupts: "Interrupts") -> None:
-    while not interrupts.wait(1.0):
-        pass
+def _wait_for_signal(config: ClusterConfig, status: dict[str, Any], interrupts: Interrupts) -> None:
+    from cluster.serve.own.vigil import vigil
+
+    vigil(config.cluster, status["ray"], interrupts, sys.stderr)
     print("draining: no new requests, streams in flight end", file=sys.stderr, flush=True)
 
 

@@ -9,6 +9,7 @@ from cluster.config import ClusterConfig, config_from, given
 # Flag name to (section, key) of the configuration.
 FLAGS: dict[str, tuple[str, str]] = {
     "shards": ("experts", "shards"),
+    "copies": ("experts", "copies"),
     "routers": ("cluster", "routers"),
     "fronts": ("cluster", "fronts"),
     "grpc_host": ("front", "host"),
@@ -43,6 +44,12 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say how a cluster is started; each overrides a key of the configuration file."""
     parser.add_argument("--config", metavar="FILE.yaml", type=Path, help="configuration; flags override it")
     parser.add_argument("--shards", type=int, metavar="N", help="expert shards")
+    parser.add_argument(
+        "--copies",
+        type=int,
+        metavar="N",
+        help="shards that hold each expert, so that others answer where one fails (default: 1)",
+    )
     parser.add_argument("--routers", type=int, metavar="N", help="routers that share the shards")
     parser.add_argument("--fronts", type=int, metavar="N", help="processes that serve the API")
     parser.add_argument("--grpc-host", metavar="HOST", help="address to bind (default: 127.0.0.1)")

@@ -9,7 +9,8 @@ from experts.phase import PHASES
 from router_service.protocol import cluster_pb2 as pb
 
 TIMEOUT_S = 10.0
-SHARD_HEADER = ("shard", "replica", "state", "node", "pid", "experts", "memory", "rows/s", *PHASES, "imbalance")
+SHARD_COLUMNS = ("shard", "replica", "state", "node", "pid", "experts", "copies", "epoch", "memory", "rows/s")
+SHARD_HEADER = (*SHARD_COLUMNS, *PHASES, "imbalance")
 ROUTER_HEADER = ("router", "running", "waiting", "kv cache", "tokens/s", "all-to-all", "shard imb.", "expert imb.")
 NONE = "-"
 
@@ -49,6 +50,8 @@ def _shard(shard: pb.Shard) -> list[str]:
         shard.node[:12] or NONE,
         str(shard.pid or NONE),
         str(shard.experts),
+        str(shard.copies) if shard.HasField("copies") else NONE,
+        str(shard.epoch or NONE),
         size(shard.weights_bytes),
         f"{shard.rows_per_second:.1f}" if shard.HasField("rows_per_second") else NONE,
         *phases,

@@ -38,6 +38,7 @@ def forms_of(
     router: EngineConfig,
     routers: int,
     packed_faster: bool = False,
+    copies: int = 1,
 ) -> Forms:
     """The model's demands in each form; in half precision where it is to be served in float32, and quantized."""
 
@@ -50,6 +51,7 @@ def forms_of(
             process_bytes=DEVICE_PROCESS_BYTES if on_gpu else PROCESS_BYTES,
             control_bytes=0 if on_gpu else CONTROL_BYTES,
             routers=routers,
+            copies=copies,
         )
 
     # Suggested only where it helps: half of float32. The other dtypes are that small already.
@@ -72,8 +74,8 @@ def demands(config: ClusterConfig, model: ServedModel) -> Forms:
     """The demands of a configured model."""
     plan, device = model.plan, model.device.type
     faster = computes_packed(config.experts.backend, device)
-    on_gpu = device == "cuda"
-    return forms_of(plan.spec, plan.tensors, model.dtype, on_gpu, config.router, config.cluster.routers, faster)
+    on_gpu, routers, copies = device == "cuda", config.cluster.routers, config.experts.copies
+    return forms_of(plan.spec, plan.tensors, model.dtype, on_gpu, config.router, routers, faster, copies)
 
 
 def computes_packed(backend: str, device_type: str) -> bool:

@@ -21,7 +21,7 @@ from cluster.planner.sizes import (
     weights_bytes,
 )
 from cluster.planner.wire_traffic import LayerTraffic, expected_shards_asked, layer_traffic, most_shards_asked
-from experts.placement import even_placement
+from experts.placement import Placement, even_placement
 from router_service.models.cache_groups import CacheGroup, cache_groups
 
 GIB = 1 << 30
@@ -29,7 +29,10 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class FormSizes:
-    """The weights in one form: all of them, and those of one expert of a layer, an MoE layer and the largest shard."""
+    """The weights in one form: all of them once, and those of one expert of a layer, an MoE layer, the largest shard.
+
+    Of these only the shard's count what it holds as a copy.
+    """
 
     weights: int
     expert: int
@@ -76,7 +79,7 @@ class Inspection:
 
     `quantized` is what `weights.quantize` would make of experts in floats, by its value; `smaller` are the flags with
     which the model fits here. `stored` by kind, then dtype; `expected` and `most` are a token's traffic in one MoE
-    layer. `dense_bytes` is what a dense model of `parameters.active` parameters loads in `dtype`.
+    layer while all shards live. `dense_bytes` is what a dense model of `parameters.active` parameters loads in `dtype`.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Inspection:
     room_bytes: int
     cache: CacheSizes
     shards: int
+    copies: int
     expected: LayerTraffic
     most: LayerTraffic
     dense_bytes: int
@@ -114,15 +118,17 @@ class Inspection:
         return sum(sum(by_dtype.values()) for by_dtype in self.stored.values())
 
 
-def inspect(model: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms, room: Room) -> Inspection:
-    """Inspect a model that is to be served in `dtype` on `shards` shards.
+def inspect(
+    model: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms, room: Room, copies: int = 1
+) -> Inspection:
+    """Inspect a model that is to be served in `dtype` on `shards` shards, with `copies` of each expert.
 
     Raises:
-        ValueError: more shards than experts.
+        ValueError: more shards than experts, or more copies than shards.
     """
     spec, tensors = model.spec, model.tensors
-    placement = even_placement(spec.gate.experts, shards)
-    held = tuple(len(placement.held_by(shard)) for shard in range(shards))
+    held = _held(even_placement(spec.gate.experts, shards))
+    most_held = max(_held(even_placement(spec.gate.experts, shards, copies)))
     asked = float(expected_shards_asked(spec.gate.top_k, held)), most_shards_asked(spec.gate.top_k, held)
     expected, most = (layer_traffic(spec.hidden, dtype.itemsize, spec.gate.top_k, number) for number in asked)
     counted = parameters(spec, tensors)
@@ -143,19 +149,25 @@ def inspect(model: InspectedModel, dtype: torch.dtype, shards: int, forms: Forms
         stored={kind.value: dict(by_dtype) for kind, by_dtype in model.stored.items() if by_dtype},
         stored_tensors=sum(1 for _ in stored_tensors(tensors)),
         skipped=model.skipped,
-        packed=_form(model, dtype, packed=True, experts=max(held)) if packable(tensors) else None,
-        dequantized=_form(model, dtype, packed=False, experts=max(held)),
-        quantized=_quantized(model, dtype, max(held)),
+        packed=_form(model, dtype, packed=True, experts=most_held) if packable(tensors) else None,
+        dequantized=_form(model, dtype, packed=False, experts=most_held),
+        quantized=_quantized(model, dtype, most_held),
         auto=_auto(forms, room, shards),
         smaller=tuple(flag for flag, demand in forms.others.items() if room.holds(demand, shards)),
         room_bytes=room.bytes,
         cache=_cache(model, dtype),
         shards=shards,
+        copies=copies,
         expected=expected,
         most=most,
         dense_bytes=counted.active * dtype.itemsize,
         notices=model.notices,
     )
+
+
+def _held(placement: Placement) -> tuple[int, ...]:
+    """How many experts of a layer each shard holds."""
+    return tuple(len(placement.held_by(shard)) for shard in range(placement.shards))
 
 
 def _form(model: InspectedModel, dtype: torch.dtype, packed: bool, experts: int) -> FormSizes:

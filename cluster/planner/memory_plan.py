@@ -1,7 +1,8 @@
 """How much memory a model's processes need, whether it fits, and which form the weights take. Pure functions."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.table import size
 from experts.config import Residence
@@ -36,6 +37,7 @@ class Demand:
         cache_bytes: the KV cache that one router needs at least.
         process_bytes: what a shard or a router takes before it loads anything.
         control_bytes: what the Front and Ray take.
+        copies: how many shards hold each expert.
     """
 
     experts: int
@@ -45,10 +47,11 @@ class Demand:
     process_bytes: int = PROCESS_BYTES
     control_bytes: int = CONTROL_BYTES
     routers: int = 1
+    copies: int = 1
 
     def shard(self, shards: int) -> int:
         """The largest of so many shards."""
-        return while_loading(-(-self.experts // shards) * self.expert_bytes) + self.process_bytes
+        return while_loading(most_held(self.experts, shards, self.copies) * self.expert_bytes) + self.process_bytes
 
     @property
     def router(self) -> int:
@@ -57,12 +60,12 @@ class Demand:
 
     @property
     def weights(self) -> int:
-        """All weights, those of each router counted."""
-        return self.experts * self.expert_bytes + self.routers * self.router_bytes
+        """All weights, those of each copy and each router counted."""
+        return self.copies * self.experts * self.expert_bytes + self.routers * self.router_bytes
 
     def together(self, shards: int) -> int:
         """All processes in one memory."""
-        shared = while_loading(self.experts * self.expert_bytes) + shards * self.process_bytes
+        shared = while_loading(self.copies * self.experts * self.expert_bytes) + shards * self.process_bytes
         return shared + self.routers * self.router + self.control_bytes
 
     def largest(self, shards: int) -> int:
@@ -110,13 +113,22 @@ def while_loading(weights: int) -> int:
     return -(-weights * HEADROOM[0] // HEADROOM[1])
 
 
+def most_held(experts: int, shards: int, copies: int) -> int:
+    """Experts of a layer on the fullest shard of an even placement: the runs of `copies` neighbours, larger ones first.
+
+    See `experts.placement.even_placement`. More shards never make it more.
+    """
+    run, larger = divmod(experts, shards)
+    return copies * run + min(copies, larger)
+
+
 def smallest_shards(demand: Demand, each: int) -> int | None:
     """The fewest shards that fit where each process has `each` bytes; None where no number does."""
-    for_weights = max(0, each - demand.process_bytes) * HEADROOM[1] // HEADROOM[0]
-    held = for_weights // demand.expert_bytes
-    if held < 1 or demand.router > each:
+    if demand.router > each:
         return None
-    return -(-demand.experts // held)
+    numbers = range(demand.copies, demand.experts + 1)
+    place = bisect_left(numbers, True, key=lambda shards: demand.shard(shards) <= each)
+    return numbers[place] if place < len(numbers) else None
 
 
 def choose(resident: Residence, forms: Forms, room: Room, shards: int) -> Residence:
@@ -144,10 +156,12 @@ def allowed(resident: Residence, forms: Forms) -> tuple[Residence, ...]:
 def refusal(form: str, forms: Forms, room: Room, shards: int) -> str:
     """Why the model does not fit and what would help, in one line."""
     demand = forms.of(form)
+    copied = _copied(demand)
     if room.shared:
-        needed = f"{_count(shards, 'shard')}, {_count(demand.routers, 'router')} and the Front need"
+        needed = f"{_count(shards, 'shard')}{copied}, {_count(demand.routers, 'router')} and the Front need"
     else:
-        needed = f"a shard of {shards} needs {size(demand.shard(shards))}, a router {size(demand.router)}; the most is"
+        here = f"a shard of {shards}{copied} needs {size(demand.shard(shards))}"
+        needed = f"{here}, a router {size(demand.router)}; the most is"
     return (
         f"the model does not fit: {needed} {size(room.need(demand, shards))} with weights {form} "
         f"({size(demand.weights)} of weights, {HEADROOM[0] / HEADROOM[1] - 1:.0%} more while loading, "
@@ -169,7 +183,9 @@ def _help(form: str, forms: Forms, room: Room, shards: int) -> list[str]:
     demand = forms.of(form)
     fewest = _fitting_shards(demand, room, shards)
     here = "on this machine" if room.shared else "with so much for each"
-    advice = [f"--shards {fewest} fits" if fewest else f"no number of shards fits {here}"]
+    advice = [f"--shards {fewest} fits" if fewest else f"no number of shards fits {here}{_copied(demand)}"]
+    if (fewer := _fitting_copies(demand, room, shards)) is not None:
+        advice.append(f"--copies {fewer} fits")
     if form == "dequantized" and forms.packed is not None and room.holds(forms.packed, shards):
         advice.append(f"weights.resident packed needs {size(room.need(forms.packed, shards))} and fits")
     for setting, other in forms.others.items():
@@ -182,7 +198,13 @@ def _fitting_shards(demand: Demand, room: Room, shards: int) -> int | None:
     """In one memory only fewer shards help, by what a process takes; of those the most."""
     if not room.shared:
         return smallest_shards(demand, room.bytes)
-    return next((fewer for fewer in range(shards - 1, 0, -1) if room.holds(demand, fewer)), None)
+    return next((fewer for fewer in range(shards - 1, demand.copies - 1, -1) if room.holds(demand, fewer)), None)
+
+
+def _fitting_copies(demand: Demand, room: Room, shards: int) -> int | None:
+    """The most copies of each expert that fit, of those that are fewer than asked for."""
+    fewer = range(demand.copies - 1, 0, -1)
+    return next((copies for copies in fewer if room.holds(replace(demand, copies=copies), shards)), None)
 
 
 def _joining(demand: Demand, room: Room) -> str:
@@ -192,6 +214,10 @@ def _joining(demand: Demand, room: Room) -> str:
         return f"joining a Ray cluster (--address) fits from --shards {fewest} on, a node of this size for each process"
     least = max(demand.router, demand.shard(demand.experts))
     return f"joining a Ray cluster (--address) needs a node of at least {size(least)} for each process"
+
+
+def _copied(demand: Demand) -> str:
+    return f" with {demand.copies} copies of each expert" if demand.copies > 1 else ""
 
 
 def _count(number: int, what: str) -> str:

@@ -28,12 +28,14 @@ def ray_settings(given: Mapping[str, str]) -> dict[str, str]:
     """Variables for a Ray that is started here, without those that are `given`: the user's settings win.
 
     Ray starts workers at nice 15, behind everything else on the machine, but ours are latency-critical. Ray's log
-    files rotate; by default one may grow to 512 MiB.
+    files rotate; by default one may grow to 512 MiB. A process that hangs does not hear that it is to end: Ray
+    kills it after a second, not five.
     """
     settings = {
         "RAY_worker_niceness": "0",
         "RAY_ROTATION_MAX_BYTES": str(100 << 20),
         "RAY_ROTATION_BACKUP_COUNT": "3",
+        "RAY_kill_worker_timeout_milliseconds": "1000",
     }
     return {name: value for name, value in settings.items() if name not in given}
 

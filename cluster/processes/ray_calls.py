@@ -7,8 +7,9 @@ import asyncio
 import atexit
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import ray
@@ -20,6 +21,8 @@ SERVE_SECONDS = 60.0
 # Ray has limits of its own here, with better messages; these are for when they fail.
 START_SECONDS = 300.0
 LEAVE_SECONDS = 60.0
+# How often whoever waits looks whether there is a reason not to.
+LOOK_SECONDS = 0.1
 
 T = TypeVar("T")
 
@@ -57,22 +60,26 @@ async def await_ref(ref: Awaitable[Any], what: str, seconds: float = CALL_SECOND
         raise _late(what, seconds) from error
 
 
-def call(work: Callable[[], T], what: str, seconds: float = CALL_SECONDS) -> T:
+def call(work: Callable[[], T], what: str, seconds: float = CALL_SECONDS, go_on: Callable[[], None] | None = None) -> T:
     """Return what `work` returns, a blocking call without a limit of its own; past `seconds` it is left to itself.
 
     It runs on a thread that lives as long as the process: Ray ties what it starts to the thread that started it.
+
+    Args:
+        go_on: called some times a second while it is waited for; what it raises ends the wait.
 
     Raises:
         RayTimeoutError: not within `seconds`.
     """
     done: Future[T] = Future()
     _idle_thread().put((work, done))
-    try:
-        return done.result(timeout=seconds)
-    except TimeoutError as error:
-        if done.done():
-            raise
-        raise _late(what, seconds) from error
+    deadline = time.monotonic() + seconds
+    while not wait([done], seconds if go_on is None else min(seconds, LOOK_SECONDS)).done:
+        if time.monotonic() >= deadline:
+            raise _late(what, seconds)
+        if go_on is not None:
+            go_on()
+    return done.result()
 
 
 def leave(seconds: float = LEAVE_SECONDS) -> None:

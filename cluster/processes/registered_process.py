@@ -2,16 +2,20 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from cluster.config import ClusterConfig
+from cluster.processes.announcer import Announcer
+from cluster.processes.map_follower import MapFollower
+from cluster.processes.placement_maps import Layout
 from cluster.processes.priority import take_normal_priority
 from cluster.processes.process import node_id, replica_id, set_logging
-from cluster.processes.service_registry import Announcement, Announcer, DrainOrder, find_registry
+from cluster.processes.service_registry import Announcement, DrainOrder, find_registry
 from experts.host.watched_thread import ThreadWatch
-from experts.transport.address import Endpoint
+from experts.transport.address import Endpoint, new_incarnation
 
 
 class EndedWhileLoadingError(RuntimeError):
@@ -32,13 +36,21 @@ class RegisteredProcess:
         set_logging(config, f"{role} {index}" if role == "shard" else role)
         take_normal_priority()  # before any thread is started: threads inherit it
         self.registry = find_registry(config.cluster.application)
-        self.threads = ThreadWatch(("announcer", "drain"))
+        self.threads = ThreadWatch(("announcer", "drain", "placement map"))
         self._drain = drain
+        self._follower: MapFollower | None = None
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._end_requested = threading.Event()
+        self._end_requested: DrainOrder | None = None
         self._state = Announcement(
-            role=role, index=index, replica=replica_id(), node=node_id(), pid=os.getpid(), state="loading"
+            role=role,
+            index=index,
+            replica=replica_id(),
+            node=node_id(),
+            pid=os.getpid(),
+            state="loading",
+            started_ns=time.time_ns(),
+            incarnation=new_incarnation(),
         )
         self._announcer = Announcer(
             self.registry, describe=lambda: self._state, on_order=self._on_order, threads=self.threads
@@ -70,13 +82,18 @@ class RegisteredProcess:
         self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)
         self.go_on()
 
+    def map_follower(self, layout: Layout) -> MapFollower:
+        """Where this process learns which shards hold which expert; reported by its epoch, closed with the entry."""
+        self._follower = MapFollower(self.registry, layout, self._knows_map)
+        return self._follower
+
     def go_on(self) -> None:
         """Check between two steps of loading whether to go on.
 
         Raises:
             EndedWhileLoadingError: the process was told to drain.
         """
-        if self._end_requested.is_set():
+        if self._end_requested is not None:
             state = self._state
             raise EndedWhileLoadingError(
                 f"told to drain while loading: ended after {state.loaded_bytes} of {state.total_bytes} bytes"
@@ -85,6 +102,9 @@ class RegisteredProcess:
     def ready(self, endpoint: Endpoint | None) -> None:
         """Report that the process serves; peers may connect to `endpoint` from now on."""
         self._report("ready", endpoint)
+        # Told after the last check of loading: the registry may have forgotten the order by the next renewal.
+        if self._end_requested is not None:
+            self._on_order(self._end_requested)
 
     def drain(self, order: DrainOrder) -> None:
         """Drain, or wait for the drain that is already running. Blocks."""
@@ -95,14 +115,19 @@ class RegisteredProcess:
 
     def close(self) -> None:
         """Withdraw from the registry."""
+        if self._follower is not None:
+            self._follower.close()
         self._announcer.close()
+
+    def _knows_map(self, epoch: int) -> None:
+        self._state = replace(self._state, epoch=epoch)
+        self._announcer.announce_now()
 
     def _on_order(self, order: DrainOrder) -> None:
         if self._state.state == "ready":
             self.threads.start("drain", self.drain, order, name="told to drain")
         elif self._state.state == "loading":
-            # The order is repeated: a process that becomes ready meanwhile drains at the next one.
-            self._end_requested.set()
+            self._end_requested = order
 
     def _run(self, order: DrainOrder) -> None:
         self._report("draining", self._state.endpoint)

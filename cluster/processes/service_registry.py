@@ -4,8 +4,6 @@ A named Ray actor, by Ray's public API only. Nothing but this file knows how pro
 """
 
 import contextlib
-import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,22 +12,24 @@ from typing import Any
 import ray
 
 from cluster.processes import ray_calls
-from cluster.processes.ray_calls import RayTimeoutError
-from experts.host.watched_thread import ThreadWatch
+from cluster.processes.placement_maps import Layout, PlacementMaps
+from experts.placement import Placement
 from experts.transport.address import Endpoint
-
-log = logging.getLogger(__name__)
 
 # Ten renewals: a process that is only slow for a moment keeps its entry.
 FORGET_SECONDS = 10.0
-ANNOUNCE_SECONDS = 1.0
-CLOSE_SECONDS = 5.0
 WHAT = "the registry's list of processes"
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights."""
+    """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights.
+
+    `epoch` is that of the placement map that the process knows, 0 if none. A process says itself when it was started
+    (`started_ns`, wall clock, and a random `incarnation` between equal ones): a registry that is restarted learns of
+    the entries in any order. Between a process and its replacement on another node lie seconds, by which the clocks of
+    nodes do not differ.
+    """
 
     role: str
     index: int
@@ -40,6 +40,14 @@ class Announcement:
     loaded_bytes: int = 0
     total_bytes: int = 0
     endpoint: Endpoint | None = None
+    epoch: int = 0
+    started_ns: int = 0
+    incarnation: int = 0
+
+    @property
+    def seniority(self) -> tuple[int, int]:
+        """What entries are sorted by, so that the youngest comes last."""
+        return self.started_ns, self.incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,11 @@ class DrainOrder:
 class ServiceRegistry:
     """The actor's body. An entry that is not renewed for ten seconds by `clock` is forgotten, and its order with it."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, restarted: Callable[[], bool] = lambda: False
+    ) -> None:
         self._clock = clock
+        self._maps = PlacementMaps(self.announcements, restarted, clock)
         self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
         self._orders: dict[str, tuple[float, DrainOrder]] = {}
 
@@ -83,7 +94,19 @@ class ServiceRegistry:
         self._orders = {
             replica: order for replica, order in self._orders.items() if replica in alive or order[0] > horizon
         }
-        return [announcement for _, announcement in self._entries.values()]
+        return sorted((one for _, one in self._entries.values()), key=lambda one: one.seniority)
+
+    def placement_map(self, layout: Layout, known: int = 0) -> tuple[int, Placement | None]:
+        """The current map's epoch, and the map if it is newer; see `PlacementMaps.get`."""
+        return self._maps.get(layout, known)
+
+    def tell_map(self, layout: Layout, placement: Placement) -> None:
+        """Take a map that a process knows; see `PlacementMaps.tell`."""
+        self._maps.tell(layout, placement)
+
+    def publish(self, layout: Layout, placement: Placement) -> None:
+        """Let a new map replace the current one. Raises as `PlacementMaps.publish`."""
+        self._maps.publish(layout, placement)
 
 
 def find_registry(application: str) -> Any:
@@ -101,8 +124,14 @@ def find_registry(application: str) -> Any:
         "num_cpus": 0,  # it must be placed even on a full cluster
     }
     return ray_calls.call(
-        lambda: ray.remote(ServiceRegistry).options(**options).remote(), "the registry to be found or created"
+        lambda: ray.remote(ServiceRegistry).options(**options).remote(restarted=_was_restarted),
+        "the registry to be found or created",
     )
+
+
+def _was_restarted() -> bool:
+    """Whether this actor has been started again."""
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def known_registry(application: str) -> Any:
@@ -116,14 +145,14 @@ def known_registry(application: str) -> Any:
     return ray_calls.call(lambda: ray.get_actor(name, namespace="expertmesh"), f"the actor {name}")
 
 
-def registered_in(registry: Any) -> list[Announcement]:
+def registered_in(registry: Any, seconds: float = ray_calls.CALL_SECONDS) -> list[Announcement]:
     """Return all entries of a registry actor, the youngest process last.
 
     Raises:
         RayTimeoutError: it does not answer.
         ray.exceptions.RayError: it has died.
     """
-    found: list[Announcement] = ray_calls.get(registry.announcements.remote(), WHAT)
+    found: list[Announcement] = ray_calls.get(registry.announcements.remote(), WHAT, seconds)
     return found
 
 
@@ -138,59 +167,6 @@ def remove_registry(application: str) -> None:
     with contextlib.suppress(ValueError):
         registry = known_registry(application)
         ray_calls.call(lambda: ray.kill(registry), "the registry to end")
-
-
-class Announcer:
-    """Renews the entry that `describe` returns once a second, on a thread of its own.
-
-    `on_order` is called on that thread at each renewal while there is an order, so it must return at once. The thread
-    is added to `threads`, those of the process.
-    """
-
-    def __init__(
-        self,
-        registry: Any,
-        describe: Callable[[], Announcement],
-        on_order: Callable[[DrainOrder], None],
-        threads: ThreadWatch,
-    ) -> None:
-        self._registry = registry
-        self._describe = describe
-        self._on_order = on_order
-        self._wake = threading.Event()
-        self._closing = False
-        self._thread = threads.start("announcer", self._run, lasts_until=lambda: self._closing)
-
-    def announce_now(self) -> None:
-        """Renew the entry now, because something has changed."""
-        self._wake.set()
-
-    def close(self) -> None:
-        """Stop renewing the entry and withdraw it."""
-        self._closing = True
-        self._wake.set()
-        # First the thread: a renewal after the withdrawal would bring the entry back.
-        self._thread.join(timeout=CLOSE_SECONDS)
-        last = self._describe()
-        try:
-            ray_calls.get(
-                self._registry.withdraw.remote(last.role, last.index, last.replica), "the registry to forget us"
-            )
-        except (RayTimeoutError, ray.exceptions.RayError) as error:
-            log.warning("could not withdraw from the registry: %s", error)
-
-    def _run(self) -> None:
-        while not self._closing:
-            try:
-                order = ray_calls.get(
-                    self._registry.announce.remote(self._describe()), "the registry to renew our entry"
-                )
-                if order is not None:
-                    self._on_order(order)
-            except (RayTimeoutError, ray.exceptions.RayError) as error:
-                log.warning("could not renew the registry entry: %s", error)
-            self._wake.wait(ANNOUNCE_SECONDS)
-            self._wake.clear()
 
 
 def endpoints_of(announcements: list[Announcement], role: str) -> list[Endpoint]:

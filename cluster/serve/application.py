@@ -23,6 +23,7 @@ from cluster.serve.router_replica import RouterReplica
 from cluster.serve.security import fixed_secret
 from cluster.serve.shard_replica import ShardReplica
 from experts.host.memory import host_bytes
+from experts.placement import even_placement
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,12 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
 
     Raises:
         CheckpointError: the checkpoint cannot be served.
-        ValueError: more shards than experts.
+        ValueError: more shards than experts, or more copies than shards.
     """
     assert config.weights.resident != "auto", "whoever starts the processes resolves weights.resident first"
     model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
+    # For its refusal: the processes would meet it one by one, and Serve would start each again.
+    even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
     # The digest is computed once, here, and handed to all: two that differ were built from different things.
     data = config.to_dict()
     credentials = {"secret": fixed_secret(config), "digest": model.digest()}

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import ray
@@ -20,11 +21,17 @@ QUARTERS = 4
 
 
 class ApplicationWatch:
-    """Follows the application of `config` while it starts; `progress` gets a line for each step of a process."""
+    """Follows the application of `config` while it starts; `progress` gets a line for each step of a process.
 
-    def __init__(self, config: ControlPlaneConfig, progress: TextIO = sys.stderr) -> None:
+    `go_on` is called while Ray is waited for; what it raises ends the wait.
+    """
+
+    def __init__(
+        self, config: ControlPlaneConfig, progress: TextIO = sys.stderr, go_on: Callable[[], None] = lambda: None
+    ) -> None:
         self._config = config
         self._progress = progress
+        self._go_on = go_on
         self._front: Any = None
         self._lines: dict[tuple[str, int], str] = {}
 
@@ -41,6 +48,11 @@ class ApplicationWatch:
                 f"({there.status.value}): give this one another --name, or end that one first"
             )
 
+    def deployed_at(self) -> float:
+        """When the application of this name was deployed, in seconds of the wall clock; 0 if there is none."""
+        there = self._applications().get(self._config.application)
+        return 0.0 if there is None else float(there.last_deployed_time_s)
+
     def status(self) -> dict[str, Any] | None:
         """Return the Front's status with Ray's address under `ray`; None while too few Fronts run.
 
@@ -54,7 +66,9 @@ class ApplicationWatch:
         if front is None or front.replica_states.get("RUNNING", 0) < self._config.fronts:
             return None
         try:
-            status: dict[str, Any] = self._handle().status.remote().result(timeout_s=CALL_SECONDS)
+            answer = self._handle().status.remote()
+            ask = functools.partial(answer.result, timeout_s=CALL_SECONDS)
+            status: dict[str, Any] = call(ask, "the status of the Front", SERVE_SECONDS, self._go_on)
         except (TimeoutError, RayTimeoutError):  # the Front or the registry may answer yet: the caller has a limit
             return None
         self._show(status["announcements"])
@@ -77,14 +91,14 @@ class ApplicationWatch:
     def _handle(self) -> Any:
         if self._front is None:
             handle = functools.partial(serve.get_deployment_handle, "Front", self._config.application)
-            self._front = call(handle, "the handle of the Front", SERVE_SECONDS)
+            self._front = call(handle, "the handle of the Front", SERVE_SECONDS, self._go_on)
         return self._front
 
     def _application(self) -> Any:
         return self._applications()[self._config.application]
 
     def _applications(self) -> Any:
-        return call(serve.status, "the status of its applications", SERVE_SECONDS).applications
+        return call(serve.status, "the status of its applications", SERVE_SECONDS, self._go_on).applications
 
     def _show(self, announcements: list[Announcement]) -> None:
         """Print a line when a process begins to load, at each quarter of the way, and when it is ready."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from cluster.config import config_from
 from cluster.planner.model import open_model
+from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.process import node_id, reachable_host, replica_id
 from cluster.processes.registered_process import RegisteredProcess
-from cluster.processes.service_registry import Announcement, DrainOrder, await_registered, endpoints_of
+from cluster.processes.service_registry import Announcement, DrainOrder, endpoints_of
 from cluster.serve.deployments import end
 from cluster.serve.security import credentials_of
 from experts.transport.address import Endpoint, new_incarnation
@@ -28,14 +29,13 @@ class FrontReplica:
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
         config = config_from(data)
         self._process = RegisteredProcess("front", 0, config, self._drain)
-        self._registry = self._process.registry
+        self._known = KnownProcesses(self._process.registry)
         self._config = config.cluster
         with self._process.loading():
             model = open_model(config.model, config.weights, computes_here=False)
             self._process.go_on()
             text = load_text_model(model.plan.checkpoint.path)
         self._metrics_host = reachable_host(config.front.metrics_host)
-        self._announcements: list[Announcement] = []
         self._server = FrontServer(
             config=replace(
                 config.front,
@@ -63,13 +63,13 @@ class FrontReplica:
     async def status(self) -> dict[str, Any]:
         """Ports, how many routers are linked, and how far the other processes are."""
         await self._start()
-        self._announcements = await await_registered(self._registry)
+        announcements = await self._known.await_answer()
         return {
             "grpc_port": self._server.grpc_port,
             "metrics_port": self._server.metrics_port,
             "http_port": self._server.http_port,
             "routers": self._server.linked_routers,
-            "announcements": self._announcements,
+            "announcements": announcements,
         }
 
     async def check_health(self) -> None:
@@ -114,15 +114,14 @@ class FrontReplica:
         asyncio.run_coroutine_threadsafe(drain, self._loop).result()
 
     async def _routers(self) -> list[Endpoint]:
-        self._announcements = await await_registered(self._registry)
-        return endpoints_of(self._announcements, "router")
+        return endpoints_of(await self._known.await_answer(), "router")
 
     def _metrics_targets(self) -> list[str]:
-        return [f"{page.host}:{page.port}" for page in endpoints_of(self._announcements, "front")]
+        return [f"{page.host}:{page.port}" for page in endpoints_of(self._known.announcements, "front")]
 
     def _known_shards(self) -> list[ShardReport]:
         """Shards that still load, which no router knows yet; routers report the others."""
-        youngest = {a.index: a for a in self._announcements if a.role == "shard"}
+        youngest = {a.index: a for a in self._known.announcements if a.role == "shard"}
         return [_shard_report(a) for a in youngest.values() if a.state != "ready"]
 
 

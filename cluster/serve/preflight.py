@@ -29,7 +29,7 @@ def check_model(config: ClusterConfig) -> "ServedModel":
     from router_service.front.text.text_model import load_text_model
 
     model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
-    even_placement(model.plan.spec.gate.experts, config.experts.shards)
+    even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
     load_text_model(model.plan.checkpoint.path)
     return model
 
@@ -38,11 +38,9 @@ def check_ports(config: ClusterConfig) -> None:
     """Check that the ports are free on this machine, where the Front will run.
 
     Raises:
-        ConfigError: one is taken, or the address is not this machine's, or several Fronts cannot share it.
+        ConfigError: one is taken, or the address is not this machine's.
     """
     front, fronts = config.front, 1 if config.cluster.address else config.cluster.fronts
-    if fronts > 1 and front.grpc_port == 0:
-        raise ConfigError("front.grpc_port is 0, but cluster.fronts is over 1: set the port that the Fronts share")
     with ExitStack() as opened:  # all at once, so that two keys cannot name one port
         for key, host, port in _ports(front, fronts):
             if port > MAX_PORT:

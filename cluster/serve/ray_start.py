@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -15,11 +16,19 @@ class StartError(RuntimeError):
     """The cluster did not come up; the message says what Serve or Ray says."""
 
 
-def start_ray(config: ClusterConfig) -> None:
+class RayFailedError(StartError):
+    """A Ray of our own did not come up, or its own processes ended: another try may do."""
+
+
+def start_ray(config: ClusterConfig, go_on: Callable[[], None]) -> None:
     """Start a Ray on this machine, or join the one at `cluster.address`.
 
+    Args:
+        go_on: called meanwhile; what it raises ends the wait.
+
     Raises:
-        StartError: Ray refuses.
+        RayFailedError: a Ray of our own does not start.
+        StartError: one that is to be joined refuses.
         RayTimeoutError: Ray does not answer.
     """
     address = config.cluster.address
@@ -29,17 +38,23 @@ def start_ray(config: ClusterConfig) -> None:
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     options = _options(config)
+    call(lambda: _init(address, options), "it to start or to be joined", START_SECONDS, go_on)
+
+
+def _init(address: str, options: dict[str, Any]) -> None:
     try:
-        call(lambda: ray.init(**options), "it to start or to be joined", START_SECONDS)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StartError(f"cannot start or join Ray ({address or 'local'}): {' '.join(str(error).split())}") from error
+        ray.init(**options)
+    except Exception as error:  # Ray raises a bare one when its own processes are not up in time
+        said = f"cannot start or join Ray ({address or 'local'}): {' '.join(str(error).split())}"
+        raise (StartError if address else RayFailedError)(said) from error
 
 
 def _options(config: ClusterConfig) -> dict[str, Any]:
     """The arguments of `ray.init`. A Ray that is joined has its own CPUs and dashboard."""
     address = config.cluster.address
     # Each shard and router asks Ray for one CPU: with fewer than that, Ray would leave some of them pending for ever.
-    processes = config.experts.shards + config.cluster.routers
+    # One more, so that the replacement of one that hangs can start before that is dead.
+    processes = config.experts.shards + config.cluster.routers + 1
     return {
         "address": address or "local",
         "num_cpus": None if address else max(os.cpu_count() or 1, processes),

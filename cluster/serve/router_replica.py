@@ -8,13 +8,16 @@ import torch
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
+from cluster.processes.known_processes import KnownProcesses
+from cluster.processes.map_follower import layout_of
 from cluster.processes.node_loading import await_loaded
 from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
-from cluster.processes.service_registry import DrainOrder, endpoints_of, registered_in
+from cluster.processes.service_registry import DrainOrder, endpoints_of
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
+from experts.placement import Placement
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
 from router_service.engine.builder import build_engine, free_bytes
@@ -30,6 +33,7 @@ class RouterReplica:
     def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes) -> None:
         config = config_from(data)
         self._process = RegisteredProcess("router", 0, config, self._drain)
+        self._known = KnownProcesses(self._process.registry)
         self._config, self._waited_s = config.cluster, 0.0
         with self._process.loading():
             self._load(config, secret, digest)
@@ -37,6 +41,8 @@ class RouterReplica:
 
     def _load(self, config: ClusterConfig, secret: bytes, digest: bytes) -> None:
         model = open_to_load(config, "router")
+        layout = layout_of(config, model.plan.spec.gate.experts)
+        self._map = self._process.map_follower(layout)
         self._process.will_load(model.router_bytes)
         begun, transport = time.monotonic(), SocketTransport(config.router.lanes)
         engine = self._build(config, model, transport)
@@ -59,6 +65,7 @@ class RouterReplica:
             logs=config.logging,
             threads=self._process.threads,
         )
+        self._map.follow(self._router.adopt, self._process.threads)
         # Ready only after a token through all shards: a Front must never choose a router that cannot serve.
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.run_self_test(config.cluster.ready_timeout_seconds, self._process.go_on)
@@ -74,7 +81,14 @@ class RouterReplica:
             keep_packed=model.keep_packed,
             progress=self._process.progress,
             cache_room=lambda device: self._cache_room(config, device),
+            placement=self._placement,
         )
+
+    def _placement(self) -> Placement:
+        begun = time.monotonic()
+        placement = self._map.first(self._process.go_on)
+        self._waited_s += time.monotonic() - begun
+        return placement
 
     def _cache_room(self, config: ClusterConfig, device: torch.device) -> int:
         """Free bytes for the cache, once all of this node has loaded. A GPU is ours; a host's memory is shared."""
@@ -87,7 +101,7 @@ class RouterReplica:
             seconds=config.cluster.ready_timeout_seconds,
             go_on=self._process.go_on,
         )
-        self._waited_s = time.monotonic() - begun
+        self._waited_s += time.monotonic() - begun
         return free_bytes(device) // (routers if device.type == "cpu" else 1)
 
     def check_health(self) -> None:
@@ -111,7 +125,7 @@ class RouterReplica:
         self._router.close()
 
     def _shards(self) -> list[Endpoint]:
-        return endpoints_of(registered_in(self._process.registry), "shard")
+        return endpoints_of(self._known.ask(), "shard")
 
     def _wait_for_shards(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

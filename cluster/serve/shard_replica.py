@@ -1,21 +1,25 @@
 """A shard as a Serve deployment."""
 
+import logging
 import time
 from typing import Any
 
 import torch
 
 from cluster.config import ClusterConfig, config_from
+from cluster.processes.map_follower import layout_of
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import DrainOrder
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
-from experts.placement import even_placement
+from experts.placement import Placement
 from experts.shard.server import ExpertServer
 from experts.shard.shard import load_shard
 from kernels import select
+
+log = logging.getLogger(__name__)
 
 
 class ShardReplica:
@@ -29,11 +33,14 @@ class ShardReplica:
         with self._process.loading():
             server = self._load(config, index, secret, digest)
         self._server = server
+        self._map.follow(self._adopt, self._process.threads)
         self._process.ready(server.endpoint)
 
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         model = open_to_load(config, "shard")
-        placement = even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
+        layout = layout_of(config, model.plan.spec.gate.experts)
+        self._map = self._process.map_follower(layout)
+        placement = self._map.first(self._process.go_on)
         self._process.will_load(model.shard_bytes(len(placement.held_by(index))))
         shard = load_shard(
             index=index,
@@ -70,6 +77,15 @@ class ShardReplica:
         if hasattr(self, "_server"):
             await end(self._process, self.check_health, self._config)
             self._server.close()
+
+    def _adopt(self, placement: Placement) -> None:
+        """Serve by a newer map, if it gives this shard what it holds: nothing is loaded while it serves."""
+        shard = self._server.shard
+        wanted = {layer: placement.layer(layer).held_by(shard.index) for layer in shard.held}
+        if wanted == shard.held:
+            shard.epoch = placement.epoch
+        else:
+            log.error("a newer map gives this shard other experts: it answers for those that it holds")
 
     def _drain(self, order: DrainOrder) -> None:
         """Serve on until no router is connected: routers need their shards as long as they have requests."""

@@ -4,38 +4,58 @@ Symbolic links are followed: Hugging Face's own cache consists of links out of t
 there can put the file as well; what is read goes into tensors, a tokenizer or a template, and is never sent out as is.
 """
 
+import os
 import stat
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
 
 # Of configurations and indices: the largest published index has 15 MB, and Python needs up to 24 times a file's size.
 MAX_JSON_BYTES = 64 << 20
+KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
-def check_file(path: Path, most: int) -> None:
-    """Look at a file before it is read.
+def open_file(path: Path, most: int | None = None) -> BufferedReader:
+    """Open a file for reading. It never waits, whatever the name stands for.
 
     Raises:
         CheckpointError: it is no ordinary file (a device has no end, a pipe may never begin), or has over `most` bytes.
         FileNotFoundError: there is none.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise CheckpointError(f"{path}: no ordinary file")
-    if found.st_size > most:
-        raise CheckpointError(f"{path}: has {found.st_size} bytes, at most {most} ({most >> 20} MiB) are read")
+    # Before the open, which can make a device do something; and after it, as the name may stand for another by then.
+    _check(path, path.stat(), most)
+    file: BufferedReader = BufferedReader(FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
+    try:
+        _check(path, os.fstat(file.fileno()), most)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def read_bytes(path: Path, most: int) -> bytes:
     """Return what a file holds, at most `most` bytes even if it grows meanwhile.
 
     Raises:
-        CheckpointError, FileNotFoundError: see `check_file`.
+        CheckpointError, FileNotFoundError: see `open_file`.
     """
-    check_file(path, most)
-    with path.open("rb") as stream:
-        return stream.read(most)  # the size was checked before, and the file may grow
+    with open_file(path, most) as file:
+        return file.read(most)
+
+
+def _check(path: Path, found: os.stat_result, most: int | None) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for is_kind, name in KINDS if is_kind(found.st_mode)), "something else")
+        raise CheckpointError(f"{path}: no ordinary file: it is {kind}")
+    if most is not None and found.st_size > most:
+        raise CheckpointError(f"{path}: has {found.st_size} bytes, at most {most} ({most >> 20} MiB) are read")
 
 
 def read_text(path: Path, most: int) -> str:

@@ -8,6 +8,7 @@ gone; a shard that fuses gate and up would hold its weights twice. Here pages ar
 import json
 import math
 import mmap
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from experts.checkpoint.errors import CheckpointError
+from experts.checkpoint.files import open_file
 from experts.host.unique_keys import unique_keys
 
 DTYPES = {
@@ -56,8 +58,8 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         CheckpointError: the file is missing, truncated or not a safetensors file.
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
             length = _header_length(file, stream.read(8), size)
             header = json.loads(stream.read(length), object_pairs_hook=unique_keys)
         return {name: _entry(file, name, info, 8 + length, size) for name, info in _tensors(header)}
@@ -108,7 +110,7 @@ class MappedFile:
     """One safetensors file, mapped privately; a context manager. Copies leave none of its pages resident."""
 
     def __init__(self, file: Path) -> None:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             # Copy on write, although nothing is written: torch.frombuffer warns of memory that is read-only.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
 

@@ -115,8 +115,8 @@ class FrameServer:
 
     def hang_up(self) -> None:
         """End every connection."""
-        for channel in self._peers.all():
-            channel.close()
+        for channel in self._peers.dismiss_all():
+            channel.shut_down()
 
     def join(self, seconds: float) -> bool:
         """After `close`: wait for all threads to end, at most so long; whether they have, but for one that computes."""
@@ -159,9 +159,9 @@ class FrameServer:
         try:
             self._threads.start("connection", self._serve, channel, name=f"{self._name} data")
         except RuntimeError as error:  # no thread is left: who serves the others must not be lost with this one
+            self._reject("no_thread", error)
             channel.close()
             self._peers.remove(channel)
-            self._reject("no_thread", error)
             self._closing.wait(PAUSE_SECONDS)
 
     def _serve(self, channel: Channel) -> None:
@@ -175,7 +175,7 @@ class FrameServer:
         except Closed:  # how a peer ends a connection in good order
             pass
         except OSError as error:
-            if not self._peers.has_to_go(channel):  # else it has been counted
+            if not self._peers.has_to_go(channel):  # else it was we who ended it
                 self._reject(_reason(error), error)
         finally:
             channel.close()

@@ -29,10 +29,13 @@ class Peers:
         """How many have proven the credentials."""
         return len(self._proven)
 
-    def all(self) -> list[Channel]:
-        """Every connection there is."""
+    def dismiss_all(self) -> list[Channel]:
+        """Every connection there is: all have to go."""
         with self._changed:
-            return [*self._strangers, *self._proven, *self._leaving]
+            self._leaving |= self._proven | self._strangers.keys()
+            self._strangers.clear()
+            self._proven.clear()
+            return list(self._leaving)
 
     def admit(self, newcomer: Channel) -> Channel | None:
         """Give a newcomer a place; return who has to go for it, which may be the newcomer itself."""
@@ -65,7 +68,7 @@ class Peers:
             self._changed.notify_all()
 
     def has_to_go(self, channel: Channel) -> bool:
-        """Whether a connection has lost its place to another."""
+        """Whether a connection has lost its place; how it ends is no fault of its peer."""
         return channel in self._leaving
 
     def wait_for_none(self, seconds: float) -> bool:

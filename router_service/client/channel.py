@@ -64,6 +64,9 @@ def open_channel(target: str, tls: Tls | None, attempts: int = 1) -> grpc.aio.Ch
         # gRPC shares connections among channels otherwise, but Fronts behind one address share the load by connections.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.service_config", _service_config(attempts)),
+        # gRPC's own pauses grow to two minutes, in which calls fail at once though the Front is back.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2000),
     ]
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)

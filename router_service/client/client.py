@@ -10,16 +10,18 @@ Every call raises `grpc.aio.AioRpcError` when the server refuses it or cannot be
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from router_service.client.channel import Tls, open_channel, token_metadata
+from router_service.client.channel import Tls, token_metadata
+from router_service.client.fronts import Fronts
+from router_service.client.resuming import Resuming
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import ClusterStub
-from router_service.protocol.inference_pb2_grpc import InferenceStub
 
 READY_POLL_S = 0.1
 FALLBACKS = {
@@ -53,10 +55,18 @@ class SamplingFields(TypedDict, total=False):
 
 
 class Client:
-    """A connection to a Front. Create and use it on one event loop; close it with `close` or `async with`."""
+    """A connection to a Front, or to one of several.
 
-    def __init__(self, target: str, *, tls: Tls | None = None, token: str | None = None, attempts: int = 1) -> None:
+    Create and use it on one event loop; close it with `close` or `async with`.
+    """
+
+    def __init__(
+        self, target: str | Sequence[str], *, tls: Tls | None = None, token: str | None = None, attempts: int = 1
+    ) -> None:
         """`target` is HOST:PORT; the first call opens the connection. Without `tls` a token is sent in plain text.
+
+        Of several targets, Fronts of one cluster, one is called; where its connection cannot be had, `generate` takes
+        the next one, and so do all calls after it.
 
         A call that is refused with UNAVAILABLE is sent again until it has been sent `attempts` times (at most 5).
 
@@ -64,10 +74,7 @@ class Client:
             OSError, ValueError: a file of `tls` cannot be read, `token` is invalid, or `attempts` is out of bounds.
         """
         self._metadata = token_metadata(token)
-        self._channel = open_channel(target, tls, attempts)
-        self._inference = InferenceStub(self._channel)
-        self._cluster = ClusterStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._fronts = Fronts([target] if isinstance(target, str) else list(target), tls, attempts)
 
     async def generate(
         self,
@@ -82,12 +89,17 @@ class Client:
         cache_salt: str = "",
         fallback: str = "",
         timeout: float | None = None,
+        resume: bool = True,
         **sampling: Unpack[SamplingFields],
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         """Yield the answer to one of `prompt`, `tokens`, `messages` (role, content) as it comes; `timeout` in seconds.
 
         `fallback` is wait, drop, next_best or fail, else the server's default. Leaving the iterator early (`aclose`)
         cancels the call.
+
+        With `resume` the answer goes on where its connection is lost, if need be at another Front: nothing is returned
+        twice or missing, and the tokens are those of an undisturbed answer. It is given up after about half a minute
+        without a Front. A seed is drawn here then, if none is given.
 
         Raises:
             ValueError: not exactly one input was given, or another fallback.
@@ -102,13 +114,10 @@ class Client:
             fallback=fallback_named(fallback),
         )
         set_input(request, prompt, tokens, messages)
-        call = self._inference.Generate(request, timeout=timeout, metadata=self._metadata)
-        try:
-            async for response in call:
+        resuming = Resuming(self._fronts, self._metadata, request, resume=resume, timeout=timeout)
+        async with aclosing(resuming.responses()) as responses:
+            async for response in responses:
                 yield response
-        finally:
-            # Leaving the iterator early must free the request's place and blocks on the server.
-            call.cancel()
 
     async def tokenize(
         self,
@@ -120,24 +129,26 @@ class Client:
         """Return the token ids of a prompt or a conversation."""
         request = inference_pb2.TokenizeRequest(add_special_tokens=add_special_tokens)
         set_input(request, prompt, None, messages)
-        return list((await self._inference.Tokenize(request, metadata=self._metadata)).ids)
+        return list((await self._fronts.inference.Tokenize(request, metadata=self._metadata)).ids)
 
     async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`."""
         request = inference_pb2.DetokenizeRequest(ids=ids, skip_special_tokens=skip_special_tokens)
-        response: inference_pb2.DetokenizeResponse = await self._inference.Detokenize(request, metadata=self._metadata)
+        response: inference_pb2.DetokenizeResponse = await self._fronts.inference.Detokenize(
+            request, metadata=self._metadata
+        )
         return response.text
 
     async def model(self) -> inference_pb2.ModelInfo:
         """Describe the model."""
-        info: inference_pb2.ModelInfo = await self._inference.GetModel(
+        info: inference_pb2.ModelInfo = await self._fronts.inference.GetModel(
             inference_pb2.GetModelRequest(), metadata=self._metadata
         )
         return info
 
     async def cluster(self, timeout: float | None = None) -> cluster_pb2.ClusterState:
         """Return the state of shards and routers."""
-        state: cluster_pb2.ClusterState = await self._cluster.GetCluster(
+        state: cluster_pb2.ClusterState = await ClusterStub(self._fronts.channel).GetCluster(
             cluster_pb2.GetClusterRequest(), timeout=timeout, metadata=self._metadata
         )
         return state
@@ -145,7 +156,7 @@ class Client:
     async def health(self, service: str = "", timeout: float | None = None) -> bool:
         """Return whether the server's health is SERVING."""
         request = health_pb2.HealthCheckRequest(service=service)
-        response = await self._health.Check(request, timeout=timeout)
+        response = await health_pb2_grpc.HealthStub(self._fronts.channel).Check(request, timeout=timeout)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def wait_ready(self, timeout: float) -> None:
@@ -159,13 +170,15 @@ class Client:
                 await asyncio.sleep(READY_POLL_S)
 
     async def close(self) -> None:
-        """Cancel open calls and close the connection."""
-        await self._channel.close(None)
+        """Cancel open calls and close the connections."""
+        await self._fronts.close()
 
     async def _is_ready(self, timeout: float) -> bool:
+        channel = self._fronts.channel
         try:
             return await self.health(timeout=timeout)
         except grpc.aio.AioRpcError:
+            self._fronts.move_on(channel)
             return False
 
     async def __aenter__(self) -> Self:

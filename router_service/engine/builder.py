@@ -9,7 +9,7 @@ from experts.config import ExpertsConfig
 from experts.host.cores import usable_cores
 from experts.host.memory import host_bytes
 from experts.host.threads import ComputeThreads, measured_threads
-from experts.placement import even_placement
+from experts.placement import Placement, even_placement
 from experts.pool import ExpertPool
 from experts.shard.local import LocalTransport
 from experts.shard.shard import load_shard
@@ -50,6 +50,7 @@ def build_engine(
     keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
     cache_room: Callable[[torch.device], int] = free_bytes,
+    placement: Callable[[], Placement] | None = None,
 ) -> Engine:
     """Load the router's weights, reserve the KV cache, and connect them to the experts behind `transport`.
 
@@ -57,6 +58,7 @@ def build_engine(
         progress: called with the bytes of each tensor read, in the form kept.
         cache_room: free bytes on a device; asked once the weights are loaded, if the cache is sized by them. It may
             wait for others that load into the same memory.
+        placement: which shards hold which experts; asked last, as it may wait too. An even placement if not given.
 
     Raises:
         ValueError: a step could have more tokens than a call to a shard carries, or no KV block fits into the memory.
@@ -82,7 +84,7 @@ def build_engine(
         backbone=backbone,
         pool=ExpertPool(
             transport,
-            even_placement(spec.gate.experts, experts.shards, experts.copies),
+            placement() if placement else even_placement(spec.gate.experts, experts.shards, experts.copies),
             experts.call_timeout_seconds,
             exact,
             shared_sizes(bounds.token_budget, spec.hidden, dtype, spec.gate.top_k, Form.EACH if exact else Form.SUMS),

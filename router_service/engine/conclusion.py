@@ -2,14 +2,16 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from experts.host.log import fields
-from router_service.engine.failures import failed
+from router_service.engine.failures import broken, failed
+from router_service.engine.faults.apart import apart
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
 from router_service.engine.sampling.sampler import Drawn, sample
@@ -44,9 +46,13 @@ class Share:
 class Conclusion:
     """Advances the sequences of a computed step and makes their events. L rows of logits, V vocabulary.
 
-    `nonfinite_logits` counts the requests that ended because the model's logits were not finite. `fallback_tokens`
-    counts by policy the tokens that met experts without a living copy: with drop and next_best those that were drawn
-    degraded, with wait those that were put off, once for each stall, with fail those that were refused.
+    What raises for one request ends that one alone; what raises for several at once is repeated for each. Only what
+    raises behind a request's last event goes on to the caller: its blocks may not be free then.
+
+    `nonfinite_logits` counts the requests that ended because the model's logits were not finite, `faults` those that
+    ended because something raised for them. `fallback_tokens` counts by policy the tokens that met experts without a
+    living copy: with drop and next_best those that were drawn degraded, with wait those that were put off, once for
+    each stall, with fail those that were refused.
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class Conclusion:
         eos_token_ids: frozenset[int],
         clock: Callable[[], float],
     ) -> None:
-        self.nonfinite_logits = 0
+        self.nonfinite_logits = self.faults = 0
         self.fallback_tokens: Counter[str] = Counter({policy.value: 0 for policy in Fallback})
         self._backbone = backbone
         self._scheduler = scheduler
@@ -77,16 +83,18 @@ class Conclusion:
     def apply(self, shares: Sequence[Share], trace: StepTrace, logits_LV: Tensor, events: list[Event]) -> None:
         """Advance the sequences that lost no token, and append their events."""
         for share in shares:
-            self._taint(share, trace)
-            self._scheduler.advance(share.item)
-            # Its wait for a shard is over; a later one has its whole time again.
-            share.request.stalled_since, share.request.stalled_by = 0.0, ""
-        going = self._finite(shares, logits_LV, events)
-        for share in going:
-            events += share.request.prompt_events()
-        self._trace_routing(going, trace)
-        self._draw([share for share in going if share.row is not None], trace, logits_LV, events)
-        self._report_routing(going, events)
+            with self._alone(share, events):
+                self._taint(share, trace)
+                self._scheduler.advance(share.item)
+                # Its wait for a shard is over; a later one has its whole time again.
+                share.request.stalled_since, share.request.stalled_by = 0.0, ""
+        self._end_nonfinite(_going(shares), logits_LV, events)
+        for share in _going(shares):
+            with self._alone(share, events):
+                events += share.request.prompt_events()
+        self._trace_routing(_going(shares), trace, events)
+        self._draw([share for share in _going(shares) if share.row is not None], trace, logits_LV, events)
+        self._report_routing(_going(shares), events)
 
     def lose(self, shares: Sequence[Share], trace: StepTrace, events: list[Event]) -> list[Request]:
         """End those of the requests that have lost a token which do not wait; return the others."""
@@ -116,46 +124,87 @@ class Conclusion:
             if len(tainted_R):
                 self._scheduler.taint(share.item.key, share.item.start + int(tainted_R[0]))
 
-    def _finite(self, shares: Sequence[Share], logits_LV: Tensor, events: list[Event]) -> list[Share]:
-        """End the requests whose logits are not finite; return the others."""
-        faulty = set(nonfinite_rows(logits_LV))
-        for share in shares:
-            if share.row in faulty:
-                self._end_nonfinite(share, events)
-        return [share for share in shares if share.row not in faulty]
+    def fail(self, item: ScheduledSequence, error: Exception, events: list[Event]) -> None:
+        """End the request of `item`, for which `error` was raised, and let nobody find what it has written.
 
-    def _end_nonfinite(self, share: Share, events: list[Event]) -> None:
+        Raises:
+            Exception: `error` itself, where the request had its last event before.
+        """
+        request = self._requests[item.key]
+        if request.ended:
+            raise error
+        self.faults += 1
+        log.error("a request failed alone", exc_info=error, extra=fields(request_id=request.request_id))
+        try:
+            self._discard(item)
+        except Exception:  # on a device that answers nothing any more; then nobody computes there either
+            log.exception("what a failed request has written is left as it is")
+        self.end(request, broken(request, error), events)
+
+    @contextmanager
+    def _alone(self, share: Share, events: list[Event]) -> Iterator[None]:
+        """Let what the block raises end this request alone."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(share.item, error, events)
+
+    def _end_nonfinite(self, shares: Sequence[Share], logits_LV: Tensor, events: list[Event]) -> None:
+        """End the requests whose logits are not finite."""
+        # Of all rows: those without a share here have lost tokens, and are zeros or finite.
+        found = apart(
+            [share for share in shares if share.row is not None],
+            lambda part: nonfinite_rows(_rows_of(part, logits_LV)),
+            lambda share, error: self.fail(share.item, error, events),
+        )
+        for part, rows in found:
+            for row in rows:
+                with self._alone(part[row], events):
+                    self._end_one_nonfinite(part[row], events)
+
+    def _end_one_nonfinite(self, share: Share, events: list[Event]) -> None:
         self.nonfinite_logits += 1
         item, cache, blocks = share.item, self._backbone.cache, self._scheduler.blocks
         where = origin(cache, self._backbone.spec.layers, written_slots(item, blocks.block_size))
-        self._scheduler.distrust(item.key)
-        scrub(cache, [slots_of(own, blocks.block_size) for own in blocks.unshared(item.block_tables)])
+        self._discard(item)
         message = f"the model's logits are not finite at position {share.segment.context - 1}: {where}"
         log.error("%s", message, extra=fields(request_id=share.request.request_id))
         self.end(share.request, failed(share.request, "INTERNAL", message), events)
 
-    def _trace_routing(self, shares: Sequence[Share], trace: StepTrace) -> None:
+    def _discard(self, item: ScheduledSequence) -> None:
+        """Let nobody find what a sequence has written, and leave nothing in its blocks that is not finite."""
+        blocks = self._scheduler.blocks
+        self._scheduler.distrust(item.key)
+        scrub(self._backbone.cache, [slots_of(own, blocks.block_size) for own in blocks.unshared(item.block_tables)])
+
+    def _trace_routing(self, shares: Sequence[Share], trace: StepTrace, events: list[Event]) -> None:
+        def trace_all(part: Sequence[Share]) -> None:
+            requests, segments = [share.request for share in part], [share.segment for share in part]
+            trace_routing(requests, [share.item.start for share in part], segments, trace)
+
         asking = [share for share in shares if share.request.return_routing]
-        if asking:
-            requests, segments = [share.request for share in asking], [share.segment for share in asking]
-            trace_routing(requests, [share.item.start for share in asking], segments, trace)
+        for _ in apart(asking, trace_all, lambda share, error: self.fail(share.item, error, events)):
+            pass
 
     def _report_routing(self, shares: Sequence[Share], events: list[Event]) -> None:
         """Append the routing of prompts that are not read to their end yet: kept until then, it would add up."""
         for share in shares:
-            if not share.request.ended and (event := share.request.routing_event()) is not None:
-                events.append(event)
+            with self._alone(share, events):
+                if (event := share.request.routing_event()) is not None:
+                    events.append(event)
 
     def _draw(self, shares: Sequence[Share], trace: StepTrace, logits_LV: Tensor, events: list[Event]) -> None:
         """Draw a token for each request from its row of the logits, and append its event."""
-        if not shares:
-            return
-        # Without lost tokens the logits need not be copied.
-        picked_BV = logits_LV if len(shares) == len(logits_LV) else logits_LV[[share.row for share in shares]]
-        drawn = sample(picked_BV, [share.request.row for share in shares], self._eos_token_ids)
-        now = self._clock()
-        for share, draw in zip(shares, drawn, strict=True):
-            self._advance(share.request, draw, degraded(share, trace), now, events)
+        drawn = apart(
+            shares,
+            lambda part: sample(_rows_of(part, logits_LV), [share.request.row for share in part], self._eos_token_ids),
+            lambda share, error: self.fail(share.item, error, events),
+        )
+        for part, draws in drawn:
+            now = self._clock()
+            for share, draw in zip(part, draws, strict=True):
+                with self._alone(share, events):
+                    self._advance(share.request, draw, degraded(share, trace), now, events)
 
     def _advance(self, request: Request, drawn: Drawn, degraded: bool, now: float, events: list[Event]) -> None:
         self._scheduler.append(request.key, drawn.token)
@@ -179,3 +228,12 @@ def degraded(share: Share, trace: StepTrace) -> bool:
     if share.request.sequence.tainted is not None:
         return True
     return trace.policy_T is not None and bool(trace.degraded_at_T[share.rows][-1] < WHOLE)
+
+
+def _going(shares: Sequence[Share]) -> list[Share]:
+    return [share for share in shares if not share.request.ended]
+
+
+def _rows_of(shares: Sequence[Share], logits_LV: Tensor) -> Tensor:
+    """The rows of shares that have one; where those are all rows, they need not be copied."""
+    return logits_LV if len(shares) == len(logits_LV) else logits_LV[[share.row for share in shares]]

@@ -1,13 +1,11 @@
 """One step of the engine: schedule, forward, sample, return events. No threads and no sockets."""
 
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 
 import torch
 
@@ -17,6 +15,8 @@ from kernels.ops import Ops
 from router_service.engine.conclusion import Conclusion, Share
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import failed, refused
+from router_service.engine.faults.apart import apart
+from router_service.engine.faults.soundness import Soundness
 from router_service.engine.guard import Guard
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.progress import Progress
@@ -26,16 +26,14 @@ from router_service.engine.scheduling.limits import NeverFitsError
 from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
+from router_service.engine.scheduling.step_cost import StepShape
 from router_service.engine.stalls import Stalls
-from router_service.engine.step.batch_builder import build_batch, joined_segments, step_shape
-from router_service.engine.step.fallbacks import WHOLE, policies_of
-from router_service.engine.step.forward import StepTrace, forward
-from router_service.engine.step.prompt_scores import score_prompts
-from router_service.engine.step.routing_trace import scored_rows, wants_routing
+from router_service.engine.step.computation import Computation, Computed
+from router_service.engine.step.fallbacks import WHOLE
+from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
-from router_service.models.step_batch import StepBatch
 from router_service.protocol.fallback import Fallback
 
 log = logging.getLogger(__name__)
@@ -73,12 +71,22 @@ class Engine:
     _stalls: Stalls = field(init=False)
     _expiry: Expiry = field(init=False)
     _conclusion: Conclusion = field(init=False)
-    # Tags start at random, so that log lines of different routers or lives of one do not share a tag.
-    _tags: "count[int]" = field(default_factory=lambda: count((secrets.randbits(31) << 32) + 1))
+    _soundness: Soundness = field(default_factory=Soundness)
+    _computation: Computation = field(init=False)
 
     def __post_init__(self) -> None:
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
         self._expiry = Expiry(self.requests, self.scheduler)
+        self._computation = Computation(
+            backbone=self.backbone,
+            pool=self.pool,
+            ops=self.ops,
+            block_size=self.scheduler.blocks.block_size,
+            threads=self.threads,
+            split=lambda *step: self.overlap.split(*step),
+            request_of=lambda item: self.requests[item.key],
+            progressed=lambda: self.progress.move(),
+        )
         self._conclusion = Conclusion(
             backbone=self.backbone,
             scheduler=self.scheduler,
@@ -96,6 +104,16 @@ class Engine:
     def fallback_tokens(self) -> Counter[str]:
         """Tokens that met experts without a living copy, by policy; see `Conclusion`."""
         return self._conclusion.fallback_tokens
+
+    @property
+    def request_faults(self) -> int:
+        """How many requests ended because something raised for them."""
+        return self._conclusion.faults
+
+    @property
+    def sound(self) -> bool:
+        """Whether it can compute; False once several steps and a proof have failed for whatever it was given."""
+        return self._soundness.sound
 
     def submit(self, request: Request) -> list[Event]:
         """Accept a request, or return the event that refuses it. If this raises, call `release`."""
@@ -139,89 +157,88 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step and return its events, none if nothing is scheduled.
 
-        If it raises inside, the events made so far are returned and all requests that have not ended fail.
+        A request for which something raises fails alone. If something raises that is of no request, the events made so
+        far are returned and all requests that have not ended fail.
         """
         events: list[Event] = []
+        records: list[StepRecord] = []
         try:
-            record = self._run(events)
+            self._run(events, records)
         except Exception:
             log.exception("a step failed")
-            return events + self.fail_all("INTERNAL", "the router's step failed, see its log")
-        if record is not None:
+            events += self.fail_all("INTERNAL", "the router's step failed, see its log")
+            self._soundness.failed()
+        for record in records:
             with self.guard("observe"):
                 self.observe(record)
+        events = self._soundness.without_proof(events)
+        with self.guard("proof"):
+            self._prove()
         return events
 
-    def _run(self, events: list[Event]) -> StepRecord | None:
+    def _run(self, events: list[Event], records: list[StepRecord]) -> None:
         # Before scheduling: an expired request must not cost a step, and its blocks can admit another.
         self._expire(self.clock(), events)
         self._stalls.resume(self.requests)
         begun = time.monotonic_ns()
         scheduled = self.scheduler.schedule()
         self.progressed = bool(scheduled)
-        if not scheduled:
-            return None
-        requests = self._note_scheduled(scheduled)
-        shape = step_shape(scheduled)
-        batches, trace = self._begin(self.overlap.split(scheduled, shape), requests)
-        trace.stages_ns[Stage.SCHEDULE] = time.monotonic_ns() - begun
-        self._compute(scheduled, batches, trace, events)
-        duration = time.monotonic_ns() - begun
-        # A step that lost tokens says little of what one costs.
-        if not trace.failures:
-            self.scheduler.prefill.observe(shape, duration / 1e9)
-            self.overlap.observe(duration / 1e9)
-            self._expiry.note(shape.prefill_tokens, duration / 1e9)
-        return StepRecord(
-            duration_ns=duration,
-            prompt_tokens=shape.prefill_tokens,
-            decode_tokens=shape.decode_rows,
-            trace=trace,
-            tag=self.pool.step,
-            requests=requests,
-        )
-
-    def _begin(
-        self, parts: Sequence[Sequence[ScheduledSequence]], requests: list[Request]
-    ) -> tuple[list[StepBatch], StepTrace]:
-        groups = [storage.group for storage in self.backbone.cache.groups]
-        size, device = self.scheduler.blocks.block_size, self.backbone.cache.device
-        batches = [build_batch(part, size, groups, device) for part in parts]
-        trace = StepTrace()
-        trace.traced = wants_routing(requests)
-        segments = joined_segments(batches)
-        trace.scored_rows = scored_rows(requests, segments)
-        trace.policy_T = policies_of(requests, segments)
-        # With few rows one thread can be faster than all; which, was measured when the engine was built.
-        self.threads.use(max(len(batch.token_ids_T) for batch in batches))
-        self.pool.step = next(self._tags)
-        return batches, trace
+        if scheduled:
+            self._note_scheduled(scheduled)
+            self._compute(scheduled, begun, events, records)
 
     def _compute(
-        self, scheduled: list[ScheduledSequence], batches: list[StepBatch], trace: StepTrace, events: list[Event]
+        self, scheduled: list[ScheduledSequence], begun: int, events: list[Event], records: list[StepRecord]
     ) -> None:
-        segments = joined_segments(batches)
-        shares = self._conclusion.shares(scheduled, segments)
-        score = partial(score_prompts, self.backbone.head, [share.request for share in shares], segments, trace)
-        logits_LV = forward(self.backbone, self.pool, self.ops, batches, trace, self.progress.move, score)
+        """Compute the sequences together; where that raises, in parts, so that only those for which it does fail.
+
+        What is computed again goes to the same places of the cache, and tokens are drawn behind all that may raise.
+        """
+        faults = self._conclusion.faults
+        for part, computed in apart(scheduled, self._computation.run, partial(self._conclusion.fail, events=events)):
+            if whole := len(part) == len(scheduled):
+                computed.begin_at(begun)
+            self._conclude(part, computed, events)
+            records.append(computed.record())
+            # A step that lost tokens or was divided says little of what one costs.
+            if whole and not computed.trace.failures:
+                with self.guard("observe"):
+                    self._learn(computed.shape, records[-1].duration_ns / 1e9)
+        if self._conclusion.faults - faults < len(scheduled):
+            self._soundness.completed()
+        else:
+            self._soundness.failed()
+
+    def _conclude(self, part: Sequence[ScheduledSequence], computed: Computed, events: list[Event]) -> None:
         begun = time.monotonic_ns()
-        complete = set(trace.complete(segments))
+        shares, trace = self._conclusion.shares(part, computed.segments), computed.trace
+        complete = set(trace.complete(computed.segments))
         self._lose([share for number, share in enumerate(shares) if number not in complete], trace, events)
-        if logits_LV is not None:
-            self._conclusion.apply([shares[number] for number in sorted(complete)], trace, logits_LV, events)
+        if computed.logits_LV is not None:
+            self._conclusion.apply([shares[number] for number in sorted(complete)], trace, computed.logits_LV, events)
             trace.stages_ns[Stage.SAMPLE] += time.monotonic_ns() - begun
+
+    def _learn(self, shape: StepShape, seconds: float) -> None:
+        self.scheduler.prefill.observe(shape, seconds)
+        self.overlap.observe(seconds)
+        self._expiry.note(shape.prefill_tokens, seconds)
+
+    def _prove(self) -> None:
+        """Submit the engine's own request if it is due; where the queue is full, the next step tries again."""
+        if self._soundness.doubtful:
+            proof = self._soundness.proof(self.requests.new_key(), self.clock())
+            self._soundness.without_proof(self.submit(proof))
 
     def _lose(self, lost: list[Share], trace: StepTrace, events: list[Event]) -> None:
         """Stall or end the requests that have lost a token; note what others have gone on without."""
         if lost or (trace.failures and (trace.degraded_at_T < WHOLE).any()):
             self._stalls.begin(self._conclusion.lose(lost, trace, events), trace.failures, self.clock())
 
-    def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> list[Request]:
+    def _note_scheduled(self, scheduled: list[ScheduledSequence]) -> None:
         now = self.clock()
-        requests = [self.requests[item.key] for item in scheduled]
-        for request in requests:
+        for item in scheduled:
+            request = self.requests[item.key]
             request.scheduled = request.scheduled or now
-        return requests
 
     def _expire(self, now: float, events: list[Event]) -> None:
         """Fail the requests that have waited too long, or can no longer be answered in time."""

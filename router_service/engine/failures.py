@@ -15,6 +15,11 @@ def failed(request: Request, code: str, message: str) -> Event:
     return Event(key=request.key, front=request.front, stream=request.stream, token=None, failure=failure)
 
 
+def broken(request: Request, error: Exception) -> Event:
+    """Return the last event of a request for which something raised `error`."""
+    return failed(request, "INTERNAL", f"the router cannot compute this request ({type(error).__name__}), see its log")
+
+
 def refused(request: Request, error: NeverFitsError | QueueFullError) -> Event:
     """Return the last event of a request that the scheduler refuses."""
     code = "INVALID_ARGUMENT" if isinstance(error, NeverFitsError) else "RESOURCE_EXHAUSTED"

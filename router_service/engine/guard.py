@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 log = logging.getLogger(__name__)
 
-OBSERVERS = ("statistics", "summaries", "step_log", "activity", "request_log", "stall_log", "observe")
+OBSERVERS = ("statistics", "summaries", "step_log", "activity", "request_log", "stall_log", "observe", "proof")
 
 
 class Guard:

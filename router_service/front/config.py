@@ -28,13 +28,17 @@ class FrontConfig:
         max_request_bytes: size of the largest request; larger ones are refused with RESOURCE_EXHAUSTED. Up to twice as
             much is read into memory, so that the error can name the limit
         max_buffered_tokens: tokens that may wait for a slow client; beyond it the stream fails with RESOURCE_EXHAUSTED
-        router_wait_seconds: how long a request waits for a router when none is connected, within its deadline
+        slow_reader_seconds: a client that reads nothing of its stream for this long loses it, with RESOURCE_EXHAUSTED
+            where the client reads that; its place and its router are free again
+        router_wait_seconds: how long a request waits for a router when none is connected and heard, within its
+            deadline
         poll_seconds: how often the Front looks for routers
         connect_timeout_seconds: how long connecting to a router may take
         connection_age_seconds: age of a connection at which its client is told to reconnect (GOAWAY), while its calls
             continue; 0 is never, or a little below `cluster.drain_notice_seconds` if that is set: when a drain then
             refuses new calls, clients that load balancers send elsewhere are no longer connected here
-        link_silence_seconds: a router that sends nothing for this long is considered dead
+        link_silence_seconds: a router that sends nothing for this long is not ready: its streams go on at another
+            one, or wait for it for `router_wait_seconds` more if there is none
         max_resubmits: how often a request may be resubmitted to another router after its own was lost
         checksum: whether frames to routers carry a checksum; in a cluster `experts.checksum` decides
         tls_cert: certificate chain; if set, API and live page accept TLS only; reloaded when it changes
@@ -61,11 +65,12 @@ class FrontConfig:
     max_concurrent_streams: Annotated[int, setting("requests", ge=1)] = 1024
     max_request_bytes: Annotated[int, setting("bytes", ge=1)] = 16 << 20
     max_buffered_tokens: Annotated[int, setting("tokens", ge=1)] = 16384
+    slow_reader_seconds: Seconds = 30.0
     router_wait_seconds: SecondsOrZero = 30.0
     poll_seconds: Seconds = 1.0
     connect_timeout_seconds: Seconds = 5.0
     connection_age_seconds: SecondsOrZero = 0.0
-    link_silence_seconds: Seconds = 30.0
+    link_silence_seconds: Seconds = 3.0
     max_resubmits: Times = 3
     checksum: bool = False
     tls_cert: Annotated[str, setting(description="a PEM file")] = ""

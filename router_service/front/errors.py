@@ -44,6 +44,12 @@ def exhausted(message: str) -> RequestError:
     return RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
+def not_read(seconds: float) -> RequestError:
+    """Return a RESOURCE_EXHAUSTED for a client that does not read its stream."""
+    text = f"the client has read nothing for {seconds:g} s, see front.slow_reader_seconds; its stream has ended"
+    return exhausted(text)
+
+
 def deadline_exceeded() -> RequestError:
     """Return a DEADLINE_EXCEEDED."""
     return RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline has passed")

@@ -1,7 +1,6 @@
 """The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -14,16 +13,19 @@ from experts.host.watched_thread import ThreadWatch
 from experts.transport.credentials import Credentials
 from router_service.front.api.admission import Admission
 from router_service.front.api.cluster_service import ClusterService, ShardDirectory
+from router_service.front.api.health_service import HealthService
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
 from router_service.front.auth.authenticator import Authenticator
-from router_service.front.auth.grpc_interceptor import AuthInterceptor, grpc_limit
+from router_service.front.auth.grpc_interceptor import AuthInterceptor
+from router_service.front.auth.message_interceptor import MessageInterceptor
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
+from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
-from router_service.front.routing.router_pool import LINK, POLLER, EndpointSource, RouterPool
+from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
@@ -53,7 +55,7 @@ class FrontServer:
     reached by unix socket; `credentials` are the deployment's. `authenticator` authenticates callers; `tls` holds the
     certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
     GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers'
-    limits and health use `clock`, a drain waits by `sleep`. `threads` are those of the process.
+    limits use `clock`, a drain waits by `sleep`. `threads` are those of the process.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class FrontServer:
         self._config = config
         self._sleep = sleep
         self.threads = threads or ThreadWatch()
-        self.tasks = TaskWatch((POLLER, LINK, HUB))
+        self.tasks = TaskWatch((POLLER, WATCHER, LINK, HUB))
         self.metrics = FrontMetrics(card.name, routers, (self.threads, self.tasks))
         self._targets = targets
         self.authenticator = Authenticator(
@@ -94,7 +96,8 @@ class FrontServer:
             on_change=self._on_change,
             tasks=self.tasks,
         )
-        self.health = FrontHealth(self.router_pool, SERVICES, clock)
+        self.health = FrontHealth(self.router_pool, SERVICES)
+        self.health_service = HealthService(self.health, config.slow_reader_seconds)
         self._tracer = None if tracing is None else open_tracer(tracing, card.name, self.threads)
         telemetry = RequestTelemetry(self.metrics, self._tracer)
         self.admission = Admission(config.max_concurrent_streams)
@@ -149,12 +152,12 @@ class FrontServer:
         Raises:
             OSError: a port cannot be bound.
         """
-        await self.health.refresh()
+        self.health.refresh()
         server = self._make_server()
         try:
             await self._open_page()
             self.http_port = await self.live.start() if self.live is not None else 0
-            self.grpc_port = self._bind(server)
+            self.grpc_port = bind(server, self._config, self.tls)
         except OSError:
             await self.stop()
             raise
@@ -169,7 +172,7 @@ class FrontServer:
         """Become NOT_SERVING, keep serving for `notice_s` so that load balancers notice, then refuse new requests, tell
         clients to reconnect elsewhere (GOAWAY), let streams in flight end within `grace_s`, and stop.
         """
-        await self.health.drain()
+        self.health.drain()
         await self._sleep(notice_s)
         self.admission.refuse()
         await self._sleep(QUEUED_S)
@@ -210,38 +213,14 @@ class FrontServer:
             self._page = page
 
     def _make_server(self) -> grpc.aio.Server:
-        config = self._config
-        options = [
-            # Set explicitly: by default gRPC shares the port, and a second Front would not notice that it is taken.
-            ("grpc.so_reuseport", int(config.reuse_port)),
-            ("grpc.max_receive_message_length", grpc_limit(config.max_request_bytes)),
-            # Routing and log-probabilities of a long prompt make large messages; what a client takes is its own limit.
-            ("grpc.max_send_message_length", -1),
-        ]
-        if config.connection_age_seconds:
-            options.append(("grpc.max_connection_age_ms", math.ceil(1000 * config.connection_age_seconds)))
-        server = grpc.aio.server(interceptors=[AuthInterceptor(self.authenticator)], options=options)
+        interceptors = [AuthInterceptor(self.authenticator), MessageInterceptor(self.authenticator.refusals)]
+        server = make_server(self._config, interceptors)
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health_service, server)
         reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)
         return server
 
-    def _bind(self, server: grpc.aio.Server) -> int:
-        address = f"{self._config.host}:{self._config.grpc_port}"
-        try:
-            port = self._open_port(server, address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
-        if not port:
-            raise OSError(f"cannot listen on {address}")
-        return port
-
-    def _open_port(self, server: grpc.aio.Server, address: str) -> int:
-        if self.tls is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, self.tls.grpc_credentials())
-
     async def _on_change(self) -> None:
         self.metrics.routers_linked.set(len(self.router_pool.links))
-        await self.health.refresh()
+        self.health.refresh()

@@ -48,6 +48,8 @@ class Gauges:
     thread_failures: Mapping[str, int] = field(default_factory=dict)
     observer_failures: Mapping[str, int] = field(default_factory=dict)
     nonfinite_logits: int = 0
+    request_faults: int = 0
+    sound: bool = True
     failure: FailureGauges = field(default_factory=FailureGauges)
 
 
@@ -168,8 +170,9 @@ def _expert_tokens(builder: SeriesBuilder, counts_LE: Counts, layers: Counts, to
 
 def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
     connections = gauges.connections
-    ready = all(connection.up for connection in connections)
-    builder.one("router_ready", "gauge", "1 when every shard is connected", ready)
+    ready = all(connection.up for connection in connections) and gauges.sound
+    text = "1 when every shard is connected and what the router is given does not fail whatever it is"
+    builder.one("router_ready", "gauge", text, ready)
     replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in enumerate(connections)]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Restarts of a shard, as seen by this router"
@@ -185,6 +188,8 @@ def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
     builder.add("observer_failures", "counter", text, observers)
     text = "Requests that ended because the model's logits were not finite"
     builder.one("nonfinite_logits", "counter", text, gauges.nonfinite_logits)
+    text = "Requests that ended with INTERNAL because computing them raised; others of their steps went on"
+    builder.one("request_faults", "counter", text, gauges.request_faults)
 
 
 def _memory(builder: SeriesBuilder, gauges: Gauges) -> None:

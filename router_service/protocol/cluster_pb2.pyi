@@ -21,7 +21,7 @@ class ClusterState(_message.Message):
     def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Shard(_message.Message):
-    __slots__ = ("shard", "replica", "state", "node", "pid", "experts", "weights_bytes", "rows_per_second", "assignments_per_second", "phase_seconds", "imbalance", "last_error")
+    __slots__ = ("shard", "replica", "state", "node", "pid", "experts", "weights_bytes", "rows_per_second", "assignments_per_second", "phase_seconds", "imbalance", "last_error", "copies", "epoch")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,8 @@ class Shard(_message.Message):
     PHASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     IMBALANCE_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     shard: int
     replica: str
     state: str
@@ -46,7 +48,9 @@ class Shard(_message.Message):
     phase_seconds: PhaseSeconds
     imbalance: float
     last_error: str
-    def __init__(self, shard: _Optional[int] = ..., replica: _Optional[str] = ..., state: _Optional[str] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., experts: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., rows_per_second: _Optional[float] = ..., assignments_per_second: _Optional[float] = ..., phase_seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., imbalance: _Optional[float] = ..., last_error: _Optional[str] = ...) -> None: ...
+    copies: int
+    epoch: int
+    def __init__(self, shard: _Optional[int] = ..., replica: _Optional[str] = ..., state: _Optional[str] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., experts: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., rows_per_second: _Optional[float] = ..., assignments_per_second: _Optional[float] = ..., phase_seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., imbalance: _Optional[float] = ..., last_error: _Optional[str] = ..., copies: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class PhaseSeconds(_message.Message):
     __slots__ = ("pack", "dispatch", "queue", "compute", "combine", "reduce")
@@ -65,7 +69,7 @@ class PhaseSeconds(_message.Message):
     def __init__(self, pack: _Optional[float] = ..., dispatch: _Optional[float] = ..., queue: _Optional[float] = ..., compute: _Optional[float] = ..., combine: _Optional[float] = ..., reduce: _Optional[float] = ...) -> None: ...
 
 class Router(_message.Message):
-    __slots__ = ("router", "running", "waiting", "kv_blocks_used", "kv_blocks_total", "decode_tokens_per_second", "overhead_ratio", "shard_imbalance", "expert_imbalance", "outstanding")
+    __slots__ = ("router", "running", "waiting", "kv_blocks_used", "kv_blocks_total", "decode_tokens_per_second", "overhead_ratio", "shard_imbalance", "expert_imbalance", "outstanding", "ready")
     ROUTER_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +80,7 @@ class Router(_message.Message):
     SHARD_IMBALANCE_FIELD_NUMBER: _ClassVar[int]
     EXPERT_IMBALANCE_FIELD_NUMBER: _ClassVar[int]
     OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
     router: str
     running: int
     waiting: int
@@ -86,4 +91,5 @@ class Router(_message.Message):
     shard_imbalance: float
     expert_imbalance: float
     outstanding: int
-    def __init__(self, router: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., decode_tokens_per_second: _Optional[float] = ..., overhead_ratio: _Optional[float] = ..., shard_imbalance: _Optional[float] = ..., expert_imbalance: _Optional[float] = ..., outstanding: _Optional[int] = ...) -> None: ...
+    ready: bool
+    def __init__(self, router: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., decode_tokens_per_second: _Optional[float] = ..., overhead_ratio: _Optional[float] = ..., shard_imbalance: _Optional[float] = ..., expert_imbalance: _Optional[float] = ..., outstanding: _Optional[int] = ..., ready: _Optional[bool] = ...) -> None: ...

@@ -32,7 +32,7 @@ LENGTH: FinishReason
 CANCELLED: FinishReason
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "tokens", "chat", "sampling", "return_routing", "return_scores", "priority", "cache_salt", "fallback")
+    __slots__ = ("request_id", "prompt", "tokens", "chat", "sampling", "return_routing", "return_scores", "priority", "cache_salt", "fallback", "continuation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    CONTINUATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt: str
     tokens: TokenIds
@@ -53,7 +54,16 @@ class GenerateRequest(_message.Message):
     priority: int
     cache_salt: str
     fallback: Fallback
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., return_routing: _Optional[bool] = ..., return_scores: _Optional[bool] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ...) -> None: ...
+    continuation: Continuation
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., return_routing: _Optional[bool] = ..., return_scores: _Optional[bool] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., continuation: _Optional[_Union[Continuation, _Mapping]] = ...) -> None: ...
+
+class Continuation(_message.Message):
+    __slots__ = ("token_ids", "text_characters")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    text_characters: int
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., text_characters: _Optional[int] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)

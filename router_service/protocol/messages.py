@@ -6,12 +6,16 @@ each part of a large output, about once a second a `RouterReport`, and while it 
 """
 
 import msgspec
+import numpy as np
 
 from experts.transport.frame import Buffer
 from router_service.protocol.routing_part import RoutingPart
 
 # A receiver closes the connection when a frame announces more, so a sender fails what would not fit.
 MAX_MESSAGE_BYTES = 64 << 20
+# Beyond these a logit times or over the penalty may be infinite in float32; both are float32 numbers themselves.
+MIN_REPETITION_PENALTY = float(np.float32(1e-6))
+MAX_REPETITION_PENALTY = float(np.float32(1e30))
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -169,7 +173,9 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="step"):
 class ShardReport(msgspec.Struct, frozen=True):
     """A router's view of one shard, over the last report period where it is a rate.
 
-    `state` is one of connected, unreachable; `link` is a `LinkState`. Times are means per layer call in seconds.
+    `state` is one of connected, unreachable; `link` is finer, see `LinkState`. Times are means per layer call in
+    seconds. `copies` is the least number of reachable shards that hold an expert of this one's, itself included, and
+    `epoch` is of the placement that the shard serves; None and 0 if not known.
     """
 
     shard: int
@@ -184,6 +190,8 @@ class ShardReport(msgspec.Struct, frozen=True):
     phase_seconds: dict[str, float]
     last_error: str = ""
     link: str = ""
+    copies: int | None = None
+    epoch: int = 0
 
 
 class FailoverReport(msgspec.Struct, frozen=True, array_like=True):
@@ -218,9 +226,9 @@ class RouterReport(msgspec.Struct, frozen=True, tag="report"):
     """Sent about once a second: the cluster as this router sees it, and its metrics.
 
     Rates and ratios cover the last minute, `step_seconds` of which the router spent in steps; if 0, the ratios are
-    meaningless. `ready`: every shard is connected. `leaving`: the router ends when its streams have ended. `failovers`
-    are the latest, oldest first. `degraded_tokens` lack an expert or have another one. `unavailable_experts` have no
-    reachable holder by the placement of `epoch`.
+    meaningless. `ready`: every shard is connected, and what the router is given does not fail whatever it is.
+    `leaving`: the router ends when its streams have ended. `failovers` are the latest, oldest first. `degraded_tokens`
+    lack an expert or have another one. `unavailable_experts` have no reachable holder by the placement of `epoch`.
     """
 
     router: str

@@ -27,6 +27,20 @@ def request_id_metadata(request_id: str) -> tuple[tuple[str, str], ...]:
     return ((REQUEST_ID_KEY, quote(shown_request_id(request_id), safe=PLAIN, errors="replace")),)
 
 
+def stated_by_front(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a Front has ended the call with this status; else the connection was lost, or there was none."""
+    return _has_id(error.trailing_metadata())
+
+
+def accepted_by_front(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a Front had accepted the request that failed; it says so before anything else."""
+    return _has_id(error.initial_metadata())
+
+
+def _has_id(metadata: object) -> bool:
+    return isinstance(metadata, grpc.aio.Metadata) and REQUEST_ID_KEY in metadata
+
+
 def request_id_of(error: grpc.aio.AioRpcError) -> str:
     """Return the id of the request that failed, "" if no Front sent one.
 

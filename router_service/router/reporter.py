@@ -104,10 +104,10 @@ class Reporter:
             decode_tokens_per_second=recent.decode_tokens / recent.step_seconds if recent.step_seconds else 0.0,
             overhead_ratio=recent.overhead_ratio,
             **self._statistics.imbalance(recent),
-            shards=shard_reports(connector, gauges.failure.links, recent, seconds),
+            shards=shard_reports(connector, gauges.failure, recent, seconds),
             metric_families=router_series(self._statistics, recent, gauges, named, self._metrics)
             + shard_series(statuses, labels),
-            ready=connector.connected(),
+            ready=connector.connected() and self._engine.sound,
             leaving=self.leaving,
             step_seconds=recent.step_seconds,
             failovers=self._failures.recent(),
@@ -148,6 +148,8 @@ class Reporter:
             observer_failures=dict(self._engine.guard.faults),
             nonfinite_logits=self._engine.nonfinite_logits,
             failure=self._failures.gauges(),
+            request_faults=self._engine.request_faults,
+            sound=self._engine.sound,
             connections=tuple(map(self._connection, count(), self._connector.connections)),
         )
 

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from experts.config import ExpertsConfig
 from experts.host.log import LoggingConfig, fields
@@ -14,6 +15,7 @@ from experts.transport.socket import SocketTransport
 from experts.watch.connector import ShardConnector
 from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
+from router_service.engine.request import Event
 from router_service.metrics.collector import Statistics
 from router_service.protocol.messages import RouterHello, Submit, ToRouter, Watch
 from router_service.router.activity import ActivityMonitor
@@ -73,7 +75,9 @@ class Router:
         self.reporter = self._report(identity, sizes, metrics)
         publisher = Publisher(engine, self.fronts, self.self_test)
         # Last: the thread steps at once, and by then all that a step calls must exist.
-        self._engine_thread = EngineThread(engine, self._inbox, self.summaries, publisher, self.threads)
+        self._engine_thread = EngineThread(
+            engine, self._inbox, self.summaries, publisher, self.threads, self._report_due.set
+        )
 
     @property
     def endpoint(self) -> Endpoint:
@@ -81,14 +85,15 @@ class Router:
         return self.fronts.endpoint
 
     def ready(self) -> bool:
-        """Whether every shard is connected."""
-        return self.connector.connected()
+        """Whether every shard is connected and the engine can compute."""
+        return self.connector.connected() and self.engine.sound
 
     def check_health(self, limit_s: float) -> None:
         """Check the threads and the engine's progress.
 
         Raises:
-            RuntimeError: a thread that must not end has ended, or the engine hangs: see `EngineThread.check`.
+            RuntimeError: a thread that must not end has ended, or the engine hangs or fails whatever it is given: see
+                `EngineThread.check`.
         """
         self.threads.check()
         if not self.fronts.alive():
@@ -98,6 +103,10 @@ class Router:
     def run_self_test(self, seconds: float, go_on: Callable[[], None] = lambda: None) -> None:
         """Generate a token through every layer and shard, not counted in the statistics. Raises as `SelfTest.run`."""
         self.self_test.run(seconds, go_on)
+
+    def adopt(self, placement: Placement) -> None:
+        """Ask by a newer placement from the next step on; one whose epoch is not higher is ignored. Any thread."""
+        self._inbox.put(partial(self._adopt, placement))
 
     def leave(self, seconds: float) -> None:
         """Ask the Fronts to prefer other routers, and wait at most `seconds` for the requests in flight to end."""
@@ -151,6 +160,12 @@ class Router:
             send=self.fronts.send_activity,
             threads=self.threads,
         )
+
+    def _adopt(self, placement: Placement) -> list[Event]:
+        # On the engine's thread, between two steps: within one all calls are of one placement.
+        if placement.epoch > self.engine.pool.placement.epoch:
+            self.engine.pool.placement = placement
+        return []
 
     def _placement(self) -> Placement:
         """The current one."""

@@ -10,6 +10,7 @@ from router_service.engine.engine import Engine
 from router_service.engine.request import Event, Request
 from router_service.protocol.fallback import Fallback
 from router_service.protocol.messages import Cancel, StreamFailure, Submit
+from router_service.protocol.submit_checks import InvalidSubmitError, check_submit
 from router_service.router.inbox import Inbox
 from router_service.router.request_log import log_accepted, log_cancelled
 from router_service.router.step_summaries import StepSummaries
@@ -42,8 +43,12 @@ class RouterRequests:
     def _submit(self, front: int, message: Submit, now: float) -> list[Event]:
         key = self._engine.requests.new_key()
         try:
+            check_submit(message, self._engine.backbone.spec.vocabulary)
             fallback = Fallback(message.fallback or self._engine.default_fallback)
             return self._take(_request_of(key, front, message, now, fallback), message.traced)
+        except InvalidSubmitError as error:
+            failure = StreamFailure("INVALID_ARGUMENT", str(error))
+            return [Event(key=key, front=front, stream=message.stream, token=None, failure=failure)]
         except Exception:
             log.exception("a request could not be accepted", extra=fields(request_id=message.request_id))
             # Whatever part of it was accepted must not stay and hold blocks.

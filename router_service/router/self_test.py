@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 from router_service.engine.engine import Engine
-from router_service.engine.request import OURSELVES, Event, Request
-from router_service.protocol.messages import SamplingParams
+from router_service.engine.faults.soundness import proof_request
+from router_service.engine.request import Event
 from router_service.router.inbox import Inbox
 
 # Between two looks at whether to go on.
@@ -41,7 +41,7 @@ class SelfTest:
             raise RuntimeError(f"the router cannot generate a token: {event.failure.message}")
 
     def _generate(self, seconds: float, go_on: Callable[[], None]) -> Event:
-        request = self._request()
+        request = proof_request(self._engine.requests.new_key(), self._engine.clock())
         # Before the request, or its first step could be observed.
         self.running = True
         try:
@@ -62,17 +62,3 @@ class SelfTest:
             except queue.Empty:
                 if left <= SLICE_SECONDS:
                     raise
-
-    def _request(self) -> Request:
-        return Request(
-            key=self._engine.requests.new_key(),
-            front=OURSELVES,
-            stream=0,
-            request_id="proof",
-            # Token 0 is in every vocabulary. End-of-sequence is ignored, so a token comes whatever the model draws.
-            params=SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True),
-            tokens=[0],
-            prompt_length=1,
-            return_routing=False,
-            arrived=self._engine.clock(),
-        )

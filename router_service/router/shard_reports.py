@@ -1,37 +1,32 @@
 """A router's view of its shards, for the cluster's state."""
 
-from collections.abc import Sequence
-
 from experts.links.state import LinkState
 from experts.phase import PHASES
 from experts.watch.connector import ShardConnection, ShardConnector
+from router_service.metrics.failure_series import FailureGauges
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import ShardReport
 
 
 def shard_reports(
-    connector: ShardConnector, links: Sequence[LinkState], recent: WindowSums, seconds: float
+    connector: ShardConnector, now: FailureGauges, recent: WindowSums, seconds: float
 ) -> list[ShardReport]:
-    """One report per shard; rates over the window's `seconds`, phase times as means over its calls."""
-    connections = enumerate(connector.connections)
-    return [_report(connector, shard, connection, links[shard], recent, seconds) for shard, connection in connections]
+    """One report per shard; links and copies as they are `now`, rates over the window's `seconds`, phase times as means
+    over its calls.
+    """
+    each = zip(connector.connections, now.links, now.copies, strict=True)
+    return [_report(shard, *of_shard, recent, seconds) for shard, of_shard in enumerate(each)]
 
 
 def _report(
-    connector: ShardConnector,
-    shard: int,
-    connection: ShardConnection,
-    link: LinkState,
-    recent: WindowSums,
-    seconds: float,
+    shard: int, connection: ShardConnection, link: LinkState, copies: int, recent: WindowSums, seconds: float
 ) -> ShardReport:
-    available = connector.up(shard)
     endpoint, calls = connection.endpoint, max(1, int(recent.calls_S[shard]))
     means = (recent.phase_seconds_SP[shard] / calls).tolist()
     return ShardReport(
         shard=shard,
         replica=endpoint.replica if endpoint else "",
-        state="connected" if available else "unreachable",
+        state="connected" if link.usable else "unreachable",
         node=endpoint.node if endpoint else "",
         pid=endpoint.pid if endpoint else 0,
         experts=int(connection.status.get("experts", 0)),
@@ -39,6 +34,8 @@ def _report(
         rows_per_second=float(recent.rows_S[shard]) / max(seconds, 1e-9),
         assignments_per_second=float(recent.assignments_S[shard]) / max(seconds, 1e-9),
         phase_seconds=dict(zip(PHASES, means, strict=True)),
-        last_error="" if available else connection.error,
+        last_error="" if link.usable else connection.error,
         link=link,
+        copies=copies,
+        epoch=int(connection.status.get("epoch", 0)),
     )

@@ -112,6 +112,7 @@ def test_the_schema_refuses_and_names(value: str, named_key: str) -> None:
     ("values", "said"),
     [
         (("config.experts.shards=3",), "workers.*.shards: there is room for 2, but config.experts.shards needs 3"),
+        (("config.experts.copies=3",), "config.experts.copies is 3, more than config.experts.shards 2"),
         (("config.cluster.routers=2",), "workers.*.routers: there is room for 1, but config.cluster.routers needs 2"),
         (("workers.front.enabled=false",), "workers.*.fronts: there is room for 0"),
         (('config.model.device="cuda"',), "workers.compute.gpus is 0, its routers and shards need 3"),

@@ -35,12 +35,17 @@ def address() -> Iterator[str]:
 
 async def test_join_three_nodes(address: str, tmp_path: Path) -> None:
     oracle = write_checkpoint(tmp_path, "qwen3_moe")
-    with serving(str(tmp_path), "--address", address, "--shards", "2", log=tmp_path / "log") as server:
+    flags = ("--address", address, "--shards", "2", "--copies", "2")
+    with serving(str(tmp_path), *flags, log=tmp_path / "log") as server:
         async with Client(server.target) as client:
             answer = await collect(client, tokens=[2, 7, 1], max_tokens=24, temperature=0.0)
             state = await client.cluster()
         assert tokens_of(answer) == greedy(oracle, [2, 7, 1], 24)
         assert len({shard.node for shard in state.shards}) == 2
+        # Each expert of each layer is on both shards, and so on two nodes.
+        held = sum(oracle.config.num_experts for layer in oracle.model.layers if hasattr(layer.mlp, "experts"))
+        assert {shard.experts for shard in state.shards} == {held}
+        assert {(shard.copies, shard.epoch) for shard in state.shards} == {(2, 1)}
         pids = {shard.pid for shard in state.shards}
         assert server.stop() == 0
     assert not gone(pids)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import router_service.engine.engine
+import router_service.engine.step.computation
 from experts.config import Backend, ExpertsConfig
 from experts.placement import even_placement
 from experts.shard.local import LocalTransport
@@ -267,7 +267,7 @@ class LogitsSpy:
     @classmethod
     def on(cls, monkeypatch: pytest.MonkeyPatch) -> "LogitsSpy":
         """Watch the engine until the test ends."""
-        spy, forward = cls(), router_service.engine.engine.forward
+        spy, forward = cls(), router_service.engine.step.computation.forward
 
         def watched(*args: Any) -> Tensor | None:
             logits_BV = forward(*args)
@@ -275,5 +275,5 @@ class LogitsSpy:
                 spy.steps.append(logits_BV.clone())
             return logits_BV
 
-        monkeypatch.setattr(router_service.engine.engine, "forward", watched)
+        monkeypatch.setattr(router_service.engine.step.computation, "forward", watched)
         return spy

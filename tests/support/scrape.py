@@ -53,6 +53,7 @@ GAUGES = Gauges(
     observer_failures={"statistics": 2},
     nonfinite_logits=5,
     failure=FAILURE,
+    request_faults=4,
 )
 DEFAULTS = MetricsConfig()
 

@@ -2,6 +2,7 @@
 {{- define "expertmesh.check" -}}
 {{- include "expertmesh.checkReplicas" . -}}
 {{- include "expertmesh.checkPlaces" . -}}
+{{- include "expertmesh.checkCopies" . -}}
 {{- include "expertmesh.checkPorts" . -}}
 {{- include "expertmesh.checkPods" . -}}
 {{- include "expertmesh.checkServices" . -}}
@@ -39,6 +40,14 @@
 {{- if lt (int (get $places $kind)) (int $number) -}}
 {{- fail (printf "workers.*.%s: there is room for %d, but %s needs %d" $kind (int (get $places $kind)) (get $keys $kind) (int $number)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Copies of an expert are on different shards. */}}
+{{- define "expertmesh.checkCopies" -}}
+{{- $shards := int .Values.config.experts.shards -}}
+{{- if gt (int (.Values.config.experts.copies | default 1)) $shards -}}
+{{- fail (printf "config.experts.copies is %d, more than config.experts.shards %d" (int .Values.config.experts.copies) $shards) -}}
 {{- end -}}
 {{- end -}}
 

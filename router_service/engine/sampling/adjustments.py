@@ -29,11 +29,11 @@ def adjusted(logits_BV: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collec
     """
     flat_N, size = logits_BV.view(-1), logits_BV.shape[1]
     undo: list[tuple[Tensor, Tensor]] = []
-    for places_N, values_N in _changes(flat_N, size, rows, eos_token_ids):
-        undo.append((places_N, flat_N.index_select(0, places_N)))
-        # Not by indexing with brackets: `index_select` and `scatter_` take a third of the time on a CPU.
-        flat_N.scatter_(0, places_N, values_N)
     try:
+        for places_N, values_N in _changes(flat_N, size, rows, eos_token_ids):
+            undo.append((places_N, flat_N.index_select(0, places_N)))
+            # Not by indexing with brackets: `index_select` and `scatter_` take a third of the time on a CPU.
+            flat_N.scatter_(0, places_N, values_N)
         yield
     finally:
         for places_N, values_N in reversed(undo):

@@ -18,6 +18,8 @@ from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.sampling.uniform import uniform
 from router_service.protocol.messages import TokenLogprobs
 
+SMALLEST = torch.finfo(torch.float32).tiny
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -74,7 +76,9 @@ def _draw_filtered(logits_BV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
 
 
 def _heated(logits_BV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    temperature_B1 = torch.tensor([[row.params.temperature] for row in rows], device=logits_BV.device)
+    # In float32 a smaller one could be 0, and the best logit's 0 over it NaN; any so small draws the best.
+    temperatures = [[max(row.params.temperature, SMALLEST)] for row in rows]
+    temperature_B1 = torch.tensor(temperatures, device=logits_BV.device)
     return (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature_B1  # the best stays 0 however small it is
 
 

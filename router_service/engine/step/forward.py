@@ -7,6 +7,7 @@ T tokens, D hidden, L rows whose logits are wanted, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -100,9 +101,15 @@ def forward(
             )
         )
         row = end
-    active = runs
-    while active:
-        active = [run for run in active if run.advance()]
+    try:
+        active = runs
+        while active:
+            active = [run for run in active if run.advance()]
+    except Exception:
+        for run in runs:
+            with suppress(Exception):  # what raised first says more
+                run.settle()
+        raise
     _record(runs, trace)
     if (x_TD := _hidden(runs)) is None:
         return None

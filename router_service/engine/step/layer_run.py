@@ -62,6 +62,7 @@ class LayerRun:
     lost_T: NDArray[np.bool_] = field(init=False)
     all_lost: bool = False
     x_TD: Tensor | None = None
+    _flying: Dispatched | None = None
     _turns: Iterator[None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +72,12 @@ class LayerRun:
     def advance(self) -> bool:
         """Take a turn: wait for the calls in flight, then compute up to the next ones. False if it was the last."""
         return next(self._turns, self) is None
+
+    def settle(self) -> None:
+        """Wait for calls in flight that nobody will combine: their replies would come in place of later ones."""
+        if (flying := self._flying) is not None:
+            self._flying = None
+            self.pool.combine(flying, torch.device("cpu"))
 
     def _layers(self) -> Iterator[None]:
         x_TD, by = self.backbone.embed(self.batch)
@@ -98,7 +105,7 @@ class LayerRun:
         routing = self.fallbacks.before(layer, choice, dead_E)
         self._rank(choice, routing)
         self.watch.mark(Stage.GATE)
-        dispatched = self.pool.dispatch(layer, h_TD, routing, self.lane)
+        dispatched = self._dispatch(layer, h_TD, routing)
         self.routings.append((layer, routing))
         self.watch.mark(Stage.PACK)
         shared_TD = self._shared(layer, h_TD)
@@ -135,8 +142,14 @@ class LayerRun:
         self.watch.mark(Stage.SHARED_EXPERT)
         return shared_TD
 
+    def _dispatch(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatched:
+        """Send rows to their experts."""
+        dispatched = self._flying = self.pool.dispatch(layer, x_TD, routing, self.lane)
+        return dispatched
+
     def _combine(self, dispatched: Dispatched, device: torch.device) -> Combined:
         """Wait for the experts' sum."""
+        self._flying = None
         combined = self.pool.combine(dispatched, device)
         self.watch.mark_trip(combined.trip)
         self.trips.append(combined.trip)
@@ -176,7 +189,7 @@ class LayerRun:
             known_E = self.pool.dead_experts(layer)
             routing_R = choice.instead(rows_R, policy_T[rows_R], dead_E if known_E is None else dead_E | known_E)
             self._replace(choice, rows_R, routing_R)
-            dispatched = self.pool.dispatch(layer, h_TD[rows_R], routing_R, self.lane)
+            dispatched = self._dispatch(layer, h_TD[rows_R], routing_R)
             self.watch.mark(Stage.PACK)
             yield
             combined = self._combine(dispatched, h_TD.device)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
 from router_service.front.api.response_builder import ResponseBuilder
-from router_service.front.api.sampling import resolve_sampling, special_stop_ids
+from router_service.front.api.sampling import check_stops, checked_continuation, resolve_sampling, special_stop_ids
 from router_service.front.api.scheduling import check_scheduling, current_caller, fallback_of, salt_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
@@ -60,7 +60,8 @@ class Answering:
                 await self._writer.accepted(submit.request_id)
                 stops = list(self._request.sampling.stop)
                 self._answer = ResponseBuilder(self._record, self._text.tokenizer, stops, submit.sampling.min_tokens)
-                last = await self._pump(submit, self._answer)
+                self._answer.go_on(self._request.continuation)
+                last = self._over(submit, self._answer) or await self._pump(submit, self._answer)
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -74,12 +75,16 @@ class Answering:
         _check(request, record)
         caller = current_caller()
         prompt = await encode_input(request, self._text, limits)
-        stops = special_stop_ids(request.sampling.stop, self._text.tokenizer)
+        defaults, tokenizer = self._text.defaults, self._text.tokenizer
+        check_stops(request.sampling.stop)  # before each of them is looked up
+        stops = special_stop_ids(request.sampling.stop, tokenizer)
+        sampling = resolve_sampling(request.sampling, defaults, limits, len(prompt), stops, tokenizer)
         return Submit(
             stream=0,
             request_id=record.request_id,
             prompt=prompt,
-            sampling=resolve_sampling(request.sampling, self._text.defaults, limits, len(prompt), stops),
+            sampling=sampling,
+            generated=checked_continuation(request.continuation, sampling.max_tokens, limits.vocabulary, tokenizer),
             return_routing=request.return_routing,
             traced=bool(record.trace_id),
             return_scores=request.return_scores,
@@ -88,6 +93,14 @@ class Answering:
             fallback=fallback_of(request),
             cache_salt=salt_of(caller if self._config.cache_by_caller else "", request.cache_salt),
         )
+
+    @staticmethod
+    def _over(submit: Submit, answer: ResponseBuilder) -> pb.GenerateResponse | None:
+        """Return the last response where an earlier call has delivered all tokens, and only the end was lost."""
+        generated, sampling = submit.generated, submit.sampling
+        if answer.stopped or (generated and generated[-1] in sampling.stop_token_ids):
+            return answer.cut(pb.STOP)
+        return answer.cut(pb.LENGTH) if len(generated) == sampling.max_tokens else None
 
     async def _pump(self, submit: Submit, answer: ResponseBuilder) -> pb.GenerateResponse:
         """Write all responses but the last one, and return that."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from statistics import fmean
 
+from experts.links.state import LinkState
 from experts.phase import PHASES
 from router_service.front.api.calls import Context, answering
 from router_service.front.routing.router_pool import RouterPool
@@ -11,6 +12,8 @@ from router_service.protocol import cluster_pb2 as pb
 from router_service.protocol.cluster_pb2_grpc import ClusterServicer
 from router_service.protocol.messages import RouterReport, ShardReport
 
+# Of the states that routers see, the better ones first.
+STATES = ("ready", "suspect")
 ShardDirectory = Callable[[], Sequence[ShardReport]]
 
 
@@ -43,7 +46,8 @@ class ClusterService(ClusterServicer):
 def merge_shards(reports: Iterable[RouterReport], directory: Iterable[ShardReport]) -> list[pb.Shard]:
     """Return one entry for each (shard, replica): rates are summed over routers, times weighted by rows.
 
-    A shard is ready if any router is connected to it. Else it has the control plane's state, if any, or `unreachable`.
+    A shard is ready if any router is connected to it and hears of it in time, suspect if only others are connected.
+    Else it has the control plane's state, if any, or `unreachable`.
     """
     views = sorted((shard for report in reports for shard in report.shards), key=_identity)
     merged = {key: _merge(list(group)) for key, group in groupby(views, key=_identity)}
@@ -66,6 +70,7 @@ def router_state(report: RouterReport, outstanding: int) -> pb.Router:
         kv_blocks_total=report.kv_blocks_total,
         decode_tokens_per_second=report.decode_tokens_per_second,
         outstanding=outstanding,
+        ready=report.ready,
     )
     # Without a step the ratios are meaningless, and unset fields say so.
     if report.step_seconds:
@@ -80,11 +85,12 @@ def _identity(shard: ShardReport) -> tuple[int, str]:
 
 
 def _merge(views: list[ShardReport]) -> pb.Shard:
-    best = next((view for view in views if view.state == "connected"), views[0])
+    best = min(views, key=lambda view: STATES.index(_state(view)) if _state(view) in STATES else len(STATES))
+    copies = [view.copies for view in views if view.copies is not None]
     merged = pb.Shard(
         shard=best.shard,
         replica=best.replica,
-        state="ready" if best.state == "connected" else best.state,
+        state=_state(best),
         node=best.node,
         pid=best.pid,
         experts=best.experts,
@@ -92,10 +98,19 @@ def _merge(views: list[ShardReport]) -> pb.Shard:
         rows_per_second=sum(view.rows_per_second for view in views),
         assignments_per_second=sum(view.assignments_per_second for view in views),
         last_error=next((view.last_error for view in views if view.last_error), ""),
+        # As for the state, a shard counts if any router reaches it.
+        copies=max(copies, default=None),
+        epoch=max(view.epoch for view in views),
     )
     if busy := [view for view in views if view.phase_seconds]:
         merged.phase_seconds.CopyFrom(_mean_phases(busy))
     return merged
+
+
+def _state(view: ShardReport) -> str:
+    if view.state != "connected":
+        return view.state
+    return "suspect" if view.link == LinkState.SUSPECT else "ready"
 
 
 def _mean_phases(views: list[ShardReport]) -> pb.PhaseSeconds:

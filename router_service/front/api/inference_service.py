@@ -1,20 +1,25 @@
 """The `expertmesh.v1.Inference` service."""
 
+import asyncio
 from collections.abc import Mapping
 
 from router_service.front.api.admission import Admission
 from router_service.front.api.answering import Answering, failures_noted
 from router_service.front.api.calls import Context, GrpcResponseWriter, ResponseWriter, answering, metadata_of
 from router_service.front.api.model_card import ModelCard
-from router_service.front.api.prompt import encode_request
+from router_service.front.api.prompt import LONG_TEXT_CHARACTERS, encode_request
 from router_service.front.api.sampling import check_token_ids
 from router_service.front.config import FrontConfig
+from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
+
+# Of one Detokenize: about a second of a thread.
+MAX_DETOKENIZED = 1 << 20
 
 
 class InferenceService(InferenceServicer):
@@ -41,7 +46,8 @@ class InferenceService(InferenceServicer):
         """Stream an answer that ends in exactly one final message or error status."""
         async with answering(context, request.request_id) as request_id:
             metadata = metadata_of(context.invocation_metadata())
-            await self.answer(request, GrpcResponseWriter(context), metadata, request_id)
+            writer = GrpcResponseWriter(context, self._config.slow_reader_seconds)
+            await self.answer(request, writer, metadata, request_id)
 
     async def answer(
         self,
@@ -78,10 +84,17 @@ class InferenceService(InferenceServicer):
         """Return the text of token ids."""
         response = pb.DetokenizeResponse()
         async with answering(context):
-            check_token_ids("ids", request.ids, self._card.vocabulary)
-            skip = request.skip_special_tokens or not request.HasField("skip_special_tokens")
-            response.text = self._text.tokenizer.decode(request.ids, skip)
+            response.text = await self._decoded(request)
         return response
+
+    async def _decoded(self, request: pb.DetokenizeRequest) -> str:
+        if len(request.ids) > MAX_DETOKENIZED:
+            raise invalid("ids", f"at most {MAX_DETOKENIZED} ids, got {len(request.ids)}: send them in several calls")
+        check_token_ids("ids", request.ids, self._card.vocabulary, self._text.tokenizer)
+        skip = request.skip_special_tokens or not request.HasField("skip_special_tokens")
+        decode, ids = self._text.tokenizer.decode, list(request.ids)
+        # The library releases the GIL, so other streams continue meanwhile.
+        return await asyncio.to_thread(decode, ids, skip) if len(ids) > LONG_TEXT_CHARACTERS else decode(ids, skip)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: ARG002
         """Describe the model."""

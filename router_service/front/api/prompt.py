@@ -3,15 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 
-from router_service.front.api.sampling import check_token_ids
+from router_service.front.api.sampling import check_token_ids, named_token
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.chat import ROLES, ChatError
 from router_service.front.text.text_model import TextModel
+from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
 
 # Longer texts are encoded on a thread: the library releases the GIL, so other streams continue meanwhile.
 LONG_TEXT_CHARACTERS = 8192
+# Rendering takes a chat template's process, which all share, and each message at least a token of the prompt.
+MAX_MESSAGES = 1 << 14
+# A tokenizer may make a text shorter before it encodes it, but hardly by so much.
+SHORTENED = 4
 
 
 async def encode_input(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> list[int]:
@@ -22,36 +27,69 @@ async def encode_input(request: GenerateRequest, text: TextModel, limits: Length
     """
     kind = request.WhichOneof("input")
     if kind == "tokens":
+        check_length(kind, request.tokens.ids, limits)  # before millions of them become Python's
         ids = list(request.tokens.ids)
-        check_token_ids("tokens.ids", ids, limits.vocabulary)
+        check_token_ids("tokens.ids", ids, limits.vocabulary, text.tokenizer)
     elif kind == "chat":
-        ids = await encode_chat(request.chat, text)
+        rendered = await render_chat(request.chat, text)
+        _check_characters(kind, rendered, text.tokenizer, limits)
+        ids = await encode_text(rendered, text, add_special_tokens=False)
     else:
+        _check_characters("prompt", request.prompt, text.tokenizer, limits)
         ids = await encode_text(request.prompt, text) if kind == "prompt" else []
     check_length(kind or "input", ids, limits)
+    if kind != "tokens":
+        _check_encoded(str(kind), ids, text.tokenizer, limits.vocabulary)
     return ids
 
 
-async def encode_chat(chat: Chat, text: TextModel) -> list[int]:
-    """Return the token ids of a conversation; the template adds the special tokens itself.
+def _check_encoded(field: str, ids: Sequence[int], tokenizer: Tokenizer, vocabulary: int) -> None:
+    """Check what the tokenizer made of a text: it may have tokens, added later, for which the model has no row.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for an unknown role, or messages that the template rejects.
+        RequestError: INVALID_ARGUMENT naming `field`, the first such token and its text.
+    """
+    if max(ids) >= vocabulary:
+        id = next(id for id in ids if id >= vocabulary)
+        problem = f"{named_token(id, tokenizer)} is not in the model's vocabulary, 0 to {vocabulary - 1}"
+        raise invalid(field, f"{problem}: the tokenizer has it and the model does not; leave it out")
+
+
+def _check_characters(field: str, prompt: str, tokenizer: Tokenizer, limits: LengthLimits) -> None:
+    """Refuse a text that is too long whatever its tokens are: encoding takes seconds and a gigabyte for some megabytes.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT naming `field`.
+    """
+    tokens = prompt_limit(limits)
+    most = tokens * max(1, tokenizer.longest) * SHORTENED
+    if len(prompt) > most:
+        problem = f"has {len(prompt)} characters, at most {most} are allowed (a prompt has at most {tokens} tokens)"
+        raise invalid(field, problem)
+
+
+async def render_chat(chat: Chat, text: TextModel) -> str:
+    """Return the text of a conversation, with the special tokens of the template.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for an unknown role, too many messages, or those that the template rejects.
     """
     if text.chat is None:
         raise invalid("chat", "the model has no chat template; send a prompt")
     if not chat.messages:
         raise invalid("chat.messages", "at least one message is required")
+    if len(chat.messages) > MAX_MESSAGES:
+        problem = f"at most {MAX_MESSAGES} messages, got {len(chat.messages)}: leave the oldest out, or join some"
+        raise invalid("chat.messages", problem)
     for index, message in enumerate(chat.messages):
         if message.role not in ROLES:
             raise invalid(f"chat.messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
     try:
         messages = [{"role": message.role, "content": message.content} for message in chat.messages]
         # Rendering waits for the template's process.
-        rendered = await asyncio.to_thread(text.chat.render, messages)
+        return await asyncio.to_thread(text.chat.render, messages)
     except ChatError as error:
         raise invalid("chat.messages", str(error)) from error
-    return await encode_text(rendered, text, add_special_tokens=False)
 
 
 async def encode_text(prompt: str, text: TextModel, add_special_tokens: bool = True) -> list[int]:
@@ -69,7 +107,7 @@ async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]
     """
     kind = request.WhichOneof("input")
     if kind == "chat":
-        return await encode_chat(request.chat, text)
+        return await encode_text(await render_chat(request.chat, text), text, add_special_tokens=False)
     if kind is None:
         raise invalid("input", "one of prompt, chat is required")
     special = request.add_special_tokens or not request.HasField("add_special_tokens")
@@ -82,8 +120,13 @@ def check_length(field: str, ids: Sequence[int], limits: LengthLimits) -> None:
     Raises:
         RequestError: INVALID_ARGUMENT naming `field`.
     """
-    limit = min(limits.prompt, limits.context - 1)
+    limit = prompt_limit(limits)
     if not ids:
         raise invalid(field, f"must not be empty: one of prompt, tokens, chat with 1 to {limit} tokens is required")
     if len(ids) > limit:
         raise invalid(field, f"has {len(ids)} tokens, at most {limit} are allowed (the context has {limits.context})")
+
+
+def prompt_limit(limits: LengthLimits) -> int:
+    """Return how many tokens a prompt may have: one at least is left for the answer."""
+    return min(limits.prompt, limits.context - 1)

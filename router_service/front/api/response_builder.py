@@ -36,6 +36,21 @@ class ResponseBuilder:
         self._size = 0
         self._min_tokens = min_tokens
         self._degraded = 0
+        # Of an earlier call: its tokens, and how many characters of the text that follows were delivered by it.
+        self._before = self._delivered = 0
+
+    def go_on(self, before: pb.Continuation) -> None:
+        """Begin behind what an earlier call has delivered. The text may end at a stop string there: see `stopped`."""
+        self._delivered = before.text_characters
+        used, text = self._read(before.token_ids)
+        self._response.text += self._fresh(text)
+        self._before = used
+        self._size += 4 * len(self._response.text)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the answer."""
+        return self._matcher.stopped
 
     def extend(self, arrivals: Sequence[Arrival]) -> Iterator[pb.GenerateResponse]:
         """Yield one response for all `arrivals`, or several where they are large, each built when it is asked for.
@@ -53,9 +68,9 @@ class ResponseBuilder:
         if self._size or self.finished or self.error is not None:
             yield self._take()
 
-    def cut(self) -> pb.GenerateResponse:
-        """Return the last response of a stream that the server cancels."""
-        self._finish(self._response, pb.CANCELLED)
+    def cut(self, reason: pb.FinishReason = pb.CANCELLED) -> pb.GenerateResponse:
+        """Return the last response of a stream that the server cancels, or that had its last token before."""
+        self._finish(self._response, reason)
         return self._take()
 
     def _full_of_positions(self, output: StreamOutput) -> Iterator[pb.GenerateResponse]:
@@ -84,7 +99,7 @@ class ResponseBuilder:
         output, response = arrival.output, self._response
         used, text = self._read(output.token_ids)
         self._record.tokens(arrival, used)
-        response.text += text
+        response.text += self._fresh(text)
         self._mark(output, used)
         response.token_ids.extend(output.token_ids[:used])
         logprobs = [self._logprob(entry) for entry in output.logprobs[:used]]
@@ -107,7 +122,13 @@ class ResponseBuilder:
         self._response.degraded_token_indexes.extend(marks)
         self._degraded += len(marks)
 
-    def _read(self, ids: list[int]) -> tuple[int, str]:
+    def _fresh(self, text: str) -> str:
+        """Return what of the next text was not delivered by an earlier call."""
+        known = min(self._delivered, len(text))
+        self._delivered -= known
+        return text[known:]
+
+    def _read(self, ids: Sequence[int]) -> tuple[int, str]:
         """Return how many of `ids` belong to the answer, and the text that is now certain."""
         if not self._watchful:
             return len(ids), self._detokenizer.push(ids)
@@ -121,12 +142,12 @@ class ResponseBuilder:
 
     def _may_stop(self, more: int) -> bool:
         """Whether a stop string ends the answer after `more` tokens."""
-        return self._record.answer.tokens + more > self._min_tokens
+        return self._before + self._record.answer.tokens + more > self._min_tokens
 
     def _finish(self, response: pb.GenerateResponse, reason: pb.FinishReason) -> None:
         if not self._matcher.stopped:
             rest = self._matcher.push(self._detokenizer.flush(), self._may_stop(0))
-            response.text += rest + self._matcher.flush()
+            response.text += self._fresh(rest + self._matcher.flush())
         response.finish_reason = pb.STOP if self._matcher.stopped else reason
         response.usage.CopyFrom(self._usage())
         self.finished = True
@@ -136,7 +157,7 @@ class ResponseBuilder:
         return pb.Usage(
             prompt_tokens=self._record.prompt_tokens,
             cached_prompt_tokens=timings.cached_prompt_tokens,
-            generated_tokens=self._record.answer.tokens,
+            generated_tokens=self._before + self._record.answer.tokens,
             queue_seconds=timings.queue_seconds,
             prefill_seconds=timings.prefill_seconds,
             decode_seconds=timings.decode_seconds,

@@ -4,12 +4,13 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 
+from experts.host.shown import shown
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.text.generation_config import SamplingDefaults
 from router_service.front.text.tokenizer import Tokenizer
-from router_service.protocol.inference_pb2 import Sampling
-from router_service.protocol.messages import SamplingParams
+from router_service.protocol.inference_pb2 import Continuation, Sampling
+from router_service.protocol.messages import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY, SamplingParams
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
@@ -26,18 +27,22 @@ def resolve_sampling(
     limits: LengthLimits,
     prompt_tokens: int,
     special_stops: Sequence[int] = (),
+    tokenizer: Tokenizer | None = None,
 ) -> SamplingParams:
     """Return the router's sampling parameters. Stop tokens include end-of-sequence tokens unless `ignore_eos` is set.
 
     Args:
         special_stops: the special tokens among the stop strings, see `special_stop_ids`.
+        tokenizer: knows the texts of tokens, for errors about them.
 
     Raises:
         RequestError: INVALID_ARGUMENT that names the field and its bounds.
     """
     check_stops(sampling.stop)
-    check_stop_tokens(sampling.stop_token_ids, limits.vocabulary)
+    check_stop_tokens(sampling.stop_token_ids, limits.vocabulary, tokenizer)
+    # A checkpoint may name tokens that its model does not have: they are never drawn, and routers refuse them.
     eos = () if sampling.ignore_eos else defaults.eos_token_ids
+    implied = [id for id in (*special_stops, *eos) if id < limits.vocabulary]
     max_tokens = _max_tokens(sampling, defaults, limits, prompt_tokens)
     return SamplingParams(
         max_tokens=max_tokens,
@@ -46,16 +51,20 @@ def resolve_sampling(
         top_p=_float(sampling, "top_p", defaults.top_p, low=0.0, high=1.0, open_low=True),
         min_p=_float(sampling, "min_p", defaults.min_p, low=0.0, high=1.0),
         repetition_penalty=_float(
-            sampling, "repetition_penalty", defaults.repetition_penalty, low=0.0, high=math.inf, open_low=True
+            sampling,
+            "repetition_penalty",
+            defaults.repetition_penalty,
+            low=MIN_REPETITION_PENALTY,
+            high=MAX_REPETITION_PENALTY,
         ),
         frequency_penalty=_float(sampling, "frequency_penalty", default=0.0, low=-2.0, high=2.0),
         presence_penalty=_float(sampling, "presence_penalty", default=0.0, low=-2.0, high=2.0),
         seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(63),
-        stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *special_stops, *eos))),
+        stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *implied))),
         ignore_eos=sampling.ignore_eos,
         logprobs=_logprobs(sampling, "logprobs"),
         min_tokens=_min_tokens(sampling.min_tokens, max_tokens),
-        logit_bias=checked_bias(sampling.logit_bias, limits.vocabulary),
+        logit_bias=checked_bias(sampling.logit_bias, limits.vocabulary, tokenizer),
         prompt_logprobs=_logprobs(sampling, "prompt_logprobs"),
     )
 
@@ -69,18 +78,18 @@ def special_stop_ids(stops: Sequence[str], tokenizer: Tokenizer) -> list[int]:
     return [id for id in ids if id is not None and id in tokenizer.special_ids]
 
 
-def check_stop_tokens(ids: Sequence[int], vocabulary: int) -> None:
+def check_stop_tokens(ids: Sequence[int], vocabulary: int, tokenizer: Tokenizer | None = None) -> None:
     """Check the number of stop tokens and their ids.
 
     Raises:
         RequestError: INVALID_ARGUMENT.
     """
-    check_token_ids("sampling.stop_token_ids", ids, vocabulary)
+    check_token_ids("sampling.stop_token_ids", ids, vocabulary, tokenizer)
     if len(ids) > MAX_STOP_TOKENS:
         raise invalid("sampling.stop_token_ids", f"at most {MAX_STOP_TOKENS} tokens, got {len(ids)}")
 
 
-def checked_bias(bias: Mapping[int, float], vocabulary: int) -> dict[int, float]:
+def checked_bias(bias: Mapping[int, float], vocabulary: int, tokenizer: Tokenizer | None = None) -> dict[int, float]:
     """Return the logit bias of each token.
 
     Raises:
@@ -91,23 +100,47 @@ def checked_bias(bias: Mapping[int, float], vocabulary: int) -> dict[int, float]
     for id, value in bias.items():
         field = f"sampling.logit_bias[{id}]"
         if id >= vocabulary:
-            raise invalid(field, f"token {id} is not in the vocabulary, 0 to {vocabulary - 1}")
+            raise invalid(field, f"{named_token(id, tokenizer)} is not in the vocabulary, 0 to {vocabulary - 1}")
         # Written so that a NaN is refused too.
         if not -MAX_BIAS <= value <= MAX_BIAS:
             raise invalid(field, f"must be at least {-MAX_BIAS:g} and at most {MAX_BIAS:g}, got {value:g}")
     return dict(bias)
 
 
-def check_token_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
+def checked_continuation(
+    before: Continuation, max_tokens: int, vocabulary: int, tokenizer: Tokenizer | None = None
+) -> list[int]:
+    """Return the tokens that an earlier call has delivered.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for more than the answer may have, or an unknown one.
+    """
+    if len(before.token_ids) > max_tokens:
+        problem = (
+            f"has {len(before.token_ids)} tokens, the answer's max_tokens is {max_tokens}: send those of this answer"
+        )
+        raise invalid("continuation.token_ids", problem)
+    check_token_ids("continuation.token_ids", before.token_ids, vocabulary, tokenizer)
+    return list(before.token_ids)
+
+
+def check_token_ids(field: str, ids: Sequence[int], vocabulary: int, tokenizer: Tokenizer | None = None) -> None:
     """Check that every id is below `vocabulary`.
 
     Raises:
-        RequestError: INVALID_ARGUMENT that names the first that is not.
+        RequestError: INVALID_ARGUMENT that names the first that is not, with its text if `tokenizer` has it.
     """
     # `max` is quick; the index is searched for only when there is an error to report.
     if ids and max(ids) >= vocabulary:
         index = next(index for index, id in enumerate(ids) if id >= vocabulary)
-        raise invalid(f"{field}[{index}]", f"token {ids[index]} is not in the vocabulary, 0 to {vocabulary - 1}")
+        named = named_token(ids[index], tokenizer)
+        raise invalid(f"{field}[{index}]", f"{named} is not in the vocabulary, 0 to {vocabulary - 1}")
+
+
+def named_token(id: int, tokenizer: Tokenizer | None) -> str:
+    """Return what an error calls a token: its id and, if `tokenizer` has it, its text."""
+    text = tokenizer.text_of(id) if tokenizer is not None else ""
+    return f"token {id} ({shown(text)})" if text else f"token {id}"
 
 
 def check_stops(stops: Sequence[str]) -> None:

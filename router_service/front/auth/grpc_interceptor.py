@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import grpc.aio
 
-from router_service.front.api.calls import Context, name_call
+from router_service.front.api.calls import Context, name_stranger
 from router_service.front.api.scheduling import set_caller
 from router_service.front.auth.authenticator import Authenticator, needed_role
 from router_service.front.auth.refusals import RefusedError
@@ -132,6 +132,6 @@ def _refusing(authenticator: Authenticator, error: RefusedError, method: str) ->
 
 
 async def _refuse(authenticator: Authenticator, error: RefusedError, method: str, context: Context) -> None:
-    request_id = name_call(context)
+    request_id = name_stranger(context)
     authenticator.refusals.note(error, context.peer(), method)
     await context.abort(error.code, error.message, (*error.headers, *request_id_metadata(request_id)))

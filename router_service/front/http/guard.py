@@ -28,7 +28,7 @@ HEADERS = {
 
 
 class NotOursError(RequestError):
-    """A request made by another site's page, or without an Origin."""
+    """A request made by another site's page, or without an Origin. Nothing that a stranger sent is sent back."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.PERMISSION_DENIED, message)
@@ -50,6 +50,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         headers = {name.title(): value for name, value in error.headers} | asked
         return error_response(error.http_status, error.code.name, error.message, headers)
     except RequestError as error:
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError(error.message) from error  # nobody to respond to
         return error_response(error.http_status, error.code.name, error.message)
     except web.HTTPException as error:
         allowed = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None
@@ -72,9 +74,7 @@ def check_own_page(loopback: bool) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if loopback and not _is_loopback(request.host):
-            raise NotOursError(
-                f"Host is {request.host!r}; this server is on loopback, open http://127.0.0.1 or localhost"
-            )
+            raise NotOursError("Host is no loopback name, as this server's is: open http://127.0.0.1 or localhost")
         if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
             _check_origin(request)
         return await handler(request)
@@ -96,10 +96,10 @@ def _is_loopback(authority: str) -> bool:
 def _check_origin(request: web.Request) -> None:
     origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site", "same-origin")
     if origin is None or origin.partition("://")[2] != request.host or site != "same-origin":
-        raise NotOursError(f"Origin is {origin!r}, actions are taken from the page at {request.host!r} only")
+        raise NotOursError("Origin is not this server's page, and actions are taken from that only")
     # A form of another site can send text/plain without a preflight, but not JSON.
     if request.content_type != "application/json":
-        raise NotOursError(f"Content-Type is {request.content_type!r}, it must be application/json")
+        raise NotOursError("Content-Type must be application/json")
 
 
 def _problem(request: web.Request, error: web.HTTPException) -> str:

@@ -15,7 +15,7 @@ from router_service.front.api.prompt import encode_input
 from router_service.front.api.scheduling import FALLBACKS
 from router_service.front.errors import RequestError, invalid
 from router_service.front.http.body import GenerateBody, check_range, read_body
-from router_service.front.http.server_sent_events import event, open_stream
+from router_service.front.http.server_sent_events import EventStream, event
 from router_service.front.text.detokenizer import Detokenizer
 from router_service.front.text.text_model import TextModel
 from router_service.front.text.tokenizer import Tokenizer
@@ -32,9 +32,11 @@ SCORE_DIGITS = 6
 class GenerateHandler:
     """Serves the page's generations in the same way as those of gRPC."""
 
-    def __init__(self, inference: InferenceService, text: TextModel) -> None:
+    def __init__(self, inference: InferenceService, text: TextModel, patience_s: float) -> None:
+        """A page that reads nothing for `patience_s` loses its answer."""
         self._inference = inference
         self._text = text
+        self._patience_s = patience_s
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Stream an answer.
@@ -48,11 +50,11 @@ class GenerateHandler:
         check_range("prompt tokens of the page", len(prompt), 1, MAX_PROMPT_TOKENS)
         # Tokens replace the text as input: it is not encoded again, and the page shows the same ids.
         wanted.tokens.ids.extend(prompt)
-        writer = PageResponseWriter(request, self._text.tokenizer, prompt)
+        writer = PageResponseWriter(request, self._text.tokenizer, prompt, self._patience_s)
         try:
             await self._inference.answer(wanted, writer)
         except RequestError as error:
-            if writer.response is None:
+            if writer.stream is None or writer.done():
                 raise
             await writer.send("error", {"error": error.message, "code": error.code.name})
         return writer.ended()
@@ -92,9 +94,10 @@ def fallback_named(name: str) -> pb.Fallback:
 class PageResponseWriter:
     """Writes responses as events. Nothing is sent before the first, so that a refusal can still be an HTTP status."""
 
-    def __init__(self, request: web.Request, tokenizer: Tokenizer, prompt: list[int]) -> None:
-        self.response: web.StreamResponse | None = None
+    def __init__(self, request: web.Request, tokenizer: Tokenizer, prompt: list[int], patience_s: float) -> None:
+        self.stream: EventStream | None = None
         self._request = request
+        self._patience_s = patience_s
         self._texts = TokenTexts(tokenizer)
         self._prompt = prompt
         self._headers: dict[str, str] = {}
@@ -114,7 +117,7 @@ class PageResponseWriter:
 
     async def write(self, response: pb.GenerateResponse, /) -> None:
         """See `ResponseWriter`."""
-        if self.response is None:
+        if self.stream is None:
             await self._open()
         tokens = self._texts.of(response.token_ids)
         for index in response.degraded_token_indexes:
@@ -131,16 +134,17 @@ class PageResponseWriter:
 
     async def send(self, kind: str, data: Any) -> None:
         """Write one event; wait while the page does not read."""
-        assert self.response is not None
-        await self.response.write(event(kind, msgspec.json.encode(data)))
+        assert self.stream is not None
+        await self.stream.write(event(kind, msgspec.json.encode(data)))
 
     def ended(self) -> web.StreamResponse:
         """The response, completely written."""
-        assert self.response is not None
-        return self.response
+        assert self.stream is not None
+        return self.stream.response
 
     async def _open(self) -> None:
-        self.response = await open_stream(self._request, **self._headers)
+        self.stream = EventStream(self._request, self._patience_s, **self._headers)
+        await self.stream.open()
         texts = self._texts.of(self._prompt)
         await self.send("tokens", {"generated": False, "tokens": texts})
 

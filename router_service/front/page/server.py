@@ -22,7 +22,7 @@ from router_service.front.http.assets import asset_routes
 from router_service.front.http.auth import ask_for_token
 from router_service.front.http.body import MAX_BODY_BYTES
 from router_service.front.http.guard import add_headers, check_own_page, errors_as_json
-from router_service.front.http.server_sent_events import event, open_stream
+from router_service.front.http.server_sent_events import EventStream, event
 from router_service.front.page.domains import DomainsHandler
 from router_service.front.page.generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
 from router_service.front.page.hub import LiveHub
@@ -31,8 +31,6 @@ from router_service.front.routing.router_pool import RouterPool
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 
-# A page that reads nothing for this long is considered gone.
-STALLED_SECONDS = 20.0
 SHUTDOWN_SECONDS = 1.0
 
 
@@ -108,7 +106,7 @@ class LivePage:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/live", self._live, allow_head=False)
         app.router.add_get("/api/model", self._model)
-        app.router.add_post("/api/generate", GenerateHandler(inference, self._text).serve)
+        app.router.add_post("/api/generate", GenerateHandler(inference, self._text, config.slow_reader_seconds).serve)
         app.router.add_post("/api/domains", DomainsHandler(inference, inference.model().experts).serve)
         app.router.add_routes(files)
         return app
@@ -120,17 +118,15 @@ class LivePage:
     async def _live(self, request: web.Request) -> web.StreamResponse:
         watcher = self.hub.join()
         try:
-            response = await open_stream(request)
+            stream = EventStream(request, self._config.slow_reader_seconds)
+            await stream.open()
             # First, because the page needs the layers and phases to draw a snapshot.
-            await response.write(event("model", msgspec.json.encode(self._describe())))
+            await stream.write(event("model", msgspec.json.encode(self._describe())))
             while (frame := await watcher.take()) is not None:
-                async with asyncio.timeout(STALLED_SECONDS):
-                    await response.write(frame)
-        except TimeoutError as error:
-            raise _abort(request) from error
+                await stream.write(frame)
         finally:
             self.hub.leave(watcher)
-        return response
+        return stream.response
 
     async def _model(self, _: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(self._describe()), content_type="application/json")
@@ -148,10 +144,3 @@ class LivePage:
         now = asyncio.get_running_loop().time()
         latest = snapshot(self._router_pool.links, known, now, self._health.draining)
         return event("snapshot", msgspec.json.encode(latest))
-
-
-def _abort(request: web.Request) -> ConnectionResetError:
-    """Abort a connection that does not read: an orderly close would wait for it."""
-    if request.transport is not None:
-        request.transport.abort()
-    return ConnectionResetError("the page does not read")

@@ -12,7 +12,14 @@ from router_service.front.errors import deadline_exceeded, exhausted, unavailabl
 from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
-from router_service.front.routing.stream_queue import Arrival, LinkLostError, OverflowedError, StreamQueue
+from router_service.front.routing.stream_queue import (
+    Arrival,
+    LinkLostError,
+    LinkSilentError,
+    NoRouterError,
+    OverflowedError,
+    StreamQueue,
+)
 from router_service.protocol.messages import Submit
 from router_service.protocol.routing_part import RoutingPart, from_position
 
@@ -50,7 +57,7 @@ class FailoverStream:
         # Incarnations of routers that ended without a token of this request: one that was restarted counts again.
         self._ended: set[int] = set()
         self._answered = False
-        self._generated: list[int] = []
+        self._generated: list[int] = list(submit.generated)
         self._prefix = PrefixChain(submit.cache_salt, submit.prompt)
         self._open: tuple[RouterLink, StreamQueue] | None = None
         # Positions whose routing was received; each is delivered once, whichever routers report it.
@@ -61,12 +68,14 @@ class FailoverStream:
         """Return the outputs received since the last call, at least one.
 
         Raises:
-            RequestError: UNAVAILABLE if no router is connected in time, too many were lost, or two have ended
+            RequestError: UNAVAILABLE if no router is connected or heard in time, too many were lost, or two have ended
                 without a token; DEADLINE_EXCEEDED; RESOURCE_EXHAUSTED if the caller was too slow.
         """
         while True:
             try:
                 return await self._receive()
+            except NoRouterError as error:
+                raise unavailable(str(error)) from error
             except LinkLostError as error:
                 self._count_loss(error)
                 self.close()
@@ -84,7 +93,9 @@ class FailoverStream:
     def _count_loss(self, error: LinkLostError) -> None:
         if self._open is not None and self._open[0].leaving:
             return
-        if self._open is not None and not self._answered:
+        # A silent one may be stopped, or cut off: nothing that a request does.
+        silent = isinstance(error, LinkSilentError)
+        if self._open is not None and not self._answered and not silent:
             self._ended.add(self._open[0].endpoint.incarnation)
         if len(self._ended) >= MAX_ENDED:
             self.close()
@@ -125,9 +136,11 @@ class FailoverStream:
     async def _choose(self) -> RouterLink:
         try:
             async with asyncio.timeout(self._router_wait_seconds):
-                return await self._router_pool.choose(self._prefix)
+                length = len(self._submit.prompt) + self._submit.sampling.max_tokens
+                return await self._router_pool.choose(self._prefix, length)
         except TimeoutError as error:
-            raise unavailable("no router is linked") from error
+            links = self._router_pool.links
+            raise unavailable("no router answers" if links else "no router is linked") from error
 
     def _extend_prefix(self) -> None:
         """Add what was generated since, which the next turn of a conversation or another router begins with."""

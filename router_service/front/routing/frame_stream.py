@@ -10,9 +10,12 @@ from experts.transport.frame import HEADER, FrameError, Kind, check_payload, pac
 from experts.transport.handshake import Handshake, client_handshake
 from router_service.protocol.messages import MAX_MESSAGE_BYTES
 
+# Of a payload that is read in parts, so that whoever watches `received` sees that it goes on.
+PART_BYTES = 1 << 18
+
 
 class Wire:
-    """A connection to one server process, identified by its incarnation."""
+    """A connection to one server process, identified by its incarnation. `received` counts the bytes of frames."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incarnation: int, checksum: bool
@@ -22,6 +25,7 @@ class Wire:
         self._incarnation = incarnation
         self._checksum = checksum
         self._sequence = 0
+        self.received = 0
 
     async def receive(self, expected: Kind, limit: int = MAX_MESSAGE_BYTES) -> bytes:
         """Return the next frame's payload.
@@ -31,12 +35,14 @@ class Wire:
             EOFError: the peer has closed.
             OSError: the connection broke.
         """
-        header = parse_header(await self._reader.readexactly(HEADER.size), limit)
+        header = parse_header(await self._read(HEADER.size), limit)
         if header.incarnation != self._incarnation:
             raise FrameError("incarnation", f"a frame of process {header.incarnation}, not {self._incarnation}")
         if header.kind is not expected:
             raise FrameError("kind", f"a frame of kind {header.kind.name}, not {expected.name}")
-        payload = await self._reader.readexactly(header.length)
+        sizes = [PART_BYTES] * (header.length // PART_BYTES) + [header.length % PART_BYTES]
+        parts = [await self._read(size) for size in sizes]
+        payload = parts[0] if len(parts) == 1 else b"".join(parts)
         check_payload(header, [payload])
         return payload
 
@@ -69,11 +75,20 @@ class Wire:
             self._writer.write(handshake.turn.out)
             handshake.advance(await self._reader.readexactly(handshake.turn.want))
 
+    def abort(self) -> None:
+        """Break the connection without sending what is queued: `receive` raises."""
+        self._writer.transport.abort()
+
     async def close(self) -> None:
         """Close without sending what is queued."""
-        self._writer.transport.abort()
+        self.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+    async def _read(self, size: int) -> bytes:
+        part = await self._reader.readexactly(size)
+        self.received += size
+        return part
 
 
 async def connect(endpoint: Endpoint, node: str, credentials: Credentials, checksum: bool = False) -> Wire:

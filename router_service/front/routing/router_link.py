@@ -14,7 +14,15 @@ from router_service.front.errors import exhausted
 from router_service.front.routing.activity_window import ActivityWindow
 from router_service.front.routing.backlog import Backlog
 from router_service.front.routing.frame_stream import Wire, connect
-from router_service.front.routing.stream_queue import Arrival, LinkLostError, StreamQueue
+from router_service.front.routing.judged_report import judged
+from router_service.front.routing.silence import Silence
+from router_service.front.routing.stream_queue import (
+    Arrival,
+    LinkLostError,
+    LinkSilentError,
+    NoRouterError,
+    StreamQueue,
+)
 from router_service.protocol.messages import (
     MAX_MESSAGE_BYTES,
     Activity,
@@ -36,16 +44,21 @@ logger = logging.getLogger(__name__)
 class RouterLink:
     """An open connection. `run` reads it until it ends; after `close` every stream fails with LinkLostError."""
 
-    def __init__(self, endpoint: Endpoint, wire: Wire, hello: RouterHello, max_buffered_tokens: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, wire: Wire, hello: RouterHello, max_buffered_tokens: int, silence: Silence
+    ) -> None:
         self.endpoint = endpoint
         self.hello = hello
-        self.report: RouterReport | None = None
         self.window = ActivityWindow()
         self.backlog = Backlog()
         self.lost = False
         self._wire = wire
         self._max_buffered_tokens = max_buffered_tokens
+        self._silence = silence
+        self._report: RouterReport | None = None
         self._queues: dict[int, StreamQueue] = {}
+        # Requests that are being sent, as long as the router does not read them.
+        self._sending: dict[int, asyncio.Timeout] = {}
         self._numbers = itertools.count(1)
 
     @property
@@ -55,13 +68,36 @@ class RouterLink:
 
     @property
     def ready(self) -> bool:
-        """Whether the router has all its shards; assumed until its first report."""
-        return self.report is None or self.report.ready
+        """Whether the router was heard lately and has all its shards; these are assumed until its first report.
+
+        What health, GetCluster, the series `router_ready` and the choice of a router mean by it.
+        """
+        return not self.silent and (self._report is None or self._report.ready)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the router has sent nothing for `front.link_silence_seconds`."""
+        return self._silence.silent
+
+    @property
+    def hesitant(self) -> bool:
+        """Whether the router has sent nothing for half as long."""
+        return self._silence.hesitant
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the router has been silent for so long that nobody waits for it."""
+        return self._silence.over
 
     @property
     def leaving(self) -> bool:
         """Whether the router will end when its streams have."""
-        return self.report is not None and self.report.leaving
+        return self._report is not None and self._report.leaving
+
+    @property
+    def report(self) -> RouterReport | None:
+        """The latest report, None before the first; its `ready` is this link's."""
+        return None if self._report is None else judged(self._report, self.ready)
 
     async def submit(self, submit: Submit, cached: int = 0) -> StreamQueue:
         """Send a request under a new stream number, and return the queue of its outputs.
@@ -69,7 +105,8 @@ class RouterLink:
         The router need not compute its first `cached` tokens, as far as we know; this only counts for the backlog.
 
         Raises:
-            LinkLostError: the link has ended.
+            LinkLostError: the link has ended, or is silent.
+            NoRouterError: it was silent for too long.
             RequestError: RESOURCE_EXHAUSTED if the request is larger than a message may be.
         """
         queue = StreamQueue(next(self._numbers), self._max_buffered_tokens)
@@ -77,8 +114,7 @@ class RouterLink:
         self.backlog.begin(queue.stream, max(0, len(submit.prompt) + len(submit.generated) - cached))
         try:
             self._send(msgspec.structs.replace(submit, stream=queue.stream))
-            # A long prompt on a slow connection must hold up its own request, not fill the memory.
-            await self._wire.drain()
+            await self._sent(queue)
         except BaseException as error:
             self.release(queue)
             if isinstance(error, OSError):
@@ -100,13 +136,24 @@ class RouterLink:
         """
         self._send(Watch(seconds))
 
-    async def run(self, silence_s: float) -> None:
-        """Read until the peer closes the connection, sends an invalid message, or sends nothing for `silence_s`."""
+    def tick(self) -> None:
+        """Judge how long the router has been silent; called at even intervals."""
+        self._silence.tick(self._wire.received)
+
+    def hand_over(self) -> None:
+        """Fail all streams so that they go on at another router; the link stays, and may be heard again."""
+        self._fail_all(LinkSilentError(f"router {self.hello.router} is silent"))
+
+    def give_up(self) -> None:
+        """Fail all streams for good, and break the connection."""
+        self._fail_all(NoRouterError(f"router {self.hello.router} is silent, and there is no other"))
+        self._wire.abort()
+
+    async def run(self) -> None:
+        """Read until the peer closes the connection or sends an invalid message."""
         try:
             while True:
-                async with asyncio.timeout(silence_s):
-                    payload = await self._wire.receive(Kind.MESSAGE)
-                self._handle(decode_to_front(payload))
+                self._handle(decode_to_front(await self._wire.receive(Kind.MESSAGE)))
         except (OSError, EOFError, msgspec.MsgspecError) as error:
             logger.warning("link to router %s ended: %s", self.hello.router, describe(error))
 
@@ -114,10 +161,27 @@ class RouterLink:
         """Fail all streams and close the connection."""
         # Before the streams fail: a stream that resubmits must not choose this link or send on it.
         self.lost = True
-        queues, self._queues = self._queues, {}
-        for queue in queues.values():
-            queue.fail(LinkLostError(f"the link to router {self.hello.router} has ended"))
+        self._fail_all(LinkLostError(f"the link to router {self.hello.router} has ended"))
+        self._queues = {}
         await self._wire.close()
+
+    async def _sent(self, queue: StreamQueue) -> None:
+        """Wait until most of a request is sent: a long prompt must hold up its own request, not fill the memory."""
+        try:
+            # Without a limit until the stream is failed: a router that has stopped does not read either.
+            async with asyncio.timeout(None) as scope:
+                self._sending[queue.stream] = scope
+                await self._wire.drain()
+        except TimeoutError as error:
+            raise queue.fault or error from error
+        finally:
+            del self._sending[queue.stream]
+
+    def _fail_all(self, fault: Exception) -> None:
+        for queue in self._queues.values():
+            queue.fail(fault)
+            if (scope := self._sending.get(queue.stream)) is not None:
+                scope.reschedule(0)
 
     def _send(self, message: ToRouter) -> None:
         if self.lost:
@@ -134,7 +198,7 @@ class RouterLink:
         if isinstance(message, StepOutputs):
             self._deliver(message)
         elif isinstance(message, RouterReport):
-            self.report = message
+            self._report = message
         elif isinstance(message, Activity):
             self.window.add(message, asyncio.get_running_loop().time())
         else:
@@ -170,7 +234,8 @@ async def open_link(endpoint: Endpoint, node: str, credentials: Credentials, con
         except BaseException:
             await wire.close()
             raise
-    return RouterLink(endpoint, wire, hello, config.max_buffered_tokens)
+    silence = Silence(config.link_silence_seconds, config.router_wait_seconds)
+    return RouterLink(endpoint, wire, hello, config.max_buffered_tokens, silence)
 
 
 def describe(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.prefix_affinity import PrefixAffinity
 from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink, describe, open_link
+from router_service.front.routing.silence import tick_seconds
 from router_service.protocol.messages import RouterReport
 
 logger = logging.getLogger(__name__)
@@ -22,13 +23,15 @@ EndpointSource = Callable[[], Awaitable[list[Endpoint]]]
 # Whoever lists the routers should have a limit of their own; without one an unanswered call would end the search.
 LIST_SECONDS = 10.0
 POLLER = "router poller"
+WATCHER = "router watcher"
 LINK = "router link"
 
 
 class RouterPool:
     """The links to all routers; a background task calls `endpoints` for the routers about once a second.
 
-    `on_change` is called whenever a link is opened or lost, and after each call of `endpoints`; its faults are logged.
+    Another one calls `tick`, which judges whether routers are heard. `on_change` is called whenever a link is opened,
+    lost, or ready or not any more, and after each call of `endpoints`; its faults are logged.
     The tasks are added to `tasks`, those of the process.
     """
 
@@ -54,6 +57,8 @@ class RouterPool:
         self._connect_errors: dict[int, str] = {}
         self._prefixes = PrefixAffinity()
         self._poller: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._judged: tuple[tuple[RouterLink, bool, bool], ...] = ()
 
     @property
     def links(self) -> tuple[RouterLink, ...]:
@@ -68,10 +73,11 @@ class RouterPool:
     def start(self) -> None:
         """Start to look for routers."""
         self._poller = self._tasks.start(POLLER, self._poll(), lasts=True)
+        self._watcher = self._tasks.start(WATCHER, self._watch(), lasts=True)
 
     async def stop(self) -> None:
         """Close all links; their streams fail."""
-        tasks = [task for task in (self._poller, *self._connections.values()) if task is not None]
+        tasks = [task for task in (self._poller, self._watcher, *self._connections.values()) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -82,15 +88,15 @@ class RouterPool:
         context = min([context, *(hello.context for hello in hellos)])
         return LengthLimits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
-    async def choose(self, prefix: PrefixChain) -> RouterLink:
-        """Return the link that is best for a request that begins with `prefix`; wait while there is none.
+    async def choose(self, prefix: PrefixChain, length: int = 0) -> RouterLink:
+        """Return the link that is best for a request that begins with `prefix`; wait while all are silent.
 
-        That is the one with the least to compute, see `PrefixAffinity.rank`. Routers that leave or lack shards are
-        chosen only if there is no other.
+        That is the one with the least to compute, see `PrefixAffinity.rank`. Routers that hold less than `length`
+        tokens, leave, lack shards or have not been heard just now are chosen only if there is no other.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._links))
-            return min(self._links, key=lambda link: (link.leaving, not link.ready, *self._rank(link, prefix)))
+            await self._changed.wait_for(lambda: bool(self._heard))
+            return min(self._heard, key=lambda link: (*_reluctance(link, length), *self._rank(link, prefix)))
 
     def saved(self, link: RouterLink, prefix: PrefixChain) -> int:
         """Return how many tokens of `prefix` the router has probably cached."""
@@ -99,6 +105,31 @@ class RouterPool:
     def remember(self, link: RouterLink, prefix: PrefixChain) -> None:
         """Note that the router computes `prefix`."""
         self._prefixes.remember(link.endpoint.incarnation, prefix, link.hello.prefix_cache_tokens)
+
+    async def tick(self) -> None:
+        """Judge which routers are silent. Their streams go on at others, or end when they have waited for too long."""
+        for link in self._links:
+            link.tick()
+        others = any(link.ready for link in self._links)
+        for link in self._links:
+            if link.silent and others:
+                link.hand_over()
+            elif link.given_up:
+                link.give_up()
+        judged = tuple((link, link.silent, link.ready) for link in self._links)
+        if judged != self._judged:
+            self._judged = judged
+            await self._tell()
+
+    @property
+    def _heard(self) -> tuple[RouterLink, ...]:
+        return tuple(link for link in self._links if not link.silent)
+
+    async def _watch(self) -> None:
+        seconds = tick_seconds(self._config.link_silence_seconds)
+        while True:
+            await asyncio.sleep(seconds)
+            await self.tick()
 
     async def _poll(self) -> None:
         while True:
@@ -148,7 +179,7 @@ class RouterPool:
         try:
             await self._set_links((*self._links, link))
             logger.info("link to router %s is up", link.hello.router)
-            await link.run(self._config.link_silence_seconds)
+            await link.run()
         finally:
             # Off the list first: a stream that hears of the loss must not choose this link again.
             await self._set_links(tuple(other for other in self._links if other is not link))
@@ -156,6 +187,9 @@ class RouterPool:
 
     async def _set_links(self, links: tuple[RouterLink, ...]) -> None:
         self._links = links
+        await self._tell()
+
+    async def _tell(self) -> None:
         await self._notify()
         async with self._changed:
             self._changed.notify_all()
@@ -165,3 +199,8 @@ class RouterPool:
         if self._connect_errors.get(endpoint.incarnation) != text:
             self._connect_errors[endpoint.incarnation] = text
             logger.warning("cannot link router %s (process %d): %s", endpoint.replica, endpoint.pid, text)
+
+
+def _reluctance(link: RouterLink, length: int) -> tuple[bool, bool, bool, bool]:
+    """Why a router is chosen only if there is no better one, the weightiest reason first."""
+    return link.hello.context < length, link.leaving, not link.ready, link.hesitant

@@ -10,6 +10,14 @@ class LinkLostError(ConnectionError):
     """The link to the router has ended; its streams may continue on another."""
 
 
+class LinkSilentError(LinkLostError):
+    """The router says nothing any more, and another one is there for its streams."""
+
+
+class NoRouterError(Exception):
+    """The router has said nothing for so long that its streams are given up; there was no other one."""
+
+
 class OverflowedError(Exception):
     """The reader has fallen too far behind, and its outputs were dropped."""
 
@@ -39,8 +47,13 @@ class StreamQueue:
         """Whether more tokens wait than allowed."""
         return self._tokens > self._limit
 
+    @property
+    def fault(self) -> Exception | None:
+        """What `fail` was told."""
+        return self._fault
+
     def put(self, arrival: Arrival) -> None:
-        """Add an output. Over the limit, all outputs are dropped and the reader gets OverflowedError."""
+        """Add an output,. Over the limit, all outputs are dropped and the reader gets OverflowedError."""
         output = arrival.output
         self._tokens += len(output.token_ids)
         if self.overflowed:
@@ -63,7 +76,8 @@ class StreamQueue:
         """Return all waiting outputs, at least one.
 
         Raises:
-            LinkLostError: the link has ended and no output is left.
+            LinkLostError: the link has ended, or is silent, and no output is left.
+            NoRouterError: it is silent, and there was no other for too long.
             OverflowedError: the reader was too slow.
         """
         await self._ready.wait()

@@ -7,6 +7,7 @@ from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.json_reader import JsonReader, open_json
 from router_service.front.text.chat import load_special_tokens
 from router_service.front.text.tokenizer import Tokenizer
+from router_service.protocol.messages import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 
 # Factors are sent and computed with as float32, which must not overflow.
 MAX_FACTOR = 1e30
@@ -41,7 +42,9 @@ def load_defaults(directory: Path, tokenizer: Tokenizer) -> SamplingDefaults:
         top_k=config.integer("top_k", default=0, most=MAX_INT32),
         top_p=config.number("top_p", 1.0, least=0, most=1),
         min_p=config.number("min_p", 0.0, least=0, most=1),
-        repetition_penalty=config.number("repetition_penalty", 1.0, least=1e-6, most=MAX_FACTOR),
+        repetition_penalty=config.number(
+            "repetition_penalty", 1.0, least=MIN_REPETITION_PENALTY, most=MAX_REPETITION_PENALTY
+        ),
         max_tokens=config.integer("max_new_tokens", default=None, least=1, most=MAX_INT32),
         eos_token_ids=_eos(directory, config, tokenizer),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.files import check_file
+from experts.checkpoint.files import read_bytes
 from router_service.front.text.tokenizer import Tokenizer
 
 # The largest published ones have 35 MB, and the library uses up to 22 times a file's size in memory.
@@ -27,6 +27,7 @@ class JsonTokenizer(Tokenizer):
         self.special_ids = frozenset(id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         self._added_ids = frozenset(tokenizer.get_added_tokens_decoder())
         self._byte_level = "ByteLevel" in decoder_kinds
+        self.longest = max((len(token.encode()) for token in tokenizer.get_vocab()), default=0)
         self.byte_fallback = _byte_tokens(tokenizer) if "ByteFallback" in decoder_kinds else {}
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -65,9 +66,11 @@ def load_json_tokenizer(path: Path) -> JsonTokenizer:
     Raises:
         CheckpointError: the file is not a tokenizer, or too large.
     """
-    check_file(path, MAX_TOKENIZER_BYTES)  # before the library reads all of it
     try:
-        return JsonTokenizer(HuggingFaceTokenizer.from_file(str(path)))
+        # Not by its name: the library would wait for a pipe, and read whatever has no end.
+        return JsonTokenizer(HuggingFaceTokenizer.from_buffer(read_bytes(path, MAX_TOKENIZER_BYTES)))
+    except CheckpointError:
+        raise
     except Exception as error:  # the library raises a bare Exception
         raise CheckpointError(f"{path}: {error}") from error
 

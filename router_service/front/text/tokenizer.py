@@ -10,6 +10,8 @@ class Tokenizer(Protocol):
     special_ids: frozenset[int]
     # Tokens that stand for one byte and that the decoder joins only with each other: id to byte.
     byte_fallback: Mapping[int, int]
+    # Bytes of the longest token, by which a text can be too long whatever its tokens are.
+    longest: int
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; if `add_special_tokens`, with those that the tokenizer puts around a prompt.

@@ -15,14 +15,14 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         CheckpointError: there is neither, or more than one vocabulary, or the file is invalid.
     """
     path = directory / "tokenizer.json"
-    if path.is_file():
+    if path.exists():  # a file or not, which whoever opens it says
         return load_json_tokenizer(path)
     return load_tiktoken_tokenizer(_find_vocabulary(directory))
 
 
 def _find_vocabulary(directory: Path) -> Path:
     path = directory / "tiktoken.model"
-    if path.is_file():
+    if path.exists():
         return path
     found = sorted(file for file in directory.glob("*.tiktoken") if file.is_file())
     if len(found) == 1:

@@ -2,12 +2,13 @@
 
 import logging
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from experts.host.log import fields
 from experts.transport.channel import Channel
 from experts.transport.frame import Kind
+from router_service.engine.faults.apart import apart
 from router_service.engine.request import Event
 from router_service.protocol.messages import (
     Activity,
@@ -27,12 +28,16 @@ log = logging.getLogger(__name__)
 Outgoing = list[Event] | RouterHello | RouterReport | Activity | Cancel | None
 
 
+class TooLargeError(Exception):
+    """A message that is larger than a Front reads."""
+
+
 class FrontWriter:
     """Sends what is put into `outgoing`, in order, but a stream's large events in pieces between the others.
 
     Args:
-        failed: called on the writer's thread with a stream whose output alone is larger than a message may be. Its
-            failure has been sent; its request is still in the engine.
+        failed: called on the writer's thread with a stream whose output alone is larger than a message may be, or
+            cannot be packed. Its failure is sent by the writer; its request is still in the engine.
         max_bytes: the largest message that the Front reads.
     """
 
@@ -78,28 +83,32 @@ class FrontWriter:
             self._send(payload)
 
     def _send_events(self, events: list[Event]) -> None:
-        if events:
-            for payload in self._payloads([output_of(event) for event in events]):
-                self._send(payload)
+        """Send events in one message if it is within the limit; what alone is over it, or cannot be packed, fails."""
+        for _, payload in apart(events, self._pack, self._fail):
+            self._send(payload)
 
-    def _payloads(self, outputs: list[StreamOutput]) -> Iterator[bytes]:
-        """Yield the outputs as messages within the limit, one if possible; an output that alone is over it fails."""
-        payload = encode(StepOutputs(outputs))
-        if len(payload) <= self._max_bytes:
-            yield payload
-        elif len(outputs) > 1:
-            middle = len(outputs) // 2
-            yield from self._payloads(outputs[:middle])
-            yield from self._payloads(outputs[middle:])
+    def _pack(self, events: Sequence[Event]) -> bytes:
+        payload = encode(StepOutputs([output_of(event) for event in events]))
+        if len(payload) > self._max_bytes:
+            text = (
+                f"an output of the request takes {len(payload)} bytes, a message to a Front at most {self._max_bytes}"
+            )
+            raise TooLargeError(text)
+        return payload
+
+    def _fail(self, event: Event, error: Exception) -> None:
+        """End a stream whose event cannot be sent; the others of its Front go on."""
+        if isinstance(error, TooLargeError):
+            failure = StreamFailure("RESOURCE_EXHAUSTED", str(error))
         else:
-            yield encode(StepOutputs([self._too_large(outputs[0].stream, len(payload))]))
-
-    def _too_large(self, stream: int, size: int) -> StreamOutput:
-        text = f"an output of the request takes {size} bytes, a message to a Front at most {self._max_bytes}"
-        log.warning("a stream fails: %s", text, extra=fields(stream=stream))
-        self._failed(stream)
-        self._order.drop(stream)
-        return StreamOutput(stream, [], failure=StreamFailure("RESOURCE_EXHAUSTED", text))
+            name = type(error).__name__
+            failure = StreamFailure(
+                "INTERNAL", f"the router cannot pack an output of the request ({name}), see its log"
+            )
+        log.warning("a stream fails: %s", failure.message, exc_info=error, extra=fields(stream=event.stream))
+        self._failed(event.stream)
+        self._order.drop(event.stream)
+        self._send(encode(StepOutputs([StreamOutput(event.stream, [], failure=failure)])))
 
     def _send(self, payload: bytes) -> None:
         self._channel.send(Kind.MESSAGE, next(self._sequence), [payload])

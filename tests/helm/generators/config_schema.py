@@ -17,7 +17,7 @@ SECTIONS = {
     "model": "Section model: name, dtype, and device, which is cpu or cuda, never auto, since the process that decides "
     "may see no GPU.",
     "weights": "Section weights.",
-    "experts": "Section experts; shards is their number.",
+    "experts": "Section experts; shards is their number, copies how many of them hold each expert.",
     "router": "Section router. Set kv_cache_tokens: a container does not have its node's memory.",
     "front": "Section front without its hosts, ports, TLS and tokens.",
     "metrics": "Section metrics.",

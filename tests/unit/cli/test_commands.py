@@ -96,7 +96,6 @@ async def test_metrics_pages_of_one_machine_take_the_first_free_ports() -> None:
     [
         (["--grpc-port", "50051", "--metrics-port", "9090"], "front.metrics_port: cannot listen on 127.0.0.1:9091: no"),
         (["--grpc-port", "50051", "--metrics-port", "65535"], "front.metrics_port: 2 Fronts need a port each"),
-        (["--grpc-port", "0"], "set the port that the Fronts share"),
     ],
 )
 def test_fronts_of_one_machine_need_as_many_metrics_ports(

@@ -4,12 +4,15 @@ import io
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from cluster.cli.client_command import DEFAULT_TARGET
-from cluster.serve.default_ports import DefaultPorts
+from cluster.cli.main import main
+from cluster.serve import default_ports
+from cluster.serve.default_ports import DefaultPorts, held
 from router_service.front.config import FrontConfig
 
 ROOT = Path(__file__).parents[3]
@@ -47,8 +50,62 @@ def test_two_servers_that_start_together_take_different_ports(defaults: dict[str
 
 def test_a_port_that_was_given_stays(defaults: dict[str, int]) -> None:
     with DefaultPorts(io.StringIO(), defaults) as ports:
-        front = FrontConfig(grpc_port=0, metrics_port=None)
+        front = FrontConfig(grpc_port=defaults["grpc_port"], metrics_port=None, http_port=None)
         assert ports.choose(front, {"grpc_port", "metrics_port"}, 1) == front
+
+
+def test_any_free_port_is_decided_once_and_held_for_each_front_that_comes() -> None:
+    asked = FrontConfig(grpc_port=0, metrics_port=0, http_port=0)
+    with DefaultPorts(io.StringIO(), {}) as ports:
+        front = ports.choose(asked, set(), 1)
+        numbers = [port for port in (front.grpc_port, front.metrics_port, front.http_port) if port]
+        assert len(set(numbers)) == 3
+        for port in numbers * 2:  # a Front, and the one that replaces it
+            socket.create_server(("127.0.0.1", port)).close()
+        with pytest.raises(OSError, match="in use"), socket.socket() as other:
+            other.bind(("127.0.0.1", numbers[0]))
+
+
+def test_fronts_that_share_any_port_have_a_metrics_port_each() -> None:
+    asked = FrontConfig(grpc_port=0, metrics_port=0, http_port=None)
+    with DefaultPorts(io.StringIO(), {}) as ports, ExitStack() as opened:
+        front = ports.choose(asked, set(), 3)
+        for _ in range(3):
+            opened.enter_context(socket.create_server(("127.0.0.1", front.grpc_port), reuse_port=True))
+        for place in range(3):
+            opened.enter_context(socket.create_server(("127.0.0.1", (front.metrics_port or 0) + place)))
+
+
+def test_any_port_of_an_address_that_is_not_here_names_the_key() -> None:
+    asked = FrontConfig(metrics_host="192.0.2.77")
+    with (
+        DefaultPorts(io.StringIO(), {}) as ports,
+        pytest.raises(ValueError, match=r"^front.metrics_host: cannot"),
+    ):
+        ports.choose(asked, set(), 1)
+
+
+def test_consecutive_ports_are_searched_for_until_all_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def one_is_taken(host: str, count: int) -> list[socket.socket]:
+        tries.append(count)
+        return [] if len(tries) < 3 else held(host, count)
+
+    monkeypatch.setattr(default_ports, "held", one_is_taken)
+    with DefaultPorts(io.StringIO(), {}) as ports:
+        assert ports.choose(FrontConfig(grpc_port=1, http_port=None), set(), 2).metrics_port
+    assert tries == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("ports", "lines"), [(("0", "7"), 1), (("7", "7"), 0)])
+def test_it_says_where_a_node_decides(
+    ports: tuple[str, str], lines: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file.yaml").write_text("front: {http_port: null}\nmodel: {checkpoint: /nowhere}\n")
+    flags = ["--address", "auto", "--fronts", "2", "--grpc-port", ports[0], "--metrics-port", ports[1]]
+    assert main(["serve", "--config", str(tmp_path / "file.yaml"), *flags]) == 2
+    assert capsys.readouterr().err.count("one that is replaced may have others, so set them") == lines
 
 
 def test_it_says_what_it_starts_before_anything_heavy_is_imported() -> None:

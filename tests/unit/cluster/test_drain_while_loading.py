@@ -12,15 +12,17 @@ import torch
 
 from cluster.config import ModelConfig, config_from
 from experts.config import WeightsConfig
-from experts.placement import even_placement
+from experts.placement import Placement, even_placement
 from experts.shard.shard import load_shard
 from experts.transport.address import Endpoint
 from kernels import select
+from tests.support.mesh import until
 from tests.support.tiny import write_checkpoint
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.planner.model import open_model
-    from cluster.processes import registered_process, service_registry
+    from cluster.processes import announcer, registered_process
+    from cluster.processes.placement_maps import Layout
     from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
     from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
     from cluster.serve import router_replica
@@ -29,7 +31,7 @@ ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
-REMOTE = ("announce", "announcements", "withdraw")
+REMOTE = ("announce", "announcements", "withdraw", "placement_map")
 
 
 class LiveRegistry(ServiceRegistry):
@@ -68,7 +70,7 @@ class Remote:
 def body(monkeypatch: pytest.MonkeyPatch) -> LiveRegistry:
     made = LiveRegistry()
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)  # noqa: ARG005 (Ray's name)
-    monkeypatch.setattr(service_registry, "ANNOUNCE_SECONDS", 0.001)
+    monkeypatch.setattr(announcer, "ANNOUNCE_SECONDS", 0.001)
     monkeypatch.setattr(registered_process, "find_registry", lambda _: made)
     monkeypatch.setattr(registered_process, "set_logging", lambda *_: None)
     monkeypatch.setattr(registered_process, "replica_id", lambda: "r")
@@ -141,6 +143,9 @@ class ProvingRouter:
     def ready(self) -> bool:
         return True
 
+    def adopt(self, placement: Placement) -> None:
+        pytest.fail(f"there is no newer map than {placement}")
+
     def run_self_test(self, seconds: float, go_on: Callable[[], None]) -> None:
         order_and_wait(self._body)
         go_on()
@@ -207,7 +212,30 @@ def test_routers_of_a_node_share_its_memory_but_no_gpu(
     assert free == [expected]
 
 
+def test_the_epoch_of_the_map_is_in_the_entry(body: LiveRegistry, process: RegisteredProcess) -> None:
+    process.map_follower(Layout(8, 2)).first()
+    until(lambda: [one.epoch for one in body.announcements()] == [1], "it is announced")
+
+
 def test_what_fails_in_loading_is_withdrawn(body: LiveRegistry, process: RegisteredProcess) -> None:
     with pytest.raises(ZeroDivisionError), process.loading():
         raise ZeroDivisionError
     assert body.announcements() == []
+
+
+def test_an_order_between_the_last_check_and_ready_is_not_lost(body: LiveRegistry) -> None:
+    """Were it left to the registry to repeat it, a restart of the registry would lose it."""
+    drained = threading.Event()
+    one = RegisteredProcess("shard", 0, config_from({}), lambda _: drained.set())
+    order_and_wait(body)
+    body.withdraw("shard", 0, "r")  # a restart, after which it knows of no order
+    one.ready(None)
+    assert drained.wait(SECONDS)
+    one.close()
+
+
+def test_a_process_says_when_it_was_started(body: LiveRegistry, process: RegisteredProcess) -> None:
+    process.ready(None)
+    (said,) = body.announcements()
+    assert said.started_ns > 1.6e18
+    assert said.incarnation

@@ -114,6 +114,35 @@ def test_a_registry_that_forgot_is_told_again() -> None:
     assert set(heard) == {ORDER}
 
 
+def test_a_registry_that_has_just_restarted_lists_nobody_and_nobody_is_taken_for_drained() -> None:
+    registry, seconds, looks = Restarted(), Seconds(), list[float]()
+
+    def live() -> None:
+        looks.append(seconds.now)
+        if len(looks) == 2:
+            registry.restart()
+        elif seconds.now > 1.0:  # its process renews the entry then
+            registry.announce(process("router", "r", state="drained" if seconds.now > 1.5 else "draining"))
+
+    registry.announce(process("router", "r"))
+    assert drained(registry, live, clock=seconds) == 1
+    assert seconds.now > 1.5
+
+
+def test_a_registry_that_dies_during_a_drain_ends_it_neither_early_nor_with_an_error() -> None:
+    body, seconds = ServiceRegistry(), Seconds()
+    body.announce(process("router", "r", state="draining"))
+
+    def live() -> None:
+        if 0.1 < seconds.now < 2.0:
+            raise ray.exceptions.RayActorError
+        if seconds.now >= 2.0:
+            body.announce(process("router", "r", state="drained"))
+
+    assert drained(body, live, clock=seconds) == 1
+    assert seconds.now >= 2.0
+
+
 def test_it_says_who_has_not_drained_in_time() -> None:
     body = ServiceRegistry()
     body.announce(process("router", "r"))

@@ -86,7 +86,7 @@ def test_a_cluster_is_started_from_a_host_without_its_gpus(
 
     def serve(*flags: str) -> int:
         args = parser().parse_args(["serve", "--device", "cuda", *flags])
-        return run_cluster(args, lambda *_: None, start=lambda config, _: joined.append(config) or 0)
+        return run_cluster(args, lambda *_: None, start=lambda config, *_: joined.append(config) or 0)
 
     assert serve("--address", "127.0.0.1:6379") == 0
     assert [(config.model.device, config.cluster.address) for config in joined] == [("cuda", "127.0.0.1:6379")]

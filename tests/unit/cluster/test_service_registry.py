@@ -4,8 +4,16 @@ import warnings
 
 import pytest
 
+from experts.transport.address import Endpoint
+
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes.service_registry import FORGET_SECONDS, Announcement, DrainOrder, ServiceRegistry
+    from cluster.processes.service_registry import (
+        FORGET_SECONDS,
+        Announcement,
+        DrainOrder,
+        ServiceRegistry,
+        endpoints_of,
+    )
 
 ORDER = DrainOrder(grace_s=1.0)
 
@@ -60,3 +68,28 @@ def test_an_order_may_be_there_before_its_process(registry: ServiceRegistry, clo
     clock.now += 1
     assert registry.announcements() == []
     assert registry.announce(entry("late")) == ORDER
+
+
+def shard(replica: str, started_ns: int, incarnation: int) -> Announcement:
+    at = Endpoint(
+        role="shard",
+        index=0,
+        replica=replica,
+        incarnation=incarnation,
+        node="n",
+        host="",
+        port=1,
+        unix_name="",
+        pid=1,
+    )
+    return Announcement("shard", 0, replica, "n", 1, "ready", 0, 0, at, started_ns, incarnation)
+
+
+@pytest.mark.parametrize("youngest", [shard("new", 8, 1), shard("new", 7, 4)])
+def test_a_registry_that_was_restarted_knows_the_youngest_in_whatever_order_they_come(
+    registry: ServiceRegistry, youngest: Announcement
+) -> None:
+    for one in (youngest, shard("old", 7, 3)):
+        registry.announce(one)
+    assert [one.replica for one in registry.announcements()] == ["old", "new"]
+    assert [at.replica for at in endpoints_of(registry.announcements(), "shard")] == ["new"]

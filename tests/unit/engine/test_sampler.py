@@ -260,7 +260,7 @@ def test_the_seed_and_the_position_matter() -> None:
     assert draw(logits_V, [row(3, (4, 5, 6), 1)]) == draw(logits_V, [row(3, (9, 9, 9), 2)])
 
 
-@pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-10, 1e-3])
+@pytest.mark.parametrize("temperature", [1e-50, 1e-45, 1e-38, 1e-10, 1e-3])
 def test_tiny_temperatures_are_greedy(temperature: float) -> None:
     logits_V = random_logits(7)
     best = int(logits_V.argmax())

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import router_service.engine.conclusion
-import router_service.engine.engine
 import router_service.engine.stalls
+import router_service.engine.step.computation
 from router_service.engine.engine import Engine
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
@@ -52,7 +52,7 @@ class OnceBroken:
 
 
 def break_once(patch: pytest.MonkeyPatch, mesh: Mesh, stage: str, call: int, after: bool) -> None:
-    owner: Any = router_service.engine.engine
+    owner: Any = router_service.engine.step.computation
     if stage in OF_CONCLUSION:
         owner = router_service.engine.conclusion
     elif stage in OF_SCHEDULER:

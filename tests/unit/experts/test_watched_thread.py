@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.processes.service_registry import Announcement, Announcer
+from cluster.processes.announcer import Announcer
+from cluster.processes.service_registry import Announcement
 from experts.host.watched_thread import ThreadWatch
 from tests.support.mesh import until
 

@@ -223,6 +223,11 @@ class FakeRouter:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def stop_reading(self) -> None:
+        """Read nothing any more on any connection, as a process that is stopped."""
+        for writer in self._writers:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+
     def say(self, message: object) -> None:
         """Send a message on every connection."""
         self.shout(encode(message))

@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from experts.transport.address import Endpoint
 from router_service.client.client import Client
 from router_service.front.config import FrontConfig
+from router_service.front.routing.silence import silence_ticks
 from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
-from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, until
+from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, report, until
 
 
 class World:
@@ -23,6 +24,7 @@ class World:
         self.metrics_port: int | None = None
         self.tracing: TracingConfig | None = None
         self.expected_routers = 1
+        self.context = 4096
         self.endpoints: list[Endpoint] = []
         # What asking for the routers ends in, None for their list; it never ends while the directory is `silent`.
         self.no_directory: BaseException | None = None
@@ -48,7 +50,7 @@ class World:
         self.server = FrontServer(
             config=config,
             text=text or self.text,
-            card=card(),
+            card=card(self.context),
             endpoints=self.list_endpoints,
             credentials=CREDENTIALS,
             node="node",
@@ -82,6 +84,18 @@ class World:
         """The routers have been asked for again, so that all that followed the call before is done."""
         aim = self.asked + times
         await until(lambda: self.asked >= aim)
+
+    async def quiet(self, *, but: Sequence[FakeRouter] = (), ticks: int = silence_ticks(WAIT_S)) -> None:
+        """Let so many ticks pass in which only some routers say something: the others are silent now."""
+        pool = self.server.router_pool
+        for _ in range(ticks):
+            await pool.tick()
+        names = {router.name for router in but}
+        heard = {link: link.report for link in pool.links if link.hello.router in names}
+        for router in but:
+            router.say(report(router.name))
+        await until(lambda: all(link.report is not last for link, last in heard.items()))
+        await pool.tick()
 
     def directory(self) -> list:  # type: ignore[type-arg]
         return []

@@ -313,6 +313,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "suspicions": (COUNTER, set()),
     "suspicions_forgiven": (COUNTER, set()),
     "fallback_tokens": (COUNTER, {"policy"}),
+    "request_faults": (COUNTER, set()),
     "parameters": (GAUGE, {"kind"}),
     "weights_bytes": (GAUGE, {"shard", "kind"}),
     "kv_cache_bytes": (GAUGE, {"kind"}),
@@ -387,6 +388,7 @@ def test_metric_families_are_those_of_the_contract() -> None:
     assert value(both, "thread_failures_total", shard="router", router="r0", thread="front writer") == 1
     assert value(both, "observer_failures_total", observer="statistics") == 2
     assert value(both, "nonfinite_logits_total") == 5
+    assert value(both, "request_faults_total") == 4
     assert [value(both, "shard_up", shard=n, replica=replica) for n, replica in ("0a", "1b", ("2", ""))] == [1, 0, 0]
     assert value(both, "router_ready") == 0
     assert value(both, "shard_restarts_total", shard="1") == 2

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from kernels.native.library import available
 from router_service.front.text.text_model import load_text_model
 from tests.benchmarks import bench_metrics, bench_overlap, bench_quality, bench_receive, bench_sampling, bench_tracing
 from tests.benchmarks.bench_attention import FORMS, seconds
-from tests.benchmarks.bench_failover import render, summary
+from tests.benchmarks.bench_failover import chosen, render
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
+from tests.benchmarks.failover.flows import Flows
+from tests.benchmarks.failover.rows import Figures
 from tests.benchmarks.harness import report
 from tests.benchmarks.harness.checkpoints import PACKED_SHAPES, SHAPES, ensure, shape_of, write
 from tests.benchmarks.harness.exchange import Payload, bare_sockets, our_data_plane
@@ -23,6 +26,7 @@ from tests.benchmarks.harness.sides import OneProcess, TransformersModel
 from tests.benchmarks.harness.streams import Stream, decode_rate
 from tests.benchmarks.harness.worker import Worker
 from tests.benchmarks.native.floors import sizes_of
+from tests.benchmarks.soak import Minute, faults
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -132,20 +136,24 @@ def test_decode_rate_counts_only_what_all_streams_share() -> None:
 
 
 def test_failover_figures() -> None:
-    killed = 100.0
-    whole, broken = Stream(0.0), Stream(0.0)
-    whole.times, whole.ended, whole.ended_at = (
-        [killed - 1, killed + 0.1, killed + 2.1, killed + 2.2],
-        "LENGTH",
-        killed + 2,
-    )
-    broken.times, broken.ended, broken.ended_at = [killed + 0.1], "UNAVAILABLE", killed + 3
-    broken.detail = "shard 0: gone"
-    result = summary([whole, broken], killed, (0.02, None, 2.3))
-    assert result["ends"] == {"LENGTH": 1, "UNAVAILABLE: shard 0: gone": 1}
-    assert result["seconds"]["last_token_before"] == pytest.approx(0.1)
-    assert result["seconds"]["first_token_after"] == pytest.approx(2.1)
-    assert "not seen" in render(result)
+    """What is lost or differs is said below the table, and a strike without calls divides by nothing."""
+    calm = Figures("a router killed", ["one of 2"], 9, [], [], 0.1, 0.2, 0.1, 100.0, 90.0, 0.0, 0.0)
+    struck = replace(calm, lost=["UNAVAILABLE after 3 tokens: gone"], asks=200.0, duplicates=3.0)
+    text = render([calm, struck])
+    assert "no calls" in text
+    assert "90 (90%)" in text
+    assert "1.5%" in text
+    assert "UNAVAILABLE after 3 tokens" in text
+    assert "lost or different" not in render([calm])
+    with pytest.raises(SystemExit, match="none of"):
+        chosen("a comet")
+
+
+def test_a_soak_that_grows_is_found() -> None:
+    flat = [Minute(100 << 20, 50, 0.01, 999)] * 6
+    assert faults(flat, Flows()) == []
+    grown = flat[:3] + [Minute(300 << 20, 90, 0.05, 999)] * 3
+    assert len(faults(grown, Flows(lost=["gone"]))) == 4
 
 
 def test_the_heading_names_the_machine() -> None:

@@ -1,18 +1,20 @@
 """Front, routers and shards together, without Ray: what clients get is what transformers computes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import grpc
 import pytest
 import torch
 
+from experts.placement import LayerPlacement, Placement
 from router_service.engine import failures
 from router_service.protocol import inference_pb2 as pb
 from tests.support import oracle
 from tests.support.tiny import Tiny
 from tests.unit.front.calls import Responses, check_one_end, ids_of, text_of
-from tests.unit.front.front_fakes import until
+from tests.unit.front.front_fakes import WAIT_S, until
 from tests.unit.router.service import Brake, Service, ask
 
 LONGEST = 48
@@ -173,3 +175,47 @@ async def test_a_dead_shard_is_named_and_its_return_is_seen(
     await service.idle()
     state = await service.client.cluster()
     assert [shard.shard for shard in state.shards] in ([], [0, 1, 2])
+
+
+async def test_a_newer_placement_is_adopted_between_two_steps(
+    service: Service, answers: list[oracle.Reference]
+) -> None:
+    await service.start()
+    (router,) = service.routers
+    first = router.engine.pool.placement
+    brake = Brake(router, steps=LONGEST // 2)
+    stream = asyncio.create_task(ask(service, PROMPTS[-1], LONGEST))
+    await until(lambda: not brake.steps)
+    newer = replace(first, epoch=5)
+    router.adopt(newer)
+    await until(lambda: router.engine.pool.placement is newer)
+    for epoch in (4, 5):
+        router.adopt(replace(first, epoch=epoch))
+    brake.release()
+    assert ids_of(await stream) == answers[-1].tokens
+    assert router.engine.pool.placement is newer
+
+
+async def test_each_shard_is_reported_with_its_living_copies(service: Service) -> None:
+    await service.start()
+    (router,) = service.routers
+    holders = ((0, 1), (1, 2), (1,))
+    experts = service.plan.spec.gate.experts
+    router.adopt(Placement(3, LayerPlacement(tuple(holders[expert % 3] for expert in range(experts))), epoch=5))
+
+    async def copies() -> list[int | None]:
+        state = await service.client.cluster()
+        return [shard.copies if shard.HasField("copies") else None for shard in state.shards]
+
+    await become(copies, [2, 1, 2])
+    service.servers.stop(2)
+    await become(copies, [2, 1, 1])
+    service.servers.start(2)
+    service.servers.stop(1)
+    await become(copies, [1, 0, 1])
+
+
+async def become(ask_for: Callable[[], Awaitable[object]], expected: object) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while await ask_for() != expected:
+            await asyncio.sleep(0.01)

@@ -10,8 +10,11 @@ import pytest
 import router_service.router.publisher
 import router_service.router.router_requests
 import router_service.router.step_log
+from router_service.engine.request import Event
+from router_service.protocol.messages import StreamOutput
 from router_service.router import front_connections
 from router_service.router.sending import front_writer
+from router_service.router.sending.send_order import SendOrder
 from tests.unit.front.calls import Responses, check_one_end, ids_of
 from tests.unit.front.front_fakes import until
 from tests.unit.router.service import Brake, Service, ask
@@ -107,13 +110,61 @@ async def test_a_writer_that_breaks_is_seen_and_its_front_comes_back(
 ) -> None:
     await service.start()
     (router,) = service.routers
-    monkeypatch.setattr(front_writer, "output_of", breaking(front_writer.output_of, 1))
+    monkeypatch.setattr(SendOrder, "add", breaking(SendOrder.add, 1))
     await all_end(service)
     assert router.threads.failures["front writer"] == 1
     assert "writer has failed" in caplog.text
     assert "out of luck" in caplog.text
     router.check_health(30)
     assert len(ids_of(await ask(service, [5], 4))) == 4
+
+
+async def test_an_output_that_cannot_be_packed_costs_its_own_request(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await service.start()
+    calm = [ids_of(await ask(service, prompt, 8)) for prompt in PROMPTS]
+    pack = front_writer.output_of
+
+    def packed(event: Event) -> StreamOutput:
+        if event.routing:
+            raise LookupError("out of luck")
+        return pack(event)
+
+    monkeypatch.setattr(front_writer, "output_of", packed)
+    bad = asyncio.create_task(ask(service, [7] * 60, 100, return_routing=True))
+    others = await asyncio.gather(*(ask(service, prompt, 8) for prompt in PROMPTS))
+    with pytest.raises(grpc.aio.AioRpcError, match="cannot pack an output") as caught:
+        await bad
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert [ids_of(other) for other in others] == calm
+    assert service.world.server.linked_routers == 1
+    assert service.routers[0].threads.failures["front writer"] == 0
+    await service.idle()
+
+
+async def test_a_router_that_fails_whatever_it_is_given_is_not_ready(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its Front hears of it at once, and asks no other router again for what failed."""
+    await service.start()
+    (router,) = service.routers
+    with monkeypatch.context() as patch:
+        patch.setattr(type(router.engine.backbone), "attention", breaking(list, 1000))
+        for prompt in PROMPTS[:3]:
+            with pytest.raises(grpc.aio.AioRpcError, match="cannot compute this request") as caught:
+                await ask(service, prompt, 8)
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+        await until(lambda: not router.ready())
+        with pytest.raises(RuntimeError, match="fails whatever it is given"):
+            router.check_health(30)
+        await until(lambda: [link.ready for link in service.world.server.router_pool.links] == [False])
+    assert len(ids_of(await ask(service, PROMPTS[0], 8))) == 8
+    await until(router.ready)
+    router.check_health(30)
+    await service.idle()
 
 
 async def test_an_output_over_the_limit_of_a_message_costs_its_own_request(

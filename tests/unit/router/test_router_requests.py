@@ -3,15 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
-
 from router_service.engine.request import Request
 from router_service.engine.request_table import RequestTable
-from router_service.protocol.fallback import Fallback
 from router_service.protocol.messages import SamplingParams, Submit
 from router_service.router.inbox import Inbox
 from router_service.router.router_requests import RouterRequests
 from router_service.router.step_summaries import StepSummaries
+
+BACKBONE = SimpleNamespace(spec=SimpleNamespace(vocabulary=100))
 
 
 def test_caller_priority_and_salt_reach_the_scheduler() -> None:
@@ -22,20 +21,13 @@ def test_caller_priority_and_salt_reach_the_scheduler() -> None:
         return [SimpleNamespace()]
 
     engine: Any = SimpleNamespace(
-        clock=lambda: 5.0,
-        requests=SimpleNamespace(new_key=lambda: 7),
-        submit=take,
-        default_fallback=Fallback.DROP,
+        clock=lambda: 5.0, requests=SimpleNamespace(new_key=lambda: 7), submit=take, backbone=BACKBONE
     )
     inbox = Inbox()
     requests = RouterRequests(engine, inbox, StepSummaries(RequestTable()))
     message = Submit(1, "a", [4, 5], SamplingParams(max_tokens=3), priority=-2, caller="ann", cache_salt=b"salt")
     requests.submit(1, message)
     inbox.run_queued(wait=False)
-    requests.submit(1, msgspec.structs.replace(message, fallback="fail"))
-    inbox.run_queued(wait=False)
-    request, failing = taken
+    (request,) = taken
     assert (request.priority, request.caller, request.cache_salt) == (-2, "ann", b"salt")
     assert (request.sequence.key, request.sequence.priority, request.sequence.caller) == (7, -2, "ann")
-    # The router's default where the request names none.
-    assert (request.fallback, failing.fallback) == (Fallback.DROP, Fallback.FAIL)

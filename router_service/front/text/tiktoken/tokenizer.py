@@ -27,6 +27,7 @@ class TiktokenTokenizer(Tokenizer):
         self._contents = frozenset(self._reserved)
         self._ranks = dict(ranks)
         self._bytes = [*sorted(ranks, key=ranks.__getitem__), *(name.encode() for name in self._reserved)]
+        self.longest = max(map(len, self._bytes))
         self._cutter = Cutter(format, list(self._reserved))
         self._encoding = tiktoken.Encoding(
             "checkpoint", pat_str=format.pattern, mergeable_ranks=self._ranks, special_tokens=self._reserved

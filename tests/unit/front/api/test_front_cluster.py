@@ -36,6 +36,27 @@ def test_the_directory_adds_what_no_router_reaches() -> None:
     assert states == [(0, "ready"), (1, "restarting"), (2, "loading")]
 
 
+def test_a_shard_is_suspect_where_no_router_hears_of_it_in_time() -> None:
+    late, live = shard(0, link="suspect"), shard(0, link="live")
+    gone = shard(0, "unreachable", 0.0, None, link="dead")
+    for views, state in (([late, gone], "suspect"), ([gone, late], "suspect"), ([late, live], "ready")):
+        reports = [report(f"r{number}", shards=[view]) for number, view in enumerate(views)]
+        assert [one.state for one in merge_shards(reports, [])] == [state]
+    (one,) = merge_shards([report(shards=[late])], [shard(0, "draining", 0.0, None)])
+    assert one.state == "draining"
+
+
+def test_copies_and_epoch() -> None:
+    """A shard counts as living if any router reaches it, as for its state."""
+    one = report("r0", shards=[shard(0, copies=2, epoch=3), shard(1, copies=0)])
+    two = report("r1", shards=[shard(0, copies=1, epoch=3), shard(1, copies=1, epoch=2)])
+    merged = merge_shards([one, two], [shard(2, "loading")])
+    assert [(entry.copies, entry.epoch) for entry in merged] == [(2, 3), (1, 2), (0, 0)]
+    assert [entry.HasField("copies") for entry in merged] == [True, True, False]
+    (lost,) = merge_shards([report(shards=[shard(0, "unreachable", copies=0)])], [])
+    assert (lost.copies, lost.HasField("copies")) == (0, True)
+
+
 def test_nobody_knows_any_shard() -> None:
     assert merge_shards([], []) == []
 

@@ -125,14 +125,16 @@ async def test_the_other_calls_have_ids_too(world: World) -> None:
 async def test_a_stranger_gets_the_id_of_the_line_that_refuses_it(
     world: World, tmp_path: Path, written: io.StringIO
 ) -> None:
+    """An id of ours: what a stranger sends is neither sent back nor written down."""
     (tmp_path / "tokens").write_text(new_token("ann", Role.INFERENCE)[1])
     await world.front(tokens_file=str(tmp_path / "tokens"))
     async with Dial(world) as dial:
-        assert request_id_of(await failed(dial.generate("unread", MINE))) == "mine"
-        drawn = request_id_of(await failed(dial.generate()))
+        drawn = [request_id_of(await failed(dial.generate("unread", given))) for given in (MINE, ())]
     lines = map(json.loads, written.getvalue().splitlines())
     said = [line["request_id"] for line in lines if line["message"].startswith("refused")]
-    assert said == ["mine", drawn]
+    assert said == drawn
+    assert len(set(drawn)) == 2
+    assert "mine" not in written.getvalue()
 
 
 async def test_the_command_prints_the_id_of_what_failed(world: World) -> None:

@@ -144,9 +144,9 @@ async def test_status_shows_shards_and_routers(world: World) -> None:
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[0] == ["model", "tiny"]
-    assert lines[2][:8] == ["shard", "replica", "state", "node", "pid", "experts", "memory", "rows/s"]
-    assert lines[3][:9] == ["0", "s0", "ready", "n0", "40", "16", "1.0", "MiB", "10.0"]
-    assert lines[3][9:11] == ["250.00", "ms"]
+    assert lines[2][:8] == ["shard", "replica", "state", "node", "pid", "experts", "copies", "epoch"]
+    assert lines[3][:11] == ["0", "s0", "ready", "n0", "40", "16", "-", "-", "1.0", "MiB", "10.0"]
+    assert lines[3][11:13] == ["250.00", "ms"]
     assert lines[4][2] == "unreachable"
     assert lines[7][:5] == ["r0", "1", "2", "25.0%", "50.0"]
     assert "shard 1 s1: broken pipe" in out
@@ -164,6 +164,17 @@ async def test_status_says_nothing_of_the_steps_of_a_router_that_took_none(world
 async def test_status_of_nothing_is_one_line() -> None:
     code, out, err = await command("status", "--target", "127.0.0.1:1")
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_copies_and_epoch_have_columns() -> None:
+    shards = [cluster_pb2.Shard(shard=0, state="ready", copies=2, epoch=7), cluster_pb2.Shard(shard=1, state="loading")]
+    header, known, unknown = [
+        line.split() for line in status_command.render(cluster_pb2.ClusterState(shards=shards)).splitlines()[2:5]
+    ]
+    place = header.index("copies")
+    assert header[place + 1] == "epoch"
+    assert known[place : place + 2] == ["2", "7"]
+    assert unknown[place : place + 2] == ["-", "-"]
 
 
 def test_an_empty_cluster_renders() -> None:

@@ -180,7 +180,7 @@ async def test_open_pages_hear_of_the_drain(world: World) -> None:
     _, browser = await browse(world)
     async with browser:
         await snapshots(browser, lambda data: data["draining"] is False)
-        await world.server.health.drain()
+        world.server.health.drain()
         await snapshots(browser, lambda data: data["draining"] is True)
 
 

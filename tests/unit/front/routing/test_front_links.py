@@ -179,19 +179,6 @@ async def test_bytes_that_are_no_frame_end_the_link(world: World) -> None:
     await client.wait_ready(WAIT_S)
 
 
-async def test_a_silent_router_is_taken_for_dead(world: World) -> None:
-    stalled = await world.router(stall_after_steps=3)
-    # One that is idle says nothing either, so links come and go here.
-    client = await world.front(link_silence_seconds=0.5, max_resubmits=100)
-    await client.wait_ready(10)
-    task = asyncio.create_task(collect(client, "hello", max_tokens=9))
-    await until(lambda: stalled.steps == 3)
-    world.endpoints.clear()
-    other = await world.router(name="r1")
-    assert len(ids_of(await task)) == 9
-    assert len(other.submits[0].generated) == 3
-
-
 @pytest.mark.parametrize("fault", ["secret", "digest", "incarnation"])
 async def test_a_stranger_is_not_linked(world: World, fault: str, caplog: pytest.LogCaptureFixture) -> None:
     stranger = await world.router()

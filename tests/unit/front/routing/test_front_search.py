@@ -114,10 +114,10 @@ async def test_a_fault_in_a_link_is_counted_and_another_link_is_made(
 ) -> None:
     run, faults = RouterLink.run, iter([LookupError("out of luck")])
 
-    async def broken(link: RouterLink, silence_s: float) -> None:
+    async def broken(link: RouterLink) -> None:
         if (fault := next(faults, None)) is not None:
             raise fault
-        await run(link, silence_s)
+        await run(link)
 
     monkeypatch.setattr(RouterLink, "run", broken)
     router = await world.router()

@@ -1,0 +1,1 @@
+"""A Ray of our own: its processes, its folders, and what is said when it ends under a cluster that serves."""
