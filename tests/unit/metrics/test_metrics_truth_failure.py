@@ -14,7 +14,7 @@ from router_service.router.failure_view import living_copies, unavailable_expert
 from tests.support.mesh import greedy, until
 from tests.support.scrape import Page, page, value
 from tests.support.tiny import Tiny
-from tests.unit.metrics.test_metrics_truth_router import Live
+from tests.unit.metrics.live_router import Live
 
 EXPERTS = 6
 
