@@ -10,7 +10,7 @@ NATIVE := $(wildcard kernels/native/src/*.* kernels/native/src/*/*) kernels/nati
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint parity dashboards dashboards-test bench soak gpu-check train helm-golden image-test clean
+.PHONY: demo test lint parity dashboards dashboards-test bench fuzz soak gpu-check train helm-golden image-test clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
@@ -41,6 +41,11 @@ dashboards-test: $(STAMP)
 # ARGS="--rows decode,layer --llama-bench PATH --against FILE".
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_native $(ARGS)
+
+# A million mutated inputs to all readers of untrusted bytes, in minutes; half of them by atheris where it is installed.
+# ARGS are flags, such as ARGS="--seed 7 --target call" or ARGS="--seed 7 --case call:123".
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 # Shards and routers killed and held still for twenty minutes under load: memory, descriptors, latency must stay flat.
 # ARGS are flags, such as ARGS="--minutes 5 --seed 7".

@@ -124,7 +124,7 @@ class Exchange(Generic[Call]):
     hedged: bool = False
     _barred: set[tuple[int, int]] = field(default_factory=set)
     _free_s: dict[int, float] = field(default_factory=dict)
-    _faults: list[tuple[str, float, list[int]]] = field(default_factory=list)
+    _faults: list[tuple[int, str, float, list[int]]] = field(default_factory=list)
     _last: dict[int, Loss] = field(default_factory=dict)
 
     @property
@@ -169,7 +169,7 @@ class Exchange(Generic[Call]):
             self.answered_by[block] = attempt.shard
         if attempt.hedge and fresh:
             self.record.duplicates_won += 1
-            self._faults.append((SUSPECT, attempt.begun_s, fresh))
+            self._faults.append((self._late(fresh), SUSPECT, attempt.begun_s, fresh))
         return fresh
 
     def failed(self, number: int, reason: str, text: str, now: float) -> None:
@@ -241,9 +241,14 @@ class Exchange(Generic[Call]):
 
     def finish(self, now: float) -> None:
         """All blocks are answered or lost: note what failures have cost."""
-        for reason, at, blocks in self._faults:
+        for shard, reason, at, blocks in self._faults:
             if any(block in self.answered_by for block in blocks):
-                self.record.failed_over(reason, now - at)
+                self.record.failed_over(reason, now - at, shard)
+
+    def _late(self, blocks: Sequence[int]) -> int:
+        """The shard that had been asked for these blocks before a hedge answered; -1 if it has failed since."""
+        asked = (one.shard for one in self.attempts.values() if not set(blocks).isdisjoint(one.blocks))
+        return next(asked, -1)
 
     def _open(self, block: int) -> bool:
         return block not in self.answered_by and block not in self.lost
@@ -257,7 +262,7 @@ class Exchange(Generic[Call]):
         alone = [block for block in blocks if self._open(block) and block not in asked]
         self._last |= dict.fromkeys(alone, Loss(shard, reason, text))
         if alone:
-            self._faults.append((reason, now, alone))
+            self._faults.append((shard, reason, now, alone))
             self.due_s = -inf
 
     def _choice(self, block: int, asked: Sequence[Attempt[Call]], now: float) -> int | None:

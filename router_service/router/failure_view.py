@@ -5,7 +5,6 @@ import threading
 import numpy as np
 
 from experts.links.record import Failover
-from experts.links.state import LinkState
 from experts.placement import LayerPlacement, Placement
 from experts.watch.connector import ShardConnector
 from router_service.engine.engine import Engine
@@ -26,14 +25,14 @@ class FailureView:
 
     def gauges(self) -> FailureGauges:
         """Everything until now."""
-        placement, links = self._engine.pool.placement, link_states(self._connector)
-        usable = [state.usable for state in links]
+        placement, connector = self._engine.pool.placement, self._connector
+        usable = [connector.up(shard) for shard in range(placement.shards)]
         self._take_seconds()
         return FailureGauges(
             record=self._engine.pool.record,
             seconds=self._seconds,
             fallback_tokens=dict(self._engine.fallback_tokens),
-            links=links,
+            links=tuple(connector.states),
             copies=living_copies(placement, usable),
             unavailable=unavailable_experts(placement, usable),
             epoch=placement.epoch,
@@ -48,11 +47,6 @@ class FailureView:
             taken = np.array(self._engine.pool.record.take_seconds())
             if len(taken):
                 self._seconds.observe(np.zeros(len(taken), dtype=np.int64), taken)
-
-
-def link_states(connector: ShardConnector) -> tuple[LinkState, ...]:
-    """The state of the link to each shard."""
-    return tuple(_state(connector, shard) for shard in range(len(connector.connections)))
 
 
 def living_copies(placement: Placement, usable: list[bool]) -> tuple[int, ...]:
@@ -84,12 +78,6 @@ def _unavailable(layer: LayerPlacement, usable: list[bool]) -> int:
 
 def _layers(placement: Placement) -> list[LayerPlacement]:
     return [placement.everywhere, *placement.special.values()]
-
-
-def _state(connector: ShardConnector, shard: int) -> LinkState:
-    if connector.up(shard):
-        return LinkState.LIVE
-    return LinkState.DIALING if connector.connections[shard].endpoint is None else LinkState.DEAD
 
 
 def _report(failover: Failover) -> FailoverReport:

@@ -1,4 +1,6 @@
-"""Fuzz the readers of untrusted bytes: python -m tests.fuzz [--inputs N] [--seed S] [--target NAME] [--case NAME:NUMBER]
+"""Fuzz the readers of untrusted bytes.
+
+    python -m tests.fuzz [--inputs N] [--seed S] [--target NAME] [--case NAME:NUMBER]
 
 Prints the seed. Exits with 1 if an input did what no documentation says, or memory grew.
 """
@@ -22,8 +24,6 @@ def main() -> int:
     args = _parsed()
     if args.case:
         return _replay(args.case, args.seed)
-    if args.guided:
-        guided.fuzz(BY_NAME[args.target[0]], args.inputs, args.seed)
     print(f"seed {args.seed}, {args.inputs} inputs, {guided.VERSION or 'without atheris'}", flush=True)
     targets, started = [BY_NAME[name] for name in args.target] or TARGETS, time.monotonic()
     # Half of them guided by coverage, where there is such a guide.
@@ -49,7 +49,6 @@ def _parsed() -> argparse.Namespace:
         "--target", action="append", default=[], choices=list(BY_NAME), help="only this one; may repeat"
     )
     parser.add_argument("--case", metavar="NAME:NUMBER", help="replay one input of --seed, or NAME:FILE, one in a file")
-    parser.add_argument("--guided", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -11,8 +11,8 @@ from tests.fuzz.mutate import EDGES
 from tests.fuzz.target import Mutation
 
 STRANGE: tuple[Any, ...] = (
-    *EDGES, -1, -(2**31), -(2**63), 0.0, -0.5, 1e-50, 1e308, float("nan"), float("inf"), 10**9, True, False, None, "", "0",
-    "x" * 1000, "\x00", "../..", [], {}, [None], [[]], {"": 0}, [0] * 100,
+    *EDGES, -1, -(2**31), -(2**63), 0.0, -0.5, 1e-50, 1e308, float("nan"), float("inf"), 10**9, True, False, None, "",
+    "0", "x" * 1000, "\x00", "../..", [], {}, [None], [[]], {"": 0}, [0] * 100,
 )  # fmt: skip
 Place = tuple[Any, Any]
 

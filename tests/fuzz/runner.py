@@ -19,6 +19,7 @@ MOST_GROWTH_BYTES = 24 * MEBI
 MOST_PEAK_BYTES = 192 * MEBI
 MOST_CPU_SECONDS = 5.0
 WARM_SHARE = 0.2
+LONG_RUN = 5000
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,18 @@ class Result:
 def run(target: Target, seed: int, numbers: Sequence[int], most_faults: int = 5) -> Result:
     """Read the inputs of these numbers, until so many different faults are found."""
     started, faults = time.monotonic(), dict[str, Fault]()
-    resident, at_rest, peak = _resident(), 0, 0
+    resident, at_rest, peak = resident_bytes(), 0, 0
     warm, done = numbers[int(len(numbers) * WARM_SHARE)] if numbers else 0, 0
     before = _most_resident()
     for number in numbers:
         if number == warm:
-            gc.collect()
-            resident = _resident()
+            resident = _at_rest(len(numbers))
         done += 1
         if (fault := read(target, number, mutated(target, seed, number))) is not None:
             faults.setdefault(fault.kind, fault)
             if len(faults) >= most_faults:
                 break
-    gc.collect()
-    at_rest, peak = _resident() - resident, _most_resident() - before
+    at_rest, peak = _at_rest(len(numbers)) - resident, _most_resident() - before
     found = [*faults.values(), *_memory(target, done, at_rest, peak)]
     return Result(target.name, done, time.monotonic() - started, at_rest, peak, tuple(found))
 
@@ -104,7 +103,15 @@ def _kind(error: Exception) -> str:
     return f"{type(error).__name__} {place.filename}:{place.lineno}"
 
 
-def _resident() -> int:
+def _at_rest(inputs: int) -> int:
+    """What the process has in memory; after a long run without garbage, which takes long to collect."""
+    if inputs >= LONG_RUN:
+        gc.collect()
+    return resident_bytes()
+
+
+def resident_bytes() -> int:
+    """What the process has in memory now."""
     return int(psutil.Process().memory_info().rss)
 
 

@@ -80,8 +80,9 @@ async def test_a_suspect_a_death_and_the_failovers_are_seen(world: World, width:
         told.say(LIVE, SUSPECT, LIVE)
         await expect(box).to_have_attribute("data-link", "suspect")
         # It serves all the same.
-        await expect(box).to_have_attribute("data-state", "ready")
+        await expect(box).to_have_attribute("data-state", "suspect")
         await expect(box).to_have_class("shard warn")
+        await expect(page.locator("#memory")).to_contain_text("loaded on 3 shards")
         failovers = [FailoverReport(NOW, 1, "suspect", 0.05), FailoverReport(NOW + 60, 1, "eof", 0.125)]
         told.say(LIVE, DEAD, LIVE, failovers=failovers)
         await expect(box).to_have_class("shard bad")

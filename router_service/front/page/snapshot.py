@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experts.phase import PHASES
-from router_service.front.api.cluster_service import merge_shards, router_state
+from router_service.front.api.cluster_service import STATES, merge_shards, router_state
 from router_service.front.page.failure import failure, links
 from router_service.front.page.summary import summarize
 from router_service.front.routing.activity_window import WINDOW_SECONDS, ActivityWindow
@@ -48,7 +48,7 @@ def _shard(
     states: dict[int, dict[str, int]],
 ) -> Json:
     """A shard's row. Rates and phases are of the last seconds if a watched router calls it, else of the last minute."""
-    ready = shard.state in ("ready", "suspect")
+    serves = shard.state in STATES
     minute = {phase: getattr(shard.phase_seconds, phase) for phase in PHASES} if _busy(shard) else None
     return {
         "shard": shard.shard,
@@ -58,9 +58,9 @@ def _shard(
         "pid": shard.pid,
         "experts": shard.experts,
         "weights_bytes": shard.weights_bytes,
-        "rows_per_second": rates.get(shard.shard, shard.rows_per_second) if ready else 0.0,
+        "rows_per_second": rates.get(shard.shard, shard.rows_per_second) if serves else 0.0,
         "imbalance": shard.imbalance if shard.HasField("imbalance") else None,
-        "phases": phases.get(shard.shard, minute) if ready else None,
+        "phases": phases.get(shard.shard, minute) if serves else None,
         "last_error": shard.last_error,
         "links": states.get(shard.shard, {}),
     }

@@ -97,12 +97,10 @@ class Way:
 
 
 _SHORT = [frame(b"", kind=Kind.STATUS), frame(b"x" * 24), frame(b"y" * 100, checksum=True)]
+_EMPTY = HEADER.pack(b"EMFR", 4, Kind.CANCEL, 0, 0, INCARNATION, 2**64 - 1, 0, 0, 0)
+_CHANGES = (b"", bytes([0, 40, 1]), bytes([1, 90, 255]), bytes([2, 41, 16]))
 TARGETS = (
-    Target(
-        "header", (*_SHORT, HEADER.pack(b"EMFR", 4, 14, 0, 0, 7, 2**64 - 1, 0, 0, 0)), read_header, (FrameError,), 4
-    ),
+    Target("header", (*_SHORT, _EMPTY), read_header, (FrameError,), 4),
     Target("stream", (*_SHORT, b"".join(_SHORT), frame(b"z" * 3000, 9) * 2), read_stream, (), 3),
-    Target(
-        "handshake", (b"", bytes([0, 40, 1]), bytes([1, 90, 255]), bytes([2, 41, 16])), shake_hands, (FrameError,), 2
-    ),
+    Target("handshake", _CHANGES, shake_hands, (FrameError,), 2),
 )

@@ -96,9 +96,7 @@ def _activity() -> Activity:
 
 def _submits() -> tuple[bytes, ...]:
     params = SamplingParams(8, 0.5, stop_token_ids=(1, 2), logit_bias={3: 1.0}, logprobs=2)
-    full = Submit(
-        1, "id", [1, 2, 3], params, [4], 1.5, return_routing=True, cache_salt=b"salt", caller="ann", reported=1
-    )
+    full = Submit(1, "id", [1, 2, 3], params, [4], 1.5, return_routing=True, cache_salt=b"salt", caller="ann")
     return tuple(map(encode, (full, Submit(2, "", [1], SamplingParams(1)), Cancel(1), Watch(2.0))))
 
 

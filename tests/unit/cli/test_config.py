@@ -43,6 +43,7 @@ def test_plain_data_and_back() -> None:
         ("experts:\n  backend: fast\n", "experts.backend is 'fast'"),
         ("router:\n  kv_memory_fraction: 1.5\n", "router.kv_memory_fraction is 1.5"),
         ("cluster:\n  drain_seconds: -1\n", "cluster.drain_seconds is -1"),
+        ("router:\n  fallback: owl\n", "router.fallback is 'owl'"),
         ("model:\n  dtype: int8\n", "model.dtype is 'int8'"),
         ("- a\n- list\n", "must hold sections"),
         ("experts: 3\n", "must hold sections"),

@@ -29,6 +29,7 @@ def test_the_names_that_clients_are_written_against() -> None:
             "return_scores",
             "priority",
             "cache_salt",
+            "fallback",
         ],
         "TokenIds": ["ids"],
         "Chat": ["messages"],
@@ -36,12 +37,24 @@ def test_the_names_that_clients_are_written_against() -> None:
         "GenerateResponse": [
             *("request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"),
             "prompt_logprobs",
+            "degraded_token_indexes",
+        ],
+        "Usage": [
+            *("prompt_tokens", "cached_prompt_tokens", "generated_tokens", "queue_seconds", "prefill_seconds"),
+            *("decode_seconds", "degraded_tokens"),
         ],
         "TokenRouting": ["layers"],
         "LayerRouting": ["layer", "experts", "weights", "shards", "scored_experts", "scores"],
     }
     for name, expected in fields.items():
         assert [field.name for field in inference_pb2.DESCRIPTOR.message_types_by_name[name].fields] == expected
+    assert inference_pb2.Fallback.items() == [
+        ("FALLBACK_UNSPECIFIED", 0),
+        ("WAIT", 1),
+        ("DROP", 2),
+        ("NEXT_BEST", 3),
+        ("FAIL", 4),
+    ]
     assert inference_pb2.FinishReason.items() == [
         ("FINISH_REASON_UNSPECIFIED", 0),
         ("STOP", 1),

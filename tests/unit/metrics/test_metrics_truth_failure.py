@@ -9,11 +9,12 @@ from experts.links.state import LinkState
 from experts.placement import LayerPlacement, Placement, even_placement
 from router_service.metrics.failure_series import FailureGauges, failure_series
 from router_service.metrics.series_builder import SeriesBuilder
+from router_service.protocol.messages import Submit
 from router_service.router.failure_view import living_copies, unavailable_experts
-from tests.support.mesh import until
+from tests.support.mesh import greedy, until
 from tests.support.scrape import Page, page, value
 from tests.support.tiny import Tiny
-from tests.unit.metrics.test_metrics_truth_router import Live
+from tests.unit.metrics.live_router import Live
 
 EXPERTS = 6
 
@@ -136,3 +137,45 @@ def test_a_router_tells_of_its_failovers_and_degraded_tokens(live: Live) -> None
         (1, "eof", seconds) for seconds in (0.02, 0.2, 3.0)
     ]
     assert report.degraded_tokens == 7
+
+
+@pytest.fixture
+def copied(tiny: Callable[..., Tiny]) -> Iterator[Live]:
+    """Both shards hold every expert, and beat."""
+    live = Live(tiny("mixtral"), copies=2)
+    until(lambda: state(live) == ([1, 1], [2, 2], 0), "all live")
+    yield live
+    live.close()
+
+
+def failovers(live: Live) -> dict[str, float]:
+    told = live.page()
+    return {reason: value(told, "failovers_total", reason=reason) for reason in REASONS}
+
+
+def test_a_shard_that_computes_nothing_is_hedged(copied: Live) -> None:
+    assert sum(failovers(copied).values()) == 0
+    with copied.servers.running[1].turn:
+        copied.router.requests.submit(0, Submit(1, "a", list(range(40)), greedy(2)))
+        until(lambda: copied.router.engine.pool.record.asks > 0, "it is asked")
+        until(lambda: not copied.router.engine.requests, "the other shard answers")
+    told = copied.page()
+    hedged, won = value(told, "hedged_asks_total"), value(told, "hedged_asks_won_total")
+    assert value(told, "asks_total") > hedged >= won >= 1
+    assert value(told, "cancelled_asks_total") >= 1
+    assert value(told, "failover_seconds_count") == sum(failovers(copied).values()) >= 1
+    last = copied.report().failovers[-1]
+    assert (last.shard, last.reason) == (1, "suspect")
+
+
+def test_a_shard_that_hangs_up_is_failed_over(copied: Live) -> None:
+    """By its end, or by its silence if that is noticed first on a busy machine."""
+    victim = copied.servers.running[1]
+    with victim.turn:
+        copied.router.requests.submit(0, Submit(1, "a", list(range(40)), greedy(2)))
+        until(lambda: victim.queue.waiting > 0, "it is asked")
+        victim.hang_up()
+        until(lambda: not copied.router.engine.requests, "the other shard answers")
+    counts = failovers(copied)
+    assert counts["eof"] + counts["suspect"] == sum(counts.values()) >= 1
+    assert {one.shard for one in copied.report().failovers} == {1}

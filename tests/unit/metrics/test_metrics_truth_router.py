@@ -1,79 +1,23 @@
 """What a whole router reports: shards that die and come back, strangers, the KV cache, weights by their kind."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
-import torch
 
 from cluster.config import ModelConfig
 from cluster.planner.model import open_model
-from experts.config import ExpertsConfig, WeightsConfig
-from experts.transport.address import Endpoint
+from experts.config import WeightsConfig
 from experts.transport.channel import connect
-from experts.transport.socket import SocketTransport
-from router_service.config import EngineConfig, MetricsConfig
-from router_service.engine.builder import build_engine
-from router_service.metrics.windows import Window
-from router_service.protocol.messages import RouterReport, Submit
-from router_service.router.identity import RouterIdentity
+from router_service.protocol.messages import Submit
 from router_service.router.reporter import ModelSizes
-from router_service.router.router import Router
-from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, greedy, load_shards, until
-from tests.support.scrape import Page, page, value
+from tests.support.mesh import CREDENTIALS, NODE, greedy, until
+from tests.support.scrape import value
 from tests.support.tiny import Tiny
+from tests.unit.metrics.live_router import BLOCK, TOKENS, Live
 
 Make = Callable[..., Tiny]
-
-SIZES = ModelSizes(1000, 400, 500, 60, 0.1)
-BLOCK, TOKENS = 16, 512
-
-
-class Live:
-    """A router and two shards on sockets; `listed` is what the cluster's directory says of them."""
-
-    def __init__(self, tiny: Tiny, sizes: ModelSizes = SIZES, copies: int = 1) -> None:
-        self.servers = ShardServers(load_shards(tiny.plan, 2, copies=copies))
-        for index in (0, 1):
-            self.servers.start(index)
-        self.listed = self.servers.endpoints()
-        experts, transport = ExpertsConfig(shards=2, copies=copies, call_timeout_seconds=10.0), SocketTransport()
-        config = EngineConfig(max_sequences=8, kv_cache_tokens=TOKENS, block_size=BLOCK, threads=1)
-        engine = build_engine(tiny.plan, transport, experts, config, torch.float32, CPU)
-        identity = RouterIdentity(0, "r0", "m", NODE, "127.0.0.1", CREDENTIALS)
-        self.router = Router(
-            engine=engine,
-            transport=transport,
-            shards=self._endpoints,
-            identity=identity,
-            sizes=sizes,
-            experts=experts,
-            metrics=MetricsConfig(),
-        )
-        until(self.router.ready, "every shard is connected")
-
-    def report(self) -> RouterReport:
-        """What the router says of this moment."""
-        return self.router.reporter.report(Window(self.router.statistics.cumulative, time.monotonic()))
-
-    def page(self) -> Page:
-        """The router's series of this moment."""
-        return page(self.report().metric_families)
-
-    def replace(self, shard: int) -> None:
-        """A new life of a shard takes the place of the last one."""
-        self.servers.stop(shard)
-        self.servers.start(shard)
-        self.listed = self.servers.endpoints()
-
-    def close(self) -> None:
-        self.router.close()
-        self.servers.close()
-
-    def _endpoints(self) -> list[Endpoint]:
-        return list(self.listed)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from cluster.table import duration, size, table
 from router_service.front.api.scheduling import salt_of
 from router_service.protocol import cluster_pb2, inference_pb2
 from tests.unit.front.commands import ROOT, command, serve, start
+from tests.unit.front.degraded import degraded_from
 from tests.unit.front.front_fakes import report, until
 from tests.unit.front.front_world import World
 from tests.unit.front.shard_reports import shard
@@ -62,6 +63,16 @@ async def test_generate_sends_priority_and_salt(world: World) -> None:
     assert (code, err) == (0, "")
     submit = world.routers[0].submits[0]
     assert (submit.priority, submit.cache_salt) == (-7, salt_of("", "mine"))
+
+
+async def test_generate_sends_its_fallback_and_shows_the_marks(world: World) -> None:
+    target = await serve(world, script=degraded_from(2))
+    arguments = ("--max-tokens", "4", "--fallback", "next_best", "--json")
+    code, out, err = await command("generate", "hello", *arguments, target=target)
+    assert (code, err) == (0, "")
+    assert world.routers[0].submits[0].fallback == "next_best"
+    answer = json.loads(out)
+    assert (answer["degraded_token_indexes"], answer["usage"]["degraded_tokens"]) == ([2, 3], 2)
 
 
 async def test_generate_sends_a_chat(world: World) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from router_service.protocol.messages import StreamFailure, StreamOutput, Submit
 from tests.unit.front.calls import collect, ids_of, text_of
+from tests.unit.front.degraded import degraded_from
 from tests.unit.front.front_fakes import refuse, until
 from tests.unit.front.front_world import World
 from tests.unit.front.http_world import Event, browse
@@ -35,6 +36,15 @@ async def test_the_answer_names_its_request(world: World) -> None:
     async with browser, browser.post("/api/generate", {"prompt": "hello", "max_tokens": 2}) as response:
         await response.read()
     assert response.headers["X-Request-Id"] == router.submits[0].request_id != ""
+
+
+async def test_degraded_tokens_are_marked(world: World) -> None:
+    router, browser = await browse(world, script=degraded_from(2))
+    async with browser:
+        events = await browser.generate(prompt="hello", max_tokens=4, fallback="drop")
+    marks = [token.get("degraded", False) for token in tokens_of(events, generated=True) if token["id"] is not None]
+    assert marks == [False, False, True, True]
+    assert (router.submits[0].fallback, events[-1][1]["usage"]["degraded_tokens"]) == ("drop", 2)
 
 
 async def test_routing_and_scores_of_each_position(world: World) -> None:
@@ -71,6 +81,7 @@ async def test_a_chat_goes_through_the_template(world: World) -> None:
         ({"prompt": "x", "max_tokens": 0}, ["max_tokens", "1 to 1024", "got 0"]),
         ({"prompt": "x", "max_tokens": "many"}, ["max_tokens", "int"]),
         ({"prompt": "x", "seed": -1}, ["seed", "got -1"]),
+        ({"prompt": "x", "fallback": "owl"}, ["fallback", "wait, drop, next_best, fail", "owl"]),
         ({"prompt": "x", "temperature": -1.0}, ["temperature", "got -1"]),
         ({"prompt": "x", "surprise": 1}, ["surprise"]),
         ({"prompt": "x", "messages": [{"role": "user", "content": "y"}]}, ["prompt", "one of both"]),

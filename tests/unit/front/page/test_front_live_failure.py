@@ -54,4 +54,6 @@ async def test_a_snapshot_has_them(world: World) -> None:
     async with browser:
         _, seen = await snapshots(browser, lambda data: data["failure"]["degraded_tokens"] == 8)
     assert [one["links"] for one in seen["shards"]] == [{"live": 1}, {"suspect": 1}]
+    # A shard that is late serves all the same.
+    assert [(one["state"], one["rows_per_second"]) for one in seen["shards"]] == [("ready", 10.0), ("suspect", 10.0)]
     assert [one["reason"] for one in seen["failure"]["failovers"]] == ["eof"]

@@ -3,7 +3,7 @@
 import { blend, canvasOf, colour } from "../lib/canvas.js";
 import { $, h, say } from "../lib/dom.js";
 import { bytes, counted, percent, sum } from "../lib/format.js";
-import { byShard, reached } from "./shards.js";
+import { byShard, serves } from "./shards.js";
 
 const LABEL_WIDTH = 34;
 const HEAD_HEIGHT = 34;
@@ -92,10 +92,10 @@ export class Experts {
   /** A shard's name above its columns, as long as there is room for it. */
   head(context, shard, x, last) {
     const state = this.shards.get(shard)?.main.state ?? "unknown";
-    const mark = state === "ready" ? "" : " \u2715";
+    const mark = { ready: "", suspect: " \u25d0" }[state] ?? " \u2715";
     const words = [...(mark ? [`shard ${shard}${mark} ${state}`] : []), `shard ${shard}${mark}`, `${shard}${mark}`];
     const room = this.left[last] + this.cell.width + GAP / 2 - x;
-    context.fillStyle = colour(mark ? "bad" : "text");
+    context.fillStyle = colour(state === "suspect" ? "warn" : mark ? "bad" : "text");
     context.textAlign = "left";
     context.fillText(words.find((text) => context.measureText(text).width <= room) ?? words.at(-1), x, 8);
   }
@@ -109,7 +109,7 @@ export class Experts {
     context.fillText(`L${this.data.layers[index]}`, 2, y + this.cell.height / 2);
     context.textAlign = "center";
     this.order.forEach((expert, column) => {
-      const lost = !this.data.holders[expert].some((shard) => reached(this.shards.get(shard)?.main));
+      const lost = this.data.holders[expert].every((shard) => !serves(this.shards.get(shard)?.main));
       const text = this.paint(context, this.left[column], y, tokens[expert] / most, lost);
       if (!this.cell.figures || !mean) return;
       context.fillStyle = text;
@@ -184,7 +184,7 @@ export class Experts {
 
   /** What the loaded experts weigh beside what one token uses, which a lost shard does not change. */
   memory(snapshot) {
-    const ready = snapshot.shards.filter(reached);
+    const ready = snapshot.shards.filter(serves);
     const [loaded, held] = ["weights_bytes", "experts"].map((name) => sum(ready.map((shard) => shard[name])));
     if (!this.info || !loaded || !held) return;
     const { experts_per_token: chosen, experts, moe_layers: layers } = this.info;

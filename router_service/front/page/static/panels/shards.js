@@ -3,13 +3,13 @@
 import { $, fillTable, h, say } from "../lib/dom.js";
 import { bytes, known, NONE, percent, rate, sum } from "../lib/format.js";
 
-const MARKS = { ready: "\u25cf", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
+const MARKS = { ready: "\u25cf", suspect: "\u25d0", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
 // How worrying a link's state is: of several routers' the worst one counts.
 const WORST = ["dead", "suspect", "dialing", "proven", "live"];
 const KINDS = { ready: "good", unreachable: "bad", unknown: "" };
 
-/** Whether routers reach a shard, be it that what it owes them is late. */
-export const reached = (entry) => entry?.state === "ready" || entry?.state === "suspect";
+/** Whether a shard answers: one that is suspect is late, and is asked all the same where there is no other copy. */
+export const serves = (entry) => entry?.state === "ready" || entry?.state === "suspect";
 
 /** Group a snapshot's entries by shard: the one that serves, or the one that was lost, and others on their way. */
 export function byShard(snapshot) {
@@ -19,7 +19,7 @@ export function byShard(snapshot) {
     groups.get(entry.shard).push(entry);
   }
   return [...groups].map(([shard, entries]) => {
-    const ready = entries.filter(reached);
+    const ready = entries.filter(serves);
     const main = ready[0] ?? entries.find((entry) => entry.state === "unreachable") ?? entries[0];
     const link = WORST.find((state) => main.links?.[state]) ?? "";
     return { shard, link, main, ready, others: entries.filter((entry) => entry !== main && entry.state !== "unreachable") };
@@ -45,7 +45,7 @@ export class Shards {
   show({ shard, link, main, ready, others }) {
     const box = this.box(shard);
     // It serves, but somebody waits for it in vain.
-    const kind = main.state === "ready" && ["dead", "suspect"].includes(link) ? "warn" : KINDS[main.state] ?? "warn";
+    const kind = serves(main) && ["dead", "suspect"].includes(link) ? "warn" : KINDS[main.state] ?? "warn";
     if (box.root.dataset.state !== undefined && box.root.dataset.state !== main.state) {
       say($("announcer"), `Shard ${shard} is ${main.state}`);
     }
