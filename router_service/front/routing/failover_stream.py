@@ -93,8 +93,10 @@ class FailoverStream:
     def _count_loss(self, error: LinkLostError) -> None:
         if self._open is not None and self._open[0].leaving:
             return
-        # A silent one may be stopped, or cut off: nothing that a request does.
+        # A silent one may be stopped, starved or cut off: nothing that a request does, if it has computed the request.
         silent = isinstance(error, LinkSilentError)
+        if silent and self._answered:
+            return
         if self._open is not None and not self._answered and not silent:
             self._ended.add(self._open[0].endpoint.incarnation)
         if len(self._ended) >= MAX_ENDED:

@@ -179,6 +179,8 @@ class RouterLink:
 
     def _fail_all(self, fault: Exception) -> None:
         for queue in self._queues.values():
+            if queue.fault is not None:  # and its scope may be on its way out
+                continue
             queue.fail(fault)
             if (scope := self._sending.get(queue.stream)) is not None:
                 scope.reschedule(0)
