@@ -99,7 +99,7 @@ class LivePage:
         config, inference, files = self._config, self._inference, asset_routes()
         guards: list[Middleware] = [
             errors_as_json,
-            notice_vanished,
+            notice_vanished(config.slow_reader_seconds),
             check_own_page(is_loopback(config.http_host)),
             ask_for_token(self._authenticator, {file.path for file in files}),
         ]
