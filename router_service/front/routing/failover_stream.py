@@ -4,11 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 import msgspec
 
 from router_service.front.errors import deadline_exceeded, exhausted, unavailable
+from router_service.front.routing.delivered_once import DeliveredOnce
 from router_service.front.routing.prefix_chain import PrefixChain
 from router_service.front.routing.router_link import RouterLink
 from router_service.front.routing.router_pool import RouterPool
@@ -24,9 +24,14 @@ from router_service.protocol.messages import Submit
 from router_service.protocol.routing_part import RoutingPart, from_position
 
 logger = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
 MAX_ENDED = 2
+# Between two attempts to have a full router take a request that has begun elsewhere.
+FULL_SECONDS = 0.25
+
+
+class RouterFullError(Exception):
+    """The router has no room for a request that has begun elsewhere."""
 
 
 class FailoverStream:
@@ -34,6 +39,8 @@ class FailoverStream:
 
     What a router draws depends on the seed and the position alone, so the next one continues the same answer after the
     tokens received so far. `deadline` is in the event loop's seconds, None for none.
+
+    A router that is full is asked again, for as long as a request waits for a router: what has begun is not refused.
 
     A request may itself be what crashes its routers, and must not crash the others too. So it fails once two routers
     have ended while they had it. Routers that sent a token do not count, since they could compute the request, and
@@ -57,6 +64,8 @@ class FailoverStream:
         # Incarnations of routers that ended without a token of this request: one that was restarted counts again.
         self._ended: set[int] = set()
         self._answered = False
+        # Until when a full router is asked again, once the request has lost its first one.
+        self._patient_until: float | None = None
         self._generated: list[int] = list(submit.generated)
         self._prefix = PrefixChain(submit.cache_salt, submit.prompt)
         self._open: tuple[RouterLink, StreamQueue] | None = None
@@ -76,9 +85,13 @@ class FailoverStream:
                 return await self._receive()
             except NoRouterError as error:
                 raise unavailable(str(error)) from error
+            except RouterFullError:
+                self.close()
+                await asyncio.sleep(FULL_SECONDS)
             except LinkLostError as error:
                 self._count_loss(error)
                 self.close()
+                self._patient_until = asyncio.get_running_loop().time() + self._router_wait_seconds
                 logger.warning("a request has lost its router and goes to another one: %s", error)
 
     def close(self) -> None:
@@ -93,8 +106,10 @@ class FailoverStream:
     def _count_loss(self, error: LinkLostError) -> None:
         if self._open is not None and self._open[0].leaving:
             return
-        # A silent one may be stopped, or cut off: nothing that a request does.
+        # A silent one may be stopped, starved or cut off: nothing that a request does, if it has computed the request.
         silent = isinstance(error, LinkSilentError)
+        if silent and self._answered:
+            return
         if self._open is not None and not self._answered and not silent:
             self._ended.add(self._open[0].endpoint.incarnation)
         if len(self._ended) >= MAX_ENDED:
@@ -115,7 +130,16 @@ class FailoverStream:
                 arrivals = await self._open[1].take()
         except OverflowedError as error:
             raise exhausted("the client reads too slowly; its stream was given up") from error
+        if self._is_full(arrivals[0]):
+            raise RouterFullError
         return [self._note(arrival) for arrival in arrivals]
+
+    def _is_full(self, first: Arrival) -> bool:
+        """Whether a router refuses a request that has begun elsewhere: that is no end for an answer, it has to wait."""
+        failure = first.output.failure
+        if self._patient_until is None or self._answered or failure is None or failure.code != "RESOURCE_EXHAUSTED":
+            return False
+        return asyncio.get_running_loop().time() < self._patient_until
 
     async def _submit_somewhere(self) -> tuple[RouterLink, StreamQueue]:
         # The next router reports all prompt positions again.
@@ -178,22 +202,3 @@ class FailoverStream:
         fresh = from_position(part, self._routed)
         self._routed = max(self._routed, part.first + part.positions)
         return fresh
-
-
-class DeliveredOnce:
-    """A list that each router delivers from its start: what was delivered before is left out."""
-
-    def __init__(self) -> None:
-        self._delivered = 0
-        self._repeated = 0
-
-    def begin_again(self) -> None:
-        """Another router begins at the start."""
-        self._repeated = self._delivered
-
-    def fresh(self, items: list[Item]) -> list[Item]:
-        """Return those of the next `items` that were not delivered before."""
-        skipped = min(self._repeated, len(items))
-        self._repeated -= skipped
-        self._delivered += len(items) - skipped
-        return items[skipped:]

@@ -7,13 +7,11 @@ import logging
 import msgspec
 
 from experts.transport.address import Endpoint
-from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
-from router_service.front.config import FrontConfig
 from router_service.front.errors import exhausted
 from router_service.front.routing.activity_window import ActivityWindow
 from router_service.front.routing.backlog import Backlog
-from router_service.front.routing.frame_stream import Wire, connect
+from router_service.front.routing.frame_stream import Wire
 from router_service.front.routing.judged_report import judged
 from router_service.front.routing.silence import Silence
 from router_service.front.routing.stream_queue import (
@@ -179,6 +177,8 @@ class RouterLink:
 
     def _fail_all(self, fault: Exception) -> None:
         for queue in self._queues.values():
+            if queue.fault is not None:  # and its scope may be on its way out
+                continue
             queue.fail(fault)
             if (scope := self._sending.get(queue.stream)) is not None:
                 scope.reschedule(0)
@@ -218,30 +218,10 @@ class RouterLink:
                     self.release(queue)
 
 
-async def open_link(endpoint: Endpoint, node: str, credentials: Credentials, config: FrontConfig) -> RouterLink:
-    """Connect to a router and receive its hello.
-
-    Raises:
-        OSError, EOFError: the router is not there, does not know the secret, or belongs to another deployment.
-        msgspec.MsgspecError: its first message cannot be decoded.
-    """
-    async with asyncio.timeout(config.connect_timeout_seconds):
-        wire = await connect(endpoint, node, credentials, config.checksum)
-        try:
-            hello = decode_to_front(await wire.receive(Kind.MESSAGE))
-            if not isinstance(hello, RouterHello):
-                raise FrameError("hello", f"{type(hello).__name__} before the hello")
-        except BaseException:
-            await wire.close()
-            raise
-    silence = Silence(config.link_silence_seconds, config.router_wait_seconds)
-    return RouterLink(endpoint, wire, hello, config.max_buffered_tokens, silence)
-
-
 def describe(error: BaseException) -> str:
     """Return in one line why a connection ended."""
     if isinstance(error, TimeoutError):
-        return "it was silent for too long"
+        return "it did not answer in time"
     if isinstance(error, EOFError):
         return "the peer closed it"
     return str(error) or type(error).__name__

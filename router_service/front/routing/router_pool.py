@@ -11,9 +11,10 @@ from experts.transport.address import Endpoint
 from experts.transport.credentials import Credentials
 from router_service.front.config import FrontConfig
 from router_service.front.routing.length_limits import LengthLimits
+from router_service.front.routing.link_opening import open_link
 from router_service.front.routing.prefix_affinity import PrefixAffinity
 from router_service.front.routing.prefix_chain import PrefixChain
-from router_service.front.routing.router_link import RouterLink, describe, open_link
+from router_service.front.routing.router_link import RouterLink, describe
 from router_service.front.routing.silence import tick_seconds
 from router_service.protocol.messages import RouterReport
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from asyncio.trsock import TransportSocket
 from urllib.parse import urljoin
 
 import aiohttp
@@ -98,6 +99,18 @@ async def test_a_loopback_server_answers_to_this_machine_only(world: World, host
     _, browser = await browse(world)
     async with browser, browser.get("/healthz", headers={"Host": host}) as response:
         assert response.status == status
+
+
+async def test_connections_end_when_their_browser_has_vanished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 45 s: later than a page that does not read, which looks the same."""
+    _, browser = await browse(world)
+    given: set[tuple[int, ...]] = set()
+    monkeypatch.setattr(TransportSocket, "setsockopt", lambda _, *option: given.add(option))
+    async with browser, browser.get("/healthz") as response:
+        assert response.status == 200
+    tcp = socket.IPPROTO_TCP
+    assert {(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (tcp, socket.TCP_USER_TIMEOUT, 45_000)} <= given
+    assert {(tcp, socket.TCP_KEEPIDLE, 10), (tcp, socket.TCP_KEEPINTVL, 5)} <= given
 
 
 async def test_a_fault_of_ours_is_an_error_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 import { canvasOf, colour } from "../lib/canvas.js";
 import { $, fillTable, h, say } from "../lib/dom.js";
 import { counted, known, NONE, percent, seconds, sum } from "../lib/format.js";
-import { reached } from "./shards.js";
+import { serves } from "./shards.js";
 
 const HEIGHT = 132;
 const AXIS = 52;
@@ -81,7 +81,7 @@ export class Steps {
   }
 
   showPhases(shards) {
-    const rows = shards.filter(reached).map((shard) => [
+    const rows = shards.filter(serves).map((shard) => [
       `shard ${shard.shard}`,
       ...this.phases.map((phase) => known(shard.phases, (phases) => seconds(phases[phase] ?? 0))),
     ]);
