@@ -25,7 +25,10 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     """Add `--target` and how it is reached; the environment's EXPERTMESH_TARGET and EXPERTMESH_TOKEN are defaults."""
     default = os.environ.get("EXPERTMESH_TARGET", DEFAULT_TARGET)
     parser.add_argument(
-        "--target", metavar="HOST:PORT", default=default, help="server to talk to (default: %(default)s)"
+        "--target",
+        metavar="HOST:PORT",
+        default=default,
+        help="server to talk to, or several of one cluster separated by commas (default: %(default)s)",
     )
     parser.add_argument("--tls", action="store_true", help="speak TLS; implied by --ca and --cert")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM: the CA that signed the server's certificate")
@@ -47,7 +50,7 @@ def client_of(args: argparse.Namespace) -> Client:
     named = args.ca or args.cert or args.key
     tls = Tls(args.ca, args.cert, args.key) if args.tls or named else None
     token = args.token or os.environ.get(TOKEN_VARIABLE, "").strip()
-    return Client(args.target, tls=tls, token=token, attempts=args.attempts)
+    return Client(args.target.split(","), tls=tls, token=token, attempts=args.attempts)
 
 
 def run_client(work: Coroutine[object, object, None], target: str) -> int:

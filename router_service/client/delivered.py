@@ -39,18 +39,18 @@ class Delivered:
 
     def fresh(self, response: GenerateResponse) -> GenerateResponse | None:
         """Return a response without what was delivered before; None if nothing is left of it."""
-        repeated = any(self._drop_repeated(field, getattr(response, field)) for field in REPEATED)
+        dropped = [self._drop_repeated(field, getattr(response, field)) for field in REPEATED]
         self._tokens += response.token_ids
         self._characters += len(response.text)
         self._request.request_id = response.request_id
         self.finished = response.finish_reason != 0
         rest = response.token_ids or response.text or self.finished or response.routing or response.prompt_logprobs
-        return response if rest or not repeated else None
+        return response if rest or not any(dropped) else None
 
-    def _drop_repeated(self, field: str, entries: Any) -> bool:
+    def _drop_repeated(self, field: str, entries: Any) -> int:
         skipped = min(self._repeated[field], len(entries))
         self._repeated[field] -= skipped
         self._counts[field] += len(entries) - skipped
         if skipped:
             del entries[:skipped]
-        return skipped > 0
+        return skipped

@@ -117,7 +117,7 @@ def _given_up(error: grpc.aio.AioRpcError, tokens: int) -> grpc.aio.AioRpcError:
     tried = f"the connection was lost behind {tokens} tokens, and {MAX_TRIES} calls could not go on"
     return grpc.aio.AioRpcError(
         grpc.StatusCode.UNAVAILABLE,
-        cast(grpc.aio.Metadata, error.initial_metadata()),
+        error.initial_metadata(),
         cast(grpc.aio.Metadata, error.trailing_metadata()),
         details=f"{tried}, the last: {error.details()}",
         debug_error_string=error.debug_error_string(),

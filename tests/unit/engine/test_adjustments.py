@@ -127,3 +127,19 @@ def test_logit_bias_forbids_and_forces_and_log_probabilities_do_not_see_it() -> 
         assert forced.logprobs is not None
         assert forced.logprobs.chosen.logprob == pytest.approx(float(logits_BV.log_softmax(-1)[0, 17]), abs=1e-5)
         assert forced.logprobs.top[0].token_id == best
+
+
+def test_what_raises_behind_a_change_leaves_the_logits_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows are drawn again then, each on its own."""
+
+    def broken(*_: object) -> None:
+        raise LookupError("out of luck")
+
+    monkeypatch.setattr(TokenCounts, "update", broken)
+    logits_BV = torch.randn(2, 20, generator=torch.manual_seed(1))
+    before_BV = logits_BV.clone()
+    biased = SampleRow(SamplingParams(max_tokens=9, logit_bias={3: 5.0}), [1, 2], 2)
+    penalized = SampleRow(SamplingParams(max_tokens=9, repetition_penalty=2.0), [1, 2], 2)
+    with pytest.raises(LookupError), adjusted(logits_BV, [biased, penalized]):
+        pass
+    assert torch.equal(logits_BV, before_BV)
