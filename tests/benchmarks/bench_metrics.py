@@ -20,7 +20,6 @@ from statistics import median
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cluster.config import BUNDLED
 from cluster.table import duration, table
