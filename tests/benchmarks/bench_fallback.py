@@ -14,6 +14,7 @@ import argparse
 import os
 import random
 from statistics import mean
+from typing import Any, Self, cast
 
 import torch
 
@@ -33,46 +34,59 @@ POLICIES = (Fallback.DROP, Fallback.NEXT_BEST)
 SEED = 13
 
 
-def one_shard_each() -> tuple[Transport, int]:
-    """The bundled model's experts, each on a shard of its own."""
-    model = open_model(ModelConfig(dtype="float32"), WeightsConfig("dequantized"))
-    experts = model.plan.spec.gate.experts
-    return local_shards(model.plan, ExpertsConfig(shards=experts), model.dtype, model.device), experts
+class BereftModel:
+    """The bundled model, each expert on a shard of its own, of which `transport` loses any; a context manager."""
 
+    def __init__(self) -> None:
+        model = open_model(ModelConfig(dtype="float32"), WeightsConfig("dequantized"))
+        self.experts = model.plan.spec.gate.experts
+        self.transport = Lossy(local_shards(model.plan, ExpertsConfig(shards=self.experts), model.dtype, model.device))
+        config: dict[str, Any] = {"dtype": "float32", "prefix_caching": False, "overlap": "off"}
+        self._engine = SteppedEngine(BUNDLED, cast(Transport, self.transport), self.experts, **config)
 
-def loss(engine: SteppedEngine, tokens: list[int], windows: int, policy: Fallback) -> tuple[float, int]:
-    """Nats a token, and how many tokens were predicted: in at most so many windows, spread evenly over the text."""
-    total, count, length = 0.0, 0, engine.context - 1  # a request has an answer
-    starts = range(0, len(tokens) - 1, length - 1)
-    for start in starts[:: -(-len(starts) // windows)]:
-        key = engine.submit(tokens[start : start + length], 1, prompt_logprobs=0)
-        engine.engine.requests[key].fallback = policy
-        while not engine.engine.idle():
-            scores = [score.chosen.logprob for event in engine.step() for score in event.prompt_logprobs or []]
+    def loss(self, tokens: list[int], windows: int, policy: Fallback) -> tuple[float, int]:
+        """Nats a token, and how many tokens were predicted: in at most so many windows, spread evenly over the text."""
+        total, count, length = 0.0, 0, self._engine.context - 1  # a request has an answer
+        starts = range(0, len(tokens) - 1, length - 1)
+        for start in starts[:: -(-len(starts) // windows)]:
+            scores = self._scored(tokens[start : start + length], policy)
             total, count = total - sum(scores), count + len(scores)
-        count -= 1  # nothing predicts the first, whose score is 0
-    return total / count, count
+        return total / count, count
+
+    def _scored(self, tokens: list[int], policy: Fallback) -> list[float]:
+        """The log-probability of each token but the first."""
+        key = self._engine.submit(tokens, 1, prompt_logprobs=0)
+        self._engine.engine.requests[key].fallback = policy
+        scores: list[float] = []
+        while not self._engine.engine.idle():
+            for event in self._engine.step():
+                scores += [score.chosen.logprob for score in event.prompt_logprobs or []]
+        return scores[1:]  # nothing predicts the first
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.transport.close()
 
 
 def losses(windows: int, sets: int) -> str:
     """The table: each policy's loss without so many experts, and the least and the most that a set of them costs."""
-    tokens, (inner, experts), drawn = held_out_tokens(), one_shard_each(), random.Random(SEED)
-    transport = Lossy(inner)
-    with SteppedEngine(BUNDLED, transport, experts, dtype="float32", prefix_caching=False, overlap="off") as engine:  # type: ignore[arg-type]
-        plain, count = loss(engine, tokens, windows, Fallback.WAIT)
+    tokens, drawn = held_out_tokens(), random.Random(SEED)
+    with BereftModel() as model:
+        plain, count = model.loss(tokens, windows, Fallback.WAIT)
         rows = [["0 (wait)", "", f"{plain:.4f}", "", ""]]
         for missing in COUNTS:
-            dead = [set(drawn.sample(range(experts), missing)) for _ in range(sets)]
+            dead = [set(drawn.sample(range(model.experts), missing)) for _ in range(sets)]
             for policy in POLICIES:
                 found = []
-                for transport.dead in dead:
-                    found.append(loss(engine, tokens, windows, policy)[0])
-                more = mean(found) / plain - 1
-                spread = f"{min(found) / plain - 1:+.2%} to {max(found) / plain - 1:+.2%}"
-                rows.append([f"{missing} of {experts}", policy.value, f"{mean(found):.4f}", f"{more:+.2%}", spread])
+                for model.transport.dead in dead:
+                    found.append(model.loss(tokens, windows, policy)[0])
                 print(f"{missing} missing, {policy.value}: {mean(found):.4f} nats/token", flush=True)
-    heads = ("experts missing", "policy", f"nats/token ({count} tokens)", "more", f"of {sets} sets")
-    return table(heads, rows)
+                spread = f"{min(found) / plain - 1:+.2%} to {max(found) / plain - 1:+.2%}"
+                more = f"{mean(found) / plain - 1:+.2%}"
+                rows.append([f"{missing} of {model.experts}", policy.value, f"{mean(found):.4f}", more, spread])
+    return table(("experts missing", "policy", f"nats/token ({count} tokens)", "more", f"of {sets} sets"), rows)
 
 
 def main() -> None:

@@ -182,9 +182,9 @@ class LayerRun:
         self, layer: int, h_TD: Tensor, choice: GateChoice, y_TD: Tensor, rows_R: Rows, lost_RK: NDArray[np.bool_]
     ) -> Generator[None, None, None]:
         """Send rows to living experts instead, until all have answered: each time those that have not are left out."""
-        policy_T, placed = self.fallbacks.policy_T, self.pool.placement.layer(layer)
+        policy_T = self.fallbacks.policy_T
         assert policy_T is not None
-        dead_E = np.zeros(placed.experts, dtype=bool)
+        dead_E = np.zeros(choice.gate.experts, dtype=bool)
         while len(rows_R):
             dead_E[self.routings[-1][1].expert_ids_TK[rows_R][lost_RK]] = True
             known_E = self.pool.dead_experts(layer)
@@ -196,6 +196,7 @@ class LayerRun:
             combined = self._combine(dispatched, h_TD.device)
             y_TD[rows_R] = combined.y_TD
             if self.traced:
+                placed = self.pool.placement.layer(layer)
                 self.shards[-1][rows_R] = shards_of(routing_R, placed, combined.shard_of_B)
             if combined.lost_TK is None:
                 return

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.main import main
+from cluster.cli.main import main, parser
+from cluster.cli.serve_flags import config_of
 from cluster.config import ClusterConfig, ConfigError, config_from, load_config
 
 
@@ -19,6 +20,11 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, "experts:\n  shards: 4\n  checksum: true\nfront:\n  grpc_port: 7\n")
     config = load_config(file, {"experts": {"shards": 3}})
     assert (config.experts.shards, config.experts.checksum, config.front.grpc_port) == (3, True, 7)
+
+
+def test_the_fallback_is_a_flag() -> None:
+    assert config_of(parser().parse_args(["serve"])).router.fallback == "wait"
+    assert config_of(parser().parse_args(["serve", "--fallback", "next_best"])).router.fallback == "next_best"
 
 
 def test_a_key_may_stand_in_two_sections_and_override_what_is_merged(tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ from experts.config import WeightsConfig
 from kernels.formats.rounding import Rounding
 from kernels.native.library import available
 from router_service.front.text.text_model import load_text_model
-from tests.benchmarks import bench_metrics, bench_overlap, bench_quality, bench_receive, bench_sampling, bench_tracing
+from router_service.protocol.fallback import Fallback
+from tests.benchmarks import (
+    bench_fallback,
+    bench_metrics,
+    bench_overlap,
+    bench_quality,
+    bench_receive,
+    bench_sampling,
+    bench_tracing,
+)
 from tests.benchmarks.bench_attention import FORMS, seconds
 from tests.benchmarks.bench_failover import chosen, render
 from tests.benchmarks.bench_serving import Cell, measure, sides_of
@@ -48,6 +57,17 @@ def test_what_quantizing_costs() -> None:
     layer = bench_quality.bundled_layers()[1]
     int8, int4 = (layer.error(rounding) for rounding in (Rounding("int8", 32), Rounding("int4", 32)))
     assert 0.005 < int8 < int4 / 10 < 0.02
+
+
+def test_what_missing_experts_cost() -> None:
+    """The same loss as the other benchmark's while none is missing, and a larger one without half of them."""
+    tokens = bench_quality.held_out_tokens()[:200]
+    with bench_fallback.BereftModel() as model:
+        plain = model.loss(tokens, 1, Fallback.WAIT)
+        assert plain == pytest.approx(bench_quality.loss(tokens, next(bench_quality.settings()), 1), abs=1e-4)
+        model.transport.dead = set(range(0, model.experts, 2))
+        drop, best = (model.loss(tokens, 1, policy)[0] for policy in bench_fallback.POLICIES)
+    assert min(drop, best) > plain[0]
 
 
 class Counter:
