@@ -181,7 +181,7 @@ class Launcher:
             remove_here(ray_root())
 
     def _break_off(self) -> None:
-        """Only what was deployed here, under the claim to its name. Ray is left by the process's end: calls may hang."""
+        """End only what was deployed here, under the claim to its name. Ray is left by the end of the process."""
         try:
             if self._deployed_at is not None:
                 break_off(self._config.cluster)
