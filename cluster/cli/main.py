@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command, return its exit code.
 
-    0 is good, 2 an error said in one line on stderr, 130 an interrupt, 141 that nobody reads what is printed any more.
+    0 is good, 1 that Ray failed, 2 an error said in one line on stderr, 130 an interrupt, 141 that nobody reads what is
+    printed any more.
     """
     return end_on_broken_pipe(lambda: _run(argv))
 

@@ -73,7 +73,10 @@ def start_checked(config: ClusterConfig, while_up: WhileUp, interrupts: Interrup
 
 
 def _served(launcher: "Launcher", config: ClusterConfig, while_up: WhileUp, interrupts: Interrupts) -> int:
-    status = launcher.up(interrupts)
+    from cluster.serve.own.vigil import without_rays_reports
+
+    with without_rays_reports():
+        status = launcher.up(interrupts)
     if status is None:
         return stopped_early()
     print(ready_line(config, status), flush=True)

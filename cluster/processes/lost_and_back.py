@@ -1,25 +1,37 @@
 """What `serve` says of the processes of its cluster: that one is lost, and that its replacement serves."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TextIO
 
 from cluster.processes.known_processes import Absences
 from cluster.processes.service_registry import Announcement
 
 ENDING = ("draining", "drained")
+# The replacement of one that hangs may serve before that is dead.
+EARLY_SECONDS = 30.0
+# As /proc names them: stopped by a signal, a zombie, dead.
+NO_LIFE = ("T", "Z", "X")
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of this node runs: one that is stopped (SIGSTOP) serves as little as a dead one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in NO_LIFE
+    except OSError:
+        return False
 
 
 class LostAndBack:
     """Compares what the registry says from time to time, and writes a line to `output` for each change.
 
-    A process is lost if it has died on this node, if the registry no longer lists it, or if a younger one took its
-    place; one that drains ends as it was told.
+    A process is lost if it has died or stopped on this node, or if the registry no longer lists it; one that drains
+    ends as it was told.
 
     Args:
         node: this node, where processes can be seen themselves.
-        clock: in seconds; like `lives`, whether a process of this node runs, a test's own where it must not wait.
+        clock: in seconds; like `alive`, whether a process of this node runs, a test's own where it must not wait.
     """
 
     def __init__(
@@ -27,50 +39,58 @@ class LostAndBack:
         output: TextIO,
         node: str,
         clock: Callable[[], float] = time.monotonic,
-        lives: Callable[[int], bool] = lambda pid: os.path.exists(f"/proc/{pid}"),
+        alive: Callable[[int], bool] = lives,
     ) -> None:
         self._output = output
         self._node = node
         self._clock = clock
-        self._lives = lives
+        self._alive = alive
         self._absences = Absences(clock)
         self._serving: dict[str, Announcement] = {}
         self._lost: list[tuple[float, Announcement]] = []
-        self._gone: set[str] = set()
+        self._early: list[tuple[float, Announcement]] = []
 
     def look(self, announcements: Iterable[Announcement]) -> None:
         """Take in an answer of the registry."""
+        first, now = not self._serving and not self._lost, self._clock()
         listed = {one.replica: one for one in announcements}
         self._serving = {name: listed.get(name, one) for name, one in self._serving.items()}
-        for name in sorted(self._dead() | self._absences.gone(self._serving, listed)):
-            self._lose(self._serving.pop(name))
-        self._gone &= listed.keys()
+        dead = {name for name, one in self._serving.items() if not self._seems_alive(one)}
+        for name in sorted(dead | self._absences.gone(self._serving, listed)):
+            self._lose(self._serving.pop(name), now)
         for name, one in listed.items():
-            if one.state == "ready" and name not in self._serving and name not in self._gone:
+            if one.state == "ready" and name not in self._serving and self._seems_alive(one):
                 self._serving[name] = one
-                self._find(one)
+                if not first:
+                    self._early.append((now, one))
+        self._match(now)
 
-    def _dead(self) -> set[str]:
-        here = {name: one for name, one in self._serving.items() if one.node == self._node}
-        return {name for name, one in here.items() if not self._lives(one.pid)}
+    def _seems_alive(self, one: Announcement) -> bool:
+        return one.node != self._node or self._alive(one.pid)
 
-    def _lose(self, one: Announcement) -> None:
-        self._gone.add(one.replica)  # the registry lists it for some seconds more
+    def _lose(self, one: Announcement, now: float) -> None:
+        self._early = [entry for entry in self._early if entry[1].replica != one.replica]
         if one.state not in ENDING:
-            self._lost.append((self._clock(), one))
+            self._lost.append((now, one))
             self._say(f"{_name(one)} (pid {one.pid}) is lost")
 
-    def _find(self, one: Announcement) -> None:
-        """The oldest loss of its kind is made good; a process that nobody misses is one of the first."""
-        for entry in self._lost:
-            since, lost = entry
-            if (lost.role, lost.index) == (one.role, one.index):
-                self._lost.remove(entry)
-                self._say(f"{_name(one)} is back (pid {one.pid}) after {self._clock() - since:.1f} s")
-                return
+    def _match(self, now: float) -> None:
+        """The oldest loss of a kind is made good by the first that came; one that nobody misses is one more."""
+        for entry in [entry for entry in self._early if now - entry[0] < EARLY_SECONDS]:
+            came, one = entry
+            since = next((loss for loss in self._lost if _kind(loss[1]) == _kind(one)), None)
+            if since is not None:
+                self._lost.remove(since)
+                self._early.remove(entry)
+                self._say(f"{_name(one)} is back (pid {one.pid}) after {max(0.0, came - since[0]):.1f} s")
+        self._early = [entry for entry in self._early if now - entry[0] < EARLY_SECONDS]
 
     def _say(self, line: str) -> None:
         print(line, file=self._output, flush=True)
+
+
+def _kind(one: Announcement) -> tuple[str, int]:
+    return one.role, one.index
 
 
 def _name(one: Announcement) -> str:

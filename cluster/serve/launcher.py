@@ -50,8 +50,8 @@ class Launcher:
 
     @property
     def abandoned(self) -> bool:
-        """Whether a start was broken off: calls of Ray may hang on threads, and the process had better just exit."""
-        return self._interrupts is not None and not self._ready
+        """Whether a start was broken off or Ray is lost: calls of it may hang, and the process had better just exit."""
+        return self._interrupts is not None and (self.failed or not self._ready)
 
     def up(self, interrupts: Interrupts) -> dict[str, Any] | None:
         """Start everything and wait until it serves; return the Front's status, None if a signal came first.
@@ -181,7 +181,7 @@ class Launcher:
             remove_here(ray_root())
 
     def _break_off(self) -> None:
-        """Only what was deployed here, under the claim to its name. Ray is left by the process's end: calls may hang."""
+        """End only what was deployed here, under the claim to its name. Ray is left by the end of the process."""
         try:
             if self._deployed_at is not None:
                 break_off(self._config.cluster)

@@ -30,7 +30,9 @@ class OwnRay:
         """The carriers that were seen and have ended; looks once a second."""
         if self._clock() - self._looked >= LOOK_SECONDS:
             self._looked = self._clock()
-            self._carriers = {_name(one): one for one in _children() if _name(one) in CARRIERS} | self._carriers
+            # Dead ones of an earlier try, which this process has taken the place of, are still its children.
+            seen = {_name(one): one for one in _children() if _name(one) in CARRIERS and _runs(one)}
+            self._carriers = seen | self._carriers
         return [name for name, process in self._carriers.items() if not _runs(process)]
 
     def check(self) -> None:

@@ -60,10 +60,12 @@ class RayWatch:
                 print(f"Ray is back after {self._clock() - self._since:.1f} s", file=self._output, flush=True)
             self._since = None
             return
+        patience_s = 0.0 if "raylet" in self._missing() else self._patience_s  # its workers end with it
         if self._since is None:
             self._since = self._clock()
-            print(self._said(lost), file=self._output, flush=True)
-        if self._clock() - self._since >= self._patience_s:
+            if patience_s:
+                print(self._said(lost), file=self._output, flush=True)
+        if self._clock() - self._since >= patience_s:
             raise RayLostError(f"{lost} is gone, and without it Ray ends every process: draining and ending now")
 
     def _lost(self) -> str:

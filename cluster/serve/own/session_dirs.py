@@ -57,8 +57,8 @@ def sessions_here(root: Path) -> Iterator[Path]:
 
 
 def kept_here(root: Path) -> list[Path]:
-    """Let the logs of this process's Ray stay for a week; return their folders."""
-    found = list(sessions_here(root))
+    """Let the logs of this process's Ray stay for a week; return the folders of which that was not known before."""
+    found = [session for session in sessions_here(root) if not _is_kept(session)]
     for session in found:
         mark(session, kept=True)
     return found
@@ -67,8 +67,7 @@ def kept_here(root: Path) -> list[Path]:
 def remove_here(root: Path) -> None:
     """Remove what this process's Ray has left, but for what was to be kept of a start that failed before."""
     for session in sessions_here(root):
-        owner = _owner(session)
-        if owner is None or not owner["kept"]:
+        if not _is_kept(session):
             remove(session)
 
 
@@ -88,6 +87,11 @@ def _owner(session: Path) -> dict[str, Any] | None:
         return owner if {"host", "ns", "pid", "begun", "kept"} <= owner.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _is_kept(session: Path) -> bool:
+    owner = _owner(session)
+    return owner is not None and bool(owner["kept"])
 
 
 def _alive(owner: dict[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 """What `serve` does while its cluster serves: it says what is lost and what is back, until a signal comes."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import TextIO
 
 from cluster.config import ControlPlaneConfig
@@ -13,6 +15,16 @@ from cluster.serve.own.own_ray import OwnRay
 from cluster.serve.own.ray_watch import RayWatch
 
 LOOK_SECONDS = 0.5
+
+
+@contextmanager
+def without_rays_reports() -> Iterator[None]:
+    """Ray reports lost processes on stdout, a page for each; they are in its logs as well, and our lines say the rest.
+
+    Nothing of ours goes to stdout within the block.
+    """
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def vigil(config: ControlPlaneConfig, address: str, interrupts: Interrupts, output: TextIO) -> None:
@@ -28,6 +40,7 @@ def vigil(config: ControlPlaneConfig, address: str, interrupts: Interrupts, outp
     processes = LostAndBack(output, node_id())
     missing: Callable[[], list[str]] = list if config.address else OwnRay().missing
     watch = RayWatch(config, address, missing, output)
-    while not interrupts.wait(LOOK_SECONDS):
-        watch.look()
-        processes.look(known.ask())
+    with without_rays_reports():
+        while not interrupts.wait(LOOK_SECONDS):
+            watch.look()
+            processes.look(known.ask())

@@ -83,3 +83,17 @@ def test_a_ray_that_does_not_end_is_not_waited_for_at_the_exit(monkeypatch: pyte
 
 def test_the_error_crosses_processes() -> None:
     assert str(pickle.loads(pickle.dumps(RayTimeoutError("said")))) == "said"
+
+
+def test_whoever_waits_can_be_told_not_to() -> None:
+    end, looks = threading.Event(), list[int]()
+
+    def go_on() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise InterruptedError("a signal")
+
+    with pytest.raises(InterruptedError, match="a signal"):
+        call(end.wait, "it to start", 60.0, go_on)
+    assert call(lambda: 7, "the next one", 60.0, go_on) == 7
+    end.set()

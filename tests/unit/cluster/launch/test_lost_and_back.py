@@ -1,6 +1,10 @@
 """The lines of `serve` about processes of its cluster that are lost and come back."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -8,7 +12,7 @@ import pytest
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes.known_processes import RETURN_SECONDS
-    from cluster.processes.lost_and_back import LostAndBack
+    from cluster.processes.lost_and_back import EARLY_SECONDS, LostAndBack, lives
     from cluster.processes.service_registry import Announcement
 
 SHARD = Announcement("shard", 1, "old", "here", 123, "ready")
@@ -85,3 +89,41 @@ def test_of_two_alike_each_comes_back_for_itself(watched: Watched) -> None:
     watched.now += 1.0
     more = [first, replace(ROUTER, replica="d", pid=11), replace(ROUTER, replica="e", pid=12)]
     assert watched.lines(SHARD, ROUTER, *more) == ["router is back (pid 11) after 4.0 s"]
+
+
+def test_one_that_hangs_may_be_replaced_before_it_dies(watched: Watched) -> None:
+    new = Announcement("shard", 1, "new", "here", 456, "ready")
+    assert watched.lines(SHARD, new, ROUTER) == []
+    watched.now += 2.0
+    watched.dead = {123}
+    assert watched.lines(SHARD, new, ROUTER) == ["shard 1 (pid 123) is lost", "shard 1 is back (pid 456) after 0.0 s"]
+
+
+def test_one_that_was_added_long_ago_replaces_nobody(watched: Watched) -> None:
+    more = replace(ROUTER, replica="more", pid=8, node="here")
+    assert watched.lines(SHARD, ROUTER, more) == []
+    watched.now += EARLY_SECONDS
+    assert watched.lines(SHARD, ROUTER, more) == []
+    watched.dead = {123}
+    assert watched.lines(SHARD, ROUTER, more) == ["shard 1 (pid 123) is lost"]
+    watched.now += 1.0
+    watched.dead |= {8}
+    assert watched.lines(SHARD, ROUTER, more) == ["router (pid 8) is lost"]
+
+
+def test_one_that_goes_on_is_back_itself(watched: Watched) -> None:
+    watched.dead = {123}
+    assert watched.lines(SHARD, ROUTER) == ["shard 1 (pid 123) is lost"]
+    watched.now += 1.5
+    watched.dead = set()
+    assert watched.lines(SHARD, ROUTER) == ["shard 1 is back (pid 123) after 1.5 s"]
+
+
+def test_a_stopped_process_serves_as_little_as_a_dead_one() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        assert lives(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert not lives(process.pid)
+        process.kill()
+    assert not lives(process.pid)

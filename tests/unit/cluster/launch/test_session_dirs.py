@@ -54,6 +54,7 @@ def test_anothers_users_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_logs_of_a_failure_stay_for_a_week(tmp_path: Path) -> None:
     ours = session(tmp_path, f"x_{os.getpid()}")
     assert kept_here(tmp_path) == [ours]
+    assert kept_here(tmp_path) == [], "said once"
     remove_here(tmp_path)
     assert ours.is_dir(), "the next try of the same process does not remove them"
     marker = ours / MARKER

@@ -55,10 +55,17 @@ def test_all_is_drained_before_rays_own_limit() -> None:
 
 def test_a_drain_that_takes_longer_than_the_limit_begins_at_once() -> None:
     watched = Watched(ControlPlaneConfig(drain_seconds=100.0))
+    watched.missing = ["gcs_server"]
+    with pytest.raises(RayLostError, match=r"^Ray's gcs_server is gone"):
+        watched.lines()
+
+
+def test_workers_end_with_their_raylet_and_so_does_all() -> None:
+    watched = Watched()
     watched.missing = ["raylet"]
     with pytest.raises(RayLostError, match=r"^Ray's raylet is gone"):
         watched.lines()
-    assert "draining begins in 0 s" in watched.said.getvalue()
+    assert watched.said.getvalue() == ""
 
 
 def test_the_users_own_limit_counts() -> None:

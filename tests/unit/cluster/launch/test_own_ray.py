@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,13 @@ def test_one_that_ended_is_missed(raylet: psutil.Process) -> None:
         own.check()
     now += LOOK_SECONDS
     assert own.missing() == ["raylet"]
+
+
+def test_the_dead_one_of_an_earlier_try_is_not_missed(raylet: psutil.Process) -> None:
+    raylet.kill()
+    while raylet.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert OwnRay().missing() == []
 
 
 def test_the_end_leaves_nothing_of_ray_and_all_else(raylet: psutil.Process) -> None:
