@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -26,8 +26,8 @@ from cluster.table import duration, table
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
-from experts.transport.base import Reply, Sent
-from experts.transport.call import ExpertCall, Partial, Stamps
+from experts.shard.local import LocalTransport
+from experts.transport.call import ExpertCall
 from router_service.config import MetricsConfig
 from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.step_record import StepRecord
@@ -57,29 +57,17 @@ class Cost:
     ratio: float | None = None
 
 
-class AtOnce:
-    """A transport whose shards answer at once: what is left of an exchange is grouping, adding and the loop itself."""
+class Zeros:
+    """A shard that answers at once: what is left of an exchange is grouping, adding and the loop itself."""
 
-    def available(self, shard: int) -> bool:  # noqa: ARG002
-        """Always."""
-        return True
-
-    def clock_error_s(self, shard: int) -> float:  # noqa: ARG002
-        """One clock."""
-        return 0.0
-
-    def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:  # noqa: ARG002
-        """Keep the number of rows."""
-        return Sent(shard, 0, len(call.x_RD), time.monotonic_ns(), 100)
-
-    def receive(self, sent: Mapping[int, Sent], deadline_s: float) -> Reply:  # noqa: ARG002
+    def compute(self, call: ExpertCall) -> torch.Tensor:
         """Zeros."""
-        now, call = time.monotonic_ns(), next(iter(sent.values()))
-        y_ND = torch.zeros(call.rows, HIDDEN)
-        return Reply(call.shard, Partial(y_ND, Stamps(now, now, now)), now, 100)
+        return torch.zeros(call.reply_rows, HIDDEN)
 
-    def close(self) -> None:
-        """Nothing to hang up."""
+
+def at_once(shards: int) -> LocalTransport:
+    """A transport to such shards."""
+    return LocalTransport(dict.fromkeys(range(shards), Zeros()))  # type: ignore[arg-type]
 
 
 def observe_seconds(statistics: Statistics, records: Sequence[StepRecord]) -> float:
@@ -97,7 +85,7 @@ def observe_seconds(statistics: Statistics, records: Sequence[StepRecord]) -> fl
 def decoded(directory: Path, batch: int, turns: int) -> Cost:
     """Decode in turns with and without measuring; a turn is compared with its neighbour, as the machine drifts."""
     side, records = OneProcess(directory, "auto" if directory != BUNDLED else "bfloat16", 1 << 14), list[StepRecord]()
-    statistics = Statistics(side.engine.pool.placement, side.engine.backbone.spec.layers)
+    statistics = Statistics(lambda: side.engine.pool.placement, side.engine.backbone.spec.layers)
     prompts = [[(7 * n + i) % 256 for i in range(PROMPT_TOKENS)] for n in range(batch)]
     side.engine.observe = records.append
     side.decode(prompts, TURN_STEPS)  # warms up, and gives the records
@@ -130,7 +118,10 @@ def turns_of(
 def large_step(tokens: int) -> tuple[StepRecord, float]:
     """A step of DeepSeek-V3's shape whose shards answer at once: its record, and the seconds it took."""
     random, placement = np.random.default_rng(0), even_placement(EXPERTS, SHARDS)
-    pool, x_TD = ExpertPool(AtOnce(), placement, 10.0), torch.zeros(tokens, HIDDEN, dtype=torch.bfloat16)
+    pool, x_TD = (
+        ExpertPool(at_once(placement.shards), placement, 10.0),
+        torch.zeros(tokens, HIDDEN, dtype=torch.bfloat16),
+    )
     trace, begun = StepTrace(), time.perf_counter()
     for layer in range(LAYERS):
         ids = random.random((tokens, EXPERTS)).argsort(axis=1)[:, :CHOSEN]
