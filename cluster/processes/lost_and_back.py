@@ -46,24 +46,27 @@ class LostAndBack:
         self._clock = clock
         self._alive = alive
         self._absences = Absences(clock)
+        self._is_first = True
         self._serving: dict[str, Announcement] = {}
         self._lost: list[tuple[float, Announcement]] = []
         self._early: list[tuple[float, Announcement]] = []
 
     def look(self, announcements: Iterable[Announcement]) -> None:
         """Take in an answer of the registry."""
-        first, now = not self._serving and not self._lost, self._clock()
+        now = self._clock()
         listed = {one.replica: one for one in announcements}
         self._serving = {name: listed.get(name, one) for name, one in self._serving.items()}
         dead = {name for name, one in self._serving.items() if not self._seems_alive(one)}
         for name in sorted(dead | self._absences.gone(self._serving, listed)):
             self._lose(self._serving.pop(name), now)
         for name, one in listed.items():
-            if one.state == "ready" and name not in self._serving and self._seems_alive(one):
+            # At first those count that have died since they were ready: they are lost at the next look.
+            if one.state == "ready" and name not in self._serving and (self._is_first or self._seems_alive(one)):
                 self._serving[name] = one
-                if not first:
+                if not self._is_first:
                     self._early.append((now, one))
         self._match(now)
+        self._is_first = not listed
 
     def _seems_alive(self, one: Announcement) -> bool:
         return one.node != self._node or self._alive(one.pid)

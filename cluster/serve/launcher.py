@@ -20,7 +20,7 @@ from cluster.processes.signals import Interrupts, StartInterruptedError, sigterm
 from cluster.serve.application import build_app, resolved
 from cluster.serve.application_watch import ApplicationWatch
 from cluster.serve.own.own_ray import OwnRay
-from cluster.serve.own.session_dirs import kept_here, mark, ray_root, remove_here, sessions_here, sweep
+from cluster.serve.own.session_dirs import kept_here, mark_here, ray_root, remove_here, sweep
 from cluster.serve.ray_start import StartError, start_ray
 from cluster.serve.taking_down import break_off, claimed_again, take_down
 
@@ -106,11 +106,10 @@ class Launcher:
             start_ray(self._config, self._go_on)
             assert self._interrupts is not None
             self._interrupts.listen()
-        for session in sessions_here(ray_root()) if self._own is not None else ():
-            mark(session)
-        if self._config.cluster.address:
+        if self._own is None:
             self._start_joined()
         else:
+            mark_here(ray_root())
             self._start_application()
         return self._wait()
 

@@ -64,6 +64,13 @@ def kept_here(root: Path) -> list[Path]:
     return found
 
 
+def mark_here(root: Path) -> None:
+    """Mark what this process's Ray has made."""
+    for session in sessions_here(root):
+        if not _is_kept(session):
+            mark(session)
+
+
 def remove_here(root: Path) -> None:
     """Remove what this process's Ray has left, but for what was to be kept of a start that failed before."""
     for session in sessions_here(root):

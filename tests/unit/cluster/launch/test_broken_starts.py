@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,8 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
 
 
 @pytest.fixture(autouse=True)
-def _signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_start.os, "environ", dict(os.environ))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_a_signal_while_ray_starts_deploys_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,7 @@
 
 import io
 import os
-import signal
 import warnings
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,12 +23,8 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
 
 
 @pytest.fixture(autouse=True)
-def _signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_start.os, "environ", dict(os.environ))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_one_whose_name_is_taken_is_refused_and_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

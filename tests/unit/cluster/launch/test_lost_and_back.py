@@ -127,3 +127,12 @@ def test_a_stopped_process_serves_as_little_as_a_dead_one() -> None:
         assert not lives(process.pid)
         process.kill()
     assert not lives(process.pid)
+
+
+def test_one_that_died_before_the_first_look_is_lost_as_well() -> None:
+    made = Watched()
+    made.dead = {123}
+    assert made.lines() == [], "the registry does not answer yet"
+    assert made.lines(SHARD, ROUTER) == []
+    assert made.lines(SHARD, ROUTER) == ["shard 1 (pid 123) is lost"]
+    assert made.lines(SHARD, ROUTER) == []

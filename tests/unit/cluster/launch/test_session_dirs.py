@@ -10,7 +10,16 @@ import pytest
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.serve.own import session_dirs
-    from cluster.serve.own.session_dirs import KEEP_SECONDS, MARKER, kept_here, mark, ray_root, remove_here, sweep
+    from cluster.serve.own.session_dirs import (
+        KEEP_SECONDS,
+        MARKER,
+        kept_here,
+        mark,
+        mark_here,
+        ray_root,
+        remove_here,
+        sweep,
+    )
 
 
 def session(root: Path, name: str, **said: Any) -> Path:
@@ -55,6 +64,7 @@ def test_logs_of_a_failure_stay_for_a_week(tmp_path: Path) -> None:
     ours = session(tmp_path, f"x_{os.getpid()}")
     assert kept_here(tmp_path) == [ours]
     assert kept_here(tmp_path) == [], "said once"
+    mark_here(tmp_path)
     remove_here(tmp_path)
     assert ours.is_dir(), "the next try of the same process does not remove them"
     marker = ours / MARKER
