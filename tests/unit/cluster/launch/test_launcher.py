@@ -15,6 +15,8 @@ from cluster.processes.signals import Interrupts
 from tests.unit.cluster.launch.fake_serve import NAME, FakeClaims, FakeRay, FakeServe, joined, on
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    from ray.serve.config import ControllerOptions
+
     from cluster.processes.process import ray_settings
     from cluster.serve import application_watch, deployments, ray_start
     from cluster.serve.application_watch import ApplicationWatch
@@ -167,3 +169,12 @@ def test_its_replacement_starts_beside_it(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(RuntimeError, match="Serve fails"), joined(monkeypatch, FakeServe(), ray, config) as one:
         one.up(Interrupts())
     assert seen["num_cpus"] >= 9 + 7 + 1
+
+
+def test_serve_on_a_ray_that_is_joined_does_not_wait_for_a_replica_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, seen = FakeServe(), dict[str, Any]()
+    monkeypatch.setattr(serve, "start", lambda **options: seen.update(options))
+    with pytest.raises(RuntimeError, match="Serve fails"), joined(monkeypatch, serve, FakeRay(), on("auto")) as one:
+        one.up(Interrupts())
+    given = ControllerOptions(**seen["controller_options"]).runtime_env or {}
+    assert given["env_vars"]["RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"] == "1"
