@@ -1,5 +1,6 @@
 """The life of a cluster as its starter sees it: Ray up, application up, ready, drained, down."""
 
+import functools
 import sys
 import time
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from cluster.planner.memory_plan import DoesNotFitError
 from cluster.planner.model import open_model
 from cluster.processes.draining import NotDrainedError, drain
 from cluster.processes.name_claim import NameClaimedError, claimed_name
+from cluster.processes.process import environment
 from cluster.processes.ray_calls import SERVE_SECONDS, START_SECONDS, RayTimeoutError, call, leave
 from cluster.processes.service_registry import DrainOrder, known_registry
 from cluster.processes.signals import Interrupts, StartInterruptedError, sigterm_held
@@ -25,6 +27,9 @@ from cluster.serve.ray_start import StartError, start_ray
 from cluster.serve.taking_down import break_off, claimed_again, take_down
 
 POLL_SECONDS = 0.25
+# A Ray of our own hands its environment down. On one that is joined Serve's controller, unless it runs already, must
+# be told not to wait for a replica that hangs, which holds its CPU and its GPU meanwhile.
+CONTROLLER = {"runtime_env": {"env_vars": environment()}}
 
 
 class Launcher:
@@ -126,7 +131,9 @@ class Launcher:
         self._deployed_at = self._watch.deployed_at()
 
     def _start_application(self) -> None:
-        call(lambda: serve.start(proxy_location="Disabled"), "Serve to start", START_SECONDS, self._go_on)
+        options = {} if self._own is not None else {"controller_options": CONTROLLER}
+        start = functools.partial(serve.start, proxy_location="Disabled", **options)
+        call(start, "Serve to start", START_SECONDS, self._go_on)
         target = self._target()
         self._go_on()  # what is deployed takes seconds to end
         self._deployed_at = 0.0  # set first: Serve may have taken the application even if no reply comes

@@ -15,9 +15,12 @@ from cluster.processes.signals import Interrupts
 from tests.unit.cluster.launch.fake_serve import NAME, FakeClaims, FakeRay, FakeServe, joined, on
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    from ray.serve.config import ControllerOptions
+
     from cluster.processes.process import ray_settings
-    from cluster.serve import application_watch, ray_start
+    from cluster.serve import application_watch, deployments, ray_start
     from cluster.serve.application_watch import ApplicationWatch
+    from cluster.serve.deployments import deploy
     from cluster.serve.launcher import Launcher
     from cluster.serve.ray_start import StartError
 
@@ -146,3 +149,32 @@ def test_settings_of_ray_are_the_users_first() -> None:
     assert int(ours["RAY_ROTATION_MAX_BYTES"]) * (1 + int(ours["RAY_ROTATION_BACKUP_COUNT"])) <= 1 << 29
     assert "RAY_worker_niceness" not in ray_settings({"RAY_worker_niceness": "7"})
     assert ray_settings(ours) == {}
+
+
+def test_a_replica_that_hangs_is_given_up_within_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve gives one up that misses three checks in a row; a check begins a period after the one before."""
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(deployments.serve, "deployment", lambda **given: options.update(given) or (lambda _: None))
+    deploy(object, ClusterConfig().cluster, name="Shard-0")
+    period, limit = options["health_check_period_s"], options["health_check_timeout_s"]
+    assert 1.1 * period + 3 * (limit + 0.05) <= 5.0
+    assert ray_settings({})["RAY_kill_worker_timeout_milliseconds"] == "1000"
+
+
+def test_its_replacement_starts_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until Ray has killed it, it keeps the CPU that it was given."""
+    ray, seen = FakeRay(refuses="it is enough to see how it starts"), dict[str, Any]()
+    monkeypatch.setattr(ray, "init", lambda **options: seen.update(options))
+    config = config_from({"experts": {"shards": 9}, "cluster": {"routers": 7}, "weights": {"resident": "dequantized"}})
+    with pytest.raises(RuntimeError, match="Serve fails"), joined(monkeypatch, FakeServe(), ray, config) as one:
+        one.up(Interrupts())
+    assert seen["num_cpus"] >= 9 + 7 + 1
+
+
+def test_serve_on_a_ray_that_is_joined_does_not_wait_for_a_replica_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, seen = FakeServe(), dict[str, Any]()
+    monkeypatch.setattr(serve, "start", lambda **options: seen.update(options))
+    with pytest.raises(RuntimeError, match="Serve fails"), joined(monkeypatch, serve, FakeRay(), on("auto")) as one:
+        one.up(Interrupts())
+    given = ControllerOptions(**seen["controller_options"]).runtime_env or {}
+    assert given["env_vars"]["RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"] == "1"
