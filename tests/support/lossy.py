@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experts.links.state import LinkState
 from experts.transport.base import Sent, ShardUnavailable, Transport
 from experts.transport.call import ExpertCall
 
@@ -21,9 +22,17 @@ class Lossy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    def state(self, shard: int) -> LinkState:
+        """DEAD if the shard is known to be."""
+        return LinkState.DEAD if shard in self.dead else self._inner.state(shard)
+
     def available(self, shard: int) -> bool:
         """Whether the shard is not known to be dead."""
         return shard not in self.dead and self._inner.available(shard)
+
+    def rank(self, shard: int) -> int:
+        """That of its state."""
+        return self.state(shard).rank if shard in self.dead else self._inner.rank(shard)
 
     def send(self, shard: int, call: ExpertCall, lane: int) -> Sent:
         """Send a call, unless its shard is lost."""

@@ -144,7 +144,10 @@ class ShardServers:
 
 
 class Mesh:
-    """An engine over `shards` shards, reached by one of `WAYS`; a context manager. `records` has each step's record."""
+    """An engine over `shards` shards, reached by one of `WAYS`; a context manager. `records` has each step's record.
+
+    `around` puts something between the engine and the transport.
+    """
 
     def __init__(
         self,
@@ -162,6 +165,7 @@ class Mesh:
         exact_combine: bool = False,
         copies: int = 1,
         relayed: bool = False,
+        around: Callable[[Transport], Any] = lambda transport: transport,
         **config: Any,
     ) -> None:
         self.records: list[StepRecord] = []
@@ -179,7 +183,7 @@ class Mesh:
         # Else how many threads or batches compute is measured, and what is drawn could follow the machine's load.
         fixed = {"threads": 1, "overlap": "off"}
         engine = EngineConfig(**{"max_sequences": 16, "kv_cache_tokens": 4096} | fixed | config)
-        transport = self._transport(way, delays or {}, experts, engine.lanes)
+        transport = around(self._transport(way, delays or {}, experts, engine.lanes))
         self.engine = build_engine(plan, transport, experts, engine, dtype, CPU, keep_packed)
         self.engine.observe = self.records.append
         self._keys = count(1)

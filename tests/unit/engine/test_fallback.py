@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -36,10 +36,8 @@ Family = tuple[Tiny, Mesh, Lossy]
 @contextmanager
 def lossy(made: Tiny, **config: Any) -> Iterator[tuple[Mesh, Lossy]]:
     """An engine over one shard for each expert, so that any experts can be lost."""
-    with Mesh(made.plan, made.plan.spec.gate.experts, **config) as mesh:
-        transport = Lossy(mesh.engine.pool.transport)
-        mesh.engine.pool.transport = transport  # type: ignore[assignment]
-        yield mesh, transport
+    with Mesh(made.plan, made.plan.spec.gate.experts, around=Lossy, **config) as mesh:
+        yield mesh, cast(Lossy, mesh.engine.pool.transport)
 
 
 def check(made: Tiny, prompt: list[int], events: list[Event], dead_at: DeadAt, policy: Fallback) -> list[bool]:

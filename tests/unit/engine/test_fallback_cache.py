@@ -1,6 +1,7 @@
 """What is computed without some experts stays with its own request: in the prefix cache nobody finds it."""
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -19,10 +20,8 @@ PROMPT = random_prompts(1, 21, seed=8)[0] * 2
 
 
 def lossy_of(mesh: Mesh) -> Lossy:
-    """Let the mesh's shards be lost."""
-    transport = Lossy(mesh.engine.pool.transport)
-    mesh.engine.pool.transport = transport  # type: ignore[assignment]
-    return transport
+    """What loses the mesh's shards."""
+    return cast(Lossy, mesh.engine.pool.transport)
 
 
 def cached(events: list[Event]) -> int:
@@ -34,7 +33,7 @@ def cached(events: list[Event]) -> int:
 
 @pytest.fixture
 def mesh(tiny: Callable[..., Tiny]) -> Mesh:
-    return Mesh(tiny("mixtral").plan, 6, block_size=BLOCK)
+    return Mesh(tiny("mixtral").plan, 6, block_size=BLOCK, around=Lossy)
 
 
 @pytest.mark.parametrize("policy", [Fallback.DROP, Fallback.NEXT_BEST])
@@ -93,7 +92,7 @@ def test_the_last_layer_leaves_no_trace(mesh: Mesh, tiny: Callable[..., Tiny], m
 def test_what_is_computed_again_is_judged_again(tiny: Callable[..., Tiny]) -> None:
     """A preempted request computes its degraded tokens' keys and values anew, and with all experts."""
     made, prompts = tiny("mixtral"), [PROMPT[:8], PROMPT[8:16]]
-    with Mesh(made.plan, 6, block_size=BLOCK, kv_cache_tokens=48) as mesh:
+    with Mesh(made.plan, 6, block_size=BLOCK, kv_cache_tokens=48, around=Lossy) as mesh:
         transport = lossy_of(mesh)
         transport.dead = DEAD
         mesh.submit(prompts[0], greedy(28), fallback=Fallback.NEXT_BEST)

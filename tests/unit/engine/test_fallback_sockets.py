@@ -1,6 +1,7 @@
 """Experts lost while a layer is in flight: the rows concerned make do, in each batch, and nobody else notices."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import pytest
 
@@ -36,9 +37,9 @@ def test_wherever_in_the_step_a_shard_is_lost(
     """Two batches take turns: from one's dispatch number `number` on, counted over both, the shard cannot be called."""
     made, prompts = tiny("mixtral"), random_prompts(8, 7, seed=number)
     dead = set(even_placement(6, 3).everywhere.held_by(1))
-    with Mesh(made.plan, 3, "unix", overlap="on", exact_combine=number % 2 == 0, prefix_caching=False) as mesh:
-        transport = Lossy(mesh.engine.pool.transport)
-        mesh.engine.pool.transport = transport  # type: ignore[assignment]
+    config = {"overlap": "on", "exact_combine": number % 2 == 0, "prefix_caching": False, "around": Lossy}
+    with Mesh(made.plan, 3, "unix", **config) as mesh:  # type: ignore[arg-type]
+        transport = cast(Lossy, mesh.engine.pool.transport)
         keys = [mesh.submit(prompt, greedy(COUNT), fallback=policy) for prompt in prompts]
         events = [event for _ in range(3) for event in mesh.engine.step()]
         before_call(monkeypatch, mesh, "dispatch", number, lambda: transport.dying.add(1))

@@ -1,12 +1,12 @@
 """Tokens equal transformers' however a prompt is cut, what came from the cache, and who was preempted."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from experts.transport.base import ShardUnavailable
+from experts.transport.base import ShardUnavailable, Transport
 from router_service.engine.request import Event
 from router_service.models.view import WHOLE_CONTEXT
 from router_service.protocol.messages import SamplingParams
@@ -149,9 +149,12 @@ def test_what_a_step_wrote_that_lost_tokens_is_not_found(answers: Answers, call:
     """A shard fails in one of the chunks: the chunk is repeated, and another request reads only what is whole."""
     tiny, references = answers("mixtral")
     reference = references[0]
-    with Mesh(tiny.plan, 2, token_budget=22, max_sequences=16, block_size=4) as mesh:
-        failing = FailsOnce(mesh.engine.pool.transport, call)
-        mesh.engine.pool.transport = failing
+
+    def around(inner: Transport) -> FailsOnce:
+        return FailsOnce(inner, call)
+
+    with Mesh(tiny.plan, 2, token_budget=22, max_sequences=16, block_size=4, around=around) as mesh:
+        failing = cast(FailsOnce, mesh.engine.pool.transport)
         for _ in range(2):
             (events,) = mesh.generate([reference.prompt], greedy(COUNT))
             assert tokens_of(events) == reference.tokens
