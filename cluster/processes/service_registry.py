@@ -40,9 +40,9 @@ class Announcement:
     loaded_bytes: int = 0
     total_bytes: int = 0
     endpoint: Endpoint | None = None
-    epoch: int = 0
     started_ns: int = 0
     incarnation: int = 0
+    epoch: int = 0
 
     @property
     def seniority(self) -> tuple[int, int]:

@@ -40,7 +40,7 @@ async def waiting(world: World, where: str) -> FakeRouter | None:
 async def test_a_vanished_client_frees_its_place(world: World, where: str, how: str) -> None:
     router = await waiting(world, where)
     async with Relay(world.server.grpc_port) as relay, Client(f"127.0.0.1:{relay.port}") as client:
-        task = asyncio.create_task(collect(client, "hello", max_tokens=20))
+        task = asyncio.create_task(collect(client, "hello", max_tokens=20, resume=False))
         await until(lambda: world.server.streams == 1)
         if router is not None:
             await until(lambda: bool(router.submits) and router.steps == router.stall_after_steps)

@@ -21,7 +21,11 @@ def test_caller_priority_and_salt_reach_the_scheduler() -> None:
         return [SimpleNamespace()]
 
     engine: Any = SimpleNamespace(
-        clock=lambda: 5.0, requests=SimpleNamespace(new_key=lambda: 7), submit=take, backbone=BACKBONE
+        clock=lambda: 5.0,
+        requests=SimpleNamespace(new_key=lambda: 7),
+        submit=take,
+        backbone=BACKBONE,
+        default_fallback="wait",
     )
     inbox = Inbox()
     requests = RouterRequests(engine, inbox, StepSummaries(RequestTable()))
