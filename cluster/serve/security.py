@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cluster.config import ClusterConfig
 from experts.host.user_path import user_path
-from experts.transport.credentials import Credentials
-from experts.transport.secret import SecretFile, read_secrets
+from experts.transport.trust.credentials import Credentials
+from experts.transport.trust.secret import SecretFile, read_secrets
 from router_service.front.auth.authenticator import open_tokens
 from router_service.front.auth.tls import ServerTls
 from router_service.front.config import is_loopback

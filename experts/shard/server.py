@@ -19,9 +19,9 @@ from experts.shard.shard import ExpertShard
 from experts.transport.call import ExpertCall
 from experts.transport.channel import Channel
 from experts.transport.control import Beat
-from experts.transport.credentials import Credentials
 from experts.transport.frame import Header
 from experts.transport.listener import FrameServer
+from experts.transport.trust.credentials import Credentials
 
 SAMPLE_ROWS = 8
 IDLE_POLL_SECONDS = 0.05

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from experts.transport.address import Endpoint, dial
 from experts.transport.control import Hello
-from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Buffer, Header, Kind, pack_header
-from experts.transport.handshake import Handshake, Turn, client_handshake, server_handshake
 from experts.transport.inbox import Inbox
 from experts.transport.shared import SharedRows, SharedSizes, ask_for, give
+from experts.transport.trust.credentials import Credentials
+from experts.transport.trust.handshake import Handshake, Turn, client_handshake, server_handshake
 
 SOCKET_BUFFER_BYTES = 4 << 20
 JOINED_BYTES = 1 << 14

@@ -14,10 +14,10 @@ from typing import Protocol
 from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint, listen_tcp, listen_unix, new_incarnation
 from experts.transport.channel import Channel, accept
-from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header
 from experts.transport.inbox import Closed, Idle
 from experts.transport.peers import Peers
+from experts.transport.trust.credentials import Credentials
 
 log = logging.getLogger(__name__)
 

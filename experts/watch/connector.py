@@ -11,10 +11,10 @@ from experts.host.watched_thread import ThreadWatch
 from experts.links.machine import LinkLimits
 from experts.links.state import LinkState
 from experts.transport.address import Endpoint, new_incarnation
-from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError
 from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
+from experts.transport.trust.credentials import Credentials
 from experts.watch.dialling import CONNECT_SECONDS, Dialler
 from experts.watch.watcher import STATUS_SECONDS, Watcher
 

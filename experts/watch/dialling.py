@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel, connect
 from experts.transport.control import Hello
-from experts.transport.credentials import Credentials
 from experts.transport.shared import SharedSizes
+from experts.transport.trust.credentials import Credentials
 
 # For all connections of a link together: a node that is gone does not refuse.
 CONNECT_SECONDS = 2.0

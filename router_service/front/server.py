@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from experts.host.watched_task import TaskWatch
 from experts.host.watched_thread import ThreadWatch
-from experts.transport.credentials import Credentials
+from experts.transport.trust.credentials import Credentials
 from router_service.front.api.admission import Admission
 from router_service.front.api.cluster_service import ClusterService, ShardDirectory
 from router_service.front.api.health_service import HealthService

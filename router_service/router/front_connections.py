@@ -13,9 +13,9 @@ import msgspec
 from experts.host.watched_thread import ThreadWatch
 from experts.transport.address import Endpoint
 from experts.transport.channel import Channel
-from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.listener import FrameServer
+from experts.transport.trust.credentials import Credentials
 from router_service.engine.request import Event
 from router_service.protocol.messages import (
     MAX_MESSAGE_BYTES,

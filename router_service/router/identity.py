@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from experts.transport.credentials import Credentials
+from experts.transport.trust.credentials import Credentials
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import torch
 from cluster.table import duration, size, table
 from experts.transport.address import Endpoint
 from experts.transport.call import Form, shared_sizes
-from experts.transport.credentials import Credentials
+from experts.transport.trust.credentials import Credentials
 from tests.benchmarks.harness.checkpoints import default_directory, shape_of, write
 from tests.benchmarks.harness.exchange import NODE, PASSIVE, connected
 from tests.benchmarks.harness.worker import Worker

@@ -20,7 +20,7 @@ from cluster.table import duration, table
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.transport.call import Form, shared_sizes
-from experts.transport.credentials import Credentials
+from experts.transport.trust.credentials import Credentials
 from tests.benchmarks.harness.exchange import PASSIVE, EchoShard, EchoSocket, Payload, connected, ping, time_exchange
 from tests.benchmarks.harness.worker import Worker
 

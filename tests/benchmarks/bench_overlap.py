@@ -22,9 +22,9 @@ from typing import Any
 from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.channel import connect
 from experts.transport.control import Hello
-from experts.transport.credentials import Credentials
 from experts.transport.frame import Kind
 from experts.transport.socket import SocketTransport
+from experts.transport.trust.credentials import Credentials
 from router_service.config import Overlap
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.step.stage import Stage

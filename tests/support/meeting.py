@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from experts.transport.handshake import Handshake
+from experts.transport.trust.handshake import Handshake
 
 
 def meet(client: Handshake, server: Handshake, between: Callable[[bytes], bytes] = lambda data: data) -> bool:

@@ -19,9 +19,9 @@ from experts.shard.shard import ExpertShard, load_shard
 from experts.transport.address import Endpoint
 from experts.transport.base import Transport
 from experts.transport.control import Hello
-from experts.transport.credentials import Credentials
 from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
+from experts.transport.trust.credentials import Credentials
 from experts.watch.connector import ShardConnector
 from kernels import select
 from router_service.config import EngineConfig

@@ -5,9 +5,9 @@ import contextlib
 import socket
 
 from experts.transport.address import Endpoint
-from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, FrameError, Kind, check_payload, pack_header, parse_header
-from experts.transport.handshake import Handshake, client_handshake
+from experts.transport.trust.credentials import Credentials
+from experts.transport.trust.handshake import Handshake, client_handshake
 from router_service.protocol.messages import MAX_MESSAGE_BYTES
 
 # Of a payload that is read in parts, so that whoever watches `received` sees that it goes on.

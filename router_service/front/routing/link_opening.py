@@ -3,8 +3,8 @@
 import asyncio
 
 from experts.transport.address import Endpoint
-from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Kind
+from experts.transport.trust.credentials import Credentials
 from router_service.front.config import FrontConfig
 from router_service.front.routing.frame_stream import connect
 from router_service.front.routing.router_link import RouterLink

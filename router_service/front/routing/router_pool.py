@@ -8,7 +8,7 @@ import msgspec
 
 from experts.host.watched_task import TaskWatch
 from experts.transport.address import Endpoint
-from experts.transport.credentials import Credentials
+from experts.transport.trust.credentials import Credentials
 from router_service.front.config import FrontConfig
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.link_opening import open_link

@@ -24,9 +24,9 @@ from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.call import ExpertCall, Form, shared_sizes
 from experts.transport.channel import connect
 from experts.transport.control import Hello
-from experts.transport.credentials import Credentials
 from experts.transport.shared import SharedSizes
 from experts.transport.socket import SocketTransport
+from experts.transport.trust.credentials import Credentials
 from tests.benchmarks.harness.worker import Worker
 
 WARM_UP = 20

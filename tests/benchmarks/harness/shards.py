@@ -10,7 +10,7 @@ from experts.config import WeightsConfig
 from experts.placement import even_placement
 from experts.shard.server import ExpertServer
 from experts.shard.shard import load_shard
-from experts.transport.credentials import Credentials
+from experts.transport.trust.credentials import Credentials
 from kernels import select
 
 

@@ -11,8 +11,8 @@ from experts.phase import Phase
 from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.channel import connect
 from experts.transport.control import Hello
-from experts.transport.credentials import Credentials
 from experts.transport.socket import SocketTransport
+from experts.transport.trust.credentials import Credentials
 from router_service.config import EngineConfig
 from tests.benchmarks.harness.exchange import NODE, PASSIVE
 from tests.benchmarks.harness.shards import shard_server

@@ -3,10 +3,10 @@
 import socket
 from contextlib import closing
 
-from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, FrameError, Kind, check_payload, pack_header, parse_header
-from experts.transport.handshake import Handshake, client_handshake, server_handshake
 from experts.transport.inbox import Closed, Inbox
+from experts.transport.trust.credentials import Credentials
+from experts.transport.trust.handshake import Handshake, client_handshake, server_handshake
 from tests.fuzz.target import Target
 
 INCARNATION = 7

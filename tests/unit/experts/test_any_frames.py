@@ -16,7 +16,7 @@ from experts.transport.call import Form, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.control import Beat, Busy, Failure, Hello, Miss
 from experts.transport.frame import HEADER, MAGIC, VERSION, Header, Kind, pack_header
-from experts.transport.handshake import client_handshake
+from experts.transport.trust.handshake import client_handshake
 from tests.support.mesh import CREDENTIALS, HELLO, NODE
 from tests.unit.experts.frame_servers import status_of
 from tests.unit.experts.merge_fakes import WAIT_S, HeldShard, HeldWork, call_of, sums_of

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experts.transport.channel import Channel, connect
-from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header
-from experts.transport.handshake import client_handshake, server_handshake
 from experts.transport.listener import FrameServer
+from experts.transport.trust.credentials import Credentials
+from experts.transport.trust.handshake import client_handshake, server_handshake
 from router_service.front.routing import frame_stream as wire
 from tests.support.meeting import meet
 from tests.support.mesh import CREDENTIALS, NODE, until

@@ -8,11 +8,11 @@ import pytest
 
 from experts.host import watched_files
 from experts.transport.channel import Channel, connect
-from experts.transport.credentials import Credentials
 from experts.transport.frame import FrameError, Header, Kind
-from experts.transport.handshake import client_handshake, server_handshake
 from experts.transport.listener import FrameServer
-from experts.transport.secret import SecretFile, read_secrets
+from experts.transport.trust.credentials import Credentials
+from experts.transport.trust.handshake import client_handshake, server_handshake
+from experts.transport.trust.secret import SecretFile, read_secrets
 from tests.support.meeting import meet
 from tests.support.mesh import DIGEST
 

@@ -22,8 +22,8 @@ from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.control import Failure, Miss
 from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Header, Kind, pack_header
-from experts.transport.handshake import client_handshake
 from experts.transport.listener import HANDSHAKE_SECONDS
+from experts.transport.trust.handshake import client_handshake
 from tests.support.mesh import CREDENTIALS, HELLO, NODE, load_shards, until
 from tests.support.tiny import Tiny
 from tests.unit.experts.frame_servers import frame_server, status_of

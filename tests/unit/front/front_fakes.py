@@ -10,9 +10,9 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from experts.transport.address import Endpoint, new_incarnation
-from experts.transport.credentials import Credentials
 from experts.transport.frame import HEADER, Kind, pack_header, parse_header
-from experts.transport.handshake import server_handshake
+from experts.transport.trust.credentials import Credentials
+from experts.transport.trust.handshake import server_handshake
 from router_service.front.api.model_card import ModelCard
 from router_service.front.text.json_tokenizer import JsonTokenizer
 from router_service.front.text.text_model import TextModel

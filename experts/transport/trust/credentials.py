@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from experts.transport.secret import Secret
+from experts.transport.trust.secret import Secret
 
 DIGEST_BYTES = 32
 SHORT_CHARACTERS = 12

@@ -11,9 +11,9 @@ that does not know the secret learns neither the other's digest nor whether its 
 import hmac
 from dataclasses import dataclass
 
-from experts.transport.credentials import DIGEST_BYTES
 from experts.transport.frame import FrameError
-from experts.transport.secret import MAX_SECRETS, Secret, good_secrets
+from experts.transport.trust.credentials import DIGEST_BYTES
+from experts.transport.trust.secret import MAX_SECRETS, Secret, good_secrets
 
 NONCE_BYTES = 32
 MAC_BYTES = 32

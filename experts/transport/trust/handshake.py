@@ -16,9 +16,9 @@ import secrets
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from experts.transport.credentials import Credentials, short
 from experts.transport.frame import HEADER, FrameError, Kind, pack_header, parse_header
-from experts.transport.proof import (
+from experts.transport.trust.credentials import Credentials, short
+from experts.transport.trust.proof import (
     NONCE_BYTES,
     Meeting,
     check_welcome,
