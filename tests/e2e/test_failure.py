@@ -13,7 +13,7 @@ import pytest
 
 from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
-from tests.e2e.answers import Served, collect, tokens_of
+from tests.e2e.answers import Served, collect, streamed, tokens_of
 from tests.e2e.server import Server, environment, gone, serving
 from tests.e2e.shared_ray import SharedRay
 from tests.support.tiny import greedy, random_prompts, write_checkpoint
@@ -29,7 +29,7 @@ async def test_a_shard_killed_under_16_streams_costs_no_answer(one: Served) -> N
     async with Client(one.server.target) as client:
         victim = (await client.cluster()).shards[1].pid
         started = asyncio.Event()
-        calls = [asyncio.create_task(_answer(client, prompt, started)) for prompt in prompts]
+        calls = [asyncio.create_task(streamed(client, prompt, TOKENS, started)) for prompt in prompts]
         await asyncio.wait_for(started.wait(), 60)
         os.kill(victim, signal.SIGKILL)
         answers = await asyncio.gather(*calls)
@@ -47,16 +47,6 @@ async def _ready_again(client: Client, shard: int, victim: int) -> list[int]:
         if ready and victim not in ready:
             return ready
         await asyncio.sleep(0.1)
-
-
-async def _answer(client: Client, prompt: list[int], started: asyncio.Event) -> list[int]:
-    """The tokens of a stream that must not break; `started` is set while it runs."""
-    tokens: list[int] = []
-    async for response in client.generate(tokens=prompt, max_tokens=TOKENS, temperature=0.0, timeout=200):
-        tokens += response.token_ids
-        if len(tokens) > 10:
-            started.set()
-    return tokens
 
 
 @pytest.mark.parametrize(
@@ -139,7 +129,7 @@ async def test_streams_go_on_when_their_router_is_killed(shared_ray: SharedRay, 
         async with Client(server.target) as client:
             victim = server.router()
             started = asyncio.Event()
-            calls = [asyncio.create_task(_answer(client, prompt, started)) for prompt in prompts]
+            calls = [asyncio.create_task(streamed(client, prompt, TOKENS, started)) for prompt in prompts]
             await asyncio.wait_for(started.wait(), 60)
             os.kill(victim, signal.SIGKILL)
             answers = await asyncio.gather(*calls)

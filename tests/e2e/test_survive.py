@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from router_service.client.client import Client
-from tests.e2e.answers import Served
+from tests.e2e.answers import Served, streamed
 from tests.e2e.server import held, serving
 from tests.e2e.shared_ray import SharedRay
 from tests.support.tiny import greedy, random_prompts, write_checkpoint
@@ -44,7 +44,7 @@ async def test_shards_die_and_hang_one_after_the_other_and_no_token_differs(copi
     async with Client(copied.server.target) as client:
         for _ in range(STRIKES):
             started = asyncio.Event()
-            calls = [asyncio.create_task(_answer(client, prompt, started)) for prompt in prompts]
+            calls = [asyncio.create_task(streamed(client, prompt, TOKENS, started)) for prompt in prompts]
             await asyncio.wait_for(started.wait(), 60)
             victim = await _strike(client, draw)
             assert await asyncio.gather(*calls) == expected
@@ -72,12 +72,3 @@ async def _whole_again(client: Client, victim: int) -> None:
         if len(ready) == SHARDS and victim not in {one.pid for one in shards}:
             return
         await asyncio.sleep(0.1)
-
-
-async def _answer(client: Client, prompt: list[int], started: asyncio.Event) -> list[int]:
-    tokens: list[int] = []
-    async for response in client.generate(tokens=prompt, max_tokens=TOKENS, temperature=0.0, timeout=200):
-        tokens += response.token_ids
-        if len(tokens) > 10:
-            started.set()
-    return tokens
