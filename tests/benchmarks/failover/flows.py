@@ -64,7 +64,7 @@ async def flowing(
 ) -> AsyncIterator[Flows]:
     """Keep so many streams open within the block, each on a connection of its own; their last answers are waited for.
 
-    A stream that breaks counts as lost and is followed by the next: the client library does not resume it.
+    A stream counts as lost if it breaks for good: one whose Front is lost is resumed by the client library.
     """
     flows = Flows()
     workers = [asyncio.create_task(_flow(target, flows, number, prompts, expected)) for number in range(streams)]

@@ -36,6 +36,7 @@ ROWS = (
     Row("a single-copy shard stopped for good", strikes.stop_shard_for_good, copies=1, streams=16),
     Row("a shard stopped for 10 s", strikes.stop_shard, seconds=20.0),
     Row("a router killed", strikes.kill_router, routers=2, streams=16),
+    Row("the Front killed", strikes.kill_front, streams=16, seconds=20.0),
     Row("the registry killed", strikes.kill_registry, streams=16, seconds=15.0),
     Row("Serve's controller killed", strikes.kill_controller, streams=16, seconds=15.0),
     Row("every core loaded by others", strikes.load_cores, streams=16, seconds=60.0),

@@ -60,6 +60,11 @@ async def kill_router(server: Server, draw: random.Random, seconds: float) -> li
     return await _kill_one(server, draw, seconds, "ROUTER")
 
 
+async def kill_front(server: Server, draw: random.Random, seconds: float) -> list[str]:
+    """Kill a Front, and with it every connection: clients go on where they were, at its successor on the same port."""
+    return await _kill_one(server, draw, seconds, "FRONT")
+
+
 async def kill_registry(server: Server, draw: random.Random, seconds: float) -> list[str]:
     """Kill the registry of processes."""
     return await _kill_one(server, draw, seconds, "REGISTRY")
