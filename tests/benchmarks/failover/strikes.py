@@ -6,27 +6,39 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 
+from router_service.client.client import Client
 from tests.benchmarks.failover import processes
 from tests.e2e.server import Server
 
 Strike = Callable[[Server, random.Random, float], Awaitable[list[str]]]
 
 EVERY_S = 5.0
+WHOLE_POLL_S = 0.25
 BURN = "while True: pass"
 
 
 async def kill_shards(server: Server, draw: random.Random, seconds: float) -> list[str]:
-    """Kill a random shard every five seconds, if it has come back since it was killed last."""
+    """Kill a random shard every five seconds, or as soon as all are back: else it might be a block's last copy."""
     said: list[str] = []
-    for number in range(int(seconds / EVERY_S)):
-        living = processes.shards(server)
-        shard = draw.choice(sorted(living))
-        processes.kill(living[shard])
-        said.append(f"{number * EVERY_S:.0f} s: shard {shard} killed")
-        await asyncio.sleep(EVERY_S)
+    begun = time.monotonic()
+    async with Client(server.target) as client:
+        while (at := time.monotonic() - begun) < seconds:
+            if await _whole(client):
+                shard = draw.choice((await client.cluster()).shards)
+                processes.kill(shard.pid)
+                said.append(f"{at:.0f} s: shard {shard.shard} killed")
+                await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(WHOLE_POLL_S)
     return said
+
+
+async def _whole(client: Client) -> bool:
+    """Whether every shard that is known answers, and each by one process."""
+    shards = (await client.cluster()).shards
+    return len({one.shard for one in shards}) == len(shards) and all(one.state == "ready" for one in shards)
 
 
 async def stop_shard(server: Server, draw: random.Random, seconds: float) -> list[str]:
