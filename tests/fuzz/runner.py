@@ -4,7 +4,7 @@ import gc
 import resource
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -49,21 +49,31 @@ class Result:
     faults: tuple[Fault, ...]
 
 
-def run(target: Target, seed: int, numbers: Sequence[int], most_faults: int = 5) -> Result:
-    """Read the inputs of these numbers, until so many different faults are found."""
-    started, faults = time.monotonic(), dict[str, Fault]()
-    resident, at_rest, peak = resident_bytes(), 0, 0
+def run(
+    target: Target,
+    seed: int,
+    numbers: Sequence[int],
+    most_faults: int = 5,
+    meter: Callable[[], int] | None = None,
+) -> Result:
+    """Read the inputs of these numbers, until so many different faults are found.
+
+    Args:
+        meter: what is in memory, in bytes; what the process has, if not given.
+    """
+    started, faults, meter = time.monotonic(), dict[str, Fault](), meter or resident_bytes
+    resident, at_rest, peak = meter(), 0, 0
     warm, done = numbers[int(len(numbers) * WARM_SHARE)] if numbers else 0, 0
     before = _most_resident()
     for number in numbers:
         if number == warm:
-            resident = _at_rest(len(numbers))
+            resident = _at_rest(len(numbers), meter)
         done += 1
         if (fault := read(target, number, mutated(target, seed, number))) is not None:
             faults.setdefault(fault.kind, fault)
             if len(faults) >= most_faults:
                 break
-    at_rest, peak = _at_rest(len(numbers)) - resident, _most_resident() - before
+    at_rest, peak = _at_rest(len(numbers), meter) - resident, _most_resident() - before
     found = [*faults.values(), *_memory(target, done, at_rest, peak)]
     return Result(target.name, done, time.monotonic() - started, at_rest, peak, tuple(found))
 
@@ -103,11 +113,11 @@ def _kind(error: Exception) -> str:
     return f"{type(error).__name__} {place.filename}:{place.lineno}"
 
 
-def _at_rest(inputs: int) -> int:
-    """What the process has in memory; after a long run without garbage, which takes long to collect."""
+def _at_rest(inputs: int, meter: Callable[[], int]) -> int:
+    """What is in memory; after a long run without garbage, which takes long to collect."""
     if inputs >= LONG_RUN:
         gc.collect()
-    return resident_bytes()
+    return meter()
 
 
 def resident_bytes() -> int:

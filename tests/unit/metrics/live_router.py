@@ -44,6 +44,7 @@ class Live:
             metrics=MetricsConfig(),
         )
         until(self.router.ready, "every shard is connected")
+        until(self._told, "every shard has told its status")
 
     def report(self) -> RouterReport:
         """What the router says of this moment."""
@@ -62,6 +63,9 @@ class Live:
     def close(self) -> None:
         self.router.close()
         self.servers.close()
+
+    def _told(self) -> bool:
+        return all(connection.status for connection in self.router.connector.connections)
 
     def _endpoints(self) -> list[Endpoint]:
         return list(self.listed)
