@@ -18,7 +18,7 @@ from experts.transport.control import Beat, Busy, Failure, Hello, Miss
 from experts.transport.frame import HEADER, MAGIC, VERSION, Header, Kind, pack_header
 from experts.transport.trust.handshake import client_handshake
 from tests.support.mesh import CREDENTIALS, HELLO, NODE
-from tests.unit.experts.frame_servers import status_of
+from tests.unit.experts.frame_servers import expert_server, status_of
 from tests.unit.experts.merge_fakes import WAIT_S, HeldShard, HeldWork, call_of, sums_of
 
 REASONS = {"kind", "short", "length", "index", "form", "shared", "magic", "version", "incarnation", "checksum", "io"}
@@ -39,14 +39,7 @@ def watch() -> ThreadWatch:
 def server(watch: ThreadWatch) -> Iterator[ExpertServer]:
     shard = HeldShard()
     shard.compute = Quick()
-    server = ExpertServer(
-        shard,  # type: ignore[arg-type]
-        credentials=CREDENTIALS,
-        host="127.0.0.1",
-        node=NODE,
-        replica="r0",
-        watch=watch,
-    )
+    server = expert_server(shard, watch=watch)
     yield server
     server.close()
 

@@ -18,7 +18,7 @@ from experts.transport.channel import Channel, connect
 from experts.transport.control import Beat
 from experts.transport.frame import Kind
 from tests.support.mesh import CREDENTIALS, HELLO, NODE, until
-from tests.unit.experts.frame_servers import status_of
+from tests.unit.experts.frame_servers import expert_server, status_of
 from tests.unit.experts.merge_fakes import WAIT_S, HeldShard, call_of
 
 Ends = tuple[Channel, Channel]
@@ -210,13 +210,7 @@ def test_a_thread_that_computes_progresses_and_one_that_waits_does_not(busy: boo
 @pytest.fixture
 def server() -> Iterator[ExpertServer]:
     shard = HeldShard()
-    server = ExpertServer(
-        shard,  # type: ignore[arg-type]
-        credentials=CREDENTIALS,
-        host="127.0.0.1",
-        node=NODE,
-        replica="r0",
-    )
+    server = expert_server(shard)
     yield server
     shard.compute.let_go(100)
     server.close()
@@ -278,14 +272,7 @@ class Clock:
 
 def test_health_is_about_progress_and_not_about_how_long_a_computation_takes() -> None:
     clock, shard = Clock(), HeldShard()
-    server = ExpertServer(
-        shard,  # type: ignore[arg-type]
-        credentials=CREDENTIALS,
-        host="127.0.0.1",
-        node=NODE,
-        replica="r0",
-        clock_ns=clock,
-    )
+    server = expert_server(shard, clock_ns=clock)
     with closing(server), closing(joined(server)) as calls:
         clock.ahead_ns += 10**12  # idle for long
         calls.send(Kind.EXPERTS, 1, pack_call(call_of(0, 3)))

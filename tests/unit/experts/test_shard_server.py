@@ -21,12 +21,12 @@ from experts.transport.address import Endpoint
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.control import Failure, Miss
-from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Header, Kind, pack_header
+from experts.transport.frame import HEADER, MAGIC, VERSION, FrameError, Kind, pack_header
 from experts.transport.listener import HANDSHAKE_SECONDS
 from experts.transport.trust.handshake import client_handshake
 from tests.support.mesh import CREDENTIALS, HELLO, NODE, load_shards, until
 from tests.support.tiny import Tiny
-from tests.unit.experts.frame_servers import frame_server, status_of
+from tests.unit.experts.frame_servers import Echo, echo, frame_server, status_of
 
 
 @pytest.fixture
@@ -188,21 +188,6 @@ def test_silent_peers_are_closed_before_the_proof_only() -> None:
         assert server.rejected == {"timeout": 3}
         echo(good)
     server.close()
-
-
-class Echo:
-    """A handler that sends back what it gets."""
-
-    def opened(self, channel: Channel) -> None: ...
-    def closed(self, channel: Channel) -> None: ...
-
-    def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
-        channel.send(header.kind, header.sequence, [bytes(payload)])
-
-
-def echo(peer: Channel) -> None:
-    peer.send(Kind.STATUS, 1, [b"still here"])
-    assert bytes(peer.receive()[1]) == b"still here"
 
 
 def test_who_answers_must_know_the_secret_too(server: ExpertServer) -> None:

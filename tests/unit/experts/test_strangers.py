@@ -16,29 +16,14 @@ from experts.shard.server import ExpertServer
 from experts.transport.address import Endpoint
 from experts.transport.call import pack_call
 from experts.transport.channel import Channel, connect
-from experts.transport.frame import HEADER, Header, Kind, pack_header
+from experts.transport.frame import HEADER, Kind, pack_header
 from experts.transport.listener import FrameServer
 from experts.transport.peers import Peers
 from tests.support.mesh import CREDENTIALS, HELLO, NODE, until
-from tests.unit.experts.frame_servers import frame_server, status_of
+from tests.unit.experts.frame_servers import Echo, echo, expert_server, frame_server, status_of
 from tests.unit.experts.merge_fakes import WAIT_S, HeldShard, call_of
 
 CHALLENGE_BYTES = HEADER.size + 32
-
-
-class Echo:
-    """A handler that sends back what it gets."""
-
-    def opened(self, channel: Channel) -> None: ...
-    def closed(self, channel: Channel) -> None: ...
-
-    def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:
-        channel.send(header.kind, header.sequence, [bytes(payload)])
-
-
-def echo(peer: Channel) -> None:
-    peer.send(Kind.STATUS, 1, [b"still here"])
-    assert bytes(peer.receive()[1]) == b"still here"
 
 
 class Door:
@@ -200,13 +185,7 @@ def test_a_closed_shard_leaves_no_thread_and_no_descriptor() -> None:
     before, threads = process.num_fds(), set(threading.enumerate())
     shard = HeldShard()
     shard.compute.let_go(1000)
-    server = ExpertServer(
-        shard,  # type: ignore[arg-type]
-        credentials=CREDENTIALS,
-        host="127.0.0.1",
-        node=NODE,
-        replica="r0",
-    )
+    server = expert_server(shard)
     with ExitStack() as stack:
         peers = [stack.enter_context(closing(_joined(server, node))) for node in (NODE, "elsewhere", NODE)]
         peers[0].send(Kind.SHARE, 1, [(1 << 16).to_bytes(8, "little") * 2])
