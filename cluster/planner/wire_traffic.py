@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
 
-# What `experts.transport.call` packs: int32 row, int32 slot and float32 weight an assignment; what comes back is in
+# What `experts.transport.call` packs: int32 row, int32 expert and float32 weight an assignment; what comes back is in
 # float32.
 ASSIGNMENT_BYTES = 12
 ANSWER_ITEM_BYTES = 4
