@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 import yaml
 
+from cluster.balance.config import BalanceConfig
 from experts.config import ExpertsConfig, WeightsConfig
 from experts.host.bounds import FilePath, Seconds, SecondsOrZero, Text, check_settings, setting
 from experts.host.log import LoggingConfig
@@ -109,6 +110,7 @@ class ClusterConfig:
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     router: EngineConfig = field(default_factory=EngineConfig)
     front: FrontConfig = field(default_factory=FrontConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from experts.host.bounds import Seconds, Threads, check_settings, setting
 
+# Room to grow costs each router a few numbers a shard.
+MOST_TIMES = 4
 Backend = Literal["auto", "native", "cpu", "reference", "triton"]
 
 
@@ -16,13 +18,15 @@ class ExpertsConfig:
         shards: processes that the experts of each layer are spread over
         copies: how many shards hold each expert, on different nodes where there are several: when a shard fails, the
             others answer in its place. Each copy takes the memory of all experts once more
+        most_shards: how many shards there may be while the cluster runs, see `expertmesh scale`; 0 allows four times
+            `shards`, but never more than there are experts
         call_timeout_seconds: a shard whose computation has got no further for so long counts as hung, although it shows
             signs of life; one that is only slow is waited for until a request's deadline
         checksum: whether each frame carries a CRC-32 of its payload, which costs about a second per 3 GB
         exact_combine: whether shards answer with a row for each (token, expert), which the router adds up in the
-            token's own order of experts: then a result does not depend on how experts are placed, on shards or on who
-            answered, if the backend computes each row by itself, as native does. More bytes come back than with a sum
-            for each token, which costs decoding nothing measurable and prompts 4 to 7% on one machine
+            token's own order of experts: then a result does not depend on how experts are placed and moved, on shards
+            or on who answered, if the backend computes each row by itself, as native does. More bytes come back than
+            with a sum for each token, which costs decoding nothing measurable and prompts 4 to 7% on one machine
         backend: what computes: native is C++ on a CPU, cpu is torch there, triton is for GPUs, reference is slow;
             auto takes triton on a GPU, and on a CPU native where it was built
         threads: CPU threads of each shard's computation; 0 shares out the cores that it may use among the shards of its
@@ -31,18 +35,27 @@ class ExpertsConfig:
 
     shards: Annotated[int, setting("processes", description="at most the number of experts", ge=1)] = 2
     copies: Annotated[int, setting("copies of each expert", description="at most the number of shards", ge=1)] = 1
+    most_shards: Annotated[int, setting("processes", description="0, or at least the number of shards", ge=0)] = 0
     call_timeout_seconds: Seconds = 10.0
     checksum: bool = False
-    exact_combine: bool = False
+    exact_combine: bool = True
     backend: Backend = "auto"
     threads: Threads = 0
 
     def __post_init__(self) -> None:
         check_settings("experts", self)
+        if 0 < self.most_shards < self.shards:
+            raise ValueError(
+                f"experts.most_shards is {self.most_shards}, it must be 0 or at least experts.shards, {self.shards}"
+            )
         if self.copies > self.shards:
             raise ValueError(
                 f"experts.copies is {self.copies}, it must be at most experts.shards, which is {self.shards}"
             )
+
+    def room(self, experts: int) -> int:
+        """How many shards there may ever be, for a model with so many experts in a layer."""
+        return min(experts, self.most_shards or MOST_TIMES * self.shards)
 
 
 Residence = Literal["auto", "packed", "dequantized"]

@@ -97,7 +97,8 @@ class LayerPlacement:
 class Placement:
     """What each of `shards` shards holds, as of `epoch`: `everywhere`, but for the layers in `special`.
 
-    A map with a higher epoch replaces one with a lower.
+    A shard may hold nothing: there is room for it, and it need not be there. A map with a higher epoch replaces one
+    with a lower.
 
     Raises:
         ValueError: a layer names a shard past the last, or layers differ in the number of experts.
@@ -125,6 +126,12 @@ class Placement:
         """How many shards hold each expert of each layer, at least."""
         return min(layer.copies for layer in (self.everywhere, *self.special.values()))
 
+    @cached_property
+    def holding(self) -> frozenset[int]:
+        """The shards that hold any expert: those that are needed."""
+        layers = (self.everywhere, *self.special.values())
+        return frozenset(shard for layer in layers for shards in layer.blocks for shard in shards)
+
     def layer(self, layer: int) -> LayerPlacement:
         """Who holds the experts of a layer."""
         return self.special.get(layer, self.everywhere)
@@ -147,7 +154,9 @@ def placement_of(held: Sequence[Iterable[int]], epoch: int = 0) -> Placement:
     return Placement(len(lists), LayerPlacement(holders), epoch=epoch)
 
 
-def even_placement(experts: int, shards: int, copies: int = 1, ring: Sequence[int] | None = None) -> Placement:
+def even_placement(
+    experts: int, shards: int, copies: int = 1, ring: Sequence[int] | None = None, room: int = 0
+) -> Placement:
     """Give each shard a run of consecutive experts, sizes differing by at most one, and copies to the next shards.
 
     Shard ring[i] is home to run i, which the copies - 1 shards behind it in the ring hold too: when one fails, the next
@@ -155,6 +164,7 @@ def even_placement(experts: int, shards: int, copies: int = 1, ring: Sequence[in
 
     Args:
         ring: the shards in an order in which neighbours do not fail together; 0, 1, 2 ... if not given.
+        room: how many shards there may be later, if more.
 
     Raises:
         ValueError: more shards than experts, or more copies than shards.
@@ -167,4 +177,4 @@ def even_placement(experts: int, shards: int, copies: int = 1, ring: Sequence[in
     holders: list[Shards] = []
     for place, run in enumerate(np.array_split(np.arange(experts), shards)):
         holders += [tuple(ring[(place + step) % shards] for step in range(copies))] * len(run)
-    return Placement(shards, LayerPlacement(tuple(holders)))
+    return Placement(max(shards, room), LayerPlacement(tuple(holders)))

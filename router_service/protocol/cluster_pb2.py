@@ -24,23 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%router_service/protocol/cluster.proto\x12\rexpertmesh.v1\"\x13\n\x11GetClusterRequest\"k\n\x0c\x43lusterState\x12$\n\x06shards\x18\x01 \x03(\x0b\x32\x14.expertmesh.v1.Shard\x12&\n\x07routers\x18\x02 \x03(\x0b\x32\x15.expertmesh.v1.Router\x12\r\n\x05model\x18\x03 \x01(\t\"\x9f\x03\n\x05Shard\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x06 \x01(\x04\x12\x15\n\rweights_bytes\x18\x07 \x01(\x04\x12\x1c\n\x0frows_per_second\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12#\n\x16\x61ssignments_per_second\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x37\n\rphase_seconds\x18\n \x01(\x0b\x32\x1b.expertmesh.v1.PhaseSecondsH\x02\x88\x01\x01\x12\x16\n\timbalance\x18\x0b \x01(\x01H\x03\x88\x01\x01\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12\x13\n\x06\x63opies\x18\r \x01(\rH\x04\x88\x01\x01\x12\r\n\x05\x65poch\x18\x0e \x01(\x04\x42\x12\n\x10_rows_per_secondB\x19\n\x17_assignments_per_secondB\x10\n\x0e_phase_secondsB\x0c\n\n_imbalanceB\t\n\x07_copies\"o\n\x0cPhaseSeconds\x12\x0c\n\x04pack\x18\x01 \x01(\x01\x12\x10\n\x08\x64ispatch\x18\x02 \x01(\x01\x12\r\n\x05queue\x18\x03 \x01(\x01\x12\x0f\n\x07\x63ompute\x18\x04 \x01(\x01\x12\x0f\n\x07\x63ombine\x18\x05 \x01(\x01\x12\x0e\n\x06reduce\x18\x06 \x01(\x01\"\xc7\x02\n\x06Router\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x04 \x01(\x04\x12\x17\n\x0fkv_blocks_total\x18\x05 \x01(\x04\x12 \n\x18\x64\x65\x63ode_tokens_per_second\x18\x06 \x01(\x01\x12\x1b\n\x0eoverhead_ratio\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fshard_imbalance\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x65xpert_imbalance\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0boutstanding\x18\n \x01(\r\x12\r\n\x05ready\x18\x0b \x01(\x08\x42\x11\n\x0f_overhead_ratioB\x12\n\x10_shard_imbalanceB\x13\n\x11_expert_imbalance2V\n\x07\x43luster\x12K\n\nGetCluster\x12 .expertmesh.v1.GetClusterRequest\x1a\x1b.expertmesh.v1.ClusterStateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%router_service/protocol/cluster.proto\x12\rexpertmesh.v1\"P\n\x10RebalanceRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12\x11\n\tplacement\x18\x02 \x01(\t\x12\x10\n\x03pin\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x06\n\x04_pin\"{\n\x0eRebalanceReply\x12\x0e\n\x06result\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12-\n\x04plan\x18\x03 \x01(\x0b\x32\x1a.expertmesh.v1.BalancePlanH\x00\x88\x01\x01\x12\x11\n\tplacement\x18\x04 \x01(\tB\x07\n\x05_plan\"\x1e\n\x0cScaleRequest\x12\x0e\n\x06shards\x18\x01 \x01(\r\",\n\nScaleReply\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\r\x12\x0e\n\x06shards\x18\x02 \x01(\r\"\x0f\n\rAdviseRequest\"\x1d\n\x0b\x41\x64viseReply\x12\x0e\n\x06\x61\x64vice\x18\x01 \x01(\t\"\x8a\x02\n\x0b\x42\x61lancePlan\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x63opies_added\x18\x04 \x01(\x04\x12\x16\n\x0e\x63opies_dropped\x18\x05 \x01(\x04\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\r\n\x05\x62\x65gan\x18\x07 \x01(\x01\x12\r\n\x05\x65nded\x18\x08 \x01(\x01\x12\x16\n\x0epredicted_gain\x18\t \x01(\x01\x12\x1a\n\rmeasured_gain\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cshards_ready\x18\x0b \x01(\r\x12\x16\n\x0eshards_loading\x18\x0c \x01(\rB\x10\n\x0e_measured_gain\"\xe9\x01\n\x07\x42\x61lance\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\tautomatic\x18\x02 \x01(\x08\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\x12\x10\n\x08last_run\x18\x04 \x01(\x01\x12\x14\n\x0clast_success\x18\x05 \x01(\x01\x12\x0e\n\x06result\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12)\n\x05plans\x18\x08 \x03(\x0b\x32\x1a.expertmesh.v1.BalancePlan\x12\x14\n\x0c\x63opies_moved\x18\t \x01(\x04\x12\x0e\n\x06shards\x18\n \x01(\r\x12\x13\n\x0bmost_shards\x18\x0b \x01(\r\"\x13\n\x11GetClusterRequest\"\xa5\x01\n\x0c\x43lusterState\x12$\n\x06shards\x18\x01 \x03(\x0b\x32\x14.expertmesh.v1.Shard\x12&\n\x07routers\x18\x02 \x03(\x0b\x32\x15.expertmesh.v1.Router\x12\r\n\x05model\x18\x03 \x01(\t\x12,\n\x07\x62\x61lance\x18\x04 \x01(\x0b\x32\x16.expertmesh.v1.BalanceH\x00\x88\x01\x01\x42\n\n\x08_balance\"\x9f\x03\n\x05Shard\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x06 \x01(\x04\x12\x15\n\rweights_bytes\x18\x07 \x01(\x04\x12\x1c\n\x0frows_per_second\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12#\n\x16\x61ssignments_per_second\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x37\n\rphase_seconds\x18\n \x01(\x0b\x32\x1b.expertmesh.v1.PhaseSecondsH\x02\x88\x01\x01\x12\x16\n\timbalance\x18\x0b \x01(\x01H\x03\x88\x01\x01\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12\x13\n\x06\x63opies\x18\r \x01(\rH\x04\x88\x01\x01\x12\r\n\x05\x65poch\x18\x0e \x01(\x04\x42\x12\n\x10_rows_per_secondB\x19\n\x17_assignments_per_secondB\x10\n\x0e_phase_secondsB\x0c\n\n_imbalanceB\t\n\x07_copies\"o\n\x0cPhaseSeconds\x12\x0c\n\x04pack\x18\x01 \x01(\x01\x12\x10\n\x08\x64ispatch\x18\x02 \x01(\x01\x12\r\n\x05queue\x18\x03 \x01(\x01\x12\x0f\n\x07\x63ompute\x18\x04 \x01(\x01\x12\x0f\n\x07\x63ombine\x18\x05 \x01(\x01\x12\x0e\n\x06reduce\x18\x06 \x01(\x01\"\xc7\x02\n\x06Router\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x04 \x01(\x04\x12\x17\n\x0fkv_blocks_total\x18\x05 \x01(\x04\x12 \n\x18\x64\x65\x63ode_tokens_per_second\x18\x06 \x01(\x01\x12\x1b\n\x0eoverhead_ratio\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fshard_imbalance\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x65xpert_imbalance\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0boutstanding\x18\n \x01(\r\x12\r\n\x05ready\x18\x0b \x01(\x08\x42\x11\n\x0f_overhead_ratioB\x12\n\x10_shard_imbalanceB\x13\n\x11_expert_imbalance2V\n\x07\x43luster\x12K\n\nGetCluster\x12 .expertmesh.v1.GetClusterRequest\x1a\x1b.expertmesh.v1.ClusterState2\xe0\x01\n\x0c\x43lusterAdmin\x12K\n\tRebalance\x12\x1f.expertmesh.v1.RebalanceRequest\x1a\x1d.expertmesh.v1.RebalanceReply\x12?\n\x05Scale\x12\x1b.expertmesh.v1.ScaleRequest\x1a\x19.expertmesh.v1.ScaleReply\x12\x42\n\x06\x41\x64vise\x12\x1c.expertmesh.v1.AdviseRequest\x1a\x1a.expertmesh.v1.AdviseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router_service.protocol.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETCLUSTERREQUEST']._serialized_start=56
-  _globals['_GETCLUSTERREQUEST']._serialized_end=75
-  _globals['_CLUSTERSTATE']._serialized_start=77
-  _globals['_CLUSTERSTATE']._serialized_end=184
-  _globals['_SHARD']._serialized_start=187
-  _globals['_SHARD']._serialized_end=602
-  _globals['_PHASESECONDS']._serialized_start=604
-  _globals['_PHASESECONDS']._serialized_end=715
-  _globals['_ROUTER']._serialized_start=718
-  _globals['_ROUTER']._serialized_end=1045
-  _globals['_CLUSTER']._serialized_start=1047
-  _globals['_CLUSTER']._serialized_end=1133
+  _globals['_REBALANCEREQUEST']._serialized_start=56
+  _globals['_REBALANCEREQUEST']._serialized_end=136
+  _globals['_REBALANCEREPLY']._serialized_start=138
+  _globals['_REBALANCEREPLY']._serialized_end=261
+  _globals['_SCALEREQUEST']._serialized_start=263
+  _globals['_SCALEREQUEST']._serialized_end=293
+  _globals['_SCALEREPLY']._serialized_start=295
+  _globals['_SCALEREPLY']._serialized_end=339
+  _globals['_ADVISEREQUEST']._serialized_start=341
+  _globals['_ADVISEREQUEST']._serialized_end=356
+  _globals['_ADVISEREPLY']._serialized_start=358
+  _globals['_ADVISEREPLY']._serialized_end=387
+  _globals['_BALANCEPLAN']._serialized_start=390
+  _globals['_BALANCEPLAN']._serialized_end=656
+  _globals['_BALANCE']._serialized_start=659
+  _globals['_BALANCE']._serialized_end=892
+  _globals['_GETCLUSTERREQUEST']._serialized_start=894
+  _globals['_GETCLUSTERREQUEST']._serialized_end=913
+  _globals['_CLUSTERSTATE']._serialized_start=916
+  _globals['_CLUSTERSTATE']._serialized_end=1081
+  _globals['_SHARD']._serialized_start=1084
+  _globals['_SHARD']._serialized_end=1499
+  _globals['_PHASESECONDS']._serialized_start=1501
+  _globals['_PHASESECONDS']._serialized_end=1612
+  _globals['_ROUTER']._serialized_start=1615
+  _globals['_ROUTER']._serialized_end=1942
+  _globals['_CLUSTER']._serialized_start=1944
+  _globals['_CLUSTER']._serialized_end=2030
+  _globals['_CLUSTERADMIN']._serialized_start=2033
+  _globals['_CLUSTERADMIN']._serialized_end=2257
 # @@protoc_insertion_point(module_scope)

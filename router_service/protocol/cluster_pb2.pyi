@@ -6,19 +6,121 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class RebalanceRequest(_message.Message):
+    __slots__ = ("dry_run", "placement", "pin")
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    placement: str
+    pin: bool
+    def __init__(self, dry_run: _Optional[bool] = ..., placement: _Optional[str] = ..., pin: _Optional[bool] = ...) -> None: ...
+
+class RebalanceReply(_message.Message):
+    __slots__ = ("result", "reason", "plan", "placement")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    result: str
+    reason: str
+    plan: BalancePlan
+    placement: str
+    def __init__(self, result: _Optional[str] = ..., reason: _Optional[str] = ..., plan: _Optional[_Union[BalancePlan, _Mapping]] = ..., placement: _Optional[str] = ...) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("shards",)
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    shards: int
+    def __init__(self, shards: _Optional[int] = ...) -> None: ...
+
+class ScaleReply(_message.Message):
+    __slots__ = ("before", "shards")
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    before: int
+    shards: int
+    def __init__(self, before: _Optional[int] = ..., shards: _Optional[int] = ...) -> None: ...
+
+class AdviseRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AdviseReply(_message.Message):
+    __slots__ = ("advice",)
+    ADVICE_FIELD_NUMBER: _ClassVar[int]
+    advice: str
+    def __init__(self, advice: _Optional[str] = ...) -> None: ...
+
+class BalancePlan(_message.Message):
+    __slots__ = ("epoch", "state", "reason", "copies_added", "copies_dropped", "bytes", "began", "ended", "predicted_gain", "measured_gain", "shards_ready", "shards_loading")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COPIES_ADDED_FIELD_NUMBER: _ClassVar[int]
+    COPIES_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_GAIN_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_GAIN_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_READY_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_LOADING_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    state: str
+    reason: str
+    copies_added: int
+    copies_dropped: int
+    bytes: int
+    began: float
+    ended: float
+    predicted_gain: float
+    measured_gain: float
+    shards_ready: int
+    shards_loading: int
+    def __init__(self, epoch: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., copies_added: _Optional[int] = ..., copies_dropped: _Optional[int] = ..., bytes: _Optional[int] = ..., began: _Optional[float] = ..., ended: _Optional[float] = ..., predicted_gain: _Optional[float] = ..., measured_gain: _Optional[float] = ..., shards_ready: _Optional[int] = ..., shards_loading: _Optional[int] = ...) -> None: ...
+
+class Balance(_message.Message):
+    __slots__ = ("epoch", "automatic", "pinned", "last_run", "last_success", "result", "reason", "plans", "copies_moved", "shards", "most_shards")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    AUTOMATIC_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    LAST_RUN_FIELD_NUMBER: _ClassVar[int]
+    LAST_SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    COPIES_MOVED_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    MOST_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    automatic: bool
+    pinned: bool
+    last_run: float
+    last_success: float
+    result: str
+    reason: str
+    plans: _containers.RepeatedCompositeFieldContainer[BalancePlan]
+    copies_moved: int
+    shards: int
+    most_shards: int
+    def __init__(self, epoch: _Optional[int] = ..., automatic: _Optional[bool] = ..., pinned: _Optional[bool] = ..., last_run: _Optional[float] = ..., last_success: _Optional[float] = ..., result: _Optional[str] = ..., reason: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[BalancePlan, _Mapping]]] = ..., copies_moved: _Optional[int] = ..., shards: _Optional[int] = ..., most_shards: _Optional[int] = ...) -> None: ...
+
 class GetClusterRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ClusterState(_message.Message):
-    __slots__ = ("shards", "routers", "model")
+    __slots__ = ("shards", "routers", "model", "balance")
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     ROUTERS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_FIELD_NUMBER: _ClassVar[int]
     shards: _containers.RepeatedCompositeFieldContainer[Shard]
     routers: _containers.RepeatedCompositeFieldContainer[Router]
     model: str
-    def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
+    balance: Balance
+    def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., model: _Optional[str] = ..., balance: _Optional[_Union[Balance, _Mapping]] = ...) -> None: ...
 
 class Shard(_message.Message):
     __slots__ = ("shard", "replica", "state", "node", "pid", "experts", "weights_bytes", "rows_per_second", "assignments_per_second", "phase_seconds", "imbalance", "last_error", "copies", "epoch")

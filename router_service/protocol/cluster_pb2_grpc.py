@@ -99,3 +99,168 @@ class Cluster:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ClusterAdminStub:
+    """What an operator may change while the cluster serves. Needs the role admin.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Rebalance = channel.unary_unary(
+                '/expertmesh.v1.ClusterAdmin/Rebalance',
+                request_serializer=router__service_dot_protocol_dot_cluster__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=router__service_dot_protocol_dot_cluster__pb2.RebalanceReply.FromString,
+                _registered_method=True)
+        self.Scale = channel.unary_unary(
+                '/expertmesh.v1.ClusterAdmin/Scale',
+                request_serializer=router__service_dot_protocol_dot_cluster__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=router__service_dot_protocol_dot_cluster__pb2.ScaleReply.FromString,
+                _registered_method=True)
+        self.Advise = channel.unary_unary(
+                '/expertmesh.v1.ClusterAdmin/Advise',
+                request_serializer=router__service_dot_protocol_dot_cluster__pb2.AdviseRequest.SerializeToString,
+                response_deserializer=router__service_dot_protocol_dot_cluster__pb2.AdviseReply.FromString,
+                _registered_method=True)
+
+
+class ClusterAdminServicer:
+    """What an operator may change while the cluster serves. Needs the role admin.
+    """
+
+    def Rebalance(self, request, context):
+        """Finds a better placement of experts and moves them, or says why not. Answers when the move is begun, not when it is
+        over: GetCluster follows it. FAILED_PRECONDITION: another move is on, or the placement given does not fit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scale(self, request, context):
+        """Sets the number of shards. Shards that are to go are emptied first. INVALID_ARGUMENT: there is no room for as many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Advise(self, request, context):
+        """Says whether copies of experts would pay, from what was routed lately. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ClusterAdminServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=router__service_dot_protocol_dot_cluster__pb2.RebalanceRequest.FromString,
+                    response_serializer=router__service_dot_protocol_dot_cluster__pb2.RebalanceReply.SerializeToString,
+            ),
+            'Scale': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=router__service_dot_protocol_dot_cluster__pb2.ScaleRequest.FromString,
+                    response_serializer=router__service_dot_protocol_dot_cluster__pb2.ScaleReply.SerializeToString,
+            ),
+            'Advise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Advise,
+                    request_deserializer=router__service_dot_protocol_dot_cluster__pb2.AdviseRequest.FromString,
+                    response_serializer=router__service_dot_protocol_dot_cluster__pb2.AdviseReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'expertmesh.v1.ClusterAdmin', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('expertmesh.v1.ClusterAdmin', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ClusterAdmin:
+    """What an operator may change while the cluster serves. Needs the role admin.
+    """
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ClusterAdmin/Rebalance',
+            router__service_dot_protocol_dot_cluster__pb2.RebalanceRequest.SerializeToString,
+            router__service_dot_protocol_dot_cluster__pb2.RebalanceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ClusterAdmin/Scale',
+            router__service_dot_protocol_dot_cluster__pb2.ScaleRequest.SerializeToString,
+            router__service_dot_protocol_dot_cluster__pb2.ScaleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Advise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ClusterAdmin/Advise',
+            router__service_dot_protocol_dot_cluster__pb2.AdviseRequest.SerializeToString,
+            router__service_dot_protocol_dot_cluster__pb2.AdviseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -20,6 +20,7 @@ SECTIONS = {
     "experts": "Section experts; shards is their number, copies how many of them hold each expert.",
     "router": "Section router. Set kv_cache_tokens: a container does not have its node's memory.",
     "front": "Section front without its hosts, ports, TLS and tokens.",
+    "balance": "Section balance: when experts are copied and moved.",
     "metrics": "Section metrics.",
     "logging": "Section logging.",
     "tracing": "Section tracing.",

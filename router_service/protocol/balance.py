@@ -1,0 +1,45 @@
+"""What the control plane reports of placements that change, to Fronts: plain data, as `cluster.proto` has it."""
+
+import msgspec
+
+
+class PlanReport(msgspec.Struct, frozen=True):
+    """A change of placement. Gains are parts of the slowest shard's time; None is not known yet.
+
+    `state` is preparing, switched, done or failed. Times are seconds since 1970.
+    """
+
+    epoch: int
+    state: str
+    reason: str = ""
+    copies_added: int = 0
+    copies_dropped: int = 0
+    bytes: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    predicted_gain: float = 0.0
+    measured_gain: float | None = None
+    shards_ready: int = 0
+    shards_loading: int = 0
+
+
+class BalanceReport(msgspec.Struct, frozen=True):
+    """The balancer's state. `runs` counts its looks by result: moved, kept, failed.
+
+    `replicas_S` are the copies that each shard holds, (layer, expert) pairs; `copies_moved` those made since the start.
+    `plans` are the latest, oldest first. `shards` are wanted, of at most `most_shards`.
+    """
+
+    epoch: int = 0
+    automatic: bool = False
+    pinned: bool = False
+    last_run: float = 0.0
+    last_success: float = 0.0
+    result: str = ""
+    reason: str = ""
+    runs: dict[str, int] = {}
+    copies_moved: int = 0
+    replicas_S: list[int] = []
+    plans: list[PlanReport] = []
+    shards: int = 0
+    most_shards: int = 0
