@@ -24,7 +24,8 @@ class TripCalls:
         table_NC = np.frombuffer(b"".join([trip.packed for trip in self._trips]), np.int64).reshape(-1, COLUMNS)
         self.shards_N: Column = table_NC[:, 0]
         self.phases_NP: NDArray[Any] = table_NC[:, 1 : 1 + len(PHASES)]
-        self.rows_N, self.assignments_N, *bytes_N, self._received_N, shared_N = table_NC[:, 1 + len(PHASES) :].T
+        columns = table_NC[:, 1 + len(PHASES) :].T
+        self.rows_N, self.assignments_N, *bytes_N, self._received_N, shared_N, self.experts_N = columns
         self.dispatch_bytes_N, self.combine_bytes_N = bytes_N
         self.own_compute_N: Column = self.phase_N(Phase.COMPUTE) - shared_N
 
