@@ -140,7 +140,7 @@ class Exchange(Generic[Call]):
         """Whom to ask for what at the beginning. Blocks that nobody can be asked for now are left to `look`."""
         blocks_of: dict[int, list[int]] = {}
         rank = self.reach.rank
-        if self.runs and not any([rank(shard) for shard, _ in self.runs]):
+        if self.runs and not any(rank(shard) for shard, _ in self.runs):
             return [Ask(shard, blocks) for shard, blocks in self.runs]
         for block, holders in enumerate(self.holders):
             shard = self.chosen[block] if self.chosen else holders[0]

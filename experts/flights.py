@@ -50,9 +50,8 @@ class Dispatched:
     """A layer in flight: its input `x_TD`, what is asked (`division`), and where the answers go (`rows_ND`).
 
     `shape` is that of the routing, [T, K]. `exchange` knows who has been asked. `sent` are all calls, in the order of
-    sending, and `used` those of which an answer was used, with its reply and how much was. `sizes` has those of the
-    first calls. `places_TW` says where each token's answers will lie in the lane's
-    room; see `experts.division.base`. `deadline_s` is on the pool's clock.
+    sending, and `used` those of which an answer was used, with its reply and how much was. `places_TW` says where each
+    token's answers will lie in the lane's room; see `experts.division.base`. `deadline_s` is on the pool's clock.
     """
 
     tag: Tag
@@ -64,7 +63,6 @@ class Dispatched:
     exchange: Exchange[Sent]
     sent: list[Sent]
     used: list[tuple[Sent, Reply, Sizes]]
-    sizes: dict[int, Sizes]
     places_TW: NDArray[np.int64]
     started_ns: int
     packed_ns: int
@@ -163,9 +161,7 @@ class Flights:
         y_ND = reply.partial.y_ND.numpy()
         if fresh:
             self._keep(handle, attempt.blocks, fresh, y_ND)
-            whole = len(fresh) == len(attempt.blocks)
-            known = handle.sizes.get(reply.sequence) if whole else None
-            handle.used.append((sent, reply, known or handle.division.sizes(fresh)))
+            handle.used.append((sent, reply, handle.division.sizes(fresh)))
         if exchange.hedged:
             self._cancel(exchange.superfluous())
 

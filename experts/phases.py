@@ -14,7 +14,7 @@ from experts.division.base import Sizes
 from experts.phase import PHASES, Phase
 from experts.transport.base import Reply, Sent
 
-# Shard, phases, rows, assignments, bytes out, bytes back, when it was answered, others' part of the computation, experts.
+# Shard, phases, rows, assignments, bytes out and back, when it was answered, others' part of the computation, experts.
 CALL = struct.Struct(f"={8 + len(PHASES)}q")
 
 

@@ -17,9 +17,8 @@ from torch import Tensor
 from experts.answers import AnswerRoom
 from experts.chooser import Chooser
 from experts.costs import ShardCosts, equal_costs
-from experts.division.base import Division, Sizes, distinct
+from experts.division.base import Division
 from experts.division.blocks import BlockDivision
-from experts.division.pairs import PairDivision
 from experts.exchange import Exchange, HedgeBudget, Loss
 from experts.flights import NO_PLACES, Dispatched, Flights, Tag, left_us
 from experts.gathering import GatherRoom
@@ -168,21 +167,16 @@ class ExpertPool:
             exchange=exchange,
             sent=[],
             used=[],
-            sizes={},
             places_TW=NO_PLACES,
             started_ns=started,
             packed_ns=packed,
             deadline_s=self.deadline_s,
         )
         self._flying[lane] = handle
-        by_shard = {ask.shard: call_rows for ask, call_rows in zip(asks, rows, strict=True)}
         for ask, call in zip(asks, calls, strict=True):
             self._flights.send(handle, ask, call)
         # The shards compute meanwhile.
         handle.places_TW = division.places()
-        for sent in handle.sent:
-            call = by_shard[sent.shard]
-            handle.sizes[sent.sequence] = Sizes(len(call.tokens_R), len(call.rows_A), distinct(call.experts_A))
         return handle
 
     def _divided(self, routing: Routing, layer: LayerPlacement) -> Division:
@@ -192,13 +186,14 @@ class ExpertPool:
         ranks = [self.transport.rank(shard) for shard in range(self.placement.shards)] if layer.shared else []
         if self.form is Form.SUMS:
             return BlockDivision(routing, layer, self.costs, ranks)
-        return PairDivision(routing, layer, self._chooser.choose(routing.expert_ids_TK, layer, ranks))
+        return self._chooser.divide(routing, layer, ranks)
 
     def _renew(self) -> None:
         """There is a new placement, perhaps of more shards."""
         self._chosen_for = self.placement
         self._chooser.forget()
-        self.costs = self.costs.resized(self.placement.shards)
+        if self.placement.shards != len(self.costs.call_us_S):
+            self.costs = self.costs.resized(self.placement.shards)
 
     def combine(self, handle: Dispatched, device: torch.device) -> Combined:
         """Wait for the replies and add them up in a fixed order: neither that of arrival nor who answers changes a bit.

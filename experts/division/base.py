@@ -42,10 +42,17 @@ class Division(Protocol):
     from `ends[p]` to `ends[p + 1]` of all answers, [P + 1].
     """
 
-    holders: Sequence[Shards]
-    chosen: Sequence[int]
-    runs: Sequence[tuple[int, Sequence[int]]]
-    ends: Sequence[int]
+    @property
+    def holders(self) -> Sequence[Shards]: ...  # noqa: D102 (see above)
+
+    @property
+    def chosen(self) -> Sequence[int]: ...  # noqa: D102
+
+    @property
+    def runs(self) -> Sequence[tuple[int, Sequence[int]]]: ...  # noqa: D102
+
+    @property
+    def ends(self) -> Sequence[int]: ...  # noqa: D102
 
     def call_rows(self, parts: Sequence[int]) -> CallRows:
         """What a call for these parts has; its answer has their rows one part's behind the other's."""

@@ -7,7 +7,9 @@ row goes once.
 T tokens, K experts per token, E experts, V experts and what splits have added to them, N pairs that are not lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from experts.choosing import NOBODY, Choice
 from experts.division.base import CallRows, Sizes, distinct, rows_of
 from experts.placement import LayerPlacement, Shards
 from experts.routing import Routing
+from kernels.native.choice import Divided
 
 Integers = NDArray[np.integer[Any]]
 
@@ -33,66 +36,47 @@ class _Ranks(NamedTuple):
     ends: Integers
 
 
+@dataclass(frozen=True, slots=True)
 class PairDivision:
-    """A `Division` of a routing, by a choice or, where each expert has one holder, without one."""
+    """A `Division` of a routing of `shape`, [T, K].
 
-    def __init__(self, routing: Routing, layer: LayerPlacement, choice: Choice | None) -> None:
-        self._shape = routing.expert_ids_TK.shape
-        total, width = self._shape
-        ids_N = routing.expert_ids_TK.reshape(-1)
-        if choice is None:
-            ranks = _as_placed(layer)
-        elif choice.splits:
-            ids_N, ranks = _split(ids_N, layer, choice)
-        else:
-            ranks = _ranked(layer, choice.shard_of_E, np.arange(layer.experts))
-        keys_N = ranks.key_of_V[ids_N]
-        # Stable: within an expert rows keep the order of tokens, so that the same input gives the same bits.
-        order_N = keys_N.argsort(kind="stable")
-        ranks_N = keys_N[order_N]
-        self._experts_N = ranks.expert_of_rank[ranks_N]
-        self._weights_N = routing.weights_TK.reshape(-1)[order_N].astype(np.float32, copy=False)
-        self._tokens_N = (order_N // width).astype(np.int32)
-        self._order_N = order_N
-        self._begin(layer, ranks, ranks_N.searchsorted(ranks.ends).tolist())
+    `order_N` says where the routing lists each pair, in the order of the parts; `experts_N` and `weights_N` are the
+    pairs' own. `ready` has what is known of runs, by their first part, and `placed` the places, if they are.
+    """
 
-    def _begin(self, layer: LayerPlacement, ranks: _Ranks, ends: list[int]) -> None:
-        """Keep the parts that have pairs, and the shards' runs of them."""
-        self.ends, self.chosen, self.holders = [0], list[int](), list[Shards]()
-        self.runs: list[tuple[int, range]] = []
-        blocks, start = layer.blocks, 0
-        for shard, block, end in zip(ranks.shards.tolist(), ranks.blocks.tolist(), ends, strict=True):
-            if end == self.ends[-1]:
-                continue
-            if self.chosen and self.chosen[-1] != shard:
-                self.runs.append((self.chosen[-1], range(start, len(self.chosen))))
-                start = len(self.chosen)
-            self.ends.append(end)
-            self.chosen.append(shard)
-            self.holders.append(blocks[block])
-        if self.chosen:
-            self.runs.append((self.chosen[-1], range(start, len(self.chosen))))
+    shape: tuple[int, int]
+    order_N: NDArray[np.int64]
+    experts_N: NDArray[np.int32]
+    weights_N: NDArray[np.float32]
+    holders: Sequence[Shards]
+    chosen: Sequence[int]
+    runs: Sequence[tuple[int, Sequence[int]]]
+    ends: Sequence[int]
+    ready: Mapping[int, tuple[CallRows, Sizes]] = field(default_factory=dict)
+    placed: NDArray[np.int64] | None = None
 
     def call_rows(self, parts: Sequence[int]) -> CallRows:
         """See `Division`."""
+        if (known := self._known(parts)) is not None:
+            return known[0]
         at = self._at(parts)
-        tokens_R, rows_A, whole = rows_of(self._tokens_N[at], self._shape[0])
-        return CallRows(tokens_R, rows_A, self._experts_N[at], self._weights_N[at], whole)
+        tokens_R, rows_A, whole = rows_of(self._tokens(at), self.shape[0])
+        return CallRows(tokens_R, rows_A, self.experts_N[at], self.weights_N[at], whole)
 
     def sizes(self, parts: Sequence[int]) -> Sizes:
         """See `Division`."""
+        if (known := self._known(parts)) is not None:
+            return known[1]
         at = self._at(parts)
-        experts_A, tokens_A = self._experts_N[at], self._tokens_N[at]
-        if not isinstance(at, slice):
-            experts_A = np.sort(experts_A)
-        rows = np.count_nonzero(np.bincount(tokens_A)) if self._shape[0] > 1 else 1
-        return Sizes(int(rows), len(experts_A), distinct(experts_A))
+        experts_A = np.sort(self.experts_N[at])
+        return Sizes(len(np.unique(self._tokens(at))), len(experts_A), distinct(experts_A))
 
     def places(self) -> NDArray[np.int64]:
         """See `Division`: a token's rows in the order in which its routing lists the experts."""
-        places_TW = np.zeros(self._shape, np.int64)
-        sent = self.ends[-1]
-        places_TW.reshape(-1)[self._order_N[:sent]] = np.arange(1, 1 + sent)
+        if self.placed is not None:
+            return self.placed
+        places_TW, sent = np.zeros(self.shape, np.int64), self.ends[-1]
+        places_TW.reshape(-1)[self.order_N[:sent]] = np.arange(1, 1 + sent)
         return places_TW
 
     def without(self, places_TW: NDArray[np.int64], parts: Sequence[int]) -> NDArray[np.int64]:
@@ -104,14 +88,83 @@ class PairDivision:
 
     def pairs(self, part: int) -> NDArray[np.int64]:
         """See `Division`."""
-        return self._order_N[self.ends[part] : self.ends[part + 1]]
+        return self.order_N[self.ends[part] : self.ends[part + 1]]
+
+    def _known(self, parts: Sequence[int]) -> tuple[CallRows, Sizes] | None:
+        """What is known of these parts, if they are a run."""
+        known = self.ready.get(parts[0])
+        pairs = self.ends[parts[-1] + 1] - self.ends[parts[0]]
+        return known if known is not None and self._follow(parts) and pairs == known[1].assignments else None
+
+    @staticmethod
+    def _follow(parts: Sequence[int]) -> bool:
+        return parts[-1] - parts[0] + 1 == len(parts)
 
     def _at(self, parts: Sequence[int]) -> slice | NDArray[np.int64]:
         """Where the parts' pairs stand; a slice, which copies nothing, where they follow each other."""
-        first, last = parts[0], parts[-1]
-        if last - first + 1 == len(parts):
-            return slice(self.ends[first], self.ends[last + 1])
+        if self._follow(parts):
+            return slice(self.ends[parts[0]], self.ends[parts[-1] + 1])
         return np.concatenate([np.arange(self.ends[part], self.ends[part + 1]) for part in parts])
+
+    def _tokens(self, at: slice | NDArray[np.int64]) -> NDArray[np.int32]:
+        return (self.order_N[at] // self.shape[1]).astype(np.int32)
+
+
+def divide(routing: Routing, layer: LayerPlacement, choice: Choice | None) -> PairDivision:
+    """Divide by a choice or, where each expert has one holder, without one."""
+    ids_N = routing.expert_ids_TK.reshape(-1)
+    if choice is None:
+        ranks = _as_placed(layer)
+    elif choice.splits:
+        ids_N, ranks = _split(ids_N, layer, choice)
+    else:
+        ranks = _ranked(layer, choice.shard_of_E, np.arange(layer.experts))
+    keys_N = ranks.key_of_V[ids_N]
+    # Stable: within an expert rows keep the order of tokens, so that the same input gives the same bits.
+    order_N = keys_N.argsort(kind="stable")
+    ranks_N = keys_N[order_N]
+    weights_N = routing.weights_TK.reshape(-1)[order_N].astype(np.float32, copy=False)
+    behind = ranks_N.searchsorted(ranks.ends)
+    asked = np.flatnonzero(np.diff(behind, prepend=0))
+    chosen = ranks.shards[asked].tolist()
+    return PairDivision(
+        routing.expert_ids_TK.shape,
+        order_N,
+        ranks.expert_of_rank[ranks_N],
+        weights_N,
+        holders=[layer.blocks[block] for block in ranks.blocks[asked].tolist()],
+        chosen=chosen,
+        runs=_runs(chosen),
+        ends=[0, *behind[asked].tolist()],
+    )
+
+
+def divided(routing: Routing, layer: LayerPlacement, by: Divided) -> PairDivision:
+    """As `divide`, of what the native library has made of the routing."""
+    shape, blocks = routing.expert_ids_TK.shape, layer.blocks
+    chosen, ends = [part[0] for part in by.parts], [0, *[part[2] for part in by.parts]]
+    runs, ready, first, row = [], {}, 0, 0
+    for rows, experts, last in by.runs:
+        at = slice(ends[first], ends[last])
+        call = CallRows(
+            by.tokens_N[row:rows], by.rows_N[at], by.experts_N[at], by.weights_N[at], rows - row == shape[0]
+        )
+        runs.append((chosen[first], range(first, last)))
+        ready[first] = (call, Sizes(rows - row, at.stop - at.start, experts))
+        first, row = last, rows
+    holders = [blocks[part[1]] for part in by.parts]
+    arrays = (by.order_N, by.experts_N, by.weights_N)
+    return PairDivision(shape, *arrays, holders, chosen, runs, ends, ready, by.places_N.reshape(shape))
+
+
+def _runs(chosen: Sequence[int]) -> list[tuple[int, range]]:
+    """The shards, each with its parts, which follow each other."""
+    runs, first = [], 0
+    for shard, same in groupby(chosen):
+        last = first + len(list(same))
+        runs.append((shard, range(first, last)))
+        first = last
+    return runs
 
 
 def _as_placed(layer: LayerPlacement) -> _Ranks:
