@@ -25,9 +25,9 @@ class TripCalls:
         self.shards_N: Column = table_NC[:, 0]
         self.phases_NP: NDArray[Any] = table_NC[:, 1 : 1 + len(PHASES)]
         columns = table_NC[:, 1 + len(PHASES) :].T
-        self.rows_N, self.assignments_N, *bytes_N, self._received_N, shared_N, self.experts_N = columns
+        self.rows_N, self.assignments_N, *bytes_N, self._received_N, self.shared_N, self.experts_N = columns
         self.dispatch_bytes_N, self.combine_bytes_N = bytes_N
-        self.own_compute_N: Column = self.phase_N(Phase.COMPUTE) - shared_N
+        self.own_compute_N: Column = self.phase_N(Phase.COMPUTE) - self.shared_N
 
     def __len__(self) -> int:
         return len(self.shards_N)
@@ -37,11 +37,16 @@ class TripCalls:
         column_N: Column = self.phases_NP[:, phase.column]
         return column_N
 
-    def assignments_by_shard(self, shards: int) -> Column:
-        """(token, expert) pairs of each trip that each shard was asked for, [L, S]."""
+    @property
+    def layers_L(self) -> Column:
+        """Each trip's layer."""
+        return np.array([trip.layer for trip in self._trips])
+
+    def by_shard(self, counts_N: Column, shards: int) -> Column:
+        """Sum counts of calls, such as `assignments_N`, by trip and shard, [L, S]."""
         sizes_L, _ = self._sizes()
         trips_N = np.repeat(np.arange(len(self._trips)), sizes_L)
-        cells_N = np.bincount(trips_N * shards + self.shards_N, self.assignments_N, len(self._trips) * shards)
+        cells_N = np.bincount(trips_N * shards + self.shards_N, counts_N, len(self._trips) * shards)
         table_LS: Column = cells_N.astype(np.int64).reshape(len(self._trips), shards)
         return table_LS
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from experts.balance import Counts, max_over_mean
+from experts.cost_fit import CostFit
+from experts.costs import ShardCosts
 from experts.phase import PHASES
 from experts.phases import LayerTrip
 from experts.placement import Placement
@@ -31,12 +33,21 @@ class Statistics:
 
     `observe` is called once per step on the engine's thread and only keeps the record: adding up several small steps
     together costs little more than one. `flush` adds up those that are pending; the reporter calls it before it reads.
+
+    Args:
+        learnt: called with what layer calls cost each shard whenever that has been found anew, on the flushing thread.
     """
 
-    def __init__(self, placement: Callable[[], Placement], layers: int) -> None:
+    def __init__(
+        self,
+        placement: Callable[[], Placement],
+        layers: int,
+        learnt: Callable[[ShardCosts], None] = lambda _: None,
+    ) -> None:
         now = placement()
         self.shards = shards = now.shards
-        self._placement = placement
+        self._fit = CostFit(shards)
+        self._learnt = learnt
         # Plain arrays: a step makes hundreds of observations, and each would cost prometheus_client 0.5 us.
         rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
         experts_LE = np.zeros((layers, now.experts), dtype=np.int64)
@@ -44,6 +55,7 @@ class Statistics:
         seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
         self.cumulative = WindowSums(
             expert_tokens_LE=experts_LE,
+            pairs_LS=np.zeros((layers, shards), dtype=np.int64),
             rows_S=rows_S,
             assignments_S=assignments_S,
             calls_S=calls_S,
@@ -105,6 +117,9 @@ class Statistics:
         self.cumulative.communication_seconds += (exposed_ns - calls.exposed_compute_ns()) / 1e9
         if len(calls):
             self._add_calls(calls)
+            self._add_loads(calls)
+            if self._fit.add(calls):
+                self._learnt(self._fit.costs)
 
     def _add_calls(self, calls: TripCalls) -> None:
         cumulative, shards_N = self.cumulative, calls.shards_N
@@ -119,11 +134,21 @@ class Statistics:
         ):
             # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
             counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)
-        loads_LS = calls.assignments_by_shard(shards)
-        ratios_L = max_over_mean(loads_LS)[loads_LS.any(axis=1)]
-        self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
         rows_NP = shards_N[:, None] * len(PHASES) + np.arange(len(PHASES))
         self.phases.observe(rows_NP.reshape(-1), calls.phases_NP.reshape(-1) / 1e9)
+
+    def _add_loads(self, calls: TripCalls) -> None:
+        """How evenly each layer's call was spread: in pairs, and in time by what shards cost."""
+        cumulative, shards = self.cumulative, self.shards
+        loads_LS, experts_LS = (calls.by_shard(one_N, shards) for one_N in (calls.assignments_N, calls.experts_N))
+        asked_L = loads_LS.any(axis=1)
+        ratios_L = max_over_mean(loads_LS)[asked_L]
+        self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
+        np.add.at(cumulative.pairs_LS, calls.layers_L, loads_LS)
+        times_LS = self._fit.costs.of(experts_LS, loads_LS)
+        cumulative.layer_calls += int(np.count_nonzero(asked_L))
+        cumulative.slowest_us += float(times_LS.max(axis=1).sum())
+        cumulative.mean_us += float((times_LS.sum(axis=1) / np.maximum(1, (loads_LS > 0).sum(axis=1))).sum())
 
     def _add_routings(self, routings: list[tuple[int, Routing]]) -> None:
         """Count all calls at once: M chosen experts of C calls, each with its layer's and its call's number."""
@@ -139,19 +164,9 @@ class Statistics:
 
     def imbalance(self, recent: WindowSums) -> dict[str, float]:
         """Mean over layers of max / mean, over shards and over experts; 1 where nothing was counted."""
-        counts_LE = recent.expert_tokens_LE[recent.expert_tokens_LE.any(axis=1)]
-        if not len(counts_LE):
-            return {"shard_imbalance": 1.0, "expert_imbalance": 1.0}
-        by_shard_LS = self.by_shard(counts_LE)
-        means = (max_over_mean(by_shard_LS).mean(), max_over_mean(counts_LE).mean())
-        return {"shard_imbalance": float(means[0]), "expert_imbalance": float(means[1])}
-
-    def by_shard(self, counts_LE: Counts) -> Counts:
-        """Sum the counts of layers, [L, E], over the experts that each shard is asked for while all live, [L, S]."""
-        home_E = self._placement().everywhere.home_of_E
-        by_shard_SL = np.zeros((self.shards, len(counts_LE)), counts_LE.dtype)
-        np.add.at(by_shard_SL, home_E, counts_LE.T)
-        return by_shard_SL.T
+        counts = (recent.pairs_LS, recent.expert_tokens_LE)
+        shards, experts = (float(max_over_mean(one[one.any(axis=1)]).mean()) if one.any() else 1.0 for one in counts)
+        return {"shard_imbalance": shards, "expert_imbalance": experts}
 
 
 def _table(rows_M: Counts, columns_M: Counts, shape: tuple[int, ...]) -> Counts:

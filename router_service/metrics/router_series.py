@@ -124,18 +124,15 @@ def _balance(builder: SeriesBuilder, stats: Statistics, window: WindowSums, conf
         _expert_tokens(builder, stats.cumulative.expert_tokens_LE, layers, config.top_experts)
     # Without tokens there is no balance: an idle router must not raise the mean over routers.
     if window.expert_tokens_LE.any():
-        _layers_balance(builder, stats, layers, window.expert_tokens_LE[layers], config)
+        _layers_balance(builder, layers, window, config)
 
 
-def _layers_balance(
-    builder: SeriesBuilder, stats: Statistics, layers: Counts, counts_LE: Counts, config: MetricsConfig
-) -> None:
+def _layers_balance(builder: SeriesBuilder, layers: Counts, window: WindowSums, config: MetricsConfig) -> None:
+    counts_LE, pairs_LS = window.expert_tokens_LE[layers], window.pairs_LS[layers]
     _per_layer(
         builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config
     )
-    builder.one(
-        "balancedness", "gauge", "Mean over layers of mean / max over shards", balancedness(stats.by_shard(counts_LE))
-    )
+    builder.one("balancedness", "gauge", "Mean over layers of mean / max over shards", balancedness(pairs_LS))
     builder.one("max_violation", "gauge", "Mean over layers of (max - mean) / mean", mean_max_violation(counts_LE))
     _per_layer(
         builder, "router_entropy_ratio", "Entropy of expert load over log(E)", layers, entropy_ratio(counts_LE), config

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from experts.config import ExpertsConfig
+from experts.costs import ShardCosts
 from experts.host.log import LoggingConfig, fields
 from experts.host.watched_thread import ThreadWatch
 from experts.placement import Placement
@@ -78,7 +79,7 @@ class Router:
         self.self_test = SelfTest(engine, self._inbox)
         self.summaries = StepSummaries(engine.requests)
         self.requests = RouterRequests(engine, self._inbox, self.summaries)
-        self.statistics = Statistics(self._placement, engine.backbone.spec.layers)
+        self.statistics = Statistics(self._placement, engine.backbone.spec.layers, self._learn)
         self.fronts = self._accept_fronts(identity, experts)
         self.activity = self._watch_activity(identity)
         engine.observe = self._observers(StepLog(logs or LoggingConfig())).observe
@@ -181,6 +182,11 @@ class Router:
         if placement.epoch > self.engine.pool.placement.epoch:
             self.engine.pool.placement = placement
         return []
+
+    def _learn(self, costs: ShardCosts) -> None:
+        """Choose by what shards were found to cost from now on."""
+        pool = self.engine.pool
+        pool.costs = costs.resized(len(pool.costs.call_us_S))
 
     def _placement(self) -> Placement:
         """The current one."""

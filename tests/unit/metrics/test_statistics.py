@@ -242,7 +242,8 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
     ids = random.random((21, 6)).argsort(axis=1)[:, :2]
     handle = pool.dispatch(0, torch.randn(21, 48), Routing(ids, random.random((21, 2), np.float32)))
     trip = pool.combine(handle, torch.device("cpu")).trip
-    for call, group in zip(trip.calls, handle.groups, strict=True):
+    groups = [handle.division.call_rows(parts) for _, parts in handle.division.runs]
+    for call, group in zip(trip.calls, groups, strict=True):
         assert sum(call.phases_ns) == call.received_ns - handle.started_ns + trip.reduce_ns
         assert all(duration >= 0 for duration in call.phases_ns)
         assert (call.rows, call.assignments) == (len(group.tokens_R), len(group.rows_A))
@@ -254,10 +255,7 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
 
 def test_what_shards_count_is_what_the_router_sent(slow: Mesh) -> None:
     stats: Statistics = slow.stats  # type: ignore[attr-defined]
-    assert (
-        stats.cumulative.assignments_S.tolist()
-        == stats.by_shard(stats.cumulative.expert_tokens_LE).sum(axis=0).tolist()
-    )
+    assert stats.cumulative.assignments_S.tolist() == stats.cumulative.pairs_LS.sum(axis=0).tolist()
     assert (stats.cumulative.rows_S <= stats.cumulative.assignments_S).all()
     connector = slow.connector
     assert connector is not None
