@@ -17,6 +17,8 @@ from experts.trips import TripCalls
 LEAST_CALLS = 32
 # About so many calls are remembered.
 MEMORY_CALLS = 4096
+# Costs are found anew after so many calls of each shard.
+CALLS_BETWEEN = 1024
 # The pull counts as much as the whole error of so many calls.
 PULL_CALLS = 0.5
 # A call that took so much longer or shorter than expected counts as if it had taken so much: a thread may be stopped.
@@ -76,7 +78,7 @@ class CostFit:
         self._since += calls
         if self._since < self._next or not (known_S := self._seen_S >= LEAST_CALLS).any():
             return False
-        self._since, self._next = 0, min(2 * self._next, MEMORY_CALLS // 2)
+        self._since, self._next = 0, min(2 * self._next, CALLS_BETWEEN * len(self._seen_S))
         found_S3 = np.where(known_S[:, None], self._best(), 0.0)
         found_S3[~known_S] = np.median(found_S3[known_S], axis=0)
         self.costs = ShardCosts(*found_S3.T.copy())

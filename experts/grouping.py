@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.division.base import rows_of
 from experts.placement import LayerPlacement
 from experts.routing import Routing
+
+ONE_TOKEN = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,17 @@ def group_by_block(routing: Routing, layer: LayerPlacement) -> list[BlockGroup]:
             groups.append(BlockGroup(block, tokens_R, rows_A, experts_N[part], weights_N[part], order_N[part]))
         start = end
     return groups
+
+
+def rows_of(tokens_A: NDArray[np.int32], total: int) -> tuple[NDArray[np.int64], NDArray[np.int32], bool]:
+    """The tokens that are sent, ascending; for each assignment its token's place among them; whether it is all."""
+    if total == 1:
+        return ONE_TOKEN, tokens_A, True
+    # A mask and not np.unique, which would sort.
+    wanted_T = np.zeros(total, dtype=bool)
+    wanted_T[tokens_A] = True
+    tokens_R = wanted_T.nonzero()[0]
+    # Usual with few shards: each token is sent, and its row has its own number.
+    if len(tokens_R) == total:
+        return tokens_R, tokens_A, True
+    return tokens_R, (wanted_T.cumsum(dtype=np.int32) - np.int32(1))[tokens_A], False

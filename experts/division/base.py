@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from experts.placement import Shards
 
-ONE_TOKEN = np.zeros(1, np.int64)
-
 
 class CallRows(NamedTuple):
     """What one call has: the tokens whose rows it sends, and for each assignment the row, the expert, the weight.
@@ -73,20 +71,6 @@ class Division(Protocol):
     def pairs(self, part: int) -> NDArray[np.int64]:
         """Where the routing lists the part's pairs: token x K + place among the token's experts."""
         ...
-
-
-def rows_of(tokens_A: NDArray[np.int32], total: int) -> tuple[NDArray[np.int64], NDArray[np.int32], bool]:
-    """The tokens that are sent, ascending; for each assignment its token's place among them; whether it is all."""
-    if total == 1:
-        return ONE_TOKEN, tokens_A, True
-    # A mask and not np.unique, which would sort.
-    wanted_T = np.zeros(total, dtype=bool)
-    wanted_T[tokens_A] = True
-    tokens_R = wanted_T.nonzero()[0]
-    # Usual with few shards: each token is sent, and its row has its own number.
-    if len(tokens_R) == total:
-        return tokens_R, tokens_A, True
-    return tokens_R, (wanted_T.cumsum(dtype=np.int32) - np.int32(1))[tokens_A], False
 
 
 def distinct(experts_A: NDArray[np.int32]) -> int:

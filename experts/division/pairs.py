@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from experts.answers import NOTHING
 from experts.choosing import NOBODY, Choice
-from experts.division.base import CallRows, Sizes, distinct, rows_of
+from experts.division.base import CallRows, Sizes, distinct
+from experts.grouping import rows_of
 from experts.placement import LayerPlacement, Shards
 from experts.routing import Routing
 from kernels.native.choice import Divided

@@ -46,6 +46,7 @@ class Statistics:
     ) -> None:
         now = placement()
         self.shards = shards = now.shards
+        self._placement = placement
         self._fit = CostFit(shards)
         self._learnt = learnt
         # Plain arrays: a step makes hundreds of observations, and each would cost prometheus_client 0.5 us.
@@ -142,7 +143,7 @@ class Statistics:
         cumulative, shards = self.cumulative, self.shards
         loads_LS, experts_LS = (calls.by_shard(one_N, shards) for one_N in (calls.assignments_N, calls.experts_N))
         asked_L = loads_LS.any(axis=1)
-        ratios_L = max_over_mean(loads_LS)[asked_L]
+        ratios_L = max_over_mean(self.held(loads_LS))[asked_L]
         self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
         np.add.at(cumulative.pairs_LS, calls.layers_L, loads_LS)
         times_LS = self._fit.costs.of(experts_LS, loads_LS)
@@ -164,9 +165,14 @@ class Statistics:
 
     def imbalance(self, recent: WindowSums) -> dict[str, float]:
         """Mean over layers of max / mean, over shards and over experts; 1 where nothing was counted."""
-        counts = (recent.pairs_LS, recent.expert_tokens_LE)
+        counts = (self.held(recent.pairs_LS), recent.expert_tokens_LE)
         shards, experts = (float(max_over_mean(one[one.any(axis=1)]).mean()) if one.any() else 1.0 for one in counts)
         return {"shard_imbalance": shards, "expert_imbalance": experts}
+
+    def held(self, counts_LS: Counts) -> Counts:
+        """The counts of the shards that hold experts: there may be room for more, which says nothing of balance."""
+        holding = self._placement().holding
+        return counts_LS if len(holding) == counts_LS.shape[1] else counts_LS[:, sorted(holding)]
 
 
 def _table(rows_M: Counts, columns_M: Counts, shape: tuple[int, ...]) -> Counts:

@@ -124,11 +124,13 @@ def _balance(builder: SeriesBuilder, stats: Statistics, window: WindowSums, conf
         _expert_tokens(builder, stats.cumulative.expert_tokens_LE, layers, config.top_experts)
     # Without tokens there is no balance: an idle router must not raise the mean over routers.
     if window.expert_tokens_LE.any():
-        _layers_balance(builder, layers, window, config)
+        pairs_LS = stats.held(window.pairs_LS[layers])
+        _layers_balance(builder, layers, window.expert_tokens_LE[layers], pairs_LS, config)
 
 
-def _layers_balance(builder: SeriesBuilder, layers: Counts, window: WindowSums, config: MetricsConfig) -> None:
-    counts_LE, pairs_LS = window.expert_tokens_LE[layers], window.pairs_LS[layers]
+def _layers_balance(
+    builder: SeriesBuilder, layers: Counts, counts_LE: Counts, pairs_LS: Counts, config: MetricsConfig
+) -> None:
     _per_layer(
         builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config
     )

@@ -5,8 +5,8 @@
 Experts are chosen as in skewed traffic (Zipf); the hottest ones have one copy more, on the shard that is lightest by
 what was routed. Modelled: 256 experts on 16 shards with 64 copies, costs as before any were measured. Measured: 64
 experts of a Qwen3-like layer on 8 shards with 16 copies, each shard's call timed by itself on one core with cold
-caches (its own processor time, the least of three), and costs fitted to such calls of other batches. All ways take turns in each batch. The last table is what
-choosing itself takes.
+caches (its own processor time, the least of three), and costs fitted to such calls of other batches. All ways take
+turns in each batch. The last table is what choosing itself takes.
 """
 
 import argparse

@@ -9,9 +9,10 @@ import pytest
 import torch
 from prometheus_client.metrics_core import Metric
 
+from experts.costs import ShardCosts
 from experts.phase import PHASES, Phase
 from experts.phases import CallPhases, LayerTrip
-from experts.placement import placement_of
+from experts.placement import even_placement, placement_of
 from experts.routing import LOST, Routing
 from experts.transport.call import Form
 from experts.transport.frame import HEADER
@@ -76,6 +77,42 @@ def test_a_known_skew_has_its_known_values() -> None:
     entropy = -sum(share * math.log(share) for share in (1 / 2, 1 / 12, 1 / 4, 1 / 6)) / math.log(6)
     assert value(metrics, "router_entropy_ratio") == pytest.approx((entropy + 1) / 2)
     assert stats.imbalance(stats.cumulative) == pytest.approx({"shard_imbalance": 1.25, "expert_imbalance": 2.0})
+
+
+def test_room_for_more_shards_says_nothing_of_balance() -> None:
+    placement = even_placement(4, 2, room=8)
+    stats, routings = Statistics(lambda: placement, 1), [(0, routed([30, 30, 10, 10]))]
+    stats.observe(record(routings, trips_of(routings, placement)))
+    metrics = exposed(stats)
+    assert value(metrics, "shard_load_imbalance_sum") == pytest.approx(60 / 40)
+    assert value(metrics, "balancedness") == pytest.approx(40 / 60)
+    assert stats.imbalance(stats.cumulative)["shard_imbalance"] == pytest.approx(1.5)
+
+
+def test_modelled_times_are_those_of_who_was_asked() -> None:
+    """Each expert costs 20 us, each pair 2 us and a call 30 us, as long as nothing else is known."""
+    placement = placement_of(((0, 1), (2, 3), ()))
+    stats, routings = Statistics(lambda: placement, 2), [(0, routed([30, 10, 5, 0])), (1, routed([0, 0, 1, 1]))]
+    stats.observe(record(routings, trips_of(routings, placement)))
+    stats.flush()
+    sums = stats.cumulative
+    assert sums.pairs_LS.tolist() == [[40, 5, 0], [0, 2, 0]]
+    assert sums.layer_calls == 2
+    assert sums.slowest_us == pytest.approx((30 + 40 + 80) + (30 + 40 + 4))
+    assert sums.mean_us == pytest.approx(((30 + 40 + 80) + (30 + 20 + 10)) / 2 + (30 + 40 + 4))
+    assert sums.minus(sums.copy()).slowest_us == 0
+
+
+def test_what_calls_cost_is_learnt_and_told() -> None:
+    told: list[ShardCosts] = []
+    stats = Statistics(lambda: placement_of(((0,), (1,))), 1, told.append)
+    phases = [tuple(10**6 * (1 + shard) if phase is Phase.COMPUTE else 0 for phase in PHASES) for shard in (0, 1)]
+    calls = [CallPhases(shard, phases[shard], 4, 4, 0, 0, 10**9, experts=1) for shard in (0, 1)] * 64
+    for _ in range(4):
+        trip = LayerTrip.of(0, calls, pack_ns=0, exposed_ns=0, reduce_ns=0, waiting_ns=0)
+        stats.observe(record([], [trip]))
+        stats.flush()
+    assert told[-1].of(np.ones(2, np.int64), np.full(2, 4)).tolist() == pytest.approx([1000, 2000], rel=0.05)
 
 
 def test_large_series_are_opt_in_and_bounded() -> None:
