@@ -43,3 +43,27 @@ class BalanceReport(msgspec.Struct, frozen=True):
     plans: list[PlanReport] = []
     shards: int = 0
     most_shards: int = 0
+
+
+class RebalanceOutcome(msgspec.Struct, frozen=True):
+    """What became of a request to rebalance: `result` is moving, kept or planned (a dry run), `plan` unset if kept.
+
+    `placement` is the JSON of a placement file: of the new placement, or of the present one if kept.
+    """
+
+    result: str
+    reason: str = ""
+    plan: PlanReport | None = None
+    placement: str = ""
+
+
+class AdminInvalidError(ValueError):
+    """What an operator asks is wrong. The message begins with the field: `placement: `, `shards: `, `pin: `."""
+
+
+class AdminRefusedError(RuntimeError):
+    """What an operator asks cannot be done now, as while another move is on; the message says why."""
+
+
+class AdminUnavailableError(RuntimeError):
+    """Whoever would do it does not answer; the message says what was waited for."""
