@@ -36,7 +36,8 @@ class ShardLoad:
     @property
     def holders_L(self) -> Counts:
         """How many shards hold experts of each layer."""
-        return self.holds_LS.sum(axis=1)
+        holders_L: Counts = self.holds_LS.sum(axis=1)
+        return holders_L
 
     def copy(self) -> "ShardLoad":
         """A snapshot."""
