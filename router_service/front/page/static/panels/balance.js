@@ -3,7 +3,7 @@
 import { $, fillTable, h, say } from "../lib/dom.js";
 import { bytes, counted, known, NONE, percent } from "../lib/format.js";
 
-const HEAD = ["time", "placement", "state", "copies", "read", "promised", "gave"];
+const HEAD = ["time", "placement", "state", "promised", "gave", "copies", "read"];
 const GOING = ["preparing", "switched"];
 const KINDS = { done: "good", failed: "bad", preparing: "warn", switched: "warn" };
 
@@ -47,9 +47,9 @@ function row(plan) {
     new Date((plan.ended ?? plan.began) * 1000).toLocaleTimeString(),
     String(plan.epoch),
     state,
-    `+${plan.added} \u2212${plan.dropped}`,
-    bytes(plan.bytes),
     plan.predicted ? percent(plan.predicted) : NONE,
     known(plan.measured, percent),
+    `+${plan.added} \u2212${plan.dropped}`,
+    bytes(plan.bytes),
   ];
 }
