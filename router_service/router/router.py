@@ -100,8 +100,8 @@ class Router:
         return reaches_all(self.engine.pool.placement, self.connector) and self.engine.sound
 
     def complete(self) -> bool:
-        """Whether every shard is connected."""
-        return all(map(self.connector.up, range(len(self.connector.connections))))
+        """Whether every shard that holds experts is connected."""
+        return all(map(self.connector.up, self._placement().holding))
 
     def check_health(self, limit_s: float) -> None:
         """Check the threads and the engine's progress.
@@ -204,7 +204,7 @@ class Router:
     ) -> ShardConnector:
         return ShardConnector(
             transport=transport,
-            shards=experts.shards,
+            shards=self._placement().shards,
             endpoints=shards,
             credentials=identity.credentials,
             node=identity.node,
@@ -214,6 +214,7 @@ class Router:
             changed=self._shards_changed,
             threads=self.threads,
             epoch=lambda: self._placement().epoch,
+            needed=lambda: self._placement().holding,
         )
 
     def _report(self, identity: RouterIdentity, sizes: ModelSizes, metrics: MetricsConfig) -> Reporter:
