@@ -120,8 +120,9 @@ class Statistics:
             # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
             counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)
         # A shard that holds nothing would pull the mean down; one that just did may still have been asked.
-        asked = sorted(self._placement().holding | set(shards_N.tolist()))
-        loads_LS = calls.assignments_by_shard(shards)[:, asked]
+        counts_S = np.bincount(shards_N, minlength=shards)
+        counts_S[list(self._placement().holding)] = 1
+        loads_LS = calls.assignments_by_shard(shards)[:, counts_S > 0]
         ratios_L = max_over_mean(loads_LS)[loads_LS.any(axis=1)]
         self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
         rows_NP = shards_N[:, None] * len(PHASES) + np.arange(len(PHASES))
