@@ -3,9 +3,9 @@
 from typing import Any
 
 from cluster.processes import ray_calls
-from cluster.processes.balance_board import NotedLoad
+from cluster.processes.balancing.board import NotedLoad
 from cluster.processes.map_view import MapView
-from cluster.processes.migration import Migration
+from cluster.processes.maps.migration import Migration
 from cluster.processes.placement_maps import Layout
 from cluster.processes.service_registry import Announcement, registered_in
 from experts.placement import Placement
@@ -54,7 +54,7 @@ class BalanceDesk:
 
     def report(self) -> BalanceReport | None:
         """The latest report of this balancer or one before it."""
-        found: BalanceReport | None = self._get(self._registry.balance.remote())
+        found: BalanceReport | None = self._get(self._registry.balance_report.remote())
         return found
 
     def want(self, shards: int) -> None:
