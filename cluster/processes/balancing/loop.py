@@ -9,10 +9,10 @@ import ray
 from msgspec.structs import replace
 
 from cluster.balance.config import BalanceConfig
-from cluster.balance.course import Course, Move
-from cluster.balance.decision import Balancer, Verdict
-from cluster.balance.loads import within
-from cluster.balance.stock import ModelFacts, held_by_shards
+from cluster.balance.judging.course import Course, Move
+from cluster.balance.judging.decision import Balancer, Verdict
+from cluster.balance.judging.loads import within
+from cluster.balance.judging.stock import ModelFacts, held_by_shards
 from cluster.processes.balancing.outlook import Bounds, Desk, NoMapYetError, Outlook
 from cluster.processes.maps.migration import MigrationRefusedError
 from cluster.processes.ray_calls import RayTimeoutError
@@ -79,7 +79,9 @@ class BalanceLoop:
 
     def move(self, verdict: Verdict, now: float) -> PlanReport:
         """Propose what a verdict has found. Raises MigrationRefusedError, or as `Desk`."""
-        assert verdict.placement is not None and verdict.work is not None and self.course is not None
+        assert verdict.placement is not None
+        assert verdict.work is not None
+        assert self.course is not None
         current = self.outlook.current
         limit = self._config.prepare_seconds
         epoch = self._desk.propose(verdict.placement, current.epoch, verdict.reason, limit)

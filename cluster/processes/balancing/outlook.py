@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.balance.config import BalanceConfig
-from cluster.balance.decision import Scene
-from cluster.balance.loads import TimedLoad
-from cluster.balance.stock import ModelFacts, ShardEntry, Stock, costs_of, suspects_of
+from cluster.balance.judging.board import NotedLoad
+from cluster.balance.judging.decision import Scene
+from cluster.balance.judging.loads import TimedLoad
+from cluster.balance.judging.stock import ModelFacts, ShardEntry, Stock, costs_of, suspects_of
 from cluster.balance.supply import Supply
-from cluster.processes.balancing.board import NotedLoad
 from cluster.processes.map_view import MapView
 from cluster.processes.maps.migration import Migration
 from experts.placement import Placement

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cluster.balance.config import BalanceConfig
-from cluster.balance.loads import TimedLoad, merged, too_few, within
+from cluster.balance.judging.loads import TimedLoad, merged, too_few, within
+from cluster.balance.judging.thrash import Restraint, least_gain_for
 from cluster.balance.moves import Moves, moves
 from cluster.balance.planning import plan_placement
 from cluster.balance.prediction import predicted_gain
 from cluster.balance.supply import Supply
-from cluster.balance.thrash import Restraint, least_gain_for
 from experts.demand import Demand
 from experts.placement import Placement
 
@@ -104,7 +104,8 @@ class Balancer:
 
     def _doubt(self, scene: Scene, verdict: Verdict) -> str:
         """Why what the verdict promises is not worth it, or would not last; nothing if it is and does."""
-        assert verdict.placement is not None and verdict.work is not None
+        assert verdict.placement is not None
+        assert verdict.work is not None
         if targets := _unfit_targets(verdict.work, scene.unfit):
             return f"would load onto {targets}"
         least = least_gain_for(verdict.work, self._config)
