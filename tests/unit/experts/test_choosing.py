@@ -1,12 +1,18 @@
 """Which holder of each expert is asked: any placement, any batch, any costs."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from experts.chooser import Chooser
 from experts.choosing import NOBODY, Choice, Split, choose, choose_evenly, choose_in_turns
 from experts.costs import ShardCosts, equal_costs
 from experts.placement import LayerPlacement
+from experts.routing import LOST
+from kernels.native.library import available
 from tests.support.batches import Batch, batches
 
 
@@ -58,6 +64,12 @@ def chosen(pairs: list[int], holders: list[tuple[int, ...]], costs: ShardCosts) 
     return choose(np.array(pairs), LayerPlacement(tuple(holders)), costs)
 
 
+def uneven_costs() -> ShardCosts:
+    """Shard 1 takes three times as long as shard 0."""
+    fast = equal_costs(2)
+    return ShardCosts(fast.call_us_S, fast.expert_us_S * [1, 3], fast.pair_us_S * [1, 3])
+
+
 def test_decoding_spreads_experts_and_splits_none() -> None:
     """Four experts that two shards hold, a few tokens each: two experts for each shard."""
     choice = chosen([2, 2, 2, 2], [(0, 1)] * 4, equal_costs(2))
@@ -78,9 +90,7 @@ def test_experts_make_room_for_each_other() -> None:
 
 
 def test_a_slower_shard_gets_less() -> None:
-    fast = equal_costs(2)
-    costs = ShardCosts(fast.call_us_S, fast.expert_us_S * [1, 3], fast.pair_us_S * [1, 3])
-    choice = chosen([1] * 8, [(0, 1)] * 8, costs)
+    choice = chosen([1] * 8, [(0, 1)] * 8, uneven_costs())
     assert np.bincount(choice.shard_of_E).tolist() == [6, 2]
 
 
@@ -88,3 +98,38 @@ def test_a_slower_shard_gets_less() -> None:
 def test_experts_without_pairs_are_nobodys(pairs: list[int]) -> None:
     choice = chosen(pairs, [(0,), (0, 1), (1,)], equal_costs(2))
     assert choice.shard_of_E.tolist() == [0 if pairs[0] else NOBODY, NOBODY, 1 if pairs[2] else NOBODY]
+
+
+@pytest.mark.skipif(not available(), reason="the native kernels were not built")
+@given(batches(), st.randoms(use_true_random=False))
+@settings(max_examples=500, deadline=None)
+def test_the_native_library_chooses_the_same(batch: Batch, random: Random) -> None:
+    ids = [LOST] * random.randrange(3) + np.arange(batch.layer.experts).repeat(batch.pairs_E).tolist()
+    random.shuffle(ids)
+    found = [
+        Chooser(batch.costs, native).choose(np.array(ids, np.int64)[:, None], batch.layer, batch.ranks_S)
+        for native in (True, False)
+    ]
+    if found[0] is None or found[1] is None:
+        assert found == [None, None]
+        assert not batch.layer.shared
+        return
+    assert found[0].shard_of_E.tolist() == found[1].shard_of_E.tolist()
+    assert found[0].splits == found[1].splits
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_new_costs_count_at_once(native: bool) -> None:
+    if native and not available():
+        pytest.skip("the native kernels were not built")
+    layer, ids_TK = LayerPlacement(((0, 1),) * 8), np.arange(8)[None]
+    chooser = Chooser(equal_costs(2), native)
+    first = chooser.choose(ids_TK, layer, [0, 0])
+    chooser.costs = uneven_costs()
+    second = chooser.choose(ids_TK, layer, [0, 0])
+    third = chooser.choose(ids_TK, layer, [2, 0])
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    counts = [np.bincount(one.shard_of_E, minlength=2).tolist() for one in (first, second, third)]
+    assert counts == [[4, 4], [6, 2], [0, 8]]
