@@ -70,7 +70,13 @@ def _make_room(layout: Layout, layer: int, expert: int) -> None:
     held_ES, free_S, share_E = layout.held_LES[layer], layout.free_LS[layer], layout.share_LE[layer]
     taken = set(layout.terrain.node_S[held_ES[expert]].tolist())
     options = [
-        (int(layout.terrain.node_S[source]) in taken, abs(float(share_E[other] - share_E[expert])), other, source, target)
+        (
+            int(layout.terrain.node_S[source]) in taken,
+            abs(float(share_E[other] - share_E[expert])),
+            other,
+            source,
+            target,
+        )
         for target in np.flatnonzero(free_S > 0).tolist()
         for source in np.flatnonzero(~held_ES[expert]).tolist()
         for other in np.flatnonzero(held_ES[:, source] & ~held_ES[:, target]).tolist()

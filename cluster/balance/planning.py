@@ -95,9 +95,7 @@ def _terrain(demand: Demand, supply: Supply, sample: Sample) -> Terrain:
     number = {name: place for place, name in enumerate(dict.fromkeys(names))}
     node_S = np.array([number.get(name, 0) for name in supply.nodes_S])
     slow_S = slowness(supply.costs, supply.usable_S, sample, demand)
-    return Terrain(
-        sample.weight_LE, slow_S, supply.usable_S, node_S, supply.copies, min(supply.copies, len(number))
-    )
+    return Terrain(sample.weight_LE, slow_S, supply.usable_S, node_S, supply.copies, min(supply.copies, len(number)))
 
 
 def _for_shards(supply: Supply, shards: int) -> Supply:

@@ -68,7 +68,9 @@ class Swapping:
         value_aKC = np.maximum(own_aKC, other_aKC)
         if self._now_LES is not None:
             value_aKC += self._price * self._loaded(self._now_LES, row, fullest_a, given_aK, taken_aC, other_aC)
-        barred_aC = (other_aC == fullest_a[:, None]) | self._held_LES[row, taken_aC, fullest_a[:, None]] | (other_aC < 0)
+        barred_aC = (
+            (other_aC == fullest_a[:, None]) | self._held_LES[row, taken_aC, fullest_a[:, None]] | (other_aC < 0)
+        )
         value_aKC[np.broadcast_to(barred_aC[:, None, :], value_aKC.shape)] = np.inf
         value_aKC[self._held_LES[row[:, :, None], given_aK[:, :, None], other_aC[:, None, :]]] = np.inf
         value_aKC[(places_aK < 0) | (given_aK == self._held_LES.shape[1] - 1)] = np.inf

@@ -1,23 +1,23 @@
 """Whether a better placement is worth a move, and when. Pure: times are handed in, in seconds of one clock."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cluster.balance.config import BalanceConfig
 from cluster.balance.judging.loads import TimedLoad, merged, too_few, within
+from cluster.balance.judging.promise import Planner, Promise, Span, passing, promise_of
 from cluster.balance.judging.thrash import Restraint, least_gain_for
-from cluster.balance.moves import Moves, moves
+from cluster.balance.moves import Moves
 from cluster.balance.planning import plan_placement
-from cluster.balance.prediction import predicted_gain
 from cluster.balance.supply import Supply
 from experts.demand import Demand
 from experts.placement import Placement
 
-Planner = Callable[[Demand, Supply, Placement], Placement]
-# Heat must have lasted: each half of the window needs its part of what is enough, with a margin for uneven halves.
-HALF = 0.4
+# Windows that are looked at together where one alone shows heat that passes: it may come back.
+LONG = 5
+ENOUGH = "the placement is good enough: no plan is better"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,59 +68,69 @@ class Balancer:
         if scene.absent:
             self._promising = 0
             return Verdict(False, f"waits for {_named(scene.absent)}")
-        if scene.forced:
-            return self._forced(scene)
-        verdict = self.best(scene)
-        if verdict.placement is None:
-            self._promising = 0
-            return verdict
-        refusal = self._doubt(scene, verdict)
-        self._promising = 0 if refusal else self._promising + 1
-        refusal = refusal or self._wait(scene)
-        return Verdict(not refusal, refusal or verdict.reason, verdict.placement, verdict.gain, verdict.work)
+        if scene.forced and (forced := self._forced(scene)) is not None:
+            return forced
+        verdict = self._judged(scene)
+        self._promising = self._promising + 1 if verdict.move else 0
+        if verdict.move and (refusal := self._wait(scene)):
+            return replace(verdict, move=False, reason=refusal)
+        return verdict
 
     def best(self, scene: Scene) -> Verdict:
         """The best placement for what was routed in the window, whatever a move would cost; moves nothing."""
-        demand = merged(self._window(scene))
+        demand = self._spans(scene)[0].demand
         if few := too_few(demand):
             return Verdict(False, few)
         assert demand is not None
-        planned = self._plan(demand, scene.supply, scene.current)
-        work = moves(scene.current, planned, demand.layers, scene.supply.expert_bytes)
-        if planned is scene.current or not work.added + work.dropped:
-            return Verdict(False, "the placement is good enough: no plan is better")
-        gain = predicted_gain(demand, scene.current, planned, scene.supply.costs)
-        return Verdict(False, f"promises {gain:.1%}", planned, gain, work)
+        promise = promise_of(demand, scene.supply, scene.current, self._plan)
+        if promise is None:
+            return Verdict(False, ENOUGH)
+        return Verdict(False, f"promises {promise.gain:.1%}", promise.placement, promise.gain, promise.work)
 
     def began(self, now: float, before: Placement, after: Placement, layers: Sequence[int]) -> None:
         """A move has begun: looks start anew."""
         self._promising = 0
         self.restraint.began(now, before, after, layers)
 
-    def _window(self, scene: Scene, begin: float = 1.0, end: float = 0.0) -> list[TimedLoad]:
-        """The reports of the current placement from `begin` to `end` windows ago."""
-        seconds = self._config.window_seconds
-        return within(scene.loads, scene.now - begin * seconds, scene.now - end * seconds, scene.current.epoch)
+    def _spans(self, scene: Scene) -> tuple[Span, Span]:
+        """The window, of the current placement's reports; and a longer one, for heat that goes and comes back.
 
-    def _doubt(self, scene: Scene, verdict: Verdict) -> str:
-        """Why what the verdict promises is not worth it, or would not last; nothing if it is and does."""
-        assert verdict.placement is not None
-        assert verdict.work is not None
-        if targets := _unfit_targets(verdict.work, scene.unfit):
+        What was routed does not depend on where experts were, so the longer one may reach behind the last move.
+        """
+        seconds, now = self._config.window_seconds, scene.now
+        short = [one for one in scene.loads if one.load.epoch == scene.current.epoch]
+        return Span(short, now - seconds, now), Span(list(scene.loads), now - LONG * seconds, now)
+
+    def _judged(self, scene: Scene) -> Verdict:
+        """The plan for the window if it is worth it and would last, else that for the longer one; else why neither."""
+        first: Verdict | None = None
+        for span in self._spans(scene):
+            if few := too_few(span.demand):
+                verdict = Verdict(False, few)
+            else:
+                assert span.demand is not None
+                promise = promise_of(span.demand, scene.supply, scene.current, self._plan)
+                verdict = self._weighed(scene, span, promise) if promise else Verdict(False, ENOUGH)
+            if verdict.move:
+                return verdict
+            first = first or verdict
+        assert first is not None
+        return first
+
+    def _weighed(self, scene: Scene, span: Span, promise: Promise) -> Verdict:
+        reason = self._doubt(scene, span, promise)
+        said = reason or f"promises {promise.gain:.1%}"
+        return Verdict(not reason, said, promise.placement, promise.gain, promise.work)
+
+    def _doubt(self, scene: Scene, span: Span, promise: Promise) -> str:
+        """Why a promise is not worth a move, or would not last; nothing if it is and does."""
+        if targets := _unfit_targets(promise.work, scene.unfit):
             return f"would load onto {targets}"
-        least = least_gain_for(verdict.work, self._config)
-        least *= self.restraint.factor(scene.now, scene.current, verdict.placement, verdict.work.layers)
-        if verdict.gain < least:
-            return f"promises {verdict.gain:.1%}, a move needs {least:.1%}"
-        for begin, end in ((1.0, 0.5), (0.5, 0.0)):
-            half = merged(self._window(scene, begin, end))
-            if few := too_few(half, HALF):
-                return f"half of the window: {few}"
-            assert half is not None
-            gain = predicted_gain(half, scene.current, verdict.placement, scene.supply.costs)
-            if gain < least:
-                return f"promises {verdict.gain:.1%}, but {gain:.1%} in half of the window: heat that passes"
-        return ""
+        least = least_gain_for(promise.work, self._config)
+        least *= self.restraint.factor(scene.now, scene.current, promise.placement, promise.work.layers)
+        if promise.gain < least:
+            return f"promises {promise.gain:.1%}, a move needs {least:.1%}"
+        return passing(span, promise, least, scene.supply, scene.current, self._plan)
 
     def _wait(self, scene: Scene) -> str:
         if self._promising < self._config.rounds:
@@ -133,21 +143,19 @@ class Balancer:
             return f"cools down for {left:.0f} s more"
         return ""
 
-    def _forced(self, scene: Scene) -> Verdict:
-        """Plan for the shards that there are to be; for even traffic where little is known."""
+    def _forced(self, scene: Scene) -> Verdict | None:
+        """Plan for the shards that there are to be, by even traffic where nothing is known; None if nothing changes."""
         seconds = self._config.window_seconds
         demand = merged(within(scene.loads, scene.now - seconds, scene.now))
         if demand is None:
             even_LE = np.ones((len(scene.layers), scene.current.experts), np.int64)
             demand = Demand(scene.layers, even_LE, seconds)
-        planned = self._plan(demand, scene.supply, scene.current)
-        work = moves(scene.current, planned, demand.layers, scene.supply.expert_bytes)
-        if not work.added + work.dropped:
-            return Verdict(False, f"{scene.forced}, but no plan is better")
-        if targets := _unfit_targets(work, scene.unfit):
+        promise = promise_of(demand, scene.supply, scene.current, self._plan)
+        if promise is None:
+            return None
+        if targets := _unfit_targets(promise.work, scene.unfit):
             return Verdict(False, f"{scene.forced}, but it would load onto {targets}")
-        gain = predicted_gain(demand, scene.current, planned, scene.supply.costs)
-        return Verdict(True, scene.forced, planned, gain, work)
+        return Verdict(True, scene.forced, promise.placement, promise.gain, promise.work)
 
 
 def _unfit_targets(work: Moves, unfit: Mapping[int, str]) -> str:

@@ -54,6 +54,8 @@ class BalanceLoop:
         self.pinned = config.pinned
         self._report = BalanceReport(runs=dict.fromkeys(RESULTS, 0))
         self._due = 0.0
+        # Of the shards, that was planned for: it is not waited for until the next look.
+        self._change = ""
 
     def tick(self) -> None:
         """Look if that is due; else follow what is on. What fails is logged, counted and tried again."""
@@ -124,8 +126,10 @@ class BalanceLoop:
         self.refresh()
         assert self.course is not None
         due = now >= self._due
-        if self.course.moving or not (due or self.outlook.stock.change(self.outlook.current)):
+        change = self.outlook.stock.change(self.outlook.current)
+        if self.course.moving or not (due or change != self._change):
             return self._follow_up(now if due else None)
+        self._change = change
         self._due = now + self._config.interval_seconds
         return self._look(now)
 

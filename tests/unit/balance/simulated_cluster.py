@@ -70,7 +70,7 @@ class SimulatedCluster:
             self.now += 1.0
             if int(self.now - BEGAN) % 5 == 0 and self.steps:
                 routed = demand(self.traffic(self.now - BEGAN), self.steps, self.tokens, 5.0, int(self.now))
-                self.board.note_load(report(routed, epoch=self.current.epoch), 130.0)
+                self.board.note_load(report(routed, epoch=self.current.epoch), 310.0)
             self._migrate()
             self.loop.tick()
 

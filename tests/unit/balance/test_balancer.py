@@ -41,7 +41,7 @@ def test_even_traffic_moves_nothing() -> None:
 
 
 def test_heat_that_passes_moves_nothing() -> None:
-    """Every half minute twenty seconds of another expert's heat, in traffic that is even."""
+    """Every half minute twenty seconds of other experts' heat, in traffic that is even."""
     even = zipf(LAYERS, EXPERTS, 0.0)
     hot = [zipf(LAYERS, EXPERTS, 2.0, seed) for seed in range(20)]
     cluster = SimulatedCluster(lambda at: hot[int(at // 30)] if at % 30 < 20 else even)
@@ -120,7 +120,7 @@ def test_with_little_traffic_it_says_how_much_would_do() -> None:
     cluster.steps = cluster.tokens = 1
     cluster.run(60)
     assert not cluster.moved
-    assert cluster.told.reason.startswith("too little was routed: 48 tokens' experts a layer, 512 say enough")
+    assert cluster.told.reason.startswith("too little was routed: 40 tokens' experts a layer, 512 say enough")
 
 
 def test_no_move_while_a_shard_is_away() -> None:
