@@ -66,7 +66,9 @@ class RouterReplica:
             logs=config.logging,
             threads=self._process.threads,
         )
-        self._map.follow(self._router.adopt, self._process.threads)
+        if (newer := self._map.begin()) is not None:
+            self._adopt(newer)
+        self._map.follow(lambda seen: self._adopt(seen.current), self._process.threads)
         # Ready only after a token through all shards: a Front must never choose a router that cannot serve.
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.run_self_test(config.cluster.ready_timeout_seconds, self._process.go_on)
@@ -105,6 +107,9 @@ class RouterReplica:
         )
         self._waited_s += time.monotonic() - begun
         return free_bytes(device) // (routers if device.type == "cpu" else 1)
+
+    def _adopt(self, placement: Placement) -> None:
+        self._router.adopt(placement, self._map.asks_by)
 
     def check_health(self) -> None:
         """Called by Serve once a second. While it drains it counts as healthy: it must not be replaced."""
