@@ -130,7 +130,7 @@ class MapFollower:
         self._wake.set()
 
     def follow(self, take: Callable[[Seen], None], threads: ThreadWatch) -> None:
-        """Look for news from now on, on a thread of its own that calls `take` with what is known whenever it changes.
+        """Look for news from now on, on a thread of its own that calls `take` with what is known, and when it changes.
 
         It looks about once a second, and more often while a map is coming or not settled.
         """
@@ -188,14 +188,14 @@ class MapFollower:
         return even_placement(self._layout.experts, self._layout.shards, self._layout.copies)
 
     def _run(self, take: Callable[[Seen], None]) -> None:
-        told = self._seen()
+        told: Seen | None = None
         while not self._closing:
-            self._wake.wait(QUICK_SECONDS if self._coming or not self._settled else LOOK_SECONDS)
-            self._wake.clear()
-            self.look()
             if (seen := self._seen()) != told:
                 told = seen
                 take(seen)
+            self._wake.wait(QUICK_SECONDS if self._coming or not self._settled else LOOK_SECONDS)
+            self._wake.clear()
+            self.look()
 
     def _seen(self) -> Seen:
         assert self._current is not None, "the first map is there before it is followed"
