@@ -32,13 +32,15 @@ class Layout:
     """What a configuration asks of a map: `experts` of a layer on `shards` shards, `copies` of each.
 
     Maps are of one layout: while a cluster is updated, processes of two configurations are there. With `spread` there
-    may be several nodes, and copies have to be on different ones.
+    may be several nodes, and copies have to be on different ones. A cluster starts with `shards`; while it runs there
+    may be as many as it has `room` for, if that is more.
     """
 
     experts: int
     shards: int
     copies: int = 1
     spread: bool = False
+    room: int = 0
 
     @property
     def any_order(self) -> bool:
@@ -199,7 +201,7 @@ class PlacementMaps:
         # Those that have not said where they are may be together: on a node that has no name.
         places = [nodes.get(shard, "") for shard in range(layout.shards)]
         ring = range(layout.shards) if layout.any_order else ring_over_nodes(places, layout.copies)
-        placement = even_placement(layout.experts, layout.shards, layout.copies, ring)
+        placement = even_placement(layout.experts, layout.shards, layout.copies, ring, layout.room)
         self._heard = self._highest() + 1
         log.info("placed experts", extra=fields(epoch=self._heard, copies=layout.copies, nodes=len({*places})))
         return replace(placement, epoch=self._heard)
