@@ -1,6 +1,6 @@
 """What failures of shards cost: links, copies, failovers, hedged asks, degraded tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from experts.links.record import FailureRecord
@@ -27,7 +27,8 @@ class FailureGauges:
 
     `links` and `copies` are by shard; `copies` has the least number of shards with a usable link that hold an expert
     of the shard's, itself included, None for a shard that holds none: it is not needed. `unavailable` counts the
-    experts that no such shard holds.
+    experts that no such shard holds. `there` are the shards that are needed, listed or reached: there may be room for
+    more, and one that has left is to alert nobody; None is all.
     """
 
     record: FailureRecord = field(default_factory=FailureRecord)
@@ -37,14 +38,15 @@ class FailureGauges:
     copies: tuple[int | None, ...] = ()
     unavailable: int = 0
     epoch: int = 0
+    there: Collection[int] | None = None
 
     def needs(self, shard: int) -> bool:
         """Whether the placement gives the shard experts; without one all count as needed."""
         return not self.copies or self.copies[shard] is not None
 
-    def shows(self, shard: int) -> bool:
-        """Whether the shard is needed or there: there may be room for many that are neither."""
-        return self.needs(shard) or self.links[shard].usable
+    def among(self, shards: Iterable[int]) -> list[int]:
+        """Those of `shards` that are there."""
+        return [shard for shard in shards if self.there is None or shard in self.there]
 
     @property
     def degraded_tokens(self) -> int:
@@ -77,9 +79,8 @@ def failure_series(builder: SeriesBuilder, failure: FailureGauges) -> None:
 
 def _state(builder: SeriesBuilder, failure: FailureGauges) -> None:
     states = [
-        ({"shard": str(shard), "state": state}, state is now)
-        for shard, now in enumerate(failure.links)
-        if failure.shows(shard)
+        ({"shard": str(shard), "state": state}, state is failure.links[shard])
+        for shard in failure.among(range(len(failure.links)))
         for state in LinkState
     ]
     builder.add("shard_link_state", "gauge", "1 for the state of the link to a shard, 0 for all others", states)

@@ -1,6 +1,6 @@
 """A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +60,7 @@ def router_series(
     """All series that carry this router's label."""
     builder = SeriesBuilder(labels)
     _requests(builder, stats, gauges)
-    _all_to_all(builder, stats, window, [connection.clock_error_s for connection in gauges.connections])
+    _all_to_all(builder, stats, window, gauges)
     _balance(builder, stats, window, config)
     _failure(builder, gauges)
     failure_series(builder, gauges.failure)
@@ -82,8 +82,8 @@ def _requests(builder: SeriesBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, clock_errors: Iterable[float]) -> None:
-    shards = stats.known_shards
+def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, gauges: Gauges) -> None:
+    shards = gauges.failure.among(stats.known_shards)
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
         for shard in shards
@@ -92,7 +92,8 @@ def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, c
     text = "One MoE layer's call to one shard, by phase"
     builder.histogram("alltoall_phase_seconds", text, phases, phase_bounds(len(phases)))
     text = "Error bound of dispatch against combine"
-    builder.add("clock_offset_error_seconds", "gauge", text, by_shard(clock_errors, shards))
+    errors = by_shard((connection.clock_error_s for connection in gauges.connections), shards)
+    builder.add("clock_offset_error_seconds", "gauge", text, errors)
     wire = [
         ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))
         for shard in shards
@@ -173,11 +174,10 @@ def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
     reaches = not failure.unavailable if failure.copies else all(connection.up for connection in connections)
     text = "1 when every expert can be asked for and what the router is given does not fail whatever it is"
     builder.one("router_ready", "gauge", text, reaches and gauges.sound)
-    # A shard that may be added, or that was given up, is not down.
-    shown = [shard for shard, one in enumerate(connections) if one.up or failure.needs(shard)]
-    replicas = [
-        ({"shard": str(shard), "replica": connections[shard].replica}, connections[shard].up) for shard in shown
-    ]
+    shown = failure.among(range(len(connections)))
+    # One that holds nothing is not down: it may be on its way, and nobody waits for it.
+    lives = [(shard, connections[shard]) for shard in shown if connections[shard].up or failure.needs(shard)]
+    replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in lives]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Restarts of a shard, as seen by this router"
     builder.add("shard_restarts", "counter", text, by_shard((one.restarts for one in connections), shown))

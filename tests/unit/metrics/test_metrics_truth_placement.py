@@ -162,31 +162,37 @@ def test_a_shard_that_was_given_up_keeps_its_counts() -> None:
     assert counted.balancedness() == 1.0
 
 
-def gauges(needed: int, room: int, up: tuple[int, ...] = ()) -> Gauges:
+def gauges(needed: int, room: int, up: tuple[int, ...] = (), listed: tuple[int, ...] = ()) -> Gauges:
+    """The first shards hold experts; of the others some are up, and some listed and not reached."""
     connections = tuple(
         ConnectionGauges(replica="a", up=n < needed or n in up, restarts=0, reconnects=0, clock_error_s=0.0)
         for n in range(room)
     )
     links = tuple(LinkState.LIVE if one.up else LinkState.DEAD for one in connections)
     copies = tuple(1 if n < needed else None for n in range(room))
-    return replace(GAUGES, connections=connections, failure=FailureGauges(links=links, copies=copies), rejected={})
+    failure = FailureGauges(links=links, copies=copies, there={*range(needed), *up, *listed})
+    return replace(GAUGES, connections=connections, failure=failure, rejected={})
 
 
 def test_a_shard_that_left_is_not_down_and_one_that_joins_is_there() -> None:
-    """Shard 2 has joined and holds nothing yet; shard 3 was scaled away, and its last replica is still remembered."""
-    counted = Counted(even_placement(EXPERTS, 2, room=4))
-    told = exposed(counted.statistics, gauges=gauges(2, 4, up=(2,)))
+    """Shard 2 has joined and holds nothing yet, shard 3 is on its way; shard 4 was scaled away."""
+    counted = Counted(even_placement(EXPERTS, 2, room=5))
+    told = exposed(counted.statistics, gauges=gauges(2, 5, up=(2,), listed=(3,)))
     up = {sample.labels["shard"]: sample.value for sample in told["expertmesh_shard_up"].samples}
     assert up == {"0": 1, "1": 1, "2": 1}
     links = {sample.labels["shard"] for sample in told["expertmesh_shard_link_state"].samples}
-    assert links == {"0", "1", "2"}
+    assert links == {"0", "1", "2", "3"}
     assert {sample.labels["shard"] for sample in told["expertmesh_expert_copies"].samples} == {"0", "1"}
 
 
 def test_a_needed_shard_that_is_dead_is_down() -> None:
-    failure = FailureGauges(links=(LinkState.LIVE, LinkState.DEAD), copies=(1, 0))
-    assert [failure.shows(shard) for shard in range(2)] == [True, True]
-    assert failure.needs(1)
+    failure = FailureGauges(links=(LinkState.LIVE, LinkState.DEAD), copies=(1, 0), there={0, 1})
+    connections = tuple(replace(GAUGES.connections[0], up=up) for up in (True, False))
+    told = exposed(
+        Counted(even_placement(EXPERTS, 2)).statistics,
+        gauges=replace(GAUGES, connections=connections, failure=failure),
+    )
+    assert [value(told, "shard_up", shard=shard) for shard in "01"] == [1, 0]
 
 
 @pytest.fixture
@@ -201,5 +207,6 @@ def test_a_report_has_no_shard_that_is_neither_needed_nor_there(live: Live) -> N
     recent, _ = Window(router.statistics.cumulative, 0.0).advance(router.statistics.cumulative, 1.0)
     links = (LinkState.LIVE, LinkState.DEAD)
     for copies, shards in (((1, None), [0]), ((1, 0), [0, 1])):
-        told = shard_reports(router.connector, FailureGauges(links=links, copies=copies), recent, 1.0)
+        failure = FailureGauges(links=links, copies=copies, there=set(shards))
+        told = shard_reports(router.connector, failure, recent, 1.0)
         assert [one.shard for one in told] == shards
