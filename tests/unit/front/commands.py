@@ -14,7 +14,7 @@ MAIN = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
-from cluster.cli import bench_command, generate_command, status_command
+from cluster.cli.client import bench_command, generate_command, status_command
 from cluster.cli.one_line_parser import OneLineParser
 parser = OneLineParser(prog="expertmesh")
 subparsers = parser.add_subparsers(required=True)

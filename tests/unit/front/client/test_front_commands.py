@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from cluster.cli import generate_command, status_command
+from cluster.cli.client import generate_command, status_command
 from cluster.table import duration, size, table
 from router_service.front.api.scheduling import salt_of
 from router_service.protocol import cluster_pb2, inference_pb2

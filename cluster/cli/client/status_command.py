@@ -2,8 +2,8 @@
 
 import argparse
 
-from cluster.cli.client_command import add_target, client_of, run_client
-from cluster.cli.generate_command import Subparsers
+from cluster.cli.client.client_command import add_target, client_of, run_client
+from cluster.cli.client.generate_command import Subparsers
 from cluster.table import duration, size, table
 from experts.phase import PHASES
 from router_service.protocol import cluster_pb2 as pb

@@ -5,9 +5,9 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli.client_command import fail
-from cluster.cli.serve_command import run_cluster
-from cluster.cli.serve_flags import add_cluster_flags, config_of
+from cluster.cli.failing import fail
+from cluster.cli.serve.serve_command import run_cluster
+from cluster.cli.serve.serve_flags import add_cluster_flags, config_of
 from cluster.config import ClusterConfig, ConfigError
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def _asks_callers(args: argparse.Namespace) -> bool:
 
 
 async def _show(config: ClusterConfig, status: dict[str, Any]) -> None:
-    from cluster.cli.demo_failure import show_failure
-    from cluster.cli.status_command import render
+    from cluster.cli.client.status_command import render
+    from cluster.cli.serve.demo_failure import show_failure
     from router_service.client.client import Client
 
     async with Client(f"{config.front.host}:{status['grpc_port']}") as client:
