@@ -12,9 +12,12 @@ from typing import Any
 import ray
 
 from cluster.processes import ray_calls
+from cluster.processes.balance_board import BalanceBoard, NotedLoad
 from cluster.processes.placement_maps import Layout, PlacementMaps
+from experts.demand import RoutedLoad
 from experts.placement import Placement
 from experts.transport.address import Endpoint
+from router_service.protocol.balance import BalanceReport
 
 # Ten renewals: a process that is only slow for a moment keeps its entry.
 FORGET_SECONDS = 10.0
@@ -68,6 +71,7 @@ class ServiceRegistry:
         self._maps = PlacementMaps(self.announcements, restarted, clock)
         self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
         self._orders: dict[str, tuple[float, DrainOrder]] = {}
+        self._board = BalanceBoard(self._routers, clock)
 
     def announce(self, announcement: Announcement) -> DrainOrder | None:
         """Add or renew an entry; return the order that its process has to obey, if any."""
@@ -107,6 +111,33 @@ class ServiceRegistry:
     def publish(self, layout: Layout, placement: Placement) -> None:
         """Let a new map replace the current one. Raises as `PlacementMaps.publish`."""
         self._maps.publish(layout, placement)
+
+    def note_load(self, load: RoutedLoad, keep_seconds: float) -> None:
+        """Keep what a router reports of its routing for so long, or until the router is gone."""
+        self._board.note_load(load, keep_seconds)
+
+    def loads(self, since: int = 0) -> list[NotedLoad]:
+        """What routers have reported behind number `since`; see `BalanceBoard.loads`."""
+        return self._board.loads(since)
+
+    def note_balance(self, report: BalanceReport) -> None:
+        """Keep the balancer's latest report, for Fronts and for a balancer that is restarted."""
+        self._board.report = report
+
+    def balance(self) -> BalanceReport | None:
+        """The balancer's latest report, None before the first."""
+        return self._board.report
+
+    def want_shards(self, shards: int) -> None:
+        """Set how many shards are wanted."""
+        self._board.wanted = shards
+
+    def wanted_shards(self) -> int:
+        """How many shards are wanted; 0 where nobody has said, so the configuration's number."""
+        return self._board.wanted
+
+    def _routers(self) -> set[str]:
+        return {one.replica for one in self.announcements() if one.role == "router"}
 
 
 def find_registry(application: str) -> Any:

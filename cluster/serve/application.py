@@ -17,6 +17,7 @@ from cluster.planner.model import open_model
 from cluster.processes.nodes import bytes_for_each
 from cluster.processes.process import environment
 from cluster.processes.ray_calls import call
+from cluster.serve.balancer_replica import BalancerReplica
 from cluster.serve.deployments import deploy
 from cluster.serve.front_replica import FrontReplica
 from cluster.serve.router_replica import RouterReplica
@@ -89,8 +90,12 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     front_actor = {"num_cpus": 0, "resources": pin, "runtime_env": runtime_env}
     options = {"num_replicas": cluster.fronts, "ray_actor_options": front_actor, "max_ongoing_requests": 64}
     fronts = deploy(FrontReplica, cluster, name="Front", **options)
+    # Anywhere: it needs neither the model nor the data plane.
+    balancer_actor = {"num_cpus": 0, "runtime_env": runtime_env} | _one_of("")
+    balancer = deploy(BalancerReplica, cluster, name="Balancer", ray_actor_options=balancer_actor).bind(data)
     # What it does not use makes Serve start the others with it.
-    return fronts.bind(data, credentials["secret"], credentials["digest"], routers.bind(data, **credentials), *shards)
+    needed = (routers.bind(data, **credentials), *shards)
+    return fronts.bind(data, credentials["secret"], credentials["digest"], *needed, balancer=balancer)
 
 
 def _one_of(resource: str) -> dict[str, dict[str, float]]:

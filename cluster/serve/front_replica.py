@@ -26,8 +26,10 @@ CONNECTION_AGE_SHARE = 0.8
 class FrontReplica:
     """One Front: the API. It starts at the first health check, on the event loop that will drive it."""
 
-    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
+    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any, balancer: Any = None) -> None:
         config = config_from(data)
+        # A handle of `BalancerReplica`: what it answers is a reply's data, or a `BalanceRefusal`.
+        self._balancer = balancer
         self._process = RegisteredProcess("front", 0, config, self._drain)
         self._known = KnownProcesses(self._process.registry)
         self._config = config.cluster

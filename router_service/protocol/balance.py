@@ -1,5 +1,7 @@
 """What the control plane reports of placements that change, to Fronts: plain data, as `cluster.proto` has it."""
 
+from typing import Literal
+
 import msgspec
 
 
@@ -46,9 +48,10 @@ class BalanceReport(msgspec.Struct, frozen=True):
 
 
 class RebalanceOutcome(msgspec.Struct, frozen=True):
-    """What became of a request to rebalance: `result` is moving, kept or planned (a dry run), `plan` unset if kept.
+    """What a rebalance has led to, as `RebalanceReply` has it.
 
-    `placement` is the JSON of a placement file: of the new placement, or of the present one if kept.
+    `result` is moving (it has begun), kept (the present placement is good enough) or planned (a dry run). `plan` is
+    None if kept. `placement` is a placement file's JSON: the new one's, or the present one's if kept.
     """
 
     result: str
@@ -57,13 +60,13 @@ class RebalanceOutcome(msgspec.Struct, frozen=True):
     placement: str = ""
 
 
-class AdminInvalidError(ValueError):
-    """What an operator asks is wrong. The message begins with the field: `placement: `, `shards: `, `pin: `."""
+class BalanceRefusal(msgspec.Struct, frozen=True):
+    """Why the balancer did not do what was asked: it answers with one instead of raising, so that it stays plain data.
 
+    `kind` is precondition (not as things are: another move is on, the placement given does not fit), invalid (it can
+    never be: a placement that cannot be read, no room for so many shards) or unavailable (the registry does not answer,
+    nothing was routed yet). `message` says what, and what to do.
+    """
 
-class AdminRefusedError(RuntimeError):
-    """What an operator asks cannot be done now, as while another move is on; the message says why."""
-
-
-class AdminUnavailableError(RuntimeError):
-    """Whoever would do it does not answer; the message says what was waited for."""
+    kind: Literal["precondition", "invalid", "unavailable"]
+    message: str
