@@ -29,7 +29,8 @@ class BalanceReport(msgspec.Struct, frozen=True):
     """The balancer's state. `runs` counts its looks by result: moved, kept, failed.
 
     `replicas_S` are the copies that each shard holds, (layer, expert) pairs; `copies_moved` those made since the start.
-    `plans` are the latest, oldest first. `shards` are wanted, of at most `most_shards`.
+    `plans` are the latest, oldest first. `shards` are wanted, of at most `most_shards`. A look is due every
+    `interval_seconds`; 0 is not known.
     """
 
     epoch: int = 0
@@ -45,6 +46,7 @@ class BalanceReport(msgspec.Struct, frozen=True):
     plans: list[PlanReport] = []
     shards: int = 0
     most_shards: int = 0
+    interval_seconds: float = 0.0
 
 
 class RebalanceOutcome(msgspec.Struct, frozen=True):

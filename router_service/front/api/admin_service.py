@@ -21,8 +21,6 @@ from router_service.protocol.cluster_pb2_grpc import ClusterAdminServicer
 ANSWER_SECONDS = 60.0
 SILENT = "the control plane has not answered within {seconds:g} s; GetCluster says whether it has begun"
 NO_CONTROL_PLANE = "this Front runs without a control plane: nothing can be moved or scaled here"
-
-
 STATUSES = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "precondition": grpc.StatusCode.FAILED_PRECONDITION,
@@ -85,7 +83,7 @@ class ClusterAdminService(ClusterAdminServicer):
 
     @asynccontextmanager
     async def _acting(self, context: Context) -> AsyncIterator[AdminActions]:
-        """Yield the control plane, for a bounded time. A caller's own deadline ends the call earlier: gRPC cancels it."""
+        """Yield the control plane, for a bounded time. At a caller's own deadline gRPC cancels the call."""
         async with answering(context):
             if self._actions is None:
                 raise RequestError(grpc.StatusCode.UNIMPLEMENTED, NO_CONTROL_PLANE)
