@@ -32,7 +32,7 @@ class FrontReplica:
         config = config_from(data)
         self._process = RegisteredProcess("front", 0, config, self._drain)
         self._known = KnownProcesses(self._process.registry)
-        self._balance = KnownBalance(self._process.registry, config.balance.interval_seconds)
+        self._balance = KnownBalance(self._process.registry, config.balance)
         self._config = config.cluster
         with self._process.loading():
             model = open_model(config.model, config.weights, computes_here=False)

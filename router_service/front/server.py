@@ -27,6 +27,7 @@ from router_service.front.health import FrontHealth
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
+from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
@@ -88,6 +89,8 @@ class FrontServer:
         self.threads = threads or ThreadWatch()
         self.tasks = TaskWatch((POLLER, WATCHER, LINK, HUB))
         self.metrics = FrontMetrics(card.name, routers, (self.threads, self.tasks))
+        if balance is not None:
+            self.metrics.registry.register(BalanceSeries(card.name, balance))
         self._targets = targets
         self.authenticator = Authenticator(
             config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
@@ -118,15 +121,16 @@ class FrontServer:
         self._admin = ClusterAdminService(admin)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
-        self.live = None if config.http_port is None else self._live_page(text, directory)
+        self.live = None if config.http_port is None else self._live_page(text, directory, balance)
 
-    def _live_page(self, text: TextModel, directory: ShardDirectory | None) -> LivePage:
+    def _live_page(self, text: TextModel, directory: ShardDirectory | None, balance: BalanceSource | None) -> LivePage:
         return LivePage(
             config=self._config,
             text=text,
             inference=self.inference,
             router_pool=self.router_pool,
             directory=directory,
+            balance=balance,
             health=self.health,
             authenticator=self.authenticator,
             tls=self.tls,

@@ -81,7 +81,7 @@ class BalancePlan(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., copies_added: _Optional[int] = ..., copies_dropped: _Optional[int] = ..., bytes: _Optional[int] = ..., began: _Optional[float] = ..., ended: _Optional[float] = ..., predicted_gain: _Optional[float] = ..., measured_gain: _Optional[float] = ..., shards_ready: _Optional[int] = ..., shards_loading: _Optional[int] = ...) -> None: ...
 
 class Balance(_message.Message):
-    __slots__ = ("epoch", "automatic", "pinned", "last_run", "last_success", "result", "reason", "plans", "copies_moved", "shards", "most_shards", "interval_seconds")
+    __slots__ = ("epoch", "automatic", "pinned", "last_run", "last_success", "result", "reason", "plans", "copies_moved", "shards", "most_shards", "interval")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     AUTOMATIC_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
@@ -93,7 +93,7 @@ class Balance(_message.Message):
     COPIES_MOVED_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     MOST_SHARDS_FIELD_NUMBER: _ClassVar[int]
-    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     automatic: bool
     pinned: bool
@@ -105,8 +105,8 @@ class Balance(_message.Message):
     copies_moved: int
     shards: int
     most_shards: int
-    interval_seconds: float
-    def __init__(self, epoch: _Optional[int] = ..., automatic: _Optional[bool] = ..., pinned: _Optional[bool] = ..., last_run: _Optional[float] = ..., last_success: _Optional[float] = ..., result: _Optional[str] = ..., reason: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[BalancePlan, _Mapping]]] = ..., copies_moved: _Optional[int] = ..., shards: _Optional[int] = ..., most_shards: _Optional[int] = ..., interval_seconds: _Optional[float] = ...) -> None: ...
+    interval: float
+    def __init__(self, epoch: _Optional[int] = ..., automatic: _Optional[bool] = ..., pinned: _Optional[bool] = ..., last_run: _Optional[float] = ..., last_success: _Optional[float] = ..., result: _Optional[str] = ..., reason: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[BalancePlan, _Mapping]]] = ..., copies_moved: _Optional[int] = ..., shards: _Optional[int] = ..., most_shards: _Optional[int] = ..., interval: _Optional[float] = ...) -> None: ...
 
 class GetClusterRequest(_message.Message):
     __slots__ = ()

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import ray
 
+from cluster.balance.config import BalanceConfig
 from cluster.processes.known_processes import ASK_SECONDS
 from cluster.processes.ray_calls import RayTimeoutError, await_ref
 from router_service.protocol.balance import BalanceReport
@@ -14,12 +15,12 @@ from router_service.protocol.balance import BalanceReport
 class KnownBalance:
     """Asks `registry`; its last report stays while it does not answer, or was restarted and has none.
 
-    `interval_s` is how often the balancer looks, so that readers can tell when it is overdue.
+    What is configured is added from `config`: by that readers can tell what is late.
     """
 
-    def __init__(self, registry: Any, interval_s: float) -> None:
+    def __init__(self, registry: Any, config: BalanceConfig) -> None:
         self._registry = registry
-        self._interval_s = interval_s
+        self._config = config
         self._report: BalanceReport | None = None
 
     def report(self) -> BalanceReport | None:
@@ -33,4 +34,7 @@ class KnownBalance:
                 self._registry.balance.remote(), "the balancer's report", ASK_SECONDS
             )
             if found is not None:
-                self._report = msgspec.structs.replace(found, interval_seconds=self._interval_s)
+                config = self._config
+                self._report = msgspec.structs.replace(
+                    found, interval=config.interval_seconds, prepare_seconds=config.prepare_seconds
+                )

@@ -24,7 +24,8 @@ class ClusterService(ClusterServicer):
     """GetCluster, from the latest reports: it calls no other process.
 
     `directory` returns the shards that the control plane knows, with states of its own such as loading, and `balance`
-    what its balancer does, None while it was not heard. Both are called on the event loop and must not block.
+    what its balancer does, None while it was not heard. Both are called on the event loop and must not block; for
+    metrics `balance` is also called on the thread of a scrape.
     """
 
     def __init__(

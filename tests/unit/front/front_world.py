@@ -12,6 +12,7 @@ from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
+from router_service.protocol.balance import BalanceReport
 from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, report, until
 
 
@@ -31,6 +32,7 @@ class World:
         self.silent = False
         self.asked = 0
         self.targets: Targets | None = None
+        self.balance: BalanceReport | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.routers: list[FakeRouter] = []
@@ -55,6 +57,7 @@ class World:
             credentials=CREDENTIALS,
             node="node",
             directory=self.directory,
+            balance=lambda: self.balance,
             targets=self.targets,
             tracing=self.tracing,
             routers=self.expected_routers,
