@@ -10,6 +10,7 @@ import ray
 
 from cluster.config import ClusterConfig
 from cluster.processes import ray_calls
+from cluster.processes.map_view import MapView
 from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.host.watched_thread import ThreadWatch
@@ -116,9 +117,10 @@ class MapFollower:
 
     def _asked(self, seconds: float) -> Placement | None:
         known, epoch = self._current, self._current.epoch if self._current else 0
-        theirs, found = ray_calls.get(self._registry.placement_map.remote(self._layout, epoch), WHAT, seconds)
-        if known is not None and theirs < epoch:
+        view: MapView = ray_calls.get(self._registry.map_view.remote(self._layout, epoch), WHAT, seconds)
+        if known is not None and view.epoch < epoch:
             ray_calls.get(self._registry.tell_map.remote(self._layout, known), WHAT, seconds)
+        found = view.current
         return found if found is not None and found.epoch > epoch else None
 
     def _taken(self, found: Placement | None) -> Placement | None:

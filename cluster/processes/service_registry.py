@@ -12,15 +12,16 @@ from typing import Any
 import ray
 
 from cluster.processes import ray_calls
-from cluster.processes.balance_board import BalanceBoard, NotedLoad
-from cluster.processes.placement_maps import Layout, PlacementMaps
+from cluster.processes.balancing.board import BalanceBoard, NotedLoad
+from cluster.processes.map_view import ANYBODY, Asker, MapView
+from cluster.processes.maps.askers import FORGET_SECONDS as FORGET_SECONDS
+from cluster.processes.maps.migration import Migration
+from cluster.processes.placement_maps import PREPARE_SECONDS, Layout, PlacementMaps
 from experts.demand import RoutedLoad
 from experts.placement import Placement
 from experts.transport.address import Endpoint
 from router_service.protocol.balance import BalanceReport
 
-# Ten renewals: a process that is only slow for a moment keeps its entry.
-FORGET_SECONDS = 10.0
 WHAT = "the registry's list of processes"
 
 
@@ -28,10 +29,12 @@ WHAT = "the registry's list of processes"
 class Announcement:
     """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights.
 
-    `epoch` is that of the placement map that the process knows, 0 if none. A process says itself when it was started
-    (`started_ns`, wall clock, and a random `incarnation` between equal ones): a registry that is restarted learns of
-    the entries in any order. Between a process and its replacement on another node lie seconds, by which the clocks of
-    nodes do not differ.
+    `epoch` is that of the placement map that the process goes by, 0 if none. `prepared` is the epoch of the coming map
+    whose experts a shard holds, all of them, and `refused` that of one that it cannot prepare for, and why.
+
+    A process says itself when it was started (`started_ns`, wall clock, and a random `incarnation` between equal ones):
+    a registry that is restarted learns of the entries in any order. Between a process and its replacement on another
+    node lie seconds, by which the clocks of nodes do not differ.
     """
 
     role: str
@@ -46,6 +49,8 @@ class Announcement:
     started_ns: int = 0
     incarnation: int = 0
     epoch: int = 0
+    prepared: int = 0
+    refused: tuple[int, str] | None = None
 
     @property
     def seniority(self) -> tuple[int, int]:
@@ -88,6 +93,7 @@ class ServiceRegistry:
         """Forget an entry."""
         self._entries.pop((role, index, replica), None)  # absent after a restart of this actor
         self._orders.pop(replica, None)
+        self._maps.forget(replica)
 
     def announcements(self) -> list[Announcement]:
         """All entries, the youngest process last."""
@@ -100,17 +106,27 @@ class ServiceRegistry:
         }
         return sorted((one for _, one in self._entries.values()), key=lambda one: one.seniority)
 
-    def placement_map(self, layout: Layout, known: int = 0) -> tuple[int, Placement | None]:
-        """The current map's epoch, and the map if it is newer; see `PlacementMaps.get`."""
-        return self._maps.get(layout, known)
+    def map_view(self, layout: Layout, known: int = 0, asker: Asker = ANYBODY) -> MapView:
+        """What a process is to know of the maps; see `PlacementMaps.view`."""
+        return self._maps.view(layout, known, asker)
 
     def tell_map(self, layout: Layout, placement: Placement) -> None:
         """Take a map that a process knows; see `PlacementMaps.tell`."""
         self._maps.tell(layout, placement)
 
-    def publish(self, layout: Layout, placement: Placement) -> None:
-        """Let a new map replace the current one. Raises as `PlacementMaps.publish`."""
-        self._maps.publish(layout, placement)
+    def propose(
+        self, layout: Layout, placement: Placement, basis: int, reason: str, seconds: float = PREPARE_SECONDS
+    ) -> int:
+        """Let shards prepare for another map; return its epoch. Raises as `PlacementMaps.propose`."""
+        return self._maps.propose(layout, placement, basis, reason, seconds)
+
+    def abandon(self, layout: Layout, epoch: int, reason: str) -> None:
+        """Give up the coming map of this epoch, if there is one."""
+        self._maps.abandon(layout, epoch, reason)
+
+    def migration(self, layout: Layout) -> Migration | None:
+        """The last change of placement, as it stands; None before the first."""
+        return self._maps.migration(layout)
 
     def note_load(self, load: RoutedLoad, keep_seconds: float) -> None:
         """Keep what a router reports of its routing for so long, or until the router is gone."""
@@ -124,7 +140,7 @@ class ServiceRegistry:
         """Keep the balancer's latest report, for Fronts and for a balancer that is restarted."""
         self._board.report = report
 
-    def balance(self) -> BalanceReport | None:
+    def balance_report(self) -> BalanceReport | None:
         """The balancer's latest report, None before the first."""
         return self._board.report
 

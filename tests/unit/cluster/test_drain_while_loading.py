@@ -31,7 +31,7 @@ ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
-REMOTE = ("announce", "announcements", "withdraw", "placement_map")
+REMOTE = ("announce", "announcements", "withdraw", "map_view")
 
 
 class LiveRegistry(ServiceRegistry):

@@ -176,7 +176,7 @@ def test_what_to_expect_before_the_registry_is_there(
 def test_what_the_registry_says_is_to_be_expected(handle: Handle, clock: Seconds) -> None:
     """After a restart of a shard whose experts have been placed otherwise meanwhile."""
     newer = replace(even_placement(8, 2, 2, (1, 0)), epoch=3)
-    handle.body.publish(HERE, newer)
+    handle.body.tell_map(HERE, newer)
     process = Process(handle, clock)
     assert process.follower.expected() == newer
     assert (process.follower.first(), process.noted) == (newer, [3])
@@ -184,22 +184,22 @@ def test_what_the_registry_says_is_to_be_expected(handle: Handle, clock: Seconds
 
 def test_a_newer_map_is_adopted_and_an_older_one_is_not(handle: Handle, followed: Process) -> None:
     newer = replace(even_placement(8, 2, 1), epoch=5)
-    handle.body.publish(HERE, newer)
+    handle.body.tell_map(HERE, newer)
     followed.await_epoch(5)
     assert followed.adopted == [newer]
     handle.body = ServiceRegistry()
     handle.body.tell_map(HERE, replace(even_placement(8, 2), epoch=3))
-    until(lambda: handle.body.placement_map(HERE) == (5, newer), "it is told")
+    until(lambda: handle.body.map_view(HERE).current == newer, "it is told")
     assert (followed.adopted, followed.noted) == ([newer], [1, 5])
 
 
 def test_a_restarted_registry_is_told(handle: Handle, followed: Process) -> None:
-    handle.body.publish(HERE, replace(even_placement(8, 2, 1), epoch=4))
+    handle.body.tell_map(HERE, replace(even_placement(8, 2, 1), epoch=4))
     followed.await_epoch(4)
     handle.dead, handle.body, asked = True, ServiceRegistry(restarted=lambda: True), handle.asked
     until(lambda: handle.asked > asked, "it asks on")
     handle.dead = False
-    until(lambda: handle.body.placement_map(HERE)[0] == 4, "it is told")
+    until(lambda: handle.body.map_view(HERE).epoch == 4, "it is told")
     assert followed.noted == [1, 4]
 
 

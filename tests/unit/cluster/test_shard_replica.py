@@ -40,7 +40,7 @@ class Method:
 
     def remote(self, *arguments: Any) -> Callable[[], Any]:
         def call() -> Any:
-            if self._name == "placement_map" and self._actor.answers:
+            if self._name == "map_view" and self._actor.answers:
                 self._actor.answers -= 1
                 raise ray.exceptions.RayActorError
             return getattr(self._actor.body, self._name)(*arguments)
@@ -124,7 +124,7 @@ def test_it_loads_what_the_map_says_in_the_end(start: Callable[[Actor], ExpertSh
     """Also if it was taken for the first map."""
     actor = Actor(answers)
     moved = replace(even_placement(EXPERTS, SHARDS, 1, (1, 0)), epoch=4)
-    actor.body.publish(LAYOUT, moved)
+    actor.body.tell_map(LAYOUT, moved)
     shard = start(actor)
     assert (held(moved, shard), shard.epoch) == (True, 4)
     until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
@@ -137,8 +137,8 @@ def test_a_newer_map_counts_if_it_gives_the_shard_what_it_holds(
 ) -> None:
     actor = Actor()
     shard = start(actor)
-    actor.body.publish(LAYOUT, replace(even_placement(EXPERTS, SHARDS), epoch=2))
+    actor.body.tell_map(LAYOUT, replace(even_placement(EXPERTS, SHARDS), epoch=2))
     until(lambda: shard.epoch == 2, "it is adopted")
-    actor.body.publish(LAYOUT, replace(even_placement(EXPERTS, SHARDS, 2), epoch=3))
+    actor.body.tell_map(LAYOUT, replace(even_placement(EXPERTS, SHARDS, 2), epoch=3))
     until(lambda: "a newer map gives this shard other experts" in caplog.text, "it is refused")
     assert shard.epoch == 2
