@@ -2,14 +2,15 @@
 
 import sys
 
+EXIT_FAILED = 1  # nothing is wrong with what was asked, and another try may do
 EXIT_ERROR = 2  # as argparse's own
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
-def fail(message: str) -> int:
+def fail(message: str, code: int = EXIT_ERROR) -> int:
     """Print an error and return its exit code."""
     print(f"expertmesh: {one_line(message)}", file=sys.stderr)
-    return EXIT_ERROR
+    return code
 
 
 def one_line(text: str) -> str:

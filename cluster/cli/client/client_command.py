@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from cluster.cli.failing import EXIT_INTERRUPTED, fail, one_line
+from cluster.cli.failing import EXIT_ERROR, EXIT_FAILED, EXIT_INTERRUPTED, fail, one_line
 from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.protocol.request_id import request_id_of
@@ -51,23 +51,24 @@ def client_of(args: argparse.Namespace) -> Client:
     return Client(args.target.split(","), tls=tls, token=token, attempts=args.attempts)
 
 
-def run_client(work: Coroutine[object, object, None], target: str) -> int:
-    """Run a command to its end and return the exit code; what goes wrong is one line on stderr.
+def run_client(work: Coroutine[object, object, int | None], target: str) -> int:
+    """Run a command to its end and return the exit code, its own if it returns one; an error is one line on stderr.
 
     Raises:
         BrokenPipeError: nobody reads what it prints any more.
     """
     try:
-        asyncio.run(work)
+        return asyncio.run(work) or 0
     except grpc.aio.AioRpcError as error:
-        return fail(_said(error, target))
+        # Refused as things are, not for what was asked.
+        refused = error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        return fail(_said(error, target), EXIT_FAILED if refused else EXIT_ERROR)
     except BrokenPipeError:  # of what is printed; calls fail with gRPC's errors
         raise
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    return 0
 
 
 def _said(error: grpc.aio.AioRpcError, target: str) -> str:

@@ -31,7 +31,7 @@ class KnownBalance:
         """Wait for at most a second. `KnownProcesses`, which asks as often, logs a registry that is silent."""
         with contextlib.suppress(RayTimeoutError, ray.exceptions.RayError):
             found: BalanceReport | None = await await_ref(
-                self._registry.balance.remote(), "the balancer's report", ASK_SECONDS
+                self._registry.balance_report.remote(), "the balancer's report", ASK_SECONDS
             )
             if found is not None:
                 config = self._config
