@@ -40,7 +40,9 @@ def merged(loads: Sequence[TimedLoad]) -> Demand | None:
     for load in alike:
         seconds[load.router] = seconds.get(load.router, 0.0) + load.demand.seconds
     tokens_LE = np.sum([load.demand.tokens_LE for load in alike], axis=0)
-    return Demand(layers, tokens_LE, max(seconds.values()), _spaced([one for load in alike for one in load.demand.batches]))
+    return Demand(
+        layers, tokens_LE, max(seconds.values()), _spaced([one for load in alike for one in load.demand.batches])
+    )
 
 
 def too_few(demand: Demand | None, part: float = 1.0) -> str:

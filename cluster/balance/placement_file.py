@@ -41,9 +41,13 @@ class SavedPlacement:
             PlacementFileError: it is of other experts or layers, or names a shard that there is not.
         """
         if self.placement.experts != experts:
-            raise _wrong("experts", self.placement.experts, f"the model has {experts} in a layer: take a file of this model")
+            raise _wrong(
+                "experts", self.placement.experts, f"the model has {experts} in a layer: take a file of this model"
+            )
         if self.layers != tuple(layers):
-            raise _wrong("layers", _brief(self.layers), f"the model's MoE layers are {_brief(layers)}: take a file of it")
+            raise _wrong(
+                "layers", _brief(self.layers), f"the model's MoE layers are {_brief(layers)}: take a file of it"
+            )
         if (last := max(self.placement.holding)) >= shards:
             raise _wrong("holders", f"shard {last}", f"there are {shards} shards, counted from 0: start more of them")
 
@@ -92,7 +96,9 @@ def read_placement(text: str | bytes) -> SavedPlacement:
     if data.get("format") != FORMAT:
         raise _wrong("format", data.get("format"), f"it must be {FORMAT!r}: take what rebalance --save has written")
     if data.get("version") != VERSION or data["version"] is True:
-        raise _wrong("version", data.get("version"), f"this program reads version {VERSION}: save it again with this one")
+        raise _wrong(
+            "version", data.get("version"), f"this program reads version {VERSION}: save it again with this one"
+        )
     experts = _number(data, "experts", 1, MOST_SHARDS)
     shards = _number(data, "shards", 1, MOST_SHARDS)
     layers = _layers(data.get("layers"))
@@ -123,7 +129,11 @@ def _number(data: Mapping[str, Any], name: str, least: int, most: int) -> int:
 
 
 def _layers(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value or not all(type(one) is int and 0 <= one < MOST_SHARDS for one in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(type(one) is int and 0 <= one < MOST_SHARDS for one in value)
+    ):
         raise _wrong("layers", value, "it must list the numbers of the model's MoE layers")
     if sorted(set(value)) != value:
         raise _wrong("layers", value, "they must ascend, each once")
@@ -146,7 +156,11 @@ def _layer(value: Any, where: str, experts: int, shards: int) -> LayerPlacement:
 
 def _shards(value: Any, where: str, shards: int) -> Shards:
     listed = value if isinstance(value, list) else [value]
-    if not listed or not all(type(one) is int and 0 <= one < shards for one in listed) or len(set(listed)) < len(listed):
+    if (
+        not listed
+        or not all(type(one) is int and 0 <= one < shards for one in listed)
+        or len(set(listed)) < len(listed)
+    ):
         raise _wrong(where, value, f"it must be a shard, or several different ones, from 0 to {shards - 1}")
     return tuple(listed)
 

@@ -57,6 +57,11 @@ class Restraint:
             self._last = None  # nothing was changed
         self.until = now + self._cooldown_s * 2**self._failures
 
+    def resume(self, plans: Sequence[tuple[float, bool]]) -> None:
+        """Go on behind plans that another balancer has made: when each ended, and whether it failed, oldest first."""
+        for ended, failed in plans:
+            self.ended(ended, failed)
+
     def measured(self, promised: float, gave: float) -> None:
         """What a move gave is known: after plans that gave less than half of their promise the next must promise more."""
         kept = gave >= KEPT_PROMISE * promised

@@ -90,9 +90,12 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     front_actor = {"num_cpus": 0, "resources": pin, "runtime_env": runtime_env}
     options = {"num_replicas": cluster.fronts, "ray_actor_options": front_actor, "max_ongoing_requests": 64}
     fronts = deploy(FrontReplica, cluster, name="Front", **options)
+    layers = model.plan.spec.moe_layers
     # Anywhere: it needs neither the model nor the data plane.
     balancer_actor = {"num_cpus": 0, "runtime_env": runtime_env} | _one_of("")
-    balancer = deploy(BalancerReplica, cluster, name="Balancer", ray_actor_options=balancer_actor).bind(data)
+    balancer = deploy(BalancerReplica, cluster, name="Balancer", ray_actor_options=balancer_actor).bind(
+        data, list(layers), model.plan.spec.gate.experts, model.shard_bytes(1) // max(1, len(layers))
+    )
     # What it does not use makes Serve start the others with it.
     needed = (routers.bind(data, **credentials), *shards)
     return fronts.bind(data, credentials["secret"], credentials["digest"], *needed, balancer=balancer)

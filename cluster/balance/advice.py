@@ -1,0 +1,245 @@
+"""Whether copies of experts would pay: from what was routed, for people. Pure.
+
+L MoE layers, E experts, S shards.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.balance.loads import too_few
+from cluster.balance.moves import holds, moves
+from cluster.balance.planning import plan_placement
+from cluster.balance.prediction import predicted_gain, replay
+from cluster.balance.supply import Supply
+from experts.balance import max_over_mean
+from experts.demand import Demand
+from experts.placement import Placement
+
+Planner = Callable[[Demand, Supply, Placement], Placement]
+# Copies that each shard holds of each layer beside its own experts, as far as the curve goes.
+CURVE = (0, 1, 2, 4, 8)
+# An expert is hot with so many times the mean of its layer's tokens.
+HOT = 2.0
+MOST_HOT = 5
+# Gains under this are within what traffic changes from minute to minute.
+WORTH = 0.05
+# The next step of the curve must add this much for what it costs in memory.
+STEP = 0.02
+# Below this part of the imbalance that is still there in the next window, heat passes.
+LASTING = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HotLayer:
+    """A layer's largest expert loads over the mean, and those experts that are `HOT`, hottest first, at most five."""
+
+    layer: int
+    max_over_mean: float
+    experts: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CopiesGain:
+    """What so many extra copies a shard and layer would save of the slowest shard's time, and take of memory.
+
+    `lasting_gain` is what a placement made for the first half of the time saves in the second: what is left when
+    traffic has gone on. Bytes are of all shards together; `loaded_bytes` are to be read once.
+    """
+
+    extra_copies: int
+    gain: float
+    lasting_gain: float
+    memory_bytes: int
+    loaded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The report. Imbalance is the slowest shard's time over the mean; `persistence` the part of the experts' imbalance
+    that one window has in common with the next, 1 if heat stays where it is and about 0 if it is chance.
+
+    `recommendation` is copies, move or leave; `reason` says it in a sentence.
+    """
+
+    recommendation: str
+    reason: str
+    extra_copies: int
+    seconds: float
+    tokens: int
+    shard_imbalance: float
+    shard_time_imbalance: float
+    expert_imbalance: float
+    persistence: float
+    hot: list[HotLayer]
+    curve: list[CopiesGain]
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps(asdict(self), indent=2)
+
+    def text(self) -> str:
+        """For a terminal."""
+        hot = "; ".join(
+            f"layer {one.layer}: {_list(one.experts)} ({one.max_over_mean:.1f} times the mean)" for one in self.hot
+        )
+        lines = [
+            f"recommendation     {self.recommendation}: {self.reason}",
+            f"seen               {self.tokens} tokens in {self.seconds:.0f} s",
+            f"shards             {self.shard_imbalance:.2f} times the mean's load, {self.shard_time_imbalance:.2f} its time",
+            f"experts            {self.expert_imbalance:.2f} times the mean's load, {self.persistence:.0%} of it lasting",
+            f"hottest            {hot or 'none'}",
+            "extra copies       gain    lasting  memory       to load",
+        ]
+        rows = [
+            f"{one.extra_copies:<18} {one.gain:<7.1%} {one.lasting_gain:<8.1%} {_mib(one.memory_bytes):<12} {_mib(one.loaded_bytes)}"
+            for one in self.curve
+        ]
+        return "\n".join(lines + rows)
+
+
+class TooLittleError(ValueError):
+    """Too little was routed to say anything; the message says how much would do."""
+
+
+def advise(windows: Sequence[Demand], supply: Supply, current: Placement, plan: Planner = plan_placement) -> Advice:
+    """Say whether copies would pay, from demands of times that follow each other, the oldest first.
+
+    Raises:
+        TooLittleError: too little was routed.
+        ValueError: the windows are of different layers or experts.
+    """
+    whole = joined(windows)
+    if few := too_few(whole):
+        raise TooLittleError(f"{few}: serve more first, or record for longer")
+    halves = joined(windows[: len(windows) // 2]), joined(windows[len(windows) // 2 :])
+    curve = [_gain_of(extra, whole, halves, supply, current, plan) for extra in CURVE]
+    persistence = _persistence(halves)
+    recommendation, reason, extra = _recommended(curve, persistence)
+    replayed = replay(whole, current, supply.costs)
+    return Advice(
+        recommendation=recommendation,
+        reason=reason,
+        extra_copies=extra,
+        seconds=whole.seconds,
+        tokens=_tokens(whole),
+        shard_imbalance=_shard_imbalance(whole, current),
+        shard_time_imbalance=replayed.slowest_us / replayed.mean_us if replayed.mean_us else 1.0,
+        expert_imbalance=float(max_over_mean(whole.tokens_LE).mean()),
+        persistence=persistence,
+        hot=_hot(whole),
+        curve=curve,
+    )
+
+
+def joined(windows: Sequence[Demand]) -> Demand:
+    """One demand of several of the same layers; an empty one of none.
+
+    Raises:
+        ValueError: they are of different layers or experts.
+    """
+    if not windows:
+        return Demand((), np.zeros((0, 0), np.int64), 0.0)
+    if len({(one.layers, one.tokens_LE.shape) for one in windows}) > 1:
+        raise ValueError("the windows are of different layers or experts: take those of one model")
+    tokens_LE = np.sum([one.tokens_LE for one in windows], axis=0)
+    batches = tuple(batch for one in windows for batch in one.batches)
+    return Demand(windows[0].layers, tokens_LE, sum(one.seconds for one in windows), batches)
+
+
+def _gain_of(
+    extra: int, whole: Demand, halves: tuple[Demand, Demand], supply: Supply, current: Placement, plan: Planner
+) -> CopiesGain:
+    layers, experts = whole.tokens_LE.shape
+    usable = int(supply.usable_S.sum())
+    own = -(-experts * supply.copies // max(1, usable))
+    slots_S = np.where(supply.usable_S, layers * min(experts, own + extra), 0)
+    with_extra = replace(supply, slots_S=slots_S)
+    planned = plan(whole, with_extra, current)
+    early, late = halves
+    lasting = 0.0
+    if len(early.layers) and len(late.layers):
+        lasting = predicted_gain(late, current, plan(early, with_extra, current), supply.costs)
+    work = moves(current, planned, whole.layers, supply.expert_bytes)
+    more = sum(int(holds(planned.layer(layer), planned.shards).sum()) for layer in whole.layers) - layers * experts
+    gain = predicted_gain(whole, current, planned, supply.costs)
+    return CopiesGain(extra, gain, lasting, more * supply.expert_bytes, work.bytes)
+
+
+def _recommended(curve: list[CopiesGain], persistence: float) -> tuple[str, str, int]:
+    moved = curve[0]
+    best = moved
+    for one in curve[1:]:
+        if min(one.gain, one.lasting_gain) >= min(best.gain, best.lasting_gain) + STEP:
+            best = one
+    promised, lasting = best.gain, best.lasting_gain
+    if promised < WORTH:
+        return "leave", f"the best placement would save {promised:.1%} of the slowest shard's time: not worth a move", 0
+    if lasting < WORTH:
+        passes = f", {persistence:.0%} of the experts' imbalance stays from one half of the time to the other"
+        return "leave", f"{promised:.1%} could be saved, but {lasting:.1%} of it lasts: heat passes{passes}", 0
+    if best is moved:
+        return (
+            "move",
+            f"moving experts without extra copies saves {promised:.1%}, {lasting:.1%} when traffic goes on",
+            0,
+        )
+    cost = f"{_mib(best.memory_bytes)} in all"
+    said = f"{best.extra_copies} extra copies a shard and layer save {promised:.1%}, {lasting:.1%} when traffic goes on, for {cost}"
+    return "copies", said, best.extra_copies
+
+
+def _persistence(halves: tuple[Demand, Demand]) -> float:
+    """The correlation of the experts' shares between the two halves, the mean over layers, at least 0."""
+    if not all(len(one.layers) and one.tokens_LE.any() for one in halves):
+        return 0.0
+    early_LE, late_LE = (_excess(one.tokens_LE) for one in halves)
+    norms_L = np.sqrt((early_LE**2).sum(axis=1) * (late_LE**2).sum(axis=1))
+    common_L = np.divide((early_LE * late_LE).sum(axis=1), norms_L, out=np.zeros(len(norms_L)), where=norms_L > 0)
+    return float(np.clip(common_L, 0.0, 1.0).mean())
+
+
+def _excess(tokens_LE: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each expert's share of its layer's tokens, over the even one."""
+    share_LE = tokens_LE / np.maximum(1, tokens_LE.sum(axis=1, keepdims=True))
+    return np.asarray(share_LE - share_LE.mean(axis=1, keepdims=True))
+
+
+def _hot(demand: Demand) -> list[HotLayer]:
+    ratios_LE = demand.tokens_LE / np.maximum(1e-9, demand.tokens_LE.mean(axis=1, keepdims=True))
+    hottest = np.argsort(-ratios_LE.max(axis=1), kind="stable")[:MOST_HOT]
+    layers = []
+    for place in sorted(hottest.tolist()):
+        order = np.argsort(-ratios_LE[place], kind="stable")[:MOST_HOT]
+        experts = [int(expert) for expert in order if ratios_LE[place, expert] >= HOT]
+        if experts:
+            layers.append(HotLayer(demand.layers[place], float(ratios_LE[place].max()), experts))
+    return layers
+
+
+def _shard_imbalance(demand: Demand, current: Placement) -> float:
+    """Largest over mean load of the shards that hold experts, copies sharing evenly; the mean over layers."""
+    ratios = []
+    for place, layer in enumerate(demand.layers):
+        held_ES = holds(current.layer(layer), current.shards)
+        load_S = demand.tokens_LE[place] @ (held_ES / held_ES.sum(axis=1, keepdims=True))
+        load_S = load_S[held_ES.any(axis=0)]
+        ratios.append(float(load_S.max() / load_S.mean()) if load_S.any() else 1.0)
+    return float(np.mean(ratios))
+
+
+def _tokens(demand: Demand) -> int:
+    """Tokens, as far as can be told without K: the sampled steps' share of pairs says how many experts one has."""
+    experts_per_token = next((batch.expert_ids_LTK.shape[2] for batch in demand.batches), 1)
+    return int(demand.tokens_LE.sum(axis=1).max() // experts_per_token)
+
+
+def _list(experts: list[int]) -> str:
+    return "expert " + ", ".join(map(str, experts))
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
