@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster.cli.broken_pipe import end_on_broken_pipe
-from cluster.cli.client import bench_command, generate_command, status_command
+from cluster.cli.client import (
+    bench_command,
+    generate_command,
+    rebalance_command,
+    scale_command,
+    status_command,
+)
 from cluster.cli.failing import EXIT_INTERRUPTED, fail
 from cluster.cli.one_line_parser import OneLineParser
 from cluster.cli.serve import demo_command, drain_command, serve_command
@@ -23,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
         generate_command,
         bench_command,
         status_command,
+        rebalance_command,
+        scale_command,
         inspect_command,
         config_command,
         token_command,

@@ -10,6 +10,7 @@ from router_service.protocol import cluster_pb2 as pb
 UNDER_WAY = {"preparing": "shards load", "switched": "routers change over"}
 # Looks that have not come: one may be late where the machine is busy.
 LATE_LOOKS = 3
+DONE = "done"
 UNHEARD = "balancer: not heard yet"
 
 
@@ -50,20 +51,22 @@ def progress_line(plan: pb.BalancePlan) -> str:
 def ended_line(plan: pb.BalancePlan) -> str:
     """What has become of a plan that has ended."""
     took = duration(max(0.0, plan.ended - plan.began))
-    if plan.state != "done":
+    if plan.state != DONE:
         return f"epoch {plan.epoch}, {plan.state} after {took}: {one_line(plan.reason) or 'no reason is known'}"
     return f"epoch {plan.epoch}, done in {took}: {contents(plan)}; {gains(plan)}"
 
 
 def contents(plan: pb.BalancePlan) -> str:
     """What a plan moves."""
-    return f"{plan.copies_added} copies made, {plan.copies_dropped} dropped, {size(plan.bytes)} read"
+    return f"copies: {plan.copies_added} new, {plan.copies_dropped} dropped, {size(plan.bytes)} to read"
 
 
 def gains(plan: pb.BalancePlan) -> str:
-    """What a plan promises and has given."""
-    measured = f"{plan.measured_gain:.1%} measured" if plan.HasField("measured_gain") else "not measured yet"
-    return f"gain {plan.predicted_gain:.1%} predicted, {measured}"
+    """What a plan promises and, where it has been carried out, has given."""
+    promised = f"gain: {plan.predicted_gain:.1%} predicted"
+    if plan.HasField("measured_gain"):
+        return f"{promised}, {plan.measured_gain:.1%} measured"
+    return f"{promised}, not measured yet" if plan.state == DONE else promised
 
 
 def ago(seconds: float) -> str:

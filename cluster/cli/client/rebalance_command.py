@@ -6,7 +6,7 @@ import json
 from contextlib import aclosing
 from pathlib import Path
 
-from cluster.cli.client.balance_text import contents, ended_line, gains, progress_line
+from cluster.cli.client.balance_text import DONE, contents, ended_line, gains, progress_line
 from cluster.cli.client.client_command import add_target, client_of, run_client
 from cluster.cli.client.following import (
     Lines,
@@ -28,7 +28,6 @@ from router_service.protocol import cluster_pb2 as pb
 # The Front waits for the balancer for 60 s.
 CALL_SECONDS = 70.0
 MOVING = "moving"
-DONE = "done"
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.failing import fail
@@ -67,7 +68,7 @@ async def _show(config: ClusterConfig, status: dict[str, Any]) -> None:
         print(f"\n{STREAMS} streams at once, {MAX_TOKENS} tokens each ...", flush=True)
         await asyncio.gather(*(_drain(client, index) for index in range(STREAMS)))
         await asyncio.sleep(1.5)  # the routers report once a second
-        print(render(await client.cluster()))
+        print(render(await client.cluster(), time.time()))
         # Another machine's process cannot be killed from here, and without a copy its experts would be waited for.
         if config.experts.copies > 1 and not config.cluster.address:
             await show_failure(client, PROMPTS)

@@ -169,7 +169,7 @@ async def test_status_of_nothing_is_one_line() -> None:
 def test_copies_and_epoch_have_columns() -> None:
     shards = [cluster_pb2.Shard(shard=0, state="ready", copies=2, epoch=7), cluster_pb2.Shard(shard=1, state="loading")]
     header, known, unknown = [
-        line.split() for line in status_command.render(cluster_pb2.ClusterState(shards=shards)).splitlines()[2:5]
+        line.split() for line in status_command.render(cluster_pb2.ClusterState(shards=shards), 0.0).splitlines()[2:5]
     ]
     place = header.index("copies")
     assert header[place + 1] == "epoch"
@@ -178,7 +178,7 @@ def test_copies_and_epoch_have_columns() -> None:
 
 
 def test_an_empty_cluster_renders() -> None:
-    assert "shard" in status_command.render(cluster_pb2.ClusterState(model="tiny"))
+    assert "shard" in status_command.render(cluster_pb2.ClusterState(model="tiny"), 0.0)
 
 
 def test_an_answer_without_responses_is_still_json() -> None:
