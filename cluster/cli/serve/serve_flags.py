@@ -53,12 +53,7 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="shards that hold each expert, so that others answer where one fails (default: 1)",
     )
-    parser.add_argument(
-        "--most-shards",
-        type=int,
-        metavar="N",
-        help="how far `expertmesh scale` may go (default: see experts.most_shards)",
-    )
+    parser.add_argument("--most-shards", type=int, metavar="N", help="how many `expertmesh scale` may make of them")
     parser.add_argument(
         "--balance", action="store_true", default=None, help="copy and move experts as the traffic's heat does"
     )

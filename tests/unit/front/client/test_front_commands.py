@@ -158,7 +158,7 @@ async def test_status_says_nothing_of_the_steps_of_a_router_that_took_none(world
     await until(lambda: bool(world.server.router_pool.reports))
     code, out, _ = await command("status", target=target)
     assert code == 0
-    assert out.splitlines()[-1].split() == ["r0", "1", "2", "25.0%", "0.0", "-", "-", "-"]
+    assert out.splitlines()[5].split() == ["r0", "1", "2", "25.0%", "0.0", "-", "-", "-"]
 
 
 async def test_status_of_nothing_is_one_line() -> None:
