@@ -3,14 +3,14 @@
 L MoE layers, E experts, S shards.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.loads import too_few
+from cluster.balance.advice_report import HOT, MOST_HOT, Advice, CopiesGain, HotLayer, mib
+from cluster.balance.judging.loads import too_few
 from cluster.balance.moves import holds, moves
 from cluster.balance.planning import plan_placement
 from cluster.balance.prediction import predicted_gain, replay
@@ -22,83 +22,12 @@ from experts.placement import Placement
 Planner = Callable[[Demand, Supply, Placement], Placement]
 # Copies that each shard holds of each layer beside its own experts, as far as the curve goes.
 CURVE = (0, 1, 2, 4, 8)
-# An expert is hot with so many times the mean of its layer's tokens.
-HOT = 2.0
-MOST_HOT = 5
 # Gains under this are within what traffic changes from minute to minute.
 WORTH = 0.05
 # The next step of the curve must add this much for what it costs in memory.
 STEP = 0.02
 # Below this part of the imbalance that is still there in the next window, heat passes.
 LASTING = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class HotLayer:
-    """A layer's largest expert loads over the mean, and those experts that are `HOT`, hottest first, at most five."""
-
-    layer: int
-    max_over_mean: float
-    experts: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class CopiesGain:
-    """What so many extra copies a shard and layer would save of the slowest shard's time, and take of memory.
-
-    `lasting_gain` is what a placement made for the first half of the time saves in the second: what is left when
-    traffic has gone on. Bytes are of all shards together; `loaded_bytes` are to be read once.
-    """
-
-    extra_copies: int
-    gain: float
-    lasting_gain: float
-    memory_bytes: int
-    loaded_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """The report. Imbalance is the slowest shard's time over the mean; `persistence` the part of the experts' imbalance
-    that one window has in common with the next, 1 if heat stays where it is and about 0 if it is chance.
-
-    `recommendation` is copies, move or leave; `reason` says it in a sentence.
-    """
-
-    recommendation: str
-    reason: str
-    extra_copies: int
-    seconds: float
-    tokens: int
-    shard_imbalance: float
-    shard_time_imbalance: float
-    expert_imbalance: float
-    persistence: float
-    hot: list[HotLayer]
-    curve: list[CopiesGain]
-
-    def to_json(self) -> str:
-        """All of it."""
-        return json.dumps(asdict(self), indent=2)
-
-    def text(self) -> str:
-        """For a terminal."""
-        hot = "; ".join(
-            f"layer {one.layer}: {_list(one.experts)} ({one.max_over_mean:.1f} times the mean)" for one in self.hot
-        )
-        lines = [
-            f"recommendation     {self.recommendation}: {self.reason}",
-            f"seen               {self.tokens} tokens in {self.seconds:.0f} s",
-            f"shards             {self.shard_imbalance:.2f} times the mean's load, {self.shard_time_imbalance:.2f} its time",
-            f"experts            {self.expert_imbalance:.2f} times the mean's load, {self.persistence:.0%} of it lasting",
-            f"hottest            {hot or 'none'}",
-            "extra copies       gain    lasting  memory       to load",
-        ]
-        rows = [
-            f"{one.extra_copies:<18} {one.gain:<7.1%} {one.lasting_gain:<8.1%} {_mib(one.memory_bytes):<12} {_mib(one.loaded_bytes)}"
-            for one in self.curve
-        ]
-        return "\n".join(lines + rows)
 
 
 class TooLittleError(ValueError):
@@ -187,9 +116,8 @@ def _recommended(curve: list[CopiesGain], persistence: float) -> tuple[str, str,
             f"moving experts without extra copies saves {promised:.1%}, {lasting:.1%} when traffic goes on",
             0,
         )
-    cost = f"{_mib(best.memory_bytes)} in all"
-    said = f"{best.extra_copies} extra copies a shard and layer save {promised:.1%}, {lasting:.1%} when traffic goes on, for {cost}"
-    return "copies", said, best.extra_copies
+    saves = f"save {promised:.1%}, {lasting:.1%} when traffic goes on, for {mib(best.memory_bytes)} in all"
+    return "copies", f"{best.extra_copies} extra copies a shard and layer {saves}", best.extra_copies
 
 
 def _persistence(halves: tuple[Demand, Demand]) -> float:
@@ -235,11 +163,3 @@ def _tokens(demand: Demand) -> int:
     """Tokens, as far as can be told without K: the sampled steps' share of pairs says how many experts one has."""
     experts_per_token = next((batch.expert_ids_LTK.shape[2] for batch in demand.batches), 1)
     return int(demand.tokens_LE.sum(axis=1).max() // experts_per_token)
-
-
-def _list(experts: list[int]) -> str:
-    return "expert " + ", ".join(map(str, experts))
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB"

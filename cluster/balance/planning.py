@@ -1,12 +1,24 @@
-"""Which shards are to hold which experts: from what was routed and what the shards can hold. A pure function."""
+"""Which shards are to hold which experts: from what was routed and what the shards can hold. A pure function.
 
-import heapq
+Two plans are made: a fresh one, whose shards are then named so that it is most like what is held now, and one that
+starts from what is held now. Each layer takes from them, or from what it has, what saves most after its loads' price.
+L MoE layers, E experts, S shards.
+"""
+
 from collections.abc import Sequence
 
 import numpy as np
 
+from cluster.balance.adapting import adapted
+from cluster.balance.fresh import fresh
+from cluster.balance.layout import Layout, Terrain, held_of, placed
+from cluster.balance.matching import match
+from cluster.balance.mixing import Option, mixed, option_of
+from cluster.balance.moves import moves
 from cluster.balance.prediction import predicted_gain
+from cluster.balance.scoring import Sample, sample_of, slowness
 from cluster.balance.supply import Supply
+from experts.costs import ShardCosts
 from experts.demand import Demand
 from experts.placement import LayerPlacement, Placement, even_placement
 
@@ -19,7 +31,7 @@ def plan_placement(
     Args:
         current: what the shards hold now; none at the start.
         worth: the part of the slowest shard's time that loading as many copies as there are experts, E of each layer,
-            must save. A plan that saves less for what it loads is not made.
+            must save; a plan that loads a tenth of them must save a tenth of it. 0 takes any gain.
 
     Returns:
         A placement with the epoch of `current`, `special` naming every layer of the demand.
@@ -28,16 +40,17 @@ def plan_placement(
         ValueError: the usable shards are fewer than `supply.copies` or cannot hold that many copies of each expert.
     """
     layers, experts = demand.tokens_LE.shape
-    usable = [int(shard) for shard in np.flatnonzero(supply.usable_S)]
     check_supply(supply, layers, experts)
-    shards = max(current.shards if current else 0, len(supply.slots_S))
-    free_S = supply.slots_S // max(layers, 1)
-    special = {
-        layer: _packed(demand.tokens_LE[place], usable, free_S, supply) for place, layer in enumerate(demand.layers)
-    }
-    everywhere = current.everywhere if current else even_over(experts, usable, supply.copies)
-    planned = Placement(shards, everywhere, special, epoch=current.epoch if current else 0)
-    if current and current.holding <= set(usable) and predicted_gain(demand, current, planned, supply.costs) <= worth:
+    supply = _for_shards(supply, max(current.shards if current else 0, len(supply.slots_S)))
+    sample = sample_of(demand, supply.costs, supply.usable_S)
+    terrain = _terrain(demand, supply, sample)
+    new = fresh(terrain, supply.slots_S)
+    if current is None:
+        return _placement(demand, supply, placed(new, [None] * layers), None)
+    before = [current.layer(layer) for layer in demand.layers]
+    layout, kept = _best(new, before, supply, terrain, sample, worth)
+    planned = _placement(demand, supply, placed(layout, before), current)
+    if kept and not _deserved(demand, supply, current, planned, worth):
         return current
     return planned
 
@@ -51,23 +64,68 @@ def check_supply(supply: Supply, layers: int, experts: int) -> None:
         raise ValueError(f"slots_S holds {slots} copies of experts, {supply.copies} of each take {least}: add memory")
 
 
-def even_over(experts: int, usable: Sequence[int], copies: int) -> LayerPlacement:
+def _best(
+    new: Layout, before: Sequence[LayerPlacement], supply: Supply, terrain: Terrain, sample: Sample, worth: float
+) -> tuple[Layout, bool]:
+    """The best mix of both plans and what is held now, and whether that could stay as it is."""
+    now_LES = held_of(before, len(supply.slots_S))
+    now_us_L = sample.slowest_L(now_LES, terrain.slow_S)
+    price = worth * float(now_us_L.mean()) / now_LES.shape[1]
+    match(new, now_LES)
+    plans = [new.held_LES]
+    if (changed := adapted(terrain, supply.slots_S, now_LES, price)) is not None:
+        plans.append(changed.held_LES)
+    options = [option_of(held_LES, now_LES, sample, terrain, price) for held_LES in plans]
+    now = Option(now_LES, np.where(terrain.allows(now_LES), now_us_L, np.inf))
+    kept = bool(np.isfinite(now.score_L).all() and (now_LES.sum(axis=(0, 1)) <= supply.slots_S).all())
+    held_LES = mixed([now, *options] if kept else options, now, supply.slots_S)
+    return Layout(terrain, held_LES, np.zeros_like(held_LES[:, 0], np.int64), held_LES.sum(axis=2)), kept
+
+
+def _deserved(demand: Demand, supply: Supply, current: Placement, planned: Placement, worth: float) -> bool:
+    """Whether the replay, with the real choice of copies, gains what the loads must save."""
+    gain = predicted_gain(demand, current, planned, supply.costs)
+    loads = moves(current, planned, demand.layers).added / demand.tokens_LE.size
+    return gain > 0 and gain >= worth * loads
+
+
+def _terrain(demand: Demand, supply: Supply, sample: Sample) -> Terrain:
+    """What does not change while the plan is made."""
+    names = [supply.nodes_S[shard] for shard in np.flatnonzero(supply.usable_S)]
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    node_S = np.array([number.get(name, 0) for name in supply.nodes_S])
+    slow_S = slowness(supply.costs, supply.usable_S, sample, demand)
+    return Terrain(sample.weight_LE, slow_S, supply.usable_S, node_S, supply.copies, min(supply.copies, len(number)))
+
+
+def _for_shards(supply: Supply, shards: int) -> Supply:
+    """The supply with further shards that hold nothing, up to `shards`."""
+    more = shards - len(supply.slots_S)
+    if not more:
+        return supply
+    call, expert, pair = (
+        np.pad(us_S, (0, more), mode="edge")
+        for us_S in (supply.costs.call_us_S, supply.costs.expert_us_S, supply.costs.pair_us_S)
+    )
+    slots_S, nodes_S = np.pad(supply.slots_S, (0, more)), (*supply.nodes_S, *[""] * more)
+    return Supply(slots_S, ShardCosts(call, expert, pair), nodes_S, supply.copies, supply.expert_bytes)
+
+
+def _placement(
+    demand: Demand, supply: Supply, layers: Sequence[LayerPlacement], current: Placement | None
+) -> Placement:
+    """The placement; where `everywhere` names a shard that is to hold nothing, an even one takes its place."""
+    usable = [int(shard) for shard in np.flatnonzero(supply.usable_S)]
+    everywhere = current.everywhere if current else None
+    if everywhere is None or everywhere.copies < supply.copies or not set(sum(everywhere.blocks, ())) <= set(usable):
+        everywhere = _even(demand.tokens_LE.shape[1], usable, supply.copies)
+    special = dict(zip(demand.layers, layers, strict=True))
+    return Placement(len(supply.slots_S), everywhere, special, epoch=current.epoch if current else 0)
+
+
+def _even(experts: int, usable: Sequence[int], copies: int) -> LayerPlacement:
     """An even placement over some of the shards; over the first of them where there are more than experts."""
-    usable = usable[:experts]
-    even = even_placement(experts, len(usable), copies).everywhere
+    usable = usable[: max(experts, copies)]
+    count = min(experts, len(usable))
+    even = even_placement(experts, count, min(copies, count)).everywhere
     return LayerPlacement(tuple(tuple(usable[shard] for shard in shards) for shards in even.holders))
-
-
-def _packed(tokens_E: np.ndarray, usable: list[int], slots_S: np.ndarray, supply: Supply) -> LayerPlacement:
-    """Largest first, each to the lightest shards with room."""
-    heap = [(0.0, shard) for shard in usable]
-    room = {shard: int(slots_S[shard]) for shard in usable}
-    holders: dict[int, tuple[int, ...]] = {}
-    for expert in np.argsort(-tokens_E, kind="stable"):
-        taken = [heapq.heappop(heap) for _ in range(min(supply.copies, len(heap)))]
-        holders[int(expert)] = tuple(shard for _, shard in taken)
-        for load, shard in taken:
-            room[shard] -= 1
-            if room[shard] > 0:
-                heapq.heappush(heap, (load + float(tokens_E[expert]) / len(taken), shard))
-    return LayerPlacement(tuple(holders[expert] for expert in range(len(tokens_E))))

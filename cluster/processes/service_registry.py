@@ -11,8 +11,8 @@ from typing import Any
 
 import ray
 
+from cluster.balance.judging.board import BalanceBoard, NotedLoad
 from cluster.processes import ray_calls
-from cluster.processes.balancing.board import BalanceBoard, NotedLoad
 from cluster.processes.map_view import ANYBODY, Asker, MapView
 from cluster.processes.maps.askers import FORGET_SECONDS as FORGET_SECONDS
 from cluster.processes.maps.migration import Migration

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from cluster.balance.stock import ModelFacts
+from cluster.balance.judging.stock import ModelFacts
 from cluster.config import config_from
 from cluster.processes.balancing.actions import BalanceActions
 from cluster.processes.balancing.desk import BalanceDesk

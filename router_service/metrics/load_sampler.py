@@ -95,8 +95,9 @@ class LoadSampler:
         return RoutedLoad(self._router, asked_by, demand, costs=self._costs(), suspect=self._suspect())
 
     def _batches(self, steps: Steps) -> tuple[RoutedBatch, ...]:
-        """As many of the steps as a report may hold, each at least once; those that have lost tokens' layers are out."""
-        batches, room = [], MOST_BYTES
+        """As many of the steps as a report may hold, but one at least; steps that did not reach all layers are out."""
+        batches: list[RoutedBatch] = []
+        room = MOST_BYTES
         for routings in steps:
             if tuple(layer for layer, _ in routings) != self._layers:
                 continue

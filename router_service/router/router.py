@@ -17,6 +17,7 @@ from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
 from router_service.engine.request import Event
 from router_service.metrics.collector import Statistics
+from router_service.metrics.load_sampler import LoadSampler
 from router_service.protocol.messages import RouterHello, Submit, ToRouter, Watch
 from router_service.router.activity import ActivityMonitor
 from router_service.router.engine_thread import EngineThread
@@ -79,6 +80,7 @@ class Router:
         self.summaries = StepSummaries(engine.requests)
         self.requests = RouterRequests(engine, self._inbox, self.summaries)
         self.statistics = Statistics(self._placement, engine.backbone.spec.layers)
+        self.loads = self._sample_loads(identity)
         self.fronts = self._accept_fronts(identity, experts)
         self.activity = self._watch_activity(identity)
         engine.observe = self._observers(StepLog(logs or LoggingConfig())).observe
@@ -176,6 +178,15 @@ class Router:
             threads=self.threads,
         )
 
+    def _sample_loads(self, identity: RouterIdentity) -> LoadSampler:
+        return LoadSampler(
+            statistics=self.statistics,
+            router=identity.replica,
+            epoch=lambda: self._placement().epoch,
+            layers=tuple(sorted(self.engine.backbone.sparse_layers)),
+            clock=time.monotonic,
+        )
+
     def _adopt(self, placement: Placement) -> list[Event]:
         # On the engine's thread, between two steps: within one all calls are of one placement.
         if placement.epoch > self.engine.pool.placement.epoch:
@@ -189,6 +200,7 @@ class Router:
     def _observers(self, step_log: StepLog) -> StepObservers:
         observers = {
             "statistics": self.statistics.observe,
+            "loads": self.loads.observe,
             "summaries": self.summaries.note,
             "step_log": step_log.observe,
             "activity": self.activity.observe,

@@ -1,13 +1,14 @@
 """What operators ask of the balancer: a rebalance, a number of shards, advice."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 import ray
 
 from cluster.balance.advice import TooLittleError, advise
-from cluster.balance.decision import Scene, Verdict
-from cluster.balance.loads import merged, within
+from cluster.balance.judging.decision import Scene, Verdict
+from cluster.balance.judging.loads import merged, within
 from cluster.balance.moves import moves
 from cluster.balance.placement_file import PlacementFileError, read_placement, write_placement
 from cluster.balance.prediction import predicted_gain
@@ -137,7 +138,7 @@ class BalanceActions:
         loads = list(loop.outlook.loads)
         begin = min((one.at for one in loads), default=now)
         bounds = [begin - 1e-6 + (now - begin + 1e-6) * place / WINDOWS for place in range(WINDOWS + 1)]
-        windows = [merged(within(loads, since, until)) for since, until in zip(bounds, bounds[1:], strict=False)]
+        windows = [merged(within(loads, since, until)) for since, until in pairwise(bounds)]
         current = loop.outlook.current
         return advise([one for one in windows if one is not None], loop.outlook.supply(), current).to_json()
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from cluster.balance.judging.board import NotedLoad
 from cluster.processes import ray_calls
-from cluster.processes.balancing.board import NotedLoad
 from cluster.processes.map_view import MapView
 from cluster.processes.maps.migration import Migration
 from cluster.processes.placement_maps import Layout

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from cluster.balance.config import BalanceConfig
+from cluster.balance.judging.decision import LONG
 from cluster.processes import ray_calls
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.demand import RoutedLoad
@@ -28,8 +29,7 @@ class LoadReporter:
         self._registry = registry
         self._take = take
         self._seconds = config.interval_seconds / 2
-        # A placement's gain is measured over a window behind it, against the window before.
-        self._keep_s = 2 * config.window_seconds + config.interval_seconds
+        self._keep_s = LONG * config.window_seconds + config.interval_seconds
         self._closing = threading.Event()
         self._thread = threads.start("load reporter", self._run, lasts_until=self._closing.is_set)
 

@@ -9,10 +9,10 @@ import ray
 from msgspec.structs import replace
 
 from cluster.balance.config import BalanceConfig
-from cluster.balance.course import Course, Move
-from cluster.balance.decision import Balancer, Verdict
-from cluster.balance.loads import within
-from cluster.balance.stock import ModelFacts, held_by_shards
+from cluster.balance.judging.course import Course, Move
+from cluster.balance.judging.decision import Balancer, Verdict
+from cluster.balance.judging.loads import within
+from cluster.balance.judging.stock import ModelFacts, held_by_shards
 from cluster.processes.balancing.outlook import Bounds, Desk, NoMapYetError, Outlook
 from cluster.processes.maps.migration import MigrationRefusedError
 from cluster.processes.ray_calls import RayTimeoutError
@@ -54,6 +54,8 @@ class BalanceLoop:
         self.pinned = config.pinned
         self._report = BalanceReport(runs=dict.fromkeys(RESULTS, 0))
         self._due = 0.0
+        # Of the shards, that was planned for: it is not waited for until the next look.
+        self._change = ""
 
     def tick(self) -> None:
         """Look if that is due; else follow what is on. What fails is logged, counted and tried again."""
@@ -79,7 +81,9 @@ class BalanceLoop:
 
     def move(self, verdict: Verdict, now: float) -> PlanReport:
         """Propose what a verdict has found. Raises MigrationRefusedError, or as `Desk`."""
-        assert verdict.placement is not None and verdict.work is not None and self.course is not None
+        assert verdict.placement is not None
+        assert verdict.work is not None
+        assert self.course is not None
         current = self.outlook.current
         limit = self._config.prepare_seconds
         epoch = self._desk.propose(verdict.placement, current.epoch, verdict.reason, limit)
@@ -122,8 +126,10 @@ class BalanceLoop:
         self.refresh()
         assert self.course is not None
         due = now >= self._due
-        if self.course.moving or not (due or self.outlook.stock.change(self.outlook.current)):
+        change = self.outlook.stock.change(self.outlook.current)
+        if self.course.moving or not (due or change != self._change):
             return self._follow_up(now if due else None)
+        self._change = change
         self._due = now + self._config.interval_seconds
         return self._look(now)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.balance.config import BalanceConfig
-from cluster.balance.decision import Scene
-from cluster.balance.loads import TimedLoad
-from cluster.balance.stock import ModelFacts, ShardEntry, Stock, costs_of, suspects_of
+from cluster.balance.judging.board import NotedLoad
+from cluster.balance.judging.decision import LONG, Scene
+from cluster.balance.judging.loads import TimedLoad
+from cluster.balance.judging.stock import ModelFacts, ShardEntry, Stock, costs_of, suspects_of
 from cluster.balance.supply import Supply
-from cluster.processes.balancing.board import NotedLoad
 from cluster.processes.map_view import MapView
 from cluster.processes.maps.migration import Migration
 from experts.placement import Placement
@@ -100,7 +100,7 @@ class Outlook:
         for noted in self._desk.loads(self._seen):
             self.loads.append(TimedLoad(now - noted.age_s, noted.load))
             self._seen = noted.number
-        kept_s = 2 * self._config.window_seconds + self._config.interval_seconds
+        kept_s = LONG * self._config.window_seconds + self._config.interval_seconds
         while self.loads and self.loads[0].at <= now - kept_s:
             self.loads.popleft()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cluster.balance.loads import TimedLoad, merged, too_few
+from cluster.balance.judging.loads import TimedLoad, merged, too_few
 from cluster.balance.prediction import predicted_gain
 from experts.costs import ShardCosts
 from experts.demand import Demand
@@ -24,8 +24,8 @@ def measured_gain(
     """The part of the slowest shard's time that a move saved; None while too little was routed behind it.
 
     Where the traffic has stayed the same, what routers say of their calls before and behind the move is compared, call
-    by call as they were asked, copies chosen. Else that would measure the traffic: instead the new traffic is replayed on
-    the placement from before, which says what it would cost without the move.
+    by call as they were asked, copies chosen. Else that would measure the traffic: instead the new traffic is replayed
+    on the placement from before, which says what it would cost without the move.
 
     Args:
         before: reports of a time before the move, of the old placement's epoch.

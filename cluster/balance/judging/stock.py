@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.loads import TimedLoad
+from cluster.balance.judging.loads import TimedLoad
 from cluster.balance.moves import holds
 from cluster.balance.supply import Supply
 from experts.costs import ShardCosts, equal_costs
@@ -49,7 +49,7 @@ class ShardEntry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """The shards: the youngest entry of each, how many are `wanted`, and the bytes that each has `room` for, if known."""
+    """The shards: the youngest entry of each, how many are `wanted`, and the bytes that each has `room` for."""
 
     entries: Mapping[int, ShardEntry]
     wanted: int
@@ -81,7 +81,7 @@ class Stock:
 
     def unfit(self, current: Placement, wall_s: float, suspects: Iterable[int] = ()) -> dict[int, str]:
         """The shards that must not be given more, and why."""
-        found = {shard: "suspect" for shard in suspects}
+        found = dict.fromkeys(suspects, "suspect")
         for shard in range(min(self.wanted, current.shards)):
             if away := self._away(shard):
                 found[shard] = away

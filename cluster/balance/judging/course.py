@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from cluster.balance.loads import TimedLoad, within
-from cluster.balance.measuring import measured_gain
+from cluster.balance.judging.loads import TimedLoad, within
+from cluster.balance.judging.measuring import measured_gain
 from cluster.balance.moves import Moves
 from experts.costs import ShardCosts
 from experts.placement import Placement

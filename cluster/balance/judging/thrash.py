@@ -63,7 +63,7 @@ class Restraint:
             self.ended(ended, failed)
 
     def measured(self, promised: float, gave: float) -> None:
-        """What a move gave is known: after plans that gave less than half of their promise the next must promise more."""
+        """After plans that gave less than half of what they promised the next must promise more."""
         kept = gave >= KEPT_PROMISE * promised
         self._disappointments = 0 if kept else self._disappointments + 1
 
