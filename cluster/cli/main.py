@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cluster.cli.broken_pipe import end_on_broken_pipe
 from cluster.cli.client import (
+    advise_command,
     bench_command,
     generate_command,
     rebalance_command,
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         bench_command,
         status_command,
         rebalance_command,
+        advise_command,
         scale_command,
         inspect_command,
         config_command,

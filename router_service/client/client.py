@@ -189,6 +189,15 @@ class Client:
         )
         return reply.advice
 
+    async def record_routing(self, seconds: float, timeout: float | None = None) -> str:
+        """Return the JSON of a recording: what was routed in so many seconds before now, as far as the balancer keeps
+        it. Needs the role admin.
+        """
+        reply: cluster_pb2.RecordRoutingReply = await self._admin.RecordRouting(
+            cluster_pb2.RecordRoutingRequest(seconds=seconds), timeout=timeout, metadata=self._metadata
+        )
+        return reply.recording
+
     async def health(self, service: str = "", timeout: float | None = None) -> bool:
         """Return whether the server's health is SERVING."""
         request = health_pb2.HealthCheckRequest(service=service)

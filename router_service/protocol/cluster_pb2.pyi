@@ -52,6 +52,18 @@ class AdviseReply(_message.Message):
     advice: str
     def __init__(self, advice: _Optional[str] = ...) -> None: ...
 
+class RecordRoutingRequest(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+
+class RecordRoutingReply(_message.Message):
+    __slots__ = ("recording",)
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
+    recording: str
+    def __init__(self, recording: _Optional[str] = ...) -> None: ...
+
 class BalancePlan(_message.Message):
     __slots__ = ("epoch", "state", "reason", "copies_added", "copies_dropped", "bytes", "began", "ended", "predicted_gain", "measured_gain", "shards_ready", "shards_loading")
     EPOCH_FIELD_NUMBER: _ClassVar[int]

@@ -42,6 +42,11 @@ class BalancerCalls:
         answer: str | BalanceRefusal = await self._answer(self._handle.advise.remote())
         return answer
 
+    async def record(self, seconds: float) -> str | BalanceRefusal:
+        """See `AdminActions`."""
+        answer: str | BalanceRefusal = await self._answer(self._handle.record.remote(seconds))
+        return answer
+
     async def _answer(self, call: Awaitable[Any]) -> Any:
         try:
             return await await_ref(call, "the balancer", self._seconds)

@@ -4,6 +4,7 @@ The Front only checks and passes on: the control plane does it, behind `AdminAct
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
@@ -46,9 +47,12 @@ class AdminActions(Protocol):
     async def advise(self) -> str | BalanceRefusal:
         """Return the JSON of an advice on copies."""
 
+    async def record(self, seconds: float) -> str | BalanceRefusal:
+        """Return the JSON of a recording: what was routed so many seconds back."""
+
 
 class ClusterAdminService(ClusterAdminServicer):
-    """Rebalance, Scale and Advise by `actions`; None where there is no control plane. Callers need the role admin."""
+    """The methods by `actions`; None where there is no control plane. Callers need the role admin."""
 
     def __init__(self, actions: AdminActions | None, seconds: float = ANSWER_SECONDS) -> None:
         self._actions = actions
@@ -79,6 +83,15 @@ class ClusterAdminService(ClusterAdminServicer):
         reply = pb.AdviseReply()
         async with self._acting(context) as actions:
             reply.advice = _granted(await actions.advise())
+        return reply
+
+    async def RecordRouting(self, request: pb.RecordRoutingRequest, context: Context) -> pb.RecordRoutingReply:
+        """Return what was routed lately."""
+        reply = pb.RecordRoutingReply()
+        async with self._acting(context) as actions:
+            if not 0 < request.seconds < math.inf:
+                raise invalid("seconds", f"must be over 0, is {request.seconds:g}")
+            reply.recording = _granted(await actions.record(request.seconds))
         return reply
 
     @asynccontextmanager

@@ -17,7 +17,12 @@ class FakeControlPlane:
 
     def __init__(self, **answers: Any) -> None:
         moving = RebalanceOutcome("moving", "shard 0 is the slowest", PLAN, PLACEMENT)
-        self.answers: dict[str, Any] = {"rebalance": moving, "scale": (2, 3), "advise": '{"copies": 0}'} | answers
+        self.answers: dict[str, Any] = {
+            "rebalance": moving,
+            "scale": (2, 3),
+            "advise": '{"copies": 0}',
+            "record": "{}",
+        } | answers
         self.asked: list[tuple[Any, ...]] = []
         self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -38,6 +43,10 @@ class FakeControlPlane:
 
     async def advise(self) -> str | BalanceRefusal:
         answer: str | BalanceRefusal = await self._answer("advise")
+        return answer
+
+    async def record(self, seconds: float) -> str | BalanceRefusal:
+        answer: str | BalanceRefusal = await self._answer("record", seconds)
         return answer
 
     async def _answer(self, call: str, *arguments: Any) -> Any:

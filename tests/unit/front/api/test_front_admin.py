@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 import grpc
@@ -20,12 +21,14 @@ from tests.unit.front.front_world import World
 from tests.unit.front.operator import PLACEMENT, PLAN, FakeControlPlane, operated
 
 ADMIN = pb.DESCRIPTOR.services_by_name["ClusterAdmin"]
-CALLS = ("rebalance", "scale", "advise")
+CALLS = ("rebalance", "scale", "advise", "record")
 
 
 async def called(client: Client, call: str, timeout: float | None = None) -> object:
     if call == "scale":
         return await client.scale(3, timeout=timeout)
+    if call == "record":
+        return await client.record_routing(30.0, timeout=timeout)
     return await (client.rebalance(timeout=timeout) if call == "rebalance" else client.advise(timeout=timeout))
 
 
@@ -69,7 +72,8 @@ async def test_scale_and_advise(world: World) -> None:
     reply = await world.clients[0].scale(3)
     assert (reply.before, reply.shards) == (2, 3)
     assert await world.clients[0].advise() == '{"copies": 0}'
-    assert control.asked == [("scale", 3), ("advise",)]
+    assert await world.clients[0].record_routing(30.0) == "{}"
+    assert control.asked == [("scale", 3), ("advise",), ("record", 30.0)]
 
 
 async def test_what_is_wrong_is_named_and_reaches_nobody(world: World) -> None:
@@ -79,6 +83,9 @@ async def test_what_is_wrong_is_named_and_reaches_nobody(world: World) -> None:
         (world.clients[0].rebalance(dry_run=True, pin=True), "pin: a dry run changes nothing"),
         (world.clients[0].rebalance(dry_run=True, pin=False), "pin: a dry run changes nothing"),
         (world.clients[0].scale(0), "shards: must be at least 1, is 0"),
+        (world.clients[0].record_routing(0.0), "seconds: must be over 0, is 0"),
+        (world.clients[0].record_routing(math.nan), "seconds: must be over 0, is nan"),
+        (world.clients[0].record_routing(math.inf), "seconds: must be over 0, is inf"),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
@@ -172,7 +179,7 @@ async def test_reflection_and_health_know_the_service(world: World) -> None:
 
 def test_every_method_needs_an_admin() -> None:
     needed = {needed_role(f"/{ADMIN.full_name}/{method.name}") for method in ADMIN.methods}
-    assert (needed, len(ADMIN.methods)) == ({Role.ADMIN}, 3)
+    assert (needed, len(ADMIN.methods)) == ({Role.ADMIN}, 4)
 
 
 @pytest.mark.parametrize("call", CALLS)
