@@ -104,8 +104,10 @@ def read_placement(text: str | bytes) -> SavedPlacement:
     layers = _layers(data.get("layers"))
     special = _holders(data.get("holders"), layers, experts, shards)
     made_from, reason = data.get("made_from", {}), data.get("reason", "")
-    if not isinstance(made_from, dict) or not isinstance(reason, str):
-        raise _wrong("made_from or reason", "another type", "made_from is an object, reason a text: leave them out")
+    if not isinstance(made_from, dict):
+        raise _wrong("made_from", made_from, "it must be an object: leave it out")
+    if not isinstance(reason, str):
+        raise _wrong("reason", reason, "it must be a text: leave it out")
     return SavedPlacement(Placement(shards, special[layers[0]], special), layers, reason, made_from)
 
 

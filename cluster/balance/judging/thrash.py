@@ -17,8 +17,7 @@ from experts.placement import Placement
 DISTURBANCE = 0.1
 PAYBACK_SECONDS = 300.0
 MIB = float(1 << 20)
-# A plan counts as undoing the last one if half of what it changes was changed the other way, within this many
-# cool-downs.
+# A plan counts as undoing the last one if that has dropped half of the copies that it makes, within this many cool-downs.
 UNDONE, REMEMBERED = 0.5, 5
 MOST_DOUBLINGS = 5
 # A plan has disappointed if it gave less than this part of what it promised.
@@ -39,9 +38,10 @@ class Restraint:
     def __init__(self, cooldown_s: float) -> None:
         self.until = 0.0
         self._cooldown_s = cooldown_s
+        self._remembered_s = REMEMBERED * max(cooldown_s, 1.0)
         self._failures = 0
         self._reversals = 0
-        self._disappointments = 0
+        self._disappointments, self._disappointed = 0, 0.0
         self._last: tuple[float, NDArray[np.int8]] | None = None
 
     def began(self, now: float, before: Placement, after: Placement, layers: Sequence[int]) -> None:
@@ -62,23 +62,30 @@ class Restraint:
         for ended, failed in plans:
             self.ended(ended, failed)
 
-    def measured(self, promised: float, gave: float) -> None:
+    def measured(self, now: float, promised: float, gave: float) -> None:
         """After plans that gave less than half of what they promised the next must promise more."""
         kept = gave >= KEPT_PROMISE * promised
-        self._disappointments = 0 if kept else self._disappointments + 1
+        self._disappointments, self._disappointed = 0 if kept else self._disappointments + 1, now
 
     def factor(self, now: float, current: Placement, planned: Placement, layers: Sequence[int]) -> float:
-        """By how much more than usual a plan must promise: twice for each disappointment or reversal in a row."""
+        """By how much more than usual a plan must promise: twice for each disappointment or reversal in a row.
+
+        Each disappointment is held against plans for `REMEMBERED` cool-downs.
+        """
+        if now - self._disappointed > self._disappointments * self._remembered_s:
+            self._disappointments = 0
         reversals = self._reversals + 1 if self._undoes(now, current, planned, layers) else 0
         return float(2 ** min(MOST_DOUBLINGS, reversals + self._disappointments))
 
     def _undoes(self, now: float, before: Placement, after: Placement, layers: Sequence[int]) -> bool:
-        if self._last is None or now - self._last[0] > REMEMBERED * max(self._cooldown_s, 1.0):
+        if self._last is None or now - self._last[0] > self._remembered_s:
             return False
         mine, last = changes(before, after, layers), self._last[1]
         if mine.shape != last.shape:
             return False
-        return bool(((mine * last) < 0).sum() >= UNDONE * max(1, np.abs(mine).sum()))
+        # By what it takes over again, as whatever goes on from the last plan drops some of what that has made.
+        taken_LES = mine > 0
+        return bool((taken_LES & (last < 0)).sum() >= UNDONE * max(1, taken_LES.sum()))
 
 
 def changes(before: Placement, after: Placement, layers: Sequence[int]) -> NDArray[np.int8]:

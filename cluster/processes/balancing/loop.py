@@ -161,7 +161,7 @@ class BalanceLoop:
                 self._count("failed")
         measured = course.measure(now, list(self.outlook.loads), self.outlook.supply().costs) if course.plans else None
         if measured is not None and measured.measured_gain is not None:
-            self.balancer.restraint.measured(measured.predicted_gain, measured.measured_gain)
+            self.balancer.restraint.measured(now, measured.predicted_gain, measured.measured_gain)
             log.info(
                 "a move's gain is known", extra=fields(promised=measured.predicted_gain, gave=measured.measured_gain)
             )
