@@ -64,18 +64,6 @@ class RebalanceOutcome(msgspec.Struct, frozen=True):
     placement: str = ""
 
 
-class AdminInvalidError(ValueError):
-    """What an operator asks is wrong. The message begins with the field: `placement: `, `shards: `, `pin: `."""
-
-
-class AdminRefusedError(RuntimeError):
-    """What an operator asks cannot be done now, as while another move is on; the message says why."""
-
-
-class AdminUnavailableError(RuntimeError):
-    """Whoever would do it does not answer; the message says what was waited for."""
-
-
 class BalanceRefusal(msgspec.Struct, frozen=True):
     """Why the balancer did not do what was asked: it answers with one instead of raising, so that it stays plain data.
 

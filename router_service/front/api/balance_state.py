@@ -18,6 +18,7 @@ def balance_state(report: BalanceReport) -> pb.Balance:
         copies_moved=report.copies_moved,
         shards=report.shards,
         most_shards=report.most_shards,
+        interval=report.interval,
     )
 
 

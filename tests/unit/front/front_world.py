@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from experts.transport.address import Endpoint
 from router_service.client.client import Client
+from router_service.front.api.admin_service import AdminActions
 from router_service.front.config import FrontConfig
 from router_service.front.routing.silence import silence_ticks
 from router_service.front.server import FrontServer
@@ -33,6 +34,7 @@ class World:
         self.asked = 0
         self.targets: Targets | None = None
         self.balance: BalanceReport | None = None
+        self.admin: AdminActions | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.routers: list[FakeRouter] = []
@@ -58,6 +60,7 @@ class World:
             node="node",
             directory=self.directory,
             balance=lambda: self.balance,
+            admin=self.admin,
             targets=self.targets,
             tracing=self.tracing,
             routers=self.expected_routers,
