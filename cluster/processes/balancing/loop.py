@@ -108,8 +108,6 @@ class BalanceLoop:
             plans=list(self.course.plans),
             shards=self.outlook.wanted,
             most_shards=self.outlook.bounds.most_shards,
-            interval=self._config.interval_seconds,
-            prepare_seconds=self._config.prepare_seconds,
         )
         self._desk.note(self._report)
 

@@ -205,8 +205,10 @@ def live(tiny: Callable[..., Tiny]) -> Iterator[Live]:
 def test_a_report_has_no_shard_that_is_neither_needed_nor_there(live: Live) -> None:
     router = live.router
     recent, _ = Window(router.statistics.cumulative, 0.0).advance(router.statistics.cumulative, 1.0)
-    links = (LinkState.LIVE, LinkState.DEAD)
-    for copies, shards in (((1, None), [0]), ((1, 0), [0, 1])):
+    room = len(router.connector.connections) - 2
+    links = (LinkState.LIVE, *(LinkState.DEAD,) * (1 + room))
+    for second, shards in ((None, [0]), (0, [0, 1])):
+        copies = (1, second, *(None,) * room)
         failure = FailureGauges(links=links, copies=copies, there=set(shards))
         told = shard_reports(router.connector, failure, recent, 1.0)
         assert [one.shard for one in told] == shards
