@@ -121,9 +121,13 @@ class Router:
         """Generate a token through every layer and shard, not counted in the statistics. Raises as `SelfTest.run`."""
         self.self_test.run(seconds, go_on)
 
-    def adopt(self, placement: Placement) -> None:
-        """Ask by a newer placement from the next step on; one whose epoch is not higher is ignored. Any thread."""
-        self._inbox.put(partial(self._adopt, placement))
+    def adopt(self, placement: Placement, adopted: Callable[[int], None] = lambda _: None) -> None:
+        """Ask by a newer placement from the next step on; one whose epoch is not higher is ignored. Any thread.
+
+        `adopted` is called with its epoch when no call by an older one is open. A call that was cancelled may still be
+        on its way: nobody uses its answer.
+        """
+        self._inbox.put(partial(self._adopt, placement, adopted))
 
     def leave(self, seconds: float) -> None:
         """Ask the Fronts to prefer other routers, and wait at most `seconds` for the requests in flight to end."""
@@ -187,10 +191,11 @@ class Router:
             clock=time.monotonic,
         )
 
-    def _adopt(self, placement: Placement) -> list[Event]:
+    def _adopt(self, placement: Placement, adopted: Callable[[int], None]) -> list[Event]:
         # On the engine's thread, between two steps: within one all calls are of one placement.
-        if placement.epoch > self.engine.pool.placement.epoch:
-            self.engine.pool.placement = placement
+        if self.engine.pool.adopt(placement):
+            adopted(placement.epoch)
+            self._report_due.set()
         return []
 
     def _placement(self) -> Placement:

@@ -65,9 +65,10 @@ class HeldShard:
     def __init__(self) -> None:
         self.compute = HeldWork()
 
-    def sample_call(self, rows: int) -> ExpertCall:
-        """As `ExpertShard.sample_call`."""
-        return call_of(0, rows)
+    def compute_sample(self, rows: int) -> bool:
+        """As `ExpertShard.compute_sample`."""
+        self.compute(call_of(0, rows))
+        return True
 
     def check(self, call: ExpertCall) -> None:
         """As `ExpertShard.check`."""
