@@ -5,6 +5,7 @@
 experts, one step after the other: M tokens in all, K experts each. A lost expert is -1.
 """
 
+import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def load_recording(file: Path) -> list[Demand]:
         RecordingError: it cannot be read, or is of another version, or a field is missing or does not fit the others.
     """
     try:
-        with np.load(file, allow_pickle=False) as opened:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as opened:
             data = {name: opened[name] for name in FIELDS if name in opened.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise RecordingError(f"{file}: it is no recording: {error}: take a file that was recorded") from error
@@ -69,9 +70,7 @@ def _wrong(data: dict[str, Any]) -> str:
     """Which field does not fit the others, or nothing."""
     layers, tokens_WLE, ids_LMK = data["layers"], data["tokens_WLE"], data["ids_LMK"]
     if tokens_WLE.ndim != 3 or tokens_WLE.dtype.kind != "i" or not tokens_WLE.size or tokens_WLE.min() < 0:
-        return (
-            f"tokens_WLE is {tokens_WLE.dtype} of shape {tokens_WLE.shape}, it must count tokens by window and expert"
-        )
+        return f"tokens_WLE is {tokens_WLE.dtype} of shape {tokens_WLE.shape}, it must count tokens"
     windows, count, experts = tokens_WLE.shape
     if layers.shape != (count,) or layers.dtype.kind != "i" or (np.diff(layers) <= 0).any() or layers[0] < 0:
         return f"layers has the shape {layers.shape}, it must be {count} ascending numbers"
@@ -79,9 +78,7 @@ def _wrong(data: dict[str, Any]) -> str:
         return f"seconds_W has the shape {data['seconds_W'].shape}, it must be {windows} numbers"
     window_N, sizes_N = data["window_N"], data["sizes_N"]
     if window_N.ndim != 1 or window_N.shape != sizes_N.shape or {window_N.dtype.kind, sizes_N.dtype.kind} != {"i"}:
-        return (
-            f"window_N and sizes_N have the shapes {window_N.shape} and {sizes_N.shape}, they must be of the same steps"
-        )
+        return f"window_N and sizes_N have the shapes {window_N.shape} and {sizes_N.shape}, they must be alike"
     if len(window_N) and not (window_N.min() >= 0 and window_N.max() < windows and sizes_N.min() > 0):
         return "window_N or sizes_N is out of bounds"
     if ids_LMK.ndim != 3 or ids_LMK.dtype != np.int16 or ids_LMK.shape[:2] != (count, int(sizes_N.sum())):

@@ -80,7 +80,7 @@ def test_as_json_and_as_text_it_says_the_same() -> None:
 
 
 def test_too_little_is_refused() -> None:
-    with pytest.raises(TooLittleError, match="too little was routed: .*: serve more first"):
+    with pytest.raises(TooLittleError, match=r"too little was routed: .*: serve more first"):
         advise([demand(zipf(LAYERS, EXPERTS, 1.0), steps=1, tokens=2)], SUPPLY, CURRENT)
     with pytest.raises(TooLittleError, match="nothing was routed: serve more first"):
         advise([], SUPPLY, CURRENT)

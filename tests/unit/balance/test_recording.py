@@ -70,7 +70,7 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="it is no recording"):
         load_recording(file)
     np.savez(file, version=1)
-    with pytest.raises(RecordingError, match="layers, .* missing"):
+    with pytest.raises(RecordingError, match=r"layers, .* missing"):
         load_recording(file)
 
 
