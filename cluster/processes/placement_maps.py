@@ -141,6 +141,22 @@ class PlacementMaps:
         changing = self._advanced(layout)
         return changing.last if changing else None
 
+    def needed(self) -> tuple[frozenset[int], bool] | None:
+        """The shards that a map gives experts by which anybody goes, also a coming one; whether any map is changing.
+
+        None while this registry may have forgotten maps.
+        """
+        if self._may_have_forgotten():
+            return None
+        shards: set[int] = set()
+        changing = False
+        for layout in list(self._maps):
+            one = self._advanced(layout)
+            if one is not None and self._askers[layout].any:
+                shards |= one.current.holding | (one.coming.holding if one.coming else frozenset())
+                changing = changing or one.coming is not None or not self._settled(layout, one)
+        return frozenset(shards), changing
+
     def forget(self, replica: str) -> None:
         """A process has gone, and holds up no change."""
         for askers in self._askers.values():

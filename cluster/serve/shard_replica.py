@@ -63,7 +63,7 @@ class ShardReplica:
                 replica=replica_id(),
                 checksum=config.experts.checksum,
                 # Only now: shards that start together have registered while they were loading.
-                threads=threads_of_shard(config, self._process.registry),
+                threads=threads_of_shard(config, self._process.registry, len(self._map.first().holding | {index})),
                 slow_call_s=config.logging.slow_call_seconds,
                 watch=self._process.threads,
             )
@@ -124,7 +124,8 @@ class ShardReplica:
         """
         self._server.drain()
         time.sleep(order.notice_s)
-        self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+        if any(self._server.shard.held.values()):  # else nobody needs it: it leaves the cluster
+            self._server.wait_alone(order.grace_s + ORDER_SECONDS)
 
 
 def _is_of(shard: ExpertShard, placement: Placement) -> bool:
