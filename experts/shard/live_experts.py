@@ -9,6 +9,7 @@ depends on what comes and goes, and nothing waits.
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from traceback import clear_frames
 
 import numpy as np
 import torch
@@ -105,6 +106,10 @@ class LiveExperts:
                 self._states.begin(missing)
                 try:
                     run_behind(partial(self._take_over, missing, go_on), f"shard {self._shard.index} loads")
+                except BaseException as error:
+                    clear_frames(error.__traceback__)  # they have what was loaded, and live as long as the error
+                    give_back()
+                    raise
                 finally:
                     self._states.end(missing)
 
