@@ -16,7 +16,7 @@ import torch
 
 from experts.host.background import run_behind
 from experts.host.memory import give_back
-from experts.shard.copy_states import CopyState, CopyStates
+from experts.shard.copy_states import CopyState
 from experts.shard.expert_loader import ExpertLoader
 from experts.shard.held_layer import ExpertCopy, HeldLayer, LoadedExpert
 from experts.shard.pace import Pace
@@ -54,7 +54,7 @@ class LiveExperts:
         self.pace = pace or Pace()
         self._shard = shard
         self._loader = loader
-        self._states = CopyStates()
+        self._states = shard.states
         self._loading = threading.Lock()
         self._replacing = threading.Lock()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.manifest import ExpertManifest
 from experts.placement import Placement
+from experts.shard.copy_states import CopyStates
 from experts.shard.expert_loader import ExpertLoader
 from experts.shard.held_layer import ExpertCopy, HeldLayer
 from experts.transport.call import ExpertCall, Form
@@ -39,7 +40,7 @@ class ExpertShard:
 
     A layer of which nothing is held has no weights. `epoch` is that of the placement that gives the experts to this
     shard. What is held may be replaced while any threads compute (`replace`): each call is computed by one snapshot of
-    its layer, which it keeps until it ends.
+    its layer, which it keeps until it ends. `states` has the copies that come and go.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ExpertShard:
         self.epoch = epoch
         self.layers = tuple(held)
         self.load_seconds = load_seconds
+        self.states = CopyStates()
         self._ops = ops
         self._device = device
         self._held = {
