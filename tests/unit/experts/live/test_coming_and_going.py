@@ -1,7 +1,7 @@
 """Experts come and go in any order: what is held is computed with the same bits, what is not is refused."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,8 +197,8 @@ class Asking:
 
 
 @pytest.fixture(params=["native", "cpu"])
-def rig(tiny: Callable[..., Tiny], request: pytest.FixtureRequest) -> Iterator[LiveRig]:
-    yield LiveRig(tiny("gpt_oss").plan, torch.bfloat16, backend=request.param)
+def rig(tiny: Callable[..., Tiny], request: pytest.FixtureRequest) -> LiveRig:
+    return LiveRig(tiny("gpt_oss").plan, torch.bfloat16, backend=request.param)
 
 
 def test_computing_goes_on_with_the_same_bits(rig: LiveRig) -> None:
