@@ -123,6 +123,12 @@ class MapFollower:
         self.asks_by(self._current.epoch)
         return self.look()
 
+    @property
+    def seen(self) -> Seen:
+        """What is known now; the first map must be."""
+        assert self._current is not None, "the first map is there before it is followed"
+        return Seen(self._current, self._coming, self._settled)
+
     def asks_by(self, epoch: int) -> None:
         """This router makes no call by an older map any more. Any thread; returns at once."""
         self._asker = replace(self._asker, asks_by=epoch)
@@ -190,13 +196,9 @@ class MapFollower:
     def _run(self, take: Callable[[Seen], None]) -> None:
         told: Seen | None = None
         while not self._closing:
-            if (seen := self._seen()) != told:
+            if (seen := self.seen) != told:
                 told = seen
                 take(seen)
             self._wake.wait(QUICK_SECONDS if self._coming or not self._settled else LOOK_SECONDS)
             self._wake.clear()
             self.look()
-
-    def _seen(self) -> Seen:
-        assert self._current is not None, "the first map is there before it is followed"
-        return Seen(self._current, self._coming, self._settled)

@@ -12,7 +12,7 @@ from cluster.planner.memory_plan import MIB
 from cluster.planner.model import ServedModel
 from cluster.planner.shard_budget import shard_budget
 from cluster.processes.map_follower import Seen, layout_of
-from cluster.processes.maps.holding import Holding
+from cluster.processes.maps.holding import Duty, Holding
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
@@ -43,7 +43,7 @@ class ShardReplica:
             server = self._load(config, index, secret, digest)
         self._server = server
         live = self._live_experts(config, server.shard)
-        self._holding = Holding(index, live, self._process, self._process.threads)
+        self._holding = Holding(Duty(index, live, self._process), self._process.threads)
         self._map.follow(self._adopt, self._process.threads)
         self._process.ready(server.endpoint)
 

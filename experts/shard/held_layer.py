@@ -73,6 +73,10 @@ class HeldLayer:
         """Whether any of these experts, one or more, is not held."""
         return largest(experts_A) >= len(self.slots_of_E) or bool((self.slots_of_E[experts_A] < 0).any())
 
+    def fits(self, x_RD: Tensor) -> bool:
+        """Whether rows have the dtype and the width that the experts compute with."""
+        return x_RD.dtype == self.weights.dtype and x_RD.shape[1] == self.weights.hidden
+
     def loaded(self) -> list[LoadedExpert]:
         """Each expert by itself; its matrices are those of `weights`, or parts of their memory."""
         return [

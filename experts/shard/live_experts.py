@@ -9,13 +9,14 @@ depends on what comes and goes, and nothing waits.
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from traceback import clear_frames
 
 import numpy as np
 import torch
 
 from experts.host.background import run_behind
 from experts.host.memory import give_back
-from experts.shard.copy_states import CopyState, CopyStates
+from experts.shard.copy_states import CopyState
 from experts.shard.expert_loader import ExpertLoader
 from experts.shard.held_layer import ExpertCopy, HeldLayer, LoadedExpert
 from experts.shard.pace import Pace
@@ -53,7 +54,7 @@ class LiveExperts:
         self.pace = pace or Pace()
         self._shard = shard
         self._loader = loader
-        self._states = CopyStates()
+        self._states = shard.states
         self._loading = threading.Lock()
         self._replacing = threading.Lock()
 
@@ -105,6 +106,10 @@ class LiveExperts:
                 self._states.begin(missing)
                 try:
                     run_behind(partial(self._take_over, missing, go_on), f"shard {self._shard.index} loads")
+                except BaseException as error:
+                    clear_frames(error.__traceback__)  # they have what was loaded, and live as long as the error
+                    give_back()
+                    raise
                 finally:
                     self._states.end(missing)
 

@@ -207,6 +207,7 @@ class ExpertServer:
             "weights_bytes": self.shard.weights_bytes,
             "load_seconds": self.shard.load_seconds,
             "experts": sum(map(len, self.shard.held.values())),
+            "copying": self.shard.states.copying,
             "epoch": self.shard.epoch,
             "draining": self._draining,
         }
