@@ -7,7 +7,6 @@ N steps, L layers, E experts, S shards.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cluster.balance.layout import Bools, Floats
 from cluster.balance.prediction import tokens_of_batches

@@ -111,6 +111,10 @@ class ServiceRegistry:
         """What a process is to know of the maps; see `PlacementMaps.view`."""
         return self._maps.view(layout, known, asker)
 
+    def start_from(self, layout: Layout, placement: Placement) -> None:
+        """Take the placement that the first map is to be; see `PlacementMaps.start_from`."""
+        self._maps.start_from(layout, placement)
+
     def tell_map(self, layout: Layout, placement: Placement) -> None:
         """Take a map that a process knows; see `PlacementMaps.tell`."""
         self._maps.tell(layout, placement)

@@ -15,6 +15,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.config_resolver import resolve_for_nodes
 from cluster.planner.model import open_model
+from cluster.planner.start_placement import with_placement
 from cluster.processes.nodes import bytes_for_each
 from cluster.processes.process import environment
 from cluster.processes.ray_calls import call
@@ -65,12 +66,14 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
 
     Raises:
         CheckpointError: the checkpoint cannot be served.
-        ValueError: more shards than experts, or more copies than shards.
+        ValueError: more shards than experts, or more copies than shards; or the placement file does not fit (see
+            `with_placement`).
     """
     assert config.weights.resident != "auto", "whoever starts the processes resolves weights.resident first"
     model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
     # For its refusal: the processes would meet it one by one, and Serve would start each again.
     even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
+    config = with_placement(config, model.plan.spec.moe_layers, model.plan.spec.gate.experts)
     # The digest is computed once, here, and handed to all: two that differ were built from different things.
     data = config.to_dict()
     credentials = {"secret": fixed_secret(config), "digest": model.digest()}
