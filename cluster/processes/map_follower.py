@@ -38,7 +38,15 @@ class NoMapError(RuntimeError):
 def layout_of(config: ClusterConfig, experts: int) -> Layout:
     """What the configuration asks of a map of `experts` experts. A cluster of our own has one node."""
     spread = bool(config.cluster.address)
-    return Layout(experts, config.experts.shards, config.experts.copies, spread, start_name(config))
+    experts_config = config.experts
+    return Layout(
+        experts,
+        experts_config.shards,
+        experts_config.copies,
+        spread,
+        start_name(config),
+        experts_config.room(experts),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,12 @@ class MapFollower:
         self.asks_by(self._current.epoch)
         return self.look()
 
+    @property
+    def seen(self) -> Seen:
+        """What is known now; the first map must be."""
+        assert self._current is not None, "the first map is there before it is followed"
+        return Seen(self._current, self._coming, self._settled)
+
     def asks_by(self, epoch: int) -> None:
         """This router makes no call by an older map any more. Any thread; returns at once."""
         self._asker = replace(self._asker, asks_by=epoch)
@@ -198,18 +212,16 @@ class MapFollower:
     def _beginning(self) -> Placement:
         if self._start is not None:
             return self._start
-        return even_placement(self._layout.experts, self._layout.shards, self._layout.copies)
+        return even_placement(
+            self._layout.experts, self._layout.shards, self._layout.copies, room=self._layout.room
+        )
 
     def _run(self, take: Callable[[Seen], None]) -> None:
         told: Seen | None = None
         while not self._closing:
-            if (seen := self._seen()) != told:
+            if (seen := self.seen) != told:
                 told = seen
                 take(seen)
             self._wake.wait(QUICK_SECONDS if self._coming or not self._settled else LOOK_SECONDS)
             self._wake.clear()
             self.look()
-
-    def _seen(self) -> Seen:
-        assert self._current is not None, "the first map is there before it is followed"
-        return Seen(self._current, self._coming, self._settled)

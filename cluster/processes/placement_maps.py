@@ -33,7 +33,8 @@ class Layout:
 
     Maps are of one layout: while a cluster is updated, processes of two configurations are there. With `spread` there
     may be several nodes, and copies have to be on different ones. `start` names the placement that the first map is to
-    be, which a process tells then; empty spreads experts evenly.
+    be, which a process tells then; empty spreads experts evenly. A cluster starts with `shards`; while it runs there
+    may be as many as it has `room` for, if that is more.
     """
 
     experts: int
@@ -41,6 +42,7 @@ class Layout:
     copies: int = 1
     spread: bool = False
     start: str = ""
+    room: int = 0
 
     @property
     def any_order(self) -> bool:
@@ -146,6 +148,22 @@ class PlacementMaps:
         changing = self._advanced(layout)
         return changing.last if changing else None
 
+    def needed(self) -> tuple[frozenset[int], bool] | None:
+        """The shards that a map gives experts by which anybody goes, also a coming one; whether any map is changing.
+
+        None while this registry may have forgotten maps.
+        """
+        if self._may_have_forgotten():
+            return None
+        shards: set[int] = set()
+        changing = False
+        for layout in list(self._maps):
+            one = self._advanced(layout)
+            if one is not None and self._askers[layout].any:
+                shards |= one.current.holding | (one.coming.holding if one.coming else frozenset())
+                changing = changing or one.coming is not None or not self._settled(layout, one)
+        return frozenset(shards), changing
+
     def forget(self, replica: str) -> None:
         """A process has gone, and holds up no change."""
         for askers in self._askers.values():
@@ -209,7 +227,8 @@ class PlacementMaps:
         places = [nodes.get(shard, "") for shard in range(layout.shards)]
         ring = range(layout.shards) if layout.any_order else ring_over_nodes(places, layout.copies)
         start = self._starts.get(layout)
-        placement = start or even_placement(layout.experts, layout.shards, layout.copies, ring)
+        even = even_placement(layout.experts, layout.shards, layout.copies, ring, layout.room)
+        placement = start or even
         self._heard = self._highest() + 1
         log.info("placed experts", extra=fields(epoch=self._heard, copies=layout.copies, nodes=len({*places})))
         return replace(placement, epoch=self._heard)

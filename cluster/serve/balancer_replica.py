@@ -58,6 +58,10 @@ class BalancerReplica:
         """Return the advice as JSON: whether copies of experts would pay. Changes nothing."""
         return await asyncio.to_thread(self._actions.advise)
 
+    async def record(self, seconds: float) -> str | BalanceRefusal:
+        """Return what was routed in so many seconds before now, as a recording's JSON. Changes nothing."""
+        return await asyncio.to_thread(self._actions.record, seconds)
+
     def check_health(self) -> None:
         """Called by Serve once a second.
 

@@ -8,7 +8,8 @@ import msgspec
 class PlanReport(msgspec.Struct, frozen=True):
     """A change of placement. Gains are parts of the slowest shard's time; None is not known yet.
 
-    `state` is preparing, switched, done or failed. Times are seconds since 1970.
+    `state` is preparing, switched, done or failed. Times are seconds since 1970. Of the `shards_loading` that have to
+    load something, `shards_ready` have it.
     """
 
     epoch: int
@@ -29,7 +30,8 @@ class BalanceReport(msgspec.Struct, frozen=True):
     """The balancer's state. `runs` counts its looks by result: moved, kept, failed.
 
     `replicas_S` are the copies that each shard holds, (layer, expert) pairs; `copies_moved` those made since the start.
-    `plans` are the latest, oldest first. `shards` are wanted, of at most `most_shards`.
+    `plans` are the latest, oldest first. `shards` are wanted, of at most `most_shards`. `interval` is how often it is to
+    look, `prepare_seconds` how long shards may take to load, both in seconds: what is later is late.
     """
 
     epoch: int = 0
@@ -45,6 +47,8 @@ class BalanceReport(msgspec.Struct, frozen=True):
     plans: list[PlanReport] = []
     shards: int = 0
     most_shards: int = 0
+    interval: float = 10.0
+    prepare_seconds: float = 600.0
 
 
 class RebalanceOutcome(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """What operators ask of the balancer: a rebalance, a number of shards, advice."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TypeVar
@@ -9,6 +10,7 @@ import ray
 from cluster.balance.advice import TooLittleError, advise
 from cluster.balance.judging.decision import Scene, Verdict
 from cluster.balance.judging.loads import merged, within
+from cluster.balance.judging.recording import Recording, write_recording
 from cluster.balance.moves import moves
 from cluster.balance.placement_file import PlacementFileError, read_placement, write_placement
 from cluster.balance.prediction import predicted_gain
@@ -44,6 +46,10 @@ class BalanceActions:
     def advise(self) -> str | BalanceRefusal:
         """Return the advice for what was routed lately, as JSON."""
         return self._bounded(self._advise)
+
+    def record(self, seconds: float) -> str | BalanceRefusal:
+        """Return what was routed in so many seconds before now, as a recording's JSON."""
+        return self._bounded(lambda: write_recording(self._recorded(seconds)))
 
     def _bounded(self, work: Callable[[], T | BalanceRefusal]) -> T | BalanceRefusal:
         with self._loop.lock:
@@ -133,14 +139,18 @@ class BalanceActions:
         return before, shards
 
     def _advise(self) -> str:
+        recorded = self._recorded(math.inf)
+        return advise(recorded.windows, recorded.supply, recorded.current).to_json()
+
+    def _recorded(self, seconds: float) -> Recording:
         loop = self._loop
         now = loop.refresh()
-        loads = list(loop.outlook.loads)
+        loads = within(loop.outlook.loads, now - seconds, now)
         begin = min((one.at for one in loads), default=now)
         bounds = [begin - 1e-6 + (now - begin + 1e-6) * place / WINDOWS for place in range(WINDOWS + 1)]
         windows = [merged(within(loads, since, until)) for since, until in pairwise(bounds)]
-        current = loop.outlook.current
-        return advise([one for one in windows if one is not None], loop.outlook.supply(), current).to_json()
+        kept, outlook = tuple(one for one in windows if one is not None), loop.outlook
+        return Recording(kept, outlook.supply(), outlook.current, outlook.facts.layers)
 
     def _saved(self, placement: Placement, reason: str) -> str:
         made_from = {"epoch": self._loop.outlook.current.epoch}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.main import main, parser
-from cluster.cli.serve_flags import config_of
+from cluster.cli.serve.serve_flags import config_of
 from cluster.config import ClusterConfig, ConfigError, config_from, load_config
 
 

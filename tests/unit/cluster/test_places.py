@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cluster.cli.main import parser
-from cluster.cli.serve_command import run_cluster
+from cluster.cli.serve.serve_command import run_cluster
 from cluster.config import ClusterConfig, ModelConfig, config_from
 from cluster.planner import model
 from cluster.planner.available_memory import device_bytes

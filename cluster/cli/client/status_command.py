@@ -1,9 +1,13 @@
-"""`expertmesh status`: a table of a running cluster's shards and routers."""
+"""`expertmesh status`: a table of a running cluster's shards and routers, and what its balancer does."""
 
 import argparse
+import json
+import time
 
-from cluster.cli.client_command import add_target, client_of, run_client
-from cluster.cli.generate_command import Subparsers
+from cluster.cli.client.balance_text import UNHEARD, balance_lines
+from cluster.cli.client.client_command import add_target, client_of, run_client
+from cluster.cli.client.generate_command import Subparsers
+from cluster.cli.client.plain import plain
 from cluster.table import duration, size, table
 from experts.phase import PHASES
 from router_service.protocol import cluster_pb2 as pb
@@ -19,6 +23,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = subparsers.add_parser("status", help="show shards, experts, memory, rows/s, phase times and imbalance")
     add_target(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
@@ -29,15 +34,19 @@ def run(args: argparse.Namespace) -> int:
 
 async def _status(args: argparse.Namespace) -> None:
     async with client_of(args) as client:
-        print(render(await client.cluster(timeout=TIMEOUT_S)))
+        state = await client.cluster(timeout=TIMEOUT_S)
+    print(json.dumps(plain(state), ensure_ascii=False) if args.json else render(state, time.time()))
 
 
-def render(state: pb.ClusterState) -> str:
-    """Return the tables of a cluster's shards and routers; `-` stands for what is not known."""
+def render(state: pb.ClusterState, now: float) -> str:
+    """Return the tables of a cluster's shards and routers, and lines about its balancer; `-` stands for what is not
+    known. `now` is in seconds since 1970.
+    """
     shards = table(SHARD_HEADER, [_shard(shard) for shard in state.shards], left=4)
     routers = table(ROUTER_HEADER, [_router(router) for router in state.routers])
     faults = [f"shard {shard.shard} {shard.replica}: {shard.last_error}" for shard in state.shards if shard.last_error]
-    return "\n".join([f"model {state.model}", "", shards, "", routers, *faults])
+    balance = list(balance_lines(state.balance, now)) if state.HasField("balance") else [UNHEARD]
+    return "\n".join([f"model {state.model}", "", shards, "", routers, "", *balance, *faults])
 
 
 def _shard(shard: pb.Shard) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.cli.client_command import fail
+from cluster.cli.failing import fail
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers

@@ -3,13 +3,13 @@
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
+from cluster.cli.failing import EXIT_ERROR, EXIT_FAILED, EXIT_INTERRUPTED, fail, one_line
 from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.protocol.request_id import request_id_of
@@ -17,8 +17,6 @@ from router_service.protocol.request_id import request_id_of
 TOKEN_VARIABLE = "EXPERTMESH_TOKEN"
 DEFAULT_TARGET = "127.0.0.1:50051"
 NO_SERVER = "no server answers there: start one with `expertmesh serve`, or name another with --target"
-EXIT_ERROR = 2  # as argparse's own
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -53,23 +51,24 @@ def client_of(args: argparse.Namespace) -> Client:
     return Client(args.target.split(","), tls=tls, token=token, attempts=args.attempts)
 
 
-def run_client(work: Coroutine[object, object, None], target: str) -> int:
-    """Run a command to its end and return the exit code; what goes wrong is one line on stderr.
+def run_client(work: Coroutine[object, object, int | None], target: str) -> int:
+    """Run a command to its end and return the exit code, its own if it returns one; an error is one line on stderr.
 
     Raises:
         BrokenPipeError: nobody reads what it prints any more.
     """
     try:
-        asyncio.run(work)
+        return asyncio.run(work) or 0
     except grpc.aio.AioRpcError as error:
-        return fail(_said(error, target))
+        # Refused as things are, not for what was asked.
+        refused = error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        return fail(_said(error, target), EXIT_FAILED if refused else EXIT_ERROR)
     except BrokenPipeError:  # of what is printed; calls fail with gRPC's errors
         raise
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    return 0
 
 
 def _said(error: grpc.aio.AioRpcError, target: str) -> str:
@@ -78,15 +77,3 @@ def _said(error: grpc.aio.AioRpcError, target: str) -> str:
         return f"{said} (request {request_id})"
     # Our servers name the request in every refusal, so none of them has answered.
     return f"{said}; {NO_SERVER}" if error.code() is grpc.StatusCode.UNAVAILABLE else said
-
-
-def fail(message: str) -> int:
-    """Print an error and return its exit code."""
-    print(f"expertmesh: {one_line(message)}", file=sys.stderr)
-    return EXIT_ERROR
-
-
-def one_line(text: str) -> str:
-    """Return `text` without line breaks, and with what a terminal would obey made visible: it may quote a stranger."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli.client_command import fail
-from cluster.cli.ending import EXIT_RAY_FAILED, end_at_once, start_again, stopped_early
-from cluster.cli.serve_flags import add_cluster_flags, add_security_flags, config_of, overrides_of
+from cluster.cli.failing import fail
+from cluster.cli.serve.ending import EXIT_RAY_FAILED, end_at_once, start_again, stopped_early
+from cluster.cli.serve.serve_flags import add_cluster_flags, add_security_flags, config_of, overrides_of
 from cluster.config import ClusterConfig, ConfigError
 from cluster.processes.signals import Interrupts
 from cluster.serve.default_ports import DefaultPorts

@@ -3,11 +3,12 @@
 import argparse
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli.client_command import fail
-from cluster.cli.serve_command import run_cluster
-from cluster.cli.serve_flags import add_cluster_flags, config_of
+from cluster.cli.failing import fail
+from cluster.cli.serve.serve_command import run_cluster
+from cluster.cli.serve.serve_flags import add_cluster_flags, config_of
 from cluster.config import ClusterConfig, ConfigError
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def _asks_callers(args: argparse.Namespace) -> bool:
 
 
 async def _show(config: ClusterConfig, status: dict[str, Any]) -> None:
-    from cluster.cli.demo_failure import show_failure
-    from cluster.cli.status_command import render
+    from cluster.cli.client.status_command import render
+    from cluster.cli.serve.demo_failure import show_failure
     from router_service.client.client import Client
 
     async with Client(f"{config.front.host}:{status['grpc_port']}") as client:
@@ -67,7 +68,7 @@ async def _show(config: ClusterConfig, status: dict[str, Any]) -> None:
         print(f"\n{STREAMS} streams at once, {MAX_TOKENS} tokens each ...", flush=True)
         await asyncio.gather(*(_drain(client, index) for index in range(STREAMS)))
         await asyncio.sleep(1.5)  # the routers report once a second
-        print(render(await client.cluster()))
+        print(render(await client.cluster(), time.time()))
         # Another machine's process cannot be killed from here, and without a copy its experts would be waited for.
         if config.experts.copies > 1 and not config.cluster.address:
             await show_failure(client, PROMPTS)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from typing import cast
 
-from cluster.cli.client_command import add_target, client_of, run_client
+from cluster.cli.client.client_command import add_target, client_of, run_client
 from router_service.client.client import SamplingFields
 from router_service.protocol import inference_pb2 as pb
 

@@ -17,8 +17,9 @@ from cluster.bench.prompt_file import read_prompts
 from cluster.bench.summary import Summary, summarize
 from cluster.bench.text import progress_line, render
 from cluster.bench.workload import Question
-from cluster.cli.client_command import add_target, client_of, one_line, run_client
-from cluster.cli.generate_command import Subparsers
+from cluster.cli.client.client_command import add_target, client_of, run_client
+from cluster.cli.client.generate_command import Subparsers
+from cluster.cli.failing import one_line
 from router_service.client.client import Client
 from router_service.protocol import inference_pb2 as pb
 

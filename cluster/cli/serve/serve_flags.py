@@ -10,6 +10,9 @@ from cluster.config import ClusterConfig, config_from, given
 FLAGS: dict[str, tuple[str, str]] = {
     "shards": ("experts", "shards"),
     "copies": ("experts", "copies"),
+    "most_shards": ("experts", "most_shards"),
+    "balance": ("balance", "automatic"),
+    "placement": ("balance", "placement_file"),
     "routers": ("cluster", "routers"),
     "fronts": ("cluster", "fronts"),
     "grpc_host": ("front", "host"),
@@ -49,6 +52,13 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="shards that hold each expert, so that others answer where one fails (default: 1)",
+    )
+    parser.add_argument("--most-shards", type=int, metavar="N", help="how many `expertmesh scale` may make of them")
+    parser.add_argument(
+        "--balance", action="store_true", default=None, help="copy and move experts as the traffic's heat does"
+    )
+    parser.add_argument(
+        "--placement", metavar="FILE", help="start from this placement, as `expertmesh rebalance --save` writes it"
     )
     parser.add_argument("--routers", type=int, metavar="N", help="routers that share the shards")
     parser.add_argument("--fronts", type=int, metavar="N", help="processes that serve the API")

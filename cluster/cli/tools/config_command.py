@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cli.client_command import fail
+from cluster.cli.failing import fail
 from cluster.config import ClusterConfig, ConfigError, load_config
 from experts.checkpoint.errors import CheckpointError
 from router_service.front.telemetry.tracing import check_installed
@@ -41,7 +41,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_table(_: argparse.Namespace) -> int:
     """Run `config table` and return its exit code."""
-    from cluster.cli.config_table import render
+    from cluster.cli.tools.config_table import render
 
     print(render(), end="")
     return 0

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from cluster.cli.client_command import fail
+from cluster.cli.failing import fail
 from router_service.front.auth.tokens import Role, new_token
 
 if TYPE_CHECKING:

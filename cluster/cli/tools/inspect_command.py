@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cluster.cli.client_command import fail
+from cluster.cli.failing import fail
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
@@ -26,7 +26,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from cluster.cli.inspect_text import render
+    from cluster.cli.tools.inspect_text import render
 
     try:
         found = look(args.model, args.shards, args.dtype, args.copies)
