@@ -3,26 +3,25 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.layout import Bools, Layout
+from cluster.balance.layout import Bools, Terrain
 
 Ints = NDArray[np.int64]
 
 
-def match(layout: Layout, now_LES: Bools) -> None:
+def match(terrain: Terrain, held_LES: Bools, now_LES: Bools) -> None:
     """Exchange whole shards' experts within each layer, so that fewer must be loaded, wherever that is free.
 
     Shards can be exchanged that are as fast as each other, hold as many experts of the layer, and are on one node, or
     where copies need not be on different ones. Pairs with most in common first: not always the fewest loads, but the
     plan is compared with what is now in any case.
     """
-    terrain = layout.terrain
     nodes_S = terrain.node_S if terrain.apart > 1 else np.zeros_like(terrain.node_S)
     for layer, now_ES in enumerate(now_LES):
-        held_ES = layout.held_LES[layer]
-        kinds = np.stack([terrain.slow_S, nodes_S, held_ES.sum(axis=0), layout.free_LS[layer]], axis=1)
+        held_ES = held_LES[layer]
+        kinds = np.stack([terrain.slow_S, nodes_S, held_ES.sum(axis=0)], axis=1)
         _, kind_S = np.unique(kinds, axis=0, return_inverse=True)
         target_S = _targets(held_ES, now_ES, kind_S.reshape(-1))
-        layout.held_LES[layer][:, target_S] = held_ES.copy()
+        held_LES[layer][:, target_S] = held_ES.copy()
 
 
 def _targets(held_ES: Bools, now_ES: Bools, kind_S: Ints) -> Ints:
