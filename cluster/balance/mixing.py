@@ -16,7 +16,7 @@ class Option:
     score_L: Floats
 
 
-def mixed(plans: Sequence[Option], others: Sequence[Option], slots_S: Counts) -> Bools:
+def mixed(plans: Sequence[Option], others: Sequence[Option], slots_S: Counts) -> Option:
     """Return the best plan of which layers were replaced, where that is better, by those of the others.
 
     Args:
@@ -24,7 +24,7 @@ def mixed(plans: Sequence[Option], others: Sequence[Option], slots_S: Counts) ->
         others: more plans, which need not.
     """
     mixes = [_improved(plan, [*plans, *others], slots_S) for plan in plans]
-    return min(mixes, key=lambda mix: float(mix.score_L.sum())).held_LES
+    return min(mixes, key=lambda mix: float(mix.score_L.sum()))
 
 
 def _improved(plan: Option, others: Sequence[Option], slots_S: Counts) -> Option:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cluster.balance.adapting import adapted
 from cluster.balance.fresh import fresh
-from cluster.balance.layout import Layout, Terrain, anyhow, held_of, placed
+from cluster.balance.layout import Bools, Layout, Terrain, anyhow, held_of, placed
 from cluster.balance.matching import match
 from cluster.balance.mixing import Option, mixed
 from cluster.balance.moves import moves
@@ -77,23 +77,27 @@ def _best(task: _Task, before: Sequence[LayerPlacement]) -> tuple[Layout, bool]:
     """The best mix of the plans and of what is held now, and whether that could stay as it is."""
     terrain, slots_S = task.terrain, task.supply.slots_S
     replayer = Replayer(task.demand, task.supply.costs, steps=FEW_STEPS)
-    plans = [layout.held_LES for layout in fresh(terrain, slots_S)]
+    new = mixed([_option(replayer, layout.held_LES) for layout in fresh(terrain, slots_S)], [], slots_S)
     if not before:
-        options = [Option(held_LES, replayer.slowest_L(anyhow(held_LES))) for held_LES in plans]
-        return terrain.layout(mixed(options, [], slots_S)), False
+        return terrain.layout(new.held_LES), False
     now_LES, now_us_L = held_of(before, len(slots_S)), replayer.slowest_L(before)
     price = task.worth * float(now_us_L.mean()) / now_LES.shape[1]
-    for held_LES in plans:
-        match(terrain, held_LES, now_LES)
-    plans += adapted(terrain, slots_S, now_LES, price)
-    loads = [(held_LES & ~now_LES).sum(axis=(1, 2)) for held_LES in plans]
-    options = [
-        Option(held_LES, replayer.slowest_L(anyhow(held_LES)) + price * loads_L)
-        for held_LES, loads_L in zip(plans, loads, strict=True)
-    ]
+    match(terrain, new.held_LES, now_LES)
+    plans = [new, *(_option(replayer, held_LES) for held_LES in adapted(terrain, slots_S, now_LES, price))]
+    options = [_priced(plan, now_LES, price) for plan in plans]
     now = Option(now_LES, np.where(terrain.allows(now_LES), now_us_L, np.inf))
     kept = bool(np.isfinite(now.score_L).all() and (now_LES.sum(axis=(0, 1)) <= slots_S).all())
-    return terrain.layout(mixed([now, *options] if kept else options, [now], slots_S)), kept
+    return terrain.layout(mixed([now, *options] if kept else options, [now], slots_S).held_LES), kept
+
+
+def _option(replayer: Replayer, held_LES: Bools) -> Option:
+    """A plan with its time."""
+    return Option(held_LES, replayer.slowest_L(anyhow(held_LES)))
+
+
+def _priced(plan: Option, now_LES: Bools, price: float) -> Option:
+    """The plan with its loads' price beside its time."""
+    return Option(plan.held_LES, plan.score_L + price * (plan.held_LES & ~now_LES).sum(axis=(1, 2)))
 
 
 def _deserved(demand: Demand, supply: Supply, current: Placement, planned: Placement, worth: float) -> bool:
