@@ -40,7 +40,7 @@ class Statistics:
         # Plain arrays: a step makes hundreds of observations, and each would cost prometheus_client 0.5 us.
         rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
         experts_LE = np.zeros((layers, now.experts), dtype=np.int64)
-        self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))
+        self.phases = HistogramArray(phase_bounds(len(now.holding) * len(PHASES)), shards * len(PHASES))
         seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
         self.cumulative = WindowSums(
             expert_tokens_LE=experts_LE,
@@ -119,7 +119,10 @@ class Statistics:
         ):
             # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
             counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)
-        loads_LS = calls.assignments_by_shard(shards)
+        # A shard that holds nothing would pull the mean down; one that just did may still have been asked.
+        counts_S = np.bincount(shards_N, minlength=shards)
+        counts_S[list(self._placement().holding)] = 1
+        loads_LS = calls.assignments_by_shard(shards)[:, counts_S > 0]
         ratios_L = max_over_mean(loads_LS)[loads_LS.any(axis=1)]
         self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
         rows_NP = shards_N[:, None] * len(PHASES) + np.arange(len(PHASES))
@@ -147,11 +150,15 @@ class Statistics:
         return {"shard_imbalance": float(means[0]), "expert_imbalance": float(means[1])}
 
     def by_shard(self, counts_LE: Counts) -> Counts:
-        """Sum the counts of layers, [L, E], over the experts that each shard is asked for while all live, [L, S]."""
-        home_E = self._placement().everywhere.home_of_E
+        """Sum the counts of layers, [L, E], over the experts that each shard is asked for while all live, [L, S].
+
+        S counts the shards that hold experts: there may be room for more.
+        """
+        placement = self._placement()
+        home_E = placement.everywhere.home_of_E
         by_shard_SL = np.zeros((self.shards, len(counts_LE)), counts_LE.dtype)
         np.add.at(by_shard_SL, home_E, counts_LE.T)
-        return by_shard_SL.T
+        return by_shard_SL[sorted(placement.holding)].T
 
 
 def _table(rows_M: Counts, columns_M: Counts, shape: tuple[int, ...]) -> Counts:

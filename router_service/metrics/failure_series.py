@@ -1,6 +1,6 @@
 """What failures of shards cost: links, copies, failovers, hedged asks, degraded tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from experts.links.record import FailureRecord
@@ -26,7 +26,8 @@ class FailureGauges:
     """Failures as a router has seen them until now, in counts, and its links and the placement as they are.
 
     `links` and `copies` are by shard; `copies` has the least number of shards with a usable link that hold an expert
-    of the shard's, itself included. `unavailable` counts the experts that no such shard holds.
+    of the shard's, itself included. `unavailable` counts the experts that no such shard holds. `there` are the shards
+    that have series: there may be room for more, and one that has left is to alert nobody. None is all.
     """
 
     record: FailureRecord = field(default_factory=FailureRecord)
@@ -36,6 +37,7 @@ class FailureGauges:
     copies: tuple[int, ...] = ()
     unavailable: int = 0
     epoch: int = 0
+    there: Collection[int] | None = None
 
     @property
     def degraded_tokens(self) -> int:
@@ -70,10 +72,11 @@ def _state(builder: SeriesBuilder, failure: FailureGauges) -> None:
     states = [
         ({"shard": str(shard), "state": state}, state is now)
         for shard, now in enumerate(failure.links)
+        if failure.there is None or shard in failure.there
         for state in LinkState
     ]
     builder.add("shard_link_state", "gauge", "1 for the state of the link to a shard, 0 for all others", states)
     text = "Least number of reachable shards that hold an expert of the shard's"
-    builder.add("expert_copies", "gauge", text, by_shard(failure.copies))
+    builder.add("expert_copies", "gauge", text, by_shard(failure.copies, failure.there))
     builder.one("experts_unavailable", "gauge", "Experts that no reachable shard holds", failure.unavailable)
     builder.one("placement_epoch", "gauge", "Epoch of the placement in use", failure.epoch)

@@ -1,6 +1,6 @@
 """A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,7 +59,7 @@ def router_series(
     """All series that carry this router's label."""
     builder = SeriesBuilder(labels)
     _requests(builder, stats, gauges)
-    _all_to_all(builder, stats, window, [connection.clock_error_s for connection in gauges.connections])
+    _all_to_all(builder, stats, window, gauges)
     _balance(builder, stats, window, config)
     _failure(builder, gauges)
     failure_series(builder, gauges.failure)
@@ -81,28 +81,28 @@ def _requests(builder: SeriesBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, clock_errors: Iterable[float]) -> None:
-    shards = range(stats.shards)
+def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, gauges: Gauges) -> None:
+    there = gauges.failure.there
+    shards = range(stats.shards) if there is None else sorted(there)
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
         for shard in shards
         for number, phase in enumerate(PHASES)
     ]
     builder.histogram("alltoall_phase_seconds", "One MoE layer's call to one shard, by phase", phases)
-    builder.add(
-        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", by_shard(clock_errors)
-    )
+    errors = by_shard((connection.clock_error_s for connection in gauges.connections), there)
+    builder.add("clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", errors)
     wire = [
         ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))
         for shard in shards
         for column, direction in enumerate(("dispatch", "combine"))
     ]
     builder.add("alltoall_bytes", "counter", "Bytes on the wire, headers included", wire)
-    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.cumulative.rows_S))
-    pairs = by_shard(stats.cumulative.assignments_S)
+    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.cumulative.rows_S, there))
+    pairs = by_shard(stats.cumulative.assignments_S, there)
     builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
     text = "Expert compute of this router's rows: its share where calls of several routers were computed together"
-    builder.add("expert_compute_seconds", "counter", text, by_shard(stats.compute_ns_S / 1e9))
+    builder.add("expert_compute_seconds", "counter", text, by_shard(stats.compute_ns_S / 1e9, there))
     text = "Time the engine waited for experts with nothing else to do"
     builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
     text = "Over layer calls: slowest shard's answer minus the mean"
@@ -169,16 +169,20 @@ def _expert_tokens(builder: SeriesBuilder, counts_LE: Counts, layers: Counts, to
 
 
 def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
-    connections, failure = gauges.connections, gauges.failure
+    connections, failure, there = gauges.connections, gauges.failure, gauges.failure.there
     reaches = not failure.unavailable if failure.copies else all(connection.up for connection in connections)
     text = "1 when every expert can be asked for and what the router is given does not fail whatever it is"
     builder.one("router_ready", "gauge", text, reaches and gauges.sound)
-    replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in enumerate(connections)]
+    replicas = [
+        ({"shard": str(shard), "replica": one.replica}, one.up)
+        for shard, one in enumerate(connections)
+        if there is None or shard in there
+    ]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Restarts of a shard, as seen by this router"
-    builder.add("shard_restarts", "counter", text, by_shard(connection.restarts for connection in connections))
+    builder.add("shard_restarts", "counter", text, by_shard((one.restarts for one in connections), there))
     text = "Connections to a shard after the first one"
-    builder.add("dataplane_reconnects", "counter", text, by_shard(connection.reconnects for connection in connections))
+    builder.add("dataplane_reconnects", "counter", text, by_shard((one.reconnects for one in connections), there))
     refused = rejections({"shard": "router"}, gauges.rejected)
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     failed = thread_failures({"shard": "router"}, gauges.thread_failures)

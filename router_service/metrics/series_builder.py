@@ -1,6 +1,6 @@
 """Builds metric families with a common prefix of their names and common labels of their samples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from router_service.protocol.messages import MetricFamily, Sample
@@ -31,9 +31,9 @@ class SeriesBuilder:
         self.metric_families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
 
 
-def by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
-    """Label the values of the shards from 0 on."""
-    return [({"shard": str(shard)}, value) for shard, value in enumerate(values)]
+def by_shard(values: Iterable[float], there: Collection[int] | None = None) -> list[tuple[dict[str, str], float]]:
+    """Label the values of the shards from 0 on, and leave out those that are not `there`; None is all."""
+    return [({"shard": str(shard)}, value) for shard, value in enumerate(values) if there is None or shard in there]
 
 
 def rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:

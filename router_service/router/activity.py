@@ -161,4 +161,5 @@ def _shards(recent: WindowSums) -> list[ShardActivity]:
             phase_seconds=dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
         )
         for shard in range(len(recent.rows_S))
+        if recent.calls_S[shard]  # there is room for more shards than there are
     ]

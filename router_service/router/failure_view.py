@@ -34,6 +34,7 @@ class FailureView:
             fallback_tokens=dict(self._engine.fallback_tokens),
             links=tuple(connector.states),
             copies=living_copies(placement, usable),
+            there=connector.there,
             unavailable=unavailable_experts(placement, usable),
             epoch=placement.epoch,
         )

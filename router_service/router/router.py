@@ -36,6 +36,8 @@ from router_service.router.step_summaries import StepSummaries
 log = logging.getLogger(__name__)
 
 LEAVE_POLL_SECONDS = 0.05
+# Shards are looked up once a second, and dialled within milliseconds.
+REACH_SECONDS = 3.0
 JOIN_SECONDS = 5
 # Kinds of threads whose failures are counted from 0 on: else an alert on the increase would miss the first.
 THREADS = (
@@ -102,8 +104,8 @@ class Router:
         return reaches_all(self.engine.pool.placement, self.connector) and self.engine.sound
 
     def complete(self) -> bool:
-        """Whether every shard is connected."""
-        return all(map(self.connector.up, range(len(self.connector.connections))))
+        """Whether every shard that holds experts is connected."""
+        return all(map(self.connector.up, self._placement().holding))
 
     def check_health(self, limit_s: float) -> None:
         """Check the threads and the engine's progress.
@@ -121,9 +123,14 @@ class Router:
         """Generate a token through every layer and shard, not counted in the statistics. Raises as `SelfTest.run`."""
         self.self_test.run(seconds, go_on)
 
-    def adopt(self, placement: Placement) -> None:
-        """Ask by a newer placement from the next step on; one whose epoch is not higher is ignored. Any thread."""
-        self._inbox.put(partial(self._adopt, placement))
+    def adopt(self, placement: Placement, adopted: Callable[[int], None] = lambda _: None) -> None:
+        """Ask by a newer placement from the next step on; one whose epoch is not higher is ignored. Any thread.
+
+        `adopted` is called with its epoch when no call by an older one is open. A call that was cancelled may still be
+        on its way: nobody uses its answer.
+        """
+        self._await_reach(placement)
+        self._inbox.put(partial(self._adopt, placement, adopted))
 
     def leave(self, seconds: float) -> None:
         """Ask the Fronts to prefer other routers, and wait at most `seconds` for the requests in flight to end."""
@@ -187,10 +194,17 @@ class Router:
             clock=time.monotonic,
         )
 
-    def _adopt(self, placement: Placement) -> list[Event]:
+    def _await_reach(self, placement: Placement) -> None:
+        """Wait a little for shards that have just come: by the map from before nothing waits for them."""
+        deadline = time.monotonic() + REACH_SECONDS
+        while self.ready() and not reaches_all(placement, self.connector) and time.monotonic() < deadline:
+            time.sleep(LEAVE_POLL_SECONDS)
+
+    def _adopt(self, placement: Placement, adopted: Callable[[int], None]) -> list[Event]:
         # On the engine's thread, between two steps: within one all calls are of one placement.
-        if placement.epoch > self.engine.pool.placement.epoch:
-            self.engine.pool.placement = placement
+        if self.engine.pool.adopt(placement):
+            adopted(placement.epoch)
+            self._report_due.set()
         return []
 
     def _placement(self) -> Placement:
@@ -216,7 +230,7 @@ class Router:
     ) -> ShardConnector:
         return ShardConnector(
             transport=transport,
-            shards=experts.shards,
+            shards=self._placement().shards,
             endpoints=shards,
             credentials=identity.credentials,
             node=identity.node,
@@ -226,6 +240,7 @@ class Router:
             changed=self._shards_changed,
             threads=self.threads,
             epoch=lambda: self._placement().epoch,
+            needed=lambda: self._placement().holding,
         )
 
     def _report(self, identity: RouterIdentity, sizes: ModelSizes, metrics: MetricsConfig) -> Reporter:

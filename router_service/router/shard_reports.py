@@ -11,11 +11,12 @@ from router_service.protocol.messages import ShardReport
 def shard_reports(
     connector: ShardConnector, now: FailureGauges, recent: WindowSums, seconds: float
 ) -> list[ShardReport]:
-    """One report per shard; links and copies as they are `now`, rates over the window's `seconds`, phase times as means
-    over its calls.
+    """One report per shard that is there; links and copies as they are `now`, rates over the window's `seconds`, phase
+    times as means over its calls.
     """
     each = zip(connector.connections, now.links, now.copies, strict=True)
-    return [_report(shard, *of_shard, recent, seconds) for shard, of_shard in enumerate(each)]
+    there = range(len(now.links)) if now.there is None else now.there
+    return [_report(shard, *of_shard, recent, seconds) for shard, of_shard in enumerate(each) if shard in there]
 
 
 def _report(
