@@ -21,8 +21,8 @@ from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.placement import Placement
 from experts.shard.held.loader import ExpertLoader
-from experts.shard.live_experts import LiveExperts
 from experts.shard.held.pace import Pace
+from experts.shard.live_experts import LiveExperts
 from experts.shard.server import ExpertServer
 from experts.shard.shard import ExpertShard, load_shard
 from kernels import select

@@ -32,7 +32,7 @@ import psutil, torch
 from cluster.planner.quantize import quantized
 from experts.checkpoint.directory import Checkpoint
 from experts.config import WeightsConfig
-from experts.shard.expert_loader import ExpertLoader
+from experts.shard.held.loader import ExpertLoader
 from experts.shard.live_experts import LiveExperts
 from experts.shard.shard import ExpertShard
 from kernels import select
