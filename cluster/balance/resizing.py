@@ -68,7 +68,7 @@ class _Layer:
 
     def _fill_up(self, shards: Iterable[int]) -> None:
         """Give each expert as many holders as it must have, the heaviest first, the lightest shards first."""
-        for expert in np.argsort(-self.weight_E, kind="stable"):
+        for expert in np.argsort(-self.weight_E, kind="stable").tolist():
             while self.held_ES[expert].sum() < self.supply.copies:
                 free = [shard for shard in shards if not self.held_ES[expert, shard]]
                 load_S, full_S = self._load_S(), self.held_ES.sum(axis=0) >= self.room_S
@@ -93,7 +93,7 @@ class _Layer:
         gap = load_S[full] - load_S[light]
         movable = [
             expert
-            for expert in np.flatnonzero(self.held_ES[:, full] & ~self.held_ES[:, light])
+            for expert in np.flatnonzero(self.held_ES[:, full] & ~self.held_ES[:, light]).tolist()
             if part_E[expert] < gap - 1e-12 and not self._crowds(expert, light, full)
         ]
         return min(movable, key=lambda expert: abs(part_E[expert] - gap / 2), default=None)
