@@ -91,7 +91,11 @@ class RegisteredProcess:
         """Where this process learns which shards hold which expert; reported by its epoch, closed with the entry."""
         asker = Asker(self._state.role, self._state.replica)
         self._follower = MapFollower(
-            self.registry, layout, self._goes_by_map, asker, start=start_of(self._config, layout.shards)
+            self.registry,
+            layout,
+            self._goes_by_map,
+            asker,
+            start=start_of(self._config, max(layout.shards, layout.room)),
         )
         return self._follower
 
