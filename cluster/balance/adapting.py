@@ -13,7 +13,7 @@ ROUNDS = 400
 SAND = 0.25
 
 
-def adapted(terrain: Terrain, slots_S: Counts, now_LES: Bools, price: float) -> Layout | None:
+def adapted(terrain: Terrain, slots_S: Counts, now_LES: Bools, price: float) -> list[Bools]:
     """Return what `now_LES` becomes by few loads, each of which costs `price`; none where slots leave no room for it."""
     held_LES = now_LES & terrain.usable_S
     held_LE = held_LES.sum(axis=2)
@@ -31,9 +31,9 @@ def adapted(terrain: Terrain, slots_S: Counts, now_LES: Bools, price: float) -> 
     try:
         pack(layout)
     except ValueError:
-        return None
+        return []
     Swapping(layout, now_LES, price).run(ROUNDS)
-    return layout
+    return [layout.held_LES]
 
 
 def _drop_surplus(layout: Layout, stay_LE: Counts) -> None:

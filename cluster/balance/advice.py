@@ -24,8 +24,8 @@ Planner = Callable[[Demand, Supply, Placement], Placement]
 CURVE = (0, 1, 2, 4, 8)
 # Gains under this are within what traffic changes from minute to minute.
 WORTH = 0.05
-# The next step of the curve must add this much for what it costs in memory.
-STEP = 0.02
+# Each further copy a shard and layer must save this much more for the memory that it takes.
+STEP = 0.01
 # Below this part of the imbalance that is still there in the next window, heat passes.
 LASTING = 0.5
 
@@ -99,25 +99,27 @@ def _gain_of(
 
 
 def _recommended(curve: list[CopiesGain], persistence: float) -> tuple[str, str, int]:
-    moved = curve[0]
-    best = moved
+    best = curve[0]
     for one in curve[1:]:
-        if min(one.gain, one.lasting_gain) >= min(best.gain, best.lasting_gain) + STEP:
+        more = min(one.gain, one.lasting_gain) - min(best.gain, best.lasting_gain)
+        if more >= STEP * (one.extra_copies - best.extra_copies):
             best = one
-    promised, lasting = best.gain, best.lasting_gain
-    if promised < WORTH:
-        return "leave", f"the best placement would save {promised:.1%} of the slowest shard's time: not worth a move", 0
-    if lasting < WORTH:
-        passes = f", {persistence:.0%} of the experts' imbalance stays from one half of the time to the other"
-        return "leave", f"{promised:.1%} could be saved, but {lasting:.1%} of it lasts: heat passes{passes}", 0
-    if best is moved:
-        return (
-            "move",
-            f"moving experts without extra copies saves {promised:.1%}, {lasting:.1%} when traffic goes on",
-            0,
-        )
-    saves = f"save {promised:.1%}, {lasting:.1%} when traffic goes on, for {mib(best.memory_bytes)} in all"
-    return "copies", f"{best.extra_copies} extra copies a shard and layer {saves}", best.extra_copies
+    saved = f"{best.gain:.1%} of the slowest shard's time, {best.lasting_gain:.1%} when traffic goes on"
+    heat = f"{persistence:.0%} of the experts' imbalance stays from one half of the time to the other"
+    if best.gain < WORTH:
+        return "leave", f"the best placement would save {saved}: not worth a move", 0
+    if best.lasting_gain < WORTH:
+        return "leave", f"heat passes: the best placement would save {saved}; {heat}", 0
+    if persistence < LASTING:
+        heat += ": heat passes, what is saved is from evening out single steps"
+    if not best.extra_copies:
+        return "move", f"moving experts, without extra copies, saves {saved}; {heat}", 0
+    cost = f"for {mib(best.memory_bytes)} in all"
+    return (
+        "copies",
+        f"{best.extra_copies} extra copies a shard and layer save {saved}, {cost}; {heat}",
+        best.extra_copies,
+    )
 
 
 def _persistence(halves: tuple[Demand, Demand]) -> float:

@@ -62,7 +62,8 @@ class Advice:
         lines = [
             f"recommendation     {self.recommendation}: {self.reason}",
             f"seen               {self.tokens} tokens in {self.seconds:.0f} s",
-            f"shards             {self.shard_imbalance:.2f} times the mean load, {self.shard_time_imbalance:.2f} its time",
+            f"shards             {self.shard_imbalance:.2f} times the mean load, "
+            f"{self.shard_time_imbalance:.2f} times the mean time",
             f"experts            {self.expert_imbalance:.2f} times the mean load, {self.persistence:.0%} lasting",
             f"hottest            {hot or 'none'}",
             f"{'extra copies':<19}{'gain':<8}{'lasting':<9}{'memory':<13}to load",

@@ -48,6 +48,10 @@ class Terrain:
         allowed_L: Bools = enough_LE.all(axis=1) & ~held_LES[:, :, ~self.usable_S].any(axis=(1, 2))
         return allowed_L
 
+    def layout(self, held_LES: Bools) -> "Layout":
+        """The layout of those who hold an expert, without further room."""
+        return Layout(self, held_LES, np.zeros((len(held_LES), held_LES.shape[2]), np.int64), held_LES.sum(axis=2))
+
 
 @dataclass(slots=True)
 class Layout:
@@ -99,20 +103,29 @@ def placed(layout: Layout, before: Sequence[LayerPlacement | None]) -> list[Laye
         if old is not None and np.array_equal(holds(old, held_ES.shape[1]), held_ES):
             result.append(old)
         else:
-            result.append(_with_homes(held_ES, weight_LE[layer], slow_S))
+            result.append(LayerPlacement(_with_homes(_holders(held_ES), weight_LE[layer], slow_S)))
     return result
 
 
-def _with_homes(held_ES: Bools, weight_E: Floats, slow_S: Floats) -> LayerPlacement:
+def anyhow(held_LES: Bools) -> list[LayerPlacement]:
+    """Return placements in which an expert's home is any holder: quickly, to be replayed."""
+    return [LayerPlacement(tuple(map(tuple, _holders(held_ES)))) for held_ES in held_LES]
+
+
+def _holders(held_ES: Bools) -> list[list[int]]:
+    """The holders of each expert, ascending."""
+    ends = np.cumsum(held_ES.sum(axis=1)).tolist()
+    shards = np.nonzero(held_ES)[1].tolist()
+    return [shards[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _with_homes(holders: list[list[int]], weight_E: Floats, slow_S: Floats) -> tuple[tuple[int, ...], ...]:
     """The holders of each expert, its home first."""
-    holders: list[list[int]] = [[] for _ in weight_E]
-    for expert, shard in np.argwhere(held_ES).tolist():
-        holders[expert].append(shard)
     home_load, slow, weight = [0.0] * len(slow_S), slow_S.tolist(), weight_E.tolist()
     for expert in np.argsort(-weight_E, kind="stable").tolist():
-        shards = holders[expert]
-        home = min(shards, key=lambda shard: ((home_load[shard] + weight[expert]) * slow[shard], shard))
-        home_load[home] += weight[expert]
-        shards.remove(home)
-        shards.insert(0, home)
-    return LayerPlacement(tuple(map(tuple, holders)))
+        shards, own = holders[expert], weight[expert]
+        if len(shards) > 1:
+            times = [(home_load[shard] + own) * slow[shard] for shard in shards]
+            shards.insert(0, shards.pop(times.index(min(times))))
+        home_load[shards[0]] += own
+    return tuple(map(tuple, holders))

@@ -3,34 +3,33 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.layout import Bools, Layout
+from cluster.balance.layout import Bools, Terrain
 
 Ints = NDArray[np.int64]
 
 
-def match(layout: Layout, now_LES: Bools) -> None:
+def match(terrain: Terrain, held_LES: Bools, now_LES: Bools) -> None:
     """Exchange whole shards' experts within each layer, so that fewer must be loaded, wherever that is free.
 
     Shards can be exchanged that are as fast as each other, hold as many experts of the layer, and are on one node, or
     where copies need not be on different ones. Pairs with most in common first: not always the fewest loads, but the
     plan is compared with what is now in any case.
     """
-    terrain = layout.terrain
     nodes_S = terrain.node_S if terrain.apart > 1 else np.zeros_like(terrain.node_S)
     for layer, now_ES in enumerate(now_LES):
-        held_ES = layout.held_LES[layer]
-        kinds = np.stack([terrain.slow_S, nodes_S, held_ES.sum(axis=0), layout.free_LS[layer]], axis=1)
+        held_ES = held_LES[layer]
+        kinds = np.stack([terrain.slow_S, nodes_S, held_ES.sum(axis=0)], axis=1)
         _, kind_S = np.unique(kinds, axis=0, return_inverse=True)
         target_S = _targets(held_ES, now_ES, kind_S.reshape(-1))
-        layout.held_LES[layer][:, target_S] = held_ES.copy()
+        held_LES[layer][:, target_S] = held_ES.copy()
 
 
 def _targets(held_ES: Bools, now_ES: Bools, kind_S: Ints) -> Ints:
     """The shard that each one's experts are to go to: a permutation within the kinds."""
-    common_SS = held_ES.T.astype(np.float32) @ now_ES.astype(np.float32)
-    common_SS[kind_S[:, None] != kind_S] = 0
-    sources, targets = np.nonzero(common_SS)
-    order = np.argsort(-common_SS[sources, targets], kind="stable")
+    sources, targets, common = _in_common(held_ES, now_ES)
+    alike = kind_S[sources] == kind_S[targets]
+    sources, targets, common = sources[alike], targets[alike], common[alike]
+    order = np.argsort(-common, kind="stable")
     target_S = np.full(len(kind_S), -1)
     taken: set[int] = set()
     for source, target in zip(sources[order].tolist(), targets[order].tolist(), strict=True):
@@ -41,3 +40,16 @@ def _targets(held_ES: Bools, now_ES: Bools, kind_S: Ints) -> Ints:
         left = [int(shard) for shard in np.flatnonzero(kind_S == kind) if int(shard) not in taken]
         target_S[(kind_S == kind) & (target_S < 0)] = left
     return target_S
+
+
+def _in_common(held_ES: Bools, now_ES: Bools) -> tuple[Ints, Ints, Ints]:
+    """The pairs of shards of which the first is to hold what the second holds, and how many such experts they have."""
+    expert_N, source_N = np.nonzero(held_ES)
+    now_expert, now_shard = np.nonzero(now_ES)
+    count_E = np.bincount(now_expert, minlength=len(held_ES))
+    first_E = np.cumsum(count_E) - count_E
+    repeat_N = count_E[expert_N]
+    step = np.arange(int(repeat_N.sum())) - np.repeat(np.cumsum(repeat_N) - repeat_N, repeat_N)
+    targets = now_shard[np.repeat(first_E[expert_N], repeat_N) + step]
+    keys, common = np.unique(np.repeat(source_N, repeat_N) * held_ES.shape[1] + targets, return_counts=True)
+    return keys // held_ES.shape[1], keys % held_ES.shape[1], common

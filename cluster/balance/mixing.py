@@ -5,32 +5,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.balance.layout import Bools, Counts, Floats, Terrain
-from cluster.balance.scoring import Sample
+from cluster.balance.layout import Bools, Counts, Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A plan: who holds what, and for each layer its slowest shard's time and its loads' price; infinite if unfit."""
+    """A plan: who holds what, and each layer's slowest shard's time and its loads' price; infinite if unfit."""
 
     held_LES: Bools
     score_L: Floats
 
 
-def option_of(held_LES: Bools, now_LES: Bools, sample: Sample, terrain: Terrain, price: float) -> Option:
-    """Score a plan; what `now_LES` does not hold must be loaded, at `price` a copy."""
-    loads_L = (held_LES & ~now_LES).sum(axis=(1, 2))
-    return Option(held_LES, sample.slowest_L(held_LES, terrain.slow_S) + price * loads_L)
-
-
-def mixed(plans: Sequence[Option], now: Option, slots_S: Counts) -> Bools:
-    """Return the best plan of which layers were replaced, where that is better, by those of the others or of now.
+def mixed(plans: Sequence[Option], others: Sequence[Option], slots_S: Counts) -> Option:
+    """Return the best plan of which layers were replaced, where that is better, by those of the others.
 
     Args:
         plans: plans that fit into the slots, the first the one to take where all are as good.
+        others: more plans, which need not.
     """
-    mixes = [_improved(plan, [now, *plans], slots_S) for plan in plans]
-    return min(mixes, key=lambda mix: float(mix.score_L.sum())).held_LES
+    mixes = [_improved(plan, [*plans, *others], slots_S) for plan in plans]
+    return min(mixes, key=lambda mix: float(mix.score_L.sum()))
 
 
 def _improved(plan: Option, others: Sequence[Option], slots_S: Counts) -> Option:

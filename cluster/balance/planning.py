@@ -6,21 +6,24 @@ L MoE layers, E experts, S shards.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from cluster.balance.adapting import adapted
 from cluster.balance.fresh import fresh
-from cluster.balance.layout import Layout, Terrain, held_of, placed
+from cluster.balance.layout import Bools, Layout, Terrain, anyhow, held_of, placed
 from cluster.balance.matching import match
-from cluster.balance.mixing import Option, mixed, option_of
+from cluster.balance.mixing import Option, mixed
 from cluster.balance.moves import moves
-from cluster.balance.prediction import predicted_gain
-from cluster.balance.scoring import Sample, sample_of, slowness
+from cluster.balance.prediction import Replayer
 from cluster.balance.supply import Supply
+from cluster.balance.weights import weights
 from experts.costs import ShardCosts
 from experts.demand import Demand
 from experts.placement import LayerPlacement, Placement, even_placement
+
+FEW_STEPS, MANY_STEPS = 4, 16  # of the sample, that compare the plans; and that decide whether one is made
 
 
 def plan_placement(
@@ -42,15 +45,11 @@ def plan_placement(
     layers, experts = demand.tokens_LE.shape
     check_supply(supply, layers, experts)
     supply = _for_shards(supply, max(current.shards if current else 0, len(supply.slots_S)))
-    sample = sample_of(demand, supply.costs, supply.usable_S)
-    terrain = _terrain(demand, supply, sample)
-    new = fresh(terrain, supply.slots_S)
-    if current is None:
-        return _placement(demand, supply, placed(new, [None] * layers), None)
-    before = [current.layer(layer) for layer in demand.layers]
-    layout, kept = _best(new, before, supply, terrain, sample, worth)
+    terrain = _terrain(demand, supply)
+    before = [current.layer(layer) if current else None for layer in demand.layers]
+    layout, kept = _best(_Task(demand, supply, terrain, worth), [layer for layer in before if layer])
     planned = _placement(demand, supply, placed(layout, before), current)
-    if kept and not _deserved(demand, supply, current, planned, worth):
+    if current and kept and not _deserved(demand, supply, current, planned, worth):
         return current
     return planned
 
@@ -64,38 +63,61 @@ def check_supply(supply: Supply, layers: int, experts: int) -> None:
         raise ValueError(f"slots_S holds {slots} copies of experts, {supply.copies} of each take {least}: add memory")
 
 
-def _best(
-    new: Layout, before: Sequence[LayerPlacement], supply: Supply, terrain: Terrain, sample: Sample, worth: float
-) -> tuple[Layout, bool]:
-    """The best mix of both plans and what is held now, and whether that could stay as it is."""
-    now_LES = held_of(before, len(supply.slots_S))
-    now_us_L = sample.slowest_L(now_LES, terrain.slow_S)
-    price = worth * float(now_us_L.mean()) / now_LES.shape[1]
-    match(new, now_LES)
-    plans = [new.held_LES]
-    if (changed := adapted(terrain, supply.slots_S, now_LES, price)) is not None:
-        plans.append(changed.held_LES)
-    options = [option_of(held_LES, now_LES, sample, terrain, price) for held_LES in plans]
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is asked."""
+
+    demand: Demand
+    supply: Supply
+    terrain: Terrain
+    worth: float
+
+
+def _best(task: _Task, before: Sequence[LayerPlacement]) -> tuple[Layout, bool]:
+    """The best mix of the plans and of what is held now, and whether that could stay as it is."""
+    terrain, slots_S = task.terrain, task.supply.slots_S
+    replayer = Replayer(task.demand, task.supply.costs, steps=FEW_STEPS)
+    new = mixed([_option(replayer, layout.held_LES) for layout in fresh(terrain, slots_S)], [], slots_S)
+    if not before:
+        return terrain.layout(new.held_LES), False
+    now_LES, now_us_L = held_of(before, len(slots_S)), replayer.slowest_L(before)
+    price = task.worth * float(now_us_L.mean()) / now_LES.shape[1]
+    match(terrain, new.held_LES, now_LES)
+    plans = [new, *(_option(replayer, held_LES) for held_LES in adapted(terrain, slots_S, now_LES, price))]
+    options = [_priced(plan, now_LES, price) for plan in plans]
     now = Option(now_LES, np.where(terrain.allows(now_LES), now_us_L, np.inf))
-    kept = bool(np.isfinite(now.score_L).all() and (now_LES.sum(axis=(0, 1)) <= supply.slots_S).all())
-    held_LES = mixed([now, *options] if kept else options, now, supply.slots_S)
-    return Layout(terrain, held_LES, np.zeros_like(held_LES[:, 0], np.int64), held_LES.sum(axis=2)), kept
+    kept = bool(np.isfinite(now.score_L).all() and (now_LES.sum(axis=(0, 1)) <= slots_S).all())
+    return terrain.layout(mixed([now, *options] if kept else options, [now], slots_S).held_LES), kept
+
+
+def _option(replayer: Replayer, held_LES: Bools) -> Option:
+    """A plan with its time."""
+    return Option(held_LES, replayer.slowest_L(anyhow(held_LES)))
+
+
+def _priced(plan: Option, now_LES: Bools, price: float) -> Option:
+    """The plan with its loads' price beside its time."""
+    return Option(plan.held_LES, plan.score_L + price * (plan.held_LES & ~now_LES).sum(axis=(1, 2)))
 
 
 def _deserved(demand: Demand, supply: Supply, current: Placement, planned: Placement, worth: float) -> bool:
-    """Whether the replay, with the real choice of copies, gains what the loads must save."""
-    gain = predicted_gain(demand, current, planned, supply.costs)
+    """Whether the replay gains what the loads must save."""
+    before, after = (Replayer(demand, supply.costs, MANY_STEPS) for _ in range(2))
+    now_us, then_us = (
+        float(replayer.slowest_L([placement.layer(layer) for layer in demand.layers]).sum())
+        for replayer, placement in ((before, current), (after, planned))
+    )
     loads = moves(current, planned, demand.layers).added / demand.tokens_LE.size
-    return gain > 0 and gain >= worth * loads
+    return then_us < now_us and 1 - then_us / now_us >= worth * loads
 
 
-def _terrain(demand: Demand, supply: Supply, sample: Sample) -> Terrain:
+def _terrain(demand: Demand, supply: Supply) -> Terrain:
     """What does not change while the plan is made."""
     names = [supply.nodes_S[shard] for shard in np.flatnonzero(supply.usable_S)]
     number = {name: place for place, name in enumerate(dict.fromkeys(names))}
     node_S = np.array([number.get(name, 0) for name in supply.nodes_S])
-    slow_S = slowness(supply.costs, supply.usable_S, sample, demand)
-    return Terrain(sample.weight_LE, slow_S, supply.usable_S, node_S, supply.copies, min(supply.copies, len(number)))
+    weight_LE, slow_S = weights(demand, supply.costs, supply.usable_S)
+    return Terrain(weight_LE, slow_S, supply.usable_S, node_S, supply.copies, min(supply.copies, len(number)))
 
 
 def _for_shards(supply: Supply, shards: int) -> Supply:

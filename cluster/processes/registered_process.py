@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.config import ClusterConfig
+from cluster.planner.start_placement import start_of
 from cluster.processes.announcer import Announcer
 from cluster.processes.map_follower import MapFollower
 from cluster.processes.map_view import Asker
@@ -39,6 +40,7 @@ class RegisteredProcess:
         take_normal_priority()  # before any thread is started: threads inherit it
         self.registry = find_registry(config.cluster.application)
         self.threads = ThreadWatch(("announcer", "drain", "placement map"))
+        self._config = config
         self._drain = drain
         self._follower: MapFollower | None = None
         self._draining: threading.Thread | None = None
@@ -88,7 +90,13 @@ class RegisteredProcess:
     def map_follower(self, layout: Layout) -> MapFollower:
         """Where this process learns which shards hold which expert; reported by its epoch, closed with the entry."""
         asker = Asker(self._state.role, self._state.replica)
-        self._follower = MapFollower(self.registry, layout, self._goes_by_map, asker)
+        self._follower = MapFollower(
+            self.registry,
+            layout,
+            self._goes_by_map,
+            asker,
+            start=start_of(self._config, max(layout.shards, layout.room)),
+        )
         return self._follower
 
     def prepared(self, epoch: int) -> None:

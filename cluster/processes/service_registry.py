@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from cluster.balance.judging.board import BalanceBoard, NotedLoad
+from cluster.balance.scaling import to_run
 from cluster.processes import ray_calls
 from cluster.processes.map_view import ANYBODY, Asker, MapView
 from cluster.processes.maps.askers import FORGET_SECONDS as FORGET_SECONDS
@@ -110,6 +111,10 @@ class ServiceRegistry:
         """What a process is to know of the maps; see `PlacementMaps.view`."""
         return self._maps.view(layout, known, asker)
 
+    def start_from(self, layout: Layout, placement: Placement) -> None:
+        """Take the placement that the first map is to be; see `PlacementMaps.start_from`."""
+        self._maps.start_from(layout, placement)
+
     def tell_map(self, layout: Layout, placement: Placement) -> None:
         """Take a map that a process knows; see `PlacementMaps.tell`."""
         self._maps.tell(layout, placement)
@@ -152,6 +157,16 @@ class ServiceRegistry:
         """How many shards are wanted; 0 where nobody has said, so the configuration's number."""
         return self._board.wanted
 
+    def shards_to_run(self) -> list[int] | None:
+        """The shards whose processes are to run: see `to_run`. None while nobody has said how many are wanted, or this
+        registry has been restarted and may not have heard of all: then all stay.
+        """
+        maps = self._maps.needed()
+        if not self._board.wanted or maps is None:
+            return None
+        there = {one.index for one in self.announcements() if one.role == "shard"}
+        return sorted(to_run(self._board.wanted, maps[0], there, maps[1]))
+
     def _routers(self) -> set[str]:
         return {one.replica for one in self.announcements() if one.role == "router"}
 
@@ -163,7 +178,7 @@ def find_registry(application: str) -> Any:
         RayTimeoutError: Ray does not answer.
     """
     options = {
-        "name": f"expertmesh-registry-{application}",
+        "name": registry_name(application),
         "namespace": "expertmesh",
         "get_if_exists": True,
         "lifetime": "detached",  # it outlives the replica that created it
@@ -174,6 +189,11 @@ def find_registry(application: str) -> Any:
         lambda: ray.remote(ServiceRegistry).options(**options).remote(restarted=_was_restarted),
         "the registry to be found or created",
     )
+
+
+def registry_name(application: str) -> str:
+    """The name of the application's registry actor, in the namespace `expertmesh`."""
+    return f"expertmesh-registry-{application}"
 
 
 def _was_restarted() -> bool:
@@ -188,7 +208,7 @@ def known_registry(application: str) -> Any:
         ValueError: there is none, so no such application runs.
         RayTimeoutError: Ray does not answer.
     """
-    name = f"expertmesh-registry-{application}"
+    name = registry_name(application)
     return ray_calls.call(lambda: ray.get_actor(name, namespace="expertmesh"), f"the actor {name}")
 
 

@@ -104,7 +104,7 @@ class RouterReplica:
         routers = await_loaded(
             lambda: announced_in(self._process.registry),
             node_id(),
-            shards=config.experts.shards,
+            shards=self._map.first(self._process.go_on).holding,
             routers=config.cluster.routers,
             seconds=config.cluster.ready_timeout_seconds,
             go_on=self._process.go_on,

@@ -12,7 +12,7 @@ from cluster.planner.memory_plan import MIB
 from cluster.planner.model import ServedModel
 from cluster.planner.shard_budget import shard_budget
 from cluster.processes.map_follower import Seen, layout_of
-from cluster.processes.maps.holding import Holding
+from cluster.processes.maps.holding import Duty, Holding
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
@@ -20,9 +20,9 @@ from cluster.processes.service_registry import DrainOrder
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.placement import Placement
-from experts.shard.expert_loader import ExpertLoader
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.held.pace import Pace
 from experts.shard.live_experts import LiveExperts
-from experts.shard.pace import Pace
 from experts.shard.server import ExpertServer
 from experts.shard.shard import ExpertShard, load_shard
 from kernels import select
@@ -43,7 +43,7 @@ class ShardReplica:
             server = self._load(config, index, secret, digest)
         self._server = server
         live = self._live_experts(config, server.shard)
-        self._holding = Holding(index, live, self._process, self._process.threads)
+        self._holding = Holding(Duty(index, live, self._process), self._process.threads)
         self._map.follow(self._adopt, self._process.threads)
         self._process.ready(server.endpoint)
 
@@ -63,7 +63,7 @@ class ShardReplica:
                 replica=replica_id(),
                 checksum=config.experts.checksum,
                 # Only now: shards that start together have registered while they were loading.
-                threads=threads_of_shard(config, self._process.registry),
+                threads=threads_of_shard(config, self._process.registry, len(self._map.first().holding | {index})),
                 slow_call_s=config.logging.slow_call_seconds,
                 watch=self._process.threads,
             )
@@ -124,7 +124,8 @@ class ShardReplica:
         """
         self._server.drain()
         time.sleep(order.notice_s)
-        self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+        if any(self._server.shard.held.values()):  # else nobody needs it: it leaves the cluster
+            self._server.wait_alone(order.grace_s + ORDER_SECONDS)
 
 
 def _is_of(shard: ExpertShard, placement: Placement) -> bool:

@@ -132,7 +132,14 @@ class MappedFile:
 
         `out` may be of any strides, dtype and device; its elements, row by row, are the stored ones in their order.
         `before` is called with the stored bytes of each piece, before it is read.
+
+        Raises:
+            CheckpointError: the file has become shorter since its header was read.
         """
+        if entry.end > len(self._map):
+            raise CheckpointError(
+                f"{entry.file}: truncated: tensor {entry.name} ends at byte {entry.end}, the file at {len(self._map)}"
+            )
         dtype, rows = DTYPES[entry.dtype], out if out.ndim else out.view(1)
         begin = entry.begin + (index or 0) * out.numel() * dtype.itemsize
         row_bytes = rows[0].numel() * dtype.itemsize if rows.numel() else 1

@@ -14,8 +14,9 @@ from torch import Tensor
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.manifest import ExpertManifest
 from experts.placement import Placement
-from experts.shard.expert_loader import ExpertLoader
-from experts.shard.held_layer import ExpertCopy, HeldLayer
+from experts.shard.held.layer import ExpertCopy, HeldLayer
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.held.states import CopyStates
 from experts.transport.call import ExpertCall, Form
 from kernels.ops import Ops
 from kernels.weights import ExpertWeights
@@ -39,7 +40,7 @@ class ExpertShard:
 
     A layer of which nothing is held has no weights. `epoch` is that of the placement that gives the experts to this
     shard. What is held may be replaced while any threads compute (`replace`): each call is computed by one snapshot of
-    its layer, which it keeps until it ends.
+    its layer, which it keeps until it ends. `states` has the copies that come and go.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ExpertShard:
         self.epoch = epoch
         self.layers = tuple(held)
         self.load_seconds = load_seconds
+        self.states = CopyStates()
         self._ops = ops
         self._device = device
         self._held = {
@@ -115,15 +117,18 @@ class ExpertShard:
             NotHeldError, ValueError: see `compute`.
         """
         layer = self._held.get(call.layer)
-        if layer is None or (len(call.experts_A) and layer.misses(call.experts_A)):
-            raise NotHeldError(self.index, call.layer, _missing(layer, call))
-        weights = layer.weights
-        if call.x_RD.dtype != weights.dtype or call.x_RD.shape[1] != weights.hidden:
-            wanted = f"{weights.dtype} of width {weights.hidden}"
-            raise ValueError(
-                f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}"
-            )
-        return layer
+        if layer is not None and not (len(call.experts_A) and layer.misses(call.experts_A)) and layer.fits(call.x_RD):
+            return layer
+        error = self._refusal(layer, call)
+        del layer  # or its experts would stay as long as the traceback does
+        raise error
+
+    def _refusal(self, layer: HeldLayer | None, call: ExpertCall) -> ValueError:
+        missing = sorted(set(call.experts_A.tolist()) - set(layer.experts if layer else ()))
+        if layer is None or missing:
+            return NotHeldError(self.index, call.layer, missing)
+        wanted = f"{layer.weights.dtype} of width {layer.weights.hidden}"
+        return ValueError(f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}")
 
     def warm_up(self) -> None:
         """Compute a few rows, as kernels are compiled at the first call of a size and no request should wait."""
@@ -172,8 +177,3 @@ def load_shard(
             shard.replace({layer: loader.together([loader.read(layer, expert) for expert in ids])})
     shard.load_seconds = time.monotonic() - begun
     return shard
-
-
-def _missing(layer: HeldLayer | None, call: ExpertCall) -> list[int]:
-    """The experts of a call that a layer does not hold, ascending."""
-    return sorted(set(call.experts_A.tolist()) - set(layer.experts if layer else ()))

@@ -218,7 +218,10 @@ class ShardConnector:
         if state is LinkState.DEAD and not self._stop.is_set() and shard < len(self.connections):
             reason = self._transport.links.reason(shard)
             self.connections[shard].error = f"the connection has ended ({reason})"
-            log.warning("shard %d is lost (%s)", shard, reason)
+            if shard in self._needed():
+                log.warning("shard %d is lost (%s)", shard, reason)
+            else:
+                log.info("shard %d has left (%s)", shard, reason)
             self._watcher.forget(shard)
             self._due.set()
             self._changed()

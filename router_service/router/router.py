@@ -36,6 +36,8 @@ from router_service.router.step_summaries import StepSummaries
 log = logging.getLogger(__name__)
 
 LEAVE_POLL_SECONDS = 0.05
+# Shards are looked up once a second, and dialled within milliseconds.
+REACH_SECONDS = 3.0
 JOIN_SECONDS = 5
 # Kinds of threads whose failures are counted from 0 on: else an alert on the increase would miss the first.
 THREADS = (
@@ -127,6 +129,7 @@ class Router:
         `adopted` is called with its epoch when no call by an older one is open. A call that was cancelled may still be
         on its way: nobody uses its answer.
         """
+        self._await_reach(placement)
         self._inbox.put(partial(self._adopt, placement, adopted))
 
     def leave(self, seconds: float) -> None:
@@ -190,6 +193,12 @@ class Router:
             layers=tuple(sorted(self.engine.backbone.sparse_layers)),
             clock=time.monotonic,
         )
+
+    def _await_reach(self, placement: Placement) -> None:
+        """Wait a little for shards that have just come: by the map from before nothing waits for them."""
+        deadline = time.monotonic() + REACH_SECONDS
+        while self.ready() and not reaches_all(placement, self.connector) and time.monotonic() < deadline:
+            time.sleep(LEAVE_POLL_SECONDS)
 
     def _adopt(self, placement: Placement, adopted: Callable[[int], None]) -> list[Event]:
         # On the engine's thread, between two steps: within one all calls are of one placement.

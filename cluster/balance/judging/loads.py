@@ -50,7 +50,7 @@ def too_few(demand: Demand | None, part: float = 1.0) -> str:
 
     Counted as (token, expert) pairs, in the mean of the layers; `part` of it is enough of a part of the time.
     """
-    if demand is None:
+    if demand is None or not demand.tokens_LE.any():
         return "nothing was routed"
     layers, experts = demand.tokens_LE.shape
     needed, there = part * TOKENS_PER_EXPERT * experts, int(demand.tokens_LE.sum()) / max(1, layers)

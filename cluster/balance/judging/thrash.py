@@ -17,7 +17,7 @@ from experts.placement import Placement
 DISTURBANCE = 0.1
 PAYBACK_SECONDS = 300.0
 MIB = float(1 << 20)
-# A plan counts as undoing the last one if that has dropped half of the copies that it makes, within this many cool-downs.
+# A plan undoes the last one if that has dropped half of the copies that it makes, within this many cool-downs.
 UNDONE, REMEMBERED = 0.5, 5
 MOST_DOUBLINGS = 5
 # A plan has disappointed if it gave less than this part of what it promised.

@@ -1,7 +1,4 @@
-"""What a shard holds while maps change: it loads what a coming map gives it, and gives up what no map needs any more.
-
-Loading and giving up have a thread of their own, which no beat, drain or health check waits for.
-"""
+"""What a shard holds while maps change: it loads what a coming one gives it and gives up what none needs any more."""
 
 import logging
 import threading
@@ -48,22 +45,75 @@ class SupersededError(Exception):
     """What is being loaded is not wanted any more."""
 
 
-class Holding:
-    """Holds for shard `index` what the maps that it is told give it.
+class Duty:
+    """What shard `index` does about the maps that it is told, step by step; `report` says how far it is."""
 
-    That is what the current map gives it, what the coming one does, and until routers have settled also what it held
-    before. `close` ends what is being loaded.
-    """
-
-    def __init__(self, index: int, experts: LiveExperts, report: Report, threads: ThreadWatch) -> None:
+    def __init__(self, index: int, experts: LiveExperts, report: Report) -> None:
         self._index = index
         self._experts = experts
         self._report = report
+        self._said = 0  # the epoch of the coming map of which the entry says something
+
+    def pursue(self, seen: Seen, go_on: Callable[[], None] = lambda: None) -> bool:
+        """Hold what the current map gives, what the coming one does, and until routers have settled what is held.
+
+        Returns whether the shard holds what the current map gives it.
+
+        Args:
+            go_on: called before each piece is loaded.
+
+        Raises:
+            SupersededError: `go_on` did.
+        """
+        coming = seen.coming
+        if self._said and (coming is None or coming.epoch != self._said):
+            self._say(0)
+        maps = [seen.current] if coming is None else [seen.current, coming]
+        if seen.settled:
+            self._give_up(_union(maps, self._index, self._experts.held))
+        if failure := self._load([seen.current], go_on):
+            log.error("what the current map gives this shard cannot be loaded", extra=fields(reason=failure))
+            return False
+        if coming is not None and coming.epoch != self._said:
+            self._say(coming.epoch, self._load(maps, go_on))
+        return True
+
+    def _say(self, epoch: int, refusal: str = "") -> None:
+        if refusal:
+            self._report.refuses(epoch, refusal)
+        else:
+            self._report.prepared(epoch)
+        self._said = epoch
+
+    def _load(self, maps: Sequence[Placement], go_on: Callable[[], None]) -> str:
+        """Hold what these maps give this shard; return why that cannot be, if it cannot."""
+        try:
+            self._experts.hold(_union(maps, self._index, self._experts.held), go_on)
+        except SupersededError:
+            raise
+        except Exception as error:  # BudgetError, CheckpointError, OSError: whatever it is, the shard serves on
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def _give_up(self, wanted: Wanted) -> None:
+        held = self._experts.held
+        if any(set(experts).difference(wanted[layer]) for layer, experts in held.items()):
+            freed = self._experts.keep(wanted)
+            log.info("experts are given up", extra=fields(bytes=freed))
+
+
+class Holding:
+    """Does a shard's duty on a thread of its own, which beats, drains and health checks never wait for.
+
+    `close` ends what is being loaded.
+    """
+
+    def __init__(self, duty: Duty, threads: ThreadWatch) -> None:
+        self._duty = duty
         self._changed = threading.Condition()
         self._goal: Seen | None = None
-        self._said = 0  # the epoch of the coming map of which the entry says something
         self._new = self._superseded = self._closing = False
-        self._thread = threads.start("experts", self._run, lasts_until=lambda: self._closing)
+        threads.start("experts", self._run, lasts_until=lambda: self._closing)
 
     def take(self, seen: Seen) -> None:
         """From now on go by these maps. Any thread; returns at once."""
@@ -83,7 +133,7 @@ class Holding:
         again: float | None = None
         while (seen := self._next(again)) is not None:
             try:
-                again = None if self._pursue(seen) else RETRY_SECONDS
+                again = None if self._duty.pursue(seen, self._go_on) else RETRY_SECONDS
             except SupersededError:
                 again = None
 
@@ -93,42 +143,6 @@ class Holding:
             self._changed.wait_for(lambda: self._new or self._closing, again)
             self._new = self._superseded = False
             return None if self._closing else self._goal
-
-    def _pursue(self, seen: Seen) -> bool:
-        """Do what the goal needs; whether all of the current map's is held."""
-        coming = seen.coming
-        if self._said and (coming is None or coming.epoch != self._said):
-            self._report.prepared(0)
-            self._said = 0
-        maps = [seen.current] if coming is None else [seen.current, coming]
-        if seen.settled:
-            self._give_up(_union(maps, self._index, self._experts.held))
-        if failure := self._load([seen.current]):
-            log.error("what the current map gives this shard cannot be loaded", extra=fields(reason=failure))
-            return False
-        if coming is not None and coming.epoch != self._said:
-            if failure := self._load(maps):
-                self._report.refuses(coming.epoch, failure)
-            else:
-                self._report.prepared(coming.epoch)
-            self._said = coming.epoch
-        return True
-
-    def _load(self, maps: Sequence[Placement]) -> str:
-        """Hold what these maps give this shard; return why that cannot be, if it cannot."""
-        try:
-            self._experts.hold(_union(maps, self._index, self._experts.held), self._go_on)
-        except SupersededError:
-            raise
-        except Exception as error:  # BudgetError, CheckpointError, OSError: whatever it is, the shard serves on
-            return f"{type(error).__name__}: {error}"
-        return ""
-
-    def _give_up(self, wanted: Wanted) -> None:
-        held = self._experts.held
-        if any(set(experts).difference(wanted[layer]) for layer, experts in held.items()):
-            freed = self._experts.keep(wanted)
-            log.info("experts are given up", extra=fields(bytes=freed))
 
     def _go_on(self) -> None:
         if self._superseded or self._closing:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_a_move_that_fails_is_tried_again_later_and_later() -> None:
     cluster.run(1200)
     assert cluster.current.epoch == 1
     begun = [one.began for one in cluster.moved]
-    gaps = [later - sooner for sooner, later in zip(begun, begun[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in pairwise(begun)]
     assert len(gaps) >= 2
     assert gaps[0] >= 2 * CONFIG.cooldown_seconds
     assert gaps[1] >= 4 * CONFIG.cooldown_seconds

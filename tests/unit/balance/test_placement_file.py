@@ -89,10 +89,10 @@ def test_what_does_not_fit_the_cluster_is_named(experts: int, layers: tuple[int,
 
 def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
     file = tmp_path / "placement.json"
-    with pytest.raises(PlacementFileError, match="placement.json: cannot be read: No such file"):
+    with pytest.raises(PlacementFileError, match=r"placement.json: cannot be read: No such file"):
         load_placement(file)
     file.write_text("{}")
-    with pytest.raises(PlacementFileError, match="placement.json: format is None"):
+    with pytest.raises(PlacementFileError, match=r"placement.json: format is None"):
         load_placement(file)
     file.write_text(write_placement(EVEN, (0, 2)))
     assert load_placement(file).layers == (0, 2)

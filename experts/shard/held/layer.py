@@ -64,6 +64,15 @@ class HeldLayer:
         slots_of_E[list(self.experts)] = np.arange(len(self.experts))
         return slots_of_E
 
+    # Asked for with each call, and found by several steps.
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        return self.weights.dtype
+
+    @cached_property
+    def _hidden(self) -> int:
+        return self.weights.hidden
+
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
@@ -72,6 +81,10 @@ class HeldLayer:
     def misses(self, experts_A: NDArray[np.int32]) -> bool:
         """Whether any of these experts, one or more, is not held."""
         return largest(experts_A) >= len(self.slots_of_E) or bool((self.slots_of_E[experts_A] < 0).any())
+
+    def fits(self, x_RD: Tensor) -> bool:
+        """Whether rows have the dtype and the width that the experts compute with."""
+        return x_RD.dtype == self._dtype and x_RD.shape[1] == self._hidden
 
     def loaded(self) -> list[LoadedExpert]:
         """Each expert by itself; its matrices are those of `weights`, or parts of their memory."""
