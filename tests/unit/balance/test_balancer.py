@@ -51,9 +51,12 @@ def test_heat_that_passes_moves_nothing() -> None:
     even = zipf(LAYERS, EXPERTS, 0.0)
     hot = [zipf(LAYERS, EXPERTS, 2.0, seed) for seed in range(20)]
     cluster = SimulatedCluster(lambda at: hot[int(at // 120)] if at % 120 < 20 else even, NO_COPIES)
-    cluster.run(480)
+    reasons = []
+    for _ in range(48):
+        cluster.run(10)
+        reasons.append(cluster.told.reason)
     assert not cluster.moved
-    assert "promises" in cluster.told.reason
+    assert any(reason.endswith("heat that passes") for reason in reasons)
 
 
 def test_heat_that_goes_from_domain_to_domain_is_followed_once_a_change() -> None:
