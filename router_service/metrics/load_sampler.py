@@ -17,6 +17,8 @@ from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
 
 Steps = list[list[tuple[int, Routing]]]
+Modelled = tuple[float, float, float]
+NOTHING: Modelled = (0, 0.0, 0.0)
 
 # A report travels to the registry and, with those of a minute, to the balancer.
 MOST_STEPS = 16
@@ -37,6 +39,7 @@ class LoadSampler:
         epoch: of the placement by which it asks.
         layers: the model's numbers of its MoE layers.
         clock: in seconds.
+        modelled: the sums so far of layer calls, and of the modelled microseconds of their slowest and mean shards.
         costs: of the shards, as this router has measured them.
         suspect: shards that it cannot rely on now.
     """
@@ -49,6 +52,7 @@ class LoadSampler:
         epoch: Callable[[], int],
         layers: tuple[int, ...],
         clock: Callable[[], float],
+        modelled: Callable[[], Modelled] = lambda: NOTHING,
         costs: Callable[[], ShardCosts | None] = lambda: None,
         suspect: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
@@ -57,13 +61,14 @@ class LoadSampler:
         self._epoch = epoch
         self._layers = layers
         self._clock = clock
+        self._modelled = modelled
         self._costs = costs
         self._suspect = suspect
         self._sample: list[tuple[int, int, list[tuple[int, Routing]]]] = []
         self._numbers = count()
         self._lock = threading.Lock()
         self._counted_LE = statistics.cumulative.expert_tokens_LE.copy()
-        self._since, self._asked_by = clock(), epoch()
+        self._since, self._asked_by, self._sums = clock(), epoch(), modelled()
 
     def observe(self, step: StepRecord) -> None:
         """Look at a step, on the engine's thread: of the steps that are sampled only references are kept."""
@@ -86,13 +91,23 @@ class LoadSampler:
         self._statistics.flush()
         counted_LE = self._statistics.cumulative.expert_tokens_LE.copy()
         tokens_LE = (counted_LE - self._counted_LE)[list(self._layers)]
-        seconds, asked_by = now - self._since, self._asked_by
-        self._counted_LE, self._since, self._asked_by = counted_LE, now, epoch
+        seconds, asked_by, sums = now - self._since, self._asked_by, self._modelled()
+        calls, slowest_us, mean_us = (new - old for new, old in zip(sums, self._sums, strict=True))
+        self._counted_LE, self._since, self._asked_by, self._sums = counted_LE, now, epoch, sums
         if not tokens_LE.any():
             return None
         batches = self._batches([routings for _, _, routings in sorted(sample, key=lambda one: -one[0])])
         demand = Demand(self._layers, tokens_LE, seconds, batches)
-        return RoutedLoad(self._router, asked_by, demand, costs=self._costs(), suspect=self._suspect())
+        return RoutedLoad(
+            self._router,
+            asked_by,
+            demand,
+            calls=int(calls),
+            slowest_us=slowest_us,
+            mean_us=mean_us,
+            costs=self._costs(),
+            suspect=self._suspect(),
+        )
 
     def _batches(self, steps: Steps) -> tuple[RoutedBatch, ...]:
         """As many of the steps as a report may hold, but one at least; steps that did not reach all layers are out."""

@@ -9,6 +9,7 @@ from functools import partial
 from experts.config import ExpertsConfig
 from experts.host.log import LoggingConfig, fields
 from experts.host.watched_thread import ThreadWatch
+from experts.links.state import LinkState
 from experts.placement import Placement
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
@@ -192,7 +193,13 @@ class Router:
             epoch=lambda: self._placement().epoch,
             layers=tuple(sorted(self.engine.backbone.sparse_layers)),
             clock=time.monotonic,
+            suspect=self._suspects,
         )
+
+    def _suspects(self) -> tuple[int, ...]:
+        """The shards whose links are."""
+        state, shards = self.engine.pool.transport.state, self._placement().holding
+        return tuple(shard for shard in sorted(shards) if state(shard) is LinkState.SUSPECT)
 
     def _await_reach(self, placement: Placement) -> None:
         """Wait a little for shards that have just come: by the map from before nothing waits for them."""

@@ -8,7 +8,7 @@ import numpy as np
 from experts.demand import Demand, RoutedBatch, RoutedLoad
 
 # Replaying a step takes tens of microseconds a layer; more steps say little more.
-MOST_BATCHES = 128
+MOST_BATCHES = 64
 # As for experts that count as dead: with fewer, which ones are hot is chance.
 TOKENS_PER_EXPERT = 32
 

@@ -56,8 +56,8 @@ def promise_of(demand: Demand, supply: Supply, current: Placement, plan: Planner
 def passing(span: Span, promise: Promise, least: float, supply: Supply, current: Placement, plan: Planner) -> str:
     """Why a promise of at least `least` would not last; nothing if it does.
 
-    It must hold in each half of the time. And a plan made from the older half alone, which has not seen the newer one,
-    must save as much there: what suits two unlike halves that are both known need not suit the third.
+    It must hold in each half of the time. And what is planned for either half alone must save as much in the other,
+    which it has not seen (two-fold cross-validation): what suits two unlike halves, both known, need not suit a third.
     """
     older, newer = span.halves
     for half in (older, newer):
@@ -68,7 +68,7 @@ def passing(span: Span, promise: Promise, least: float, supply: Supply, current:
             return f"promises {promise.gain:.1%}, but {gain:.1%} in half of the time: heat that passes"
     assert older is not None
     assert newer is not None
-    gain = predicted_gain(newer, current, plan(older, supply, current), supply.costs)
-    if gain < least:
-        return f"promises {promise.gain:.1%}, but planned ahead it would have saved {gain:.1%}: heat that passes"
+    for seen, unseen in ((older, newer), (newer, older)):
+        if (gain := predicted_gain(unseen, current, plan(seen, supply, current), supply.costs)) < least:
+            return f"promises {promise.gain:.1%}, but {gain:.1%} planned for one half in the other: heat that passes"
     return ""

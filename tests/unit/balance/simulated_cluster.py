@@ -20,7 +20,7 @@ from experts.placement import Placement, even_placement
 from router_service.protocol.balance import BalanceReport
 from tests.support.routed_traffic import demand, report, zipf
 
-LAYERS, EXPERTS, SHARDS, ROOM = 3, 16, 4, 6
+LAYERS, EXPERTS, SHARDS, ROOM = 2, 16, 4, 6
 BEGAN = 1_000_000.0
 CONFIG = BalanceConfig(automatic=True, interval_seconds=10.0, window_seconds=60.0, cooldown_seconds=60.0)
 Traffic = Callable[[float], NDArray[np.float64]]
@@ -50,7 +50,7 @@ class SimulatedCluster:
         self.config = config
         self.prepare_s = prepare_s
         self.fails = self.silent = False
-        self.steps, self.tokens = 8, 16
+        self.steps, self.tokens = 8, 48
         self.entries = {index: Shard(index) for index in range(SHARDS)}
         even = even_placement(EXPERTS, SHARDS, room=ROOM)
         self.current = replace(even, epoch=1)

@@ -28,7 +28,7 @@ MANUAL = replace(CONFIG, automatic=False)
 @pytest.fixture
 def cluster() -> SimulatedCluster:
     """One whose traffic promises a gain, and which does not move by itself."""
-    simulated = SimulatedCluster(steady(1.2), MANUAL)
+    simulated = SimulatedCluster(steady(1.5), MANUAL)
     simulated.run(40)
     return simulated
 
@@ -82,7 +82,7 @@ def test_what_is_good_enough_is_kept() -> None:
 
 
 def test_with_nothing_routed_it_says_so() -> None:
-    cluster = SimulatedCluster(steady(1.2), MANUAL)
+    cluster = SimulatedCluster(steady(1.5), MANUAL)
     cluster.steps = 0
     cluster.run(10)
     assert rebalance(cluster).reason == "nothing was routed"
@@ -146,7 +146,7 @@ def test_advice_is_of_what_was_routed(cluster: SimulatedCluster) -> None:
     advice = BalanceActions(cluster.loop).advise()
     assert isinstance(advice, str)
     assert json.loads(advice)["recommendation"] in ("leave", "move", "copies")
-    idle = SimulatedCluster(steady(1.2), MANUAL)
+    idle = SimulatedCluster(steady(1.5), MANUAL)
     idle.steps = 0
     idle.run(3)
     refusal = BalanceActions(idle.loop).advise()
@@ -156,7 +156,7 @@ def test_advice_is_of_what_was_routed(cluster: SimulatedCluster) -> None:
 
 def test_what_other_models_routed_is_no_advice(cluster: SimulatedCluster) -> None:
     """Reports of a router that is still of another configuration are left out, not a fault."""
-    odd = replace(demand(steady(1.2)(0.0)), layers=(7, 8, 9))
+    odd = replace(demand(steady(1.5)(0.0)), layers=(7, 8, 9))
     cluster.board.note_load(report(odd), 60.0)
     cluster.run(5)
     assert isinstance(BalanceActions(cluster.loop).advise(), str)

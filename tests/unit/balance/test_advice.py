@@ -29,7 +29,7 @@ def advised(*seeds: int, exponent: float, tokens: int = 128) -> Advice:
 
 
 def test_even_traffic_needs_nothing() -> None:
-    advice = advised(0, 0, 0, 0, exponent=0.0)
+    advice = advised(0, 0, 0, 0, exponent=0.0, tokens=1024)
     assert (advice.recommendation, advice.extra_copies) == ("leave", 0)
     assert "not worth a move" in advice.reason
     assert advice.expert_imbalance < 1.3

@@ -29,6 +29,7 @@ class Router:
 
     def __init__(self) -> None:
         self.now, self.epoch = 0.0, 1
+        self.modelled = (100.0, 2000.0, 1500.0)
         self.statistics = Statistics(lambda: SHARDS, 3)
         self.sampler = LoadSampler(
             statistics=self.statistics,
@@ -36,6 +37,7 @@ class Router:
             epoch=lambda: self.epoch,
             layers=(0, 2),
             clock=lambda: self.now,
+            modelled=lambda: self.modelled,
             costs=lambda: equal_costs(2),
             suspect=lambda: (1,),
         )
@@ -53,11 +55,12 @@ def router() -> Router:
 
 def test_counts_are_those_since_the_last_report(router: Router) -> None:
     router.run(step(1, 3), step(2, 5))
-    router.now = 4.0
+    router.now, router.modelled = 4.0, (102.0, 2050.0, 1540.0)
     first = router.sampler.take()
     assert first is not None
     assert first.demand.tokens_LE.tolist() == [[0, 3, 5, 0]] * 2
     assert (first.router, first.epoch, first.demand.layers, first.demand.seconds) == ("r", 1, (0, 2), 4.0)
+    assert (first.calls, first.slowest_us, first.mean_us) == (2, 50.0, 40.0)
     assert first.suspect == (1,)
     assert first.costs is not None
     router.run(step(3))
