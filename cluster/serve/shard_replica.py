@@ -124,8 +124,10 @@ class ShardReplica:
         """
         self._server.drain()
         time.sleep(order.notice_s)
-        if any(self._server.shard.held.values()):  # else nobody needs it: it leaves the cluster
+        if any(self._server.shard.held.values()):
             self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+        else:  # nobody needs it: it leaves the cluster, and those who look once a second are to see that
+            time.sleep(ORDER_SECONDS)
 
 
 def _is_of(shard: ExpertShard, placement: Placement) -> bool:
