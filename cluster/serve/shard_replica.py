@@ -45,7 +45,7 @@ class ShardReplica:
         live = self._live_experts(config, server.shard)
         self._holding = Holding(Duty(index, live, self._process), self._process.threads)
         self._map.follow(self._adopt, self._process.threads)
-        self._process.ready(server.endpoint)
+        self._process.ready(server.endpoint, lambda: server.computed_s)
 
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         self._model = model = open_to_load(config, "shard")
