@@ -10,13 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Its first row is zeros: it stands for what a token has not, or has lost.
-NOTHING = 0
+from experts.division.base import NOTHING
+
 SUM_MODE = 0  # of torch.embedding_bag
 
 
 class AnswerRoom:
-    """A buffer that one lane's answers are received into, layer after layer: it grows and is never given back."""
+    """A buffer that one lane's answers are received into, layer after layer: it grows and is never given back.
+
+    Its first row is zeros.
+    """
 
     def __init__(self) -> None:
         self._rows_ND = np.zeros((1, 0), np.float32)

@@ -38,11 +38,6 @@ class TripCalls:
         column_N: Column = self.phases_NP[:, phase.column]
         return column_N
 
-    @property
-    def layers_L(self) -> Column:
-        """Each trip's layer."""
-        return np.array([trip.layer for trip in self._trips])
-
     def by_shard(self, counts_N: Column, shards: int) -> Column:
         """Sum counts of calls, such as `assignments_N`, by trip and shard, [L, S]."""
         sizes_L, _ = self._sizes
@@ -50,6 +45,18 @@ class TripCalls:
         cells_N = np.bincount(trips_N * shards + self.shards_N, counts_N, len(self._trips) * shards)
         table_LS: Column = cells_N.astype(np.int64).reshape(len(self._trips), shards)
         return table_LS
+
+    @property
+    def layers_L(self) -> Column:
+        """The layer of each trip."""
+        return np.array([trip.layer for trip in self._trips], dtype=np.int64)
+
+    def assignments_by_layer(self, layers: int, shards: int) -> Column:
+        """(token, expert) pairs that each shard was asked for in each of the model's layers, [layers, S]."""
+        sizes_L, _ = self._sizes
+        cells_N = np.repeat(self.layers_L, sizes_L) * shards + self.shards_N
+        table: Column = np.bincount(cells_N, self.assignments_N, layers * shards).astype(np.int64)
+        return table.reshape(layers, shards)
 
     def straggler_ns(self) -> float:
         """Over the trips: the time of the slowest shard's reply minus the mean of all replies."""

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from experts.placement import Shards
 
+# The place of a row of zeros in the answer room: it stands for what a token has not, or has lost.
+NOTHING = 0
+
 
 class CallRows(NamedTuple):
     """What one call has: the tokens whose rows it sends, and for each assignment the row, the expert, the weight.

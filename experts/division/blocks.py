@@ -10,9 +10,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.answers import NOTHING
 from experts.costs import ShardCosts
-from experts.division.base import CallRows, Sizes, distinct
+from experts.division.base import NOTHING, CallRows, Sizes, distinct
 from experts.grouping import BlockGroup, group_by_block
 from experts.placement import LayerPlacement, Shards
 from experts.routing import Routing

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.answers import NOTHING
 from experts.choosing import NOBODY, Choice
-from experts.division.base import CallRows, Sizes, distinct
+from experts.division.base import NOTHING, CallRows, Sizes, distinct
 from experts.grouping import rows_of
 from experts.placement import LayerPlacement, Shards
 from experts.routing import Routing

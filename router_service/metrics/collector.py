@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experts.balance import Counts, max_over_mean
+from experts.balance import Counts, Floats, max_over_mean
 from experts.cost_fit import CostFit
 from experts.costs import ShardCosts
 from experts.phase import PHASES
@@ -19,7 +19,8 @@ from experts.routing import LOST, Routing
 from experts.trips import TripCalls
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.step_record import StepRecord
-from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
+from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray
+from router_service.metrics.shard_load import ShardLoad
 from router_service.metrics.windows import WindowSums
 
 KINDS = ("prefill", "decode", "mixed")
@@ -52,11 +53,11 @@ class Statistics:
         # Plain arrays: a step makes hundreds of observations, and each would cost prometheus_client 0.5 us.
         rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
         experts_LE = np.zeros((layers, now.experts), dtype=np.int64)
-        self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))
+        self.phases = HistogramArray(SECONDS, shards * len(PHASES))
         seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
         self.cumulative = WindowSums(
             expert_tokens_LE=experts_LE,
-            pairs_LS=np.zeros((layers, shards), dtype=np.int64),
+            load=ShardLoad.under(now, layers, shards),
             rows_S=rows_S,
             assignments_S=assignments_S,
             calls_S=calls_S,
@@ -76,11 +77,22 @@ class Statistics:
         self._flush_lock = threading.Lock()
 
     def observe(self, step: StepRecord) -> None:
-        """Keep one step's record."""
+        """Keep one step's record.
+
+        Called before a newer placement is taken up: the router does that between two steps.
+        """
+        if (placement := self._placement()).epoch != self.cumulative.load.epoch:
+            self._begin(placement)
         self._pending.append(step)
         self._pending_rows += (step.prompt_tokens + step.decode_tokens) * len(step.trace.routings)
         if len(self._pending) >= PENDING_STEPS or self._pending_rows >= PENDING_ROWS:
             self.flush()
+
+    def _begin(self, placement: Placement) -> None:
+        """Count the shards' load anew, once the steps of the last placement are counted."""
+        self.flush()
+        with self._flush_lock:
+            self.cumulative.load = ShardLoad.under(placement, *self.cumulative.load.counts_LS.shape)
 
     def flush(self) -> None:
         """Add up the pending steps. Any thread may call it."""
@@ -135,6 +147,8 @@ class Statistics:
         ):
             # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
             counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)
+        load = cumulative.load
+        load.counts_LS[:] += calls.assignments_by_layer(*load.counts_LS.shape)
         rows_NP = shards_N[:, None] * len(PHASES) + np.arange(len(PHASES))
         self.phases.observe(rows_NP.reshape(-1), calls.phases_NP.reshape(-1) / 1e9)
 
@@ -143,9 +157,8 @@ class Statistics:
         cumulative, shards = self.cumulative, self.shards
         loads_LS, experts_LS = (calls.by_shard(one_N, shards) for one_N in (calls.assignments_N, calls.experts_N))
         asked_L = loads_LS.any(axis=1)
-        ratios_L = max_over_mean(self.held(loads_LS))[asked_L]
+        ratios_L = max_over_mean(loads_LS, cumulative.load.holders_L[calls.layers_L])[asked_L]
         self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
-        np.add.at(cumulative.pairs_LS, calls.layers_L, loads_LS)
         times_LS = self._fit.costs.of(experts_LS, loads_LS)
         cumulative.layer_calls += int(np.count_nonzero(asked_L))
         cumulative.slowest_us += float(times_LS.max(axis=1).sum())
@@ -165,14 +178,24 @@ class Statistics:
 
     def imbalance(self, recent: WindowSums) -> dict[str, float]:
         """Mean over layers of max / mean, over shards and over experts; 1 where nothing was counted."""
-        counts = (self.held(recent.pairs_LS), recent.expert_tokens_LE)
-        shards, experts = (float(max_over_mean(one[one.any(axis=1)]).mean()) if one.any() else 1.0 for one in counts)
-        return {"shard_imbalance": shards, "expert_imbalance": experts}
+        counts_LE = recent.expert_tokens_LE[recent.expert_tokens_LE.any(axis=1)]
+        shards, experts = recent.load.ratios(), max_over_mean(counts_LE)
+        return {"shard_imbalance": _mean(shards), "expert_imbalance": _mean(experts)}
 
-    def held(self, counts_LS: Counts) -> Counts:
-        """The counts of the shards that hold experts: there may be room for more, which says nothing of balance."""
-        holding = self._placement().holding
-        return counts_LS if len(holding) == counts_LS.shape[1] else counts_LS[:, sorted(holding)]
+    def modelled(self) -> tuple[float, float, float]:
+        """Sums so far of layer calls, and of the modelled microseconds of their slowest and mean shards."""
+        sums = self.cumulative
+        return sums.layer_calls, sums.slowest_us, sums.mean_us
+
+    @property
+    def known_shards(self) -> list[int]:
+        """The shards that hold experts or were ever called: there may be room for many more."""
+        known_S = self.cumulative.load.holds_LS.any(axis=0) | (self.cumulative.calls_S > 0)
+        return np.flatnonzero(known_S).tolist()
+
+
+def _mean(ratios_L: Floats) -> float:
+    return float(ratios_L.mean()) if len(ratios_L) else 1.0
 
 
 def _table(rows_M: Counts, columns_M: Counts, shape: tuple[int, ...]) -> Counts:

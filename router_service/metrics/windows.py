@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from experts.balance import Counts, Floats
+from router_service.metrics.shard_load import ShardLoad
 
 WINDOW_SECONDS = 60.0
 
@@ -15,12 +16,12 @@ WINDOW_SECONDS = 60.0
 class WindowSums:
     """Sums since the start, or over a window as the difference of two of them; times in seconds.
 
-    `pairs_LS` are the assignments of each layer that each shard was asked for. `layer_calls`, `slowest_us` and
-    `mean_us` are those of `experts.demand.RoutedLoad`.
+    `load` is since the placement in use is, if that is shorter. `layer_calls`, `slowest_us` and `mean_us` are those of
+    `experts.demand.RoutedLoad`.
     """
 
     expert_tokens_LE: Counts
-    pairs_LS: Counts
+    load: ShardLoad
     rows_S: Counts
     assignments_S: Counts
     calls_S: Counts
@@ -36,7 +37,7 @@ class WindowSums:
         """A snapshot."""
         return WindowSums(
             expert_tokens_LE=self.expert_tokens_LE.copy(),
-            pairs_LS=self.pairs_LS.copy(),
+            load=self.load.copy(),
             rows_S=self.rows_S.copy(),
             assignments_S=self.assignments_S.copy(),
             calls_S=self.calls_S.copy(),
@@ -53,7 +54,7 @@ class WindowSums:
         """The difference to an earlier snapshot, `old`."""
         return WindowSums(
             expert_tokens_LE=self.expert_tokens_LE - old.expert_tokens_LE,
-            pairs_LS=self.pairs_LS - old.pairs_LS,
+            load=self.load.minus(old.load),
             rows_S=self.rows_S - old.rows_S,
             assignments_S=self.assignments_S - old.assignments_S,
             calls_S=self.calls_S - old.calls_S,

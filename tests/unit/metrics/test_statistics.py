@@ -96,8 +96,7 @@ def test_modelled_times_are_those_of_who_was_asked() -> None:
     stats.observe(record(routings, trips_of(routings, placement)))
     stats.flush()
     sums = stats.cumulative
-    assert sums.pairs_LS.tolist() == [[40, 5, 0], [0, 2, 0]]
-    assert sums.layer_calls == 2
+    assert stats.modelled() == (2, sums.slowest_us, sums.mean_us)
     assert sums.slowest_us == pytest.approx((30 + 40 + 80) + (30 + 40 + 4))
     assert sums.mean_us == pytest.approx(((30 + 40 + 80) + (30 + 20 + 10)) / 2 + (30 + 40 + 4))
     assert sums.minus(sums.copy()).slowest_us == 0
@@ -292,12 +291,15 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
 
 def test_what_shards_count_is_what_the_router_sent(slow: Mesh) -> None:
     stats: Statistics = slow.stats  # type: ignore[attr-defined]
-    assert stats.cumulative.assignments_S.tolist() == stats.cumulative.pairs_LS.sum(axis=0).tolist()
+    assert stats.cumulative.assignments_S.tolist() == stats.cumulative.load.counts_LS.sum(axis=0).tolist()
+    assert (stats.cumulative.load.counts_LS.sum(axis=1) == stats.cumulative.expert_tokens_LE.sum(axis=1)).all()
     assert (stats.cumulative.rows_S <= stats.cumulative.assignments_S).all()
     connector = slow.connector
     assert connector is not None
     told = lambda: [connection.status.get("assignments", 0) for connection in connector.connections]  # noqa: E731
-    until(lambda: (np.array(told()) >= stats.cumulative.assignments_S).all(), "the shards have told")
+    sent = stats.cumulative.assignments_S[: len(connector.connections)]
+    assert sent.sum() == stats.cumulative.assignments_S.sum()
+    until(lambda: (np.array(told()) >= sent).all(), "the shards have told")
 
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -391,7 +393,8 @@ def shape(metrics: dict[str, Metric], names: list[str]) -> dict[str, tuple[str, 
 
 def test_metric_families_are_those_of_the_contract() -> None:
     stats = Statistics(lambda: placement_of(((0, 1), (2, 3))), 1)
-    stats.observe(record([(0, routed([100] * 4))]))
+    routings = [(0, routed([100] * 4))]
+    stats.observe(record(routings, trips_of(routings, placement_of(((0, 1), (2, 3))))))
     stats.flush()
     own = router_series(stats, stats.cumulative, GAUGES, {"model": "m", "router": "r0"}, MetricsConfig())
     assert shape(page(own), list(CONTRACT)) == CONTRACT
