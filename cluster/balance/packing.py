@@ -19,38 +19,71 @@ def pack(layout: Layout) -> None:
         ValueError: no room for the least copies of an expert, however the others are moved.
     """
     missing_LE = layout.copies_LE - layout.held_LES.sum(axis=2)
-    shares_LE = layout.share_LE
-    order_LE = np.argsort(np.where(missing_LE > 0, -shares_LE, np.inf), axis=1, kind="stable")
-    loads_LS, layers = layout.loads(), np.arange(len(order_LE))
-    homeless: list[tuple[int, int]] = []
+    order_LE = np.argsort(np.where(missing_LE > 0, -layout.share_LE, np.inf), axis=1, kind="stable")
+    packing, layers = _Packing(layout), np.arange(len(order_LE))
     for rank in range(int((missing_LE > 0).sum(axis=1).max(initial=0))):
-        expert_L = order_LE[:, rank]
-        missing_L = missing_LE[layers, expert_L]
-        for step in range(int(missing_L.max())):
-            active = np.flatnonzero(missing_L > step)
-            homeless += _place(layout, loads_LS, shares_LE, active, expert_L[active])
-    for layer, expert in homeless:
+        missing_L = missing_LE[layers, order_LE[:, rank]]
+        active = np.flatnonzero(missing_L)
+        packing.place(active, order_LE[active, rank], missing_L[active])
+    for layer, expert in packing.homeless:
         if layout.held_LES[layer, expert].sum() < layout.terrain.copies:
             _make_room(layout, layer, expert)
     layout.settle()
 
 
-def _place(layout: Layout, loads_LS: Floats, shares_LE: Floats, layers: Ints, experts: Ints) -> list[tuple[int, int]]:
-    """Place a copy of one expert in each of the layers; return those without room, as (layer, expert)."""
-    terrain = layout.terrain
-    held_aS = layout.held_LES[layers, experts]
-    times_aS = (loads_LS[layers] + shares_LE[layers, experts][:, None]) * terrain.slow_S
-    times_aS[held_aS | (layout.free_LS[layers] <= 0)] = np.inf
-    if terrain.apart > 1:
-        times_aS = _apart(layout, held_aS, times_aS)
-    chosen = times_aS.argmin(axis=1)
-    found = np.isfinite(times_aS[np.arange(len(layers)), chosen])
-    homeless = list(zip(layers[~found].tolist(), experts[~found].tolist(), strict=True))
-    layers, experts, chosen = layers[found], experts[found], chosen[found]
-    layout.held_LES[layers, experts, chosen] = True
-    layout.free_LS[layers, chosen] -= 1
-    loads_LS[layers, chosen] += shares_LE[layers, experts]
-    return homeless
+class _Packing:
+    """What the shards bear, and in `common_LSS` what each bears of experts that another holds too.
+
+    Shards that have much in common cannot relieve each other: where an expert has several holders they should be such
+    as have little in common yet.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._share_LE, self._load_LS = layout.share_LE, layout.loads()
+        layers, _, shards = layout.held_LES.shape
+        self._common_LSS = np.zeros((layers, shards, shards), np.float32)
+        self.homeless: list[tuple[int, int]] = []
+
+    def place(self, layers: Ints, experts: Ints, missing: Ints) -> None:
+        """Place so many copies of one expert in each of the layers; `homeless` has those without room."""
+        rows, shards = np.nonzero(self._layout.held_LES[layers, experts])
+        common_aS = np.zeros((len(layers), self._load_LS.shape[1]))
+        np.add.at(common_aS, rows, self._common_LSS[layers[rows], shards])
+        for step in range(int(missing.max(initial=0))):
+            wanted = missing > step
+            layers, experts, missing, common_aS = (
+                array[wanted] for array in (layers, experts, missing, common_aS)
+            )
+            chosen, found = self._lightest(layers, experts, common_aS)
+            self.homeless += zip(layers[~found].tolist(), experts[~found].tolist(), strict=True)
+            layers, experts, missing, common_aS, chosen = (
+                array[found] for array in (layers, experts, missing, common_aS, chosen)
+            )
+            self._hold(layers, experts, chosen)
+            common_aS += self._common_LSS[layers, chosen]
+
+    def _lightest(self, layers: Ints, experts: Ints, common_aS: Floats) -> tuple[Ints, NDArray[np.bool_]]:
+        """The shard that is the lightest with the expert, in each layer, and whether any has room."""
+        layout, terrain = self._layout, self._layout.terrain
+        held_aS = layout.held_LES[layers, experts]
+        times_aS = (self._load_LS[layers] + self._share_LE[layers, experts][:, None]) * terrain.slow_S
+        times_aS += common_aS
+        times_aS[held_aS | (layout.free_LS[layers] <= 0)] = np.inf
+        if terrain.apart > 1:
+            times_aS = _apart(layout, held_aS, times_aS)
+        chosen = times_aS.argmin(axis=1)
+        return chosen, np.isfinite(times_aS[np.arange(len(layers)), chosen])
+
+    def _hold(self, layers: Ints, experts: Ints, shards: Ints) -> None:
+        """Let a shard of each layer hold an expert."""
+        layout, share_a = self._layout, self._share_LE[layers, experts]
+        rows, others = np.nonzero(layout.held_LES[layers, experts])
+        self._common_LSS[layers[rows], shards[rows], others] += share_a[rows]
+        self._common_LSS[layers[rows], others, shards[rows]] += share_a[rows]
+        layout.held_LES[layers, experts, shards] = True
+        layout.free_LS[layers, shards] -= 1
+        self._load_LS[layers, shards] += share_a
 
 
 def _apart(layout: Layout, held_aS: NDArray[np.bool_], times_aS: Floats) -> Floats:
