@@ -9,9 +9,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
-def copies_of(
-    weight_LE: Floats, least_LE: Counts, budget: int, most: int, enough_L: Floats | None = None
-) -> Counts:
+def copies_of(weight_LE: Floats, least_LE: Counts, budget: int, most: int, enough_L: Floats | None = None) -> Counts:
     """Give each further copy to the expert whose copies bear the most, in whichever layer it is.
 
     No other counts make the heaviest copy lighter, as copies of an expert share evenly.

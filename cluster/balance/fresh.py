@@ -15,8 +15,8 @@ ROUNDS = 400
 def fresh(terrain: Terrain, slots_S: Counts) -> tuple[Layout, Layout]:
     """Return two layouts that use all slots, wherever copies can make a shard lighter.
 
-    The first shares evenly and is best where there are copies enough; the second needs the fewest. In each layer a shard
-    has as many slots in one as in the other, so that layers can be taken from both.
+    The first shares evenly and is best where there are copies enough; the second needs the fewest. A layer has as many
+    slots on a shard in one as in the other, so that layers can be taken from both.
     """
     layers, experts = terrain.weight_LE.shape
     least_LE = np.full((layers, experts), terrain.copies)

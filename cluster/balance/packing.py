@@ -51,17 +51,13 @@ class _Packing:
         common_aS = np.zeros((len(layers), self._load_LS.shape[1]))
         np.add.at(common_aS, rows, self._common_LSS[layers[rows], shards])
         for step in range(int(missing.max(initial=0))):
-            wanted = missing > step
-            layers, experts, missing, common_aS = (
-                array[wanted] for array in (layers, experts, missing, common_aS)
-            )
-            chosen, found = self._lightest(layers, experts, common_aS)
-            self.homeless += zip(layers[~found].tolist(), experts[~found].tolist(), strict=True)
-            layers, experts, missing, common_aS, chosen = (
-                array[found] for array in (layers, experts, missing, common_aS, chosen)
-            )
-            self._hold(layers, experts, chosen)
-            common_aS += self._common_LSS[layers, chosen]
+            left = np.flatnonzero(missing > step)
+            chosen, found = self._lightest(layers[left], experts[left], common_aS[left])
+            homeless = left[~found]
+            self.homeless += zip(layers[homeless].tolist(), experts[homeless].tolist(), strict=True)
+            left, chosen = left[found], chosen[found]
+            self._hold(layers[left], experts[left], chosen)
+            common_aS[left] += self._common_LSS[layers[left], chosen]
 
     def _lightest(self, layers: Ints, experts: Ints, common_aS: Floats) -> tuple[Ints, NDArray[np.bool_]]:
         """The shard that is the lightest with the expert, in each layer, and whether any has room."""
@@ -94,16 +90,17 @@ def _apart(layout: Layout, held_aS: NDArray[np.bool_], times_aS: Floats) -> Floa
     on_aN[rows, terrain.node_S[shards]] = True
     short_a = on_aN.sum(axis=1) < terrain.apart
     parted_aS = np.where(on_aN[:, terrain.node_S] & short_a[:, None], np.inf, times_aS)
-    possible_a = np.isfinite(parted_aS).any(axis=1)
-    return np.where(possible_a[:, None], parted_aS, times_aS)
+    possible_aS = np.isfinite(parted_aS).any(axis=1, keepdims=True)
+    return np.where(possible_aS, parted_aS, times_aS)
 
 
 def _make_room(layout: Layout, layer: int, expert: int) -> None:
     """Place a copy for which only shards that hold it have room: another expert goes there and leaves its place."""
     held_ES, free_S, share_E = layout.held_LES[layer], layout.free_LS[layer], layout.share_LE[layer]
-    taken = set(layout.terrain.node_S[held_ES[expert]].tolist())
+    node_S = layout.terrain.node_S
+    taken = set(node_S[held_ES[expert]].tolist())
     options = [
-        (int(layout.terrain.node_S[source]) in taken, abs(float(share_E[other] - share_E[expert])), other, source, target)
+        (int(node_S[source]) in taken, abs(float(share_E[other] - share_E[expert])), other, source, target)
         for target in np.flatnonzero(free_S > 0).tolist()
         for source in np.flatnonzero(~held_ES[expert]).tolist()
         for other in np.flatnonzero(held_ES[:, source] & ~held_ES[:, target]).tolist()

@@ -23,7 +23,7 @@ from experts.costs import ShardCosts
 from experts.demand import Demand
 from experts.placement import LayerPlacement, Placement, even_placement
 
-FEW_STEPS, MANY_STEPS = 4, 16  # of the sample, that compare the plans; and that decide whether one is made
+FEW_STEPS, MANY_STEPS = 4, 12  # of the sample, that compare the plans; and that decide whether one is made
 
 
 def plan_placement(
