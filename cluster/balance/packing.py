@@ -10,17 +10,21 @@ from numpy.typing import NDArray
 from cluster.balance.layout import Floats, Layout
 
 Ints = NDArray[np.int64]
+NEAR = 1e-6  # of the heaviest copy: shards that differ by less are as light
 
 
-def pack(layout: Layout) -> None:
+def pack(layout: Layout, turned: bool = False) -> None:
     """Place what `copies_LE` means to be held and is not held yet; give up copies beyond the least that find no room.
+
+    Args:
+        turned: of shards that are as light, each layer begins with another, so that the heat of all is spread.
 
     Raises:
         ValueError: no room for the least copies of an expert, however the others are moved.
     """
     missing_LE = layout.copies_LE - layout.held_LES.sum(axis=2)
     order_LE = np.argsort(np.where(missing_LE > 0, -layout.share_LE, np.inf), axis=1, kind="stable")
-    packing, layers = _Packing(layout), np.arange(len(order_LE))
+    packing, layers = _Packing(layout, turned), np.arange(len(order_LE))
     for rank in range(int((missing_LE > 0).sum(axis=1).max(initial=0))):
         missing_L = missing_LE[layers, order_LE[:, rank]]
         active = np.flatnonzero(missing_L)
@@ -38,11 +42,13 @@ class _Packing:
     as have little in common yet.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, turned: bool) -> None:
         self._layout = layout
         self._share_LE, self._load_LS = layout.share_LE, layout.loads()
         layers, _, shards = layout.held_LES.shape
         self._common_LSS = np.zeros((layers, shards, shards), np.float32)
+        turn_LS = (np.arange(shards) - np.arange(layers)[:, None] * max(shards // layers, 1)) % shards
+        self._turn_LS = turn_LS * (NEAR * self._share_LE.max(axis=1, keepdims=True) / shards) * turned
         self.homeless: list[tuple[int, int]] = []
 
     def place(self, layers: Ints, experts: Ints, missing: Ints) -> None:
@@ -64,7 +70,7 @@ class _Packing:
         layout, terrain = self._layout, self._layout.terrain
         held_aS = layout.held_LES[layers, experts]
         times_aS = (self._load_LS[layers] + self._share_LE[layers, experts][:, None]) * terrain.slow_S
-        times_aS += common_aS
+        times_aS += common_aS + self._turn_LS[layers]
         times_aS[held_aS | (layout.free_LS[layers] <= 0)] = np.inf
         if terrain.apart > 1:
             times_aS = _apart(layout, held_aS, times_aS)

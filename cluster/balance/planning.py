@@ -80,7 +80,8 @@ def _best(task: _Task, before: Sequence[LayerPlacement]) -> tuple[Layout, bool]:
     """The best mix of the plans and of what is held now, and whether that could stay as it is."""
     terrain, slots_S = task.terrain, task.supply.slots_S
     replayer = Replayer(task.demand, task.supply.costs, steps=FEW_STEPS)
-    new = mixed([_option(replayer, terrain, layout.held_LES) for layout in fresh(terrain, slots_S)], [], slots_S)
+    news = [_option(replayer, terrain, layout.held_LES, counts) for layout, counts in fresh(terrain, slots_S)]
+    new = mixed(news, [], slots_S)
     if not before:
         return terrain.layout(new.held_LES), False
     now_LES, now_us_L = held_of(before, len(slots_S)), replayer.slowest_L(before)
@@ -94,9 +95,9 @@ def _best(task: _Task, before: Sequence[LayerPlacement]) -> tuple[Layout, bool]:
     return terrain.layout(mixed([now, *options] if kept else options, [now], slots_S).held_LES), kept
 
 
-def _option(replayer: Replayer, terrain: Terrain, held_LES: Bools) -> Option:
-    """A plan with its time."""
-    return Option(held_LES, replayer.slowest_L(anyhow(held_LES)) + HUDDLED * terrain.huddled(held_LES))
+def _option(replayer: Replayer, terrain: Terrain, held_LES: Bools, counts: float = 1.0) -> Option:
+    """A plan with its time, which counts so much."""
+    return Option(held_LES, counts * replayer.slowest_L(anyhow(held_LES)) + HUDDLED * terrain.huddled(held_LES))
 
 
 def _priced(plan: Option, now_LES: Bools, price: float) -> Option:

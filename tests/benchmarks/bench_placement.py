@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from cluster.balance.planning import plan_placement
 from cluster.balance.supply import Supply
+from cluster.table import table
 from experts.costs import equal_costs
 from experts.demand import Demand
 from experts.placement import Placement, even_placement
 from tests.benchmarks.balance import baselines, loads, measures
-from tests.benchmarks.harness.table import table
 
 Loads = NDArray[np.int64]
 SIZES = ((8, 0), (8, 8), (8, 64), (32, 0), (32, 32), (32, 64), (64, 64), (320, 64))
