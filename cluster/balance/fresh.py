@@ -1,5 +1,7 @@
 """Plans from nothing: copies for heat, then packing, then swaps; or packing, swaps, and copies for what spills over."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from cluster.balance.copies import copies_of
@@ -10,9 +12,10 @@ from cluster.balance.quotas import quotas
 from cluster.balance.spilling import Spilling
 from cluster.balance.swapping import Swapping
 
-ROUNDS = 400
-CHANCE = 0.01
-CLOSE = 0.005
+ROUNDS = 400  # of swaps in a layer, at most
+CHANCE = 0.01  # how much more time counts that leaves more to chance
+CLOSE = 0.005  # to what copies allow: no further plan is tried
+TRIES, SMALL, NOISE = 12, 16_000, 0.25  # plans that are made again, all with fewer copies than SMALL, and how wrongly
 
 
 def fresh(terrain: Terrain, slots_S: Counts) -> list[tuple[Layout, float]]:
@@ -35,11 +38,41 @@ def fresh(terrain: Terrain, slots_S: Counts) -> list[tuple[Layout, float]]:
 
 
 def _even(terrain: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
-    """Copies first, each of which bears the same."""
-    layout = _empty(terrain, copies_LE, free_LS)
+    """Copies first, each of which bears the same.
+
+    Swaps end where none alone helps. Small plans are made several times, from weights that are a little wrong, and each
+    layer takes the best; in large ones there are so many swaps that it does not matter.
+    """
+    random = np.random.default_rng(0)
+    best = _once(terrain, terrain, copies_LE, free_LS)
+    for _ in range(min(TRIES, SMALL // int(copies_LE.sum()))):
+        noise_LE = random.uniform(1 - NOISE, 1 + NOISE, copies_LE.shape)
+        other = _once(terrain, replace(terrain, weight_LE=terrain.weight_LE * noise_LE), copies_LE, free_LS)
+        better_L = other.times().max(axis=1) < best.times().max(axis=1)
+        best.held_LES[better_L] = other.held_LES[better_L]
+        best.settle()
+    return best
+
+
+def _once(terrain: Terrain, packed_by: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
+    """Copies and packing by some weights, then swaps by the true ones."""
+    least_LE = np.full_like(copies_LE, terrain.copies)
+    if packed_by is not terrain:
+        copies_LE = np.concatenate(
+            [_layer_copies(packed_by, layer, least_LE, copies_LE) for layer in range(len(copies_LE))]
+        )
+    layout = _empty(packed_by, copies_LE, free_LS)
     pack(layout)
+    layout.terrain = terrain
     Swapping(layout).run(ROUNDS)
     return layout
+
+
+def _layer_copies(terrain: Terrain, layer: int, least_LE: Counts, budget_LE: Counts) -> Counts:
+    """Copies of one layer's experts, [1, E], as many as `budget_LE` has for it."""
+    one = slice(layer, layer + 1)
+    budget, most = int(budget_LE[layer].sum()), int(terrain.usable_S.sum())
+    return copies_of(terrain.weight_LE[one], least_LE[one], budget, most)
 
 
 def _spilled(terrain: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
@@ -50,9 +83,7 @@ def _spilled(terrain: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
     Spilling(layout).run(copies_LE.sum(axis=1) - layout.copies_LE.sum(axis=1))
     rest_L = copies_LE.sum(axis=1) - layout.copies_LE.sum(axis=1)
     for layer in np.flatnonzero(rest_L > 0).tolist():
-        one = slice(layer, layer + 1)
-        budget, most = int(copies_LE[layer].sum()), int(terrain.usable_S.sum())
-        layout.copies_LE[one] = copies_of(terrain.weight_LE[one], layout.copies_LE[one], budget, most)
+        layout.copies_LE[layer] = _layer_copies(terrain, layer, layout.copies_LE, copies_LE)[0]
     pack(layout)
     return layout
 
