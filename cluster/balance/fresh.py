@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster.balance.copies import copies_of
-from cluster.balance.layout import Counts, Layout, Terrain
+from cluster.balance.layout import Counts, Floats, Layout, Terrain
 from cluster.balance.loose import loose
 from cluster.balance.packing import pack
 from cluster.balance.quotas import quotas
@@ -14,8 +14,8 @@ from cluster.balance.swapping import Swapping
 
 ROUNDS = 400  # of swaps in a layer, at most
 CHANCE = 0.01  # how much more time counts that leaves more to chance
-CLOSE = 0.005  # to what copies allow: no further plan is tried
-TRIES, SMALL, NOISE = 12, 16_000, 0.25  # plans that are made again, all with fewer copies than SMALL, and how wrongly
+CLOSE, FAR = 0.0005, 0.005  # to what copies allow: a plan is not made again; one of another kind is made
+TRIES, SMALL, NOISE = 30, 4_000, 0.25  # plans that are made again, all with fewer copies than SMALL, and how wrongly
 
 
 def fresh(terrain: Terrain, slots_S: Counts) -> list[tuple[Layout, float]]:
@@ -31,8 +31,7 @@ def fresh(terrain: Terrain, slots_S: Counts) -> list[tuple[Layout, float]]:
     free_LS = quotas(copies_LE.sum(axis=1), slots_S, np.full((layers, len(slots_S)), experts))
     first, second = _even(terrain, copies_LE, free_LS), _spilled(terrain, copies_LE, free_LS)
     layouts = [(first, 1.0), (second, 1 + CHANCE)]
-    floor_L = np.maximum(terrain.bound_L, first.share_LE.max(axis=1) * terrain.slow_S[terrain.usable_S].min())
-    if (first.times().max(axis=1) > floor_L * (1 + CLOSE)).any() and (third := loose(terrain, copies_LE, slots_S)):
+    if (first.times().max(axis=1) > _floor(first) * (1 + FAR)).any() and (third := loose(terrain, copies_LE, slots_S)):
         layouts.append((third, 1.0))
     return layouts
 
@@ -46,12 +45,22 @@ def _even(terrain: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
     random = np.random.default_rng(0)
     best = _once(terrain, terrain, copies_LE, free_LS)
     for _ in range(min(TRIES, SMALL // int(copies_LE.sum()))):
+        if (best.times().max(axis=1) <= _floor(best) * (1 + CLOSE)).all():
+            break
         noise_LE = random.uniform(1 - NOISE, 1 + NOISE, copies_LE.shape)
         other = _once(terrain, replace(terrain, weight_LE=terrain.weight_LE * noise_LE), copies_LE, free_LS)
         better_L = other.times().max(axis=1) < best.times().max(axis=1)
         best.held_LES[better_L] = other.held_LES[better_L]
         best.settle()
     return best
+
+
+def _floor(layout: Layout) -> Floats:
+    """What no layer's slowest shard is below with these copies, each of which bears the same, [L]."""
+    terrain = layout.terrain
+    heaviest_L = layout.share_LE.max(axis=1) * terrain.slow_S[terrain.usable_S].min()
+    floor_L: Floats = np.maximum(terrain.bound_L, heaviest_L)
+    return floor_L
 
 
 def _once(terrain: Terrain, packed_by: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
