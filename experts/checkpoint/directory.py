@@ -124,16 +124,22 @@ class Checkpoint:
                 f"{entry.file}: tensor {name} has dtype {entry.dtype}, supported: {', '.join(stored.dtypes)}"
             )
 
-    def load(self, copies: Iterable[Copy], progress: Callable[[int], None] = lambda _: None) -> None:
+    def load(
+        self,
+        copies: Iterable[Copy],
+        progress: Callable[[int], None] = lambda _: None,
+        before: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Carry out `copies`, calling `progress` with the bytes of each.
 
-        In the order of the files, so that each is mapped once and read forwards.
+        In the order of the files, so that each is mapped once and read forwards. `before` is called with the bytes of
+        each piece that is about to be read; what it raises ends the reading.
         """
         ordered = sorted(((self._existing(copy.name), copy) for copy in copies), key=_place)
         for file, group in groupby(ordered, key=lambda pair: pair[0].file):
             with MappedFile(file) as mapped:
                 for entry, copy in group:
-                    mapped.copy_into(entry, copy.out, copy.index)
+                    mapped.copy_into(entry, copy.out, copy.index, before)
                     progress(copy.out.nbytes)
 
     def _existing(self, name: str) -> TensorEntry:

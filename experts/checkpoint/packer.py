@@ -19,8 +19,9 @@ class Packer:
     """Reads in `dtype` on `device` and packs with `ops`, so that no two matrices are ever there in both forms.
 
     `keep_packed` leaves a matrix that is stored in blocks with scales as it was published. The dense form of a matrix
-    that is packed or rounded is reused for the next one of that shape. Allocated anew for each, they would leave holes
-    between those that are kept, a third of the weights in all.
+    that is packed or rounded is reused for the next one of that shape, until `rest`; of so many `shapes` at a time.
+    Allocated anew for each, they would leave holes between those that are kept, a third of the weights in all. `before`
+    is called before each piece that is read with its bytes, see `Checkpoint.load`.
     """
 
     def __init__(
@@ -31,6 +32,8 @@ class Packer:
         device: torch.device,
         keep_packed: bool,
         progress: Callable[[int], None],
+        before: Callable[[int], None] = lambda _: None,
+        shapes: int = 1,
     ) -> None:
         self._checkpoint = checkpoint
         self._ops = ops
@@ -38,7 +41,13 @@ class Packer:
         self._device = device
         self._keep_packed = keep_packed
         self._progress = progress
-        self._spare: Tensor | None = None
+        self._before = before
+        self._shapes = shapes
+        self._spare: dict[tuple[Shape, torch.dtype], Tensor] = {}
+
+    def rest(self) -> None:
+        """Let go of what is kept for the next matrix."""
+        self._spare.clear()
 
     def read(self, source: TensorSource) -> Tensor:
         """Read a tensor to be used as it is."""
@@ -57,14 +66,16 @@ class Packer:
         self._progress(dense_OI.nbytes)
         packed_OI = self._ops.prepare_matrix(dense_OI, gate_up=gate_up)
         if packed_OI is dense_OI:
-            self._spare = None  # it belongs to the caller now
+            del self._spare[source.shape, dense_OI.dtype]  # it belongs to the caller now
         return packed_OI
 
     def _room(self, shape: Shape, dtype: torch.dtype) -> Tensor:
-        if self._spare is None or self._spare.shape != shape or self._spare.dtype != dtype:
-            self._spare = None  # freed before the next one is allocated
-            self._spare = torch.empty(shape, dtype=dtype, device=self._device)
-        return self._spare
+        found = self._spare.get((shape, dtype))
+        if found is None:
+            while len(self._spare) >= self._shapes:
+                del self._spare[next(iter(self._spare))]  # freed before the next one is allocated
+            found = self._spare[shape, dtype] = torch.empty(shape, dtype=dtype, device=self._device)
+        return found
 
     def _rounded(self, dense_OI: Tensor, source: TensorSource, rounding: Rounding) -> Quantized:
         try:
@@ -86,14 +97,14 @@ class Packer:
                 plain += self._copies(part, (part_out,))
             else:
                 self._encoded(part, part.encoding, out.dtype).dense_into(part_out)
-        self._checkpoint.load(plain)
+        self._checkpoint.load(plain, before=self._before)
         return out
 
     def _encoded(self, part: Part, encoding: Encoding, dtype: torch.dtype | None = None) -> Quantized:
         """Read a matrix as it is stored, to be decoded to `dtype`, else to the model's."""
         try:
             targets = encoding.targets(part.shape, self._device)
-            self._checkpoint.load(self._copies(part, targets))
+            self._checkpoint.load(self._copies(part, targets), before=self._before)
             return encoding.matrix(targets, dtype or self._dtype)
         except CheckpointError:
             raise

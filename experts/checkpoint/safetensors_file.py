@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,31 @@ class MappedFile:
     def __exit__(self, *exc: object) -> None:
         self._map.close()
 
-    def copy_into(self, entry: TensorEntry, out: Tensor, index: int | None = None) -> None:
+    def copy_into(
+        self,
+        entry: TensorEntry,
+        out: Tensor,
+        index: int | None = None,
+        before: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Copy a tensor, or its entry `index` along the first dimension, into `out`, piece by piece.
 
         `out` may be of any strides, dtype and device; its elements, row by row, are the stored ones in their order.
+        `before` is called with the stored bytes of each piece, before it is read.
+
+        Raises:
+            CheckpointError: the file has become shorter since its header was read.
         """
+        if entry.end > len(self._map):
+            raise CheckpointError(
+                f"{entry.file}: truncated: tensor {entry.name} ends at byte {entry.end}, the file at {len(self._map)}"
+            )
         dtype, rows = DTYPES[entry.dtype], out if out.ndim else out.view(1)
         begin = entry.begin + (index or 0) * out.numel() * dtype.itemsize
         row_bytes = rows[0].numel() * dtype.itemsize if rows.numel() else 1
         for part in torch.split(rows, max(1, PIECE_BYTES // row_bytes)):
             if part.numel():
+                before(part.numel() * dtype.itemsize)
                 piece = torch.frombuffer(self._map, dtype=dtype, count=part.numel(), offset=begin)
                 part.copy_(piece.view(part.shape))
                 del piece  # a map with views of it cannot be closed

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from experts.host.threads import measured_threads
+from experts.host.threads import LateThreads
 from experts.host.watched_thread import ThreadWatch
 from experts.shard.beats import Beats
 from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
@@ -63,8 +63,9 @@ class ExpertServer:
         most_merged_rows: int = MOST_ROWS,
     ) -> None:
         self.shard = shard
-        # Measured before the server listens: calls would disturb it.
-        self._threads = measured_threads(lambda: shard.compute(shard.sample_call(SAMPLE_ROWS)), threads)
+        # Measured before the server listens, as calls would disturb it; where nothing is held, after the first came.
+        self._threads = LateThreads(lambda: shard.compute_sample(SAMPLE_ROWS), threads)
+        self._threads.measure()
         self.delay_s = delay_s
         self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers, shard.check)
         self.turn = self.queue.turn
@@ -101,6 +102,16 @@ class ExpertServer:
             raise RuntimeError(f"shard {self.shard.index}: its data thread has died")
         self._check_progress(limit_s)
         self._check_faults()
+        self._measure_late()
+
+    def _measure_late(self) -> None:
+        """Measure threads for a shard that began with nothing and has got experts: once, for some milliseconds."""
+        if not self._threads.measured and self.shard.weights_bytes and self.turn.acquire(timeout=TURN_SECONDS):
+            try:
+                with torch.inference_mode():
+                    self._threads.measure()
+            finally:
+                self.turn.release()
 
     def _check_progress(self, limit_s: float) -> None:
         self.queue.computation.progress.sample()
@@ -117,7 +128,7 @@ class ExpertServer:
             return  # if it is busy, the next check finds out
         try:
             with torch.inference_mode():
-                self.shard.compute(self.shard.sample_call(1))
+                self.shard.compute_sample(1)
             self.queue.computation.faults = 0
         except Exception as error:
             tried = f"the last {faults} computations have failed, and so does a sample"
@@ -134,6 +145,11 @@ class ExpertServer:
     def assignments(self) -> int:
         """How many (token, expert) pairs have been computed."""
         return self.queue.counts.assignments
+
+    @property
+    def computed_s(self) -> float:
+        """Seconds that it has computed, with its compute threads."""
+        return self.queue.computation.all_ns / 1e9
 
     def wait_alone(self, seconds: float) -> None:
         """Wait until no router is connected, at most so long."""
@@ -185,6 +201,7 @@ class ExpertServer:
             "weights_bytes": self.shard.weights_bytes,
             "load_seconds": self.shard.load_seconds,
             "experts": sum(map(len, self.shard.held.values())),
+            "copying": self.shard.states.copying,
             "epoch": self.shard.epoch,
             "draining": self._draining,
         }

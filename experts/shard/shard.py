@@ -1,6 +1,6 @@
 """A shard's experts: their weights in memory, and the sum over the experts of a call.
 
-E experts held here, D hidden, F expert FFN size, R rows of a call.
+D hidden, N rows of a reply.
 """
 
 import time
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.manifest import ExpertManifest
-from experts.checkpoint.packer import Packer
-from experts.checkpoint.source import TensorSource
 from experts.placement import Placement
-from experts.transport.call import ExpertCall, Form, largest
+from experts.shard.held.layer import ExpertCopy, HeldLayer
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.held.states import CopyStates
+from experts.transport.call import ExpertCall, Form
 from kernels.ops import Ops
 from kernels.weights import ExpertWeights
 
@@ -35,9 +36,11 @@ class NotHeldError(ValueError):
 
 
 class ExpertShard:
-    """The experts `held[layer]`, ascending, of each layer in `layers`, whose weights are in that order.
+    """The experts `held[layer]`, ascending, of each layer; `layers[layer]` has their weights in that order.
 
-    `epoch` is that of the placement that gives them to this shard.
+    A layer of which nothing is held has no weights. `epoch` is that of the placement that gives the experts to this
+    shard. What is held may be replaced while any threads compute (`replace`): each call is computed by one snapshot of
+    its layer, which it keeps until it ends. `states` has the copies that come and go.
     """
 
     def __init__(
@@ -51,15 +54,43 @@ class ExpertShard:
         load_seconds: float,
         epoch: int = 0,
     ) -> None:
+        each = weights_bytes // max(1, sum(map(len, held.values())))
         self.index = index
         self.epoch = epoch
-        self.held = {layer: tuple(experts) for layer, experts in held.items()}
-        self.layers = layers
-        self._slots = {layer: _slots(experts) for layer, experts in self.held.items()}
-        self.weights_bytes = weights_bytes
+        self.layers = tuple(held)
         self.load_seconds = load_seconds
+        self.states = CopyStates()
         self._ops = ops
         self._device = device
+        self._held = {
+            layer: HeldLayer(tuple(ExpertCopy(layer, expert, each) for expert in experts), layers[layer])
+            for layer, experts in held.items()
+            if experts
+        }
+
+    @property
+    def held(self) -> dict[int, tuple[int, ...]]:
+        """The experts of each of the model's MoE layers that are held now."""
+        held = self._held
+        return {layer: held[layer].experts if layer in held else () for layer in self.layers}
+
+    @property
+    def snapshot(self) -> Mapping[int, HeldLayer]:
+        """What is held now, without the layers of which nothing is; it does not change."""
+        return self._held
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights that are held now."""
+        return sum(layer.nbytes for layer in self._held.values())
+
+    def replace(self, changed: Mapping[int, HeldLayer | None]) -> None:
+        """Hold these layers from now on instead of the ones before; None for nothing of a layer.
+
+        Calls see all of it or nothing. One thread at a time replaces.
+        """
+        after = {**self._held, **changed}
+        self._held = {layer: held for layer, held in after.items() if held is not None}
 
     def compute(self, call: ExpertCall) -> Tensor:
         """Return y_ND, float32 in host memory, of the call's form: for each row the weighted sum of its experts that
@@ -69,50 +100,55 @@ class ExpertShard:
             NotHeldError: the call names a layer or an expert that this shard does not hold.
             ValueError: it is of another dtype or width.
         """
-        layer, slots_of_E = self.check(call), self._slots[call.layer]
+        return self.compute_by(self.check(call), call)
+
+    def compute_by(self, layer: HeldLayer, call: ExpertCall) -> Tensor:
+        """As `compute`, by a layer that holds all experts of the call, whether or not it is held here."""
         rows_A = torch.from_numpy(call.rows_A.astype(np.int64)).to(self._device)
-        slots_A = torch.from_numpy(slots_of_E[call.experts_A]).to(self._device)
+        slots_A = torch.from_numpy(layer.slots_of_E[call.experts_A]).to(self._device)
         weights_A = torch.from_numpy(call.weights_A.copy()).to(self._device)
         op = self._ops.expert_rows if call.form is Form.EACH else self._ops.expert_ffn
-        return op(call.x_RD.to(self._device), layer, rows_A, slots_A, weights_A).cpu()
+        return op(call.x_RD.to(self._device), layer.weights, rows_A, slots_A, weights_A).cpu()
 
-    def check(self, call: ExpertCall) -> ExpertWeights:
-        """Return the weights of the call's layer.
+    def check(self, call: ExpertCall) -> HeldLayer:
+        """Return the layer as it is held now.
 
         Raises:
             NotHeldError, ValueError: see `compute`.
         """
-        layer = self.layers.get(call.layer)
-        if layer is None or (len(call.experts_A) and self._misses(call)):
-            raise NotHeldError(self.index, call.layer, self.missing(call))
-        if call.x_RD.dtype != layer.dtype or call.x_RD.shape[1] != layer.hidden:
-            wanted = f"{layer.dtype} of width {layer.hidden}"
-            raise ValueError(
-                f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}"
-            )
-        return layer
+        layer = self._held.get(call.layer)
+        if layer is not None and not (len(call.experts_A) and layer.misses(call.experts_A)) and layer.fits(call.x_RD):
+            return layer
+        error = self._refusal(layer, call)
+        del layer  # or its experts would stay as long as the traceback does
+        raise error
 
-    def missing(self, call: ExpertCall) -> list[int]:
-        """The experts of a call that are not held here, ascending."""
-        held = set(self.held.get(call.layer, ()))
-        return sorted(set(call.experts_A.tolist()) - held)
-
-    def _misses(self, call: ExpertCall) -> bool:
-        slots_of_E = self._slots[call.layer]
-        return largest(call.experts_A) >= len(slots_of_E) or bool((slots_of_E[call.experts_A] < 0).any())
+    def _refusal(self, layer: HeldLayer | None, call: ExpertCall) -> ValueError:
+        missing = sorted(set(call.experts_A.tolist()) - set(layer.experts if layer else ()))
+        if layer is None or missing:
+            return NotHeldError(self.index, call.layer, missing)
+        wanted = f"{layer.weights.dtype} of width {layer.weights.hidden}"
+        return ValueError(f"shard {self.index} computes {wanted}, not {call.x_RD.dtype} of width {call.x_RD.shape[1]}")
 
     def warm_up(self) -> None:
         """Compute a few rows, as kernels are compiled at the first call of a size and no request should wait."""
         for rows in range(1, WARM_UP_ROWS + 1):
-            self.compute(self.sample_call(rows))
+            self.compute_sample(rows)
 
-    def sample_call(self, rows: int) -> ExpertCall:
-        """A call of `rows` rows of zeros for the first expert of the first layer."""
-        layer, experts = next(iter(self.layers.items()))
-        x_RD = torch.zeros((rows, experts.hidden), dtype=experts.dtype)
-        rows_A = np.arange(rows, dtype=np.int32)
-        experts_A = np.full_like(rows_A, self.held[layer][0])
-        return ExpertCall(layer, x_RD, rows_A, experts_A, np.ones(rows, dtype=np.float32))
+    def compute_sample(self, rows: int) -> bool:
+        """Compute `rows` rows of zeros for the first expert of the first layer; whether there is one."""
+        layer = next(iter(self._held.values()), None)
+        if layer is None:
+            return False
+        self.compute_by(layer, sample_call(layer, np.full(rows, layer.experts[0], np.int32)))
+        return True
+
+
+def sample_call(layer: HeldLayer, experts_A: NDArray[np.int32]) -> ExpertCall:
+    """A call of a row of zeros for each of these experts of a layer."""
+    x_RD = torch.zeros((len(experts_A), layer.weights.hidden), dtype=layer.weights.dtype)
+    rows_A = np.arange(len(experts_A), dtype=np.int32)
+    return ExpertCall(layer.copies[0].layer, x_RD, rows_A, experts_A, np.ones(len(experts_A), np.float32))
 
 
 def load_shard(
@@ -127,35 +163,17 @@ def load_shard(
     keep_packed: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ExpertShard:
-    """Read the experts that `placement` gives to one shard, and no other bytes of the checkpoint.
+    """Read the experts that `placement` gives to one shard, maybe none, and no other bytes of the checkpoint.
 
     Args:
         keep_packed: leave matrices that are stored in blocks with scales as they are.
         progress: called with the bytes of each tensor read, in the form kept.
     """
-    begun, layers = time.monotonic(), {}
-    ids = {layer: placement.layer(layer).held_by(index) for layer in manifest.layers}
-    # One for all layers: it reuses the memory of a dense matrix for the next one.
-    packer = Packer(checkpoint, ops, dtype, device, keep_packed, progress)
-    for layer, experts in ids.items():
-        held = [manifest.source(layer, expert) for expert in experts]
-        gate_up = tuple(packer.read_matrix(one.gate_up, gate_up=True) for one in held)
-        down = tuple(packer.read_matrix(one.down) for one in held)
-        biases = (_biases(packer, [one.gate_up_bias for one in held]), _biases(packer, [one.down_bias for one in held]))
-        layers[layer] = ops.prepare_weights(gate_up, down, manifest.form, *biases)
-    weights_bytes = sum(map(len, ids.values())) * manifest.bytes_per_expert(dtype, keep_packed)
-    seconds = time.monotonic() - begun
-    return ExpertShard(index, ids, layers, ops, device, weights_bytes, seconds, placement.epoch)
-
-
-def _slots(experts: Sequence[int]) -> NDArray[np.int64]:
-    """By expert id: its place in the weights, -1 where it is not held."""
-    slots_of_E = np.full(1 + max(experts), -1)
-    slots_of_E[list(experts)] = np.arange(len(experts))
-    return slots_of_E
-
-
-def _biases(packer: Packer, sources: list[TensorSource | None]) -> Tensor | None:
-    """The experts' biases under one another; None where the family has none."""
-    biases = [packer.read(source) for source in sources if source is not None]
-    return torch.stack(biases) if biases else None
+    begun = time.monotonic()
+    loader = ExpertLoader(checkpoint, manifest, dtype, device, ops, keep_packed, progress)
+    shard = ExpertShard(index, dict.fromkeys(manifest.layers, ()), {}, ops, device, 0, 0.0, placement.epoch)
+    for layer in manifest.layers:
+        if ids := placement.layer(layer).held_by(index):
+            shard.replace({layer: loader.together([loader.read(layer, expert) for expert in ids])})
+    shard.load_seconds = time.monotonic() - begun
+    return shard

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experts.shard.held.states import CopyStates
 from experts.shard.shard import NotHeldError
 from experts.shard.waiting_calls import WaitingCall
 from experts.transport.call import ExpertCall
@@ -61,13 +62,15 @@ class HeldShard:
     index, epoch, weights_bytes, load_seconds = 0, 5, 0, 0.0
     layers = dict.fromkeys(range(9))
     held = dict.fromkeys(layers, tuple(range(SLOTS)))
+    states = CopyStates()
 
     def __init__(self) -> None:
         self.compute = HeldWork()
 
-    def sample_call(self, rows: int) -> ExpertCall:
-        """As `ExpertShard.sample_call`."""
-        return call_of(0, rows)
+    def compute_sample(self, rows: int) -> bool:
+        """As `ExpertShard.compute_sample`."""
+        self.compute(call_of(0, rows))
+        return True
 
     def check(self, call: ExpertCall) -> None:
         """As `ExpertShard.check`."""
