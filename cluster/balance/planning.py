@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.balance.adapting import adapted
-from cluster.balance.fresh import fresh
-from cluster.balance.layout import Bools, Layout, Terrain, anyhow, held_of, placed
-from cluster.balance.matching import match
-from cluster.balance.mixing import Option, mixed
+from cluster.balance.plans.adapting import adapted
+from cluster.balance.plans.fresh import fresh
+from cluster.balance.plans.layout import Bools, Layout, Terrain, anyhow, held_of, placed
+from cluster.balance.plans.matching import match
+from cluster.balance.plans.mixing import Option, mixed
 from cluster.balance.moves import moves
 from cluster.balance.prediction import Replayer
 from cluster.balance.supply import Supply
-from cluster.balance.weights import weights
+from cluster.balance.plans.weights import weights
 from experts.costs import ShardCosts
 from experts.demand import Demand
 from experts.placement import LayerPlacement, Placement, even_placement

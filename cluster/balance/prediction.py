@@ -134,7 +134,8 @@ def thinned(tokens_NLE: Counts, most: int | None) -> Counts:
     """Return at most so many of the steps, evenly chosen."""
     if most is None or len(tokens_NLE) <= most:
         return tokens_NLE
-    return tokens_NLE[np.linspace(0, len(tokens_NLE) - 1, most).astype(int)]
+    thinned_NLE: Counts = tokens_NLE[np.linspace(0, len(tokens_NLE) - 1, most).astype(int)]
+    return thinned_NLE
 
 
 def _evenly(calls_NE: Counts, layer: LayerPlacement, shards: int) -> tuple[Floats, Floats]:

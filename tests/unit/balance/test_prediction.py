@@ -69,7 +69,7 @@ def test_choosing_copies_is_no_slower_than_sharing_evenly_says() -> None:
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("copies", [1, 2])
 def test_the_gain_that_is_predicted_comes_in_the_steps_after(domain: str, copies: int) -> None:
-    """Planned by every second step of decoding; the others gain what was promised, to within a twentieth of their time."""
+    """Planned by every second step of decoding; the others gain what was promised, within a twentieth of the time."""
     before, after = recorded(domain, slice(4, None, 2)), recorded(domain, slice(5, None, 2))
     supply, current = supply_of(4, 4 * (4 * copies + 2), copies), even_placement(16, 4, copies)
     planned = plan_placement(before, supply, current)

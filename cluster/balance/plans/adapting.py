@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from cluster.balance.copies import copies_of, trimmed
-from cluster.balance.layout import Bools, Counts, Floats, Layout, Terrain
-from cluster.balance.packing import pack
-from cluster.balance.quotas import quotas
-from cluster.balance.swapping import Swapping
+from cluster.balance.plans.copies import copies_of, trimmed
+from cluster.balance.plans.layout import Bools, Counts, Floats, Layout, Terrain
+from cluster.balance.plans.packing import pack
+from cluster.balance.plans.quotas import quotas
+from cluster.balance.plans.swapping import Swapping
 
 ROUNDS = 400
 # A copy that bears less than this part of a shard's load is as good as sand: dividing it further gains nothing.

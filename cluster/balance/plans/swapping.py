@@ -7,7 +7,7 @@ S shards, N nodes.
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.layout import Bools, Floats, Layout
+from cluster.balance.plans.layout import Bools, Floats, Layout
 
 Ints = NDArray[np.int64]
 NEAR = 1e-4  # A layer whose fullest shard is this close to the mean is done.

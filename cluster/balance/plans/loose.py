@@ -6,9 +6,9 @@ E experts, S shards.
 
 import numpy as np
 
-from cluster.balance.layout import Counts, Layout, Terrain
-from cluster.balance.packing import pack
-from cluster.balance.swapping import Swapping
+from cluster.balance.plans.layout import Counts, Layout, Terrain
+from cluster.balance.plans.packing import pack
+from cluster.balance.plans.swapping import Swapping
 
 ROUNDS = 400
 

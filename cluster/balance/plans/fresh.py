@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from cluster.balance.copies import copies_of
-from cluster.balance.layout import Counts, Floats, Layout, Terrain
-from cluster.balance.loose import loose
-from cluster.balance.packing import pack
-from cluster.balance.quotas import quotas
-from cluster.balance.spilling import Spilling
-from cluster.balance.swapping import Swapping
+from cluster.balance.plans.copies import copies_of
+from cluster.balance.plans.layout import Counts, Floats, Layout, Terrain
+from cluster.balance.plans.loose import loose
+from cluster.balance.plans.packing import pack
+from cluster.balance.plans.quotas import quotas
+from cluster.balance.plans.spilling import Spilling
+from cluster.balance.plans.swapping import Swapping
 
 ROUNDS = 400  # of swaps in a layer, at most
 CHANCE = 0.01  # how much more time counts that leaves more to chance

@@ -7,7 +7,7 @@ an expert on different shards and nodes, and shards of different speed. L layers
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.layout import Floats, Layout
+from cluster.balance.plans.layout import Floats, Layout
 
 Ints = NDArray[np.int64]
 NEAR = 1e-6  # of the heaviest copy: shards that differ by less are as light
