@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster.balance.moves import moves
 from cluster.balance.plans.adapting import adapted
 from cluster.balance.plans.fresh import fresh
 from cluster.balance.plans.layout import Bools, Layout, Terrain, anyhow, held_of, placed
 from cluster.balance.plans.matching import match
 from cluster.balance.plans.mixing import Option, mixed
-from cluster.balance.moves import moves
+from cluster.balance.plans.weights import weights
 from cluster.balance.prediction import Replayer
 from cluster.balance.supply import Supply
-from cluster.balance.plans.weights import weights
 from experts.costs import ShardCosts
 from experts.demand import Demand
 from experts.placement import LayerPlacement, Placement, even_placement
 
 FEW_STEPS, MANY_STEPS = 4, 12  # of the sample, that compare the plans; and that decide whether one is made
+FEW_TRIES, MANY_TRIES = 4, 30  # of a fresh plan, where there is a placement to start from; and where there is none
 HUDDLED = 1e9  # microseconds that an expert on too few nodes counts for: no time makes up for it
 
 
@@ -80,7 +81,8 @@ def _best(task: _Task, before: Sequence[LayerPlacement]) -> tuple[Layout, bool]:
     """The best mix of the plans and of what is held now, and whether that could stay as it is."""
     terrain, slots_S = task.terrain, task.supply.slots_S
     replayer = Replayer(task.demand, task.supply.costs, steps=FEW_STEPS)
-    news = [_option(replayer, terrain, layout.held_LES, counts) for layout, counts in fresh(terrain, slots_S)]
+    tries = FEW_TRIES if before else MANY_TRIES
+    news = [_option(replayer, terrain, layout.held_LES, counts) for layout, counts in fresh(terrain, slots_S, tries)]
     new = mixed(news, [], slots_S)
     if not before:
         return terrain.layout(new.held_LES), False

@@ -15,10 +15,10 @@ from cluster.balance.plans.swapping import Swapping
 ROUNDS = 400  # of swaps in a layer, at most
 CHANCE = 0.01  # how much more time counts that leaves more to chance
 CLOSE, FAR = 0.0005, 0.005  # to what copies allow: a plan is not made again; one of another kind is made
-TRIES, SMALL, NOISE = 30, 4_000, 0.25  # plans that are made again, all with fewer copies than SMALL, and how wrongly
+SMALL, NOISE = 4_000, 0.25  # plans are made again, all with fewer copies than SMALL together, and how wrongly
 
 
-def fresh(terrain: Terrain, slots_S: Counts) -> list[tuple[Layout, float]]:
+def fresh(terrain: Terrain, slots_S: Counts, tries: int) -> list[tuple[Layout, float]]:
     """Return layouts that use all slots, wherever copies can make a shard lighter, and what to count their times by.
 
     The first shares evenly and is best where there are copies enough; the second needs the fewest, and its time counts
@@ -29,14 +29,14 @@ def fresh(terrain: Terrain, slots_S: Counts) -> list[tuple[Layout, float]]:
     least_LE = np.full((layers, experts), terrain.copies)
     copies_LE = copies_of(terrain.weight_LE, least_LE, int(slots_S.sum()), int(terrain.usable_S.sum()))
     free_LS = quotas(copies_LE.sum(axis=1), slots_S, np.full((layers, len(slots_S)), experts))
-    first, second = _even(terrain, copies_LE, free_LS), _spilled(terrain, copies_LE, free_LS)
+    first, second = _even(terrain, copies_LE, free_LS, tries), _spilled(terrain, copies_LE, free_LS)
     layouts = [(first, 1.0), (second, 1 + CHANCE)]
     if (first.times().max(axis=1) > _floor(first) * (1 + FAR)).any() and (third := loose(terrain, copies_LE, slots_S)):
         layouts.append((third, 1.0))
     return layouts
 
 
-def _even(terrain: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
+def _even(terrain: Terrain, copies_LE: Counts, free_LS: Counts, tries: int) -> Layout:
     """Copies first, each of which bears the same.
 
     Swaps end where none alone helps. Small plans are made several times, from weights that are a little wrong, and each
@@ -44,7 +44,7 @@ def _even(terrain: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:
     """
     random = np.random.default_rng(0)
     best = _once(terrain, terrain, copies_LE, free_LS)
-    for _ in range(min(TRIES, SMALL // int(copies_LE.sum()))):
+    for _ in range(min(tries, SMALL // int(copies_LE.sum()))):
         if (best.times().max(axis=1) <= _floor(best) * (1 + CLOSE)).all():
             break
         noise_LE = random.uniform(1 - NOISE, 1 + NOISE, copies_LE.shape)
