@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from cluster.balance.copies import copies_of, trimmed
-from cluster.balance.layout import Bools, Counts, Floats, Layout, Terrain
-from cluster.balance.packing import pack
-from cluster.balance.quotas import quotas
-from cluster.balance.swapping import Swapping
+from cluster.balance.plans.copies import copies_of, trimmed
+from cluster.balance.plans.layout import Bools, Counts, Floats, Layout, Terrain
+from cluster.balance.plans.packing import pack
+from cluster.balance.plans.quotas import quotas
+from cluster.balance.plans.swapping import Swapping
 
 ROUNDS = 400
 # A copy that bears less than this part of a shard's load is as good as sand: dividing it further gains nothing.
@@ -14,7 +14,7 @@ SAND = 0.25
 
 
 def adapted(terrain: Terrain, slots_S: Counts, now_LES: Bools, price: float) -> list[Bools]:
-    """Return what `now_LES` becomes by few loads, each of which costs `price`; none where slots leave no room for it."""
+    """Return what `now_LES` becomes by few loads, at `price` each, as the only plan; none where there is no room."""
     held_LES = now_LES & terrain.usable_S
     held_LE = held_LES.sum(axis=2)
     budget, most = int(slots_S.sum()), int(terrain.usable_S.sum())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.balance.layout import Bools, Counts, Floats
+from cluster.balance.plans.layout import Bools, Counts, Floats
 
 
 @dataclass(frozen=True, slots=True)

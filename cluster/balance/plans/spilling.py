@@ -9,7 +9,7 @@ E experts, S shards.
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.layout import Counts, Floats, Layout
+from cluster.balance.plans.layout import Counts, Floats, Layout
 
 Ints = NDArray[np.int64]
 NEAR = 1e-3  # of the mean: a layer whose fullest shard is this close to it is done

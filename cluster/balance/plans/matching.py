@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.balance.layout import Bools, Terrain
+from cluster.balance.plans.layout import Bools, Terrain
 
 Ints = NDArray[np.int64]
 
