@@ -14,7 +14,7 @@ SAND = 0.25
 
 
 def adapted(terrain: Terrain, slots_S: Counts, now_LES: Bools, price: float) -> list[Bools]:
-    """Return what `now_LES` becomes by few loads, each of which costs `price`; none where slots leave no room for it."""
+    """Return what `now_LES` becomes by few loads, at `price` each, as the only plan; none where there is no room."""
     held_LES = now_LES & terrain.usable_S
     held_LE = held_LES.sum(axis=2)
     budget, most = int(slots_S.sum()), int(terrain.usable_S.sum())

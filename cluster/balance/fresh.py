@@ -4,25 +4,34 @@ import numpy as np
 
 from cluster.balance.copies import copies_of
 from cluster.balance.layout import Counts, Layout, Terrain
+from cluster.balance.loose import loose
 from cluster.balance.packing import pack
 from cluster.balance.quotas import quotas
 from cluster.balance.spilling import Spilling
 from cluster.balance.swapping import Swapping
 
 ROUNDS = 400
+CHANCE = 0.01
+CLOSE = 0.005
 
 
-def fresh(terrain: Terrain, slots_S: Counts) -> tuple[Layout, Layout]:
-    """Return two layouts that use all slots, wherever copies can make a shard lighter.
+def fresh(terrain: Terrain, slots_S: Counts) -> list[tuple[Layout, float]]:
+    """Return layouts that use all slots, wherever copies can make a shard lighter, and what to count their times by.
 
-    The first shares evenly and is best where there are copies enough; the second needs the fewest. In each layer a shard
-    has as many slots in one as in the other, so that layers can be taken from both.
+    The first shares evenly and is best where there are copies enough; the second needs the fewest, and its time counts
+    more, as it leaves more to the choice by batch. Where the first does not come close to what its copies allow, there
+    is a third whose layers divide a shard's memory less evenly.
     """
     layers, experts = terrain.weight_LE.shape
     least_LE = np.full((layers, experts), terrain.copies)
     copies_LE = copies_of(terrain.weight_LE, least_LE, int(slots_S.sum()), int(terrain.usable_S.sum()))
     free_LS = quotas(copies_LE.sum(axis=1), slots_S, np.full((layers, len(slots_S)), experts))
-    return _even(terrain, copies_LE, free_LS), _spilled(terrain, copies_LE, free_LS)
+    first, second = _even(terrain, copies_LE, free_LS), _spilled(terrain, copies_LE, free_LS)
+    layouts = [(first, 1.0), (second, 1 + CHANCE)]
+    floor_L = np.maximum(terrain.bound_L, first.share_LE.max(axis=1) * terrain.slow_S[terrain.usable_S].min())
+    if (first.times().max(axis=1) > floor_L * (1 + CLOSE)).any() and (third := loose(terrain, copies_LE, slots_S)):
+        layouts.append((third, 1.0))
+    return layouts
 
 
 def _even(terrain: Terrain, copies_LE: Counts, free_LS: Counts) -> Layout:

@@ -42,11 +42,18 @@ class Terrain:
         return bound_L
 
     def allows(self, held_LES: Bools) -> Bools:
-        """Whether each layer is held by usable shards alone, by enough of them and on enough nodes, [L]."""
-        on_LEN = np.stack([held_LES[:, :, self.node_S == node].any(axis=2) for node in range(self.nodes)], axis=2)
-        enough_LE = (held_LES.sum(axis=2) >= self.copies) & (on_LEN.sum(axis=2) >= self.apart)
-        allowed_L: Bools = enough_LE.all(axis=1) & ~held_LES[:, :, ~self.usable_S].any(axis=(1, 2))
+        """Whether each layer is held by usable shards alone, and by enough of them, [L]."""
+        enough_L = (held_LES.sum(axis=2) >= self.copies).all(axis=1)
+        allowed_L: Bools = enough_L & ~held_LES[:, :, ~self.usable_S].any(axis=(1, 2))
         return allowed_L
+
+    def huddled(self, held_LES: Bools) -> Counts:
+        """How many of each layer's experts are on too few nodes, [L]: memory may leave no other way."""
+        if self.apart < 2:
+            return np.zeros(len(held_LES), np.int64)
+        on_LEN = np.stack([held_LES[:, :, self.node_S == node].any(axis=2) for node in range(self.nodes)], axis=2)
+        huddled_L: Counts = (on_LEN.sum(axis=2) < self.apart).sum(axis=1)
+        return huddled_L
 
     def layout(self, held_LES: Bools) -> "Layout":
         """The layout of those who hold an expert, without further room."""

@@ -23,7 +23,8 @@ from experts.costs import ShardCosts
 from experts.demand import Demand
 from experts.placement import LayerPlacement, Placement, even_placement
 
-FEW_STEPS, MANY_STEPS = 4, 16  # of the sample, that compare the plans; and that decide whether one is made
+FEW_STEPS, MANY_STEPS = 4, 12  # of the sample, that compare the plans; and that decide whether one is made
+HUDDLED = 1e9  # microseconds that an expert on too few nodes counts for: no time makes up for it
 
 
 def plan_placement(
@@ -47,9 +48,11 @@ def plan_placement(
     supply = _for_shards(supply, max(current.shards if current else 0, len(supply.slots_S)))
     terrain = _terrain(demand, supply)
     before = [current.layer(layer) if current else None for layer in demand.layers]
-    layout, kept = _best(_Task(demand, supply, terrain, worth), [layer for layer in before if layer])
+    task = _Task(demand, supply, terrain, worth)
+    layout, kept = _best(task, [layer for layer in before if layer])
     planned = _placement(demand, supply, placed(layout, before), current)
-    if current and kept and not _deserved(demand, supply, current, planned, worth):
+    kept = kept and current is not None and planned.everywhere is current.everywhere
+    if current and kept and not _deserved(task, current, planned):
         return current
     return planned
 
@@ -77,22 +80,24 @@ def _best(task: _Task, before: Sequence[LayerPlacement]) -> tuple[Layout, bool]:
     """The best mix of the plans and of what is held now, and whether that could stay as it is."""
     terrain, slots_S = task.terrain, task.supply.slots_S
     replayer = Replayer(task.demand, task.supply.costs, steps=FEW_STEPS)
-    new = mixed([_option(replayer, layout.held_LES) for layout in fresh(terrain, slots_S)], [], slots_S)
+    news = [_option(replayer, terrain, layout.held_LES, counts) for layout, counts in fresh(terrain, slots_S)]
+    new = mixed(news, [], slots_S)
     if not before:
         return terrain.layout(new.held_LES), False
     now_LES, now_us_L = held_of(before, len(slots_S)), replayer.slowest_L(before)
     price = task.worth * float(now_us_L.mean()) / now_LES.shape[1]
     match(terrain, new.held_LES, now_LES)
-    plans = [new, *(_option(replayer, held_LES) for held_LES in adapted(terrain, slots_S, now_LES, price))]
+    plans = [new, *(_option(replayer, terrain, held_LES) for held_LES in adapted(terrain, slots_S, now_LES, price))]
     options = [_priced(plan, now_LES, price) for plan in plans]
-    now = Option(now_LES, np.where(terrain.allows(now_LES), now_us_L, np.inf))
+    now_us_L = np.where(terrain.allows(now_LES), now_us_L + HUDDLED * terrain.huddled(now_LES), np.inf)
+    now = Option(now_LES, now_us_L)
     kept = bool(np.isfinite(now.score_L).all() and (now_LES.sum(axis=(0, 1)) <= slots_S).all())
     return terrain.layout(mixed([now, *options] if kept else options, [now], slots_S).held_LES), kept
 
 
-def _option(replayer: Replayer, held_LES: Bools) -> Option:
-    """A plan with its time."""
-    return Option(held_LES, replayer.slowest_L(anyhow(held_LES)))
+def _option(replayer: Replayer, terrain: Terrain, held_LES: Bools, counts: float = 1.0) -> Option:
+    """A plan with its time, which counts so much."""
+    return Option(held_LES, counts * replayer.slowest_L(anyhow(held_LES)) + HUDDLED * terrain.huddled(held_LES))
 
 
 def _priced(plan: Option, now_LES: Bools, price: float) -> Option:
@@ -100,15 +105,17 @@ def _priced(plan: Option, now_LES: Bools, price: float) -> Option:
     return Option(plan.held_LES, plan.score_L + price * (plan.held_LES & ~now_LES).sum(axis=(1, 2)))
 
 
-def _deserved(demand: Demand, supply: Supply, current: Placement, planned: Placement, worth: float) -> bool:
-    """Whether the replay gains what the loads must save."""
-    before, after = (Replayer(demand, supply.costs, MANY_STEPS) for _ in range(2))
-    now_us, then_us = (
-        float(replayer.slowest_L([placement.layer(layer) for layer in demand.layers]).sum())
-        for replayer, placement in ((before, current), (after, planned))
-    )
-    loads = moves(current, planned, demand.layers).added / demand.tokens_LE.size
-    return then_us < now_us and 1 - then_us / now_us >= worth * loads
+def _deserved(task: _Task, current: Placement, planned: Placement) -> bool:
+    """Whether the replay gains what the loads must save, or copies come to be on different nodes."""
+    layers = task.demand.layers
+    before, after = ([placement.layer(layer) for layer in layers] for placement in (current, planned))
+    huddled = [int(task.terrain.huddled(held_of(held, planned.shards)).sum()) for held in (before, after)]
+    if huddled[1] < huddled[0]:
+        return True
+    replayer = Replayer(task.demand, task.supply.costs, MANY_STEPS)
+    now_us, then_us = (float(replayer.slowest_L(held).sum()) for held in (before, after))
+    loads = moves(current, planned, layers).added / task.demand.tokens_LE.size
+    return then_us < now_us and 1 - then_us / now_us >= task.worth * loads
 
 
 def _terrain(demand: Demand, supply: Supply) -> Terrain:

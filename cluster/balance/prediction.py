@@ -1,6 +1,7 @@
 """How long the slowest shard of a layer's call takes under a placement: what was routed is replayed.
 
-In each step the copies are chosen as routers choose them (`experts.chooser`). N steps, L MoE layers, E experts, S shards.
+In each step the copies are chosen as routers choose them (`experts.chooser`).
+N steps, L MoE layers, E experts, S shards.
 """
 
 from collections.abc import Sequence
@@ -119,7 +120,8 @@ def tokens_of_batches(demand: Demand) -> Counts:
     layers, experts = demand.tokens_LE.shape
     if not demand.batches:
         scale_L = np.minimum(1.0, MOST_PAIRS / np.maximum(demand.tokens_LE.sum(axis=1), 1))
-        return np.ceil(demand.tokens_LE * scale_L[:, None]).astype(np.int64)[None]
+        scaled_LE: Counts = np.ceil(demand.tokens_LE * scale_L[:, None]).astype(np.int64)
+        return scaled_LE[None]
     offsets_L = np.arange(layers)[:, None] * (experts + 1)
     steps = []
     for batch in demand.batches:
@@ -149,8 +151,9 @@ def _touched(choice: Choice, shards: int) -> Counts:
     """The experts that each shard touches, [S]."""
     whole_E = choice.shard_of_E != NOBODY
     whole_E[[split.expert for split in choice.splits]] = False
-    touched_S = np.bincount(choice.shard_of_E[whole_E], minlength=shards)
-    return touched_S + np.bincount([split.shard for split in choice.splits], minlength=shards)
+    touched_S: Counts = np.bincount(choice.shard_of_E[whole_E], minlength=shards)
+    touched_S += np.bincount([split.shard for split in choice.splits], minlength=shards)
+    return touched_S
 
 
 def _pairs(choice: Choice, tokens_E: Counts, shards: int) -> Counts:

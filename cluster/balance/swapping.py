@@ -11,6 +11,7 @@ from cluster.balance.layout import Bools, Floats, Layout
 
 Ints = NDArray[np.int64]
 NEAR = 1e-4  # A layer whose fullest shard is this close to the mean is done.
+LEAST = 1e-5  # of the fullest shard's time: what a swap must gain.
 
 
 class Swapping:
@@ -48,13 +49,13 @@ class Swapping:
         places_aK = self._place_LSK[active, fullest_a]
         value_aKC = self._values(active, fullest_a, places_aK)
         best_a = value_aKC.reshape(len(active), -1).argmin(axis=1)
-        gained_a = value_aKC.reshape(len(active), -1)[np.arange(len(active)), best_a] < times_aS.max(axis=1) * (
-            1 - NEAR / 10
-        )
+        value_a = value_aKC.reshape(len(active), -1)[np.arange(len(active)), best_a]
+        gained_a = value_a < times_aS.max(axis=1) * (1 - LEAST)
         giver_a = places_aK[np.arange(len(active)), best_a // self._shard_LC.shape[1]]
         taker_a = best_a % self._shard_LC.shape[1]
         self._exchange(active[gained_a], giver_a[gained_a], taker_a[gained_a])
-        return active[gained_a]
+        gained: Ints = active[gained_a]
+        return gained
 
     def _values(self, active: Ints, fullest_a: Ints, places_aK: Ints) -> Floats:
         """The slower of both shards' times after each swap of the fullest one's, [a, K, C]; infinite if impossible."""
@@ -68,9 +69,8 @@ class Swapping:
         value_aKC = np.maximum(own_aKC, other_aKC)
         if self._now_LES is not None:
             value_aKC += self._price * self._loaded(self._now_LES, row, fullest_a, given_aK, taken_aC, other_aC)
-        barred_aC = (
-            (other_aC == fullest_a[:, None]) | self._held_LES[row, taken_aC, fullest_a[:, None]] | (other_aC < 0)
-        )
+        own_a = fullest_a[:, None]
+        barred_aC = (other_aC == own_a) | self._held_LES[row, taken_aC, own_a] | (other_aC < 0)
         value_aKC[np.broadcast_to(barred_aC[:, None, :], value_aKC.shape)] = np.inf
         value_aKC[self._held_LES[row[:, :, None], given_aK[:, :, None], other_aC[:, None, :]]] = np.inf
         value_aKC[(places_aK < 0) | (given_aK == self._held_LES.shape[1] - 1)] = np.inf
@@ -126,7 +126,7 @@ def _with_empty(held_LES: Bools, empty: bool) -> Bools:
 
 def _places(layout: Layout) -> tuple[Ints, Ints]:
     """The shard of each place and the expert in it, both [L, C]; shard -1 where a layer has fewer places."""
-    layers, experts, shards = layout.held_LES.shape
+    layers, experts, _ = layout.held_LES.shape
     layer, expert, shard = np.nonzero(layout.held_LES)
     free_layer, free_shard = np.nonzero(layout.free_LS > 0)
     repeat = layout.free_LS[free_layer, free_shard]
