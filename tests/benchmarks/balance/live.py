@@ -100,15 +100,18 @@ async def counters(metrics: str) -> dict[str, float]:
         "expertmesh_straggler_wait_seconds_total": "straggler",
         "expertmesh_alltoall_exposed_seconds_total": "exposed",
     }
-    text = await asyncio.to_thread(
-        lambda: urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10).read().decode()
-    )
+    text = await asyncio.to_thread(_page, metrics)
     found = dict.fromkeys(names.values(), 0.0)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name in names:
                 found[names[sample.name]] += sample.value
     return found
+
+
+def _page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as page:
+        return str(page.read().decode())
 
 
 async def routed(client: Client, seconds: float) -> Recording:
