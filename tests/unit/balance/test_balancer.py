@@ -65,7 +65,7 @@ def test_heat_that_goes_from_domain_to_domain_is_followed_once_a_change() -> Non
     cluster = SimulatedCluster(lambda at: domains[int(at // 120) % 3])
     cluster.run(600)
     changes = 600 // 120
-    assert 2 <= len(cluster.moved) <= changes
+    assert 1 <= len(cluster.moved) <= changes
     for turn in range(changes):
         begin = BEGAN + 120 * turn
         assert len([one for one in cluster.moved if begin <= one.began < begin + 120]) <= 1
