@@ -1,6 +1,6 @@
 """The fast way to choose holders, `experts.choosing` being the plain one: natively where the library was built.
 
-E experts, S shards, N places (an expert at a holder).
+E experts, S shards, P places (an expert at a holder).
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from experts.choosing import Choice, Split, choose
 from experts.costs import ShardCosts
+from experts.division.pairs import PairDivision, divide, divided
 from experts.placement import LayerPlacement
-from experts.routing import LOST
+from experts.routing import LOST, Routing
 from kernels.native.choice import NativeChoice
 from kernels.native.library import available
 
@@ -41,7 +42,13 @@ class Chooser:
         if not self._fast:
             chosen = ids_TK[ids_TK != LOST]
             return choose(np.bincount(chosen, minlength=layer.experts), layer, self.costs, ranks)
-        return self._layer(layer, len(ranks)).choose(ids_TK, ranks, self.costs)
+        return self._layer(layer).choose(ids_TK, ranks, self.costs)
+
+    def divide(self, routing: Routing, layer: LayerPlacement, ranks: list[int]) -> PairDivision:
+        """Divide a routing by whom to ask; `ranks` may be empty where each expert has one holder."""
+        if self._fast:
+            return self._layer(layer).divide(routing, ranks, self.costs)
+        return divide(routing, layer, self.choose(routing.expert_ids_TK, layer, ranks))
 
     def forget(self) -> None:
         """There is a new placement."""
@@ -51,10 +58,10 @@ class Chooser:
     def _fast(self) -> bool:
         return available() if self._native is None else self._native
 
-    def _layer(self, layer: LayerPlacement, shards: int) -> "_Layer":
+    def _layer(self, layer: LayerPlacement) -> "_Layer":
         known = self._layers.get(id(layer))
         if known is None or known.layer is not layer:
-            known = self._layers[id(layer)] = _Layer(layer, shards)
+            known = self._layers[id(layer)] = _Layer(layer, len(self.costs.call_us_S))
         return known
 
 
@@ -64,28 +71,36 @@ class _Layer:
     def __init__(self, layer: LayerPlacement, shards: int) -> None:
         self.layer = layer
         counts_E = [len(holders) for holders in layer.holders]
-        self._holders_N = np.array([shard for holders in layer.holders for shard in holders], np.int32)
-        self._expert_of_N = np.repeat(np.arange(layer.experts), counts_E)
+        self._holders_P = np.array([shard for holders in layer.holders for shard in holders], np.int32)
+        self._expert_of_P = np.repeat(np.arange(layer.experts), counts_E)
         starts_E1 = np.cumsum([0, *counts_E], dtype=np.int32)
-        self._native = NativeChoice(starts_E1, self._holders_N, shards)
+        self._native = NativeChoice(starts_E1, self._holders_P, layer.block_of_E.astype(np.int32), shards)
         self._costs: ShardCosts | None = None
 
     def choose(self, ids_TK: NDArray[np.int64], ranks: list[int], costs: ShardCosts) -> Choice:
-        native = self._native
+        """See `Chooser`."""
+        split = self._by(costs).choose(ids_TK, ranks)
+        return Choice(self._native.shard_of_E.copy(), self._splits() if split else ())
+
+    def divide(self, routing: Routing, ranks: list[int], costs: ShardCosts) -> PairDivision:
+        """See `Chooser`."""
+        found = self._by(costs).divide(routing.expert_ids_TK, routing.weights_TK, ranks)
+        return divided(routing, self.layer, found)
+
+    def _by(self, costs: ShardCosts) -> NativeChoice:
         if costs is not self._costs:
-            native.set_costs(costs.call_us_S, costs.expert_us_S, costs.pair_us_S)
+            self._native.set_costs(costs.call_us_S, costs.expert_us_S, costs.pair_us_S)
             self._costs = costs
-        split = native.choose(ids_TK, ranks)
-        return Choice(native.shard_of_E.copy(), self._splits() if split else ())
+        return self._native
 
     def _splits(self) -> tuple[Split, ...]:
-        places = np.flatnonzero(self._native.given_N)
-        experts = self._expert_of_N[places]
+        places = np.flatnonzero(self._native.given_P)
+        experts = self._expert_of_P[places]
         several = np.bincount(experts)[experts] > 1
         places, experts = places[several], experts[several]
         columns: Sequence[list[int]] = (
             experts.tolist(),
-            self._holders_N[places].tolist(),
-            self._native.given_N[places].tolist(),
+            self._holders_P[places].tolist(),
+            self._native.given_P[places].tolist(),
         )
         return tuple(map(Split, *columns))

@@ -27,6 +27,15 @@ class ShardCosts:
         time_S: Floats = self.call_us_S + self.expert_us_S * experts_S + self.pair_us_S * pairs_S
         return np.where(pairs_S > 0, time_S, 0.0)
 
+    def resized(self, shards: int) -> "ShardCosts":
+        """For so many shards; one that is new is taken to be as the median of those known."""
+        return ShardCosts(*(_resized(us_S, shards) for us_S in (self.call_us_S, self.expert_us_S, self.pair_us_S)))
+
+
+def _resized(us_S: Floats, shards: int) -> Floats:
+    new = np.full(max(0, shards - len(us_S)), np.median(us_S))
+    return np.concatenate([us_S[:shards], new])
+
 
 def equal_costs(shards: int, call_us: float = 30.0, expert_us: float = 20.0, pair_us: float = 2.0) -> ShardCosts:
     """Costs before any were measured: the same for all shards."""

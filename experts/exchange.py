@@ -4,7 +4,7 @@ No socket, no clock and no tensor. Times are seconds of one clock, which the cal
 it stands for is the caller's. The rules:
 
 - A block is answered once: by the first answer that comes, whoever was asked first. Later ones change nothing.
-- Of the shards that hold it, the one is asked whose link is in the best state, the first of those.
+- Of the shards that hold it, the one is asked whose link is in the best state: the chosen one, if it is one of those.
 - If that one is suspect or late, another is asked as well (Dean and Barroso, The Tail at Scale, 2013: hedged requests).
 - If it fails, another is asked instead. A block is lost when no shard is left from which an answer could be expected,
   or when a shard says that its computation would fail anywhere.
@@ -85,7 +85,7 @@ class Ask(NamedTuple):
     """`blocks` are to be asked of `shard`. `hedge`: somebody else may still answer them."""
 
     shard: int
-    blocks: list[int]
+    blocks: Sequence[int]
     hedge: bool = False
 
 
@@ -107,6 +107,8 @@ class Exchange(Generic[Call]):
         record: counts.
         budget: bounds repetitions for lateness.
         limit_s: a shard that has never beaten (its link is PROVEN) fails when it has not answered for so long.
+        chosen: of each block's holders the one to be asked first; the first one, if none are given.
+        runs: what that makes of each shard, so that a layer whose links all live costs a look at each shard.
 
     `attempts` are the open ones by the caller's number of each. `answered_by` has the shard of each answered block.
     `left` blocks are neither answered nor lost. `due_s`: when to `look`, in any case.
@@ -117,6 +119,8 @@ class Exchange(Generic[Call]):
     record: FailureRecord
     budget: HedgeBudget
     limit_s: float
+    chosen: Sequence[int] = ()
+    runs: Sequence[tuple[int, Sequence[int]]] = ()
     attempts: dict[int, Attempt[Call]] = field(default_factory=dict)
     answered_by: dict[int, int] = field(default_factory=dict)
     lost: dict[int, Loss] = field(default_factory=dict)
@@ -136,9 +140,11 @@ class Exchange(Generic[Call]):
         """Whom to ask for what at the beginning. Blocks that nobody can be asked for now are left to `look`."""
         blocks_of: dict[int, list[int]] = {}
         rank = self.reach.rank
+        if self.runs and not any(rank(shard) for shard, _ in self.runs):
+            return [Ask(shard, blocks) for shard, blocks in self.runs]
         for block, holders in enumerate(self.holders):
-            shard = holders[0]
-            if (best := rank(shard)) and len(holders) > 1:
+            shard = self.chosen[block] if self.chosen else holders[0]
+            if (best := rank(shard)) and len(holders) > 1 and min(map(rank, holders)) < best:
                 shard = min(holders, key=rank)
             # The best rank is that of a link that lives: if it has no room, sending will say so.
             if shard in blocks_of or not best or (self.reach.available(shard) and self.reach.has_room(shard)):
@@ -164,9 +170,10 @@ class Exchange(Generic[Call]):
     def answered(self, number: int) -> list[int]:
         """An answer has come; returns the blocks whose answer it is, in the order in which they were asked."""
         attempt = self.attempts.pop(number)
-        fresh = [block for block in attempt.blocks if self._open(block)]
-        for block in fresh:
-            self.answered_by[block] = attempt.shard
+        fresh = list(attempt.blocks)
+        if self.hedged or self.lost:  # else each block is open in one attempt
+            fresh = [block for block in fresh if self._open(block)]
+        self.answered_by.update(dict.fromkeys(fresh, attempt.shard))
         if attempt.hedge and fresh:
             self.record.duplicates_won += 1
             self._faults.append((self._late(fresh), SUSPECT, attempt.begun_s, fresh))
@@ -227,7 +234,8 @@ class Exchange(Generic[Call]):
         late = []
         for attempt in self.attempts.values():
             if not attempt.late and now >= attempt.late_s:
-                if len(self.holders[attempt.blocks[0]]) == 1 or self.budget.spend():
+                alone = all(len(self.holders[block]) == 1 for block in attempt.blocks)
+                if alone or self.budget.spend():
                     attempt.late = True
                     late.append(attempt)
                 else:

@@ -1,49 +1,78 @@
 """Layers in flight: their calls are sent, repeated and cancelled, and their answers are put where they add up."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from experts.division.base import CallRows, Division, Sizes
 from experts.exchange import Ask, Attempt, Exchange
-from experts.grouping import BlockGroup
 from experts.links.usual import UsualTimes
-from experts.merging import merged
-from experts.placement import LayerPlacement
 from experts.transport.base import Event, Reply, Sent, ShardUnavailable, Transport, Why
-from experts.transport.call import ExpertCall
+from experts.transport.call import ExpertCall, Form
 
 NO_PLACES = np.empty((0, 0), np.int64)
 # While nothing comes, links are looked at so often.
 PAUSE_SECONDS = 0.25
 
 
-@dataclass(slots=True, eq=False)
-class Dispatched:
-    """A layer in flight: its blocks' `groups`, what is asked for each (`parts`), and where its answer goes (`rooms`).
-
-    `exchange` knows who has been asked. `sent` are all calls, in the order of sending, and `used` those of which an
-    answer was used, with its reply and the groups that were taken from it. `places_TW` says where each token's answers
-    will lie in the lane's room; see `experts.answers.places`. `deadline_s` is on the pool's clock.
-    """
+class Tag(NamedTuple):
+    """What all calls of a layer say: see `experts.transport.call.ExpertCall`."""
 
     layer: int
-    placed: LayerPlacement
+    step: int
+    form: Form
+    epoch: int
+
+    def call(self, x_RD: Tensor, rows: CallRows, left_us: int) -> ExpertCall:
+        """A call with these rows."""
+        return ExpertCall(
+            layer=self.layer,
+            x_RD=x_RD,
+            rows_A=rows.rows_A,
+            experts_A=rows.experts_A,
+            weights_A=rows.weights_A,
+            step=self.step,
+            form=self.form,
+            epoch=self.epoch,
+            left_us=left_us,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Dispatched:
+    """A layer in flight: its input `x_TD`, what is asked (`division`), and where the answers go (`rows_ND`).
+
+    `shape` is that of the routing, [T, K]. `exchange` knows who has been asked. `sent` are all calls, in the order of
+    sending, and `used` those of which an answer was used, with its reply and how much was. `places_TW` says where each
+    token's answers will lie in the lane's room; see `experts.division.base`. `deadline_s` is on the pool's clock.
+    """
+
+    tag: Tag
     lane: int
-    groups: tuple[BlockGroup, ...]
-    parts: tuple[ExpertCall, ...]
-    rooms: tuple[NDArray[np.float32], ...]
+    x_TD: Tensor
+    shape: tuple[int, int]
+    division: Division
+    rows_ND: NDArray[np.float32]
     exchange: Exchange[Sent]
     sent: list[Sent]
-    used: list[tuple[Sent, Reply, list[int]]]
+    used: list[tuple[Sent, Reply, Sizes]]
     places_TW: NDArray[np.int64]
-    top_k: int
     started_ns: int
     packed_ns: int
     deadline_s: float
+
+    def call(self, parts: Sequence[int], left_us: int) -> ExpertCall:
+        """The call for these parts, with rows of its own: the lane's are those of the first calls."""
+        rows = self.division.call_rows(parts)
+        x_RD = self.x_TD if rows.whole else self.x_TD[torch.from_numpy(rows.tokens_R)]
+        return self.tag.call(x_RD.contiguous(), rows, left_us)
 
 
 def left_us(deadline_s: float, now: float) -> int:
@@ -91,8 +120,7 @@ class Flights:
         for attempt in handle.exchange.newly_late(now):
             self._transport.late(attempt.call)
         for ask in handle.exchange.look(now):
-            call = merged([handle.parts[number] for number in ask.blocks])
-            self.send(handle, ask, replace(call, left_us=left_us(handle.deadline_s, now)))
+            self.send(handle, ask, handle.call(ask.blocks, left_us(handle.deadline_s, now)))
 
     def send(self, handle: Dispatched, ask: Ask, call: ExpertCall) -> None:
         """Send what a shard is asked for."""
@@ -130,17 +158,27 @@ class Flights:
         sent = attempt.call
         self._usual.note(sent.shard, sent.rows, (reply.received_ns - sent.sent_ns) / 1e9)
         fresh = exchange.answered(reply.sequence)
-        y_ND, start = reply.partial.y_ND.numpy(), 0
-        for block in attempt.blocks:
-            room_ND = handle.rooms[block]
-            end = start + len(room_ND)
-            if block in fresh:
-                room_ND[:] = y_ND[start:end]
-            start = end
+        y_ND = reply.partial.y_ND.numpy()
         if fresh:
-            handle.used.append((sent, reply, fresh))
+            self._keep(handle, attempt.blocks, fresh, y_ND)
+            handle.used.append((sent, reply, handle.division.sizes(fresh)))
         if exchange.hedged:
             self._cancel(exchange.superfluous())
+
+    @staticmethod
+    def _keep(handle: Dispatched, asked: Sequence[int], fresh: Sequence[int], y_ND: NDArray[np.float32]) -> None:
+        """Copy what is fresh of an answer; in one piece where that is all of it, and its parts follow each other."""
+        ends, rows_ND = handle.division.ends, handle.rows_ND
+        first, last = fresh[0], fresh[-1]
+        if len(fresh) == len(asked) == last - first + 1:
+            rows_ND[ends[first] : ends[last + 1]] = y_ND
+            return
+        wanted, start = set(fresh), 0
+        for part in asked:
+            end = start + ends[part + 1] - ends[part]
+            if part in wanted:
+                rows_ND[ends[part] : ends[part + 1]] = y_ND[start:end]
+            start = end
 
     def end(self, handle: Dispatched) -> None:
         """Nobody waits for the handle's calls any more."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experts.grouping import BlockGroup
+from experts.division.base import CallRows
 
 
 class GatherRoom:
@@ -17,20 +17,20 @@ class GatherRoom:
     def __init__(self) -> None:
         self._rows_ND = torch.empty(0, 0)
 
-    def rows(self, x_TD: Tensor, groups: Sequence[BlockGroup]) -> list[Tensor]:
-        """x_RD of each group, contiguous: x_TD itself where a group has all tokens, as is usual with few shards."""
+    def rows(self, x_TD: Tensor, calls: Sequence[CallRows]) -> list[Tensor]:
+        """x_RD of each call, contiguous: x_TD itself where a call has all tokens, as is usual with few shards."""
         x_TD = x_TD.contiguous()
-        parts = [len(group.tokens_R) for group in groups if len(group.tokens_R) < len(x_TD)]
+        parts = [len(call.tokens_R) for call in calls if not call.whole]
         if parts:
             self._grow(sum(parts), x_TD)
         found, start = [], 0
-        for group in groups:
-            if len(group.tokens_R) == len(x_TD):
+        for call in calls:
+            if call.whole:
                 found.append(x_TD)
                 continue
-            part_RD = self._rows_ND[start : start + len(group.tokens_R)]
-            found.append(torch.index_select(x_TD, 0, torch.from_numpy(group.tokens_R), out=part_RD))
-            start += len(group.tokens_R)
+            part_RD = self._rows_ND[start : start + len(call.tokens_R)]
+            found.append(torch.index_select(x_TD, 0, torch.from_numpy(call.tokens_R), out=part_RD))
+            start += len(call.tokens_R)
         return found
 
     def _grow(self, rows: int, like: Tensor) -> None:

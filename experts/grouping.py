@@ -44,21 +44,21 @@ def group_by_block(routing: Routing, layer: LayerPlacement) -> list[BlockGroup]:
     for block, end in enumerate(ranks_N.searchsorted(layer.end_keys_B).tolist()):
         if end > start:
             part = slice(start, end)
-            tokens_R, rows_A = _rows(tokens_N[part], total)
+            tokens_R, rows_A, _ = rows_of(tokens_N[part], total)
             groups.append(BlockGroup(block, tokens_R, rows_A, experts_N[part], weights_N[part], order_N[part]))
         start = end
     return groups
 
 
-def _rows(tokens_A: NDArray[np.int32], total: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The tokens that are sent, ascending, and for each assignment its token's place among them."""
+def rows_of(tokens_A: NDArray[np.int32], total: int) -> tuple[NDArray[np.int64], NDArray[np.int32], bool]:
+    """The tokens that are sent, ascending; for each assignment its token's place among them; whether it is all."""
     if total == 1:
-        return ONE_TOKEN, tokens_A
+        return ONE_TOKEN, tokens_A, True
     # A mask and not np.unique, which would sort.
     wanted_T = np.zeros(total, dtype=bool)
     wanted_T[tokens_A] = True
     tokens_R = wanted_T.nonzero()[0]
     # Usual with few shards: each token is sent, and its row has its own number.
-    all_tokens = len(tokens_R) == total
-    rows_A = tokens_A if all_tokens else (wanted_T.cumsum(dtype=np.int32) - np.int32(1))[tokens_A]
-    return tokens_R, rows_A
+    if len(tokens_R) == total:
+        return tokens_R, tokens_A, True
+    return tokens_R, (wanted_T.cumsum(dtype=np.int32) - np.int32(1))[tokens_A], False

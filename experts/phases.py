@@ -7,22 +7,23 @@ kept as packed numbers: a step may have thousands, and making objects of them wo
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from experts.grouping import BlockGroup
+from experts.division.base import Sizes
 from experts.phase import PHASES, Phase
 from experts.transport.base import Reply, Sent
 
-# Shard, phases, rows, assignments, bytes out, bytes back, when it was answered, others' part of the computation.
-CALL = struct.Struct(f"={7 + len(PHASES)}q")
+# Shard, phases, rows, assignments, bytes out and back, when it was answered, others' part of the computation, experts.
+CALL = struct.Struct(f"={8 + len(PHASES)}q")
 
 
 @dataclass(frozen=True, slots=True)
 class CallPhases:
     """One shard's call in one layer: nanoseconds by phase (in the order of `PHASES`), sizes, when it was answered.
 
-    `shared_ns` of its compute phase belong to other routers' calls, see `experts.transport.call.Partial`.
+    `shared_ns` of its compute phase belong to other routers' calls, see `experts.transport.call.Partial`. `experts` are
+    those whose weights the call needs.
     """
 
     shard: int
@@ -33,6 +34,7 @@ class CallPhases:
     combine_bytes: int
     received_ns: int
     shared_ns: int = 0
+    experts: int = 0
 
     def ns(self, phase: Phase) -> int:
         """Nanoseconds of one phase."""
@@ -42,12 +44,12 @@ class CallPhases:
         """The numbers as `measured` packs them."""
         # Spread, because that is how struct packs a row.
         sizes = (self.rows, self.assignments, self.dispatch_bytes, self.combine_bytes)
-        return CALL.pack(self.shard, *self.phases_ns, *sizes, self.received_ns, self.shared_ns)
+        return CALL.pack(self.shard, *self.phases_ns, *sizes, self.received_ns, self.shared_ns, self.experts)
 
     @classmethod
     def unpacked(cls, numbers: tuple[int, ...]) -> "CallPhases":
         """The reverse of `packed`."""
-        shard, *phases_ns, rows, assignments, dispatch_bytes, combine_bytes, received_ns, shared_ns = numbers
+        shard, *phases_ns, rows, assignments, dispatch_bytes, combine_bytes, received_ns, shared_ns, experts = numbers
         return cls(
             shard=shard,
             phases_ns=tuple(phases_ns),
@@ -57,11 +59,12 @@ class CallPhases:
             combine_bytes=combine_bytes,
             received_ns=received_ns,
             shared_ns=shared_ns,
+            experts=experts,
         )
 
 
-def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, groups: Sequence[BlockGroup]) -> bytes:
-    """Split a call for `groups` at its stamps. Packing lasts until this shard's own sending begins."""
+def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, sizes: Sizes) -> bytes:
+    """Split a call, of which so much was used, at its stamps. Packing lasts until this shard's own sending begins."""
     stamps, received_ns = answer.partial.stamps, answer.received_ns
     return CALL.pack(
         sent.shard,
@@ -71,12 +74,13 @@ def measured(started_ns: int, sent: Sent, answer: Reply, reduce_ns: int, groups:
         stamps.sent - stamps.started,
         received_ns - stamps.sent,
         reduce_ns,
-        sum([len(group.tokens_R) for group in groups]),
-        sum([len(group.rows_A) for group in groups]),
+        sizes.rows,
+        sizes.assignments,
         sent.wire_bytes,
         answer.wire_bytes,
         received_ns,
         answer.partial.shared_ns,
+        sizes.experts,
     )
 
 

@@ -5,6 +5,7 @@ move first, and ended when no map gives it anything and no router asks by one th
 """
 
 import math
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -53,6 +54,34 @@ class Limits:
                 f"), and has memory for {self.each}: keep at least {self.least} shards"
             )
         return ""
+
+
+class BusyMeter:
+    """How busy each shard was, from the seconds that it has computed by its own count, as they are looked at.
+
+    Args:
+        window_s: how far back it looks.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._seen: dict[str, deque[tuple[float, float]]] = {}
+
+    def busy(self, now: float, computed: Mapping[int, tuple[str, float]]) -> dict[int, float]:
+        """Take in what each shard's process, by its name, has computed; return the busy part of those seen twice."""
+        self._seen = {name: self._seen.get(name, deque()) for name, _ in computed.values()}
+        return {
+            shard: share
+            for shard, (name, seconds) in computed.items()
+            if (share := self._share(self._seen[name], now, seconds)) is not None
+        }
+
+    def _share(self, seen: deque[tuple[float, float]], now: float, seconds: float) -> float | None:
+        seen.append((now, seconds))
+        while len(seen) > 2 and seen[1][0] <= now - self._window_s:
+            seen.popleft()
+        since, before = seen[0]
+        return min(1.0, max(0.0, seconds - before) / (now - since)) if now > since else None
 
 
 @dataclass(slots=True)

@@ -212,9 +212,7 @@ class MapFollower:
     def _beginning(self) -> Placement:
         if self._start is not None:
             return self._start
-        return even_placement(
-            self._layout.experts, self._layout.shards, self._layout.copies, room=self._layout.room
-        )
+        return even_placement(self._layout.experts, self._layout.shards, self._layout.copies, room=self._layout.room)
 
     def _run(self, take: Callable[[Seen], None]) -> None:
         told: Seen | None = None

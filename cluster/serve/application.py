@@ -15,6 +15,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.config_resolver import resolve_for_nodes
 from cluster.planner.model import open_model
+from cluster.planner.shard_budget import shard_budget
 from cluster.planner.start_placement import with_placement
 from cluster.processes.nodes import bytes_for_each
 from cluster.processes.process import environment
@@ -105,7 +106,11 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     # Anywhere: it needs neither the model nor the data plane.
     balancer_actor = {"num_cpus": 0, "runtime_env": runtime_env} | _one_of("")
     balancer = deploy(BalancerReplica, cluster, name="Balancer", ray_actor_options=balancer_actor).bind(
-        data, list(layers), model.plan.spec.gate.experts, model.shard_bytes(1) // max(1, len(layers))
+        data,
+        list(layers),
+        model.plan.spec.gate.experts,
+        model.shard_bytes(1) // max(1, len(layers)),
+        shard_budget(config, model) // model.shard_bytes(1),
     )
     # What it does not use makes Serve start the others with it.
     needed = (routers.bind(data, **credentials), *shards)

@@ -29,12 +29,12 @@ NICENESS = 10
 class BalancerReplica:
     """Looks at what was routed, moves experts where that pays, and answers what operators ask of it."""
 
-    def __init__(self, data: dict[str, Any], layers: list[int], experts: int, expert_bytes: int) -> None:
+    def __init__(self, data: dict[str, Any], layers: list[int], experts: int, expert_bytes: int, each: int) -> None:
         config = config_from(data)
         set_logging(config, "balancer")
         os.nice(NICENESS)  # before its thread is started, which inherits it
         layout = layout_of(config, experts)
-        bounds = Bounds(config.experts.shards, config.experts.room(experts), config.experts.copies)
+        bounds = Bounds(config.experts.shards, config.experts.room(experts), config.experts.copies, each)
         facts = ModelFacts(tuple(layers), experts, expert_bytes)
         desk = BalanceDesk(find_registry(config.cluster.application), layout)
         self._loop = BalanceLoop(desk, config.balance, facts, bounds)

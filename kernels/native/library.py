@@ -12,6 +12,7 @@ from kernels.native.structs import (
     VERSION,
     AttentionCall,
     ChooseCall,
+    DivideCall,
     ExpertsCall,
     GatedCall,
     HeadsCall,
@@ -54,6 +55,7 @@ class Library:
         self._declare(handle.em_turn, TurnCall, ctypes.c_int32)
         self._declare(handle.em_sigmoid, SigmoidCall, ctypes.c_int32)
         self._declare(handle.em_choose, ChooseCall, ctypes.c_int32)
+        self._declare(handle.em_divide, DivideCall, ctypes.c_int32)
         self._handle = handle
         self.pack = handle.em_pack
         self.take = handle.em_take
@@ -66,6 +68,7 @@ class Library:
         self.turn = handle.em_turn
         self.sigmoid = handle.em_sigmoid
         self.choose = handle.em_choose
+        self.divide = handle.em_divide
 
     @staticmethod
     def _declare(function: Any, call: type[ctypes.Structure], result: Any) -> None:

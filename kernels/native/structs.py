@@ -267,3 +267,24 @@ class ChooseCall(ctypes.Structure):
         ("experts", c_int32),
         ("shards", c_int32),
     ]
+
+
+class DivideCall(ctypes.Structure):
+    """`DivideCall` of `choice.h`."""
+
+    _fields_ = [
+        ("choice", ctypes.POINTER(ChooseCall)),
+        ("blocks", c_void_p),
+        ("weights", c_void_p),
+        ("places", c_void_p),
+        ("order", c_void_p),
+        ("tokens", c_void_p),
+        ("rows", c_void_p),
+        ("experts", c_void_p),
+        ("sorted", c_void_p),
+        ("parts", c_void_p),
+        ("runs", c_void_p),
+        ("part_count", c_int32),
+        ("run_count", c_int32),
+        ("width", c_int32),
+    ]

@@ -7,15 +7,21 @@ from collections import deque
 from dataclasses import dataclass
 
 from experts.balance import Counts, Floats
+from router_service.metrics.shard_load import ShardLoad
 
 WINDOW_SECONDS = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
 class WindowSums:
-    """Sums since the start, or over a window as the difference of two of them; times in seconds."""
+    """Sums since the start, or over a window as the difference of two of them; times in seconds.
+
+    `load` is since the placement in use is, if that is shorter. `layer_calls`, `slowest_us` and `mean_us` are those of
+    `experts.demand.RoutedLoad`.
+    """
 
     expert_tokens_LE: Counts
+    load: ShardLoad
     rows_S: Counts
     assignments_S: Counts
     calls_S: Counts
@@ -23,11 +29,15 @@ class WindowSums:
     decode_tokens: int = 0
     step_seconds: float = 0.0
     communication_seconds: float = 0.0
+    layer_calls: int = 0
+    slowest_us: float = 0.0
+    mean_us: float = 0.0
 
     def copy(self) -> "WindowSums":
         """A snapshot."""
         return WindowSums(
             expert_tokens_LE=self.expert_tokens_LE.copy(),
+            load=self.load.copy(),
             rows_S=self.rows_S.copy(),
             assignments_S=self.assignments_S.copy(),
             calls_S=self.calls_S.copy(),
@@ -35,12 +45,16 @@ class WindowSums:
             decode_tokens=self.decode_tokens,
             step_seconds=self.step_seconds,
             communication_seconds=self.communication_seconds,
+            layer_calls=self.layer_calls,
+            slowest_us=self.slowest_us,
+            mean_us=self.mean_us,
         )
 
     def minus(self, old: "WindowSums") -> "WindowSums":
         """The difference to an earlier snapshot, `old`."""
         return WindowSums(
             expert_tokens_LE=self.expert_tokens_LE - old.expert_tokens_LE,
+            load=self.load.minus(old.load),
             rows_S=self.rows_S - old.rows_S,
             assignments_S=self.assignments_S - old.assignments_S,
             calls_S=self.calls_S - old.calls_S,
@@ -48,6 +62,9 @@ class WindowSums:
             decode_tokens=self.decode_tokens - old.decode_tokens,
             step_seconds=self.step_seconds - old.step_seconds,
             communication_seconds=self.communication_seconds - old.communication_seconds,
+            layer_calls=self.layer_calls - old.layer_calls,
+            slowest_us=self.slowest_us - old.slowest_us,
+            mean_us=self.mean_us - old.mean_us,
         )
 
     @property

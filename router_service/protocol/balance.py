@@ -30,8 +30,8 @@ class BalanceReport(msgspec.Struct, frozen=True):
     """The balancer's state. `runs` counts its looks by result: moved, kept, failed.
 
     `replicas_S` are the copies that each shard holds, (layer, expert) pairs; `copies_moved` those made since the start.
-    `plans` are the latest, oldest first. `shards` are wanted, of at most `most_shards`. `interval` is how often it is to
-    look, `prepare_seconds` how long shards may take to load, both in seconds: what is later is late.
+    `plans` are the latest, oldest first. `shards` are wanted, of at most `most_shards`. `interval` is how often it is
+    to look, `prepare_seconds` how long shards may take to load, both in seconds: what is later is late.
     """
 
     epoch: int = 0

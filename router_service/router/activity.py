@@ -134,7 +134,7 @@ class ActivityMonitor:
             special=_special(placement, self._layers),
             epoch=placement.epoch,
             expert_tokens=recent.expert_tokens_LE[self._layers].astype("<u4").tobytes(),
-            shards=_shards(recent),
+            shards=_shards(recent, self._statistics.known_shards),
             stages=list(STAGES),
             stage_seconds=[after - before for before, after in zip(old[1], new[1], strict=True)],
             step_count=steps,
@@ -152,7 +152,7 @@ def _special(placement: Placement, layers: Sequence[int]) -> dict[int, list[list
     return {layer: _holders(placed) for layer, placed in own.items() if placed != placement.everywhere}
 
 
-def _shards(recent: WindowSums) -> list[ShardActivity]:
+def _shards(recent: WindowSums, known: Sequence[int]) -> list[ShardActivity]:
     return [
         ShardActivity(
             shard=shard,
@@ -160,6 +160,5 @@ def _shards(recent: WindowSums) -> list[ShardActivity]:
             calls=int(recent.calls_S[shard]),
             phase_seconds=dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
         )
-        for shard in range(len(recent.rows_S))
-        if recent.calls_S[shard]  # there is room for more shards than there are
+        for shard in known
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from experts.config import ExpertsConfig
+from experts.costs import ShardCosts
 from experts.host.log import LoggingConfig, fields
 from experts.host.watched_thread import ThreadWatch
 from experts.links.state import LinkState
@@ -82,7 +83,7 @@ class Router:
         self.self_test = SelfTest(engine, self._inbox)
         self.summaries = StepSummaries(engine.requests)
         self.requests = RouterRequests(engine, self._inbox, self.summaries)
-        self.statistics = Statistics(self._placement, engine.backbone.spec.layers)
+        self.statistics = Statistics(self._placement, engine.backbone.spec.layers, self._learn)
         self.loads = self._sample_loads(identity)
         self.fronts = self._accept_fronts(identity, experts)
         self.activity = self._watch_activity(identity)
@@ -193,6 +194,8 @@ class Router:
             epoch=lambda: self._placement().epoch,
             layers=tuple(sorted(self.engine.backbone.sparse_layers)),
             clock=time.monotonic,
+            modelled=self.statistics.modelled,
+            costs=lambda: self.engine.pool.costs,
             suspect=self._suspects,
         )
 
@@ -213,6 +216,11 @@ class Router:
             adopted(placement.epoch)
             self._report_due.set()
         return []
+
+    def _learn(self, costs: ShardCosts) -> None:
+        """Choose by what shards were found to cost from now on."""
+        pool = self.engine.pool
+        pool.costs = costs.resized(len(pool.costs.call_us_S))
 
     def _placement(self) -> Placement:
         """The current one."""

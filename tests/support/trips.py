@@ -16,9 +16,13 @@ def trips_of(routings: Iterable[tuple[int, Routing]], placement: Placement) -> l
 
 
 def _trip(layer: int, routing: Routing, placement: Placement) -> LayerTrip:
-    placed, pairs = placement.layer(layer), Counter[int]()
+    placed, pairs, experts = placement.layer(layer), Counter[int](), Counter[int]()
     for group in group_by_block(routing, placed):
-        pairs[placed.blocks[group.block][0]] += len(group.rows_A)
+        home = placed.blocks[group.block][0]
+        pairs[home] += len(group.rows_A)
+        experts[home] += len(set(group.experts_A.tolist()))
     nothing = (0,) * len(PHASES)
-    calls = [CallPhases(shard, nothing, count, count, 0, 0, 0) for shard, count in pairs.items()]
+    calls = [
+        CallPhases(shard, nothing, count, count, 0, 0, 0, experts=experts[shard]) for shard, count in pairs.items()
+    ]
     return LayerTrip.of(layer, calls, pack_ns=0, exposed_ns=0, reduce_ns=0, waiting_ns=0)

@@ -11,6 +11,7 @@ from cluster.balance.judging.promise import Planner, Promise, Span, passing, pro
 from cluster.balance.judging.thrash import Restraint, least_gain_for
 from cluster.balance.moves import Moves
 from cluster.balance.planning import plan_placement
+from cluster.balance.resizing import resized
 from cluster.balance.supply import Supply
 from experts.demand import Demand
 from experts.placement import Placement
@@ -150,7 +151,8 @@ class Balancer:
         if demand is None:
             even_LE = np.ones((len(scene.layers), scene.current.experts), np.int64)
             demand = Demand(scene.layers, even_LE, seconds)
-        promise = promise_of(demand, scene.supply, scene.current, self._plan)
+        # As few experts as possible: what else would pay is found once the shards are what is wanted.
+        promise = promise_of(demand, scene.supply, scene.current, resized)
         if promise is None:
             return None
         if targets := _unfit_targets(promise.work, scene.unfit):

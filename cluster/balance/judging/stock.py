@@ -46,6 +46,14 @@ class ShardEntry(Protocol):
     def started_ns(self) -> int:
         """Wall clock."""
 
+    @property
+    def replica(self) -> str:
+        """Which process of the shard."""
+
+    @property
+    def computed_s(self) -> float:
+        """Seconds that it has computed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stock:
@@ -96,6 +104,15 @@ class Stock:
         there = range(min(self.wanted, current.shards, current.experts))
         come = [shard for shard in there if shard not in current.holding and not self._away(shard)]
         return f"shards {', '.join(map(str, come))} have come" if come else ""
+
+    @property
+    def computed(self) -> dict[int, tuple[str, float]]:
+        """Of each shard that serves and is wanted, its process and the seconds that it has computed."""
+        return {
+            shard: (one.replica, one.computed_s)
+            for shard, one in self.entries.items()
+            if shard < self.wanted and one.state == "ready"
+        }
 
     def _away(self, shard: int) -> str:
         entry = self.entries.get(shard)

@@ -130,11 +130,9 @@ class BalanceActions:
     def _scale(self, shards: int) -> tuple[int, int] | BalanceRefusal:
         loop = self._loop
         loop.refresh()
-        bounds, before = loop.outlook.bounds, loop.outlook.wanted
-        least = max(1, bounds.copies)
-        if not least <= shards <= bounds.most_shards:
-            most = f"{least} to {bounds.most_shards}"
-            return BalanceRefusal("invalid", f"shards is {shards}, it must be from {most}: see experts.most_shards")
+        before = loop.outlook.wanted
+        if refusal := loop.limits.refusal(shards):
+            return BalanceRefusal("invalid", refusal)
         loop.want(shards)
         return before, shards
 

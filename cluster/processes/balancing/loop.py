@@ -18,6 +18,7 @@ from cluster.balance.judging.staging import staged
 from cluster.balance.judging.stock import ModelFacts, held_by_shards
 from cluster.balance.moves import moves
 from cluster.balance.prediction import predicted_gain
+from cluster.balance.scaling import Autoscaler, BusyMeter, Limits
 from cluster.processes.balancing.outlook import Bounds, Desk, NoMapYetError, Outlook
 from cluster.processes.maps.migration import MigrationRefusedError
 from cluster.processes.ray_calls import RayTimeoutError
@@ -55,6 +56,9 @@ class BalanceLoop:
         self.lock = threading.RLock()
         self.outlook = Outlook(desk, config, facts, bounds)
         self.balancer = Balancer(config)
+        self.limits = Limits(facts.experts, bounds.copies, bounds.each or facts.experts, bounds.most_shards)
+        self._meter = BusyMeter(config.window_seconds)
+        self._autoscaler = Autoscaler(config, self.limits)
         self.course: Course | None = None
         self.pinned = config.pinned
         self._report = BalanceReport(runs=dict.fromkeys(RESULTS, 0))
@@ -176,6 +180,7 @@ class BalanceLoop:
 
     def _tick(self, now: float) -> None:
         self.refresh()
+        self._autoscale(now)
         assert self.course is not None
         due = now >= self._due
         if self._target is not None and not self.course.moving and self._continued(self._target, now):
@@ -186,6 +191,17 @@ class BalanceLoop:
         self._change = change
         self._due = now + self._config.interval_seconds
         return self._look(now)
+
+    def _autoscale(self, now: float) -> None:
+        """Want as many shards as their own load asks for; tell a registry that was restarted how many are wanted."""
+        outlook = self.outlook
+        busy = self._meter.busy(now, outlook.stock.computed)
+        wanted = self._autoscaler.wanted(now, outlook.wanted, busy)
+        if wanted != outlook.wanted:
+            shares = {shard: round(share, 3) for shard, share in sorted(busy.items())}
+            log.info("another number of shards is wanted", extra=fields(shards=wanted, busy=shares))
+        if wanted != outlook.wanted or outlook.unsaid:
+            self.want(wanted)
 
     def _look(self, now: float) -> None:
         verdict = self.balancer.look(self.outlook.scene(now, self.pinned))

@@ -50,11 +50,15 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many shards the configuration starts with, how many there may be, and the copies of each expert."""
+    """How many shards the configuration starts with, how many there may be, and the copies of each expert.
+
+    `each` is how many experts of a layer a shard's memory holds; 0 is not known.
+    """
 
     shards: int
     most_shards: int
     copies: int
+    each: int = 0
 
 
 class NoMapYetError(RuntimeError):
@@ -71,6 +75,7 @@ class Outlook:
         self.bounds = bounds
         self.loads: deque[TimedLoad] = deque()
         self.wanted = bounds.shards
+        self.unsaid = True  # the registry does not know how many are wanted
         self._current: Placement | None = None
         self._entries: Mapping[int, ShardEntry] = {}
         self._seen = 0
@@ -94,8 +99,12 @@ class Outlook:
     def gather(self, now: float) -> None:
         """Ask the registry for all that is new. Raises as `Desk`."""
         self._entries = self._desk.shards()
-        self.wanted = self._desk.wanted() or self.wanted
+        said = self._desk.wanted()
+        self.wanted, self.unsaid = said or self.wanted, not said
         view = self._desk.view(self._current.epoch if self._current else 0)
+        if not said and self._current is None and view.current is not None and view.current.epoch > 1:
+            # Both the registry and the balancer are new: what was wanted is what there is.
+            self.wanted = max(view.current.holding) + 1
         self._current = view.current or self._current
         for noted in self._desk.loads(self._seen):
             self.loads.append(TimedLoad(now - noted.age_s, noted.load))

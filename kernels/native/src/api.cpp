@@ -99,3 +99,5 @@ EM_API int32_t em_turn(const TurnCall* call) { return static_cast<int32_t>(chose
 EM_API int32_t em_sigmoid(const SigmoidCall* call) { return static_cast<int32_t>(chosen->sigmoids(*call)); }
 
 EM_API int32_t em_choose(const ChooseCall* call) { return choose(*call); }
+
+EM_API int32_t em_divide(DivideCall* call) { return divide(*call); }

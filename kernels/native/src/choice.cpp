@@ -20,6 +20,10 @@ struct Came {
 struct Rooms {
     std::vector<int32_t> experts, pairs, free, order, at, kept, first, next, queue;
     std::vector<Came> came;
+    // Of a division.
+    std::vector<uint64_t> asked;
+    std::vector<int32_t> at_place, left, place_of, row_of;
+    std::vector<uint8_t> wanted;
 };
 
 class Search {
@@ -261,16 +265,129 @@ bool count(const ChooseCall& call) {
     return true;
 }
 
+class Division {
+   public:
+    Division(DivideCall& call, Rooms& rooms) : d_(call), c_(*call.choice), r_(rooms) {}
+
+    void run() {
+        order_places();
+        put_pairs();
+        for (int32_t first = 0, run = 0; first < d_.part_count; ++run) first = finish_run(first, run);
+    }
+
+   private:
+    int32_t shard(int32_t part) const { return d_.parts[3 * part]; }
+    int32_t end(int32_t part) const { return part < 0 ? 0 : d_.parts[3 * part + 2]; }
+
+    // Sort what each holder is asked for, and note where it begins.
+    void order_places() {
+        r_.asked.clear();
+        r_.place_of.assign(c_.starts[c_.experts], 0);
+        for (int32_t e = 0; e < c_.experts; ++e)
+            for (int32_t k = c_.starts[e]; k < c_.starts[e + 1]; ++k) {
+                r_.place_of[k] = e;
+                // Places ascend with experts, so those of one part stay in order.
+                if (c_.given[k] > 0) r_.asked.push_back(code(e, k) << 32 | static_cast<uint32_t>(k));
+            }
+        std::sort(r_.asked.begin(), r_.asked.end());
+        r_.at_place.assign(c_.starts[c_.experts], 0);
+        d_.part_count = d_.run_count = 0;
+        int32_t at = 0;
+        for (const uint64_t one : r_.asked) {
+            const int32_t k = static_cast<int32_t>(one & 0xffffffffu);
+            open_part(c_.holders[k], d_.blocks[r_.place_of[k]]);
+            r_.at_place[k] = at;
+            at += c_.given[k];
+            d_.parts[3 * (d_.part_count - 1) + 2] = at;
+        }
+    }
+
+    uint64_t code(int32_t e, int32_t k) const {
+        return static_cast<uint64_t>(c_.holders[k]) * c_.experts + d_.blocks[e];
+    }
+
+    void open_part(int32_t shard, int32_t block) {
+        const int32_t* last = d_.parts + 3 * (d_.part_count - 1);
+        if (d_.part_count > 0 && last[0] == shard && last[1] == block) return;
+        d_.parts[3 * d_.part_count] = shard;
+        d_.parts[3 * d_.part_count + 1] = block;
+        ++d_.part_count;
+    }
+
+    // An expert's pairs fill its holders one after the other.
+    void put_pairs() {
+        r_.at.assign(c_.starts, c_.starts + c_.experts);
+        r_.left.assign(c_.given, c_.given + c_.starts[c_.experts]);
+        for (int64_t i = 0; i < c_.count; ++i) {
+            const int64_t e = c_.ids[i];
+            if (e < 0) {
+                d_.places[i] = 0;
+                continue;
+            }
+            int32_t& k = r_.at[e];
+            while (r_.left[k] == 0) ++k;
+            --r_.left[k];
+            const int32_t at = r_.at_place[k]++;
+            d_.places[i] = at + 1;
+            d_.order[at] = i;
+            d_.experts[at] = static_cast<int32_t>(e);
+            d_.sorted[at] = d_.weights[i];
+        }
+    }
+
+    // The rows of the run that begins with part `first`; returns the part behind it.
+    int32_t finish_run(int32_t first, int32_t run) {
+        int32_t last = first;
+        while (last + 1 < d_.part_count && shard(last + 1) == shard(first)) ++last;
+        const int32_t begin = end(first - 1), stop = end(last), total = static_cast<int32_t>(c_.count / d_.width);
+        int32_t rows = run == 0 ? 0 : d_.runs[3 * (run - 1)], experts = 0;
+        const int32_t before = rows;
+        r_.wanted.assign(total, 0);
+        r_.row_of.resize(total);
+        for (int32_t at = begin; at < stop; ++at) {
+            r_.wanted[d_.order[at] / d_.width] = 1;
+            experts += at == begin || d_.experts[at] != d_.experts[at - 1];
+        }
+        for (int32_t token = 0; token < total; ++token)
+            if (r_.wanted[token]) r_.row_of[token] = rows - before, d_.tokens[rows++] = token;
+        for (int32_t at = begin; at < stop; ++at) d_.rows[at] = r_.row_of[d_.order[at] / d_.width];
+        d_.runs[3 * run] = rows;
+        d_.runs[3 * run + 1] = experts;
+        d_.runs[3 * run + 2] = last + 1;
+        d_.run_count = run + 1;
+        return last + 1;
+    }
+
+    DivideCall& d_;
+    const ChooseCall& c_;
+    Rooms& r_;
+};
+
+Rooms& rooms() {
+    static thread_local Rooms kept;
+    return kept;
+}
+
 }  // namespace
 
 int32_t choose(const ChooseCall& call) {
-    static thread_local Rooms rooms;
     if (call.ids != nullptr && !count(call)) return -2;
     try {
-        return Search(call, rooms).run();
+        return Search(call, rooms()).run();
     } catch (const std::bad_alloc&) {
         return -1;
     }
+}
+
+int32_t divide(DivideCall& call) {
+    const int32_t split = choose(*call.choice);
+    if (split < 0) return split;
+    try {
+        Division(call, rooms()).run();
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+    return split;
 }
 
 }  // namespace expertmesh

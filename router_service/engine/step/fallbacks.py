@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.placement import LayerPlacement
 from experts.routing import LOST, Routing
 from router_service.engine.request import Request
 from router_service.engine.step.living import choose_living, without
@@ -78,12 +77,6 @@ def replaced(routing: Routing, rows_R: Rows, by: Routing) -> Routing:
     ids_TK, weights_TK = routing.expert_ids_TK.copy(), routing.weights_TK.copy()
     ids_TK[rows_R], weights_TK[rows_R] = by.expert_ids_TK, by.weights_TK
     return Routing(ids_TK, weights_TK)
-
-
-def shards_of(routing: Routing, placed: LayerPlacement, shard_of_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Who has computed each pair, [T, K]; LOST where nobody was asked."""
-    ids_TK = routing.expert_ids_TK
-    return np.where(ids_TK == LOST, LOST, shard_of_B[placed.block_of_E[ids_TK]])
 
 
 @dataclass(slots=True)

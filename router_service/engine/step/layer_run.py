@@ -17,7 +17,7 @@ from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing
 from experts.transport.base import ShardUnavailable
 from kernels.ops import Ops
-from router_service.engine.step.fallbacks import Fallbacks, GateChoice, Rows, replaced, shards_of
+from router_service.engine.step.fallbacks import Fallbacks, GateChoice, Rows, replaced
 from router_service.engine.step.gating import best_scores, route
 from router_service.engine.step.living import without
 from router_service.engine.step.stage import Stage
@@ -113,7 +113,7 @@ class LayerRun:
         yield
         combined = self._combine(dispatched, h_TD.device)
         if self.traced:
-            self.shards.append(shards_of(routing, self.pool.placement.layer(layer), combined.shard_of_B))
+            self.shards.append(combined.shards_TK())
         y_TD = combined.y_TD
         if combined.lost_TK is not None:
             y_TD = yield from self._make_do(layer, h_TD, choice, y_TD, combined.lost_TK)
@@ -196,8 +196,7 @@ class LayerRun:
             combined = self._combine(dispatched, h_TD.device)
             y_TD[rows_R] = combined.y_TD
             if self.traced:
-                placed = self.pool.placement.layer(layer)
-                self.shards[-1][rows_R] = shards_of(routing_R, placed, combined.shard_of_B)
+                self.shards[-1][rows_R] = combined.shards_TK()
             if combined.lost_TK is None:
                 return
             still_R = combined.lost_tokens

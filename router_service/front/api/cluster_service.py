@@ -136,6 +136,8 @@ def _mean_phases(views: list[ShardReport]) -> pb.PhaseSeconds:
 
 
 def _set_imbalance(shards: list[pb.Shard]) -> None:
-    busy = [shard for shard in shards if shard.assignments_per_second > 0]
-    for shard in busy:
-        shard.imbalance = shard.assignments_per_second / fmean(other.assignments_per_second for other in busy)
+    """One that holds experts and is idle counts in the mean, one that holds none does not."""
+    holding = [shard for shard in shards if shard.assignments_per_second or (shard.state in STATES and shard.experts)]
+    for shard in holding:
+        if shard.assignments_per_second:
+            shard.imbalance = shard.assignments_per_second / fmean(other.assignments_per_second for other in holding)

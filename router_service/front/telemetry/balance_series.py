@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from router_service.protocol.balance import BalanceReport, PlanReport
 
-# Only these: a label's values are bounded whatever a report says. Of a run that found another result nothing is counted.
+# Only these: a label's values are bounded whatever a report says.
 RESULTS = ("moved", "kept", "failed")
 IN_PROGRESS = ("preparing", "switched")
 # Whose gains can be compared: a plan that shards only prepare for, or that has failed, gives nothing.

@@ -37,6 +37,8 @@ class Shard:
     node: str = "n"
     state: str = "ready"
     started_ns: int = 0
+    replica: str = "r"
+    computed_s: float = 0.0
 
 
 class SimulatedCluster:

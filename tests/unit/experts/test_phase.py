@@ -3,11 +3,10 @@
 import json
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 
-from experts.grouping import BlockGroup
+from experts.division.base import Sizes
 from experts.phase import PHASES, Phase
 from experts.phases import CallPhases, LayerTrip, measured
 from experts.transport.base import Reply, Sent
@@ -38,10 +37,8 @@ def test_names_travel_as_plain_text(names: tuple[str, ...]) -> None:
 
 def test_a_calls_phases_add_up_whatever_it_was_computed_with() -> None:
     """Compute is the whole computation's; the part that belongs to other routers' calls is told beside it."""
-    one = np.zeros(1, np.int32)
-    group = BlockGroup(0, np.zeros(1, np.int64), one, one, np.ones(1, np.float32), np.zeros(1, np.int64))
     reply = Reply(2, 1, Partial(torch.zeros(1, 3), Stamps(130, 145, 245), shared_ns=75), 260, 99)
-    packed = measured(100, Sent(2, 1, 1, 110, 77), reply, 5, [group])
+    packed = measured(100, Sent(2, 1, 1, 110, 77), reply, 5, Sizes(1, 1, 1))
     trip = LayerTrip(layer=0, packed=packed, pack_ns=10, exposed_ns=0, reduce_ns=5, waiting_ns=0)
     (call,) = trip.calls
     assert call.phases_ns == (10, 20, 15, 100, 15, 5)

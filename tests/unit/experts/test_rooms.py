@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from experts.answers import AnswerRoom
+from experts.division.pairs import divide
 from experts.gathering import GatherRoom
-from experts.grouping import group_by_block
 from experts.placement import even_placement
 from experts.routing import Routing
 
@@ -18,7 +18,8 @@ def routing_of(*ids: list[int]) -> Routing:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_gathered_into_one_buffer_that_stays(dtype: torch.dtype) -> None:
     room, x_TD = GatherRoom(), torch.randn(3, 4).to(dtype)
-    groups = group_by_block(routing_of([0, 5], [1, 9], [5, 2]), even_placement(12, 3).everywhere)
+    division = divide(routing_of([0, 5], [1, 9], [5, 2]), even_placement(12, 3).everywhere, None)
+    groups = [division.call_rows(parts) for _, parts in division.runs]
     first = room.rows(x_TD, groups)
     assert [len(rows) for rows in first] == [3, 2, 1]
     assert first[0].data_ptr() == x_TD.data_ptr()  # all tokens: nothing to gather
@@ -32,12 +33,12 @@ def test_rows_are_gathered_into_one_buffer_that_stays(dtype: torch.dtype) -> Non
 
 def test_answers_are_received_in_one_buffer_that_stays() -> None:
     room = AnswerRoom()
-    first = room.parts([2, 3], 4)
-    first[0][:], first[1][:] = 1.0, 2.0
+    first = room.rows(5, 4)
+    first[:2], first[2:] = 1.0, 2.0
     assert torch.equal(room.sum(np.array([[1, 3], [2, 0]])), torch.tensor([[3.0] * 4, [1.0] * 4]))
-    again = room.parts([1, 2], 4)
-    assert again[0].ctypes.data == first[0].ctypes.data
-    again[0][:], again[1][:] = -1.0, 5.0
+    again = room.rows(3, 4)
+    assert again.ctypes.data == first.ctypes.data
+    again[:1], again[1:] = -1.0, 5.0
     assert torch.equal(room.sum(np.array([[1, 2]])), torch.full((1, 4), 4.0))
     assert room.sum(np.zeros((2, 0), np.int64)).tolist() == [[0.0] * 4] * 2
 
@@ -45,6 +46,6 @@ def test_answers_are_received_in_one_buffer_that_stays() -> None:
 def test_answers_add_up_in_the_order_of_their_places() -> None:
     """Only in this order do the first two cancel before the small one is added."""
     room = AnswerRoom()
-    (rows,) = room.parts([3], 1)
+    rows = room.rows(3, 1)
     rows[:, 0] = [1e8, -1e8, 1.0]
     assert room.sum(np.array([[1, 2, 3], [1, 3, 2], [3, 1, 2]])).flatten().tolist() == [1.0, 0.0, 0.0]

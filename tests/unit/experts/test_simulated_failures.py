@@ -15,9 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from experts.costs import ShardCosts, equal_costs
 from experts.links.asks import WINDOW
 from experts.links.state import LinkState
-from experts.placement import Placement, even_placement
+from experts.placement import LayerPlacement, Placement, even_placement
 from experts.pool import Combined, ExpertPool
 from experts.routing import Routing
 from experts.shard.local import LocalTransport
@@ -30,23 +31,28 @@ MOMENT = st.sampled_from([0.0, 0.0001, 0.0003, 0.001, 0.0013, 0.01, 0.06, 0.2])
 FAULTS = ("kill", "restart", "pause", "resume", "hang", "deaf", "mute", "hear", "slow", "fast", "busy", "garble")
 
 
-def placed(copies: int, epoch: int) -> Placement:
-    whole = even_placement(EXPERTS, SHARDS, copies)
-    return Placement(SHARDS, whole.everywhere, epoch=epoch)
+def placed(copies: int, epoch: int, hot: bool) -> Placement:
+    """An even placement; where some experts are hot, each third one has a copy more."""
+    holders = list(even_placement(EXPERTS, SHARDS, copies).everywhere.holders)
+    if hot:
+        holders[::3] = [(*shards, (shards[-1] + 1) % SHARDS) for shards in holders[::3]]
+    return Placement(SHARDS, LayerPlacement(tuple(holders)), epoch=epoch)
 
 
 class Failures(RuleBasedStateMachine):
     """A router that steps on while its shards and wires fail."""
 
-    @initialize(copies=st.integers(1, 3))
-    def begin(self, copies: int) -> None:
-        self.placement = placed(copies, 1)
+    @initialize(copies=st.integers(1, 3), exact=st.booleans(), hot=st.booleans())
+    def begin(self, copies: int, exact: bool, hot: bool) -> None:
+        self.hot = hot
+        self.placement = placed(copies, 1, hot)
         held = [frozenset(self.placement.held_by(shard)) for shard in range(SHARDS)]
         self.network = SimulatedNetwork(held)
-        self.pool = ExpertPool(self.network, self.placement, HUNG_S, clock=lambda: self.network.now)
-        # Sums of blocks in the order of blocks: the same placement, so that the same sums are formed.
+        self.pool = ExpertPool(self.network, self.placement, HUNG_S, exact, clock=lambda: self.network.now)
+        # Sums of blocks in the order of blocks: the same placement, so that the same sums are formed. Whom it chooses
+        # is another matter: its costs stay equal.
         local = LocalTransport(dict.fromkeys(range(SHARDS), PureShard()))  # type: ignore[arg-type]
-        self.local = ExpertPool(local, self.placement, HUNG_S)
+        self.local = ExpertPool(local, self.placement, HUNG_S, exact)
         self.network.run(2 * BEAT_S)
         self.seed = 0
 
@@ -101,7 +107,13 @@ class Failures(RuleBasedStateMachine):
     @rule()
     def renew(self) -> None:
         """The placement gets a new epoch."""
-        self.placement = self.pool.placement = placed(self.placement.copies, self.placement.epoch + 1)
+        self.placement = self.pool.placement = placed(self.placement.copies, self.placement.epoch + 1, self.hot)
+
+    @rule(times=st.lists(st.floats(0.1, 10.0), min_size=SHARDS, max_size=SHARDS))
+    def learn(self, times: list[float]) -> None:
+        """Shards turn out to be of different speeds."""
+        even = equal_costs(SHARDS)
+        self.pool.costs = ShardCosts(even.call_us_S * times, even.expert_us_S * times, even.pair_us_S * times)
 
     @rule(tokens=st.integers(1, 5), lanes=st.integers(1, 2))
     def layer(self, tokens: int, lanes: int) -> None:

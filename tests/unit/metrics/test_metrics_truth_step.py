@@ -38,7 +38,7 @@ CAUSES: dict[Stage, tuple[Any, str]] = {
     Stage.SCHEDULE: (Scheduler, "schedule"),
     Stage.ATTENTION: (Backbone, "attention"),
     Stage.GATE: (router_service.engine.step.layer_run, "route"),
-    Stage.PACK: (experts.pool, "group_by_block"),
+    Stage.PACK: (experts.pool, "BlockDivision"),
     Stage.WAIT: (experts.shard.shard.ExpertShard, "compute"),
     Stage.REDUCE: (AnswerRoom, "sum"),
     Stage.SHARED_EXPERT: (Backbone, "shared"),

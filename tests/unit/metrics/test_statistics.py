@@ -9,9 +9,10 @@ import pytest
 import torch
 from prometheus_client.metrics_core import Metric
 
+from experts.costs import ShardCosts
 from experts.phase import PHASES, Phase
 from experts.phases import CallPhases, LayerTrip
-from experts.placement import placement_of
+from experts.placement import even_placement, placement_of
 from experts.routing import LOST, Routing
 from experts.transport.call import Form
 from experts.transport.frame import HEADER
@@ -76,6 +77,41 @@ def test_a_known_skew_has_its_known_values() -> None:
     entropy = -sum(share * math.log(share) for share in (1 / 2, 1 / 12, 1 / 4, 1 / 6)) / math.log(6)
     assert value(metrics, "router_entropy_ratio") == pytest.approx((entropy + 1) / 2)
     assert stats.imbalance(stats.cumulative) == pytest.approx({"shard_imbalance": 1.25, "expert_imbalance": 2.0})
+
+
+def test_room_for_more_shards_says_nothing_of_balance() -> None:
+    placement = even_placement(4, 2, room=8)
+    stats, routings = Statistics(lambda: placement, 1), [(0, routed([30, 30, 10, 10]))]
+    stats.observe(record(routings, trips_of(routings, placement)))
+    metrics = exposed(stats)
+    assert value(metrics, "shard_load_imbalance_sum") == pytest.approx(60 / 40)
+    assert value(metrics, "balancedness") == pytest.approx(40 / 60)
+    assert stats.imbalance(stats.cumulative)["shard_imbalance"] == pytest.approx(1.5)
+
+
+def test_modelled_times_are_those_of_who_was_asked() -> None:
+    """Each expert costs 20 us, each pair 2 us and a call 30 us, as long as nothing else is known."""
+    placement = placement_of(((0, 1), (2, 3), ()))
+    stats, routings = Statistics(lambda: placement, 2), [(0, routed([30, 10, 5, 0])), (1, routed([0, 0, 1, 1]))]
+    stats.observe(record(routings, trips_of(routings, placement)))
+    stats.flush()
+    sums = stats.cumulative
+    assert stats.modelled() == (2, sums.slowest_us, sums.mean_us)
+    assert sums.slowest_us == pytest.approx((30 + 40 + 80) + (30 + 40 + 4))
+    assert sums.mean_us == pytest.approx(((30 + 40 + 80) + (30 + 20 + 10)) / 2 + (30 + 40 + 4))
+    assert sums.minus(sums.copy()).slowest_us == 0
+
+
+def test_what_calls_cost_is_learnt_and_told() -> None:
+    told: list[ShardCosts] = []
+    stats = Statistics(lambda: placement_of(((0,), (1,))), 1, told.append)
+    phases = [tuple(10**6 * (1 + shard) if phase is Phase.COMPUTE else 0 for phase in PHASES) for shard in (0, 1)]
+    calls = [CallPhases(shard, phases[shard], 4, 4, 0, 0, 10**9, experts=1) for shard in (0, 1)] * 64
+    for _ in range(4):
+        trip = LayerTrip.of(0, calls, pack_ns=0, exposed_ns=0, reduce_ns=0, waiting_ns=0)
+        stats.observe(record([], [trip]))
+        stats.flush()
+    assert told[-1].of(np.ones(2, np.int64), np.full(2, 4)).tolist() == pytest.approx([1000, 2000], rel=0.05)
 
 
 def test_large_series_are_opt_in_and_bounded() -> None:
@@ -242,7 +278,8 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
     ids = random.random((21, 6)).argsort(axis=1)[:, :2]
     handle = pool.dispatch(0, torch.randn(21, 48), Routing(ids, random.random((21, 2), np.float32)))
     trip = pool.combine(handle, torch.device("cpu")).trip
-    for call, group in zip(trip.calls, handle.groups, strict=True):
+    groups = [handle.division.call_rows(parts) for _, parts in handle.division.runs]
+    for call, group in zip(trip.calls, groups, strict=True):
         assert sum(call.phases_ns) == call.received_ns - handle.started_ns + trip.reduce_ns
         assert all(duration >= 0 for duration in call.phases_ns)
         assert (call.rows, call.assignments) == (len(group.tokens_R), len(group.rows_A))
@@ -254,15 +291,15 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
 
 def test_what_shards_count_is_what_the_router_sent(slow: Mesh) -> None:
     stats: Statistics = slow.stats  # type: ignore[attr-defined]
-    assert (
-        stats.cumulative.assignments_S.tolist()
-        == stats.by_shard(stats.cumulative.expert_tokens_LE).sum(axis=0).tolist()
-    )
+    assert stats.cumulative.assignments_S.tolist() == stats.cumulative.load.counts_LS.sum(axis=0).tolist()
+    assert (stats.cumulative.load.counts_LS.sum(axis=1) == stats.cumulative.expert_tokens_LE.sum(axis=1)).all()
     assert (stats.cumulative.rows_S <= stats.cumulative.assignments_S).all()
     connector = slow.connector
     assert connector is not None
     told = lambda: [connection.status.get("assignments", 0) for connection in connector.connections]  # noqa: E731
-    until(lambda: (np.array(told()) >= stats.cumulative.assignments_S).all(), "the shards have told")
+    sent = stats.cumulative.assignments_S[: len(connector.connections)]
+    assert sent.sum() == stats.cumulative.assignments_S.sum()
+    until(lambda: (np.array(told()) >= sent).all(), "the shards have told")
 
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -356,7 +393,8 @@ def shape(metrics: dict[str, Metric], names: list[str]) -> dict[str, tuple[str, 
 
 def test_metric_families_are_those_of_the_contract() -> None:
     stats = Statistics(lambda: placement_of(((0, 1), (2, 3))), 1)
-    stats.observe(record([(0, routed([100] * 4))]))
+    routings = [(0, routed([100] * 4))]
+    stats.observe(record(routings, trips_of(routings, placement_of(((0, 1), (2, 3))))))
     stats.flush()
     own = router_series(stats, stats.cumulative, GAUGES, {"model": "m", "router": "r0"}, MetricsConfig())
     assert shape(page(own), list(CONTRACT)) == CONTRACT
