@@ -1,4 +1,4 @@
-"""The balancer on a real cluster: hot experts move while streams flow, no token differs, and nobody needs it to live."""
+"""The balancer on a real cluster: hot experts move while streams flow, no token differs, and it may die."""
 
 import asyncio
 import os

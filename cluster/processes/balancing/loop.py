@@ -1,6 +1,8 @@
 """The balancer's loop: looks, moves experts where that pays, follows a move to its end, and reports all of it."""
 
+import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +13,11 @@ from msgspec.structs import replace
 from cluster.balance.config import BalanceConfig
 from cluster.balance.judging.course import Course, Move
 from cluster.balance.judging.decision import Balancer, Verdict
-from cluster.balance.judging.loads import within
+from cluster.balance.judging.loads import merged, within
+from cluster.balance.judging.staging import staged
 from cluster.balance.judging.stock import ModelFacts, held_by_shards
+from cluster.balance.moves import moves
+from cluster.balance.prediction import predicted_gain
 from cluster.balance.scaling import Autoscaler, BusyMeter, Limits
 from cluster.processes.balancing.outlook import Bounds, Desk, NoMapYetError, Outlook
 from cluster.processes.maps.migration import MigrationRefusedError
@@ -60,6 +65,8 @@ class BalanceLoop:
         self._due = 0.0
         # Of the shards, that was planned for: it is not waited for until the next look.
         self._change = ""
+        # The whole of a plan that is moved to in steps.
+        self._target: Verdict | None = None
 
     def tick(self) -> None:
         """Look if that is due; else follow what is on. What fails is logged, counted and tried again."""
@@ -84,7 +91,37 @@ class BalanceLoop:
         return now
 
     def move(self, verdict: Verdict, now: float) -> PlanReport:
-        """Propose what a verdict has found. Raises MigrationRefusedError, or as `Desk`."""
+        """Propose what a verdict has found, or as much of it as shards have memory for: the rest follows by itself.
+
+        Raises MigrationRefusedError, or as `Desk`.
+        """
+        assert verdict.placement is not None
+        step = self._step(verdict, now)
+        assert step.placement is not None
+        plan = self._propose(step, now)
+        self._target = None if step.placement is verdict.placement else verdict
+        return plan
+
+    def _step(self, verdict: Verdict, now: float) -> Verdict:
+        """As much of a verdict's placement as fits now, and what that promises."""
+        outlook, current, planned = self.outlook, self.outlook.current, verdict.placement
+        assert planned is not None
+        layers, supply, held_S = outlook.facts.layers, outlook.supply(), held_by_shards(current, outlook.facts.layers)
+        room_S = supply.slots_S + math.floor(len(layers) * self._config.extra_copies)
+        step = staged(current, planned, layers, held_S, room_S, supply.slots_S)
+        if step is None:
+            raise MigrationRefusedError(
+                "no layer can change: shards lack the memory to hold what is now and what is to be: "
+                "raise balance.extra_copies"
+            )
+        if step is planned:
+            return verdict
+        demand = merged(within(outlook.loads, now - self._config.window_seconds, now))
+        gain = predicted_gain(demand, current, step, supply.costs) if demand else 0.0
+        work = moves(current, step, layers, supply.expert_bytes)
+        return Verdict(True, f"{verdict.reason}, in steps", step, gain, work)
+
+    def _propose(self, verdict: Verdict, now: float) -> PlanReport:
         assert verdict.placement is not None
         assert verdict.work is not None
         assert self.course is not None
@@ -96,6 +133,21 @@ class BalanceLoop:
         log.info("moves experts", extra=fields(epoch=epoch, reason=verdict.reason, copies=verdict.work.added))
         move = Move(epoch, current, verdict.placement, now, verdict.gain, before)
         return self.course.began(move, verdict.reason, verdict.work)
+
+    def _continued(self, target: Verdict, now: float) -> bool:
+        """Take the next step of a plan; whether there is one."""
+        self._target = None
+        assert target.placement is not None
+        work = moves(self.outlook.current, target.placement, self.outlook.facts.layers, self.outlook.facts.expert_bytes)
+        if not work.added + work.dropped:
+            return False
+        try:
+            self.move(dataclasses.replace(target, work=work), now)
+        except MigrationRefusedError as error:
+            self.publish("failed", f"the next step was refused: {error}")
+        else:
+            self.publish("moved", target.reason)
+        return True
 
     def publish(self, result: str = "", reason: str = "") -> None:
         """Leave the report with the registry; with a `result` it tells of a look that is over. Raises as `Desk`."""
@@ -131,6 +183,8 @@ class BalanceLoop:
         self._autoscale(now)
         assert self.course is not None
         due = now >= self._due
+        if self._target is not None and not self.course.moving and self._continued(self._target, now):
+            return None
         change = self.outlook.stock.change(self.outlook.current)
         if self.course.moving or not (due or change != self._change):
             return self._follow_up(now if due else None)
@@ -174,6 +228,7 @@ class BalanceLoop:
             self.balancer.restraint.ended(now, failed)
             log.info("a move is over", extra=fields(epoch=over.epoch, state=over.state, reason=over.reason))
             if failed:
+                self._target = None
                 self._count("failed")
         measured = course.measure(now, list(self.outlook.loads), self.outlook.supply().costs) if course.plans else None
         if measured is not None and measured.measured_gain is not None:

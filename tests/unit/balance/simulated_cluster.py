@@ -22,7 +22,10 @@ from tests.support.routed_traffic import demand, report, zipf
 
 LAYERS, EXPERTS, SHARDS, ROOM = 2, 16, 4, 6
 BEGAN = 1_000_000.0
-CONFIG = BalanceConfig(automatic=True, interval_seconds=10.0, window_seconds=60.0, cooldown_seconds=60.0)
+# Memory for extra copies enough that plans need no steps.
+CONFIG = BalanceConfig(
+    automatic=True, interval_seconds=10.0, window_seconds=60.0, cooldown_seconds=60.0, extra_copies=3.0
+)
 Traffic = Callable[[float], NDArray[np.float64]]
 
 

@@ -132,7 +132,7 @@ def test_scale_sets_what_is_wanted_within_the_room_there_is(cluster: SimulatedCl
     for shards in (0, 7):
         refusal = actions.scale(shards)
         assert isinstance(refusal, BalanceRefusal)
-        assert (refusal.kind, f"shards is {shards}, it must be from 1 to 6" in refusal.message) == ("invalid", True)
+        assert (refusal.kind, refusal.message.startswith(f"shards is {shards}, ")) == ("invalid", True)
 
 
 def test_a_registry_that_has_forgotten_what_is_wanted_is_not_believed(cluster: SimulatedCluster) -> None:
