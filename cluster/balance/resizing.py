@@ -76,14 +76,17 @@ class _Layer:
                 self.held_ES[expert, best] = True
 
     def _even_out(self, takers: Sequence[int] | NDArray[np.int64]) -> None:
-        """Move experts one by one from the fullest shard to the lightest taker while that makes the fullest lighter."""
+        """Move experts one by one from the fullest shard that has one to spare to the lightest taker."""
         usable = np.flatnonzero(self.supply.usable_S)
-        for _ in range(self.held_ES.size):  # each move lowers a load; a bound for the rest of doubt
+        for _ in range(self.held_ES.size):  # each move brings two loads closer; a bound for the rest of doubt
             load_S = self._load_S()
-            full, light = int(usable[np.argmax(load_S[usable])]), int(min(takers, key=lambda s: load_S[s]))
-            if (expert := self._worth_moving(full, light, load_S)) is None:
+            light = int(min(takers, key=lambda shard: load_S[shard]))
+            for full in usable[np.argsort(-load_S[usable], kind="stable")].tolist():
+                if (expert := self._worth_moving(full, light, load_S)) is not None:
+                    self.held_ES[expert, full], self.held_ES[expert, light] = False, True
+                    break
+            else:
                 return
-            self.held_ES[expert, full], self.held_ES[expert, light] = False, True
 
     def _worth_moving(self, full: int, light: int, load_S: Floats) -> int | None:
         """The expert that brings both loads closest together; None if none does, or the lighter has no room."""
