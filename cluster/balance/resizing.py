@@ -19,6 +19,11 @@ from experts.placement import LayerPlacement, Placement
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
+# An expert of nearly the whole difference between two shards would only let them change places. Of two experts one is
+# always lighter than this, so a shard that has come never stays empty beside one that has two.
+WORTH = 0.9
+MOST_ROUNDS = 4
+
 
 def resized(demand: Demand, supply: Supply, current: Placement) -> Placement:
     """Return a placement on the shards that the supply lets hold experts, with loads about even in each layer.
@@ -78,7 +83,7 @@ class _Layer:
     def _even_out(self, takers: Sequence[int] | NDArray[np.int64]) -> None:
         """Move experts one by one from the fullest shard that has one to spare to the lightest taker."""
         usable = np.flatnonzero(self.supply.usable_S)
-        for _ in range(self.held_ES.size):  # each move brings two loads closer; a bound for the rest of doubt
+        for _ in range(MOST_ROUNDS * self.held_ES.size):  # each move brings two loads closer; for the rest of doubt
             load_S = self._load_S()
             light = int(min(takers, key=lambda shard: load_S[shard]))
             for full in usable[np.argsort(-load_S[usable], kind="stable")].tolist():
@@ -92,12 +97,13 @@ class _Layer:
         """The expert that brings both loads closest together; None if none does, or the lighter has no room."""
         if full == light or self.held_ES[:, light].sum() >= self.room_S[light]:
             return None
-        part_E = self.weight_E / self.held_ES.sum(axis=1)
+        # What each expert would cost the lighter shard, which may be the slower one.
+        part_E = self.weight_E / self.held_ES.sum(axis=1) * self.supply.costs.pair_us_S[light]
         gap = load_S[full] - load_S[light]
         movable = [
             expert
             for expert in np.flatnonzero(self.held_ES[:, full] & ~self.held_ES[:, light]).tolist()
-            if part_E[expert] < gap - 1e-12 and not self._crowds(expert, light, full)
+            if part_E[expert] <= WORTH * gap and not self._crowds(expert, light, full)
         ]
         return min(movable, key=lambda expert: abs(part_E[expert] - gap / 2), default=None)
 
