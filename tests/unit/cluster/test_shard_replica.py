@@ -54,6 +54,7 @@ class Server:
     """In place of the shard's server."""
 
     endpoint = None
+    computed_s = 0.0
 
     def __init__(self, shard: ExpertShard, **_: Any) -> None:
         self.shard = shard
@@ -86,7 +87,7 @@ def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(registered_process, "find_registry", lambda _: actor)
         data: dict[str, Any] = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
         data["balance"] = {"extra_copies": extra_copies}
-        Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS}}, 1, b"secret", bytes(32))
+        Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS, "most_shards": SHARDS}}, 1, b"secret", bytes(32))
         return servers[-1].shard
 
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())  # noqa: ARG005 (Ray's name)
