@@ -36,7 +36,7 @@ def main() -> None:
         flags = ("--shards", "2", "--grpc-port", "0", "--metrics-port", "0")
         with serving(*flags, log=Path(folder) / "log") as server:
             made, seconds = asyncio.run(measured(server.target))
-    first = {which: tokens for which, tokens in reversed(made.answers)}
+    first = dict(reversed(made.answers))
     differ = sum(tokens != first[which] for which, tokens in made.answers)
     print("| answers | lost | refused | tokens that differ | to 4 shards | to 3 shards |")
     print("|---|---|---|---|---|---|")

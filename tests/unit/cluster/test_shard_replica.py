@@ -87,7 +87,8 @@ def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(registered_process, "find_registry", lambda _: actor)
         data: dict[str, Any] = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
         data["balance"] = {"extra_copies": extra_copies}
-        Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS, "most_shards": SHARDS}}, 1, b"secret", bytes(32))
+        data |= {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS, "most_shards": SHARDS}}
+        Replica(data, 1, b"secret", bytes(32))
         return servers[-1].shard
 
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())  # noqa: ARG005 (Ray's name)

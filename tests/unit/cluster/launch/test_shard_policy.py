@@ -43,7 +43,8 @@ def asked(policy: ShardPolicy, target: int, times: int = 3) -> int:
 
 
 @pytest.mark.parametrize("target", [0, 1])
-def test_it_runs_as_the_registry_says(registry: Registry, target: int) -> None:
+@pytest.mark.usefixtures("registry")
+def test_it_runs_as_the_registry_says(target: int) -> None:
     assert [asked(ShardPolicy("registry", index), target) for index in range(3)] == [1, 1, 0]
 
 
