@@ -23,7 +23,7 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.serve import shard_replica
 
 EXPERTS, SHARDS = 7, 2
-LAYOUT = Layout(EXPERTS, SHARDS, 1)
+LAYOUT = Layout(EXPERTS, SHARDS, 1, room=SHARDS)
 
 
 class Actor:
