@@ -19,6 +19,11 @@ from experts.placement import LayerPlacement, Placement
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
+# An expert of nearly the whole difference between two shards would only let them change places. Of two experts one is
+# always lighter than this, so a shard that has come never stays empty beside one that has two.
+WORTH = 0.9
+MOST_ROUNDS = 4
+
 
 def resized(demand: Demand, supply: Supply, current: Placement) -> Placement:
     """Return a placement on the shards that the supply lets hold experts, with loads about even in each layer.
@@ -76,25 +81,29 @@ class _Layer:
                 self.held_ES[expert, best] = True
 
     def _even_out(self, takers: Sequence[int] | NDArray[np.int64]) -> None:
-        """Move experts one by one from the fullest shard to the lightest taker while that makes the fullest lighter."""
+        """Move experts one by one from the fullest shard that has one to spare to the lightest taker."""
         usable = np.flatnonzero(self.supply.usable_S)
-        for _ in range(self.held_ES.size):  # each move lowers a load; a bound for the rest of doubt
+        for _ in range(MOST_ROUNDS * self.held_ES.size):  # each move brings two loads closer; for the rest of doubt
             load_S = self._load_S()
-            full, light = int(usable[np.argmax(load_S[usable])]), int(min(takers, key=lambda s: load_S[s]))
-            if (expert := self._worth_moving(full, light, load_S)) is None:
+            light = int(min(takers, key=lambda shard: load_S[shard]))
+            for full in usable[np.argsort(-load_S[usable], kind="stable")].tolist():
+                if (expert := self._worth_moving(full, light, load_S)) is not None:
+                    self.held_ES[expert, full], self.held_ES[expert, light] = False, True
+                    break
+            else:
                 return
-            self.held_ES[expert, full], self.held_ES[expert, light] = False, True
 
     def _worth_moving(self, full: int, light: int, load_S: Floats) -> int | None:
         """The expert that brings both loads closest together; None if none does, or the lighter has no room."""
         if full == light or self.held_ES[:, light].sum() >= self.room_S[light]:
             return None
-        part_E = self.weight_E / self.held_ES.sum(axis=1)
+        # What each expert would cost the lighter shard, which may be the slower one.
+        part_E = self.weight_E / self.held_ES.sum(axis=1) * self.supply.costs.pair_us_S[light]
         gap = load_S[full] - load_S[light]
         movable = [
             expert
             for expert in np.flatnonzero(self.held_ES[:, full] & ~self.held_ES[:, light]).tolist()
-            if part_E[expert] < gap - 1e-12 and not self._crowds(expert, light, full)
+            if part_E[expert] <= WORTH * gap and not self._crowds(expert, light, full)
         ]
         return min(movable, key=lambda expert: abs(part_E[expert] - gap / 2), default=None)
 

@@ -36,7 +36,7 @@ async def scale_under_load(server: Server) -> None:
         last = await client.cluster(timeout=60)
     assert made.lost == []
     assert made.refused == []
-    first = {which: tokens for which, tokens in reversed(made.answers)}
+    first = dict(reversed(made.answers))
     assert [tokens for which, tokens in made.answers if tokens != first[which]] == []
     assert len(first) == STREAMS
     assert [plan.state for plan in last.balance.plans] == ["done", "done"]

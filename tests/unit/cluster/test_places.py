@@ -33,7 +33,7 @@ def actor_options(monkeypatch: pytest.MonkeyPatch, **sections: Any) -> dict[str,
         return real(replica, place, **given)
 
     monkeypatch.setattr(app, "deploy", deploy)
-    app.build_app(config_from({"weights": {"resident": "dequantized"}, **sections}))
+    app.build_app(config_from({"weights": {"resident": "dequantized"}, "experts": {"most_shards": 2}, **sections}))
     return options
 
 

@@ -23,7 +23,7 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.serve import shard_replica
 
 EXPERTS, SHARDS = 7, 2
-LAYOUT = Layout(EXPERTS, SHARDS, 1)
+LAYOUT = Layout(EXPERTS, SHARDS, 1, room=SHARDS)
 
 
 class Actor:
@@ -54,6 +54,7 @@ class Server:
     """In place of the shard's server."""
 
     endpoint = None
+    computed_s = 0.0
 
     def __init__(self, shard: ExpertShard, **_: Any) -> None:
         self.shard = shard
@@ -86,7 +87,8 @@ def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(registered_process, "find_registry", lambda _: actor)
         data: dict[str, Any] = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
         data["balance"] = {"extra_copies": extra_copies}
-        Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS}}, 1, b"secret", bytes(32))
+        data |= {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS, "most_shards": SHARDS}}
+        Replica(data, 1, b"secret", bytes(32))
         return servers[-1].shard
 
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())  # noqa: ARG005 (Ray's name)
