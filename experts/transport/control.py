@@ -1,8 +1,8 @@
 """What is said about calls, beside the calls themselves: small payloads, each a fixed row of numbers but for a tail.
 
     HELLO   router -> shard, first on each connection: who the router is, so that what it says on one connection can
-            be about its calls on another. A connection then carries either calls (SHARE, EXPERTS) or control (STATUS,
-            CANCEL); the first such frame decides, and a frame of the other sort ends it
+            be about its calls on another. A connection then carries either calls (SHARE, EXPERTS), control (STATUS,
+            CANCEL) or copies (COPY); the first such frame decides, and a frame of the other sort ends it
     MISS    shard -> router, in reply to a call: the shard does not hold these experts
     BUSY    shard -> router, in reply to a call: too many calls wait here, ask again after a while
     FAILURE shard -> router, in reply to a call: the computation failed; `permanent` if it would again
@@ -10,7 +10,7 @@
     BEAT    shard -> router, on the control connection, after its first STATUS, every 50 ms by a thread that no
             computation holds up. A router that does not read gets no more beats until it has read those sent
 
-    COPY    shard -> shard, on a connection for calls: bytes of an expert as the other holds it, from a place on
+    COPY    shard -> shard, on a connection of its own: bytes of an expert as the other holds it, from a place on
     PIECE   shard -> shard, in reply: those bytes, how many the expert has in all, and the digest of all. What is not
             held, or cannot be sent, is answered with MISS
 
