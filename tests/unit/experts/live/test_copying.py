@@ -18,15 +18,15 @@ from experts.shard.held.pace import Pace
 from experts.shard.server import ExpertServer
 from experts.shard.shard import NotHeldError
 from experts.transport.address import Endpoint
-from experts.transport.channel import Channel
+from experts.transport.channel import Channel, connect
 from experts.transport.control import Copy, Miss, Piece
 from experts.transport.frame import Header, Kind
 from kernels.portable import UnportableError
 from tests.support.live import LiveRig
-from tests.support.mesh import CREDENTIALS, NODE
+from tests.support.live_formats import plan_in
+from tests.support.mesh import CREDENTIALS, HELLO, NODE
 from tests.support.tiny import Tiny
 from tests.unit.experts.frame_servers import expert_server, frame_server
-from tests.unit.experts.live.test_coming_and_going import _plan
 
 
 def expert_of(rig: LiveRig, layer: int, expert: int) -> LoadedExpert:
@@ -75,7 +75,7 @@ def test_nothing_is_read_that_another_shard_gives(rig: LiveRig, giver: ExpertSer
 @pytest.mark.parametrize("form", ["fp8-channel", "nvfp4", "mxfp4", "fp8-blocks", "int4", "int4-at-load"])
 def test_every_format(tmp_path: Path, form: str, backend: Backend) -> None:
     """Native panels are sent; what only the library knows the layout of is read."""
-    rig = LiveRig(_plan(tmp_path, form), torch.bfloat16, True, backend)
+    rig = LiveRig(plan_in(form, tmp_path), torch.bfloat16, True, backend)
     server = expert_server(rig.whole)
     rig.live.taker = taker_of(rig, [server.endpoint])
     layer = rig.layers[-1]
@@ -206,9 +206,6 @@ def test_unknown_experts_are_missed(rig: LiveRig) -> None:
 
 
 def test_a_connection_of_copies_carries_nothing_else(giver: ExpertServer) -> None:
-    from experts.transport.channel import connect
-    from tests.support.mesh import HELLO
-
     peer = connect(giver.endpoint, NODE, CREDENTIALS, 10.0, hello=HELLO)
     peer.send(Kind.COPY, 1, [Copy(0, 0, 0, 10).packed()])
     header, payload = peer.receive()
