@@ -90,6 +90,19 @@ class ExpertPool:
         self._flying: dict[int, Dispatched] = {}
         self._flights = Flights(transport, clock)
 
+    def adopt(self, placement: Placement) -> bool:
+        """Ask by a newer placement from now on; return False if its epoch is not higher. Between two steps only.
+
+        What a step that has raised has left open is given up: nothing by the older placement is used any more.
+        """
+        if placement.epoch <= self.placement.epoch:
+            return False
+        for handle in self._flying.values():
+            self._flights.end(handle)
+        self._flying.clear()
+        self.placement = placement
+        return True
+
     def on_wait(self, waits: Callable[[], None]) -> None:
         """Call `waits` from time to time while answers of shards that live are waited for."""
         self._flights.waits = waits

@@ -1,26 +1,22 @@
-"""How much memory a running shard's experts may take, and how many copies that is. Pure functions."""
+"""How much memory a shard may fill with experts while placements change. A pure function of the configuration."""
 
-from cluster.planner.memory_plan import HEADROOM, MIB
+import math
 
-# Left to what grows beside experts while all serve: answers, buffers of more connections, the page cache.
-RESERVE_BYTES = 256 * MIB
+from cluster.config import ClusterConfig
+from cluster.planner.memory_plan import most_held
+from cluster.planner.model import ServedModel
 
 
-def shard_budget(held: int, available: int, sharing: int = 1, reserve: int = RESERVE_BYTES) -> int:
-    """Bytes that the experts of a shard may take: those that it holds, and its part of what is available.
+def extra_bytes(config: ClusterConfig, model: ServedModel) -> int:
+    """Beside the experts that an even placement gives a shard: its extra copies, and as much again.
 
-    Args:
-        held: bytes of its experts now.
-        available: bytes that are free now where it runs: `experts.host.memory.host_bytes`, or `device_bytes`, within
-            `cluster.memory_limit_gib`. KV caches that are to grow are the caller's to take off.
-        sharing: shards that share this memory, as all may take over experts at once.
-        reserve: bytes to leave free.
+    While a placement changes a shard holds what both give it. The second half lets it take over `balance.extra_copies`
+    experts of each layer before it gives any up.
     """
-    spare = max(0, available - reserve) // max(1, sharing)
-    # Allocators round up, as they do at the start.
-    return held + spare * HEADROOM[1] // HEADROOM[0]
+    return math.ceil(2 * config.balance.extra_copies * model.shard_bytes(1))
 
 
-def copies_in(budget: int, expert_bytes: int, scratch: int) -> int:
-    """How many (layer, expert) copies a budget holds, with room for loading one more beside them."""
-    return max(0, budget - scratch) // expert_bytes if expert_bytes else 0
+def shard_budget(config: ClusterConfig, model: ServedModel) -> int:
+    """Bytes of experts that a shard may hold, those that it loads included, without the scratch memory for that."""
+    most = most_held(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
+    return model.shard_bytes(most) + extra_bytes(config, model)

@@ -1,15 +1,18 @@
-"""A process's side of the placement map: gets the first one from the registry, then looks for newer ones."""
+"""A process's side of the placement maps: gets the first one from the registry, then follows how they change."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from cluster.config import ClusterConfig
+from cluster.planner.start_placement import start_name
 from cluster.processes import ray_calls
+from cluster.processes.map_view import ANYBODY, Asker, MapView
 from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.host.watched_thread import ThreadWatch
@@ -18,6 +21,8 @@ from experts.placement import Placement, even_placement
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+# While a map is coming, or routers change over to one: until they have, shards hold what both give them.
+QUICK_SECONDS = 0.2
 POLL_SECONDS = 0.25
 # One that runs answers in milliseconds; when a cluster starts, its shards may be there before it.
 GLANCE_SECONDS = 0.5
@@ -33,14 +38,36 @@ class NoMapError(RuntimeError):
 def layout_of(config: ClusterConfig, experts: int) -> Layout:
     """What the configuration asks of a map of `experts` experts. A cluster of our own has one node."""
     spread = bool(config.cluster.address)
-    return Layout(experts, config.experts.shards, config.experts.copies, spread)
+    experts_config = config.experts
+    return Layout(
+        experts,
+        experts_config.shards,
+        experts_config.copies,
+        spread,
+        start_name(config),
+        experts_config.room(experts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The maps as a process knows them: see `MapView`."""
+
+    current: Placement
+    coming: Placement | None = None
+    settled: bool = False
 
 
 class MapFollower:
-    """Knows the newest map that the registry has told.
+    """Knows the newest maps that the registry has told.
+
+    A router says by which epoch it asks: `begin` before its first call, `asks_by` whenever it has changed over. Until
+    every router has, shards hold what the map from before gives them.
 
     Args:
-        note: called with the epoch of each map that is taken.
+        note: called with the epoch of each map by which the process goes from now on.
+        asker: who asks.
+        start: the placement that the first map is to be, where the layout names one.
         clock: in seconds; like `sleep` a test's own where it must not wait.
     """
 
@@ -49,18 +76,25 @@ class MapFollower:
         registry: Any,
         layout: Layout,
         note: Callable[[int], None],
+        asker: Asker = ANYBODY,
         *,
+        start: Placement | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._registry = registry
         self._layout = layout
         self._note = note
+        self._asker = asker
+        self._start = start
         self._clock = clock
         self._sleep = sleep
         self._current: Placement | None = None
+        self._coming: Placement | None = None
+        self._settled = False
         self._silent = False
-        self._closing = threading.Event()
+        self._closing = False
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def expected(self) -> Placement | None:
@@ -70,7 +104,7 @@ class MapFollower:
         """
         self._silent = True  # where a cluster starts, that it does not answer yet is no news
         found = self.look(GLANCE_SECONDS)
-        return found or (self._even() if self._layout.any_order else None)
+        return found or (self._beginning() if self._predictable else None)
 
     def first(self, go_on: Callable[[], None] = lambda: None) -> Placement:
         """Return the current map; waits until the registry has decided it.
@@ -83,7 +117,7 @@ class MapFollower:
         Raises:
             NoMapError: the registry has not told in time.
         """
-        limit = (HEAR_SECONDS if self._layout.any_order else GATHER_SECONDS) + MARGIN_SECONDS
+        limit = (HEAR_SECONDS if self._predictable else GATHER_SECONDS) + MARGIN_SECONDS
         deadline = self._clock() + limit
         while (current := self.look() or self._current) is None:
             go_on()
@@ -92,13 +126,38 @@ class MapFollower:
             self._sleep(POLL_SECONDS)
         return current
 
-    def follow(self, adopt: Callable[[Placement], None], threads: ThreadWatch) -> None:
-        """Look for newer maps about once a second from now on, on a thread of its own that calls `adopt` with each."""
-        self._thread = threads.start("placement map", self._run, adopt, lasts_until=self._closing.is_set)
+    def begin(self) -> Placement | None:
+        """Say that this router asks by the map that it knows; return a newer one if there is one by now.
+
+        The registry learns of it before the router's first call, and so at no time forgets one that asks.
+        """
+        assert self._current is not None, "a router has got its first map by now"
+        self.asks_by(self._current.epoch)
+        return self.look()
+
+    @property
+    def seen(self) -> Seen:
+        """What is known now; the first map must be."""
+        assert self._current is not None, "the first map is there before it is followed"
+        return Seen(self._current, self._coming, self._settled)
+
+    def asks_by(self, epoch: int) -> None:
+        """This router makes no call by an older map any more. Any thread; returns at once."""
+        self._asker = replace(self._asker, asks_by=epoch)
+        self._note(epoch)
+        self._wake.set()
+
+    def follow(self, take: Callable[[Seen], None], threads: ThreadWatch) -> None:
+        """Look for news from now on, on a thread of its own that calls `take` with what is known, and when it changes.
+
+        It looks about once a second, and more often while a map is coming or not settled.
+        """
+        self._thread = threads.start("placement map", self._run, take, lasts_until=lambda: self._closing)
 
     def close(self) -> None:
         """Look no more."""
-        self._closing.set()
+        self._closing = True
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=ray_calls.CALL_SECONDS)
 
@@ -116,31 +175,51 @@ class MapFollower:
 
     def _asked(self, seconds: float) -> Placement | None:
         known, epoch = self._current, self._current.epoch if self._current else 0
-        theirs, found = ray_calls.get(self._registry.placement_map.remote(self._layout, epoch), WHAT, seconds)
-        if known is not None and theirs < epoch:
+        asker = replace(self._asker, coming=self._coming.epoch if self._coming else 0)
+        view: MapView = ray_calls.get(self._registry.map_view.remote(self._layout, epoch, asker), WHAT, seconds)
+        if self._start is not None and not view.epoch and known is None:
+            ray_calls.get(self._registry.start_from.remote(self._layout, self._start), WHAT, seconds)
+        if known is not None and view.epoch < epoch:
             ray_calls.get(self._registry.tell_map.remote(self._layout, known), WHAT, seconds)
-        return found if found is not None and found.epoch > epoch else None
+        if view.coming is not None or not view.coming_epoch:
+            self._coming = view.coming
+        # A registry that knows an older map than we do does not know who asks by ours.
+        self._settled = view.settled and view.epoch >= epoch
+        return view.current if view.current is not None and view.epoch > epoch else None
 
     def _taken(self, found: Placement | None) -> Placement | None:
         if found is not None:
             self._current = found
-            self._note(found.epoch)
+            if self._asker.role != "router":  # a router goes by it when it has changed over
+                self._note(found.epoch)
         return found
 
     def _guessed(self, seconds: float) -> Placement:
-        if self._layout.spread:
+        if self._layout.spread and self._start is None:
             raise NoMapError(
                 f"the registry has not said within {seconds:.0f} s which shards hold which experts, and with several "
                 f"nodes only it can: see why it does not answer, this process is started again meanwhile"
             )
-        log.warning("the registry is silent: experts are placed as on every cluster of one node")
-        self._current = self._even()
+        log.warning("the registry is silent: experts are placed as its first map would say")
+        self._current = self._beginning()
         return self._current
 
-    def _even(self) -> Placement:
-        return even_placement(self._layout.experts, self._layout.shards, self._layout.copies)
+    @property
+    def _predictable(self) -> bool:
+        """Whether every process knows what the first map will be."""
+        return self._start is not None or self._layout.any_order
 
-    def _run(self, adopt: Callable[[Placement], None]) -> None:
-        while not self._closing.wait(LOOK_SECONDS):
-            if (found := self.look()) is not None:
-                adopt(found)
+    def _beginning(self) -> Placement:
+        if self._start is not None:
+            return self._start
+        return even_placement(self._layout.experts, self._layout.shards, self._layout.copies, room=self._layout.room)
+
+    def _run(self, take: Callable[[Seen], None]) -> None:
+        told: Seen | None = None
+        while not self._closing:
+            if (seen := self.seen) != told:
+                told = seen
+                take(seen)
+            self._wake.wait(QUICK_SECONDS if self._coming or not self._settled else LOOK_SECONDS)
+            self._wake.clear()
+            self.look()

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from cluster.config import ClusterConfig
+from cluster.planner.start_placement import start_of
 from cluster.processes.announcer import Announcer
 from cluster.processes.map_follower import MapFollower
+from cluster.processes.map_view import Asker
 from cluster.processes.placement_maps import Layout
 from cluster.processes.priority import take_normal_priority
 from cluster.processes.process import node_id, replica_id, set_logging
@@ -37,11 +40,14 @@ class RegisteredProcess:
         take_normal_priority()  # before any thread is started: threads inherit it
         self.registry = find_registry(config.cluster.application)
         self.threads = ThreadWatch(("announcer", "drain", "placement map"))
+        self._config = config
         self._drain = drain
         self._follower: MapFollower | None = None
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._state_lock = threading.Lock()
         self._end_requested: DrainOrder | None = None
+        self._computed_s: Callable[[], float] = float
         self._state = Announcement(
             role=role,
             index=index,
@@ -53,7 +59,7 @@ class RegisteredProcess:
             incarnation=new_incarnation(),
         )
         self._announcer = Announcer(
-            self.registry, describe=lambda: self._state, on_order=self._on_order, threads=self.threads
+            self.registry, describe=self._describe, on_order=self._on_order, threads=self.threads
         )
 
     @property
@@ -74,18 +80,33 @@ class RegisteredProcess:
 
     def will_load(self, total_bytes: int) -> None:
         """Report how many bytes of weights are to be loaded, beside those that have been."""
-        self._state = replace(self._state, total_bytes=self._state.loaded_bytes + total_bytes)
+        self._change(total_bytes=self._state.loaded_bytes + total_bytes)
         self.go_on()
 
     def progress(self, loaded: int) -> None:
         """Report `loaded` more bytes. Called between tensors; raises as `go_on` does."""
-        self._state = replace(self._state, loaded_bytes=self._state.loaded_bytes + loaded)
+        self._change(loaded_bytes=self._state.loaded_bytes + loaded)
         self.go_on()
 
     def map_follower(self, layout: Layout) -> MapFollower:
         """Where this process learns which shards hold which expert; reported by its epoch, closed with the entry."""
-        self._follower = MapFollower(self.registry, layout, self._knows_map)
+        asker = Asker(self._state.role, self._state.replica)
+        self._follower = MapFollower(
+            self.registry,
+            layout,
+            self._goes_by_map,
+            asker,
+            start=start_of(self._config, max(layout.shards, layout.room)),
+        )
         return self._follower
+
+    def prepared(self, epoch: int) -> None:
+        """Report that this shard holds what the coming map of `epoch` gives it; 0: there is none, or not all of it."""
+        self._tell(prepared=epoch, refused=None)
+
+    def refuses(self, epoch: int, why: str) -> None:
+        """Report that this shard cannot hold what the coming map of `epoch` gives it."""
+        self._tell(prepared=0, refused=(epoch, why))
 
     def go_on(self) -> None:
         """Check between two steps of loading whether to go on.
@@ -99,8 +120,12 @@ class RegisteredProcess:
                 f"told to drain while loading: ended after {state.loaded_bytes} of {state.total_bytes} bytes"
             )
 
-    def ready(self, endpoint: Endpoint | None) -> None:
-        """Report that the process serves; peers may connect to `endpoint` from now on."""
+    def ready(self, endpoint: Endpoint | None, computed_s: Callable[[], float] = float) -> None:
+        """Report that the process serves; peers may connect to `endpoint` from now on.
+
+        Each renewal of the entry tells the `computed_s` of the moment.
+        """
+        self._computed_s = computed_s
         self._report("ready", endpoint)
         # Told after the last check of loading: the registry may have forgotten the order by the next renewal.
         if self._end_requested is not None:
@@ -119,9 +144,16 @@ class RegisteredProcess:
             self._follower.close()
         self._announcer.close()
 
-    def _knows_map(self, epoch: int) -> None:
-        self._state = replace(self._state, epoch=epoch)
+    def _goes_by_map(self, epoch: int) -> None:
+        self._tell(epoch=epoch)
+
+    def _tell(self, **changed: Any) -> None:
+        self._change(**changed)
         self._announcer.announce_now()
+
+    def _change(self, **changed: Any) -> None:
+        with self._state_lock:  # one thread loads, others follow the map, drain, or load what a coming one gives
+            self._state = replace(self._state, **changed)
 
     def _on_order(self, order: DrainOrder) -> None:
         if self._state.state == "ready":
@@ -136,6 +168,8 @@ class RegisteredProcess:
         finally:  # even if it failed: `cluster.processes.draining` waits for this state
             self._report("drained", None)
 
+    def _describe(self) -> Announcement:
+        return replace(self._state, computed_s=self._computed_s())
+
     def _report(self, state: str, endpoint: Endpoint | None) -> None:
-        self._state = replace(self._state, state=state, endpoint=endpoint)
-        self._announcer.announce_now()
+        self._tell(state=state, endpoint=endpoint)

@@ -11,13 +11,18 @@ from typing import Any
 
 import ray
 
+from cluster.balance.judging.board import BalanceBoard, NotedLoad
+from cluster.balance.scaling import to_run
 from cluster.processes import ray_calls
-from cluster.processes.placement_maps import Layout, PlacementMaps
+from cluster.processes.map_view import ANYBODY, Asker, MapView
+from cluster.processes.maps.askers import FORGET_SECONDS as FORGET_SECONDS
+from cluster.processes.maps.migration import Migration
+from cluster.processes.placement_maps import PREPARE_SECONDS, Layout, PlacementMaps
+from experts.demand import RoutedLoad
 from experts.placement import Placement
 from experts.transport.address import Endpoint
+from router_service.protocol.balance import BalanceReport
 
-# Ten renewals: a process that is only slow for a moment keeps its entry.
-FORGET_SECONDS = 10.0
 WHAT = "the registry's list of processes"
 
 
@@ -25,10 +30,13 @@ WHAT = "the registry's list of processes"
 class Announcement:
     """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights.
 
-    `epoch` is that of the placement map that the process knows, 0 if none. A process says itself when it was started
-    (`started_ns`, wall clock, and a random `incarnation` between equal ones): a registry that is restarted learns of
-    the entries in any order. Between a process and its replacement on another node lie seconds, by which the clocks of
-    nodes do not differ.
+    `epoch` is that of the placement map that the process goes by, 0 if none. `prepared` is the epoch of the coming map
+    whose experts a shard holds, all of them, and `refused` that of one that it cannot prepare for, and why. `computed_s`
+    are the seconds that a shard has computed since it was started.
+
+    A process says itself when it was started (`started_ns`, wall clock, and a random `incarnation` between equal ones):
+    a registry that is restarted learns of the entries in any order. Between a process and its replacement on another
+    node lie seconds, by which the clocks of nodes do not differ.
     """
 
     role: str
@@ -43,6 +51,9 @@ class Announcement:
     started_ns: int = 0
     incarnation: int = 0
     epoch: int = 0
+    prepared: int = 0
+    refused: tuple[int, str] | None = None
+    computed_s: float = 0.0
 
     @property
     def seniority(self) -> tuple[int, int]:
@@ -68,6 +79,7 @@ class ServiceRegistry:
         self._maps = PlacementMaps(self.announcements, restarted, clock)
         self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
         self._orders: dict[str, tuple[float, DrainOrder]] = {}
+        self._board = BalanceBoard(self._routers, clock)
 
     def announce(self, announcement: Announcement) -> DrainOrder | None:
         """Add or renew an entry; return the order that its process has to obey, if any."""
@@ -84,6 +96,7 @@ class ServiceRegistry:
         """Forget an entry."""
         self._entries.pop((role, index, replica), None)  # absent after a restart of this actor
         self._orders.pop(replica, None)
+        self._maps.forget(replica)
 
     def announcements(self) -> list[Announcement]:
         """All entries, the youngest process last."""
@@ -96,17 +109,68 @@ class ServiceRegistry:
         }
         return sorted((one for _, one in self._entries.values()), key=lambda one: one.seniority)
 
-    def placement_map(self, layout: Layout, known: int = 0) -> tuple[int, Placement | None]:
-        """The current map's epoch, and the map if it is newer; see `PlacementMaps.get`."""
-        return self._maps.get(layout, known)
+    def map_view(self, layout: Layout, known: int = 0, asker: Asker = ANYBODY) -> MapView:
+        """What a process is to know of the maps; see `PlacementMaps.view`."""
+        return self._maps.view(layout, known, asker)
+
+    def start_from(self, layout: Layout, placement: Placement) -> None:
+        """Take the placement that the first map is to be; see `PlacementMaps.start_from`."""
+        self._maps.start_from(layout, placement)
 
     def tell_map(self, layout: Layout, placement: Placement) -> None:
         """Take a map that a process knows; see `PlacementMaps.tell`."""
         self._maps.tell(layout, placement)
 
-    def publish(self, layout: Layout, placement: Placement) -> None:
-        """Let a new map replace the current one. Raises as `PlacementMaps.publish`."""
-        self._maps.publish(layout, placement)
+    def propose(
+        self, layout: Layout, placement: Placement, basis: int, reason: str, seconds: float = PREPARE_SECONDS
+    ) -> int:
+        """Let shards prepare for another map; return its epoch. Raises as `PlacementMaps.propose`."""
+        return self._maps.propose(layout, placement, basis, reason, seconds)
+
+    def abandon(self, layout: Layout, epoch: int, reason: str) -> None:
+        """Give up the coming map of this epoch, if there is one."""
+        self._maps.abandon(layout, epoch, reason)
+
+    def migration(self, layout: Layout) -> Migration | None:
+        """The last change of placement, as it stands; None before the first."""
+        return self._maps.migration(layout)
+
+    def note_load(self, load: RoutedLoad, keep_seconds: float) -> None:
+        """Keep what a router reports of its routing for so long, or until the router is gone."""
+        self._board.note_load(load, keep_seconds)
+
+    def loads(self, since: int = 0) -> list[NotedLoad]:
+        """What routers have reported behind number `since`; see `BalanceBoard.loads`."""
+        return self._board.loads(since)
+
+    def note_balance(self, report: BalanceReport) -> None:
+        """Keep the balancer's latest report, for Fronts and for a balancer that is restarted."""
+        self._board.report = report
+
+    def balance_report(self) -> BalanceReport | None:
+        """The balancer's latest report, None before the first."""
+        return self._board.report
+
+    def want_shards(self, shards: int) -> None:
+        """Set how many shards are wanted."""
+        self._board.wanted = shards
+
+    def wanted_shards(self) -> int:
+        """How many shards are wanted; 0 where nobody has said, so the configuration's number."""
+        return self._board.wanted
+
+    def shards_to_run(self) -> list[int] | None:
+        """The shards whose processes are to run: see `to_run`. None while nobody has said how many are wanted, or this
+        registry has been restarted and may not have heard of all: then all stay.
+        """
+        maps = self._maps.needed()
+        if not self._board.wanted or maps is None:
+            return None
+        there = {one.index for one in self.announcements() if one.role == "shard"}
+        return sorted(to_run(self._board.wanted, maps[0], there, maps[1]))
+
+    def _routers(self) -> set[str]:
+        return {one.replica for one in self.announcements() if one.role == "router"}
 
 
 def find_registry(application: str) -> Any:
@@ -116,7 +180,7 @@ def find_registry(application: str) -> Any:
         RayTimeoutError: Ray does not answer.
     """
     options = {
-        "name": f"expertmesh-registry-{application}",
+        "name": registry_name(application),
         "namespace": "expertmesh",
         "get_if_exists": True,
         "lifetime": "detached",  # it outlives the replica that created it
@@ -127,6 +191,11 @@ def find_registry(application: str) -> Any:
         lambda: ray.remote(ServiceRegistry).options(**options).remote(restarted=_was_restarted),
         "the registry to be found or created",
     )
+
+
+def registry_name(application: str) -> str:
+    """The name of the application's registry actor, in the namespace `expertmesh`."""
+    return f"expertmesh-registry-{application}"
 
 
 def _was_restarted() -> bool:
@@ -141,7 +210,7 @@ def known_registry(application: str) -> Any:
         ValueError: there is none, so no such application runs.
         RayTimeoutError: Ray does not answer.
     """
-    name = f"expertmesh-registry-{application}"
+    name = registry_name(application)
     return ray_calls.call(lambda: ray.get_actor(name, namespace="expertmesh"), f"the actor {name}")
 
 

@@ -9,6 +9,7 @@ import torch
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
+from cluster.processes.balancing.load_reporter import LoadReporter
 from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.map_follower import layout_of
 from cluster.processes.node_loading import GRACE_SECONDS, await_loaded
@@ -35,7 +36,7 @@ class RouterReplica:
         config = config_from(data)
         self._process = RegisteredProcess("router", 0, config, self._drain)
         self._known = KnownProcesses(self._process.registry)
-        self._config, self._waited_s = config.cluster, 0.0
+        self._config, self._waited_s, self._epoch = config.cluster, 0.0, 0
         with self._process.loading():
             self._load(config, secret, digest)
         self._process.ready(self._router.endpoint)
@@ -66,10 +67,15 @@ class RouterReplica:
             logs=config.logging,
             threads=self._process.threads,
         )
-        self._map.follow(self._router.adopt, self._process.threads)
+        if (newer := self._map.begin()) is not None:  # it may have waited long for memory to be divided
+            self._adopt(newer)
+        self._map.follow(lambda seen: self._adopt(seen.current), self._process.threads)
         # Ready only after a token through all shards: a Front must never choose a router that cannot serve.
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.run_self_test(config.cluster.ready_timeout_seconds, self._process.go_on)
+        self._loads = LoadReporter(
+            self._process.registry, self._router.loads.take, config.balance, self._process.threads
+        )
 
     def _build(self, config: ClusterConfig, model: ServedModel, transport: SocketTransport) -> Engine:
         return build_engine(
@@ -89,6 +95,7 @@ class RouterReplica:
         begun = time.monotonic()
         placement = self._map.first(self._process.go_on)
         self._waited_s += time.monotonic() - begun
+        self._epoch = placement.epoch
         return placement
 
     def _cache_room(self, config: ClusterConfig, device: torch.device) -> int:
@@ -97,7 +104,7 @@ class RouterReplica:
         routers = await_loaded(
             lambda: announced_in(self._process.registry),
             node_id(),
-            shards=config.experts.shards,
+            shards=self._map.first(self._process.go_on).holding,
             routers=config.cluster.routers,
             seconds=config.cluster.ready_timeout_seconds,
             go_on=self._process.go_on,
@@ -105,6 +112,11 @@ class RouterReplica:
         )
         self._waited_s += time.monotonic() - begun
         return free_bytes(device) // (routers if device.type == "cpu" else 1)
+
+    def _adopt(self, placement: Placement) -> None:
+        if placement.epoch > self._epoch:
+            self._epoch = placement.epoch
+            self._router.adopt(placement, self._map.asks_by)
 
     def check_health(self) -> None:
         """Called by Serve once a second. While it drains it counts as healthy: it must not be replaced."""
@@ -115,7 +127,7 @@ class RouterReplica:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_router"):
             await end(self._process, self.check_health, self._config)
-            await asyncio.to_thread(self._router.close)
+            await asyncio.to_thread(self._close)
 
     def _drain(self, order: DrainOrder) -> None:
         """A Front that is told to drain at the same time takes requests until its notice is over.
@@ -124,6 +136,11 @@ class RouterReplica:
         """
         time.sleep(order.notice_s + ORDER_SECONDS if order.notice_s else 0.0)
         self._router.leave(order.grace_s)
+        self._close()
+
+    def _close(self) -> None:
+        if hasattr(self, "_loads"):  # Serve may stop a replica that has not loaded
+            self._loads.close()
         self._router.close()
 
     def _shards(self) -> list[Endpoint]:

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 from cluster.config import ClusterConfig, config_from
+from cluster.planner.memory_plan import MIB
 from cluster.planner.model import ServedModel
-from cluster.processes.map_follower import layout_of
+from cluster.planner.shard_budget import shard_budget
+from cluster.processes.map_follower import Seen, layout_of
+from cluster.processes.maps.holding import Duty, Holding
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
@@ -17,6 +20,9 @@ from cluster.processes.service_registry import DrainOrder
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.placement import Placement
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.held.pace import Pace
+from experts.shard.live_experts import LiveExperts
 from experts.shard.server import ExpertServer
 from experts.shard.shard import ExpertShard, load_shard
 from kernels import select
@@ -36,11 +42,13 @@ class ShardReplica:
         with self._process.loading():
             server = self._load(config, index, secret, digest)
         self._server = server
+        live = self._live_experts(config, server.shard)
+        self._holding = Holding(Duty(index, live, self._process), self._process.threads)
         self._map.follow(self._adopt, self._process.threads)
-        self._process.ready(server.endpoint)
+        self._process.ready(server.endpoint, lambda: server.computed_s)
 
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
-        model = open_to_load(config, "shard")
+        self._model = model = open_to_load(config, "shard")
         layout = layout_of(config, model.plan.spec.gate.experts)
         self._map = self._process.map_follower(layout)
         ops = select.ops(config.experts.backend, model.device)
@@ -55,7 +63,7 @@ class ShardReplica:
                 replica=replica_id(),
                 checksum=config.experts.checksum,
                 # Only now: shards that start together have registered while they were loading.
-                threads=threads_of_shard(config, self._process.registry),
+                threads=threads_of_shard(config, self._process.registry, len(self._map.first().holding | {index})),
                 slow_call_s=config.logging.slow_call_seconds,
                 watch=self._process.threads,
             )
@@ -85,6 +93,14 @@ class ShardReplica:
             progress=self._process.progress,
         )
 
+    def _live_experts(self, config: ClusterConfig, shard: ExpertShard) -> LiveExperts:
+        """What may change of the shard while it serves: as fast and as much as configured."""
+        model, plan = self._model, self._model.plan
+        ops = select.ops(config.experts.backend, model.device)
+        loader = ExpertLoader(plan.checkpoint, plan.tensors.experts, model.dtype, model.device, ops, model.keep_packed)
+        budget = shard_budget(config, model) + loader.scratch_bytes(plan.spec.gate.experts)
+        return LiveExperts(shard, loader, budget, Pace(config.balance.bandwidth_mib * MIB))
+
     def check_health(self) -> None:
         """Called by Serve once a second."""
         self._server.check_health(self._config.stuck_seconds)
@@ -92,15 +108,14 @@ class ShardReplica:
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_server"):
+            self._holding.close()
             await end(self._process, self.check_health, self._config)
             self._server.close()
 
-    def _adopt(self, placement: Placement) -> None:
-        """Serve by a newer map, if it gives this shard what it holds: nothing is loaded while it serves."""
-        if _is_of(self._server.shard, placement):
-            self._server.shard.epoch = placement.epoch
-        else:
-            log.error("a newer map gives this shard other experts: it answers for those that it holds")
+    def _adopt(self, seen: Seen) -> None:
+        """Go by newer maps: what they give this shard is loaded while it serves."""
+        self._server.shard.epoch = seen.current.epoch
+        self._holding.take(seen)
 
     def _drain(self, order: DrainOrder) -> None:
         """Serve on until no router is connected: routers need their shards as long as they have requests.
@@ -109,7 +124,10 @@ class ShardReplica:
         """
         self._server.drain()
         time.sleep(order.notice_s)
-        self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+        if any(self._server.shard.held.values()):
+            self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+        else:  # nobody needs it: it leaves the cluster, and those who look once a second are to see that
+            time.sleep(ORDER_SECONDS)
 
 
 def _is_of(shard: ExpertShard, placement: Placement) -> bool:

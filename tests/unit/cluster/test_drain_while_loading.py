@@ -31,7 +31,7 @@ ORDER = DrainOrder(grace_s=1.0)
 SECONDS = 30.0
 
 
-REMOTE = ("announce", "announcements", "withdraw", "placement_map")
+REMOTE = ("announce", "announcements", "withdraw", "map_view")
 
 
 class LiveRegistry(ServiceRegistry):
@@ -163,7 +163,7 @@ class Replica(router_replica.RouterReplica):
 def test_a_router_ends_in_the_midst_of_its_self_test(
     body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router_replica, "build_engine", lambda **_: None)
+    monkeypatch.setattr(router_replica, "build_engine", lambda placement, **_: placement())
     starts_and_ends(body, tmp_path, monkeypatch)
 
 
@@ -203,9 +203,15 @@ def test_routers_of_a_node_share_its_memory_but_no_gpu(
     body.announce(Announcement("router", 0, "other", "n", 1, "loading", loaded_bytes=7, total_bytes=7))
     free: list[int] = []
 
-    def build(cache_room: Callable[[torch.device], int], progress: Callable[[int], None], **_: Any) -> None:
+    def build(
+        cache_room: Callable[[torch.device], int],
+        progress: Callable[[int], None],
+        placement: Callable[[], Placement],
+        **_: Any,
+    ) -> None:
         progress(1 << 40)
         free.append(cache_room(torch.device(device)))
+        placement()
         body.withdraw("router", 0, "other")
         body.withdraw("shard", 0, "s")
 

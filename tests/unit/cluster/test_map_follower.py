@@ -10,14 +10,14 @@ import pytest
 
 from cluster.config import config_from
 from experts.host.watched_thread import ThreadWatch
-from experts.placement import Placement, even_placement
+from experts.placement import LayerPlacement, Placement, even_placement
 from tests.support.mesh import until
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
     from cluster.processes import map_follower
-    from cluster.processes.map_follower import MapFollower, NoMapError, layout_of
+    from cluster.processes.map_follower import MapFollower, NoMapError, Seen, layout_of
     from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
 
@@ -88,9 +88,10 @@ class Process:
         self.changed = threading.Condition()
         self.follower = MapFollower(handle, layout, self.noted.append, clock=clock, sleep=clock.sleep)
 
-    def adopt(self, placement: Placement) -> None:
+    def adopt(self, seen: Seen) -> None:
         with self.changed:
-            self.adopted.append(placement)
+            if not self.adopted or self.adopted[-1].epoch != seen.current.epoch:
+                self.adopted.append(seen.current)
             self.changed.notify_all()
 
     def await_epoch(self, epoch: int) -> None:
@@ -176,7 +177,7 @@ def test_what_to_expect_before_the_registry_is_there(
 def test_what_the_registry_says_is_to_be_expected(handle: Handle, clock: Seconds) -> None:
     """After a restart of a shard whose experts have been placed otherwise meanwhile."""
     newer = replace(even_placement(8, 2, 2, (1, 0)), epoch=3)
-    handle.body.publish(HERE, newer)
+    handle.body.tell_map(HERE, newer)
     process = Process(handle, clock)
     assert process.follower.expected() == newer
     assert (process.follower.first(), process.noted) == (newer, [3])
@@ -184,22 +185,22 @@ def test_what_the_registry_says_is_to_be_expected(handle: Handle, clock: Seconds
 
 def test_a_newer_map_is_adopted_and_an_older_one_is_not(handle: Handle, followed: Process) -> None:
     newer = replace(even_placement(8, 2, 1), epoch=5)
-    handle.body.publish(HERE, newer)
+    handle.body.tell_map(HERE, newer)
     followed.await_epoch(5)
-    assert followed.adopted == [newer]
+    assert followed.adopted[1:] == [newer]
     handle.body = ServiceRegistry()
     handle.body.tell_map(HERE, replace(even_placement(8, 2), epoch=3))
-    until(lambda: handle.body.placement_map(HERE) == (5, newer), "it is told")
-    assert (followed.adopted, followed.noted) == ([newer], [1, 5])
+    until(lambda: handle.body.map_view(HERE).current == newer, "it is told")
+    assert (followed.adopted[1:], followed.noted) == ([newer], [1, 5])
 
 
 def test_a_restarted_registry_is_told(handle: Handle, followed: Process) -> None:
-    handle.body.publish(HERE, replace(even_placement(8, 2, 1), epoch=4))
+    handle.body.tell_map(HERE, replace(even_placement(8, 2, 1), epoch=4))
     followed.await_epoch(4)
     handle.dead, handle.body, asked = True, ServiceRegistry(restarted=lambda: True), handle.asked
     until(lambda: handle.asked > asked, "it asks on")
     handle.dead = False
-    until(lambda: handle.body.placement_map(HERE)[0] == 4, "it is told")
+    until(lambda: handle.body.map_view(HERE).epoch == 4, "it is told")
     assert followed.noted == [1, 4]
 
 
@@ -209,3 +210,14 @@ def test_a_silent_registry_is_one_line(handle: Handle, clock: Seconds, caplog: p
     for _ in range(3):
         assert process.follower.look() is None
     assert len(caplog.records) == 1
+
+
+def test_a_process_tells_what_the_first_map_is_to_be(handle: Handle) -> None:
+    """Also to a registry that replaces one that was told; and it loads by it before the registry is there."""
+    start = Placement(2, LayerPlacement(tuple((expert % 2,) for expert in range(8))))
+    layout = replace(JOINED, copies=1, start="a file")
+    follower = MapFollower(handle, layout, lambda _: None, start=start)
+    handle.dead = True
+    assert follower.expected() == start
+    handle.dead = False
+    assert follower.first() == replace(start, epoch=1)

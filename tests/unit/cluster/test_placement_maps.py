@@ -9,20 +9,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from experts.placement import Placement, even_placement
+from experts.placement import LayerPlacement, Placement, even_placement
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
+    from cluster.processes.map_view import MapView
+    from cluster.processes.maps.migration import MigrationRefusedError
     from cluster.processes.placement_maps import (
         GATHER_SECONDS,
         HEAR_SECONDS,
         Layout,
         PlacementMaps,
-        StaleEpochError,
     )
     from cluster.processes.service_registry import Announcement, ServiceRegistry
 
 JOINED = Layout(experts=8, shards=4, copies=2, spread=True)
 HERE = replace(JOINED, spread=False)
+UNDECIDED = MapView(0, settled=False)
 
 
 class World:
@@ -40,10 +42,10 @@ def shard(index: int, node: str, epoch: int = 0, role: str = "shard") -> Announc
 
 
 def got(maps: PlacementMaps, layout: Layout) -> Placement:
-    epoch, placement = maps.get(layout)
-    assert placement is not None
-    assert epoch == placement.epoch
-    return placement
+    view = maps.view(layout)
+    assert view.current is not None
+    assert view.epoch == view.current.epoch
+    return view.current
 
 
 def ring_of(placement: Placement) -> list[int]:
@@ -59,7 +61,7 @@ def test_where_order_does_not_matter_nobody_is_waited_for(layout: Layout) -> Non
 
 def test_it_is_decided_once_all_shards_have_said_where_they_are() -> None:
     world = World("aab")
-    assert world.maps.get(JOINED) == (0, None)
+    assert world.maps.view(JOINED) == UNDECIDED
     world.entries.append(shard(3, "b"))
     placement = got(world.maps, JOINED)
     assert placement.epoch == 1
@@ -77,9 +79,9 @@ def test_of_two_entries_of_a_shard_the_youngest_counts() -> None:
 
 def test_shards_that_never_register_are_waited_for_a_while() -> None:
     world = World("aab")
-    assert world.maps.get(JOINED) == (0, None)
+    assert world.maps.view(JOINED) == UNDECIDED
     world.now += GATHER_SECONDS - 1
-    assert world.maps.get(JOINED) == (0, None)
+    assert world.maps.view(JOINED) == UNDECIDED
     world.now += 1
     assert got(world.maps, JOINED).copies == 2
 
@@ -89,7 +91,7 @@ def test_a_map_stays_wherever_its_shards_go() -> None:
     first = got(world.maps, JOINED)
     world.entries = [shard(index, "c", epoch=1) for index in range(4)]
     assert got(world.maps, JOINED) is first
-    assert world.maps.get(JOINED, known=1) == (1, None)
+    assert world.maps.view(JOINED, known=1) == MapView(1)
 
 
 def test_another_layout_has_a_map_of_its_own_with_a_higher_epoch() -> None:
@@ -98,7 +100,7 @@ def test_another_layout_has_a_map_of_its_own_with_a_higher_epoch() -> None:
     old = got(world.maps, JOINED)
     world.entries = [shard(index, "a", epoch=1) for index in range(4)]
     more = replace(JOINED, shards=6)
-    assert world.maps.get(more) == (0, None)  # those there are shards of the old one
+    assert world.maps.view(more) == UNDECIDED  # those there are shards of the old one
     world.entries += [shard(index, "ab"[index % 2]) for index in range(6)]
     new = got(world.maps, more)
     assert (new.epoch, new.shards) == (2, 6)
@@ -108,10 +110,10 @@ def test_another_layout_has_a_map_of_its_own_with_a_higher_epoch() -> None:
 def test_a_restarted_registry_waits_for_those_that_know_a_map() -> None:
     """Also where it would decide at once: a newer map may have been published before it died."""
     world = World(restarted=True)
-    assert world.maps.get(HERE) == (0, None)
+    assert world.maps.view(HERE) == UNDECIDED
     world.entries = [shard(0, "a"), *(shard(index, "a", epoch=7) for index in (1, 2, 3))]
     world.now += HEAR_SECONDS
-    assert world.maps.get(HERE) == (0, None)
+    assert world.maps.view(HERE) == UNDECIDED
     known = replace(even_placement(8, 4, 2, (2, 0, 3, 1)), epoch=7)
     world.maps.tell(HERE, known)
     assert got(world.maps, HERE) == known
@@ -119,24 +121,24 @@ def test_a_restarted_registry_waits_for_those_that_know_a_map() -> None:
 
 def test_a_restarted_registry_hears_routers_too_before_it_decides() -> None:
     world = World("abab", restarted=True)
-    assert world.maps.get(JOINED) == (0, None)
+    assert world.maps.view(JOINED) == UNDECIDED
     world.now += HEAR_SECONDS
     assert got(world.maps, JOINED).epoch == 1
 
 
 def test_who_knows_a_map_gets_no_new_one_but_is_to_tell_it() -> None:
     world = World("aaaa", restarted=True)
-    assert world.maps.get(HERE, known=3) == (0, None)
+    assert world.maps.view(HERE, known=3) == UNDECIDED
 
 
 @pytest.mark.parametrize("layout", [HERE, JOINED])
 def test_a_map_that_died_with_all_who_knew_it_is_followed_by_a_higher_epoch(layout: Layout) -> None:
     world = World(restarted=True)
     world.entries = [shard(0, "a"), shard(1, "a", epoch=7)]
-    assert world.maps.get(layout) == (0, None)
+    assert world.maps.view(layout) == UNDECIDED
     del world.entries[1]
     world.now += HEAR_SECONDS
-    world.maps.get(layout)
+    world.maps.view(layout)
     world.now += GATHER_SECONDS
     assert got(world.maps, layout).epoch == 8
 
@@ -148,50 +150,16 @@ def test_the_highest_that_is_told_wins() -> None:
     assert got(maps, HERE).epoch == 9
 
 
-def test_publishing_needs_a_higher_epoch() -> None:
-    world = World("abab")
-    placement = got(world.maps, JOINED)
-    newer = replace(even_placement(8, 4, 3), epoch=2)
-    world.maps.publish(JOINED, newer)
-    assert world.maps.get(JOINED, known=1) == (2, newer)
-    for stale in (newer, placement, replace(newer, epoch=1)):
-        with pytest.raises(StaleEpochError, match="it must be over 2"):
-            world.maps.publish(JOINED, stale)
-    assert got(world.maps, JOINED) == newer
-
-
-def test_publishing_looks_at_what_processes_know() -> None:
-    """A registry that has been restarted may not have heard of it yet."""
-    world = World()
-    world.entries = [shard(0, "a", epoch=5), shard(0, "a", epoch=6, role="router")]
-    with pytest.raises(StaleEpochError, match="it must be over 6"):
-        world.maps.publish(JOINED, replace(even_placement(8, 4, 2), epoch=6))
-
-
-def test_publishing_waits_for_those_that_may_know_a_newer_map() -> None:
-    world, newer = World(restarted=True), replace(even_placement(8, 4, 2), epoch=5)
-    with pytest.raises(StaleEpochError, match="try again"):
-        world.maps.publish(JOINED, newer)
-    world.now += HEAR_SECONDS
-    world.maps.publish(JOINED, newer)
-
-
-@pytest.mark.parametrize(("experts", "shards"), [(9, 4), (8, 5)])
-def test_publishing_needs_a_map_of_its_layout(experts: int, shards: int) -> None:
-    with pytest.raises(ValueError, match=r"a map of . experts on . shards is none of 8 on 4"):
-        World().maps.publish(JOINED, replace(even_placement(experts, shards), epoch=2))
-
-
 def test_the_registry_answers_for_its_maps() -> None:
     registry = ServiceRegistry(lambda: 1.0)
-    assert registry.placement_map(JOINED) == (0, None)
+    assert registry.map_view(JOINED) == MapView(0, settled=False)
     for index, node in enumerate("abab"):
         registry.announce(shard(index, node))
-    epoch, placement = registry.placement_map(JOINED)
-    assert (epoch, placement and placement.copies) == (1, 2)
-    registry.publish(JOINED, replace(even_placement(8, 4, 2), epoch=5))
+    view = registry.map_view(JOINED)
+    assert (view.epoch, view.current and view.current.copies) == (1, 2)
+    registry.tell_map(JOINED, replace(even_placement(8, 4, 2), epoch=5))
     registry.tell_map(JOINED, replace(even_placement(8, 4, 2), epoch=4))
-    assert registry.placement_map(JOINED, known=5) == (5, None)
+    assert registry.map_view(JOINED, known=5) == MapView(5)
 
 
 class Epochs(RuleBasedStateMachine):
@@ -219,8 +187,9 @@ class Epochs(RuleBasedStateMachine):
         """As `MapFollower.look` does."""
         self.announce(index)
         known = self.known.get(index)
-        epoch, found = self.maps.get(JOINED, known.epoch if known else 0)
-        if known and epoch < known.epoch:
+        view = self.maps.view(JOINED, known.epoch if known else 0)
+        found = view.current
+        if known and view.epoch < known.epoch:
             self.maps.tell(JOINED, known)
         elif found:
             assert not known or found.epoch > known.epoch
@@ -243,16 +212,15 @@ class Epochs(RuleBasedStateMachine):
         for index in list(self.known):
             self.announce(index)
 
-    @rule(above=st.integers(-2, 3))
-    def publishes(self, above: int) -> None:
-        epoch, _ = self.maps.get(JOINED, 1 << 40)
+    @rule(above=st.integers(-2, 0))
+    def proposes(self, above: int) -> None:
+        epoch = self.maps.view(JOINED, 1 << 40).epoch
         order: Sequence[int] = [(place + epoch) % 4 for place in range(4)]
-        placement = replace(even_placement(8, 4, 2, order), epoch=max(1, epoch + above))
         try:
-            self.maps.publish(JOINED, placement)
-        except StaleEpochError:
+            coming = self.maps.propose(JOINED, even_placement(8, 4, 2, order), epoch + above, "a test")
+        except MigrationRefusedError:
             return
-        assert placement.epoch > max([0, *(one.epoch for one in self.known.values())])
+        assert coming > max([0, *(one.epoch for one in self.known.values())])
 
     @invariant()
     def one_epoch_is_one_map(self) -> None:
@@ -262,3 +230,14 @@ class Epochs(RuleBasedStateMachine):
 
 Epochs.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestEpochs = Epochs.TestCase
+
+
+def test_a_layout_with_a_start_waits_until_a_process_has_told_it() -> None:
+    """As its shards do from their first look on."""
+    maps = PlacementMaps(list)
+    layout = Layout(experts=4, shards=2, start="a file")
+    assert maps.view(layout).epoch == 0
+    start = Placement(2, LayerPlacement(((1,), (1,), (0, 1), (0,))))
+    maps.start_from(layout, start)
+    assert maps.view(layout).current == replace(start, epoch=1)
+    assert maps.view(replace(layout, start="")).current != replace(start, epoch=1)

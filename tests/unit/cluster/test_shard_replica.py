@@ -16,8 +16,10 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
     from cluster.processes import map_follower, registered_process
+    from cluster.processes.map_view import Asker
+    from cluster.processes.maps.migration import Migration
     from cluster.processes.placement_maps import Layout
-    from cluster.processes.service_registry import ServiceRegistry
+    from cluster.processes.service_registry import Announcement, ServiceRegistry
     from cluster.serve import shard_replica
 
 EXPERTS, SHARDS = 7, 2
@@ -40,7 +42,7 @@ class Method:
 
     def remote(self, *arguments: Any) -> Callable[[], Any]:
         def call() -> Any:
-            if self._name == "placement_map" and self._actor.answers:
+            if self._name == "map_view" and self._actor.answers:
                 self._actor.answers -= 1
                 raise ray.exceptions.RayActorError
             return getattr(self._actor.body, self._name)(*arguments)
@@ -66,7 +68,7 @@ class Replica(shard_replica.ShardReplica):
 
 
 @pytest.fixture
-def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Actor], ExpertShard]]:
+def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ExpertShard]]:
     """Starts shard 1 of two and returns what it serves."""
     servers: list[Server] = []
     processes: list[registered_process.RegisteredProcess] = []
@@ -80,14 +82,16 @@ def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterato
         servers.append(Server(shard, **options))
         return servers[-1]
 
-    def begin(actor: Actor) -> ExpertShard:
+    def begin(actor: Actor, extra_copies: float = 4.0) -> ExpertShard:
         monkeypatch.setattr(registered_process, "find_registry", lambda _: actor)
-        data = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
+        data: dict[str, Any] = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
+        data["balance"] = {"extra_copies": extra_copies}
         Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS}}, 1, b"secret", bytes(32))
         return servers[-1].shard
 
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())  # noqa: ARG005 (Ray's name)
     monkeypatch.setattr(map_follower, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(map_follower, "QUICK_SECONDS", 0.001)
     monkeypatch.setattr(map_follower, "POLL_SECONDS", 0.001)
     for module in (registered_process, shard_replica):
         monkeypatch.setattr(module, "replica_id", lambda: "s")
@@ -107,9 +111,7 @@ def held(placement: Placement, shard: ExpertShard) -> bool:
 
 
 @pytest.mark.parametrize("answers", [0, 3])
-def test_it_loads_once_whether_or_not_the_registry_is_there(
-    start: Callable[[Actor], ExpertShard], answers: int
-) -> None:
+def test_it_loads_once_whether_or_not_the_registry_is_there(start: Callable[..., ExpertShard], answers: int) -> None:
     actor = Actor(answers)
     shard = start(actor)
     assert held(even_placement(EXPERTS, SHARDS), shard)
@@ -120,11 +122,11 @@ def test_it_loads_once_whether_or_not_the_registry_is_there(
 
 
 @pytest.mark.parametrize("answers", [0, 1])
-def test_it_loads_what_the_map_says_in_the_end(start: Callable[[Actor], ExpertShard], answers: int) -> None:
+def test_it_loads_what_the_map_says_in_the_end(start: Callable[..., ExpertShard], answers: int) -> None:
     """Also if it was taken for the first map."""
     actor = Actor(answers)
     moved = replace(even_placement(EXPERTS, SHARDS, 1, (1, 0)), epoch=4)
-    actor.body.publish(LAYOUT, moved)
+    actor.body.tell_map(LAYOUT, moved)
     shard = start(actor)
     assert (held(moved, shard), shard.epoch) == (True, 4)
     until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
@@ -132,13 +134,57 @@ def test_it_loads_what_the_map_says_in_the_end(start: Callable[[Actor], ExpertSh
     assert (entry.epoch, entry.total_bytes) == (4, entry.loaded_bytes)
 
 
-def test_a_newer_map_counts_if_it_gives_the_shard_what_it_holds(
-    start: Callable[[Actor], ExpertShard], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_newer_map_counts_at_once(start: Callable[..., ExpertShard]) -> None:
     actor = Actor()
     shard = start(actor)
-    actor.body.publish(LAYOUT, replace(even_placement(EXPERTS, SHARDS), epoch=2))
+    actor.body.tell_map(LAYOUT, replace(even_placement(EXPERTS, SHARDS), epoch=2))
     until(lambda: shard.epoch == 2, "it is adopted")
-    actor.body.publish(LAYOUT, replace(even_placement(EXPERTS, SHARDS, 2), epoch=3))
-    until(lambda: "a newer map gives this shard other experts" in caplog.text, "it is refused")
-    assert shard.epoch == 2
+
+
+def test_it_loads_what_a_coming_map_gives_it_and_gives_up_the_rest(start: Callable[..., ExpertShard]) -> None:
+    """The other shard is not there: a test says in its place that it has prepared."""
+    actor, moved = Actor(), even_placement(EXPERTS, SHARDS, 1, (1, 0))
+    shard = start(actor)
+    until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
+    before = even_placement(EXPERTS, SHARDS).everywhere.held_by(1)
+    epoch = actor.body.propose(LAYOUT, moved, 1, "a test")
+    until(lambda: actor.body.announcements()[0].prepared == epoch, "it has prepared")
+    assert {*shard.held.values()} == {tuple(sorted({*before, *moved.everywhere.held_by(1)}))}
+    assert shard.epoch == 1
+    other = Announcement("shard", 0, "o", "n", 1, "ready", prepared=epoch)
+
+    def switched() -> bool:
+        actor.body.announce(other)
+        actor.body.map_view(LAYOUT, 1, Asker("shard", "o"))
+        return held(moved, shard)
+
+    until(switched, "it gives up what it held before")
+    assert shard.epoch == epoch
+    until(lambda: actor.body.announcements()[0].prepared == 0, "that is over")
+
+
+def test_a_coming_map_that_is_given_up_leaves_everything_as_it_was(start: Callable[..., ExpertShard]) -> None:
+    actor = Actor()
+    shard = start(actor)
+    until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
+    epoch = actor.body.propose(LAYOUT, even_placement(EXPERTS, SHARDS, 1, (1, 0)), 1, "a test")
+    until(lambda: actor.body.announcements()[0].prepared == epoch, "it has prepared")
+    actor.body.abandon(LAYOUT, epoch, "a test ends it")
+    until(lambda: held(even_placement(EXPERTS, SHARDS), shard), "it gives up what it has loaded")
+    assert shard.epoch == 1
+
+
+def test_what_has_no_room_is_refused(start: Callable[..., ExpertShard]) -> None:
+    actor = Actor()
+    start(actor, extra_copies=0.0)
+    until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
+    epoch = actor.body.propose(LAYOUT, even_placement(EXPERTS, SHARDS, 2), 1, "a test")
+
+    def migration() -> Migration:
+        found = actor.body.migration(LAYOUT)
+        assert found is not None
+        return found
+
+    until(lambda: migration().state == "failed", "it is given up")
+    assert migration().epoch == epoch
+    assert "shard 1 refuses: BudgetError: shard 1 cannot hold" in migration().reason

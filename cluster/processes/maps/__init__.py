@@ -1,0 +1,1 @@
+"""How placement maps follow one another: pure parts of the registry."""
