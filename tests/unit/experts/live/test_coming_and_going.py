@@ -12,9 +12,7 @@ import torch
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from cluster.planner.quantize import quantized
-from experts.checkpoint.directory import Checkpoint
-from experts.config import Backend, WeightsConfig
+from experts.config import Backend
 from experts.shard.held.states import CopyState
 from experts.shard.shard import NotHeldError
 from experts.transport.call import Form
@@ -22,13 +20,10 @@ from kernels import select
 from kernels.formats.quantized import Matrix
 from kernels.ops import Ops
 from kernels.weights import ExpertWeights
-from router_service.models.families.registry import ModelPlan, plan_model
-from tests.support.formats import FORMATS, write_format
-from tests.support.int4_checkpoints import write_int4
 from tests.support.live import LiveRig
+from tests.support.live_formats import plan_in
 from tests.support.mesh import CPU
-from tests.support.quantize import write_fp8, write_mxfp4
-from tests.support.tiny import Tiny, make_tiny
+from tests.support.tiny import Tiny
 
 MOST = 6  # experts of each layer that the machine moves
 Held = dict[int, set[int]]
@@ -123,34 +118,13 @@ def test_a_backend_that_stacks_matrices(tiny: Callable[..., Tiny]) -> None:
     run_state_machine_as_test(Bound, settings=settings(max_examples=5, stateful_step_count=12, deadline=None))
 
 
-SIXTEENS = {"moe_intermediate_size": 32, "intermediate_size": 64}
-
-
-def _plan(path: Path, form: str) -> ModelPlan:
-    if form in ("int4-at-load", "int8-at-load"):
-        make_tiny(path, "qwen3_moe")
-        plan = plan_model(Checkpoint(path))
-        weights = WeightsConfig("dequantized", "int4" if form == "int4-at-load" else "int8")
-        return replace(plan, tensors=quantized(plan.tensors, weights, str(path)))
-    if form == "mxfp4":
-        write_mxfp4(path, make_tiny(path, "gpt_oss").oracle)
-    elif form == "fp8-blocks":
-        write_fp8(path, make_tiny(path, "qwen3_moe").oracle, (16, 16))
-    elif form == "int4":
-        write_int4(path, make_tiny(path, "qwen3_moe", **SIXTEENS).oracle, "compressed-tensors", 16)
-    else:
-        made = make_tiny(path, "qwen3_moe", **(SIXTEENS if "nvfp4" in form else {}))
-        write_format(path, made.oracle, FORMATS[form])
-    return plan_model(Checkpoint(path))
-
-
 @pytest.mark.parametrize("backend", ["native", "cpu", "reference"])
 @pytest.mark.parametrize(
     "form", ["fp8-channel", "int8", "nvfp4", "mxfp4", "fp8-blocks", "int4", "int4-at-load", "int8-at-load"]
 )
 def test_every_format(tmp_path: Path, form: str, backend: Backend) -> None:
     """Experts that were loaded one by one, before and after others, compute as if all had been loaded at once."""
-    rig = LiveRig(_plan(tmp_path, form), torch.bfloat16, True, backend)
+    rig = LiveRig(plan_in(form, tmp_path), torch.bfloat16, True, backend)
     assert rig.manifest.encoded or rig.manifest.rounds
     layer = rig.layers[-1]
     rig.live.hold({layer: [4, 1]})

@@ -1,6 +1,7 @@
 """Experts that come and go leave resident memory flat, and what is given up goes back to the system."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from tests.support.tiny import write_checkpoint
 
-CYCLES, EACH = 8, 6
+CYCLES, EACH = 5, 6
 # Experts of 3 MB, so that a cycle's are far more than what tests' noise is.
 LARGE: dict[str, Any] = {
     "hidden_size": 512,
@@ -23,6 +24,8 @@ LARGE: dict[str, Any] = {
     "num_experts": 24,
     "mlp_only_layers": [],
 }
+# What torch frees goes back at once, as that of real models' matrices does: `tests/unit/checkpoint/test_memory.py`.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 # Prints the bytes of an expert, and resident memory before all and then twice a cycle: with its experts and without.
 PROGRAM = f"""
 import json, sys
@@ -64,16 +67,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("backend", "quantize"), [("native", "none"), ("native", "int4"), ("cpu", "none"), ("reference", "none")]
-)
+@pytest.mark.parametrize(("backend", "quantize"), [("native", "none"), ("native", "int4"), ("cpu", "none")])
 def test_cycles(large: Path, backend: str, quantize: str) -> None:
     command = [sys.executable, "-c", PROGRAM, str(large), backend, quantize]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    env = os.environ | ALLOCATOR
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=env)
     expert_bytes, (before, *resident) = json.loads(done.stdout)
     held = 2 * EACH * expert_bytes
-    assert max(resident[4:]) - max(resident[:4]) < 0.25 * held + 8e6
     for full, empty in zip(resident[::2], resident[1::2], strict=True):
-        assert full - before < 1.25 * held + 8e6
-        if backend == "native":  # what others free is malloc's, which keeps what it likes
-            assert empty - before < 0.1 * held + 8e6
+        assert full - before < 1.1 * held + 8e6
+        assert empty - before < 0.1 * held + 8e6
