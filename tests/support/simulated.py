@@ -19,7 +19,7 @@ from experts.links.state import LinkState
 from experts.links.table import Links
 from experts.transport.base import Event, Refusal, Reply, Sent, ShardUnavailable, Why
 from experts.transport.call import ExpertCall, Partial, Stamps
-from tests.unit.experts.merge_fakes import sums_of
+from tests.unit.experts.merge_fakes import answer_of
 
 WIRE_S, COMPUTE_S, DIAL_S, BEAT_S = 0.0002, 0.001, 0.1, 0.05
 HUNG_S = 3.0
@@ -287,7 +287,7 @@ class SimulatedNetwork:
         if shard.poisoned:
             return Refusal(shard.index, number, Why.ERROR, "it cannot be computed", permanent=True)
         shard.computed.append((number, experts, self.now))
-        return Reply(shard.index, number, Partial(sums_of(call), Stamps(0, 0, 0)), 0, 0)
+        return Reply(shard.index, number, Partial(answer_of(call), Stamps(0, 0, 0), form=call.form), 0, 0)
 
     def _receive(self, index: int, number: int, event: Event | None) -> None:
         wire = self._wires.get(index)
@@ -358,5 +358,5 @@ class PureShard:
     """A shard in this process that computes as the simulated ones do."""
 
     def compute(self, call: ExpertCall) -> torch.Tensor:
-        """As `merge_fakes.sums_of`."""
-        return sums_of(call)
+        """As `merge_fakes.answer_of`."""
+        return answer_of(call)

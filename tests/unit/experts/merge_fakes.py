@@ -10,7 +10,7 @@ from torch import Tensor
 from experts.shard.copy_states import CopyStates
 from experts.shard.shard import NotHeldError
 from experts.shard.waiting_calls import WaitingCall
-from experts.transport.call import ExpertCall
+from experts.transport.call import ExpertCall, Form
 
 HIDDEN, SLOTS = 4, 3
 WAIT_S = 60.0
@@ -32,6 +32,14 @@ def sums_of(call: ExpertCall) -> Tensor:
     for row, slot, weight in zip(call.rows_A, call.experts_A, call.weights_A, strict=True):
         y_RD[row] += weight * (slot + 1 + call.layer) * np.tanh(call.x_RD[int(row)].numpy())
     return torch.from_numpy(y_RD)
+
+
+def answer_of(call: ExpertCall) -> Tensor:
+    """`sums_of`, or a row for each assignment where the call asks for those."""
+    if call.form is Form.SUMS:
+        return sums_of(call)
+    scales_A1 = (call.weights_A * (call.experts_A + 1 + call.layer)).astype(np.float32)[:, None]
+    return torch.from_numpy(scales_A1 * np.tanh(call.x_RD.numpy()[call.rows_A]))
 
 
 def waiting(call: ExpertCall, connection: Hashable, gone: bool = False) -> WaitingCall:
