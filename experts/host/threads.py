@@ -31,6 +31,30 @@ class ComputeThreads:
             self._used.number = wanted
 
 
+class LateThreads:
+    """`ComputeThreads` for what may have nothing to compute yet: all `most` until it has been measured.
+
+    Args:
+        few_rows: a computation of few rows; False where there was nothing to compute.
+        most: threads that may be used.
+    """
+
+    def __init__(self, few_rows: Callable[[], bool], most: int) -> None:
+        self._few_rows = few_rows
+        self._threads = ComputeThreads(most, most)
+        self.measured = most == 1
+
+    def use(self, rows: int) -> None:
+        """As `ComputeThreads.use`."""
+        self._threads.use(rows)
+
+    def measure(self) -> None:
+        """Measure, unless that was done or there is nothing to compute."""
+        if not self.measured and self._few_rows():
+            self._threads = measured_threads(self._few_rows, self._threads.most)
+            self.measured = True
+
+
 def measured_threads(few_rows: Callable[[], object], most: int) -> ComputeThreads:
     """Run `few_rows`, a computation of few rows, on one thread and on `most` in turn; take the faster for such."""
     if most == 1:

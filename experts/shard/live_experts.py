@@ -16,10 +16,10 @@ import torch
 
 from experts.host.background import run_behind
 from experts.host.memory import give_back
-from experts.shard.copy_states import CopyState
-from experts.shard.expert_loader import ExpertLoader
-from experts.shard.held_layer import ExpertCopy, HeldLayer, LoadedExpert
-from experts.shard.pace import Pace
+from experts.shard.held.layer import ExpertCopy, HeldLayer, LoadedExpert
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.held.pace import Pace
+from experts.shard.held.states import CopyState
 from experts.shard.shard import ExpertShard, sample_call
 
 Wanted = Mapping[int, Sequence[int]]
@@ -103,21 +103,24 @@ class LiveExperts:
         with self._loading:
             while missing := self._missing(wanted):  # again, should some have been given up meanwhile
                 self._check_budget(missing)
-                self._states.begin(missing)
-                try:
-                    run_behind(partial(self._take_over, missing, go_on), f"shard {self._shard.index} loads")
-                except BaseException as error:
-                    clear_frames(error.__traceback__)  # they have what was loaded, and live as long as the error
-                    give_back()
-                    raise
-                finally:
-                    self._states.end(missing)
+                self._load(missing, go_on)
 
     def keep(self, wanted: Wanted) -> int:
         """Give up everything but `wanted`; return the bytes that it takes, which are free when no call needs them."""
         freed = self._give_up(wanted)
         give_back()  # only now: nothing of ours has the experts any more
         return freed
+
+    def _load(self, missing: Sequence[Key], go_on: Callable[[], None]) -> None:
+        self._states.begin(missing)
+        try:
+            run_behind(partial(self._take_over, missing, go_on), f"shard {self._shard.index} loads")
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # they have what was loaded, and live as long as the error
+            raise
+        finally:
+            self._states.end(missing)
+            give_back()
 
     def _give_up(self, wanted: Wanted) -> int:
         with self._replacing:

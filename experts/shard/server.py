@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from experts.host.threads import ComputeThreads, measured_threads
+from experts.host.threads import LateThreads
 from experts.host.watched_thread import ThreadWatch
 from experts.shard.beats import Beats
 from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
@@ -64,8 +64,8 @@ class ExpertServer:
     ) -> None:
         self.shard = shard
         # Measured before the server listens, as calls would disturb it; where nothing is held, after the first came.
-        self._most_threads = threads
-        self._take_measure()
+        self._threads = LateThreads(lambda: shard.compute_sample(SAMPLE_ROWS), threads)
+        self._threads.measure()
         self.delay_s = delay_s
         self.queue = ComputeQueue(self._work, most_merged_rows, clock_ns, shard.layers, shard.check)
         self.turn = self.queue.turn
@@ -104,23 +104,12 @@ class ExpertServer:
         self._check_faults()
         self._measure_late()
 
-    def _take_measure(self) -> None:
-        measured = self._measured()
-        self._is_measured = measured is not None
-        self._threads = measured or ComputeThreads(self._most_threads, self._most_threads)
-
-    def _measured(self) -> ComputeThreads | None:
-        """How many threads compute fastest; None while there is nothing to compute."""
-        if self._most_threads > 1 and not any(self.shard.held.values()):
-            return None
-        return measured_threads(lambda: self.shard.compute_sample(SAMPLE_ROWS), self._most_threads)
-
     def _measure_late(self) -> None:
         """Measure threads for a shard that began with nothing and has got experts: once, for some milliseconds."""
-        if not self._is_measured and any(self.shard.held.values()) and self.turn.acquire(timeout=TURN_SECONDS):
+        if not self._threads.measured and self.shard.weights_bytes and self.turn.acquire(timeout=TURN_SECONDS):
             try:
                 with torch.inference_mode():
-                    self._take_measure()
+                    self._threads.measure()
             finally:
                 self.turn.release()
 

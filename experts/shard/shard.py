@@ -14,9 +14,9 @@ from torch import Tensor
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.manifest import ExpertManifest
 from experts.placement import Placement
-from experts.shard.copy_states import CopyStates
-from experts.shard.expert_loader import ExpertLoader
-from experts.shard.held_layer import ExpertCopy, HeldLayer
+from experts.shard.held.layer import ExpertCopy, HeldLayer
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.held.states import CopyStates
 from experts.transport.call import ExpertCall, Form
 from kernels.ops import Ops
 from kernels.weights import ExpertWeights

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from experts.config import Backend
 from experts.placement import placement_of
-from experts.shard.expert_loader import ExpertLoader
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.held.pace import Pace
 from experts.shard.live_experts import LiveExperts
-from experts.shard.pace import Pace
 from experts.shard.shard import ExpertShard, load_shard
 from experts.transport.call import ExpertCall, Form
 from kernels import select

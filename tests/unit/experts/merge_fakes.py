@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experts.shard.copy_states import CopyStates
+from experts.shard.held.states import CopyStates
 from experts.shard.shard import NotHeldError
 from experts.shard.waiting_calls import WaitingCall
 from experts.transport.call import ExpertCall, Form

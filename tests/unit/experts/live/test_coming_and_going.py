@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cluster.planner.quantize import quantized
 from experts.checkpoint.directory import Checkpoint
 from experts.config import Backend, WeightsConfig
-from experts.shard.copy_states import CopyState
+from experts.shard.held.states import CopyState
 from experts.shard.shard import NotHeldError
 from experts.transport.call import Form
 from kernels import select

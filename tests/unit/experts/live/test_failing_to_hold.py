@@ -14,7 +14,7 @@ import torch
 
 from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.errors import CheckpointError
-from experts.shard.copy_states import CopyState
+from experts.shard.held.states import CopyState
 from experts.shard.live_experts import BudgetError
 from kernels import select
 from kernels.native.panels import Panels

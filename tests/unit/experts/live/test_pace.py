@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experts.host.background import run_behind
-from experts.shard.pace import SLICE_SECONDS, Pace
+from experts.shard.held.pace import SLICE_SECONDS, Pace
 from tests.support.live import LiveRig
 from tests.support.tiny import Tiny
 

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable
 from enum import StrEnum
 
-from experts.shard.held_layer import ExpertCopy
+from experts.shard.held.layer import ExpertCopy
 
 
 class CopyState(StrEnum):

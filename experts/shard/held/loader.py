@@ -11,7 +11,7 @@ from experts.checkpoint.directory import Checkpoint
 from experts.checkpoint.manifest import ExpertManifest
 from experts.checkpoint.packer import Packer
 from experts.checkpoint.source import TensorSource
-from experts.shard.held_layer import ExpertCopy, HeldLayer, LoadedExpert, held_layer
+from experts.shard.held.layer import ExpertCopy, HeldLayer, LoadedExpert, held_layer
 from kernels.ops import Backend, Ops
 
 

@@ -64,6 +64,15 @@ class HeldLayer:
         slots_of_E[list(self.experts)] = np.arange(len(self.experts))
         return slots_of_E
 
+    # Asked for with each call, and found by several steps.
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        return self.weights.dtype
+
+    @cached_property
+    def _hidden(self) -> int:
+        return self.weights.hidden
+
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
@@ -75,7 +84,7 @@ class HeldLayer:
 
     def fits(self, x_RD: Tensor) -> bool:
         """Whether rows have the dtype and the width that the experts compute with."""
-        return x_RD.dtype == self.weights.dtype and x_RD.shape[1] == self.weights.hidden
+        return x_RD.dtype == self._dtype and x_RD.shape[1] == self._hidden
 
     def loaded(self) -> list[LoadedExpert]:
         """Each expert by itself; its matrices are those of `weights`, or parts of their memory."""

@@ -1,0 +1,1 @@
+"""What a shard holds of each layer, and what brings it there."""
