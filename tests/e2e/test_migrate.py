@@ -31,7 +31,7 @@ def moved(shared_ray: SharedRay, tmp_path: Path) -> Iterator[tuple[Served, Mover
     arguments = (str(tmp_path), "--shards", str(SHARDS), "--config", str(tmp_path / "moved.yaml"))
     with serving(*arguments, *shared_ray.joined_as(NAME), log=tmp_path / "log") as server:
         layout = {"cluster": {"address": shared_ray.address}, "experts": {"shards": SHARDS}}
-        with moving(shared_ray.address, NAME, layout, oracle.config.num_experts) as mover:
+        with moving(shared_ray.address, NAME, layout, tmp_path) as mover:
             yield Served(server, oracle, tmp_path), mover
 
 

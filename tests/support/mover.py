@@ -1,6 +1,6 @@
 """Moves experts of a running cluster, as the balancer does: by proposals to its registry. A process of its own.
 
-    python -m tests.support.mover RAY APPLICATION CONFIG EXPERTS
+    python -m tests.support.mover RAY APPLICATION CONFIG
 
 `CONFIG` is JSON, the sections that the cluster was started with. Each line of standard input is a JSON list: `["move",
 SEED, SECONDS]` proposes a placement that the seed draws, and `["wait"]` waits until it is over. Each is answered by a
@@ -8,6 +8,7 @@ line that begins with `{`.
 """
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypedDict
 
 from experts.placement import LayerPlacement, Placement
@@ -60,9 +62,10 @@ class Mover:
 
 
 @contextmanager
-def moving(ray: str, application: str, config: dict[str, Any], experts: int) -> Iterator[Mover]:
-    """Run a mover within the block."""
-    command = [sys.executable, "-m", __name__, ray, application, json.dumps(config), str(experts)]
+def moving(ray: str, application: str, config: dict[str, Any], checkpoint: Path | None) -> Iterator[Mover]:
+    """Run a mover within the block, for a cluster that serves the checkpoint, or the bundled model."""
+    sections = config | ({"model": {"checkpoint": str(checkpoint)}} if checkpoint else {})
+    command = [sys.executable, "-m", __name__, ray, application, json.dumps(sections)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         try:
@@ -86,12 +89,17 @@ def main() -> None:
     with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
         import ray
 
+        from cluster.cli.drain_command import RAY_AUTH_MODE, TOKEN_FILE, local_ray_addresses
         from cluster.config import config_from
+        from cluster.planner.model import open_model
         from cluster.processes.map_follower import layout_of
         from cluster.processes.service_registry import known_registry
 
-    address, application, config, experts = sys.argv[1:]
-    layout = layout_of(config_from(json.loads(config)), int(experts))
+    address, application, sections = sys.argv[1:]
+    config = config_from(json.loads(sections))
+    layout = layout_of(config, open_model(config.model, config.weights).plan.spec.gate.experts)
+    if address in local_ray_addresses() and Path(TOKEN_FILE).expanduser().exists():
+        os.environ.setdefault(RAY_AUTH_MODE, "token")
     ray.init(address=address, namespace="expertmesh", log_to_driver=False, logging_level="error")
     registry = known_registry(application)
 
