@@ -26,7 +26,7 @@ def run_behind(work: Callable[[], Result], name: str) -> Result:
 
     def run() -> None:
         try:
-            _step_back()
+            step_back()
             results.append(work())
         except BaseException as error:  # the caller's to handle
             faults.append(error)
@@ -42,7 +42,8 @@ def run_behind(work: Callable[[], Result], name: str) -> Result:
         faults.clear()  # or the traceback keeps this frame, and the frame the traceback
 
 
-def _step_back() -> None:
+def step_back() -> None:
+    """Give the calling thread a low priority, for good: to raise it again takes a right that few processes have."""
     if sys.platform == "linux":
         with contextlib.suppress(PermissionError):  # a lower priority is always allowed, but for odd sandboxes
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _niceness())

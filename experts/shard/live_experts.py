@@ -16,6 +16,7 @@ import torch
 
 from experts.host.background import run_behind
 from experts.host.memory import give_back
+from experts.shard.copying.taker import Taker
 from experts.shard.held.layer import ExpertCopy, HeldLayer, LoadedExpert
 from experts.shard.held.loader import ExpertLoader
 from experts.shard.held.pace import Pace
@@ -45,13 +46,20 @@ class LiveExperts:
         budget_bytes: what the weights may take, those that are being loaded and the scratch memory for it included;
             may be changed. None sets no limit.
         pace: of reading.
+        taker: asks other shards first; what they do not give is read.
     """
 
     def __init__(
-        self, shard: ExpertShard, loader: ExpertLoader, budget_bytes: int | None = None, pace: Pace | None = None
+        self,
+        shard: ExpertShard,
+        loader: ExpertLoader,
+        budget_bytes: int | None = None,
+        pace: Pace | None = None,
+        taker: Taker | None = None,
     ) -> None:
         self.budget_bytes = budget_bytes
         self.pace = pace or Pace()
+        self.taker = taker
         self._shard = shard
         self._loader = loader
         self._states = shard.states
@@ -160,7 +168,7 @@ class LiveExperts:
         torch.set_num_threads(1)  # of this thread: others are for computing
         self._loader.before = lambda count: self.pace.take(count, go_on)
         try:
-            loaded = [self._loader.read(layer, expert) for layer, expert in missing]
+            loaded = [self._taken(key) or self._loader.read(*key) for key in missing]
         finally:
             self._loader.rest()
         with self._replacing:
@@ -168,6 +176,9 @@ class LiveExperts:
             self._warm_up(changed, missing)
             go_on()
             self._shard.replace(changed)
+
+    def _taken(self, key: Key) -> LoadedExpert | None:
+        return self.taker.read(*key, self._loader.before) if self.taker is not None else None
 
     def _with(self, loaded: Iterable[LoadedExpert]) -> dict[int, HeldLayer | None]:
         """The layers as they are with these experts."""

@@ -14,6 +14,7 @@ from experts.host.threads import LateThreads
 from experts.host.watched_thread import ThreadWatch
 from experts.shard.beats import Beats
 from experts.shard.compute_queue import MOST_ROWS, ComputeQueue
+from experts.shard.held.pace import Pace
 from experts.shard.session import Desk, Session
 from experts.shard.shard import ExpertShard
 from experts.transport.call import ExpertCall
@@ -41,6 +42,7 @@ class ExpertServer:
         watch: the process's threads, to which the data plane's are added.
         clock_ns: the clock of the stamps; another host's starts anywhere.
         most_merged_rows: rows of several routers' calls that are computed together.
+        copy_pace: how fast experts are given to other shards; without one as fast as they are asked for.
 
     `queue` has the calls that wait and counts what was computed. `turn` is held during a computation: whoever else
     holds it makes calls queue, as another router's call does.
@@ -61,6 +63,7 @@ class ExpertServer:
         watch: ThreadWatch | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         most_merged_rows: int = MOST_ROWS,
+        copy_pace: Pace | None = None,
     ) -> None:
         self.shard = shard
         # Measured before the server listens, as calls would disturb it; where nothing is held, after the first came.
@@ -73,7 +76,16 @@ class ExpertServer:
         self._watch = watch or ThreadWatch()
         self._draining = False
         self._beats = Beats(self._beat, self._watch, f"shard {shard.index} beats")
-        self._desk = Desk(self.queue, self._beats, self._status, lambda: self.shard.epoch, clock_ns, slow_call_s * 1e9)
+        self._desk = Desk(
+            shard,
+            self.queue,
+            self._beats,
+            self._status,
+            lambda: self.shard.epoch,
+            clock_ns,
+            slow_call_s * 1e9,
+            copy_pace or Pace(),
+        )
         self._sessions: dict[Channel, Session] = {}
         self._server = FrameServer(
             role="shard",

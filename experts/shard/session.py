@@ -5,9 +5,10 @@
     EXPERTS  PARTIALS, or MISS, BUSY or FAILURE; nothing if the call was cancelled
     STATUS   a JSON object; beats follow from then on
     CANCEL   nothing
+    COPY     PIECE, or MISS: another shard takes over an expert that is held here
 
-Any other frame, or one that is not as it must be, ends the connection. A connection carries calls or control, as its
-first frame after HELLO says: what is sent on a control connection never waits for the peer, see `Channel.post`.
+Any other frame, or one that is not as it must be, ends the connection. A connection carries calls, control or copies,
+as its first frame after HELLO says: what is sent on a control connection never waits for the peer, see `Channel.post`.
 
 A router may send further calls before the first is answered. They are read, computed and answered one after the other,
 so the answers come in the calls' order. The rows of a further call must be in its frame, as shared memory has room for
@@ -19,15 +20,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from experts.host.background import step_back
 from experts.host.log import fields, step_name
 from experts.shard.beats import Beats
 from experts.shard.compute_queue import ComputeQueue
+from experts.shard.copying.giver import Giver
+from experts.shard.held.pace import Pace
 from experts.shard.refusals import CallCancelledError, NoTimeLeftError, ShardBusyError
-from experts.shard.shard import NotHeldError
+from experts.shard.shard import ExpertShard, NotHeldError
 from experts.shard.waiting_calls import CallKey
 from experts.transport.call import ExpertCall, Stamps, pack_partial, unpack_call
 from experts.transport.channel import Channel
-from experts.transport.control import Busy, Failure, Hello, Miss
+from experts.transport.control import Busy, Copy, Failure, Hello, Miss
 from experts.transport.frame import FrameError, Header, Kind
 from experts.transport.inbox import Closed
 
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Of replies and beats that a router has not read. It has then not read for minutes: the socket holds megabytes itself.
 MOST_UNREAD_BYTES = 1 << 20
+# What a connection carries.
+CALLS, CONTROL, COPIES = "calls", "control", "copies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +52,17 @@ class Desk:
         epoch: that of the placement by which the shard holds its experts.
         clock_ns: the clock of the stamps.
         slow_call_ns: a call that takes longer, waiting included, is logged.
+        copy_pace: how fast experts are given to other shards.
     """
 
+    shard: ExpertShard
     queue: ComputeQueue
     beats: Beats
     status: Callable[[], dict[str, object]]
     epoch: Callable[[], int]
     clock_ns: Callable[[], int]
     slow_call_ns: float
+    copy_pace: Pace
 
 
 class Session:
@@ -63,7 +72,8 @@ class Session:
         self.router: Hello | None = None
         self._channel = channel
         self._desk = desk
-        self._control: bool | None = None
+        self._carried = ""
+        self._giver = Giver(desk.shard, desk.copy_pace)
 
     def frame(self, header: Header, payload: memoryview) -> None:
         """Answer one frame.
@@ -75,17 +85,20 @@ class Session:
         if self.router is None or header.kind is Kind.HELLO:
             self._greeted(header, payload)
         elif header.kind is Kind.EXPERTS:
-            self._carries(header, control=False)
+            self._carries(header, CALLS)
             shared = self._channel.shared
             self._answer(header.sequence, unpack_call(payload, shared and shared.calls), self._desk.clock_ns())
         elif header.kind is Kind.SHARE:
-            self._carries(header, control=False)
+            self._carries(header, CALLS)
             self._channel.give_shared(header.sequence, payload)
         elif header.kind is Kind.STATUS:
-            self._carries(header, control=True)
+            self._carries(header, CONTROL)
             self._tell_status(header.sequence)
+        elif header.kind is Kind.COPY:
+            self._carries(header, COPIES)
+            self._give(header.sequence, Copy.unpacked(payload))
         elif header.kind is Kind.CANCEL:
-            self._carries(header, control=True)
+            self._carries(header, CONTROL)
             self._cancel(header)
         else:
             raise FrameError("kind", f"a shard does not answer {header.kind.name} frames")
@@ -99,12 +112,21 @@ class Session:
             raise FrameError("kind", f"a router says HELLO first and once, this one sent {header.kind.name}")
         self.router = Hello.unpacked(payload)
 
-    def _carries(self, header: Header, control: bool) -> None:
-        if self._control is None:
-            self._control = control
-        elif self._control is not control:
-            carried = "control" if self._control else "calls"
-            raise FrameError("kind", f"a connection that carries {carried} carries no {header.kind.name} frames")
+    def _carries(self, header: Header, what: str) -> None:
+        if not self._carried:
+            self._carried = what
+            if what == COPIES:
+                step_back()  # for as long as the connection's thread lives: computing goes first
+        elif self._carried != what:
+            raise FrameError("kind", f"a connection that carries {self._carried} carries no {header.kind.name} frames")
+
+    def _give(self, sequence: int, wanted: Copy) -> None:
+        try:
+            piece, views = self._giver.piece(wanted)
+        except NotHeldError as error:
+            self._channel.send(Kind.MISS, sequence, [Miss(self._desk.epoch(), error.experts).packed()])
+            return
+        self._channel.send(Kind.PIECE, sequence, [piece.packed(), *views])
 
     def _tell_status(self, sequence: int) -> None:
         if self._channel.unsent_bytes > MOST_UNREAD_BYTES:

@@ -55,6 +55,8 @@ class Kind(IntEnum):
     BUSY = 13
     CANCEL = 14
     BEAT = 15
+    COPY = 16
+    PIECE = 17
 
 
 # Looked up for each frame: an enum's own call takes longer.

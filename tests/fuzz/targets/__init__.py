@@ -1,9 +1,11 @@
 """All targets."""
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import calls, checkpoints, frames, messages, placements, requests
+from tests.fuzz.targets import calls, checkpoints, experts, frames, messages, placements, requests
 
 TARGETS: tuple[Target, ...] = tuple(
-    target for module in (frames, calls, messages, requests, placements, checkpoints) for target in module.TARGETS
+    target
+    for module in (frames, calls, experts, messages, requests, placements, checkpoints)
+    for target in module.TARGETS
 )
 BY_NAME = {target.name: target for target in TARGETS}

@@ -1,12 +1,13 @@
 """Calls of several routers, an FFN whose sums are exact, and a work function that tests hold and let go."""
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experts.shard.held.layer import HeldLayer
 from experts.shard.held.states import CopyStates
 from experts.shard.shard import NotHeldError
 from experts.shard.waiting_calls import WaitingCall
@@ -71,6 +72,7 @@ class HeldShard:
     layers = dict.fromkeys(range(9))
     held = dict.fromkeys(layers, tuple(range(SLOTS)))
     states = CopyStates()
+    snapshot: Mapping[int, HeldLayer] = {}
 
     def __init__(self) -> None:
         self.compute = HeldWork()

@@ -67,9 +67,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("backend", "quantize"), [("native", "none"), ("native", "int4"), ("cpu", "none")]
-)
+@pytest.mark.parametrize(("backend", "quantize"), [("native", "none"), ("native", "int4"), ("cpu", "none")])
 def test_cycles(large: Path, backend: str, quantize: str) -> None:
     command = [sys.executable, "-c", PROGRAM, str(large), backend, quantize]
     env = os.environ | ALLOCATOR
