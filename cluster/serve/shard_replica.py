@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from experts.shard.held.expert_loader import ExpertLoader
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.memory_plan import MIB
@@ -21,6 +20,7 @@ from cluster.processes.service_registry import DrainOrder
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.placement import Placement
+from experts.shard.held.loader import ExpertLoader
 from experts.shard.held.pace import Pace
 from experts.shard.live_experts import LiveExperts
 from experts.shard.server import ExpertServer

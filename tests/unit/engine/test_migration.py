@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 import torch
-from experts.shard.held.expert_loader import ExpertLoader
 
 from experts.links.state import LinkState
 from experts.placement import LayerPlacement, Placement
+from experts.shard.held.loader import ExpertLoader
 from experts.shard.live_experts import LiveExperts
 from kernels import select
 from router_service.engine.request import Event
