@@ -14,9 +14,12 @@ Floats = NDArray[np.float64]
 DEAD_AFTER_TOKENS_PER_EXPERT = 32
 
 
-def max_over_mean(counts_LN: Counts) -> Floats:
-    """Max / mean of each layer, [L]: 1 is perfect; 1 where nothing was counted."""
-    mean_L = counts_LN.mean(axis=1)
+def max_over_mean(counts_LN: Counts, of_L: Counts | None = None) -> Floats:
+    """Max / mean of each layer, [L]: 1 is perfect; 1 where nothing was counted.
+
+    `of_L` says over how many the mean is, where not all N can have a share, as a shard without experts of the layer.
+    """
+    mean_L = counts_LN.mean(axis=1) if of_L is None else counts_LN.sum(axis=1) / np.maximum(of_L, 1)
     ratio_L: Floats = np.divide(counts_LN.max(axis=1), mean_L, out=np.ones(len(counts_LN)), where=mean_L > 0)
     return ratio_L
 
@@ -26,9 +29,9 @@ def mean_max_violation(counts_LE: Counts) -> float:
     return float((max_over_mean(counts_LE) - 1).mean())
 
 
-def balancedness(counts_LS: Counts) -> float:
-    """Mean over layers of mean / max over shards, SGLang's measure: 1 is perfect."""
-    return float((1 / max_over_mean(counts_LS)).mean())
+def balancedness(ratios_L: Floats) -> float:
+    """Mean over layers of mean / max over shards, SGLang's measure, from each layer's max / mean: 1 is perfect."""
+    return float((1 / ratios_L).mean())
 
 
 def entropy_ratio(counts_LE: Counts) -> Floats:

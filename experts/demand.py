@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from experts.costs import ShardCosts
+
 Counts = NDArray[np.int64]
 
 
@@ -34,7 +36,9 @@ class RoutedLoad:
     """What one router has routed since its last report, as it reports it to the control plane.
 
     `calls`, `slowest_us` and `mean_us` are sums over its layer calls: the modelled time (`experts.costs`) of the
-    shard that was asked for most, and of the mean of those that were asked.
+    shard that was asked for most, and of the mean of those that were asked. `costs` are those by which it models, and
+    `suspect` the shards that it cannot rely on now. Where it changed to another placement meanwhile, `epoch` is of the
+    one before.
     """
 
     router: str
@@ -43,3 +47,5 @@ class RoutedLoad:
     calls: int = 0
     slowest_us: float = 0.0
     mean_us: float = 0.0
+    costs: ShardCosts | None = None
+    suspect: tuple[int, ...] = ()

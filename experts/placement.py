@@ -45,6 +45,11 @@ class LayerPlacement:
         return min(map(len, self.holders))
 
     @cached_property
+    def shared(self) -> bool:
+        """Whether any expert has more than one holder, so that there is something to choose."""
+        return any(len(shards) > 1 for shards in self.holders)
+
+    @cached_property
     def blocks(self) -> tuple[Shards, ...]:
         """The holders of each block."""
         return tuple(sorted(set(self.holders)))

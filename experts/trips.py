@@ -4,6 +4,7 @@ N calls, P phases, L trips that had a reply. Times in nanoseconds.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,17 +39,29 @@ class TripCalls:
 
     def assignments_by_shard(self, shards: int) -> Column:
         """(token, expert) pairs of each trip that each shard was asked for, [L, S]."""
-        sizes_L, _ = self._sizes()
+        sizes_L, _ = self._sizes
         trips_N = np.repeat(np.arange(len(self._trips)), sizes_L)
         cells_N = np.bincount(trips_N * shards + self.shards_N, self.assignments_N, len(self._trips) * shards)
         table_LS: Column = cells_N.astype(np.int64).reshape(len(self._trips), shards)
         return table_LS
 
+    @property
+    def layers_L(self) -> Column:
+        """The layer of each trip."""
+        return np.array([trip.layer for trip in self._trips], dtype=np.int64)
+
+    def assignments_by_layer(self, layers: int, shards: int) -> Column:
+        """(token, expert) pairs that each shard was asked for in each of the model's layers, [layers, S]."""
+        sizes_L, _ = self._sizes
+        cells_N = np.repeat(self.layers_L, sizes_L) * shards + self.shards_N
+        table: Column = np.bincount(cells_N, self.assignments_N, layers * shards).astype(np.int64)
+        return table.reshape(layers, shards)
+
     def straggler_ns(self) -> float:
         """Over the trips: the time of the slowest shard's reply minus the mean of all replies."""
         if not self._trips:
             return 0.0
-        sizes_L, starts_L = self._sizes()
+        sizes_L, starts_L = self._sizes
         slowest_L = np.maximum.reduceat(self._received_N, starts_L)
         # Sums of lags, not of stamps: those may have been counting for years.
         lags_N = np.repeat(slowest_L, sizes_L) - self._received_N
@@ -61,7 +74,7 @@ class TripCalls:
         """
         if not self._trips:
             return 0
-        sizes_L, starts_L = self._sizes()
+        sizes_L, starts_L = self._sizes
         waiting_L, exposed_L = np.array([(trip.waiting_ns, trip.exposed_ns) for trip in self._trips]).T
         sent_N = self._received_N - self.phase_N(Phase.COMBINE) - np.repeat(waiting_L, sizes_L)
         begun_N = sent_N - self.phase_N(Phase.COMPUTE)
@@ -74,6 +87,7 @@ class TripCalls:
         line_N = np.repeat(line_L, sizes_L)
         return covered(np.clip(begun_N, *window) + line_N, np.clip(sent_N, *window) + line_N)
 
+    @cached_property
     def _sizes(self) -> tuple[Column, Column]:
         sizes_L = np.array([len(trip.packed) for trip in self._trips]) // CALL.size
         return sizes_L, np.cumsum(sizes_L) - sizes_L

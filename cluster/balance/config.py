@@ -23,6 +23,11 @@ class BalanceConfig:
         placement_file: a placement to start from, as `expertmesh rebalance --save` writes it; empty spreads experts
             evenly
         pinned: whether the placement that the cluster started from stays: the balancer only measures
+        autoscale_max_shards: the most shards that there may be by their load; 0 leaves that to `expertmesh scale`
+        autoscale_min_shards: the fewest then
+        autoscale_target: the part of the time in which each shard is to compute
+        autoscale_up_seconds: how long they must have been busier, until there are more
+        autoscale_down_seconds: how long fewer must have been enough, until there are fewer
     """
 
     automatic: bool = False
@@ -36,6 +41,16 @@ class BalanceConfig:
     prepare_seconds: Seconds = 600.0
     placement_file: FilePath = ""
     pinned: bool = False
+    autoscale_max_shards: Annotated[int, setting("processes", ge=0)] = 0
+    autoscale_min_shards: Annotated[int, setting("processes", ge=1)] = 1
+    autoscale_target: Annotated[float, setting("part of the time", gt=0, lt=1)] = 0.5
+    autoscale_up_seconds: SecondsOrZero = 30.0
+    autoscale_down_seconds: SecondsOrZero = 300.0
 
     def __post_init__(self) -> None:
         check_settings("balance", self)
+        if 0 < self.autoscale_max_shards < self.autoscale_min_shards:
+            raise ValueError(
+                f"balance.autoscale_max_shards is {self.autoscale_max_shards}, it must be 0 or at least "
+                f"balance.autoscale_min_shards, {self.autoscale_min_shards}"
+            )

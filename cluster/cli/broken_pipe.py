@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from cluster.cli.client_command import fail
+from cluster.cli.failing import fail
 
 # 128 + SIGPIPE: what a shell reports of a process that this signal ended.
 EXIT_BROKEN_PIPE = 141

@@ -5,20 +5,19 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cluster.cli import (
-    bench_command,
-    config_command,
-    demo_command,
-    drain_command,
-    generate_command,
-    inspect_command,
-    serve_command,
-    status_command,
-    token_command,
-)
 from cluster.cli.broken_pipe import end_on_broken_pipe
-from cluster.cli.client_command import EXIT_INTERRUPTED, fail
+from cluster.cli.client import (
+    advise_command,
+    bench_command,
+    generate_command,
+    rebalance_command,
+    scale_command,
+    status_command,
+)
+from cluster.cli.failing import EXIT_INTERRUPTED, fail
 from cluster.cli.one_line_parser import OneLineParser
+from cluster.cli.serve import demo_command, drain_command, serve_command
+from cluster.cli.tools import config_command, inspect_command, token_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
         generate_command,
         bench_command,
         status_command,
+        rebalance_command,
+        advise_command,
+        scale_command,
         inspect_command,
         config_command,
         token_command,

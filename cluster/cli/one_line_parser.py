@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from cluster.cli.client_command import fail
+from cluster.cli.failing import fail
 
 
 class OneLineParser(argparse.ArgumentParser):

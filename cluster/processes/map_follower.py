@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from cluster.config import ClusterConfig
+from cluster.planner.start_placement import start_name
 from cluster.processes import ray_calls
 from cluster.processes.map_view import ANYBODY, Asker, MapView
 from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
@@ -37,7 +38,15 @@ class NoMapError(RuntimeError):
 def layout_of(config: ClusterConfig, experts: int) -> Layout:
     """What the configuration asks of a map of `experts` experts. A cluster of our own has one node."""
     spread = bool(config.cluster.address)
-    return Layout(experts, config.experts.shards, config.experts.copies, spread)
+    experts_config = config.experts
+    return Layout(
+        experts,
+        experts_config.shards,
+        experts_config.copies,
+        spread,
+        start_name(config),
+        experts_config.room(experts),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class MapFollower:
     Args:
         note: called with the epoch of each map by which the process goes from now on.
         asker: who asks.
+        start: the placement that the first map is to be, where the layout names one.
         clock: in seconds; like `sleep` a test's own where it must not wait.
     """
 
@@ -68,6 +78,7 @@ class MapFollower:
         note: Callable[[int], None],
         asker: Asker = ANYBODY,
         *,
+        start: Placement | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -75,6 +86,7 @@ class MapFollower:
         self._layout = layout
         self._note = note
         self._asker = asker
+        self._start = start
         self._clock = clock
         self._sleep = sleep
         self._current: Placement | None = None
@@ -92,7 +104,7 @@ class MapFollower:
         """
         self._silent = True  # where a cluster starts, that it does not answer yet is no news
         found = self.look(GLANCE_SECONDS)
-        return found or (self._even() if self._layout.any_order else None)
+        return found or (self._beginning() if self._predictable else None)
 
     def first(self, go_on: Callable[[], None] = lambda: None) -> Placement:
         """Return the current map; waits until the registry has decided it.
@@ -105,7 +117,7 @@ class MapFollower:
         Raises:
             NoMapError: the registry has not told in time.
         """
-        limit = (HEAR_SECONDS if self._layout.any_order else GATHER_SECONDS) + MARGIN_SECONDS
+        limit = (HEAR_SECONDS if self._predictable else GATHER_SECONDS) + MARGIN_SECONDS
         deadline = self._clock() + limit
         while (current := self.look() or self._current) is None:
             go_on()
@@ -165,6 +177,8 @@ class MapFollower:
         known, epoch = self._current, self._current.epoch if self._current else 0
         asker = replace(self._asker, coming=self._coming.epoch if self._coming else 0)
         view: MapView = ray_calls.get(self._registry.map_view.remote(self._layout, epoch, asker), WHAT, seconds)
+        if self._start is not None and not view.epoch and known is None:
+            ray_calls.get(self._registry.start_from.remote(self._layout, self._start), WHAT, seconds)
         if known is not None and view.epoch < epoch:
             ray_calls.get(self._registry.tell_map.remote(self._layout, known), WHAT, seconds)
         if view.coming is not None or not view.coming_epoch:
@@ -181,17 +195,24 @@ class MapFollower:
         return found
 
     def _guessed(self, seconds: float) -> Placement:
-        if self._layout.spread:
+        if self._layout.spread and self._start is None:
             raise NoMapError(
                 f"the registry has not said within {seconds:.0f} s which shards hold which experts, and with several "
                 f"nodes only it can: see why it does not answer, this process is started again meanwhile"
             )
-        log.warning("the registry is silent: experts are placed as on every cluster of one node")
-        self._current = self._even()
+        log.warning("the registry is silent: experts are placed as its first map would say")
+        self._current = self._beginning()
         return self._current
 
-    def _even(self) -> Placement:
-        return even_placement(self._layout.experts, self._layout.shards, self._layout.copies)
+    @property
+    def _predictable(self) -> bool:
+        """Whether every process knows what the first map will be."""
+        return self._start is not None or self._layout.any_order
+
+    def _beginning(self) -> Placement:
+        if self._start is not None:
+            return self._start
+        return even_placement(self._layout.experts, self._layout.shards, self._layout.copies, room=self._layout.room)
 
     def _run(self, take: Callable[[Seen], None]) -> None:
         told: Seen | None = None

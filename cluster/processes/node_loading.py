@@ -9,7 +9,7 @@ load later, while placements change, is left free.
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cluster.processes.service_registry import Announcement
 from experts.host.log import fields
@@ -25,7 +25,7 @@ def await_loaded(
     ask: Callable[[], Sequence[Announcement]],
     node: str,
     *,
-    shards: int,
+    shards: Collection[int],
     routers: int,
     seconds: float,
     go_on: Callable[[], None],
@@ -33,15 +33,15 @@ def await_loaded(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Wait until all shards are ready and all routers of `node` have loaded; return how many routers share it.
+    """Wait until all `shards` are ready and all routers of `node` have loaded; return how many routers share it.
 
     A router that is configured but has not registered is waited for only shortly after the shards are ready. So are the
     last `spare` shards, but for one that loads on `node`.
 
     Args:
         ask: the registry's entries, the youngest last; none while it does not answer.
-        shards: how many are configured, on any nodes.
-        routers: the same, the caller included.
+        shards: those that hold experts, on any nodes.
+        routers: how many are configured, the caller included.
         seconds: how long to wait in all. A router that is still loading then is waited for no longer.
         go_on: called before each look; raises if the caller has been told to end.
         spare: how many shards may be lost before an expert has no place: others hold copies of theirs.
@@ -66,11 +66,11 @@ def await_loaded(
         sleep(POLL_SECONDS)
 
 
-def shards_missing(announced: Sequence[Announcement], shards: int) -> dict[int, str]:
+def shards_missing(announced: Sequence[Announcement], shards: Collection[int]) -> dict[int, str]:
     """The shards whose youngest process has not loaded or cannot be reached, and its node; none if there is none."""
     youngest = {one.index: one for one in announced if one.role == "shard"}
-    absent = {shard: "" for shard in range(shards) if shard not in youngest}
-    found = {shard: one.node for shard, one in youngest.items() if shard < shards and one.endpoint is None}
+    absent = {shard: "" for shard in shards if shard not in youngest}
+    found = {shard: one.node for shard, one in youngest.items() if shard in shards and one.endpoint is None}
     return absent | found
 
 

@@ -20,12 +20,15 @@ WAIT_SECONDS = 10.0
 POLL_SECONDS = 0.25
 
 
-def threads_of_shard(config: ClusterConfig, registry: Any) -> int:
+def threads_of_shard(config: ClusterConfig, registry: Any, shards: int) -> int:
     """CPU threads for a shard in this process: as configured, else its share of the cores of its node or pod.
 
-    On a machine of our own all shards are here; on a joined cluster the registry knows which are.
+    On a machine of our own all `shards` are here; on a joined cluster the registry knows which are.
+
+    Args:
+        shards: how many there are, the caller included.
     """
-    sharing = shards = config.experts.shards  # the safe side: too few threads cost less than too many
+    sharing = shards  # the safe side: too few threads cost less than too many
     if config.cluster.address and not config.experts.threads:
         sharing = shards_here(lambda: announced_in(registry), node_id(), shards, wait_s=WAIT_SECONDS)
     threads = shard_threads(config.experts.threads, sharing)
@@ -50,8 +53,8 @@ def shards_here(
     deadline = clock() + wait_s
     while True:
         # A restarted shard may be listed twice: the youngest entry comes last and wins.
-        nodes = {one.index: one.node for one in ask() if one.role == "shard" and one.index < shards}
-        missing = shards - len(nodes)
+        nodes = {one.index: one.node for one in ask() if one.role == "shard"}
+        missing = max(0, shards - len(nodes))
         if not missing or clock() >= deadline:
             return max(1, sum(where == node for where in nodes.values()) + missing)
         sleep(POLL_SECONDS)

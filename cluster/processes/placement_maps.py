@@ -32,13 +32,17 @@ class Layout:
     """What a configuration asks of a map: `experts` of a layer on `shards` shards, `copies` of each.
 
     Maps are of one layout: while a cluster is updated, processes of two configurations are there. With `spread` there
-    may be several nodes, and copies have to be on different ones.
+    may be several nodes, and copies have to be on different ones. `start` names the placement that the first map is to
+    be, which a process tells then; empty spreads experts evenly. A cluster starts with `shards`; while it runs there
+    may be as many as it has `room` for, if that is more.
     """
 
     experts: int
     shards: int
     copies: int = 1
     spread: bool = False
+    start: str = ""
+    room: int = 0
 
     @property
     def any_order(self) -> bool:
@@ -69,6 +73,7 @@ class PlacementMaps:
         self._wall = wall
         self._maps: dict[Layout, ChangingMap] = {}
         self._gathering: dict[Layout, float] = {}
+        self._starts: dict[Layout, Placement] = {}
         self._askers: dict[Layout, Askers] = {}
         self._heard = 0
         self._began = clock()
@@ -93,6 +98,10 @@ class PlacementMaps:
             settled=self._settled(layout, changing),
             coming_epoch=epoch,
         )
+
+    def start_from(self, layout: Layout, placement: Placement) -> None:
+        """Let the layout's first map be this one, unless there is a map already."""
+        self._starts[layout] = placement
 
     def tell(self, layout: Layout, placement: Placement) -> None:
         """Take a map that a process knows, unless a newer one of its layout is known here."""
@@ -139,6 +148,22 @@ class PlacementMaps:
         changing = self._advanced(layout)
         return changing.last if changing else None
 
+    def needed(self) -> tuple[frozenset[int], bool] | None:
+        """The shards that a map gives experts by which anybody goes, also a coming one; whether any map is changing.
+
+        None while this registry may have forgotten maps.
+        """
+        if self._may_have_forgotten():
+            return None
+        shards: set[int] = set()
+        changing = False
+        for layout in list(self._maps):
+            one = self._advanced(layout)
+            if one is not None and self._askers[layout].any:
+                shards |= one.current.holding | (one.coming.holding if one.coming else frozenset())
+                changing = changing or one.coming is not None or not self._settled(layout, one)
+        return frozenset(shards), changing
+
     def forget(self, replica: str) -> None:
         """A process has gone, and holds up no change."""
         for askers in self._askers.values():
@@ -184,6 +209,8 @@ class PlacementMaps:
         known = max((one.current.epoch for one in self._maps.values()), default=0)
         if any(one.epoch > known for one in self._entries()):  # it will tell its map
             return False
+        if layout.start:
+            return layout in self._starts
         if layout.any_order or len(self._nodes(layout)) == layout.shards:
             return True
         since = self._gathering.setdefault(layout, self._clock())
@@ -199,7 +226,9 @@ class PlacementMaps:
         # Those that have not said where they are may be together: on a node that has no name.
         places = [nodes.get(shard, "") for shard in range(layout.shards)]
         ring = range(layout.shards) if layout.any_order else ring_over_nodes(places, layout.copies)
-        placement = even_placement(layout.experts, layout.shards, layout.copies, ring)
+        start = self._starts.get(layout)
+        even = even_placement(layout.experts, layout.shards, layout.copies, ring, layout.room)
+        placement = start or even
         self._heard = self._highest() + 1
         log.info("placed experts", extra=fields(epoch=self._heard, copies=layout.copies, nodes=len({*places})))
         return replace(placement, epoch=self._heard)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.config import ClusterConfig
+from cluster.planner.start_placement import start_of
 from cluster.processes.announcer import Announcer
 from cluster.processes.map_follower import MapFollower
 from cluster.processes.map_view import Asker
@@ -39,12 +40,14 @@ class RegisteredProcess:
         take_normal_priority()  # before any thread is started: threads inherit it
         self.registry = find_registry(config.cluster.application)
         self.threads = ThreadWatch(("announcer", "drain", "placement map"))
+        self._config = config
         self._drain = drain
         self._follower: MapFollower | None = None
         self._draining: threading.Thread | None = None
         self._lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._end_requested: DrainOrder | None = None
+        self._computed_s: Callable[[], float] = float
         self._state = Announcement(
             role=role,
             index=index,
@@ -56,7 +59,7 @@ class RegisteredProcess:
             incarnation=new_incarnation(),
         )
         self._announcer = Announcer(
-            self.registry, describe=lambda: self._state, on_order=self._on_order, threads=self.threads
+            self.registry, describe=self._describe, on_order=self._on_order, threads=self.threads
         )
 
     @property
@@ -88,7 +91,13 @@ class RegisteredProcess:
     def map_follower(self, layout: Layout) -> MapFollower:
         """Where this process learns which shards hold which expert; reported by its epoch, closed with the entry."""
         asker = Asker(self._state.role, self._state.replica)
-        self._follower = MapFollower(self.registry, layout, self._goes_by_map, asker)
+        self._follower = MapFollower(
+            self.registry,
+            layout,
+            self._goes_by_map,
+            asker,
+            start=start_of(self._config, max(layout.shards, layout.room)),
+        )
         return self._follower
 
     def prepared(self, epoch: int) -> None:
@@ -115,8 +124,12 @@ class RegisteredProcess:
                 f"told to drain while loading: ended after {state.loaded_bytes} of {state.total_bytes} bytes"
             )
 
-    def ready(self, endpoint: Endpoint | None) -> None:
-        """Report that the process serves; peers may connect to `endpoint` from now on."""
+    def ready(self, endpoint: Endpoint | None, computed_s: Callable[[], float] = float) -> None:
+        """Report that the process serves; peers may connect to `endpoint` from now on.
+
+        Each renewal of the entry tells the `computed_s` of the moment.
+        """
+        self._computed_s = computed_s
         self._report("ready", endpoint)
         # Told after the last check of loading: the registry may have forgotten the order by the next renewal.
         if self._end_requested is not None:
@@ -158,6 +171,9 @@ class RegisteredProcess:
             self._drain(order)
         finally:  # even if it failed: `cluster.processes.draining` waits for this state
             self._report("drained", None)
+
+    def _describe(self) -> Announcement:
+        return replace(self._state, computed_s=self._computed_s())
 
     def _report(self, state: str, endpoint: Endpoint | None) -> None:
         self._tell(state=state, endpoint=endpoint)

@@ -5,13 +5,14 @@ A named Ray actor, by Ray's public API only. Nothing but this file knows how pro
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from cluster.balance.judging.board import BalanceBoard, NotedLoad
+from cluster.balance.scaling import to_run
 from cluster.processes import ray_calls
 from cluster.processes.map_view import ANYBODY, Asker, MapView
 from cluster.processes.maps.askers import FORGET_SECONDS as FORGET_SECONDS
@@ -22,8 +23,6 @@ from experts.placement import Placement
 from experts.transport.address import Endpoint
 from router_service.protocol.balance import BalanceReport
 
-# Reports of routers that nobody has fetched; the oldest go first.
-MOST_LOADS = 1024
 WHAT = "the registry's list of processes"
 
 
@@ -32,7 +31,8 @@ class Announcement:
     """An entry: what a process reports of itself. `endpoint` is None while it loads; bytes are those of the weights.
 
     `epoch` is that of the placement map that the process goes by, 0 if none. `prepared` is the epoch of the coming map
-    whose experts a shard holds, all of them, and `refused` that of one that it cannot prepare for, and why.
+    whose experts a shard holds, all of them, and `refused` that of one that it cannot prepare for, and why. `computed_s`
+    are the seconds that a shard has computed since it was started.
 
     A process says itself when it was started (`started_ns`, wall clock, and a random `incarnation` between equal ones):
     a registry that is restarted learns of the entries in any order. Between a process and its replacement on another
@@ -53,6 +53,7 @@ class Announcement:
     epoch: int = 0
     prepared: int = 0
     refused: tuple[int, str] | None = None
+    computed_s: float = 0.0
 
     @property
     def seniority(self) -> tuple[int, int]:
@@ -78,8 +79,7 @@ class ServiceRegistry:
         self._maps = PlacementMaps(self.announcements, restarted, clock)
         self._entries: dict[tuple[str, int, str], tuple[float, Announcement]] = {}
         self._orders: dict[str, tuple[float, DrainOrder]] = {}
-        self._balance: BalanceReport | None = None
-        self._loads: deque[RoutedLoad] = deque(maxlen=MOST_LOADS)
+        self._board = BalanceBoard(self._routers, clock)
 
     def announce(self, announcement: Announcement) -> DrainOrder | None:
         """Add or renew an entry; return the order that its process has to obey, if any."""
@@ -113,6 +113,10 @@ class ServiceRegistry:
         """What a process is to know of the maps; see `PlacementMaps.view`."""
         return self._maps.view(layout, known, asker)
 
+    def start_from(self, layout: Layout, placement: Placement) -> None:
+        """Take the placement that the first map is to be; see `PlacementMaps.start_from`."""
+        self._maps.start_from(layout, placement)
+
     def tell_map(self, layout: Layout, placement: Placement) -> None:
         """Take a map that a process knows; see `PlacementMaps.tell`."""
         self._maps.tell(layout, placement)
@@ -131,23 +135,42 @@ class ServiceRegistry:
         """The last change of placement, as it stands; None before the first."""
         return self._maps.migration(layout)
 
+    def note_load(self, load: RoutedLoad, keep_seconds: float) -> None:
+        """Keep what a router reports of its routing for so long, or until the router is gone."""
+        self._board.note_load(load, keep_seconds)
+
+    def loads(self, since: int = 0) -> list[NotedLoad]:
+        """What routers have reported behind number `since`; see `BalanceBoard.loads`."""
+        return self._board.loads(since)
+
     def note_balance(self, report: BalanceReport) -> None:
-        """Keep the balancer's state for those who show it."""
-        self._balance = report
+        """Keep the balancer's latest report, for Fronts and for a balancer that is restarted."""
+        self._board.report = report
 
     def balance_report(self) -> BalanceReport | None:
-        """The balancer's state as it was reported last."""
-        return self._balance
+        """The balancer's latest report, None before the first."""
+        return self._board.report
 
-    def note_load(self, load: RoutedLoad) -> None:
-        """Keep a router's report until the balancer fetches it."""
-        self._loads.append(load)
+    def want_shards(self, shards: int) -> None:
+        """Set how many shards are wanted."""
+        self._board.wanted = shards
 
-    def loads(self) -> list[RoutedLoad]:
-        """The reports since the last fetch, oldest first. They are kept no longer."""
-        found = list(self._loads)
-        self._loads.clear()
-        return found
+    def wanted_shards(self) -> int:
+        """How many shards are wanted; 0 where nobody has said, so the configuration's number."""
+        return self._board.wanted
+
+    def shards_to_run(self) -> list[int] | None:
+        """The shards whose processes are to run: see `to_run`. None while nobody has said how many are wanted, or this
+        registry has been restarted and may not have heard of all: then all stay.
+        """
+        maps = self._maps.needed()
+        if not self._board.wanted or maps is None:
+            return None
+        there = {one.index for one in self.announcements() if one.role == "shard"}
+        return sorted(to_run(self._board.wanted, maps[0], there, maps[1]))
+
+    def _routers(self) -> set[str]:
+        return {one.replica for one in self.announcements() if one.role == "router"}
 
 
 def find_registry(application: str) -> Any:
@@ -157,7 +180,7 @@ def find_registry(application: str) -> Any:
         RayTimeoutError: Ray does not answer.
     """
     options = {
-        "name": f"expertmesh-registry-{application}",
+        "name": registry_name(application),
         "namespace": "expertmesh",
         "get_if_exists": True,
         "lifetime": "detached",  # it outlives the replica that created it
@@ -168,6 +191,11 @@ def find_registry(application: str) -> Any:
         lambda: ray.remote(ServiceRegistry).options(**options).remote(restarted=_was_restarted),
         "the registry to be found or created",
     )
+
+
+def registry_name(application: str) -> str:
+    """The name of the application's registry actor, in the namespace `expertmesh`."""
+    return f"expertmesh-registry-{application}"
 
 
 def _was_restarted() -> bool:
@@ -182,7 +210,7 @@ def known_registry(application: str) -> Any:
         ValueError: there is none, so no such application runs.
         RayTimeoutError: Ray does not answer.
     """
-    name = f"expertmesh-registry-{application}"
+    name = registry_name(application)
     return ray_calls.call(lambda: ray.get_actor(name, namespace="expertmesh"), f"the actor {name}")
 
 

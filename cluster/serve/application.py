@@ -1,4 +1,4 @@
-"""The Serve application: a deployment for each shard, the Router, and the Front as ingress.
+"""The Serve application: a deployment for each shard that may ever be, the Router, and the Front as ingress.
 
 `build` is also an application builder for Serve's own YAML (`import_path: cluster.serve.application:build`, `args`:
 the sections of our configuration).
@@ -10,17 +10,23 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.config_resolver import resolve_for_nodes
 from cluster.planner.model import open_model
+from cluster.planner.shard_budget import shard_budget
+from cluster.planner.start_placement import with_placement
 from cluster.processes.nodes import bytes_for_each
 from cluster.processes.process import environment
 from cluster.processes.ray_calls import call
+from cluster.processes.service_registry import registry_name
+from cluster.serve.balancer_replica import BalancerReplica
 from cluster.serve.deployments import deploy
 from cluster.serve.front_replica import FrontReplica
 from cluster.serve.router_replica import RouterReplica
 from cluster.serve.security import fixed_secret
+from cluster.serve.shard_policy import ShardPolicy
 from cluster.serve.shard_replica import ShardReplica
 from experts.host.memory import host_bytes
 from experts.placement import even_placement
@@ -61,12 +67,14 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
 
     Raises:
         CheckpointError: the checkpoint cannot be served.
-        ValueError: more shards than experts, or more copies than shards.
+        ValueError: more shards than experts, or more copies than shards; or the placement file does not fit (see
+            `with_placement`).
     """
     assert config.weights.resident != "auto", "whoever starts the processes resolves weights.resident first"
     model = open_model(config.model, config.weights, computes_here=not config.cluster.address)
     # For its refusal: the processes would meet it one by one, and Serve would start each again.
     even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
+    config = with_placement(config, model.plan.spec.moe_layers, model.plan.spec.gate.experts)
     # The digest is computed once, here, and handed to all: two that differ were built from different things.
     data = config.to_dict()
     credentials = {"secret": fixed_secret(config), "digest": model.digest()}
@@ -74,11 +82,16 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     runtime_env = {"env_vars": environment()}
     compute = {"num_cpus": 1, "num_gpus": cluster.gpus_per_process if cuda else 0.0, "runtime_env": runtime_env}
     shard_actor, router_actor = compute | _one_of(cluster.shard_resource), compute | _one_of(cluster.router_resource)
+    room = config.experts.room(model.plan.spec.gate.experts)
     shards = [
-        deploy(ShardReplica, cluster, name=f"Shard-{index}", ray_actor_options=shard_actor).bind(
-            data, index, **credentials
-        )
-        for index in range(config.experts.shards)
+        deploy(
+            ShardReplica,
+            cluster,
+            name=f"Shard-{index}",
+            ray_actor_options=shard_actor,
+            autoscaling_config=_coming_and_going(index, config),
+        ).bind(data, index, **credentials)
+        for index in range(room)
     ]
     routers = deploy(
         RouterReplica, cluster, name="Router", num_replicas=cluster.routers, ray_actor_options=router_actor
@@ -89,8 +102,36 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
     front_actor = {"num_cpus": 0, "resources": pin, "runtime_env": runtime_env}
     options = {"num_replicas": cluster.fronts, "ray_actor_options": front_actor, "max_ongoing_requests": 64}
     fronts = deploy(FrontReplica, cluster, name="Front", **options)
+    layers = model.plan.spec.moe_layers
+    # Anywhere: it needs neither the model nor the data plane.
+    balancer_actor = {"num_cpus": 0, "runtime_env": runtime_env} | _one_of("")
+    balancer = deploy(BalancerReplica, cluster, name="Balancer", ray_actor_options=balancer_actor).bind(
+        data,
+        list(layers),
+        model.plan.spec.gate.experts,
+        model.shard_bytes(1) // max(1, len(layers)),
+        shard_budget(config, model) // model.shard_bytes(1),
+    )
     # What it does not use makes Serve start the others with it.
-    return fronts.bind(data, credentials["secret"], credentials["digest"], routers.bind(data, **credentials), *shards)
+    needed = (routers.bind(data, **credentials), *shards)
+    return fronts.bind(data, credentials["secret"], credentials["digest"], *needed, balancer=balancer)
+
+
+def _coming_and_going(index: int, config: ClusterConfig) -> AutoscalingConfig:
+    """One process for a shard that the cluster starts with; the others come, and all may go, as the registry says.
+
+    Each is a deployment from the start: adding one later would deploy the application anew, which replaces all.
+    """
+    settings = {"registry": registry_name(config.cluster.application), "index": index}
+    return AutoscalingConfig(
+        min_replicas=0,
+        max_replicas=1,
+        # Without it one that has come stays when the application is deployed anew.
+        initial_replicas=1 if index < config.experts.shards else None,
+        upscale_delay_s=0.0,
+        downscale_delay_s=0.0,
+        policy=AutoscalingPolicy(policy_function=ShardPolicy, policy_kwargs=settings),
+    )
 
 
 def _one_of(resource: str) -> dict[str, dict[str, float]]:

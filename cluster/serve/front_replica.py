@@ -11,6 +11,8 @@ from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.process import node_id, reachable_host, replica_id
 from cluster.processes.registered_process import RegisteredProcess
 from cluster.processes.service_registry import Announcement, DrainOrder, endpoints_of
+from cluster.serve.admin.balancer_calls import BalancerCalls
+from cluster.serve.admin.known_balance import KnownBalance
 from cluster.serve.deployments import end
 from cluster.serve.security import credentials_of
 from experts.transport.address import Endpoint, new_incarnation
@@ -26,10 +28,11 @@ CONNECTION_AGE_SHARE = 0.8
 class FrontReplica:
     """One Front: the API. It starts at the first health check, on the event loop that will drive it."""
 
-    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any) -> None:
+    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any, balancer: Any = None) -> None:
         config = config_from(data)
         self._process = RegisteredProcess("front", 0, config, self._drain)
         self._known = KnownProcesses(self._process.registry)
+        self._balance = KnownBalance(self._process.registry, config.balance)
         self._config = config.cluster
         with self._process.loading():
             model = open_model(config.model, config.weights, computes_here=False)
@@ -52,6 +55,8 @@ class FrontReplica:
             credentials=credentials_of(config, secret, digest),
             node=node_id(),
             directory=self._known_shards,
+            balance=self._balance.report,
+            admin=None if balancer is None else BalancerCalls(balancer),
             targets=self._metrics_targets,
             tracing=config.tracing,
             routers=config.cluster.routers,
@@ -114,7 +119,9 @@ class FrontReplica:
         asyncio.run_coroutine_threadsafe(drain, self._loop).result()
 
     async def _routers(self) -> list[Endpoint]:
-        return endpoints_of(await self._known.await_answer(), "router")
+        # At once, and bounded alike: the report keeps nobody from hearing of the routers.
+        announcements, _ = await asyncio.gather(self._known.await_answer(), self._balance.ask())
+        return endpoints_of(announcements, "router")
 
     def _metrics_targets(self) -> list[str]:
         return [f"{page.host}:{page.port}" for page in endpoints_of(self._known.announcements, "front")]

@@ -15,21 +15,23 @@ MAX_PORT = 65535
 
 
 def check_model(config: ClusterConfig) -> "ServedModel":
-    """Check the checkpoint's configuration, headers and tokenizer; return the model.
+    """Check the checkpoint's configuration, headers and tokenizer, and the placement to start from; return the model.
 
     A GPU must be here only where the model is computed here: the nodes of a Ray that is joined have their own.
 
     Raises:
         CheckpointError: see `open_model` and `load_text_model`.
-        ValueError: more shards than experts.
+        ValueError: more shards than experts, or a placement file that does not fit.
     """
     # torch takes a second to import, and wrong flags must be answered before that.
     from cluster.planner.model import open_model
+    from cluster.planner.start_placement import with_placement
     from experts.placement import even_placement
     from router_service.front.text.text_model import load_text_model
 
     model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
+    with_placement(config, model.plan.spec.moe_layers, model.plan.spec.gate.experts)
     load_text_model(model.plan.checkpoint.path)
     return model
 

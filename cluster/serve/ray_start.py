@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def _options(config: ClusterConfig) -> dict[str, Any]:
     address = config.cluster.address
     # Each shard and router asks Ray for one CPU: with fewer than that, Ray would leave some of them pending for ever.
     # One more, so that the replacement of one that hangs can start before that is dead.
-    processes = config.experts.shards + config.cluster.routers + 1
+    processes = config.experts.room(sys.maxsize) + config.cluster.routers + 1
     return {
         "address": address or "local",
         "num_cpus": None if address else max(os.cpu_count() or 1, processes),

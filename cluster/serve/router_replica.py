@@ -10,6 +10,7 @@ import torch
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
 from cluster.planner.moving import shard_budget
+from cluster.processes.balancing.load_reporter import LoadReporter
 from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.map_follower import layout_of
 from cluster.processes.node_loading import GRACE_SECONDS, await_loaded, to_be_loaded
@@ -73,6 +74,9 @@ class RouterReplica:
         # Ready only after a token through all shards: a Front must never choose a router that cannot serve.
         self._wait_for_shards(config.cluster.ready_timeout_seconds)
         self._router.run_self_test(config.cluster.ready_timeout_seconds, self._process.go_on)
+        self._loads = LoadReporter(
+            self._process.registry, self._router.loads.take, config.balance, self._process.threads
+        )
 
     def _build(self, config: ClusterConfig, model: ServedModel, transport: SocketTransport) -> Engine:
         return build_engine(
@@ -104,7 +108,7 @@ class RouterReplica:
         routers = await_loaded(
             lambda: announced_in(self._process.registry),
             node_id(),
-            shards=config.experts.shards,
+            shards=self._map.first(self._process.go_on).holding,
             routers=config.cluster.routers,
             seconds=config.cluster.ready_timeout_seconds,
             go_on=self._process.go_on,
@@ -131,7 +135,7 @@ class RouterReplica:
         """Called by Serve when it stops the replica."""
         if hasattr(self, "_router"):
             await end(self._process, self.check_health, self._config)
-            await asyncio.to_thread(self._router.close)
+            await asyncio.to_thread(self._close)
 
     def _drain(self, order: DrainOrder) -> None:
         """A Front that is told to drain at the same time takes requests until its notice is over.
@@ -140,6 +144,11 @@ class RouterReplica:
         """
         time.sleep(order.notice_s + ORDER_SECONDS if order.notice_s else 0.0)
         self._router.leave(order.grace_s)
+        self._close()
+
+    def _close(self) -> None:
+        if hasattr(self, "_loads"):  # Serve may stop a replica that has not loaded
+            self._loads.close()
         self._router.close()
 
     def _shards(self) -> list[Endpoint]:

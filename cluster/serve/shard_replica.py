@@ -45,7 +45,7 @@ class ShardReplica:
         live = self._live_experts(config, server.shard)
         self._holding = Holding(Duty(index, live, self._process), self._process.threads)
         self._map.follow(self._adopt, self._process.threads)
-        self._process.ready(server.endpoint)
+        self._process.ready(server.endpoint, lambda: server.computed_s)
 
     def _load(self, config: ClusterConfig, index: int, secret: bytes, digest: bytes) -> ExpertServer:
         self._model = model = open_to_load(config, "shard")
@@ -63,7 +63,7 @@ class ShardReplica:
                 replica=replica_id(),
                 checksum=config.experts.checksum,
                 # Only now: shards that start together have registered while they were loading.
-                threads=threads_of_shard(config, self._process.registry),
+                threads=threads_of_shard(config, self._process.registry, len(self._map.first().holding | {index})),
                 slow_call_s=config.logging.slow_call_seconds,
                 watch=self._process.threads,
             )
@@ -124,7 +124,10 @@ class ShardReplica:
         """
         self._server.drain()
         time.sleep(order.notice_s)
-        self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+        if any(self._server.shard.held.values()):
+            self._server.wait_alone(order.grace_s + ORDER_SECONDS)
+        else:  # nobody needs it: it leaves the cluster, and those who look once a second are to see that
+            time.sleep(ORDER_SECONDS)
 
 
 def _is_of(shard: ExpertShard, placement: Placement) -> bool:

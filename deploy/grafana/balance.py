@@ -1,7 +1,7 @@
 """Expert balance: how evenly tokens spread over shards and experts, each measure under its own name."""
 
-from deploy.grafana.panel import ANSWERING, Board, Kind, Panel, Query, Row
-from deploy.grafana.promql import KEYS, MODEL, ROUTER, SHARD, increase, once, quantile, rate
+from deploy.grafana.panel import ANSWERING, MOVED, Board, Kind, Panel, Query, Row
+from deploy.grafana.promql import KEYS, MODEL, ROUTER, SHARD, increase, once, quantile, rate, told
 
 SHARDS = Row(
     "Over shards",
@@ -125,9 +125,86 @@ EXPERTS = Row(
     ),
 )
 
+BALANCER = Row(
+    "Balance",
+    (
+        Panel(
+            "Imbalance, and moves",
+            "The busiest shard's load as a multiple of its even share, 1 / balancedness, of the placement in use: a "
+            "move that pays lowers it. moving is 1 while shards load and routers change over.",
+            (
+                Query(f"1 / {once(f'expertmesh_balancedness{{{ROUTER}}}')}", "{{router}}"),
+                Query(told(f"expertmesh_migration_in_progress{{{MODEL}}}"), "{{model}} moving"),
+            ),
+            runbook="migration-stuck",
+        ),
+        Panel(
+            "Gain, promised and given",
+            "The part of the slowest shard's time that the last move in effect promised to save, and has saved. The "
+            "second is known once enough was routed.",
+            (
+                Query(told(f"expertmesh_rebalance_predicted_gain_ratio{{{MODEL}}}"), "{{model}} promised"),
+                Query(told(f"expertmesh_rebalance_measured_gain_ratio{{{MODEL}}}"), "{{model}} given"),
+            ),
+            unit="percentunit",
+            runbook="balancer-gain-missed",
+            states=MOVED,
+        ),
+        Panel(
+            "Epoch, decided and in use",
+            "Of the placement that the control plane has decided on, and of the one that each router uses. A router "
+            "that stays behind keeps a move from ending.",
+            (
+                Query(told(f"expertmesh_placement_decided_epoch{{{MODEL}}}"), "{{model}} decided"),
+                Query(once(f"expertmesh_placement_epoch{{{ROUTER}}}"), "{{router}}"),
+            ),
+            runbook="migration-stuck",
+        ),
+        Panel(
+            "Copies by shard",
+            "Experts that each shard holds, over all layers; an expert on two shards counts on both.",
+            (Query(told(f"expertmesh_expert_replicas{{{SHARD}}}", "shard"), "{{shard}}"),),
+            Kind.STACKED,
+        ),
+        Panel(
+            "Copies moved",
+            "Copies of experts that shards took over in five minutes.",
+            (Query(f"model:expertmesh_experts_moved:increase5m{{{MODEL}}}", "{{model}}"),),
+        ),
+        Panel(
+            "Shards, wanted and up",
+            "Shards that there are to be, and those that a router reaches. A shard that is still empty counts once it "
+            "is reached.",
+            (
+                Query(told(f"expertmesh_shards_wanted{{{MODEL}}}"), "{{model}} wanted"),
+                Query(f"sum by ({KEYS}) ({told(f'expertmesh_shard_up{{{MODEL}}}', 'shard')})", "{{model}} up"),
+            ),
+        ),
+        Panel(
+            "Since the balancer's last look",
+            "Seconds, and after how many the balancer counts as dead: five intervals.",
+            (
+                Query(f"model:expertmesh_balancer_last_run:age_seconds{{{MODEL}}}", "{{model}}"),
+                Query(f"5 * {told(f'expertmesh_balancer_interval_seconds{{{MODEL}}}')}", "{{model}} at most"),
+            ),
+            unit="s",
+            width=12,
+            runbook="balancer-dead",
+        ),
+        Panel(
+            "Looks by result",
+            "What the balancer's looks at the load led to, in the time shown. failed includes moves given up.",
+            (Query(told(increase("balancer_runs_total", MODEL), "result"), "{{result}}"),),
+            Kind.STAT,
+            width=12,
+            runbook="migration-failed",
+        ),
+    ),
+)
+
 BOARD = Board(
     "expertmesh-balance",
     "ExpertMesh: expert balance",
     "How evenly tokens spread over shards and experts. Each measure's formula is in its panel's description.",
-    (SHARDS, EXPERTS),
+    (SHARDS, EXPERTS, BALANCER),
 )

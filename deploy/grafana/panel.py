@@ -13,6 +13,8 @@ class State(Enum):
 
 
 ALL = frozenset(State)
+# No cluster of the live tests moves its experts by itself.
+MOVED: frozenset[State] = frozenset()
 # Nothing ends while a shard is away, so what is measured of requests and calls stands still.
 ANSWERING = frozenset({State.HEALTHY, State.SKEWED})
 
@@ -55,7 +57,7 @@ class Panel:
         bounds: values from which it turns yellow and red; falling ones turn it red below the last.
         runbook: the page to open when it looks bad.
         repeat: the variable for each of whose values there is one such panel.
-        states: those in which every query must have data.
+        states: those in which every query must have data; none where only a move of experts brings it.
         rows: in a matrix, the label of its rows; `columns` that of its columns.
     """
 

@@ -30,6 +30,11 @@ def once(expr: str, *labels: str) -> str:
     return f"max {_by('router', *labels)} ({expr})"
 
 
+def told(expr: str, *labels: str) -> str:
+    """What the control plane says, once: every Front has the same report."""
+    return f"max {_by(*labels)} ({expr})"
+
+
 def quantile(number: float, buckets: str, *labels: str) -> str:
     """A quantile of histograms; clusters and `labels` stay apart."""
     return f"histogram_quantile({number}, sum {_by(*labels, 'le')} ({buckets}))"

@@ -46,7 +46,8 @@ class Computation:
     """Computes by `work`, which gets a call of one or several routers and returns its y_ND.
 
     All methods are the computing thread's. Any thread reads what is public: `counts` and `progress`; `since_ns`, when
-    the computation that runs now began by `clock_ns`, None if none does; `last_ns`, how long the last one took; and
+    the computation that runs now began by `clock_ns`, None if none does; `last_ns`, how long the last one took, and
+    `all_ns`, how long all took together; and
     `faults`, how many have failed since the last that did not, but for those whose call was wrong in itself
     (ValueError).
     """
@@ -55,7 +56,7 @@ class Computation:
         self.counts = ComputeCounts()
         self.progress = Progress(clock_ns)
         self.since_ns: int | None = None
-        self.last_ns = 0
+        self.last_ns = self.all_ns = 0
         self.faults = 0
         self._work = work
         self._clock_ns = clock_ns
@@ -76,6 +77,7 @@ class Computation:
         finally:
             self._end()
         self.last_ns = done - started
+        self.all_ns += self.last_ns
         self.counts.add((call,))
         return Partial(y_ND, Stamps(received_ns, started, done), 0, call.form)
 
@@ -120,6 +122,7 @@ class Computation:
             self._end()
         done = self._clock_ns()
         self.last_ns = done - started
+        self.all_ns += self.last_ns
         self.counts.add(calls)
         shares_ns = own_ns(calls, done - started)
         for one, part_ND, share_ns in zip(batch, taken_apart(y_ND, calls), shares_ns, strict=True):

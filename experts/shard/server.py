@@ -158,6 +158,11 @@ class ExpertServer:
         """How many (token, expert) pairs have been computed."""
         return self.queue.counts.assignments
 
+    @property
+    def computed_s(self) -> float:
+        """Seconds that it has computed, with its compute threads."""
+        return self.queue.computation.all_ns / 1e9
+
     def wait_alone(self, seconds: float) -> None:
         """Wait until no router is connected, at most so long."""
         deadline = time.monotonic() + seconds

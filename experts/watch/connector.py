@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,8 @@ class ShardConnector:
     """Watches `endpoints` for the shards 0 to `shards` - 1 and feeds `transport` with connections.
 
     Each shard is dialled on a thread of its own, as one that does not answer must not hold the others up; one thread
-    watches all that are connected.
+    watches all that are connected. There may be room for more shards than there are: one that is neither needed nor
+    listed is not missed, and what was known of it is forgotten.
 
     Args:
         endpoints: returns where each shard is now; may be slow or fail; called on one thread only.
@@ -59,6 +60,7 @@ class ShardConnector:
         changed: called after a shard has been connected.
         threads: the process's, to which the connector's are added.
         epoch: returns the highest epoch that the router knows.
+        needed: returns the shards that hold experts; all if not given.
     """
 
     def __init__(
@@ -74,8 +76,11 @@ class ShardConnector:
         changed: Callable[[], None] = lambda: None,
         threads: ThreadWatch | None = None,
         epoch: Callable[[], int] = lambda: 0,
+        needed: Callable[[], Collection[int]] | None = None,
     ) -> None:
         self.connections = [ShardConnection() for _ in range(shards)]
+        self._needed = needed or (lambda: range(shards))
+        self._list: dict[int, Endpoint] = {}
         self._transport = transport
         self._endpoints = endpoints
         self._dialler = Dialler(
@@ -101,9 +106,14 @@ class ShardConnector:
         """The state of a shard's link."""
         return self._transport.state(shard)
 
+    @property
+    def there(self) -> frozenset[int]:
+        """The shards that count: they hold experts, or are listed, or can be called. Others have left or never came."""
+        return frozenset(self._awaited() | set(filter(self.up, range(len(self.connections)))))
+
     def connected(self) -> bool:
-        """Whether every shard can be called."""
-        return all(map(self.up, range(len(self.connections))))
+        """Whether every shard that is needed or listed can be called."""
+        return all(map(self.up, self._awaited()))
 
     def up(self, shard: int) -> bool:
         """Whether a shard can be called, as far as its beats tell: one that is silent is not up for seconds."""
@@ -130,23 +140,35 @@ class ShardConnector:
 
     def _look(self) -> None:
         """Dial every shard where it is listed, else where it was last: an unlisted one may still be alive."""
-        listed = self._listed()
+        self._list, there = self._listed(), self.there
         for shard, connection in enumerate(self.connections):
-            endpoint = listed.get(shard, connection.endpoint)
+            if shard not in there:
+                self._forget(shard)
+                continue
+            endpoint = self._list.get(shard, connection.endpoint)
             if endpoint is not None and self._transport.incarnation(shard) != endpoint.incarnation:
                 self._dial(endpoint)
 
+    def _awaited(self) -> set[int]:
+        return {*self._needed(), *self._list}
+
+    def _forget(self, shard: int) -> None:
+        """It has left: when it comes again it is no restart, and nobody dials it until then."""
+        with self._lock:
+            if shard not in self._dialling and self.connections[shard].endpoint is not None:
+                self.connections[shard] = ShardConnection()
+
     def _listed(self) -> dict[int, Endpoint]:
         try:
-            return {endpoint.index: endpoint for endpoint in self._endpoints()}
+            return {one.index: one for one in self._endpoints() if one.index < len(self.connections)}
         except Exception:
             log.exception("could not get the list of shards; keeping those known")
-            return {}
+            return self._list
 
     def _dial(self, endpoint: Endpoint) -> None:
         shard = endpoint.index
         with self._lock:
-            if shard in self._dialling or shard >= len(self.connections):
+            if shard in self._dialling:
                 return
             self._dialling.add(shard)
         try:
@@ -196,7 +218,10 @@ class ShardConnector:
         if state is LinkState.DEAD and not self._stop.is_set() and shard < len(self.connections):
             reason = self._transport.links.reason(shard)
             self.connections[shard].error = f"the connection has ended ({reason})"
-            log.warning("shard %d is lost (%s)", shard, reason)
+            if shard in self._needed():
+                log.warning("shard %d is lost (%s)", shard, reason)
+            else:
+                log.info("shard %d has left (%s)", shard, reason)
             self._watcher.forget(shard)
             self._due.set()
             self._changed()

@@ -34,7 +34,7 @@ INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     },
     "aarch64": {"isa_neon": []},
 }
-COMMON = ["api", "cpu", "pack", "threads", "workspace"]
+COMMON = ["api", "choice", "cpu", "pack", "threads", "workspace"]
 
 
 class NoCompilerError(RuntimeError):

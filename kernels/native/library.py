@@ -11,6 +11,7 @@ from kernels.native.self_check import wrong_product
 from kernels.native.structs import (
     VERSION,
     AttentionCall,
+    ChooseCall,
     ExpertsCall,
     GatedCall,
     HeadsCall,
@@ -52,6 +53,7 @@ class Library:
         self._declare(handle.em_gated, GatedCall, ctypes.c_int32)
         self._declare(handle.em_turn, TurnCall, ctypes.c_int32)
         self._declare(handle.em_sigmoid, SigmoidCall, ctypes.c_int32)
+        self._declare(handle.em_choose, ChooseCall, ctypes.c_int32)
         self._handle = handle
         self.pack = handle.em_pack
         self.take = handle.em_take
@@ -63,6 +65,7 @@ class Library:
         self.gated = handle.em_gated
         self.turn = handle.em_turn
         self.sigmoid = handle.em_sigmoid
+        self.choose = handle.em_choose
 
     @staticmethod
     def _declare(function: Any, call: type[ctypes.Structure], result: Any) -> None:

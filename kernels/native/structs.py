@@ -5,7 +5,7 @@ from ctypes import c_float, c_int32, c_int64, c_void_p
 from enum import IntEnum
 
 # Changes with every change of a struct or of the layout of panels: a library built from other sources is refused.
-VERSION = 3
+VERSION = 4
 PANEL, HALF = 32, 16
 
 
@@ -247,3 +247,23 @@ class SigmoidCall(ctypes.Structure):
     """`SigmoidCall` of `calls.h`."""
 
     _fields_ = [("x", c_void_p), ("y", c_void_p), ("count", c_int64), ("dtype", c_int32)]
+
+
+class ChooseCall(ctypes.Structure):
+    """`ChooseCall` of `choice.h`."""
+
+    _fields_ = [
+        ("ids", c_void_p),
+        ("starts", c_void_p),
+        ("holders", c_void_p),
+        ("call", c_void_p),
+        ("expert", c_void_p),
+        ("pair", c_void_p),
+        ("ranks", c_void_p),
+        ("pairs", c_void_p),
+        ("shard_of", c_void_p),
+        ("given", c_void_p),
+        ("count", c_int64),
+        ("experts", c_int32),
+        ("shards", c_int32),
+    ]

@@ -13,6 +13,7 @@ MAX_RESPONSE_BYTES = 64 << 20
 MAX_ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
+# Not ClusterAdmin: a move that has begun when the answer is lost must not be asked for again.
 RETRIED = [{"service": "expertmesh.v1.Inference"}, {"service": "expertmesh.v1.Cluster"}]
 
 

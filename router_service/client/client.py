@@ -21,7 +21,7 @@ from router_service.client.channel import Tls, token_metadata
 from router_service.client.fronts import Fronts
 from router_service.client.resuming import Resuming
 from router_service.protocol import cluster_pb2, inference_pb2
-from router_service.protocol.cluster_pb2_grpc import ClusterStub
+from router_service.protocol.cluster_pb2_grpc import ClusterAdminStub, ClusterStub
 
 READY_POLL_S = 0.1
 FALLBACKS = {
@@ -153,6 +153,51 @@ class Client:
         )
         return state
 
+    async def rebalance(
+        self, *, dry_run: bool = False, placement: str = "", pin: bool | None = None, timeout: float | None = None
+    ) -> cluster_pb2.RebalanceReply:
+        """Move experts to a better placement, or with `dry_run` say what that would be. Needs the role admin.
+
+        It returns when the move has begun; `cluster` follows it. Never sent twice, whatever `attempts` is: one that
+        seems refused may have begun.
+
+        Args:
+            placement: a placement file's JSON to move to; empty lets the planner find one.
+            pin: whether the balancer then leaves the placement alone, or may change it; None leaves that as it is.
+        """
+        request = cluster_pb2.RebalanceRequest(dry_run=dry_run, placement=placement, pin=pin)
+        reply: cluster_pb2.RebalanceReply = await self._admin.Rebalance(
+            request, timeout=timeout, metadata=self._metadata
+        )
+        return reply
+
+    async def scale(self, shards: int, timeout: float | None = None) -> cluster_pb2.ScaleReply:
+        """Set the number of shards; `cluster` shows them come and go. Needs the role admin. Never sent twice.
+
+        Raises:
+            ValueError: it is negative, or has more than 32 bits.
+        """
+        reply: cluster_pb2.ScaleReply = await self._admin.Scale(
+            cluster_pb2.ScaleRequest(shards=shards), timeout=timeout, metadata=self._metadata
+        )
+        return reply
+
+    async def advise(self, timeout: float | None = None) -> str:
+        """Return the JSON of an advice: whether copies of experts would pay. Needs the role admin."""
+        reply: cluster_pb2.AdviseReply = await self._admin.Advise(
+            cluster_pb2.AdviseRequest(), timeout=timeout, metadata=self._metadata
+        )
+        return reply.advice
+
+    async def record_routing(self, seconds: float, timeout: float | None = None) -> str:
+        """Return the JSON of a recording: what was routed in so many seconds before now, as far as the balancer keeps
+        it. Needs the role admin.
+        """
+        reply: cluster_pb2.RecordRoutingReply = await self._admin.RecordRouting(
+            cluster_pb2.RecordRoutingRequest(seconds=seconds), timeout=timeout, metadata=self._metadata
+        )
+        return reply.recording
+
     async def health(self, service: str = "", timeout: float | None = None) -> bool:
         """Return whether the server's health is SERVING."""
         request = health_pb2.HealthCheckRequest(service=service)
@@ -172,6 +217,10 @@ class Client:
     async def close(self) -> None:
         """Cancel open calls and close the connections."""
         await self._fronts.close()
+
+    @property
+    def _admin(self) -> ClusterAdminStub:
+        return ClusterAdminStub(self._fronts.channel)
 
     async def _is_ready(self, timeout: float) -> bool:
         channel = self._fronts.channel

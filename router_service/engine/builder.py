@@ -84,7 +84,7 @@ def build_engine(
         backbone=backbone,
         pool=ExpertPool(
             transport,
-            placement() if placement else even_placement(spec.gate.experts, experts.shards, experts.copies),
+            placement() if placement else starting_placement(experts, spec.gate.experts),
             experts.call_timeout_seconds,
             exact,
             shared_sizes(bounds.token_budget, spec.hidden, dtype, spec.gate.top_k, Form.EACH if exact else Form.SUMS),
@@ -115,11 +115,16 @@ def _threads(backbone: Backbone, config: EngineConfig, dtype: torch.dtype, devic
     return measured_threads(lambda: backbone.first_product(h_TD), most if device.type == "cpu" else 1)
 
 
+def starting_placement(config: ExpertsConfig, experts: int) -> Placement:
+    """The even placement of a cluster that starts, with room for the shards that may come."""
+    return even_placement(experts, config.shards, config.copies, room=config.room(experts))
+
+
 def local_shards(
     plan: ModelPlan, experts: ExpertsConfig, dtype: torch.dtype, device: torch.device, keep_packed: bool = False
 ) -> LocalTransport:
     """Load all shards into this process."""
-    placement = even_placement(plan.spec.gate.experts, experts.shards, experts.copies)
+    placement = starting_placement(experts, plan.spec.gate.experts)
     ops = select.ops(experts.backend, device)
     shards = {
         index: load_shard(
@@ -132,7 +137,7 @@ def local_shards(
             ops=ops,
             keep_packed=keep_packed,
         )
-        for index in range(placement.shards)
+        for index in sorted(placement.holding)
     }
     return LocalTransport(shards)
 

@@ -11,8 +11,9 @@ from grpc_reflection.v1alpha import reflection
 from experts.host.watched_task import TaskWatch
 from experts.host.watched_thread import ThreadWatch
 from experts.transport.trust.credentials import Credentials
+from router_service.front.api.admin_service import AdminActions, ClusterAdminService
 from router_service.front.api.admission import Admission
-from router_service.front.api.cluster_service import ClusterService, ShardDirectory
+from router_service.front.api.cluster_service import BalanceSource, ClusterService, ShardDirectory
 from router_service.front.api.health_service import HealthService
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
@@ -26,6 +27,7 @@ from router_service.front.health import FrontHealth
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
+from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
@@ -34,12 +36,13 @@ from router_service.front.telemetry.tracing import open_tracer
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
 from router_service.protocol import cluster_pb2, inference_pb2
-from router_service.protocol.cluster_pb2_grpc import add_ClusterServicer_to_server
+from router_service.protocol.cluster_pb2_grpc import add_ClusterAdminServicer_to_server, add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
+    cluster_pb2.DESCRIPTOR.services_by_name["ClusterAdmin"].full_name,
 )
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Time for streams that a drain has cut to send their last message.
@@ -54,8 +57,9 @@ class FrontServer:
     `endpoints` returns the routers and is called about once a second; `node` is this process's node, whose routers are
     reached by unix socket; `credentials` are the deployment's. `authenticator` authenticates callers; `tls` holds the
     certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
-    GetCluster; `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers'
-    limits use `clock`, a drain waits by `sleep`. `threads` are those of the process.
+    GetCluster, and `balance` what the balancer does; `admin` acts for operators, None where there is no control plane.
+    `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers' limits use
+    `clock`, a drain waits by `sleep`. `threads` are those of the process.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class FrontServer:
         credentials: Credentials,
         node: str,
         directory: ShardDirectory | None = None,
+        balance: BalanceSource | None = None,
+        admin: AdminActions | None = None,
         targets: Targets | None = None,
         tracing: TracingConfig | None = None,
         routers: int = 1,
@@ -83,6 +89,8 @@ class FrontServer:
         self.threads = threads or ThreadWatch()
         self.tasks = TaskWatch((POLLER, WATCHER, LINK, HUB))
         self.metrics = FrontMetrics(card.name, routers, (self.threads, self.tasks))
+        if balance is not None:
+            self.metrics.registry.register(BalanceSeries(card.name, balance))
         self._targets = targets
         self.authenticator = Authenticator(
             config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
@@ -109,18 +117,20 @@ class FrontServer:
             admission=self.admission,
             telemetry=telemetry,
         )
-        self._cluster = ClusterService(card.name, self.router_pool, directory)
+        self._cluster = ClusterService(card.name, self.router_pool, directory, balance)
+        self._admin = ClusterAdminService(admin)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
-        self.live = None if config.http_port is None else self._live_page(text, directory)
+        self.live = None if config.http_port is None else self._live_page(text, directory, balance)
 
-    def _live_page(self, text: TextModel, directory: ShardDirectory | None) -> LivePage:
+    def _live_page(self, text: TextModel, directory: ShardDirectory | None, balance: BalanceSource | None) -> LivePage:
         return LivePage(
             config=self._config,
             text=text,
             inference=self.inference,
             router_pool=self.router_pool,
             directory=directory,
+            balance=balance,
             health=self.health,
             authenticator=self.authenticator,
             tls=self.tls,
@@ -217,6 +227,7 @@ class FrontServer:
         server = make_server(self._config, interceptors)
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
+        add_ClusterAdminServicer_to_server(self._admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health_service, server)
         reflection.enable_server_reflection((*SERVICES, HEALTH, reflection.SERVICE_NAME), server)
         return server

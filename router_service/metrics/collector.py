@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experts.balance import Counts, max_over_mean
+from experts.balance import Counts, Floats, max_over_mean
 from experts.phase import PHASES
 from experts.phases import LayerTrip
 from experts.placement import Placement
@@ -17,7 +17,8 @@ from experts.routing import LOST, Routing
 from experts.trips import TripCalls
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.step_record import StepRecord
-from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray, phase_bounds
+from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray
+from router_service.metrics.shard_load import ShardLoad
 from router_service.metrics.windows import WindowSums
 
 KINDS = ("prefill", "decode", "mixed")
@@ -40,10 +41,11 @@ class Statistics:
         # Plain arrays: a step makes hundreds of observations, and each would cost prometheus_client 0.5 us.
         rows_S, assignments_S, calls_S = np.zeros((3, shards), dtype=np.int64)
         experts_LE = np.zeros((layers, now.experts), dtype=np.int64)
-        self.phases = HistogramArray(phase_bounds(shards * len(PHASES)), shards * len(PHASES))
+        self.phases = HistogramArray(SECONDS, shards * len(PHASES))
         seconds_SP = self.phases.sums.reshape(shards, len(PHASES))
         self.cumulative = WindowSums(
             expert_tokens_LE=experts_LE,
+            load=ShardLoad.under(now, layers, shards),
             rows_S=rows_S,
             assignments_S=assignments_S,
             calls_S=calls_S,
@@ -63,11 +65,22 @@ class Statistics:
         self._flush_lock = threading.Lock()
 
     def observe(self, step: StepRecord) -> None:
-        """Keep one step's record."""
+        """Keep one step's record.
+
+        Called before a newer placement is taken up: the router does that between two steps.
+        """
+        if (placement := self._placement()).epoch != self.cumulative.load.epoch:
+            self._begin(placement)
         self._pending.append(step)
         self._pending_rows += (step.prompt_tokens + step.decode_tokens) * len(step.trace.routings)
         if len(self._pending) >= PENDING_STEPS or self._pending_rows >= PENDING_ROWS:
             self.flush()
+
+    def _begin(self, placement: Placement) -> None:
+        """Count the shards' load anew, once the steps of the last placement are counted."""
+        self.flush()
+        with self._flush_lock:
+            self.cumulative.load = ShardLoad.under(placement, *self.cumulative.load.counts_LS.shape)
 
     def flush(self) -> None:
         """Add up the pending steps. Any thread may call it."""
@@ -119,8 +132,10 @@ class Statistics:
         ):
             # bincount's weights are floats, which are exact up to 2^53: so many bytes are never pending.
             counts_S += np.bincount(shards_N, sizes_N, shards).astype(np.int64)
+        load = cumulative.load
+        load.counts_LS[:] += calls.assignments_by_layer(*load.counts_LS.shape)
         loads_LS = calls.assignments_by_shard(shards)
-        ratios_L = max_over_mean(loads_LS)[loads_LS.any(axis=1)]
+        ratios_L = max_over_mean(loads_LS, load.holders_L[calls.layers_L])[loads_LS.any(axis=1)]
         self.shard_imbalance.observe(np.zeros(len(ratios_L), dtype=np.int64), ratios_L)
         rows_NP = shards_N[:, None] * len(PHASES) + np.arange(len(PHASES))
         self.phases.observe(rows_NP.reshape(-1), calls.phases_NP.reshape(-1) / 1e9)
@@ -140,18 +155,18 @@ class Statistics:
     def imbalance(self, recent: WindowSums) -> dict[str, float]:
         """Mean over layers of max / mean, over shards and over experts; 1 where nothing was counted."""
         counts_LE = recent.expert_tokens_LE[recent.expert_tokens_LE.any(axis=1)]
-        if not len(counts_LE):
-            return {"shard_imbalance": 1.0, "expert_imbalance": 1.0}
-        by_shard_LS = self.by_shard(counts_LE)
-        means = (max_over_mean(by_shard_LS).mean(), max_over_mean(counts_LE).mean())
-        return {"shard_imbalance": float(means[0]), "expert_imbalance": float(means[1])}
+        shards, experts = recent.load.ratios(), max_over_mean(counts_LE)
+        return {"shard_imbalance": _mean(shards), "expert_imbalance": _mean(experts)}
 
-    def by_shard(self, counts_LE: Counts) -> Counts:
-        """Sum the counts of layers, [L, E], over the experts that each shard is asked for while all live, [L, S]."""
-        home_E = self._placement().everywhere.home_of_E
-        by_shard_SL = np.zeros((self.shards, len(counts_LE)), counts_LE.dtype)
-        np.add.at(by_shard_SL, home_E, counts_LE.T)
-        return by_shard_SL.T
+    @property
+    def known_shards(self) -> list[int]:
+        """The shards that hold experts or were ever called: there may be room for many more."""
+        known_S = self.cumulative.load.holds_LS.any(axis=0) | (self.cumulative.calls_S > 0)
+        return np.flatnonzero(known_S).tolist()
+
+
+def _mean(ratios_L: Floats) -> float:
+    return float(ratios_L.mean()) if len(ratios_L) else 1.0
 
 
 def _table(rows_M: Counts, columns_M: Counts, shape: tuple[int, ...]) -> Counts:

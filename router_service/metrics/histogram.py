@@ -41,10 +41,14 @@ class HistogramArray:
         self.counts += np.bincount(cells_N, minlength=rows * buckets).reshape(rows, buckets)
         self.sums += np.bincount(rows_N, values_N, rows)
 
-    def samples(self, name: str, row: int, labels: dict[str, str]) -> Iterator[Sample]:
-        """The exposition of one histogram: cumulative buckets, count and sum."""
+    def samples(
+        self, name: str, row: int, labels: dict[str, str], bounds: Sequence[float] | None = None
+    ) -> Iterator[Sample]:
+        """The exposition of one histogram: cumulative buckets, count and sum; only some of its `bounds` where given."""
         cumulative = np.cumsum(self.counts[row]).tolist()
-        for bound, count in zip([*map(str, self.bounds), "+Inf"], cumulative, strict=True):
-            yield Sample(f"{name}_bucket", {**labels, "le": bound}, count)
+        shown = [number for number, bound in enumerate(self.bounds) if bounds is None or bound in bounds]
+        for bucket in shown:
+            yield Sample(f"{name}_bucket", {**labels, "le": str(self.bounds[bucket])}, cumulative[bucket])
+        yield Sample(f"{name}_bucket", {**labels, "le": "+Inf"}, cumulative[-1])
         yield Sample(f"{name}_count", labels, cumulative[-1])
         yield Sample(f"{name}_sum", labels, float(self.sums[row]))

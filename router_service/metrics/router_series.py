@@ -1,6 +1,6 @@
 """A router's Prometheus series, by the names of the metrics contract, built from plain arrays about once a second."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from experts.phase import PHASES
 from router_service.config import MetricsConfig
 from router_service.metrics.collector import KINDS, Statistics
 from router_service.metrics.failure_series import FailureGauges, failure_series
+from router_service.metrics.histogram import phase_bounds
 from router_service.metrics.series_builder import SeriesBuilder, by_shard, rejections, thread_failures
 from router_service.metrics.windows import WindowSums
 from router_service.protocol.messages import MetricFamily
@@ -59,7 +60,7 @@ def router_series(
     """All series that carry this router's label."""
     builder = SeriesBuilder(labels)
     _requests(builder, stats, gauges)
-    _all_to_all(builder, stats, window, [connection.clock_error_s for connection in gauges.connections])
+    _all_to_all(builder, stats, window, gauges)
     _balance(builder, stats, window, config)
     _failure(builder, gauges)
     failure_series(builder, gauges.failure)
@@ -81,28 +82,29 @@ def _requests(builder: SeriesBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
 
 
-def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, clock_errors: Iterable[float]) -> None:
-    shards = range(stats.shards)
+def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, gauges: Gauges) -> None:
+    shards = gauges.failure.among(stats.known_shards)
     phases = [
         (stats.phases, shard * len(PHASES) + number, {"shard": str(shard), "phase": phase})
         for shard in shards
         for number, phase in enumerate(PHASES)
     ]
-    builder.histogram("alltoall_phase_seconds", "One MoE layer's call to one shard, by phase", phases)
-    builder.add(
-        "clock_offset_error_seconds", "gauge", "Error bound of dispatch against combine", by_shard(clock_errors)
-    )
+    text = "One MoE layer's call to one shard, by phase"
+    builder.histogram("alltoall_phase_seconds", text, phases, phase_bounds(len(phases)))
+    text = "Error bound of dispatch against combine"
+    errors = by_shard((connection.clock_error_s for connection in gauges.connections), shards)
+    builder.add("clock_offset_error_seconds", "gauge", text, errors)
     wire = [
         ({"shard": str(shard), "direction": direction}, float(stats.bytes_SD[shard, column]))
         for shard in shards
         for column, direction in enumerate(("dispatch", "combine"))
     ]
     builder.add("alltoall_bytes", "counter", "Bytes on the wire, headers included", wire)
-    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.cumulative.rows_S))
-    pairs = by_shard(stats.cumulative.assignments_S)
+    builder.add("alltoall_rows", "counter", "Token rows sent", by_shard(stats.cumulative.rows_S, shards))
+    pairs = by_shard(stats.cumulative.assignments_S, shards)
     builder.add("alltoall_assignments", "counter", "(token, expert) pairs sent", pairs)
     text = "Expert compute of this router's rows: its share where calls of several routers were computed together"
-    builder.add("expert_compute_seconds", "counter", text, by_shard(stats.compute_ns_S / 1e9))
+    builder.add("expert_compute_seconds", "counter", text, by_shard(stats.compute_ns_S / 1e9, shards))
     text = "Time the engine waited for experts with nothing else to do"
     builder.one("alltoall_exposed_seconds", "counter", text, stats.exposed_seconds)
     text = "Over layer calls: slowest shard's answer minus the mean"
@@ -117,24 +119,23 @@ def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, c
 
 
 def _balance(builder: SeriesBuilder, stats: Statistics, window: WindowSums, config: MetricsConfig) -> None:
-    text = "Per layer call: max / mean of assignments over shards"
+    text = "Per layer call: max / mean of assignments over the shards that hold experts of the layer"
     builder.histogram("shard_load_imbalance", text, [(stats.shard_imbalance, 0, {})])
     layers = np.flatnonzero(stats.cumulative.expert_tokens_LE.any(axis=1))
     if config.per_expert and len(layers):
         _expert_tokens(builder, stats.cumulative.expert_tokens_LE, layers, config.top_experts)
     # Without tokens there is no balance: an idle router must not raise the mean over routers.
     if window.expert_tokens_LE.any():
-        _layers_balance(builder, stats, layers, window.expert_tokens_LE[layers], config)
+        _layers_balance(builder, layers, window.expert_tokens_LE[layers], config)
+    # Of the placement in use; a new one has no load yet.
+    if len(ratios_L := window.load.ratios()):
+        text = "Mean over layers of mean / max over shards that hold experts of the layer"
+        builder.one("balancedness", "gauge", text, balancedness(ratios_L))
 
 
-def _layers_balance(
-    builder: SeriesBuilder, stats: Statistics, layers: Counts, counts_LE: Counts, config: MetricsConfig
-) -> None:
+def _layers_balance(builder: SeriesBuilder, layers: Counts, counts_LE: Counts, config: MetricsConfig) -> None:
     _per_layer(
         builder, "expert_load_imbalance", "Max / mean of tokens over experts", layers, max_over_mean(counts_LE), config
-    )
-    builder.one(
-        "balancedness", "gauge", "Mean over layers of mean / max over shards", balancedness(stats.by_shard(counts_LE))
     )
     builder.one("max_violation", "gauge", "Mean over layers of (max - mean) / mean", mean_max_violation(counts_LE))
     _per_layer(
@@ -173,12 +174,15 @@ def _failure(builder: SeriesBuilder, gauges: Gauges) -> None:
     reaches = not failure.unavailable if failure.copies else all(connection.up for connection in connections)
     text = "1 when every expert can be asked for and what the router is given does not fail whatever it is"
     builder.one("router_ready", "gauge", text, reaches and gauges.sound)
-    replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in enumerate(connections)]
+    shown = failure.among(range(len(connections)))
+    # One that holds nothing is not down: it may be on its way, and nobody waits for it.
+    lives = [(shard, connections[shard]) for shard in shown if connections[shard].up or failure.needs(shard)]
+    replicas = [({"shard": str(shard), "replica": one.replica}, one.up) for shard, one in lives]
     builder.add("shard_up", "gauge", "1 connected to the shard's last known replica, 0 unreachable", replicas)
     text = "Restarts of a shard, as seen by this router"
-    builder.add("shard_restarts", "counter", text, by_shard(connection.restarts for connection in connections))
+    builder.add("shard_restarts", "counter", text, by_shard((one.restarts for one in connections), shown))
     text = "Connections to a shard after the first one"
-    builder.add("dataplane_reconnects", "counter", text, by_shard(connection.reconnects for connection in connections))
+    builder.add("dataplane_reconnects", "counter", text, by_shard((one.reconnects for one in connections), shown))
     refused = rejections({"shard": "router"}, gauges.rejected)
     builder.add("dataplane_rejected_connections", "counter", "Connections closed, by reason", refused)
     failed = thread_failures({"shard": "router"}, gauges.thread_failures)

@@ -1,6 +1,6 @@
 """Builds metric families with a common prefix of their names and common labels of their samples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from router_service.protocol.messages import MetricFamily, Sample
@@ -25,15 +25,25 @@ class SeriesBuilder:
         """A metric family with a single sample."""
         self.add(name, kind, text, [({}, value)])
 
-    def histogram(self, name: str, text: str, rows: Iterable[tuple[Any, int, dict[str, str]]]) -> None:
-        """A histogram: each row is an array of histograms, the row in it, and its labels."""
-        samples = [s for array, row, labels in rows for s in array.samples(PREFIX + name, row, self._labels | labels)]
+    def histogram(
+        self,
+        name: str,
+        text: str,
+        rows: Iterable[tuple[Any, int, dict[str, str]]],
+        bounds: Sequence[float] | None = None,
+    ) -> None:
+        """A histogram: each row is an array of histograms, the row in it, and its labels; all or only some `bounds`."""
+        samples = [
+            sample
+            for array, row, labels in rows
+            for sample in array.samples(PREFIX + name, row, self._labels | labels, bounds)
+        ]
         self.metric_families.append(MetricFamily(PREFIX + name, text, "histogram", samples))
 
 
-def by_shard(values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
-    """Label the values of the shards from 0 on."""
-    return [({"shard": str(shard)}, value) for shard, value in enumerate(values)]
+def by_shard(values: Iterable[float], only: Container[int]) -> list[tuple[dict[str, str], float]]:
+    """Label the values of the shards from 0 on, of those in `only`: there may be room for many more."""
+    return [({"shard": str(shard)}, value) for shard, value in enumerate(values) if shard in only]
 
 
 def rejections(labels: dict[str, str], counts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:

@@ -7,15 +7,20 @@ from collections import deque
 from dataclasses import dataclass
 
 from experts.balance import Counts, Floats
+from router_service.metrics.shard_load import ShardLoad
 
 WINDOW_SECONDS = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
 class WindowSums:
-    """Sums since the start, or over a window as the difference of two of them; times in seconds."""
+    """Sums since the start, or over a window as the difference of two of them; times in seconds.
+
+    `load` is since the placement in use is, if that is shorter.
+    """
 
     expert_tokens_LE: Counts
+    load: ShardLoad
     rows_S: Counts
     assignments_S: Counts
     calls_S: Counts
@@ -28,6 +33,7 @@ class WindowSums:
         """A snapshot."""
         return WindowSums(
             expert_tokens_LE=self.expert_tokens_LE.copy(),
+            load=self.load.copy(),
             rows_S=self.rows_S.copy(),
             assignments_S=self.assignments_S.copy(),
             calls_S=self.calls_S.copy(),
@@ -41,6 +47,7 @@ class WindowSums:
         """The difference to an earlier snapshot, `old`."""
         return WindowSums(
             expert_tokens_LE=self.expert_tokens_LE - old.expert_tokens_LE,
+            load=self.load.minus(old.load),
             rows_S=self.rows_S - old.rows_S,
             assignments_S=self.assignments_S - old.assignments_S,
             calls_S=self.calls_S - old.calls_S,

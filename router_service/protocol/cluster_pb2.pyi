@@ -52,6 +52,18 @@ class AdviseReply(_message.Message):
     advice: str
     def __init__(self, advice: _Optional[str] = ...) -> None: ...
 
+class RecordRoutingRequest(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+
+class RecordRoutingReply(_message.Message):
+    __slots__ = ("recording",)
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
+    recording: str
+    def __init__(self, recording: _Optional[str] = ...) -> None: ...
+
 class BalancePlan(_message.Message):
     __slots__ = ("epoch", "state", "reason", "copies_added", "copies_dropped", "bytes", "began", "ended", "predicted_gain", "measured_gain", "shards_ready", "shards_loading")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -81,7 +93,7 @@ class BalancePlan(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., copies_added: _Optional[int] = ..., copies_dropped: _Optional[int] = ..., bytes: _Optional[int] = ..., began: _Optional[float] = ..., ended: _Optional[float] = ..., predicted_gain: _Optional[float] = ..., measured_gain: _Optional[float] = ..., shards_ready: _Optional[int] = ..., shards_loading: _Optional[int] = ...) -> None: ...
 
 class Balance(_message.Message):
-    __slots__ = ("epoch", "automatic", "pinned", "last_run", "last_success", "result", "reason", "plans", "copies_moved", "shards", "most_shards")
+    __slots__ = ("epoch", "automatic", "pinned", "last_run", "last_success", "result", "reason", "plans", "copies_moved", "shards", "most_shards", "interval")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     AUTOMATIC_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +105,7 @@ class Balance(_message.Message):
     COPIES_MOVED_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     MOST_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     automatic: bool
     pinned: bool
@@ -104,7 +117,8 @@ class Balance(_message.Message):
     copies_moved: int
     shards: int
     most_shards: int
-    def __init__(self, epoch: _Optional[int] = ..., automatic: _Optional[bool] = ..., pinned: _Optional[bool] = ..., last_run: _Optional[float] = ..., last_success: _Optional[float] = ..., result: _Optional[str] = ..., reason: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[BalancePlan, _Mapping]]] = ..., copies_moved: _Optional[int] = ..., shards: _Optional[int] = ..., most_shards: _Optional[int] = ...) -> None: ...
+    interval: float
+    def __init__(self, epoch: _Optional[int] = ..., automatic: _Optional[bool] = ..., pinned: _Optional[bool] = ..., last_run: _Optional[float] = ..., last_success: _Optional[float] = ..., result: _Optional[str] = ..., reason: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[BalancePlan, _Mapping]]] = ..., copies_moved: _Optional[int] = ..., shards: _Optional[int] = ..., most_shards: _Optional[int] = ..., interval: _Optional[float] = ...) -> None: ...
 
 class GetClusterRequest(_message.Message):
     __slots__ = ()

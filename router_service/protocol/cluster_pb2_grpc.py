@@ -126,6 +126,11 @@ class ClusterAdminStub:
                 request_serializer=router__service_dot_protocol_dot_cluster__pb2.AdviseRequest.SerializeToString,
                 response_deserializer=router__service_dot_protocol_dot_cluster__pb2.AdviseReply.FromString,
                 _registered_method=True)
+        self.RecordRouting = channel.unary_unary(
+                '/expertmesh.v1.ClusterAdmin/RecordRouting',
+                request_serializer=router__service_dot_protocol_dot_cluster__pb2.RecordRoutingRequest.SerializeToString,
+                response_deserializer=router__service_dot_protocol_dot_cluster__pb2.RecordRoutingReply.FromString,
+                _registered_method=True)
 
 
 class ClusterAdminServicer:
@@ -154,6 +159,13 @@ class ClusterAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordRouting(self, request, context):
+        """Returns what was routed lately, for advice without the cluster. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -171,6 +183,11 @@ def add_ClusterAdminServicer_to_server(servicer, server):
                     servicer.Advise,
                     request_deserializer=router__service_dot_protocol_dot_cluster__pb2.AdviseRequest.FromString,
                     response_serializer=router__service_dot_protocol_dot_cluster__pb2.AdviseReply.SerializeToString,
+            ),
+            'RecordRouting': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordRouting,
+                    request_deserializer=router__service_dot_protocol_dot_cluster__pb2.RecordRoutingRequest.FromString,
+                    response_serializer=router__service_dot_protocol_dot_cluster__pb2.RecordRoutingReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -255,6 +272,33 @@ class ClusterAdmin:
             '/expertmesh.v1.ClusterAdmin/Advise',
             router__service_dot_protocol_dot_cluster__pb2.AdviseRequest.SerializeToString,
             router__service_dot_protocol_dot_cluster__pb2.AdviseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordRouting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ClusterAdmin/RecordRouting',
+            router__service_dot_protocol_dot_cluster__pb2.RecordRoutingRequest.SerializeToString,
+            router__service_dot_protocol_dot_cluster__pb2.RecordRoutingReply.FromString,
             options,
             channel_credentials,
             insecure,

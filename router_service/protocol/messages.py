@@ -275,8 +275,8 @@ class Activity(msgspec.Struct, frozen=True, tag="activity"):
     """What a watched router did within the last `seconds`.
 
     `expert_tokens` has the (token, expert) pairs as uint32, little-endian, [layers, experts]; `layers` are the model's
-    MoE layers; `holders` lists the shards of each expert. `stage_seconds` adds up all `step_count` steps, `steps` has
-    only the latest of them.
+    MoE layers; `holders` lists the shards of each expert in all of them but those in `special`, which has their own, by
+    layer, as of `epoch`. `stage_seconds` adds up all `step_count` steps, `steps` has only the latest of them.
     """
 
     router: str
@@ -289,6 +289,8 @@ class Activity(msgspec.Struct, frozen=True, tag="activity"):
     stage_seconds: list[float]
     step_count: int
     steps: list[StepTimes]
+    special: dict[int, list[list[int]]] = {}
+    epoch: int = 0
 
 
 ToRouter = Submit | Cancel | Watch

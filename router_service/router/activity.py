@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from experts.host.watched_thread import ThreadWatch
 from experts.phase import PHASES
-from experts.placement import Placement
+from experts.placement import LayerPlacement, Placement
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics
@@ -125,13 +125,16 @@ class ActivityMonitor:
         steps = new[2] - old[2]
         # One at a time: the engine's thread may append meanwhile, and deque operations are atomic.
         latest = [self._steps.popleft() for _ in range(len(self._steps))]
+        placement = self._placement()
         return Activity(
             router=self._router,
             seconds=seconds,
             layers=self._layers,
-            holders=[list(shards) for shards in self._placement().layer(self._layers[0]).holders],
+            holders=_holders(placement.everywhere),
+            special=_special(placement, self._layers),
+            epoch=placement.epoch,
             expert_tokens=recent.expert_tokens_LE[self._layers].astype("<u4").tobytes(),
-            shards=_shards(recent),
+            shards=_shards(recent, self._statistics.known_shards),
             stages=list(STAGES),
             stage_seconds=[after - before for before, after in zip(old[1], new[1], strict=True)],
             step_count=steps,
@@ -139,7 +142,17 @@ class ActivityMonitor:
         )
 
 
-def _shards(recent: WindowSums) -> list[ShardActivity]:
+def _holders(layer: LayerPlacement) -> list[list[int]]:
+    return [list(shards) for shards in layer.holders]
+
+
+def _special(placement: Placement, layers: Sequence[int]) -> dict[int, list[list[int]]]:
+    """The MoE layers that differ: a message has but one list where all are alike."""
+    own = {layer: placement.layer(layer) for layer in layers}
+    return {layer: _holders(placed) for layer, placed in own.items() if placed != placement.everywhere}
+
+
+def _shards(recent: WindowSums, known: Sequence[int]) -> list[ShardActivity]:
     return [
         ShardActivity(
             shard=shard,
@@ -147,5 +160,5 @@ def _shards(recent: WindowSums) -> list[ShardActivity]:
             calls=int(recent.calls_S[shard]),
             phase_seconds=dict(zip(PHASES, recent.phase_seconds_SP[shard].tolist(), strict=True)),
         )
-        for shard in range(len(recent.rows_S))
+        for shard in known
     ]

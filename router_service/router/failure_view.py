@@ -34,6 +34,7 @@ class FailureView:
             fallback_tokens=dict(self._engine.fallback_tokens),
             links=tuple(connector.states),
             copies=living_copies(placement, usable),
+            there=connector.there,
             unavailable=unavailable_experts(placement, usable),
             epoch=placement.epoch,
         )
@@ -49,15 +50,15 @@ class FailureView:
                 self._seconds.observe(np.zeros(len(taken), dtype=np.int64), taken)
 
 
-def living_copies(placement: Placement, usable: list[bool]) -> tuple[int, ...]:
-    """For each shard the least number of usable shards that hold an expert of its own, 0 if it holds none."""
+def living_copies(placement: Placement, usable: list[bool]) -> tuple[int | None, ...]:
+    """For each shard the least number of usable shards that hold an expert of its own, None if it holds none."""
     fewest: dict[int, int] = {}
     for layer in _layers(placement):
         for holders in layer.blocks:
             living = sum(usable[shard] for shard in holders)
             for shard in holders:
                 fewest[shard] = min(living, fewest.get(shard, living))
-    return tuple(fewest.get(shard, 0) for shard in range(placement.shards))
+    return tuple(fewest.get(shard) for shard in range(placement.shards))
 
 
 def unavailable_experts(placement: Placement, usable: list[bool]) -> int:

@@ -9,6 +9,7 @@ from functools import partial
 from experts.config import ExpertsConfig
 from experts.host.log import LoggingConfig, fields
 from experts.host.watched_thread import ThreadWatch
+from experts.links.state import LinkState
 from experts.placement import Placement
 from experts.transport.address import Endpoint
 from experts.transport.socket import SocketTransport
@@ -17,6 +18,7 @@ from router_service.config import MetricsConfig
 from router_service.engine.engine import Engine
 from router_service.engine.request import Event
 from router_service.metrics.collector import Statistics
+from router_service.metrics.load_sampler import LoadSampler
 from router_service.protocol.messages import RouterHello, Submit, ToRouter, Watch
 from router_service.router.activity import ActivityMonitor
 from router_service.router.engine_thread import EngineThread
@@ -35,6 +37,8 @@ from router_service.router.step_summaries import StepSummaries
 log = logging.getLogger(__name__)
 
 LEAVE_POLL_SECONDS = 0.05
+# Shards are looked up once a second, and dialled within milliseconds.
+REACH_SECONDS = 3.0
 JOIN_SECONDS = 5
 # Kinds of threads whose failures are counted from 0 on: else an alert on the increase would miss the first.
 THREADS = (
@@ -79,6 +83,7 @@ class Router:
         self.summaries = StepSummaries(engine.requests)
         self.requests = RouterRequests(engine, self._inbox, self.summaries)
         self.statistics = Statistics(self._placement, engine.backbone.spec.layers)
+        self.loads = self._sample_loads(identity)
         self.fronts = self._accept_fronts(identity, experts)
         self.activity = self._watch_activity(identity)
         engine.observe = self._observers(StepLog(logs or LoggingConfig())).observe
@@ -100,8 +105,8 @@ class Router:
         return reaches_all(self.engine.pool.placement, self.connector) and self.engine.sound
 
     def complete(self) -> bool:
-        """Whether every shard is connected."""
-        return all(map(self.connector.up, range(len(self.connector.connections))))
+        """Whether every shard that holds experts is connected."""
+        return all(map(self.connector.up, self._placement().holding))
 
     def check_health(self, limit_s: float) -> None:
         """Check the threads and the engine's progress.
@@ -125,6 +130,7 @@ class Router:
         `adopted` is called with its epoch when no call by an older one is open. A call that was cancelled may still be
         on its way: nobody uses its answer.
         """
+        self._await_reach(placement)
         self._inbox.put(partial(self._adopt, placement, adopted))
 
     def leave(self, seconds: float) -> None:
@@ -180,6 +186,27 @@ class Router:
             threads=self.threads,
         )
 
+    def _sample_loads(self, identity: RouterIdentity) -> LoadSampler:
+        return LoadSampler(
+            statistics=self.statistics,
+            router=identity.replica,
+            epoch=lambda: self._placement().epoch,
+            layers=tuple(sorted(self.engine.backbone.sparse_layers)),
+            clock=time.monotonic,
+            suspect=self._suspects,
+        )
+
+    def _suspects(self) -> tuple[int, ...]:
+        """The shards whose links are."""
+        state, shards = self.engine.pool.transport.state, self._placement().holding
+        return tuple(shard for shard in sorted(shards) if state(shard) is LinkState.SUSPECT)
+
+    def _await_reach(self, placement: Placement) -> None:
+        """Wait a little for shards that have just come: by the map from before nothing waits for them."""
+        deadline = time.monotonic() + REACH_SECONDS
+        while self.ready() and not reaches_all(placement, self.connector) and time.monotonic() < deadline:
+            time.sleep(LEAVE_POLL_SECONDS)
+
     def _adopt(self, placement: Placement, adopted: Callable[[int], None]) -> list[Event]:
         # On the engine's thread, between two steps: within one all calls are of one placement.
         if self.engine.pool.adopt(placement):
@@ -194,6 +221,7 @@ class Router:
     def _observers(self, step_log: StepLog) -> StepObservers:
         observers = {
             "statistics": self.statistics.observe,
+            "loads": self.loads.observe,
             "summaries": self.summaries.note,
             "step_log": step_log.observe,
             "activity": self.activity.observe,
@@ -209,7 +237,7 @@ class Router:
     ) -> ShardConnector:
         return ShardConnector(
             transport=transport,
-            shards=experts.shards,
+            shards=self._placement().shards,
             endpoints=shards,
             credentials=identity.credentials,
             node=identity.node,
@@ -219,6 +247,7 @@ class Router:
             changed=self._shards_changed,
             threads=self.threads,
             epoch=lambda: self._placement().epoch,
+            needed=lambda: self._placement().holding,
         )
 
     def _report(self, identity: RouterIdentity, sizes: ModelSizes, metrics: MetricsConfig) -> Reporter:

@@ -11,15 +11,16 @@ from router_service.protocol.messages import ShardReport
 def shard_reports(
     connector: ShardConnector, now: FailureGauges, recent: WindowSums, seconds: float
 ) -> list[ShardReport]:
-    """One report per shard; links and copies as they are `now`, rates over the window's `seconds`, phase times as means
-    over its calls.
+    """One report per shard that is there; links and copies as they are `now`, rates over the window's
+    `seconds`, phase times as means over its calls.
     """
     each = zip(connector.connections, now.links, now.copies, strict=True)
-    return [_report(shard, *of_shard, recent, seconds) for shard, of_shard in enumerate(each)]
+    there = now.among(range(len(now.links)))
+    return [_report(shard, *of_shard, recent, seconds) for shard, of_shard in enumerate(each) if shard in there]
 
 
 def _report(
-    shard: int, connection: ShardConnection, link: LinkState, copies: int, recent: WindowSums, seconds: float
+    shard: int, connection: ShardConnection, link: LinkState, copies: int | None, recent: WindowSums, seconds: float
 ) -> ShardReport:
     endpoint, calls = connection.endpoint, max(1, int(recent.calls_S[shard]))
     means = (recent.phase_seconds_SP[shard] / calls).tolist()

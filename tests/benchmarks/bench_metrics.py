@@ -136,7 +136,8 @@ def large_step(tokens: int) -> tuple[StepRecord, float]:
 def large(tokens: int) -> Cost:
     """What observing such a step costs, against its exchange."""
     steps = [large_step(tokens) for _ in range(REPEATS)]
-    statistics = Statistics(lambda: even_placement(EXPERTS, SHARDS), LAYERS)
+    placement = even_placement(EXPERTS, SHARDS)
+    statistics = Statistics(lambda: placement, LAYERS)
     observed = observe_seconds(statistics, [record for record, _ in steps])
     return Cost(f"DeepSeek-V3's shape, batch {tokens}", min(seconds for _, seconds in steps), observed)
 

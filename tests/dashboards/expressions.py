@@ -138,6 +138,8 @@ def _is_scalar(expr: promql.Expr) -> bool:
             return _is_scalar(expr.expr)
         case promql.BinaryExpr():
             return _is_scalar(expr.lhs) and _is_scalar(expr.rhs)
+    if isinstance(expr, promql.Call):
+        return bool(expr.func.name == "time")
     return isinstance(expr, promql.NumberLiteral)
 
 

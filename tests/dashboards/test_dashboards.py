@@ -112,8 +112,10 @@ def test_names_are_unique() -> None:
         assert len(set(titles)) == len(titles)
 
 
-def test_every_panel_has_data_in_some_state() -> None:
-    assert all(panel.states & set(State) for board in BOARDS for panel in board.panels)
+def test_every_panel_has_data_in_some_state_or_after_a_move() -> None:
+    """What a move brings, `test_panels` has from promtool."""
+    without = [panel.title for board in BOARDS for panel in board.panels if not panel.states & set(State)]
+    assert without == ["Gain, promised and given"]
 
 
 def test_alerts_get_the_same_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

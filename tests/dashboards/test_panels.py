@@ -63,6 +63,15 @@ BALANCE: dict[str, Expected] = {
         {"": 4},
     ],
     "The ten busiest experts": [{'layer="0", expert="0"': 3, 'layer="0", expert="1"': 9}],
+    "Imbalance, and moves": [{R: 2, S: 1}, {"": 1}],
+    "Gain, promised and given": [{"": 0.25}, {"": 0.2}],
+    # Router s is behind.
+    "Epoch, decided and in use": [{"": 7}, {R: 7, S: 6}],
+    "Copies by shard": [{'shard="0"': 20, 'shard="1"': 12}],
+    "Copies moved": [{"": 6}],
+    "Shards, wanted and up": [{"": 2}, {"": 2}],
+    "Since the balancer's last look": [{"": 1000}, {"": 50}],
+    "Looks by result": [{'result="kept"': 90, 'result="moved"': 9}],
     "Layer x expert": [{'layer="0", expert="0"': 0.5, 'layer="0", expert="1"': 1.5}],
 }
 SHARDS: dict[str, Expected] = {

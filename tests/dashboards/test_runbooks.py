@@ -13,7 +13,7 @@ from tests.dashboards.rules import RUNBOOKS, alerts
 
 PAGES = sorted(RUNBOOKS.glob("*.md"))
 SERIES = re.compile(r"\b(?:[a-z_]+:)?expertmesh_[a-z0-9_]+(?::[a-z0-9_]+)?")
-SETTING = re.compile(r"`(model|weights|experts|router|front|metrics|cluster)\.([a-z_]+)")
+SETTING = re.compile(r"`(model|weights|experts|router|front|balance|metrics|cluster)\.([a-z_]+)")
 COMMAND = re.compile(r"`expertmesh ([a-z]+)")
 LINK = re.compile(r"\]\(([^)]+)\)")
 

@@ -118,6 +118,25 @@ COUNTED_BY_FRONTS: dict[str, tuple[float, float]] = {
 STATED_BY_FRONTS: dict[str, tuple[float, float]] = {"routers_linked": (2, 1), "routers_configured": (2, 2)}
 
 
+# What the control plane says, and both Fronts pass on.
+COUNTED_BY_BALANCER: dict[str, float] = {
+    "experts_moved_total": 0.02,
+    'balancer_runs_total{result="kept"': 0.1,
+    'balancer_runs_total{result="moved"': 0.01,
+}
+STATED_BY_BALANCER: dict[str, float] = {
+    "balancer_last_run_timestamp_seconds": 200,
+    "balancer_interval_seconds": 10,
+    "placement_decided_epoch": 7,
+    "shards_wanted": 2,
+    'expert_replicas{shard="0"': 20,
+    'expert_replicas{shard="1"': 12,
+    "migration_in_progress": 1,
+    "rebalance_predicted_gain_ratio": 0.25,
+    "rebalance_measured_gain_ratio": 0.2,
+}
+
+
 def series(namespace: str = "", factor: float = 1.0) -> list[dict[str, str]]:
     """All series, of a namespace where one is given, their values times `factor`."""
     found = [
@@ -130,8 +149,8 @@ def series(namespace: str = "", factor: float = 1.0) -> list[dict[str, str]]:
     found += [
         _series(name, namespace, f'instance="{front}"', value * factor, counted)
         for counted, shards, fronts in (
-            (True, COUNTED_BY_SHARDS, COUNTED_BY_FRONTS),
-            (False, STATED_BY_SHARDS, STATED_BY_FRONTS),
+            (True, COUNTED_BY_SHARDS | COUNTED_BY_BALANCER, COUNTED_BY_FRONTS),
+            (False, STATED_BY_SHARDS | STATED_BY_BALANCER, STATED_BY_FRONTS),
         )
         for name, pair in ({name: (value, value) for name, value in shards.items()} | fronts).items()
         for front, value in zip(FRONTS, pair, strict=True)

@@ -5,7 +5,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cluster.cli.config_table import Key, keys
+from cluster.cli.tools.config_table import Key, keys
 from tests.helm.generators import config_schema
 from tests.helm.generators.config_schema import CHART_SETS, FURTHER, SCHEMA, SECTIONS, key_schema
 from tests.unit.cli.key_values import inside, outside

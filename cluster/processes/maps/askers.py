@@ -37,6 +37,12 @@ class Askers:
         """It has gone, and holds nothing up."""
         self._asked.pop(replica, None)
 
+    @property
+    def any(self) -> bool:
+        """Whether anybody has asked lately."""
+        horizon = self._clock() - FORGET_SECONDS
+        return any(one.at > horizon for one in self._asked.values())
+
     def among(self, replica: str) -> bool:
         """Whether it has asked lately."""
         return replica in self._asked

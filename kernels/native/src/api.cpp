@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "calls.h"
+#include "choice.h"
 #include "cpu.h"
 #include "pack.h"
 
@@ -58,7 +59,7 @@ using namespace expertmesh;
 #define EM_API extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of the structs or of the layout of panels.
-EM_API int32_t em_version() { return 3; }
+EM_API int32_t em_version() { return 4; }
 
 // Which sources it was built from: `build.py`.
 EM_API const char* em_sources() { return EM_SOURCES; }
@@ -96,3 +97,5 @@ EM_API int32_t em_gated(const GatedCall* call) { return static_cast<int32_t>(cho
 EM_API int32_t em_turn(const TurnCall* call) { return static_cast<int32_t>(chosen->turn(*call)); }
 
 EM_API int32_t em_sigmoid(const SigmoidCall* call) { return static_cast<int32_t>(chosen->sigmoids(*call)); }
+
+EM_API int32_t em_choose(const ChooseCall* call) { return choose(*call); }

@@ -6,28 +6,39 @@ from statistics import fmean
 
 from experts.links.state import LinkState
 from experts.phase import PHASES
+from router_service.front.api.balance_state import balance_state
 from router_service.front.api.calls import Context, answering
 from router_service.front.routing.router_pool import RouterPool
 from router_service.protocol import cluster_pb2 as pb
+from router_service.protocol.balance import BalanceReport
 from router_service.protocol.cluster_pb2_grpc import ClusterServicer
 from router_service.protocol.messages import RouterReport, ShardReport
 
 # Of the states that routers see, the better ones first.
 STATES = ("ready", "suspect")
 ShardDirectory = Callable[[], Sequence[ShardReport]]
+BalanceSource = Callable[[], BalanceReport | None]
 
 
 class ClusterService(ClusterServicer):
     """GetCluster, from the latest reports: it calls no other process.
 
-    `directory` returns the shards that the control plane knows, with states of its own such as loading; it is called on
-    the event loop and must not block.
+    `directory` returns the shards that the control plane knows, with states of its own such as loading, and `balance`
+    what its balancer does, None while it was not heard. Both are called on the event loop and must not block; for
+    metrics `balance` is also called on the thread of a scrape.
     """
 
-    def __init__(self, model: str, router_pool: RouterPool, directory: ShardDirectory | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        router_pool: RouterPool,
+        directory: ShardDirectory | None,
+        balance: BalanceSource | None = None,
+    ) -> None:
         self._model = model
         self._router_pool = router_pool
         self._directory = directory
+        self._balance = balance
 
     async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.ClusterState:  # noqa: ARG002
         """Return the latest state."""
@@ -40,6 +51,8 @@ class ClusterService(ClusterServicer):
                 for link in self._router_pool.links
                 if link.report is not None
             )
+            if self._balance is not None and (report := self._balance()) is not None:
+                state.balance.CopyFrom(balance_state(report))
         return state
 
 
@@ -123,6 +136,8 @@ def _mean_phases(views: list[ShardReport]) -> pb.PhaseSeconds:
 
 
 def _set_imbalance(shards: list[pb.Shard]) -> None:
-    busy = [shard for shard in shards if shard.assignments_per_second > 0]
-    for shard in busy:
-        shard.imbalance = shard.assignments_per_second / fmean(other.assignments_per_second for other in busy)
+    """One that holds experts and is idle counts in the mean, one that holds none does not."""
+    holding = [shard for shard in shards if shard.assignments_per_second or (shard.state in STATES and shard.experts)]
+    for shard in holding:
+        if shard.assignments_per_second:
+            shard.imbalance = shard.assignments_per_second / fmean(other.assignments_per_second for other in holding)

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Middleware
 
 from experts.host.watched_task import TaskWatch
 from experts.phase import PHASES
-from router_service.front.api.cluster_service import ShardDirectory
+from router_service.front.api.cluster_service import BalanceSource, ShardDirectory
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.auth.authenticator import Authenticator
 from router_service.front.auth.tls import ServerTls
@@ -46,6 +46,7 @@ class LivePage:
         inference: InferenceService,
         router_pool: RouterPool,
         directory: ShardDirectory | None,
+        balance: BalanceSource | None = None,
         health: FrontHealth,
         authenticator: Authenticator,
         tls: ServerTls | None,
@@ -58,6 +59,7 @@ class LivePage:
         self._inference = inference
         self._router_pool = router_pool
         self._directory = directory
+        self._balance = balance
         self._health = health
         self._authenticator = authenticator
         self._tls = tls
@@ -144,5 +146,6 @@ class LivePage:
     def _collect(self) -> bytes:
         known = self._directory() if self._directory is not None else ()
         now = asyncio.get_running_loop().time()
-        latest = snapshot(self._router_pool.links, known, now, self._health.draining)
+        report = self._balance() if self._balance is not None else None
+        latest = snapshot(self._router_pool.links, known, now, self._health.draining, report)
         return event("snapshot", msgspec.json.encode(latest))

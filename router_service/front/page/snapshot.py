@@ -12,17 +12,25 @@ import numpy as np
 
 from experts.phase import PHASES
 from router_service.front.api.cluster_service import STATES, merge_shards, router_state
+from router_service.front.page.balance import balance
 from router_service.front.page.failure import failure, links
 from router_service.front.page.summary import summarize
 from router_service.front.routing.activity_window import WINDOW_SECONDS, ActivityWindow
 from router_service.front.routing.router_link import RouterLink
 from router_service.protocol import cluster_pb2 as pb
+from router_service.protocol.balance import BalanceReport
 from router_service.protocol.messages import ShardReport
 
 Json = dict[str, Any]
 
 
-def snapshot(routers: Sequence[RouterLink], known: Iterable[ShardReport], now: float, draining: bool) -> Json:
+def snapshot(
+    routers: Sequence[RouterLink],
+    known: Iterable[ShardReport],
+    now: float,
+    draining: bool,
+    balancer: BalanceReport | None = None,
+) -> Json:
     """Return the state; `known` are the control plane's shards, `now` is in the event loop's seconds."""
     for link in routers:
         # A router that sends nothing any more would be shown with its last activity for ever.
@@ -30,13 +38,15 @@ def snapshot(routers: Sequence[RouterLink], known: Iterable[ShardReport], now: f
     windows = [link.window for link in routers if link.window.activities]
     reports = [link.report for link in routers if link.report is not None]
     rates, phases, states = _shard_rates(windows), _shard_phases(windows), links(reports)
+    at = time.time()
     return {
-        "at": time.time(),
+        "at": at,
         "draining": draining,
         "summary": summarize(reports),
         "shards": [_shard(shard, rates, phases, states) for shard in merge_shards(reports, known)],
         "routers": [_router(router_state(one.report, one.outstanding)) for one in routers if one.report is not None],
         "failure": failure(reports),
+        "balance": balance(balancer, at),
         **({"experts": _experts(windows), "steps": _steps(windows)} if windows else {}),
     }
 
@@ -103,12 +113,15 @@ def _shard_phases(windows: Sequence[ActivityWindow]) -> dict[int, dict[str, floa
 
 
 def _experts(windows: Sequence[ActivityWindow]) -> Json:
-    latest = windows[0].activities[-1][1]
+    # While routers change over to a new placement they differ: the newest is where all will be.
+    latest = max((window.activities[-1][1] for window in windows), key=lambda activity: activity.epoch)
     total_LE = np.sum([window.expert_tokens() for window in windows], axis=0)
     return {
         "window_seconds": WINDOW_SECONDS,
         "layers": latest.layers,
+        "epoch": latest.epoch,
         "holders": latest.holders,
+        "special": latest.special,
         "tokens": total_LE.tolist(),
     }
 

@@ -50,6 +50,10 @@ NOT_PLAYED = {
     "ExpertMeshFailoversFrequent",
     "ExpertMeshHedgedAsksHigh",
     "ExpertMeshLinkSuspect",
+    "ExpertMeshBalancerDead",
+    "ExpertMeshMigrationFailed",
+    "ExpertMeshMigrationStuck",
+    "ExpertMeshBalancerGainMissed",
 }
 # Recordings of windows that are longer than the scenario have what there is of it.
 RATE_INTERVAL = scaled("60s")

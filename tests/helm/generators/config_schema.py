@@ -6,7 +6,7 @@
 import json
 from typing import Any
 
-from cluster.cli.config_table import Key, keys
+from cluster.cli.tools.config_table import Key, keys
 from tests.helm.chart import CHART
 
 SCHEMA = CHART / "values.schema.json"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.inspect_text import render
 from cluster.cli.main import main
+from cluster.cli.tools.inspect_text import render
 from cluster.config import ClusterConfig
 from cluster.planner.config_resolver import forms_of
 from cluster.planner.inspected_model import InspectedModel

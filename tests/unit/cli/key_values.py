@@ -4,7 +4,7 @@ import math
 from types import NoneType
 from typing import Any
 
-from cluster.cli.config_table import Key
+from cluster.cli.tools.config_table import Key
 
 WRONG_TYPES = {str: "much", int: 3, float: 2.5, bool: True, NoneType: None, list: [1], dict: {}}
 

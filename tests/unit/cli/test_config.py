@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.main import main, parser
-from cluster.cli.serve_flags import config_of
+from cluster.cli.serve.serve_flags import config_of
 from cluster.config import ClusterConfig, ConfigError, config_from, load_config
 
 
@@ -25,6 +25,21 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
 def test_the_fallback_is_a_flag() -> None:
     assert config_of(parser().parse_args(["serve"])).router.fallback == "wait"
     assert config_of(parser().parse_args(["serve", "--fallback", "next_best"])).router.fallback == "next_best"
+
+
+def test_what_the_balancer_may_do_has_flags() -> None:
+    for command in ("serve", "demo"):
+        config = config_of(parser().parse_args([command]))
+        assert (config.balance.automatic, config.balance.placement_file, config.experts.most_shards) == (False, "", 0)
+        flags = ["--balance", "--placement", "saved.json", "--shards", "2", "--most-shards", "6"]
+        config = config_of(parser().parse_args([command, *flags]))
+        assert (config.balance.automatic, config.balance.placement_file) == (True, "saved.json")
+        assert config.experts.most_shards == 6
+
+
+def test_fewer_shards_than_there_are_to_be_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--shards", "4", "--most-shards", "3"]) == 2
+    assert "experts.most_shards is 3, it must be 0 or at least experts.shards, 4" in capsys.readouterr().err
 
 
 def test_a_key_may_stand_in_two_sections_and_override_what_is_merged(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import pytest
 
-from cluster.cli.config_table import Key, UndocumentedError, keys, keys_of, render
 from cluster.cli.main import main
+from cluster.cli.tools.config_table import Key, UndocumentedError, keys, keys_of, render
 from cluster.config import ConfigError, config_from
 from experts.host.bounds import Seconds, Text, setting
 from tests.support.tiny import write_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.client_command import DEFAULT_TARGET
+from cluster.cli.client.client_command import DEFAULT_TARGET
 from cluster.cli.main import main
 from cluster.serve import default_ports
 from cluster.serve.default_ports import DefaultPorts, held
@@ -110,7 +110,7 @@ def test_it_says_where_a_node_decides(
 
 def test_it_says_what_it_starts_before_anything_heavy_is_imported() -> None:
     program = (
-        "import sys; from cluster.cli import serve_command; from cluster.cli.main import main\n"
+        "import sys; from cluster.cli.serve import serve_command; from cluster.cli.main import main\n"
         "def stop(_): print([name for name in ('torch', 'ray') if name in sys.modules]); raise ValueError('enough')\n"
         "serve_command.check_model = stop\n"
         "sys.exit(main(['serve', '--shards', '3', '--grpc-port', '0', '--metrics-port', '0']))"

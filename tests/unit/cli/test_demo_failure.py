@@ -1,6 +1,6 @@
 """What the demo says of the shard that it kills."""
 
-from cluster.cli.demo_failure import Answer, verdict
+from cluster.cli.serve.demo_failure import Answer, verdict
 
 
 def test_the_verdict_counts_the_streams_that_are_as_undisturbed() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import ending, serve_command
-from cluster.cli.ending import TRIES, TRY_VARIABLE, start_again
 from cluster.cli.main import main
+from cluster.cli.serve import ending, serve_command
+from cluster.cli.serve.ending import TRIES, TRY_VARIABLE, start_again
 from cluster.processes.signals import REPEAT_SECONDS, Interrupts
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic

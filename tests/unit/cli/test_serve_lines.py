@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.cli.main import parser
-from cluster.cli.serve_command import run_cluster
+from cluster.cli.serve.serve_command import run_cluster
 from kernels import select
 from kernels.native.library import VARIABLE, NativeUnavailableError, available, library
 

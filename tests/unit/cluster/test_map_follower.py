@@ -10,7 +10,7 @@ import pytest
 
 from cluster.config import config_from
 from experts.host.watched_thread import ThreadWatch
-from experts.placement import Placement, even_placement
+from experts.placement import LayerPlacement, Placement, even_placement
 from tests.support.mesh import until
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
@@ -210,3 +210,14 @@ def test_a_silent_registry_is_one_line(handle: Handle, clock: Seconds, caplog: p
     for _ in range(3):
         assert process.follower.look() is None
     assert len(caplog.records) == 1
+
+
+def test_a_process_tells_what_the_first_map_is_to_be(handle: Handle) -> None:
+    """Also to a registry that replaces one that was told; and it loads by it before the registry is there."""
+    start = Placement(2, LayerPlacement(tuple((expert % 2,) for expert in range(8))))
+    layout = replace(JOINED, copies=1, start="a file")
+    follower = MapFollower(handle, layout, lambda _: None, start=start)
+    handle.dead = True
+    assert follower.expected() == start
+    handle.dead = False
+    assert follower.first() == replace(start, epoch=1)

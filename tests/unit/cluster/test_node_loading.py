@@ -47,7 +47,7 @@ class Waiting:
         return await_loaded(
             self.ask,
             "a",
-            shards=2,
+            shards=range(2),
             routers=configured,
             seconds=SECONDS,
             go_on=go_on,

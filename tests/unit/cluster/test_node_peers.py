@@ -47,7 +47,8 @@ def node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def threads(entries: list[Announcement], **sections: Any) -> int:
-    return threads_of_shard(config_from(sections), Registry(entries))
+    config = config_from(sections)
+    return threads_of_shard(config, Registry(entries), config.experts.shards)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_joined_cluster_shares_out_each_nodes_cores(entries: list[Announcement
 
 def test_a_machine_of_our_own_has_all_shards_and_asks_nobody() -> None:
     registry = Registry(HERE)
-    assert threads_of_shard(config_from({"experts": {"shards": 4}}), registry) == 4
+    assert threads_of_shard(config_from({}), registry, 4) == 4
     assert registry.asked == 0
 
 

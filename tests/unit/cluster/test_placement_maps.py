@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from experts.placement import Placement, even_placement
+from experts.placement import LayerPlacement, Placement, even_placement
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.processes.map_view import MapView
@@ -230,3 +230,14 @@ class Epochs(RuleBasedStateMachine):
 
 Epochs.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestEpochs = Epochs.TestCase
+
+
+def test_a_layout_with_a_start_waits_until_a_process_has_told_it() -> None:
+    """As its shards do from their first look on."""
+    maps = PlacementMaps(list)
+    layout = Layout(experts=4, shards=2, start="a file")
+    assert maps.view(layout).epoch == 0
+    start = Placement(2, LayerPlacement(((1,), (1,), (0, 1), (0,))))
+    maps.start_from(layout, start)
+    assert maps.view(layout).current == replace(start, epoch=1)
+    assert maps.view(replace(layout, start="")).current != replace(start, epoch=1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cluster.cli.main import parser
-from cluster.cli.serve_command import run_cluster
+from cluster.cli.serve.serve_command import run_cluster
 from cluster.config import ClusterConfig, ModelConfig, config_from
 from cluster.planner import model
 from cluster.planner.available_memory import device_bytes
@@ -40,6 +40,7 @@ def actor_options(monkeypatch: pytest.MonkeyPatch, **sections: Any) -> dict[str,
 def test_each_kind_takes_one_of_its_resource(monkeypatch: pytest.MonkeyPatch) -> None:
     options = actor_options(monkeypatch, cluster=PLACES | {"address": "auto"})
     assert {name: one["resources"] for name, one in options.items()} == {
+        "Balancer": {},
         "Front": {"em_front": 1.0},
         "Router": {"em_router": 1.0},
         "Shard-0": {"em_shard": 1.0},
@@ -58,6 +59,7 @@ def test_gpus_are_asked_for_where_there_are_none_here(monkeypatch: pytest.Monkey
     cuda = {"device": "cuda"}
     options = actor_options(monkeypatch, model=cuda, cluster={"address": "auto", "gpus_per_process": 0.5})
     assert {name: one.get("num_gpus", 0) for name, one in options.items()} == {
+        "Balancer": 0,
         "Front": 0,
         "Router": 0.5,
         "Shard-0": 0.5,

@@ -14,13 +14,14 @@ MAIN = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
-from cluster.cli import bench_command, generate_command, status_command
+from cluster.cli.client import advise_command, bench_command, generate_command
+from cluster.cli.client import rebalance_command, scale_command, status_command
 from cluster.cli.one_line_parser import OneLineParser
 parser = OneLineParser(prog="expertmesh")
 subparsers = parser.add_subparsers(required=True)
-bench_command.add_parser(subparsers)
-generate_command.add_parser(subparsers)
-status_command.add_parser(subparsers)
+clients = (advise_command, bench_command, generate_command, rebalance_command, scale_command, status_command)
+for command in clients:
+    command.add_parser(subparsers)
 args = parser.parse_args()
 sys.exit(args.run(args))
 """

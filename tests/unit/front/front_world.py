@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from experts.transport.address import Endpoint
 from router_service.client.client import Client
+from router_service.front.api.admin_service import AdminActions
 from router_service.front.config import FrontConfig
 from router_service.front.routing.silence import silence_ticks
 from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
 from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.front.text.text_model import TextModel
+from router_service.protocol.balance import BalanceReport
 from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, report, until
 
 
@@ -31,6 +33,8 @@ class World:
         self.silent = False
         self.asked = 0
         self.targets: Targets | None = None
+        self.balance: BalanceReport | None = None
+        self.admin: AdminActions | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.routers: list[FakeRouter] = []
@@ -55,6 +59,8 @@ class World:
             credentials=CREDENTIALS,
             node="node",
             directory=self.directory,
+            balance=lambda: self.balance,
+            admin=self.admin,
             targets=self.targets,
             tracing=self.tracing,
             routers=self.expected_routers,

@@ -66,6 +66,7 @@ def test_the_names_that_clients_are_written_against() -> None:
 
 
 def test_the_front_needs_neither_torch_nor_ray() -> None:
-    for module in ("router_service.front.server", "router_service.client.client", "cluster.cli.generate_command"):
+    commands = (f"cluster.cli.client.{name}_command" for name in ("generate", "rebalance", "scale", "advise"))
+    for module in ("router_service.front.server", "router_service.client.client", *commands):
         run = subprocess.run([sys.executable, "-c", CODE.format(module=module)], capture_output=True, cwd=generate.ROOT)
         assert (run.returncode, run.stdout.strip(), run.stderr) == (0, b"", b"")

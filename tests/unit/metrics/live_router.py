@@ -65,7 +65,8 @@ class Live:
         self.servers.close()
 
     def _told(self) -> bool:
-        return all(connection.status for connection in self.router.connector.connections)
+        connector = self.router.connector
+        return all(connector.connections[shard].status for shard in connector.there)
 
     def _endpoints(self) -> list[Endpoint]:
         return list(self.listed)

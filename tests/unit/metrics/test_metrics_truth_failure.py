@@ -89,8 +89,8 @@ def test_a_layer_of_its_own_counts_too() -> None:
     assert unavailable_experts(placement, [True, False]) == 2
 
 
-def test_a_shard_that_holds_nothing_has_no_copies() -> None:
-    assert living_copies(Placement(2, LayerPlacement(((0,),))), [True, True]) == (1, 0)
+def test_a_shard_that_holds_nothing_has_no_copies_to_lose() -> None:
+    assert living_copies(Placement(2, LayerPlacement(((0,),))), [True, True]) == (1, None)
 
 
 @pytest.fixture(params=[1, 2], ids=["one copy", "two copies"])

@@ -137,7 +137,8 @@ class CallCounter:
 
 def calls_of(shards: int, layers: int, steps: int) -> int:
     """Calls for steps of one token, which are added up together as long as they are small."""
-    statistics, records = Statistics(lambda: even_placement(EXPERTS, shards), LAYERS), [step(shards, layers, 1)] * steps
+    placement, records = even_placement(EXPERTS, shards), [step(shards, layers, 1)] * steps
+    statistics = Statistics(lambda: placement, LAYERS)
     with CallCounter() as counter:
         for record in records:
             statistics.observe(record)

@@ -254,15 +254,15 @@ def test_a_call_is_the_sum_of_its_phases_and_bytes_are_those_on_the_wire(slow: M
 
 def test_what_shards_count_is_what_the_router_sent(slow: Mesh) -> None:
     stats: Statistics = slow.stats  # type: ignore[attr-defined]
-    assert (
-        stats.cumulative.assignments_S.tolist()
-        == stats.by_shard(stats.cumulative.expert_tokens_LE).sum(axis=0).tolist()
-    )
+    assert stats.cumulative.assignments_S.tolist() == stats.cumulative.load.counts_LS.sum(axis=0).tolist()
+    assert (stats.cumulative.load.counts_LS.sum(axis=1) == stats.cumulative.expert_tokens_LE.sum(axis=1)).all()
     assert (stats.cumulative.rows_S <= stats.cumulative.assignments_S).all()
     connector = slow.connector
     assert connector is not None
     told = lambda: [connection.status.get("assignments", 0) for connection in connector.connections]  # noqa: E731
-    until(lambda: (np.array(told()) >= stats.cumulative.assignments_S).all(), "the shards have told")
+    sent = stats.cumulative.assignments_S[: len(connector.connections)]
+    assert sent.sum() == stats.cumulative.assignments_S.sum()
+    until(lambda: (np.array(told()) >= sent).all(), "the shards have told")
 
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -356,7 +356,8 @@ def shape(metrics: dict[str, Metric], names: list[str]) -> dict[str, tuple[str, 
 
 def test_metric_families_are_those_of_the_contract() -> None:
     stats = Statistics(lambda: placement_of(((0, 1), (2, 3))), 1)
-    stats.observe(record([(0, routed([100] * 4))]))
+    routings = [(0, routed([100] * 4))]
+    stats.observe(record(routings, trips_of(routings, placement_of(((0, 1), (2, 3))))))
     stats.flush()
     own = router_series(stats, stats.cumulative, GAUGES, {"model": "m", "router": "r0"}, MetricsConfig())
     assert shape(page(own), list(CONTRACT)) == CONTRACT

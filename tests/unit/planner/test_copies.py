@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.cli.inspect_command import look
 from cluster.cli.main import main, parser
-from cluster.cli.serve_flags import config_of
+from cluster.cli.serve.serve_flags import config_of
+from cluster.cli.tools.inspect_command import look
 from cluster.config import ConfigError, ModelConfig, config_from
 from cluster.planner.available_memory import GIB
 from cluster.planner.config_resolver import check_process, demands

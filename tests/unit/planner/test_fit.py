@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.cli.main import parser
-from cluster.cli.serve_command import run_cluster
+from cluster.cli.serve.serve_command import run_cluster
 from cluster.config import ClusterConfig, ConfigError, config_from
 from cluster.planner import config_resolver as resolver
 from cluster.planner.available_memory import GIB, limited

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cluster.cli.inspect_command import look
-from cluster.cli.inspect_text import numbers
 from cluster.cli.main import main, parser
-from cluster.cli.serve_command import run_cluster
+from cluster.cli.serve.serve_command import run_cluster
+from cluster.cli.tools.inspect_command import look
+from cluster.cli.tools.inspect_text import numbers
 from cluster.planner.published_models import published_names
 from cluster.planner.sizes import Kind, kind_of, stored_tensors
 from cluster.planner.wire_traffic import expected_shards_asked, layer_traffic, most_shards_asked

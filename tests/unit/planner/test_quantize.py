@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.cli.inspect_command import look
-from cluster.cli.inspect_text import render
 from cluster.cli.main import parser
-from cluster.cli.serve_flags import config_of
+from cluster.cli.serve.serve_flags import config_of
+from cluster.cli.tools.inspect_command import look
+from cluster.cli.tools.inspect_text import render
 from cluster.config import ConfigError, ModelConfig, config_from
 from cluster.planner import config_resolver as resolver
 from cluster.planner.available_memory import GIB

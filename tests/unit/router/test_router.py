@@ -201,7 +201,8 @@ async def test_each_shard_is_reported_with_its_living_copies(service: Service) -
     (router,) = service.routers
     holders = ((0, 1), (1, 2), (1,))
     experts = service.plan.spec.gate.experts
-    router.adopt(Placement(3, LayerPlacement(tuple(holders[expert % 3] for expert in range(experts))), epoch=5))
+    layer = LayerPlacement(tuple(holders[expert % 3] for expert in range(experts)))
+    router.adopt(Placement(router.engine.pool.placement.shards, layer, epoch=5))
 
     async def copies() -> list[int | None]:
         state = await service.client.cluster()

@@ -1,5 +1,6 @@
 // Puts the page together: one stream of snapshots, and each panel draws its part of them.
 
+import { Balance } from "./panels/balance.js";
 import { Domains } from "./panels/domains.js";
 import { $, say } from "./lib/dom.js";
 import { Experts } from "./panels/experts.js";
@@ -28,7 +29,7 @@ const BANNERS = {
   reconnecting: "The connection to the server is lost; what is shown is the last that was known. Reconnecting \u2026",
 };
 
-const panels = [new Summary(), new Shards(), new Experts(), new Steps(), new Failure()];
+const panels = [new Summary(), new Shards(), new Experts(), new Steps(), new Failure(), new Balance()];
 const generation = new Generation();
 new Domains();
 

@@ -185,8 +185,8 @@ async def test_the_environments_token_is_used_and_not_shown(
 ) -> None:
     import argparse
 
-    from cluster.cli.client_command import client_of
-    from cluster.cli.status_command import add_parser
+    from cluster.cli.client.client_command import client_of
+    from cluster.cli.client.status_command import add_parser
 
     parser = argparse.ArgumentParser()
     token, line = new_token("ann", Role.ADMIN)

@@ -1,8 +1,11 @@
-// All experts as a grid, layer by expert, grouped by the shard that holds them.
+// All experts as a grid, layer by expert: grouped by the shard that holds them, or, where layers differ, in their own order
+// with the colours of their shards.
 
 import { blend, canvasOf, colour } from "../lib/canvas.js";
 import { $, h, say } from "../lib/dom.js";
 import { bytes, counted, percent, sum } from "../lib/format.js";
+import { allHolders, differs, holdersOf, uneven } from "../lib/placement.js";
+import { legend, strip } from "./expert_strips.js";
 import { byShard, serves } from "./shards.js";
 
 const LABEL_WIDTH = 34;
@@ -36,6 +39,10 @@ export class Experts {
     this.memory(snapshot);
     if (!snapshot.experts) return;
     this.data = snapshot.experts;
+    this.rows = allHolders(this.data);
+    this.mixed = differs(this.data);
+    this.strips = this.mixed || uneven(this.data);
+    $("experts-strips").hidden = !this.strips;
     this.place();
     this.draw();
     this.choose(this.cursor);
@@ -44,21 +51,22 @@ export class Experts {
   /** As wide as all experts fit beside each other. */
   chooseCell() {
     const { holders } = this.data;
-    const gaps = GAP * (new Set(holders.map(([shard]) => shard)).size - 1);
+    const gaps = this.mixed ? 0 : GAP * (new Set(holders.map(([shard]) => shard)).size - 1);
     const room = Math.floor((this.box.clientWidth - LABEL_WIDTH - gaps - 1) / holders.length);
     const width = Math.max(LEAST, Math.min(MOST, room));
     this.cell = { width, height: width >= FIGURE ? 26 : width >= 14 ? 18 : 12, figures: width >= FIGURE };
     $("experts-figures").hidden = !this.cell.figures;
   }
 
-  /** Columns in the order of the shards: x position and width of each expert. */
+  /** Columns in the order of the shards, or of the experts where layers differ: the x position of each. */
   place() {
     const { holders } = this.data;
     this.chooseCell();
-    this.order = holders.map((_, expert) => expert).sort((a, b) => holders[a][0] - holders[b][0] || a - b);
+    this.order = holders.map((_, expert) => expert);
+    if (!this.mixed) this.order.sort((a, b) => holders[a][0] - holders[b][0] || a - b);
     let x = LABEL_WIDTH;
     this.left = this.order.map((expert, column) => {
-      if (column && holders[this.order[column - 1]][0] !== holders[expert][0]) x += GAP;
+      if (column && !this.mixed && holders[this.order[column - 1]][0] !== holders[expert][0]) x += GAP;
       x += this.cell.width;
       return x - this.cell.width;
     });
@@ -77,15 +85,20 @@ export class Experts {
   }
 
   heads(context) {
-    const shards = this.order.map((expert) => this.data.holders[expert][0]);
-    shards.forEach((shard, column) => {
-      if (shards[column - 1] !== shard) this.head(context, shard, this.left[column], shards.lastIndexOf(shard));
-    });
+    if (this.strips) legend(context, this.rows, this.shards, LABEL_WIDTH, this.width);
+    else this.names(context);
     context.fillStyle = colour("muted");
     context.textAlign = "center";
     const every = Math.ceil((DIGIT * String(this.order.length - 1).length + 2) / this.cell.width);
     this.order.forEach((expert, column) => {
       if (column % every === 0) context.fillText(String(expert), this.left[column] + this.cell.width / 2, 25);
+    });
+  }
+
+  names(context) {
+    const shards = this.order.map((expert) => this.data.holders[expert][0]);
+    shards.forEach((shard, column) => {
+      if (shards[column - 1] !== shard) this.head(context, shard, this.left[column], shards.lastIndexOf(shard));
     });
   }
 
@@ -109,8 +122,10 @@ export class Experts {
     context.fillText(`L${this.data.layers[index]}`, 2, y + this.cell.height / 2);
     context.textAlign = "center";
     this.order.forEach((expert, column) => {
-      const lost = this.data.holders[expert].every((shard) => !serves(this.shards.get(shard)?.main));
+      const shards = this.rows[index][expert];
+      const lost = shards.every((shard) => !serves(this.shards.get(shard)?.main));
       const text = this.paint(context, this.left[column], y, tokens[expert] / most, lost);
+      if (this.strips) strip(context, this.left[column], y + this.cell.height - 2, this.cell.width - 2, shards);
       if (!this.cell.figures || !mean) return;
       context.fillStyle = text;
       context.fillText((tokens[expert] / mean).toFixed(1), this.left[column] + this.cell.width / 2, y + this.cell.height / 2);
@@ -173,8 +188,8 @@ export class Experts {
   }
 
   describe([row, column]) {
-    const { holders, layers, tokens } = this.data;
-    const expert = this.order[column];
+    const { layers, tokens } = this.data;
+    const [expert, holders] = [this.order[column], holdersOf(this.data, layers[row])];
     const mean = meanOf(tokens[row]);
     const load = mean ? ` (${(tokens[row][expert] / mean).toFixed(2)} \u00d7 the layer's mean)` : "";
     const places = holders[expert].map((shard) => `shard ${shard}, ${this.shards.get(shard)?.main.state ?? "unknown"}`);

@@ -2,6 +2,7 @@
 
 import { $, fillTable, say } from "../lib/dom.js";
 import { counted, NONE, seconds } from "../lib/format.js";
+import { allHolders } from "../lib/placement.js";
 
 const HEAD = ["time", "shard", "reason", "took", "router"];
 
@@ -14,7 +15,7 @@ function shards(numbers) {
 export class Failure {
   snapshot({ failure, experts }) {
     // Of a router without activity the last placement stays: it seldom changes.
-    this.holders = experts?.holders ?? this.holders;
+    this.holders = experts ? allHolders(experts).flat() : this.holders;
     say($("failure-note"), this.sentences(failure).join(" "));
     this.table(failure.failovers);
   }

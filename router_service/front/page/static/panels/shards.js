@@ -1,7 +1,7 @@
 // Shards as boxes, red while no router reaches them, and the routers' table.
 
 import { $, fillTable, h, say } from "../lib/dom.js";
-import { bytes, known, NONE, percent, rate, sum } from "../lib/format.js";
+import { bytes, known, NONE, percent, rate, sum, whole } from "../lib/format.js";
 
 const MARKS = { ready: "\u25cf", suspect: "\u25d0", unreachable: "\u2715", loading: "\u25cc", unknown: "?" };
 // How worrying a link's state is: of several routers' the worst one counts.
@@ -37,12 +37,12 @@ export class Shards {
     const seen = new Set(snapshot.shards.map((entry) => entry.shard));
     for (const [shard, group] of [...this.known].sort(([a], [b]) => a - b)) {
       if (!seen.has(shard)) group.main = { ...group.main, state: "unknown", rows_per_second: 0 };
-      this.show(group);
+      this.show(group, snapshot.balance?.replicas);
     }
     showRouters(snapshot.routers);
   }
 
-  show({ shard, link, main, ready, others }) {
+  show({ shard, link, main, ready, others }, replicas) {
     const box = this.box(shard);
     // It serves, but somebody waits for it in vain.
     const kind = serves(main) && ["dead", "suspect"].includes(link) ? "warn" : KINDS[main.state] ?? "warn";
@@ -54,7 +54,8 @@ export class Shards {
     box.root.className = `shard ${kind}`;
     say(box.state, `${MARKS[main.state] ?? "\u25cc"} ${main.state}`);
     box.state.className = `pill ${kind}`;
-    for (const [name, value] of Object.entries(factsOf(main, ready.length, link))) say(box.facts[name], value);
+    const facts = { ...factsOf(main, ready.length, link), experts: replicas ? whole(replicas[shard] ?? 0) : NONE };
+    for (const [name, value] of Object.entries(facts)) say(box.facts[name], value);
     box.root.querySelector("[data-pid]").dataset.pid = main.pid;
     const coming = others.map((other) => `replacement ${other.state}, pid ${other.pid}`).join("; ");
     say(box.coming, coming);
@@ -70,7 +71,7 @@ export class Shards {
     const state = h("span", { class: "pill" });
     const facts = {};
     const list = h("dl", { "data-pid": "" });
-    for (const name of ["replica", "link", "pid", "node", "rows/s", "memory", "load"]) {
+    for (const name of ["replica", "link", "pid", "node", "rows/s", "memory", "experts", "load"]) {
       facts[name] = h("dd", {});
       list.append(h("div", {}, h("dt", {}, name), facts[name]));
     }

@@ -1,0 +1,1 @@
+"""Placements compared: baselines, loads, recordings of the bundled model's routing."""
