@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -72,7 +72,8 @@ def moving(ray: str, application: str, config: dict[str, Any], checkpoint: Path 
             yield Mover(process)
         finally:
             assert process.stdin is not None
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended, and its caller has said so
+                process.stdin.close()
             process.wait(LIMIT_S)
 
 
@@ -86,20 +87,21 @@ def anywhere(seed: int, current: Placement, copies: int) -> Placement:
 
 def main() -> None:
     """Answer until standard input ends."""
+    from cluster.cli.serve.drain_command import RAY_AUTH_MODE, TOKEN_FILE, local_ray_addresses
+
+    address, application, sections = sys.argv[1:]
+    if address in local_ray_addresses() and Path(TOKEN_FILE).expanduser().exists():
+        os.environ.setdefault(RAY_AUTH_MODE, "token")  # before Ray is imported, which reads it then
     with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
         import ray
 
-        from cluster.cli.drain_command import RAY_AUTH_MODE, TOKEN_FILE, local_ray_addresses
         from cluster.config import config_from
         from cluster.planner.model import open_model
         from cluster.processes.map_follower import layout_of
         from cluster.processes.service_registry import known_registry
 
-    address, application, sections = sys.argv[1:]
     config = config_from(json.loads(sections))
     layout = layout_of(config, open_model(config.model, config.weights).plan.spec.gate.experts)
-    if address in local_ray_addresses() and Path(TOKEN_FILE).expanduser().exists():
-        os.environ.setdefault(RAY_AUTH_MODE, "token")
     ray.init(address=address, namespace="expertmesh", log_to_driver=False, logging_level="error")
     registry = known_registry(application)
 
