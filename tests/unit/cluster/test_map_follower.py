@@ -111,8 +111,8 @@ def followed(handle: Handle, clock: Seconds) -> Iterator[Process]:
 
 def test_layout_is_as_configured() -> None:
     config = config_from({"experts": {"shards": 3, "copies": 2}})
-    assert layout_of(config, 16) == Layout(16, 3, 2, spread=False)
-    assert layout_of(config_from({"cluster": {"address": "auto"}}), 16) == Layout(16, 2, 1, spread=True)
+    assert layout_of(config, 16) == Layout(16, 3, 2, spread=False, room=12)
+    assert layout_of(config_from({"cluster": {"address": "auto"}}), 16) == Layout(16, 2, 1, spread=True, room=8)
 
 
 def test_on_one_node_the_first_call_answers(handle: Handle, clock: Seconds) -> None:
