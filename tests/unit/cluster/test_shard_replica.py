@@ -54,6 +54,7 @@ class Server:
     """In place of the shard's server."""
 
     endpoint = None
+    computed_s = 0.0
 
     def __init__(self, shard: ExpertShard, **_: Any) -> None:
         self.shard = shard
