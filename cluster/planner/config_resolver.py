@@ -1,6 +1,7 @@
 """Resolves what a configuration leaves open and refuses what does not fit, before a byte of the weights is read."""
 
 from dataclasses import replace
+from math import ceil
 
 import torch
 
@@ -20,6 +21,7 @@ from cluster.planner.memory_plan import (
     refusal,
 )
 from cluster.planner.model import ServedModel
+from cluster.planner.moving import moving_experts
 from cluster.planner.quantize import ROUNDED, with_experts_in
 from cluster.planner.sizes import experts_bytes, kv_cache_bytes, kv_cache_tokens, packable, router_bytes
 from cluster.table import size
@@ -39,8 +41,13 @@ def forms_of(
     routers: int,
     packed_faster: bool = False,
     copies: int = 1,
+    moving: float = 0.0,
 ) -> Forms:
-    """The model's demands in each form; in half precision where it is to be served in float32, and quantized."""
+    """The model's demands in each form; in half precision where it is to be served in float32, and quantized.
+
+    Args:
+        moving: experts of each layer that a shard may load beside its own while placements change.
+    """
 
     def demand(dtype: torch.dtype, packed: bool, tensors: TensorMap = tensors) -> Demand:
         return Demand(
@@ -52,6 +59,7 @@ def forms_of(
             control_bytes=0 if on_gpu else CONTROL_BYTES,
             routers=routers,
             copies=copies,
+            moving_bytes=ceil(moving * experts_bytes(tensors, 1, dtype, packed)),
         )
 
     # Suggested only where it helps: half of float32. The other dtypes are that small already.
@@ -75,7 +83,9 @@ def demands(config: ClusterConfig, model: ServedModel) -> Forms:
     plan, device = model.plan, model.device.type
     faster = computes_packed(config.experts.backend, device)
     on_gpu, routers, copies = device == "cuda", config.cluster.routers, config.experts.copies
-    return forms_of(plan.spec, plan.tensors, model.dtype, on_gpu, config.router, routers, faster, copies)
+    # Where nobody but an operator moves experts, a start is not refused for what that would take.
+    moving = moving_experts(config) if config.balance.automatic else 0.0
+    return forms_of(plan.spec, plan.tensors, model.dtype, on_gpu, config.router, routers, faster, copies, moving)
 
 
 def computes_packed(backend: str, device_type: str) -> bool:

@@ -38,6 +38,7 @@ class Demand:
         process_bytes: what a shard or a router takes before it loads anything.
         control_bytes: what the Front and Ray take.
         copies: how many shards hold each expert.
+        moving_bytes: what each shard may load beside its own experts while placements change.
     """
 
     experts: int
@@ -48,10 +49,12 @@ class Demand:
     control_bytes: int = CONTROL_BYTES
     routers: int = 1
     copies: int = 1
+    moving_bytes: int = 0
 
     def shard(self, shards: int) -> int:
         """The largest of so many shards."""
-        return while_loading(most_held(self.experts, shards, self.copies) * self.expert_bytes) + self.process_bytes
+        weights = most_held(self.experts, shards, self.copies) * self.expert_bytes
+        return while_loading(weights) + self.moving_bytes + self.process_bytes
 
     @property
     def router(self) -> int:
@@ -65,7 +68,8 @@ class Demand:
 
     def together(self, shards: int) -> int:
         """All processes in one memory."""
-        shared = while_loading(self.copies * self.experts * self.expert_bytes) + shards * self.process_bytes
+        each = self.moving_bytes + self.process_bytes
+        shared = while_loading(self.copies * self.experts * self.expert_bytes) + shards * each
         return shared + self.routers * self.router + self.control_bytes
 
     def largest(self, shards: int) -> int:

@@ -2,7 +2,8 @@
 
 A router sizes its KV cache by what is free. What others have still to load is free now and will not be, so it waits for
 them. What other routers have reserved for their caches looks free as well: a page of memory is taken when it is first
-written to, and a cache fills over hours. So all routers of a node divide what is free by their number.
+written to, and a cache fills over hours. So all routers of a node divide what is free by their number. What shards may
+load later, while placements change, is left free.
 """
 
 import logging
@@ -71,6 +72,12 @@ def shards_missing(announced: Sequence[Announcement], shards: Collection[int]) -
     absent = {shard: "" for shard in shards if shard not in youngest}
     found = {shard: one.node for shard, one in youngest.items() if shard in shards and one.endpoint is None}
     return absent | found
+
+
+def to_be_loaded(announced: Sequence[Announcement], node: str, budget: int) -> int:
+    """Bytes that the shards of `node` may still fill with experts while placements change, each up to `budget`."""
+    youngest = {one.index: one for one in announced if one.role == "shard" and one.state != "drained"}
+    return sum(max(0, budget - one.loaded_bytes) for one in youngest.values() if one.node == node)
 
 
 def has_loaded(one: Announcement) -> bool:

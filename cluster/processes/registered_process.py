@@ -108,6 +108,10 @@ class RegisteredProcess:
         """Report that this shard cannot hold what the coming map of `epoch` gives it."""
         self._tell(prepared=0, refused=(epoch, why))
 
+    def holds(self, weights_bytes: int) -> None:
+        """Report what the weights take now: routers that start leave room for what may still be loaded."""
+        self._change(loaded_bytes=weights_bytes, total_bytes=weights_bytes)
+
     def go_on(self) -> None:
         """Check between two steps of loading whether to go on.
 

@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.config_resolver import resolve_for_nodes
 from cluster.planner.model import open_model
-from cluster.planner.shard_budget import shard_budget
+from cluster.planner.moving import shard_budget
 from cluster.planner.start_placement import with_placement
 from cluster.processes.nodes import bytes_for_each
 from cluster.processes.process import environment

@@ -9,10 +9,11 @@ import torch
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.model import ServedModel
+from cluster.planner.moving import shard_budget
 from cluster.processes.balancing.load_reporter import LoadReporter
 from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.map_follower import layout_of
-from cluster.processes.node_loading import GRACE_SECONDS, await_loaded
+from cluster.processes.node_loading import GRACE_SECONDS, await_loaded, to_be_loaded
 from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
@@ -87,7 +88,7 @@ class RouterReplica:
             device=model.device,
             keep_packed=model.keep_packed,
             progress=self._process.progress,
-            cache_room=lambda device: self._cache_room(config, device),
+            cache_room=lambda device: self._cache_room(config, model, device),
             placement=self._placement,
         )
 
@@ -98,8 +99,11 @@ class RouterReplica:
         self._epoch = placement.epoch
         return placement
 
-    def _cache_room(self, config: ClusterConfig, device: torch.device) -> int:
-        """Free bytes for the cache, once all of this node has loaded. A GPU is ours; a host's memory is shared."""
+    def _cache_room(self, config: ClusterConfig, model: ServedModel, device: torch.device) -> int:
+        """Free bytes for the cache, once all of this node has loaded. A GPU is ours; a host's memory is shared.
+
+        What shards may load later is left to them, but no more than half of what is free: the cache comes first.
+        """
         begun = time.monotonic()
         routers = await_loaded(
             lambda: announced_in(self._process.registry),
@@ -111,7 +115,11 @@ class RouterReplica:
             spare=config.experts.copies - 1,
         )
         self._waited_s += time.monotonic() - begun
-        return free_bytes(device) // (routers if device.type == "cpu" else 1)
+        free = free_bytes(device)
+        if device.type != "cpu":
+            return free
+        later = to_be_loaded(announced_in(self._process.registry), node_id(), shard_budget(config, model))
+        return (free - min(later, free // 2)) // routers
 
     def _adopt(self, placement: Placement) -> None:
         if placement.epoch > self._epoch:

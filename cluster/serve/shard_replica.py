@@ -10,7 +10,7 @@ import torch
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.memory_plan import MIB
 from cluster.planner.model import ServedModel
-from cluster.planner.shard_budget import shard_budget
+from cluster.planner.moving import shard_budget
 from cluster.processes.map_follower import Seen, layout_of
 from cluster.processes.maps.holding import Duty, Holding
 from cluster.processes.node_peers import threads_of_shard

@@ -287,7 +287,7 @@ class SimulatedNetwork:
         if shard.poisoned:
             return Refusal(shard.index, number, Why.ERROR, "it cannot be computed", permanent=True)
         shard.computed.append((number, experts, self.now))
-        return Reply(shard.index, number, Partial(answer_of(call), Stamps(0, 0, 0)), 0, 0)
+        return Reply(shard.index, number, Partial(answer_of(call), Stamps(0, 0, 0), form=call.form), 0, 0)
 
     def _receive(self, index: int, number: int, event: Event | None) -> None:
         wire = self._wires.get(index)

@@ -24,6 +24,10 @@ class LiveExperts(Protocol):
     def held(self) -> Mapping[int, tuple[int, ...]]:
         """The experts of each MoE layer that are held."""
 
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of their weights."""
+
     def hold(self, wanted: Wanted, go_on: Callable[[], None]) -> None:
         """Load what is missing; raises if that fails, or what `go_on` raises."""
 
@@ -39,6 +43,9 @@ class Report(Protocol):
 
     def refuses(self, epoch: int, why: str) -> None:
         """It cannot hold that."""
+
+    def holds(self, weights_bytes: int) -> None:
+        """So much of the node's memory has been taken for experts."""
 
 
 class SupersededError(Exception):
@@ -93,12 +100,14 @@ class Duty:
             raise
         except Exception as error:  # BudgetError, CheckpointError, OSError: whatever it is, the shard serves on
             return f"{type(error).__name__}: {error}"
+        self._report.holds(self._experts.weights_bytes)
         return ""
 
     def _give_up(self, wanted: Wanted) -> None:
         held = self._experts.held
         if any(set(experts).difference(wanted[layer]) for layer, experts in held.items()):
             freed = self._experts.keep(wanted)
+            self._report.holds(self._experts.weights_bytes)
             log.info("experts are given up", extra=fields(bytes=freed))
 
 

@@ -193,13 +193,19 @@ def test_a_router_ends_while_it_waits_for_others_to_load(
     starts_and_ends(body, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cpu", 500), ("cuda", 1000)])
+@pytest.mark.parametrize(
+    ("device", "loaded", "expected"),
+    [("cpu", 1 << 40, 500), ("cpu", 0, 250), ("cuda", 0, 1000)],
+)
 def test_routers_of_a_node_share_its_memory_but_no_gpu(
-    body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, expected: int
+    body: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, loaded: int, expected: int
 ) -> None:
-    """The other one's cache is reserved, but what is not written to yet looks free."""
+    """The other one's cache is reserved, but what is not written to yet looks free.
+
+    What the shard may load while placements change is left to it, at most half.
+    """
     shard = Endpoint(role="shard", index=0, replica="s", incarnation=1, node="n", host="", port=1, unix_name="", pid=1)
-    body.announce(Announcement("shard", 0, "s", "n", 1, "ready", endpoint=shard))
+    body.announce(Announcement("shard", 0, "s", "n", 1, "ready", loaded_bytes=loaded, endpoint=shard))
     body.announce(Announcement("router", 0, "other", "n", 1, "loading", loaded_bytes=7, total_bytes=7))
     free: list[int] = []
 

@@ -45,6 +45,10 @@ class Experts:
         self.held = {LAYER: held}
         self.budget = EXPERTS
 
+    @property
+    def weights_bytes(self) -> int:
+        return len(self.held[LAYER])
+
     def hold(self, wanted: Mapping[int, Any], go_on: Callable[[], None]) -> None:
         go_on()
         after = tuple(sorted({*self.held[LAYER], *wanted[LAYER]}))
@@ -76,6 +80,9 @@ class Process:
 
     def refuses(self, epoch: int, why: str) -> None:
         self.entry = replace(self.entry, prepared=0, refused=(epoch, why))
+
+    def holds(self, weights_bytes: int) -> None:
+        self.entry = replace(self.entry, loaded_bytes=weights_bytes)
 
     def note(self, epoch: int) -> None:
         assert epoch >= self.entry.epoch, "epochs never decrease"

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.serve import shard_replica
 
 EXPERTS, SHARDS = 7, 2
-LAYOUT = Layout(EXPERTS, SHARDS, 1, room=SHARDS)
+LAYOUT = Layout(EXPERTS, SHARDS, 1, room=EXPERTS)
+even = partial(even_placement, EXPERTS, SHARDS, room=EXPERTS)
 
 
 class Actor:
@@ -87,8 +89,7 @@ def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(registered_process, "find_registry", lambda _: actor)
         data: dict[str, Any] = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
         data["balance"] = {"extra_copies": extra_copies}
-        data |= {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS, "most_shards": SHARDS}}
-        Replica(data, 1, b"secret", bytes(32))
+        Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS}}, 1, b"secret", bytes(32))
         return servers[-1].shard
 
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())  # noqa: ARG005 (Ray's name)
@@ -116,7 +117,7 @@ def held(placement: Placement, shard: ExpertShard) -> bool:
 def test_it_loads_once_whether_or_not_the_registry_is_there(start: Callable[..., ExpertShard], answers: int) -> None:
     actor = Actor(answers)
     shard = start(actor)
-    assert held(even_placement(EXPERTS, SHARDS), shard)
+    assert held(even(), shard)
     assert (shard.epoch, actor.answers) == (1, 0)
     until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
     (entry,) = actor.body.announcements()
@@ -127,7 +128,7 @@ def test_it_loads_once_whether_or_not_the_registry_is_there(start: Callable[...,
 def test_it_loads_what_the_map_says_in_the_end(start: Callable[..., ExpertShard], answers: int) -> None:
     """Also if it was taken for the first map."""
     actor = Actor(answers)
-    moved = replace(even_placement(EXPERTS, SHARDS, 1, (1, 0)), epoch=4)
+    moved = replace(even(1, (1, 0)), epoch=4)
     actor.body.tell_map(LAYOUT, moved)
     shard = start(actor)
     assert (held(moved, shard), shard.epoch) == (True, 4)
@@ -139,16 +140,16 @@ def test_it_loads_what_the_map_says_in_the_end(start: Callable[..., ExpertShard]
 def test_a_newer_map_counts_at_once(start: Callable[..., ExpertShard]) -> None:
     actor = Actor()
     shard = start(actor)
-    actor.body.tell_map(LAYOUT, replace(even_placement(EXPERTS, SHARDS), epoch=2))
+    actor.body.tell_map(LAYOUT, replace(even(), epoch=2))
     until(lambda: shard.epoch == 2, "it is adopted")
 
 
 def test_it_loads_what_a_coming_map_gives_it_and_gives_up_the_rest(start: Callable[..., ExpertShard]) -> None:
     """The other shard is not there: a test says in its place that it has prepared."""
-    actor, moved = Actor(), even_placement(EXPERTS, SHARDS, 1, (1, 0))
+    actor, moved = Actor(), even(1, (1, 0))
     shard = start(actor)
     until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
-    before = even_placement(EXPERTS, SHARDS).everywhere.held_by(1)
+    before = even().everywhere.held_by(1)
     epoch = actor.body.propose(LAYOUT, moved, 1, "a test")
     until(lambda: actor.body.announcements()[0].prepared == epoch, "it has prepared")
     assert {*shard.held.values()} == {tuple(sorted({*before, *moved.everywhere.held_by(1)}))}
@@ -169,10 +170,10 @@ def test_a_coming_map_that_is_given_up_leaves_everything_as_it_was(start: Callab
     actor = Actor()
     shard = start(actor)
     until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
-    epoch = actor.body.propose(LAYOUT, even_placement(EXPERTS, SHARDS, 1, (1, 0)), 1, "a test")
+    epoch = actor.body.propose(LAYOUT, even(1, (1, 0)), 1, "a test")
     until(lambda: actor.body.announcements()[0].prepared == epoch, "it has prepared")
     actor.body.abandon(LAYOUT, epoch, "a test ends it")
-    until(lambda: held(even_placement(EXPERTS, SHARDS), shard), "it gives up what it has loaded")
+    until(lambda: held(even(), shard), "it gives up what it has loaded")
     assert shard.epoch == 1
 
 
@@ -180,7 +181,7 @@ def test_what_has_no_room_is_refused(start: Callable[..., ExpertShard]) -> None:
     actor = Actor()
     start(actor, extra_copies=0.0)
     until(lambda: actor.body.announcements()[0].state == "ready", "it is announced")
-    epoch = actor.body.propose(LAYOUT, even_placement(EXPERTS, SHARDS, 2), 1, "a test")
+    epoch = actor.body.propose(LAYOUT, even(2), 1, "a test")
 
     def migration() -> Migration:
         found = actor.body.migration(LAYOUT)

@@ -1,0 +1,1 @@
+"""Experts that move under load: the parts of `bench_migration`."""
