@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -12,7 +12,7 @@ import ray
 from cluster.config import ClusterConfig
 from cluster.planner.start_placement import start_name
 from cluster.processes import ray_calls
-from cluster.processes.map_view import ANYBODY, Asker, MapView
+from cluster.processes.map_view import ANYBODY, Asker, MapView, Seen
 from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.host.watched_thread import ThreadWatch
@@ -47,15 +47,6 @@ def layout_of(config: ClusterConfig, experts: int) -> Layout:
         start_name(config),
         experts_config.room(experts),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The maps as a process knows them: see `MapView`."""
-
-    current: Placement
-    coming: Placement | None = None
-    settled: bool = False
 
 
 class MapFollower:

@@ -36,3 +36,12 @@ class MapView:
     coming: Placement | None = None
     settled: bool = True
     coming_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The maps as a process knows them: see `MapView`."""
+
+    current: Placement
+    coming: Placement | None = None
+    settled: bool = False

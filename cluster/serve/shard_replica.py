@@ -11,7 +11,8 @@ from cluster.config import ClusterConfig, config_from
 from cluster.planner.memory_plan import MIB
 from cluster.planner.model import ServedModel
 from cluster.planner.moving import shard_budget
-from cluster.processes.map_follower import Seen, layout_of
+from cluster.processes.map_follower import layout_of
+from cluster.processes.map_view import Seen
 from cluster.processes.maps.holding import Duty, Holding
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id

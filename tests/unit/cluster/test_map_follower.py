@@ -17,7 +17,8 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
     from cluster.processes import map_follower
-    from cluster.processes.map_follower import MapFollower, NoMapError, Seen, layout_of
+    from cluster.processes.map_follower import MapFollower, NoMapError, layout_of
+    from cluster.processes.map_view import Seen
     from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
 

@@ -21,8 +21,8 @@ from experts.placement import LayerPlacement, Placement
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
-    from cluster.processes.map_follower import MapFollower, Seen
-    from cluster.processes.map_view import Asker
+    from cluster.processes.map_follower import MapFollower
+    from cluster.processes.map_view import Asker, Seen
     from cluster.processes.maps.holding import Duty
     from cluster.processes.maps.migration import MigrationRefusedError
     from cluster.processes.placement_maps import Layout
