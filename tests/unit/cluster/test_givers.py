@@ -41,7 +41,7 @@ def givers(copy_from: CopyFrom, remade: bool) -> Givers:
     ],
 )
 def test_who_is_asked(copy_from: CopyFrom, remade: bool, asked: list[list[int]]) -> None:
-    """Nobody asks themselves; those of the own node come first, and are left alone where its page cache has the file."""
+    """Nobody asks themselves; the own node comes first, and is left alone where its page cache has the file."""
     found = givers(copy_from, remade)
     assert [[one.index for one in found(2, expert)] for expert in range(4)] == asked
 
