@@ -68,6 +68,7 @@ class RouterReplica:
             logs=config.logging,
             threads=self._process.threads,
         )
+        engine.pool.on_miss(self._map.look_soon)
         if (newer := self._map.begin()) is not None:  # it may have waited long for memory to be divided
             self._adopt(newer)
         self._map.follow(lambda seen: self._adopt(seen.current), self._process.threads)

@@ -112,8 +112,10 @@ def test_a_map_that_is_not_newer_is_not_adopted(mesh: Mesh) -> None:
 def test_a_router_that_overslept_a_move_waits_for_its_new_map(made: Tiny, calm: list[list[int]]) -> None:
     """Shards have given up what it asks for: MISS costs it steps until it has the newer map, and no token."""
     with Mesh(made.plan, SHARDS, "unix", backend="reference", exact_combine=True) as mesh:
-        moving = Moving(mesh, made, 7)
+        moving, missed = Moving(mesh, made, 7), list[int]()
+        mesh.engine.pool.on_miss(lambda: missed.append(1))
         moving.step()
+        assert not missed
         coming = moving.anywhere()
         moving.prepare(coming)
         for index, live in enumerate(moving.live):
@@ -121,6 +123,7 @@ def test_a_router_that_overslept_a_move_waits_for_its_new_map(made: Tiny, calm: 
         for _ in range(5):
             moving.step()
         assert any(record.trace.failures for record in mesh.records)
+        assert missed  # the router then looks for a newer map at once
         mesh.engine.pool.adopt(coming)
         while mesh.engine.requests:
             moving.step()
