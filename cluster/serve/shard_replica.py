@@ -12,10 +12,10 @@ from cluster.planner.memory_plan import MIB
 from cluster.planner.model import ServedModel
 from cluster.planner.moving import shard_budget
 from cluster.processes.known_processes import KnownProcesses
-from cluster.processes.map_follower import layout_of
-from cluster.processes.map_view import Seen
 from cluster.processes.maps.givers import Givers
 from cluster.processes.maps.holding import Duty, Holding
+from cluster.processes.maps.map_follower import layout_of
+from cluster.processes.maps.map_view import Seen
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess

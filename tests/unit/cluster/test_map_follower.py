@@ -16,10 +16,10 @@ from tests.support.mesh import until
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
-    from cluster.processes import map_follower
-    from cluster.processes.map_follower import SOON_SECONDS, MapFollower, NoMapError, layout_of
-    from cluster.processes.map_view import Seen
-    from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
+    from cluster.processes.maps import map_follower
+    from cluster.processes.maps.map_follower import SOON_SECONDS, MapFollower, NoMapError, layout_of
+    from cluster.processes.maps.map_view import Seen
+    from cluster.processes.maps.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
 
 HERE = Layout(experts=8, shards=2, copies=2)

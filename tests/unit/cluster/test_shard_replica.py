@@ -20,10 +20,11 @@ from tests.unit.experts.frame_servers import expert_server
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
-    from cluster.processes import map_follower, registered_process
-    from cluster.processes.map_view import Asker
+    from cluster.processes import registered_process
+    from cluster.processes.maps import map_follower
+    from cluster.processes.maps.map_view import Asker
     from cluster.processes.maps.migration import Migration
-    from cluster.processes.placement_maps import Layout
+    from cluster.processes.maps.placement_maps import Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
     from cluster.serve import shard_replica
 

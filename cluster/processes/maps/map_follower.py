@@ -12,8 +12,8 @@ import ray
 from cluster.config import ClusterConfig
 from cluster.planner.start_placement import start_name
 from cluster.processes import ray_calls
-from cluster.processes.map_view import ANYBODY, Asker, MapView, Seen
-from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
+from cluster.processes.maps.map_view import ANYBODY, Asker, MapView, Seen
+from cluster.processes.maps.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.host.watched_thread import ThreadWatch
 from experts.placement import Placement, even_placement
