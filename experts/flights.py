@@ -14,7 +14,7 @@ from torch import Tensor
 from experts.division.base import CallRows, Division, Sizes
 from experts.exchange import Ask, Attempt, Exchange
 from experts.links.usual import UsualTimes
-from experts.transport.base import Event, Reply, Sent, ShardUnavailable, Transport, Why
+from experts.transport.base import Event, Refusal, Reply, Sent, ShardUnavailable, Transport, Why
 from experts.transport.call import ExpertCall, Form
 
 NO_PLACES = np.empty((0, 0), np.int64)
@@ -83,11 +83,13 @@ def left_us(deadline_s: float, now: float) -> int:
 class Flights:
     """The calls of all lanes that are open on `transport`, whose events may be any lane's.
 
-    `waits` is called from time to time while answers are waited for.
+    `waits` is called from time to time while answers are waited for, `missed` when a shard has said MISS: it goes by
+    another placement.
     """
 
     def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
         self.waits: Callable[[], None] = lambda: None
+        self.missed: Callable[[], None] = lambda: None
         self._transport = transport
         self._clock = clock
         self._usual = UsualTimes()
@@ -136,6 +138,8 @@ class Flights:
         self._open[sent.sequence] = handle
 
     def _take(self, event: Event) -> None:
+        if isinstance(event, Refusal) and event.why is Why.MISS:
+            self.missed()
         handle = self._open.pop(event.sequence, None)
         if handle is None:
             return

@@ -147,6 +147,19 @@ class Placement:
         return tuple(sorted({expert for layer in layers for expert in layer.held_by(shard)}))
 
 
+def placement_of_layers(shards: int, layers: Mapping[int, LayerPlacement], epoch: int = 0) -> Placement:
+    """The placement of `shards` shards of which each MoE layer is named.
+
+    Its `everywhere` is the first of them: it is nobody's, and so names no shard that holds nothing.
+
+    Raises:
+        ValueError: no layer is named; see also `Placement`.
+    """
+    if not layers:
+        raise ValueError("a placement has at least one MoE layer")
+    return Placement(shards, layers[min(layers)], dict(layers), epoch)
+
+
 def placement_of(held: Sequence[Iterable[int]], epoch: int = 0) -> Placement:
     """The placement in which shard s holds the experts `held[s]` of every layer, and an expert's lower shard is home.
 

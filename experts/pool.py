@@ -130,6 +130,10 @@ class ExpertPool:
         """Call `waits` from time to time while answers of shards that live are waited for."""
         self._flights.waits = waits
 
+    def on_miss(self, missed: Callable[[], None]) -> None:
+        """Call `missed` whenever a shard says that it does not hold what it was asked for; it must return at once."""
+        self._flights.missed = missed
+
     def dead_experts(self, layer: int) -> NDArray[np.bool_] | None:
         """Which experts of a layer none of whose holders can be called, [E]; None where there are none, as is usual."""
         placed = self.placement.layer(layer)

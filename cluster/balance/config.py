@@ -1,9 +1,11 @@
 """Settings of the balancer."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from experts.host.bounds import FilePath, Seconds, SecondsOrZero, check_settings, setting
+
+CopyFrom = Literal["auto", "checkpoint", "peer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,9 @@ class BalanceConfig:
         cooldown_seconds: least time between two plans of its own
         extra_copies: copies of experts that each shard may hold in each layer, on average, beside its own experts
         bandwidth_mib: MiB a second that each shard may read while it serves, to take over experts; 0 sets no limit
+        copy_from: where shards get experts that they take over: peer asks the shards that hold them first, auto only
+            where experts are decoded or rounded when they are read, or no shard of the node has them; whoever asks in
+            vain reads the checkpoint
         prepare_seconds: how long shards may take to load before a plan is given up and the old placement stays
         placement_file: a placement to start from, as `expertmesh rebalance --save` writes it; empty spreads experts
             evenly
@@ -38,6 +43,7 @@ class BalanceConfig:
     cooldown_seconds: SecondsOrZero = 60.0
     extra_copies: Annotated[float, setting("experts of each layer", ge=0)] = 1.0
     bandwidth_mib: Annotated[float, setting("MiB/s", ge=0)] = 200.0
+    copy_from: CopyFrom = "auto"
     prepare_seconds: Seconds = 600.0
     placement_file: FilePath = ""
     pinned: bool = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experts.placement import LayerPlacement, Placement, Shards
+from experts.placement import LayerPlacement, Placement, Shards, placement_of_layers
 
 FORMAT, VERSION = "expertmesh-placement", 1
 # Far more than any model and cluster; what is read is kept in memory.
@@ -108,7 +108,7 @@ def read_placement(text: str | bytes) -> SavedPlacement:
         raise _wrong("made_from", made_from, "it must be an object: leave it out")
     if not isinstance(reason, str):
         raise _wrong("reason", reason, "it must be a text: leave it out")
-    return SavedPlacement(Placement(shards, special[layers[0]], special), layers, reason, made_from)
+    return SavedPlacement(placement_of_layers(shards, special), layers, reason, made_from)
 
 
 def _parsed(text: str | bytes) -> dict[str, Any]:

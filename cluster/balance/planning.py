@@ -21,7 +21,7 @@ from cluster.balance.prediction import Replayer
 from cluster.balance.supply import Supply
 from experts.costs import ShardCosts
 from experts.demand import Demand
-from experts.placement import LayerPlacement, Placement, even_placement
+from experts.placement import LayerPlacement, Placement, placement_of_layers
 
 FEW_STEPS, MANY_STEPS = 4, 12  # of the sample, that compare the plans; and that decide whether one is made
 FEW_TRIES, MANY_TRIES = 4, 30  # of a fresh plan, where there is a placement to start from; and where there is none
@@ -39,7 +39,7 @@ def plan_placement(
             must save; a plan that loads a tenth of them must save a tenth of it. 0 takes any gain.
 
     Returns:
-        A placement with the epoch of `current`, `special` naming every layer of the demand.
+        A placement with the epoch of `current`, `special` naming every layer of the demand: all MoE layers.
 
     Raises:
         ValueError: the usable shards are fewer than `supply.copies` or cannot hold that many copies of each expert.
@@ -51,9 +51,9 @@ def plan_placement(
     before = [current.layer(layer) if current else None for layer in demand.layers]
     task = _Task(demand, supply, terrain, worth)
     layout, kept = _best(task, [layer for layer in before if layer])
-    planned = _placement(demand, supply, placed(layout, before), current)
-    kept = kept and current is not None and planned.everywhere is current.everywhere
-    if current and kept and not _deserved(task, current, planned):
+    layers_placed = dict(zip(demand.layers, placed(layout, before), strict=True))
+    planned = placement_of_layers(len(supply.slots_S), layers_placed, current.epoch if current else 0)
+    if current and kept and _stands(current, supply) and not _deserved(task, current, planned):
         return current
     return planned
 
@@ -142,21 +142,7 @@ def _for_shards(supply: Supply, shards: int) -> Supply:
     return Supply(slots_S, ShardCosts(call, expert, pair), nodes_S, supply.copies, supply.expert_bytes)
 
 
-def _placement(
-    demand: Demand, supply: Supply, layers: Sequence[LayerPlacement], current: Placement | None
-) -> Placement:
-    """The placement; where `everywhere` names a shard that is to hold nothing, an even one takes its place."""
-    usable = [int(shard) for shard in np.flatnonzero(supply.usable_S)]
-    everywhere = current.everywhere if current else None
-    if everywhere is None or everywhere.copies < supply.copies or not set(sum(everywhere.blocks, ())) <= set(usable):
-        everywhere = _even(demand.tokens_LE.shape[1], usable, supply.copies)
-    special = dict(zip(demand.layers, layers, strict=True))
-    return Placement(len(supply.slots_S), everywhere, special, epoch=current.epoch if current else 0)
-
-
-def _even(experts: int, usable: Sequence[int], copies: int) -> LayerPlacement:
-    """An even placement over some of the shards; over the first of them where there are more than experts."""
-    usable = usable[: max(experts, copies)]
-    count = min(experts, len(usable))
-    even = even_placement(experts, count, min(copies, count)).everywhere
-    return LayerPlacement(tuple(tuple(usable[shard] for shard in shards) for shards in even.holders))
+def _stands(placement: Placement, supply: Supply) -> bool:
+    """Whether what the placement names beside the layers of the demand is right, too: it may be a map of no layers."""
+    named = {shard for shards in placement.everywhere.blocks for shard in shards}
+    return placement.everywhere.copies >= supply.copies and bool(supply.usable_S[sorted(named)].all())

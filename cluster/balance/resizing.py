@@ -14,7 +14,7 @@ from cluster.balance.moves import holds
 from cluster.balance.planning import check_supply
 from cluster.balance.supply import Supply
 from experts.demand import Demand
-from experts.placement import LayerPlacement, Placement
+from experts.placement import LayerPlacement, Placement, placement_of_layers
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ def resized(demand: Demand, supply: Supply, current: Placement) -> Placement:
         left_S -= held_ES.sum(axis=0)
         placed.append(_named(held_ES, current.layer(number)))
     special = dict(zip(demand.layers, placed, strict=True))
-    return Placement(current.shards, placed[0], special, epoch=current.epoch)
+    return placement_of_layers(current.shards, special, current.epoch)
 
 
 @dataclass(slots=True)

@@ -35,6 +35,11 @@ class ServedModel:
         return self.weights.keep_packed
 
     @property
+    def remade(self) -> bool:
+        """Whether the experts' matrices are decoded or rounded when they are read."""
+        return self.plan.tensors.experts.rounds or (self.plan.tensors.experts.encoded and not self.keep_packed)
+
+    @property
     def router_bytes(self) -> int:
         """Bytes of the router's weights."""
         return router_bytes(self.plan.tensors, self.dtype, self.keep_packed)

@@ -11,9 +11,9 @@ from typing import Any
 from cluster.config import ClusterConfig
 from cluster.planner.start_placement import start_of
 from cluster.processes.announcer import Announcer
-from cluster.processes.map_follower import MapFollower
-from cluster.processes.map_view import Asker
-from cluster.processes.placement_maps import Layout
+from cluster.processes.maps.map_follower import MapFollower
+from cluster.processes.maps.map_view import Asker
+from cluster.processes.maps.placement_maps import Layout
 from cluster.processes.priority import take_normal_priority
 from cluster.processes.process import node_id, replica_id, set_logging
 from cluster.processes.service_registry import Announcement, DrainOrder, find_registry

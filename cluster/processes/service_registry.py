@@ -14,10 +14,10 @@ import ray
 from cluster.balance.judging.board import BalanceBoard, NotedLoad
 from cluster.balance.scaling import to_run
 from cluster.processes import ray_calls
-from cluster.processes.map_view import ANYBODY, Asker, MapView
 from cluster.processes.maps.askers import FORGET_SECONDS as FORGET_SECONDS
+from cluster.processes.maps.map_view import ANYBODY, Asker, MapView
 from cluster.processes.maps.migration import Migration
-from cluster.processes.placement_maps import PREPARE_SECONDS, Layout, PlacementMaps
+from cluster.processes.maps.placement_maps import PREPARE_SECONDS, Layout, PlacementMaps
 from experts.demand import RoutedLoad
 from experts.placement import Placement
 from experts.transport.address import Endpoint

@@ -12,7 +12,7 @@ from cluster.processes.balancing.actions import BalanceActions
 from cluster.processes.balancing.desk import BalanceDesk
 from cluster.processes.balancing.loop import BalanceLoop
 from cluster.processes.balancing.outlook import Bounds
-from cluster.processes.map_follower import layout_of
+from cluster.processes.maps.map_follower import layout_of
 from cluster.processes.process import set_logging
 from cluster.processes.ray_calls import CALL_SECONDS
 from cluster.processes.service_registry import find_registry

@@ -12,7 +12,7 @@ from cluster.planner.model import ServedModel
 from cluster.planner.moving import shard_budget
 from cluster.processes.balancing.load_reporter import LoadReporter
 from cluster.processes.known_processes import KnownProcesses
-from cluster.processes.map_follower import layout_of
+from cluster.processes.maps.map_follower import layout_of
 from cluster.processes.node_loading import GRACE_SECONDS, await_loaded, to_be_loaded
 from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
@@ -67,6 +67,7 @@ class RouterReplica:
             metrics=config.metrics,
             logs=config.logging,
             threads=self._process.threads,
+            missed=self._map.look_soon,
         )
         if (newer := self._map.begin()) is not None:  # it may have waited long for memory to be divided
             self._adopt(newer)

@@ -11,21 +11,25 @@ from cluster.config import ClusterConfig, config_from
 from cluster.planner.memory_plan import MIB
 from cluster.planner.model import ServedModel
 from cluster.planner.moving import shard_budget
-from cluster.processes.map_follower import layout_of
-from cluster.processes.map_view import Seen
+from cluster.processes.known_processes import KnownProcesses
+from cluster.processes.maps.givers import Givers
 from cluster.processes.maps.holding import Duty, Holding
+from cluster.processes.maps.map_follower import layout_of
+from cluster.processes.maps.map_view import Seen
 from cluster.processes.node_peers import threads_of_shard
 from cluster.processes.process import data_host, do_not_preempt, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
-from cluster.processes.service_registry import DrainOrder
+from cluster.processes.service_registry import DrainOrder, endpoints_of
 from cluster.serve.deployments import ORDER_SECONDS, end, open_to_load
 from cluster.serve.security import credentials_of
 from experts.placement import Placement
+from experts.shard.copying.taker import Taker
 from experts.shard.held.loader import ExpertLoader
 from experts.shard.held.pace import Pace
 from experts.shard.live_experts import LiveExperts
 from experts.shard.server import ExpertServer
 from experts.shard.shard import ExpertShard, load_shard
+from experts.transport.trust.credentials import Credentials
 from kernels import select
 from kernels.ops import Ops
 
@@ -43,7 +47,7 @@ class ShardReplica:
         with self._process.loading():
             server = self._load(config, index, secret, digest)
         self._server = server
-        live = self._live_experts(config, server.shard)
+        live = self._live_experts(config, server.shard, credentials_of(config, secret, digest))
         self._holding = Holding(Duty(index, live, self._process), self._process.threads)
         self._map.follow(self._adopt, self._process.threads)
         self._process.ready(server.endpoint, lambda: server.computed_s)
@@ -67,6 +71,7 @@ class ShardReplica:
                 threads=threads_of_shard(config, self._process.registry, len(self._map.first().holding | {index})),
                 slow_call_s=config.logging.slow_call_seconds,
                 watch=self._process.threads,
+                copy_pace=Pace(config.balance.bandwidth_mib * MIB),
             )
 
     def _by_the_map(self, load: Callable[[Placement], ExpertShard]) -> ExpertShard:
@@ -94,13 +99,30 @@ class ShardReplica:
             progress=self._process.progress,
         )
 
-    def _live_experts(self, config: ClusterConfig, shard: ExpertShard) -> LiveExperts:
+    def _live_experts(self, config: ClusterConfig, shard: ExpertShard, credentials: Credentials) -> LiveExperts:
         """What may change of the shard while it serves: as fast and as much as configured."""
         model, plan = self._model, self._model.plan
         ops = select.ops(config.experts.backend, model.device)
         loader = ExpertLoader(plan.checkpoint, plan.tensors.experts, model.dtype, model.device, ops, model.keep_packed)
         budget = shard_budget(config, model) + loader.scratch_bytes(plan.spec.gate.experts)
-        return LiveExperts(shard, loader, budget, Pace(config.balance.bandwidth_mib * MIB))
+        taker = self._taker(config, shard.index, loader, credentials)
+        return LiveExperts(shard, loader, budget, Pace(config.balance.bandwidth_mib * MIB), taker)
+
+    def _taker(self, config: ClusterConfig, index: int, loader: ExpertLoader, credentials: Credentials) -> Taker | None:
+        """Takes experts from other shards' memory, as the map and the entries of that moment say who has them."""
+        copy_from, known = config.balance.copy_from, KnownProcesses(self._process.registry)
+        if copy_from == "checkpoint" or (copy_from == "auto" and not config.cluster.address and not self._model.remade):
+            return None  # all shards of a cluster of our own are on this node
+        givers = Givers(
+            index=index,
+            node=node_id(),
+            copy_from=copy_from,
+            remade=self._model.remade,
+            placement=lambda: self._map.seen.current,
+            shards=lambda: endpoints_of(known.ask(), "shard"),
+        )
+        manifest = loader.manifest
+        return Taker(givers, node_id(), credentials, manifest.hidden, manifest.ffn, loader.expert_bytes)
 
     def check_health(self) -> None:
         """Called by Serve once a second."""

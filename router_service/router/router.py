@@ -60,6 +60,9 @@ class Router:
 
     A request ends in exactly one reply, whatever raises: events made before a fault are published, then the remaining
     requests fail. If events cannot be published, their Front is disconnected and resubmits its requests elsewhere.
+
+    Args:
+        missed: called when a shard does not hold what the placement says; returns at once.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class Router:
         metrics: MetricsConfig,
         logs: LoggingConfig | None = None,
         threads: ThreadWatch | None = None,
+        missed: Callable[[], None] = lambda: None,
     ) -> None:
         self.engine = engine
+        engine.pool.on_miss(missed)
         self.threads = threads or ThreadWatch()
         self.threads.count_from_zero(THREADS)
         self._report_due = threading.Event()

@@ -97,7 +97,7 @@ def main() -> None:
 
         from cluster.config import config_from
         from cluster.planner.model import open_model
-        from cluster.processes.map_follower import layout_of
+        from cluster.processes.maps.map_follower import layout_of
         from cluster.processes.service_registry import known_registry
 
     config = config_from(json.loads(sections))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.balance.moves import moves
-from experts.placement import Placement
+from experts.placement import Placement, placement_of_layers
 
 Counts = NDArray[np.int64]
 
@@ -42,4 +42,4 @@ def staged(
     if not any(changed_L[layers.index(layer)] for layer in chosen):
         return None
     special = {layer: (planned if layer in chosen else current).layer(layer) for layer in layers}
-    return Placement(current.shards, current.everywhere, special, current.epoch)
+    return placement_of_layers(current.shards, special, current.epoch)

@@ -18,7 +18,7 @@ from cluster.processes.balancing.loop import BalanceLoop
 from cluster.processes.balancing.outlook import NoMapYetError
 from cluster.processes.maps.migration import MigrationRefusedError
 from cluster.processes.ray_calls import RayTimeoutError
-from experts.placement import Placement
+from experts.placement import Placement, placement_of_layers
 from router_service.protocol.balance import BalanceRefusal, PlanReport, RebalanceOutcome
 
 T = TypeVar("T")
@@ -117,9 +117,7 @@ class BalanceActions:
             raise PlacementFileError(
                 f"holders has {copies} copies of an expert, the cluster keeps {scene.supply.copies} of each: add copies"
             )
-        placement = Placement(
-            scene.current.shards, scene.current.everywhere, saved.placement.special, scene.current.epoch
-        )
+        placement = placement_of_layers(scene.current.shards, saved.placement.special, scene.current.epoch)
         work = moves(scene.current, placement, facts.layers, facts.expert_bytes)
         if not work.added + work.dropped:
             return Verdict(False, "it is the present placement")

@@ -4,9 +4,9 @@ from typing import Any
 
 from cluster.balance.judging.board import NotedLoad
 from cluster.processes import ray_calls
-from cluster.processes.map_view import MapView
+from cluster.processes.maps.map_view import MapView
 from cluster.processes.maps.migration import Migration
-from cluster.processes.placement_maps import Layout
+from cluster.processes.maps.placement_maps import Layout
 from cluster.processes.service_registry import Announcement, registered_in
 from experts.placement import Placement
 from router_service.protocol.balance import BalanceReport

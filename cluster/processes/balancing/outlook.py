@@ -12,7 +12,7 @@ from cluster.balance.judging.decision import LONG, Scene
 from cluster.balance.judging.loads import TimedLoad
 from cluster.balance.judging.stock import ModelFacts, ShardEntry, Stock, costs_of, suspects_of
 from cluster.balance.supply import Supply
-from cluster.processes.map_view import MapView
+from cluster.processes.maps.map_view import MapView
 from cluster.processes.maps.migration import Migration
 from experts.placement import Placement
 from router_service.protocol.balance import BalanceReport

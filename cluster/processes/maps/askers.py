@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from cluster.processes.map_view import Asker
 from cluster.processes.maps.entry import Entry
+from cluster.processes.maps.map_view import Asker
 from cluster.processes.maps.migration import Sight
 
 # As long as entries: who has not asked for so long is gone, or hangs and is told when it wakes.

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from cluster.processes.map_view import Seen
+from cluster.processes.maps.map_view import Seen
 from experts.host.log import fields
 from experts.host.watched_thread import ThreadWatch
 from experts.placement import Placement

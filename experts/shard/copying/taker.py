@@ -1,6 +1,7 @@
 """Takes experts from the memory of other shards, which have read and packed them already."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # For connecting, and for each piece: whoever paces them makes us wait.
 TIMEOUT_SECONDS = 10.0
+# One that has failed is left alone for so long: one that hangs must not hold up each further expert.
+AVOID_SECONDS = 60.0
 # Of an expert's bytes beside its weights: the form, padding of panels and of tensors.
 SLACK_BYTES = 1 << 20
 
@@ -31,6 +34,7 @@ class Taker:
     Args:
         hidden, ffn: the width and size of each expert; of any other none is taken.
         most_bytes: of an expert in the form that it is held in; more is refused before it is read.
+        clock: in seconds.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Taker:
         hidden: int,
         ffn: int,
         most_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._holders = holders
         self._node = node
@@ -49,6 +54,8 @@ class Taker:
         self._most_bytes = 2 * most_bytes + SLACK_BYTES  # small matrices are padded to whole panels
         self._expert_bytes = most_bytes
         self._hello = Hello(new_incarnation(), 0)
+        self._clock = clock
+        self._avoided = dict[int, float]()  # by incarnation: until when
         self.bytes_taken = 0
 
     def read(self, layer: int, expert: int, before: Callable[[int], None]) -> LoadedExpert | None:
@@ -58,6 +65,8 @@ class Taker:
             before: called before each piece with its bytes; what it raises ends the reading.
         """
         for endpoint in self._holders(layer, expert):
+            if self._clock() < self._avoided.get(endpoint.incarnation, 0.0):
+                continue
             try:
                 with closing(
                     connect(endpoint, self._node, self._credentials, TIMEOUT_SECONDS, hello=self._hello)
@@ -65,10 +74,16 @@ class Taker:
                     found = self._taken(peer, layer, expert, before)
             except (OSError, UnportableError) as error:
                 log.warning("shard %d did not give expert %d of layer %d: %s", endpoint.index, expert, layer, error)
+                self._avoid(endpoint)
                 continue
             if found is not None:
                 return found
         return None
+
+    def _avoid(self, endpoint: Endpoint) -> None:
+        now = self._clock()
+        self._avoided = {one: until for one, until in self._avoided.items() if until > now}
+        self._avoided[endpoint.incarnation] = now + AVOID_SECONDS
 
     def _taken(self, peer: Channel, layer: int, expert: int, before: Callable[[int], None]) -> LoadedExpert | None:
         first = self._piece(peer, Copy(layer, expert, 0, PIECE_BYTES), before)

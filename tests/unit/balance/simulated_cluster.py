@@ -14,7 +14,7 @@ from cluster.balance.judging.board import BalanceBoard, NotedLoad
 from cluster.balance.judging.stock import ModelFacts
 from cluster.processes.balancing.loop import BalanceLoop
 from cluster.processes.balancing.outlook import Bounds
-from cluster.processes.map_view import MapView
+from cluster.processes.maps.map_view import MapView
 from cluster.processes.maps.migration import Migration, MigrationRefusedError
 from experts.placement import Placement, even_placement
 from router_service.protocol.balance import BalanceReport

@@ -93,7 +93,7 @@ def test_a_placement_that_is_given_is_moved_to_and_may_be_pinned(cluster: Simula
     outcome = rebalance(cluster, placement=write_placement(mine, range(LAYERS), "by hand"), pin=True)
     assert (outcome.result, outcome.reason) == ("moving", "by hand")
     cluster.run(10)
-    assert cluster.current.layer(0) == mine.everywhere
+    assert cluster.current.layer(0) == cluster.current.everywhere == mine.everywhere
     assert cluster.told.pinned
     assert refused(cluster).startswith("precondition: the placement is pinned: unpin it first")
     again = rebalance(cluster, placement=write_placement(mine, range(LAYERS)))

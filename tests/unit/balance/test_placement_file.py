@@ -33,6 +33,7 @@ def test_what_is_written_is_read_again(made: tuple[Placement, tuple[int, ...]], 
     assert saved.placement.shards == placement.shards
     assert {layer: saved.placement.layer(layer) for layer in layers} == {n: placement.layer(n) for n in layers}
     assert set(saved.placement.special) == set(layers)
+    assert saved.placement.holding == {shard for n in layers for block in placement.layer(n).blocks for shard in block}
 
 
 def changed(**fields: Any) -> str:

@@ -27,6 +27,7 @@ def check(placement: Placement, demand: Demand, supply: Supply) -> None:
     assert set(placement.special) == set(demand.layers)
     assert placement.copies >= supply.copies
     assert placement.holding <= usable
+    assert placement.holding == {shard for one in placement.special.values() for block in one.blocks for shard in block}
     assert (used(placement, demand.layers) <= supply.slots_S).all()
 
 
@@ -50,6 +51,16 @@ def test_shards_come_and_go(demand: Demand, before: Supply, after: Supply, worth
     assert planned is current or planned.shards == shards
     slots_S = np.pad(after.slots_S, (0, shards - len(after.slots_S)))[: planned.shards]
     check(planned, demand, replace(after, slots_S=slots_S))
+
+
+def test_a_map_that_names_a_shard_that_goes_beside_its_layers_is_replaced() -> None:
+    """Whoever it names is needed, and kept running."""
+    demand, supply = demand_of_counts(np.full((LAYERS, EXPERTS), 9)), supply_of(3, LAYERS * EXPERTS)
+    supply = replace(supply, slots_S=supply.slots_S * [1, 1, 0])
+    fine = plan_placement(demand, supply)
+    stale = Placement(3, even_placement(EXPERTS, 3).everywhere, fine.special, epoch=4)
+    planned = plan_placement(demand, supply, stale, worth=0.3)
+    assert (planned.holding, planned.special, planned.epoch) == ({0, 1}, fine.special, 4)
 
 
 @plans
@@ -152,13 +163,13 @@ def test_a_hot_layer_takes_more_copies_than_an_even_one() -> None:
     assert copies == [40, 32]
 
 
-def test_other_layers_stay_and_the_shards_that_are_to_go_are_named_nowhere() -> None:
+def test_shards_that_are_to_go_or_hold_nothing_are_named_nowhere() -> None:
     demand, current = demand_of_counts(np.full((2, 16), 10)), even_placement(16, 4)
     planned = plan_placement(demand, replace(supply_of(4, 16), slots_S=np.array([12, 12, 0, 12])), current)
     assert planned.holding == {0, 1, 3}
     assert planned.shards == 4
     kept = plan_placement(demand, supply_of(5, 16), current)
-    assert kept.everywhere is current.everywhere
+    assert kept.everywhere is kept.layer(demand.layers[0])
 
 
 def test_what_is_held_by_the_least_shards_is_repaired_though_nothing_is_gained() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cluster.balance.config import BalanceConfig
 from cluster.balance.moves import moves
+from cluster.balance.planning import plan_placement
 from cluster.balance.resizing import resized
 from cluster.balance.scaling import Autoscaler, BusyMeter, Limits, to_run
 from cluster.balance.supply import Supply
@@ -106,6 +107,8 @@ def test_every_expert_keeps_its_copies_and_no_shard_that_goes_keeps_any(
             assert now.copies >= copies
             assert now.holding <= set(range(shards))
             assert now.shards == ROOM
+            now = plan_placement(demand(seed + 1, skew), supply(shards, copies), now)
+            assert now.holding <= set(range(shards))
 
 
 def test_too_little_memory_is_refused() -> None:

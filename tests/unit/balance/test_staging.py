@@ -37,6 +37,17 @@ def test_with_less_it_takes_some_layers_at_a_time() -> None:
     assert (following, steps) == (planned, 2)
 
 
+def test_a_step_names_no_shard_that_holds_nothing() -> None:
+    """Shard 2 has gone: what the map from before names beside its layers counts no more."""
+    layer = LayerPlacement(((0,), (1,)) * 3)
+    other = LayerPlacement(((1,), (0,)) * 3)
+    current = Placement(SHARDS, EVEN.everywhere, dict.fromkeys(LAYERS, layer))
+    following = step(current, Placement(SHARDS, other, dict.fromkeys(LAYERS, other)), 12)
+    assert following is not None
+    assert following.special[LAYERS[-1]] == layer
+    assert following.holding == {0, 1}
+
+
 def test_without_any_room_no_layer_changes() -> None:
     assert step(EVEN, rotated(1), 7) is None
 

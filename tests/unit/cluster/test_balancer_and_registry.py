@@ -21,7 +21,7 @@ with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
 
     from cluster.processes.balancing.desk import BalanceDesk
     from cluster.processes.balancing.load_reporter import LoadReporter
-    from cluster.processes.placement_maps import Layout
+    from cluster.processes.maps.placement_maps import Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
 
 LAYOUT = Layout(experts=4, shards=2)

@@ -22,7 +22,7 @@ from tests.support.tiny import write_checkpoint
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     from cluster.planner.model import open_model
     from cluster.processes import announcer, registered_process
-    from cluster.processes.placement_maps import Layout
+    from cluster.processes.maps.placement_maps import Layout
     from cluster.processes.registered_process import EndedWhileLoadingError, RegisteredProcess
     from cluster.processes.service_registry import Announcement, DrainOrder, ServiceRegistry
     from cluster.serve import router_replica

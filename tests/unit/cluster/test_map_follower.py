@@ -16,10 +16,10 @@ from tests.support.mesh import until
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
-    from cluster.processes import map_follower
-    from cluster.processes.map_follower import MapFollower, NoMapError, layout_of
-    from cluster.processes.map_view import Seen
-    from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
+    from cluster.processes.maps import map_follower
+    from cluster.processes.maps.map_follower import SOON_SECONDS, MapFollower, NoMapError, layout_of
+    from cluster.processes.maps.map_view import Seen
+    from cluster.processes.maps.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
 
 HERE = Layout(experts=8, shards=2, copies=2)
@@ -203,6 +203,24 @@ def test_a_restarted_registry_is_told(handle: Handle, followed: Process) -> None
     handle.dead = False
     until(lambda: handle.body.map_view(HERE).epoch == 4, "it is told")
     assert followed.noted == [1, 4]
+
+
+def test_who_misses_an_expert_looks_at_once_but_not_for_each(
+    handle: Handle, clock: Seconds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at its next look, which here never comes; further ones wait for 50 ms since the last."""
+    monkeypatch.setattr(map_follower, "LOOK_SECONDS", 1000.0)
+    process, threads = Process(handle, clock), ThreadWatch()
+    process.follower.first()
+    process.follower.look()  # it is settled: the next look is due in 1000 s
+    process.follower.follow(process.adopt, threads)
+    for epoch in (2, 3, 4):
+        handle.body.tell_map(HERE, replace(even_placement(8, 2, 2), epoch=epoch))
+        process.follower.look_soon()
+        process.await_epoch(epoch)
+    process.follower.close()
+    threads.check()
+    assert clock.now == pytest.approx(3 * SOON_SECONDS)
 
 
 def test_a_silent_registry_is_one_line(handle: Handle, clock: Seconds, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,10 +8,10 @@ import pytest
 from experts.placement import LayerPlacement, Placement, even_placement
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes.map_view import Asker
     from cluster.processes.maps.askers import FORGET_SECONDS
+    from cluster.processes.maps.map_view import Asker
     from cluster.processes.maps.migration import Migration, MigrationRefusedError, changed_copies
-    from cluster.processes.placement_maps import HEAR_SECONDS, Layout
+    from cluster.processes.maps.placement_maps import HEAR_SECONDS, Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
 
 LAYOUT = Layout(experts=4, shards=2)

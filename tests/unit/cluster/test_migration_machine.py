@@ -21,11 +21,11 @@ from experts.placement import LayerPlacement, Placement
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
-    from cluster.processes.map_follower import MapFollower
-    from cluster.processes.map_view import Asker, Seen
     from cluster.processes.maps.holding import Duty
+    from cluster.processes.maps.map_follower import MapFollower
+    from cluster.processes.maps.map_view import Asker, Seen
     from cluster.processes.maps.migration import MigrationRefusedError
-    from cluster.processes.placement_maps import Layout
+    from cluster.processes.maps.placement_maps import Layout
     from cluster.processes.service_registry import FORGET_SECONDS, Announcement, ServiceRegistry
 
 EXPERTS, SHARDS, ROUTERS, LAYER = 4, 3, 2, 0

@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from experts.placement import LayerPlacement, Placement, even_placement
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes.map_view import MapView
+    from cluster.processes.maps.map_view import MapView
     from cluster.processes.maps.migration import MigrationRefusedError
-    from cluster.processes.placement_maps import (
+    from cluster.processes.maps.placement_maps import (
         GATHER_SECONDS,
         HEAR_SECONDS,
         Layout,

@@ -7,19 +7,24 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 
 from experts.placement import Placement, even_placement
-from experts.shard.shard import ExpertShard
-from tests.support.mesh import until
+from experts.shard.held.loader import ExpertLoader
+from experts.shard.shard import ExpertShard, load_shard
+from kernels import select
+from tests.support.mesh import CPU, CREDENTIALS, NODE, until
 from tests.support.tiny import Tiny
+from tests.unit.experts.frame_servers import expert_server
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
     import ray
 
-    from cluster.processes import map_follower, registered_process
-    from cluster.processes.map_view import Asker
+    from cluster.processes import registered_process
+    from cluster.processes.maps import map_follower
+    from cluster.processes.maps.map_view import Asker
     from cluster.processes.maps.migration import Migration
-    from cluster.processes.placement_maps import Layout
+    from cluster.processes.maps.placement_maps import Layout
     from cluster.processes.service_registry import Announcement, ServiceRegistry
     from cluster.serve import shard_replica
 
@@ -58,8 +63,8 @@ class Server:
     endpoint = None
     computed_s = 0.0
 
-    def __init__(self, shard: ExpertShard, **_: Any) -> None:
-        self.shard = shard
+    def __init__(self, shard: ExpertShard, **options: Any) -> None:
+        self.shard, self.copy_pace = shard, options["copy_pace"]
 
     def check_health(self, limit_s: float) -> None:
         assert limit_s > 0
@@ -85,11 +90,12 @@ def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterato
         servers.append(Server(shard, **options))
         return servers[-1]
 
-    def begin(actor: Actor, extra_copies: float = 4.0) -> ExpertShard:
+    def begin(actor: Actor, **balance: Any) -> ExpertShard:
         monkeypatch.setattr(registered_process, "find_registry", lambda _: actor)
         data: dict[str, Any] = {"model": {"checkpoint": str(tiny("qwen3_moe").path), "device": "cpu"}}
-        data["balance"] = {"extra_copies": extra_copies}
+        data["balance"] = {"extra_copies": 4.0} | balance
         Replica(data | {"weights": {"resident": "dequantized"}, "experts": {"shards": SHARDS}}, 1, b"secret", bytes(32))
+        assert servers[-1].copy_pace.bytes_per_second == (200 << 20)
         return servers[-1].shard
 
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())  # noqa: ARG005 (Ray's name)
@@ -98,11 +104,12 @@ def start(tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(map_follower, "POLL_SECONDS", 0.001)
     for module in (registered_process, shard_replica):
         monkeypatch.setattr(module, "replica_id", lambda: "s")
-        monkeypatch.setattr(module, "node_id", lambda: "n")
+        monkeypatch.setattr(module, "node_id", lambda: NODE)
     monkeypatch.setattr(registered_process, "set_logging", lambda *_: None)
     monkeypatch.setattr(shard_replica, "RegisteredProcess", process)
     monkeypatch.setattr(shard_replica, "ExpertServer", server)
     monkeypatch.setattr(shard_replica, "data_host", lambda _: "127.0.0.1")
+    monkeypatch.setattr(shard_replica, "credentials_of", lambda *_: CREDENTIALS)
     monkeypatch.setattr(shard_replica, "do_not_preempt", lambda: None)
     yield begin
     for one in processes:
@@ -191,3 +198,41 @@ def test_what_has_no_room_is_refused(start: Callable[..., ExpertShard]) -> None:
     until(lambda: migration().state == "failed", "it is given up")
     assert migration().epoch == epoch
     assert "shard 1 refuses: BudgetError: shard 1 cannot hold" in migration().reason
+
+
+@pytest.mark.parametrize("copy_from", ["peer", "auto"])
+def test_experts_come_from_the_shard_that_holds_them(
+    start: Callable[..., ExpertShard],
+    tiny: Callable[..., Tiny],
+    monkeypatch: pytest.MonkeyPatch,
+    copy_from: str,
+) -> None:
+    """By its entry; of a plain checkpoint on the same node only where that is asked for."""
+    actor, plan, read = Actor(), tiny("qwen3_moe").plan, list[tuple[int, int]]()
+    whole = load_shard(
+        index=0,
+        placement=even(),
+        checkpoint=plan.checkpoint,
+        manifest=plan.tensors.experts,
+        dtype=torch.float32,
+        device=CPU,
+        ops=select.ops("auto", CPU),
+    )
+    giver = expert_server(whole)
+    actor.body.announce(Announcement("shard", 0, "o", NODE, 1, "ready", endpoint=giver.endpoint))
+    shard = start(actor, copy_from=copy_from)
+    monkeypatch.setattr(ExpertLoader, "read", noting(ExpertLoader.read, read))
+    epoch = actor.body.propose(LAYOUT, even(2), 1, "a test")
+    until(lambda: any(one.prepared == epoch for one in actor.body.announcements()), "it has prepared")
+    giver.close()
+    assert {*shard.held.values()} == {tuple(range(EXPERTS))}
+    news = {(layer, expert) for layer in shard.held for expert in whole.held[layer]}
+    assert set(read) == (news if copy_from == "auto" else set())
+
+
+def noting(read: Callable[..., Any], noted: list[tuple[int, int]]) -> Callable[..., Any]:
+    def reading(self: ExpertLoader, layer: int, expert: int) -> Any:
+        noted.append((layer, expert))
+        return read(self, layer, expert)
+
+    return reading

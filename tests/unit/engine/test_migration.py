@@ -112,8 +112,10 @@ def test_a_map_that_is_not_newer_is_not_adopted(mesh: Mesh) -> None:
 def test_a_router_that_overslept_a_move_waits_for_its_new_map(made: Tiny, calm: list[list[int]]) -> None:
     """Shards have given up what it asks for: MISS costs it steps until it has the newer map, and no token."""
     with Mesh(made.plan, SHARDS, "unix", backend="reference", exact_combine=True) as mesh:
-        moving = Moving(mesh, made, 7)
+        moving, missed = Moving(mesh, made, 7), list[int]()
+        mesh.engine.pool.on_miss(lambda: missed.append(1))
         moving.step()
+        assert not missed
         coming = moving.anywhere()
         moving.prepare(coming)
         for index, live in enumerate(moving.live):
@@ -121,7 +123,37 @@ def test_a_router_that_overslept_a_move_waits_for_its_new_map(made: Tiny, calm: 
         for _ in range(5):
             moving.step()
         assert any(record.trace.failures for record in mesh.records)
+        assert missed  # the router then looks for a newer map at once
         mesh.engine.pool.adopt(coming)
+        while mesh.engine.requests:
+            moving.step()
+        assert [tokens_of(events) for events in moving.events.values()] == calm
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shard_that_restarts_by_the_newer_map_costs_a_router_that_asks_by_the_older_no_request(
+    made: Tiny, calm: list[list[int]], seed: int
+) -> None:
+    """The new process holds what the current map gives it, not what the one before did: MISS, then the newer map."""
+    with Mesh(made.plan, SHARDS, "unix", backend="reference", exact_combine=True) as mesh:
+        moving, missed, connector = Moving(mesh, made, seed), list[int](), mesh.connector
+        assert connector is not None
+        mesh.engine.pool.on_miss(lambda: missed.append(1))
+        moving.step()
+        current = moving.anywhere()
+        moving.prepare(current)
+        for index, live in enumerate(moving.live):
+            mesh.servers.stop(index)
+            live.keep({layer: current.layer(layer).held_by(index) for layer in moving.layers})
+            mesh.servers.start(index)
+        until(lambda: all(connector.link(one) is LinkState.LIVE for one in range(SHARDS)), "they beat")
+
+        def misses() -> bool:
+            moving.step()
+            return bool(missed)
+
+        until(misses, "it asks for what nobody holds any more")
+        mesh.engine.pool.adopt(current)  # what the router's look brings, between two steps
         while mesh.engine.requests:
             moving.step()
         assert [tokens_of(events) for events in moving.events.values()] == calm

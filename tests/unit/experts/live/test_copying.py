@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from experts.config import Backend
 from experts.shard.copying.giver import PIECE_BYTES, Giver
 from experts.shard.copying.packed import PackedExpert, digest_of, unpacked
-from experts.shard.copying.taker import Taker
+from experts.shard.copying.taker import AVOID_SECONDS, Taker
 from experts.shard.held.layer import ExpertCopy, LoadedExpert
 from experts.shard.held.pace import Pace
 from experts.shard.server import ExpertServer
@@ -104,12 +104,14 @@ class Answers:
 
     def __init__(self, *answers: tuple[Kind, bytes]) -> None:
         self.answers = list(answers)
+        self.asked = 0
 
     def opened(self, channel: Channel) -> None: ...
     def closed(self, channel: Channel) -> None: ...
 
     def frame(self, channel: Channel, header: Header, payload: memoryview) -> None:  # noqa: ARG002 (a handler's)
         if header.kind is Kind.COPY:
+            self.asked += 1
             if not self.answers:
                 raise ConnectionError("the peer has died")
             kind, answer = self.answers.pop(0)
@@ -149,6 +151,19 @@ def test_what_a_peer_spoils_the_checkpoint_has(rig: LiveRig, case: str) -> None:
     server.close()
     assert rig.read
     the_same(rig, 0, [2])
+
+
+def test_who_has_failed_is_left_alone_for_a_while(rig: LiveRig, giver: ExpertServer) -> None:
+    """One that hangs costs one expert its time, not each."""
+    asked, now = Answers(), [0.0]
+    server = frame_server(asked)
+    sizes = rig.manifest.hidden, rig.manifest.ffn, rig.expert_bytes
+    taker = Taker(lambda *_: [server.endpoint, giver.endpoint], NODE, CREDENTIALS, *sizes, lambda: now[0])
+    for at, tries in ((0.0, 1), (AVOID_SECONDS / 2, 1), (AVOID_SECONDS, 2)):
+        now[0] = at
+        assert taker.read(0, 2, lambda _: None) is not None
+        assert asked.asked == tries
+    server.close()
 
 
 def test_who_changes_their_mind_takes_nothing(rig: LiveRig, giver: ExpertServer) -> None:

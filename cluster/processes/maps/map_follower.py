@@ -12,8 +12,8 @@ import ray
 from cluster.config import ClusterConfig
 from cluster.planner.start_placement import start_name
 from cluster.processes import ray_calls
-from cluster.processes.map_view import ANYBODY, Asker, MapView, Seen
-from cluster.processes.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
+from cluster.processes.maps.map_view import ANYBODY, Asker, MapView, Seen
+from cluster.processes.maps.placement_maps import GATHER_SECONDS, HEAR_SECONDS, Layout
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.host.watched_thread import ThreadWatch
 from experts.placement import Placement, even_placement
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 # While a map is coming, or routers change over to one: until they have, shards hold what both give them.
 QUICK_SECONDS = 0.2
+# At least between two looks that `look_soon` asks for: whoever misses one expert may miss many.
+SOON_SECONDS = 0.05
 POLL_SECONDS = 0.25
 # One that runs answers in milliseconds; when a cluster starts, its shards may be there before it.
 GLANCE_SECONDS = 0.5
@@ -85,6 +87,7 @@ class MapFollower:
         self._settled = False
         self._silent = False
         self._closing = False
+        self._soon = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -136,6 +139,11 @@ class MapFollower:
         """This router makes no call by an older map any more. Any thread; returns at once."""
         self._asker = replace(self._asker, asks_by=epoch)
         self._note(epoch)
+        self._wake.set()
+
+    def look_soon(self) -> None:
+        """Look at once, or 50 ms after the last look: a shard does not hold what our map says. Any thread; returns."""
+        self._soon = True
         self._wake.set()
 
     def follow(self, take: Callable[[Seen], None], threads: ThreadWatch) -> None:
@@ -207,10 +215,20 @@ class MapFollower:
 
     def _run(self, take: Callable[[Seen], None]) -> None:
         told: Seen | None = None
+        looked = self._clock()
         while not self._closing:
             if (seen := self.seen) != told:
                 told = seen
                 take(seen)
-            self._wake.wait(QUICK_SECONDS if self._coming or not self._settled else LOOK_SECONDS)
-            self._wake.clear()
+            self._rest(looked)
+            looked = self._clock()
             self.look()
+
+    def _rest(self, looked: float) -> None:
+        """Until the next look; the last one was at `looked`."""
+        self._wake.wait(QUICK_SECONDS if self._coming or not self._settled else LOOK_SECONDS)
+        self._wake.clear()
+        if self._soon:
+            self._soon = False
+            if (early := looked + SOON_SECONDS - self._clock()) > 0:
+                self._sleep(early)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from cluster.planner.ring import ring_over_nodes
-from cluster.processes.map_view import ANYBODY, Asker, MapView
 from cluster.processes.maps.askers import Askers
 from cluster.processes.maps.entry import Entry
+from cluster.processes.maps.map_view import ANYBODY, Asker, MapView
 from cluster.processes.maps.migration import ChangingMap, Migration, MigrationRefusedError, Sight
 from experts.host.log import fields
 from experts.placement import Placement, even_placement
