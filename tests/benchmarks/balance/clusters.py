@@ -21,8 +21,8 @@ BEGUN = time.monotonic()
 class Setting:
     """What all rows are measured by.
 
-    `seconds` is that of each measurement and of the balancer's window, which is at most a minute. `simulated_us` is what
-    a call, an expert and a pair take a simulated accelerator.
+    `seconds` is that of each measurement and of the balancer's window, which is at most a minute; `simulated_us` has
+    what a call, an expert and a pair take a simulated accelerator.
     """
 
     seconds: float = 60.0

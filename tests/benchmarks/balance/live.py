@@ -24,6 +24,7 @@ from tests.benchmarks.balance.record import BUNDLED, samples
 PROMPT_TOKENS, NEW_TOKENS, TEMPERATURE = 96, 64, 0.7
 POLL_SECONDS = 0.25
 MOVE_SECONDS = 180.0
+STEPS = ", in steps"  # how the reason ends of a step that others follow
 # So that a cluster that has ended is not asked without end, and one that hangs is seen.
 PAUSE_SECONDS, REQUEST_SECONDS = 0.5, 120.0
 
@@ -152,13 +153,18 @@ def _layer(held: list[list[int]], experts: int) -> LayerPlacement:
 async def moved(client: Client, placement: str = "") -> BalancePlan | None:
     """Move to a placement, or to the planner's; return the plan when it is over, None if the present one is kept.
 
+    Of a plan that is moved to in steps the last one is returned: it promises what all of them do.
+
     Raises:
         RuntimeError: it failed, or took too long.
     """
     reply = await client.rebalance(placement=placement)
     if reply.result == "kept":
         return None
-    return await settled(client, reply.plan.epoch)
+    plan = await settled(client, reply.plan.epoch)
+    while plan.reason.endswith(STEPS):
+        plan = await settled(client, plan.epoch + 1)
+    return plan
 
 
 async def settled(client: Client, epoch: int, measured_too: bool = False, seconds: float = MOVE_SECONDS) -> BalancePlan:
