@@ -7,7 +7,7 @@ from pathlib import Path
 from router_service.client.client import Client
 from router_service.protocol.cluster_pb2 import BalancePlan
 from tests.benchmarks.balance.clusters import Setting, cluster, say
-from tests.benchmarks.balance.live import Costs, measured, traffic
+from tests.benchmarks.balance.live import STEPS, Costs, measured, traffic
 from tests.e2e.server import Server
 
 DOMAINS = ("code", "prose", "mathematics")
@@ -17,7 +17,7 @@ DOMAINS = ("code", "prose", "mathematics")
 class Turns:
     """What the balancer did while heat went about: plans and bytes, against the changes of heat.
 
-    `most_in_a_turn` is how many plans began in one turn at most.
+    `most_in_a_turn` is how many plans began in one turn at most. Steps of a plan count as one, their bytes all.
     """
 
     changes: int
@@ -37,12 +37,13 @@ def turns(setting: Setting, number: int, turn_s: float, folder: Path) -> Turns:
         alone, _, before = asyncio.run(_by_turns(server, setting, number, turn_s))
     with cluster(setting, folder, automatic=True, simulated=True) as server:
         balanced, plans, failed = asyncio.run(_by_turns(server, setting, number, turn_s))
-    done = [plan for per_turn in plans for plan in per_turn if plan.state == "done"]
+    whole = [[plan for plan in per_turn if not plan.reason.endswith(STEPS)] for per_turn in plans]
+    done = [plan for per_turn in whole for plan in per_turn if plan.state == "done"]
     return Turns(
         changes=number - 1,
-        plans=sum(map(len, plans)),
-        most_in_a_turn=max(map(len, plans)),
-        bytes=sum(plan.bytes for plan in done),
+        plans=sum(map(len, whole)),
+        most_in_a_turn=max(map(len, whole)),
+        bytes=sum(plan.bytes for per_turn in plans for plan in per_turn if plan.state == "done"),
         promised=[plan.predicted_gain for plan in done],
         gave=[plan.measured_gain if plan.HasField("measured_gain") else None for plan in done],
         alone=alone,
