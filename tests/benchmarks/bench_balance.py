@@ -1,191 +1,134 @@
-"""What moving experts gives on a real cluster: static, by EPLB's placement, by ours; and when heat goes about.
+"""What moving experts gives on a real cluster: static, by EPLB's placement, by ours; when heat goes about; unattended.
 
-    python -m tests.benchmarks.bench_balance [CHECKPOINT] [--seconds 60] [--shards 4] [--rows placements,turns]
+    python -m tests.benchmarks.bench_balance [--seconds 60] [--rows placements,turns,killed] [--rounds 3]
 
-`placements`: the bundled model under one domain's text, first as experts are spread at the start; then EPLB's and our
-placement, each made from what was routed before, by turns for `--rounds` rounds, so that a machine that slows down does
-so for all. `turns`: the domain changes every `--turn-seconds`; the balancer works by itself, and before it the same
-traffic is measured without it.
+`placements`: a small checkpoint whose experts are as unequal as Zipf's law, in each layer others, first as experts are
+spread at the start; then our placement and EPLB's, each made from what was routed before, by turns for `--rounds`
+rounds. Shards are simulated accelerators: each sleeps for its calls as long as `--simulated-us` says (a call, an
+expert, a pair), so that they are parallel whatever cores there are. `turns`: the bundled model's text, whose domain
+changes every `--turn-seconds`; first without the balancer, then with it, simulated alike. `killed`: the balancer is
+killed once, and then whenever it is there, until its alert would fire.
 """
 
 import argparse
-import asyncio
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
-from cluster.balance.placement_file import write_placement
 from cluster.table import table
-from router_service.client.client import Client
-from tests.benchmarks.balance.live import (
-    Costs,
-    Traffic,
-    eplb_placement,
-    measured,
-    moved,
-    routed,
-    settled,
-    traffic,
-)
-from tests.e2e.server import Server, serving
+from tests.benchmarks.balance.clusters import Setting
+from tests.benchmarks.balance.killed import Killed, killed
+from tests.benchmarks.balance.live import Costs
+from tests.benchmarks.balance.placements import NAMES, Placements, placements
+from tests.benchmarks.balance.turns import Turns, turns
 
-DOMAINS = ("code", "prose", "mathematics")
-SETTLE_SECONDS = 3.0
+ROWS = ("placements", "turns", "killed")
 
 
-@dataclass(frozen=True)
-class Turns:
-    """What the balancer did while heat went about: plans and bytes, against the changes of heat."""
+def chosen(words: str) -> list[str]:
+    """The rows that are named.
 
-    changes: int
-    plans: int
-    bytes: int
-    promised: list[float]
-    gave: list[float | None]
-    alone: Costs
-    balanced: Costs
-
-
-def settings(args: argparse.Namespace, automatic: bool) -> dict[str, Any]:
-    window = min(60.0, args.seconds)
-    return {
-        "balance": {
-            "automatic": automatic,
-            "extra_copies": args.extra,
-            "window_seconds": window,
-            "interval_seconds": window / 6,
-            "cooldown_seconds": window,
-        }
-    }
+    Raises:
+        SystemExit: one is no row.
+    """
+    wanted = words.split(",")
+    if unknown := [word for word in wanted if word not in ROWS]:
+        raise SystemExit(f"--rows {words}: there is no {unknown[0]!r}, take some of {', '.join(ROWS)}")
+    return wanted
 
 
-def started(args: argparse.Namespace, automatic: bool, folder: Path) -> Any:
-    file = folder / f"{automatic}.yaml"
-    file.write_text(yaml.safe_dump(settings(args, automatic)))
-    checkpoint = [str(args.checkpoint)] if args.checkpoint else []
-    ports = ("--grpc-port", "0", "--metrics-port", "0", "--http-port", "0")
-    given = ("--shards", str(args.shards), "--config", str(file), *ports)
-    return serving(*checkpoint, *given, log=folder / f"{automatic}.log")
+def render(found: Placements | Turns | Killed) -> str:
+    """A row's figures as a table and what belongs to it."""
+    if isinstance(found, Placements):
+        return "\n".join(_placements(found))
+    return "\n".join(_turns(found) if isinstance(found, Turns) else _killed(found))
 
 
-async def placements(server: Server, args: argparse.Namespace) -> dict[str, Any]:
-    """Each placement's costs, by turns; and of our moves what they promised and gave."""
-    found: dict[str, list[Costs]] = {"static": [], "EPLB": [], "ours": []}
-    promised: list[float] = []
-    gave: list[float] = []
-    async with Client(server.target) as client, traffic(server.target, args.streams, args.domain) as made:
-        await asyncio.sleep(args.seconds)
-        for _ in range(args.rounds):
-            found["static"].append(await measured(made, server.metrics, args.seconds))
-            recording = await routed(client, args.seconds)
-            start = write_placement(recording.current, recording.layers, "as at the start")
-            plan = await moved(client)
-            if plan is not None:
-                found["ours"].append(await _behind(made, server, args))
-                known = await settled(client, plan.epoch, measured_too=True)
-                promised.append(known.predicted_gain)
-                gave.append(known.measured_gain)
-            await moved(client, eplb_placement(recording, args.extra))
-            found["EPLB"].append(await _behind(made, server, args))
-            await moved(client, start)
-            await asyncio.sleep(SETTLE_SECONDS)
-    return {
-        "costs": {name: _median(costs) for name, costs in found.items() if costs},
-        "promised": promised,
-        "gave": gave,
-    }
+def _placements(found: Placements) -> list[str]:
+    header = ("placement", "modelled", "against static", *COSTS)
+    static_us = found.modelled_us["static"]
+    rows = [
+        (name, f"{us:.0f} us", f"{1 - us / static_us:.1%}", *_cells(found.median(name)))
+        for name, us in ((name, found.modelled_us[name]) for name in NAMES)
+    ]
+    pairs = zip(found.promised, found.gave, strict=True)
+    skew = ", ".join(f"{exponent:.2f}" for exponent in found.exponents)
+    return [
+        table(header, rows),
+        *(f"promised {promised:.1%}, gave {gave:.1%}" for promised, gave in pairs),
+        f"Zipf exponents by layer {skew}; hottest experts {', '.join(map(str, found.hottest))}",
+        *_failed(found.failed),
+    ]
 
 
-async def _behind(made: Traffic, server: Server, args: argparse.Namespace) -> Costs:
-    await asyncio.sleep(SETTLE_SECONDS)
-    return await measured(made, server.metrics, args.seconds)
+def _turns(found: Turns) -> list[str]:
+    rows = [("without the balancer", *_cells(found.alone)), ("with it", *_cells(found.balanced))]
+    gave = ", ".join("unknown" if gain is None else f"{gain:.1%}" for gain in found.gave)
+    return [
+        table(("heat goes about", *COSTS), rows),
+        f"{found.plans} plans in {found.changes} changes of heat, at most {found.most_in_a_turn} in a turn, "
+        f"{found.bytes / 2**20:.1f} MiB moved",
+        f"promised {', '.join(f'{gain:.1%}' for gain in found.promised) or 'nothing'}; gave {gave or 'nothing'}",
+        *_failed(found.failed),
+    ]
 
 
-async def by_turns(server: Server, args: argparse.Namespace) -> tuple[Costs, list[Any]]:
-    """The costs while the domain changes again and again, and the balancer's plans."""
-    async with Client(server.target) as client, traffic(server.target, args.streams, DOMAINS[0]) as made:
-        work = asyncio.create_task(measured(made, server.metrics, args.turns * args.turn_seconds))
-        for turn in range(args.turns):
-            made.domain = DOMAINS[turn % len(DOMAINS)]
-            await asyncio.sleep(args.turn_seconds)
-        costs = await work
-        return costs, list((await client.cluster()).balance.plans)
+def _killed(found: Killed) -> list[str]:
+    rows = [("before", *_cells(found.before)), ("while it is killed", *_cells(found.meanwhile))]
+    return [
+        table(("balancer", *COSTS), rows),
+        f"killed once, it looked again {found.replaced_s:.1f} s later; kept dead by {found.kills} kills, the alert "
+        f"fires after {found.alert_s:.0f} s; left alone, it looked {found.back_s:.1f} s later",
+        *_failed(found.failed),
+    ]
 
 
-def turns(args: argparse.Namespace, folder: Path) -> Turns:
-    """The same traffic without the balancer and with it."""
-    with started(args, False, folder) as server:
-        alone, _ = asyncio.run(by_turns(server, args))
-    with started(args, True, folder) as server:
-        balanced, plans = asyncio.run(by_turns(server, args))
-    done = [plan for plan in plans if plan.state == "done"]
-    return Turns(
-        changes=args.turns - 1,
-        plans=len(plans),
-        bytes=sum(plan.bytes for plan in done),
-        promised=[plan.predicted_gain for plan in done],
-        gave=[plan.measured_gain if plan.HasField("measured_gain") else None for plan in done],
-        alone=alone,
-        balanced=balanced,
-    )
+COSTS = ("tokens/s", "straggler wait", "exposed wait")
 
 
-def _median(costs: list[Costs]) -> Costs:
-    return Costs(*(float(np.median([asdict(one)[name] for one in costs])) for name in asdict(costs[0])))
+def _cells(costs: Costs) -> tuple[str, ...]:
+    return (f"{costs.tokens_per_second:.1f}", f"{costs.straggler_us:.0f} us", f"{costs.exposed_us:.0f} us")
 
 
-def render(found: dict[str, Any]) -> str:
-    """The figures as tables."""
-    lines: list[str] = []
-    if "placements" in found:
-        rows = [_cells(name, costs) for name, costs in found["placements"]["costs"].items()]
-        lines += [table(("placement", "tokens/s", "straggler wait", "exposed wait"), rows)]
-        pairs = zip(found["placements"]["promised"], found["placements"]["gave"], strict=True)
-        lines += [f"promised {promised:.1%}, gave {gave:.1%}" for promised, gave in pairs]
-    if "turns" in found:
-        one: Turns = found["turns"]
-        rows = [_cells("without the balancer", one.alone), _cells("with it", one.balanced)]
-        lines += [table(("heat goes about", "tokens/s", "straggler wait", "exposed wait"), rows)]
-        gave = ", ".join("unknown" if gain is None else f"{gain:.1%}" for gain in one.gave)
-        lines += [f"{one.plans} plans in {one.changes} changes of heat, {one.bytes / 2**20:.1f} MiB moved"]
-        lines += [f"promised {', '.join(f'{gain:.1%}' for gain in one.promised)}; gave {gave}"]
-    return "\n".join(lines)
+def _failed(failed: Sequence[str]) -> list[str]:
+    return [f"{len(failed)} requests failed", *(f"  {what}" for what in failed[:5])]
 
 
-def _cells(name: str, costs: Costs) -> tuple[str, ...]:
-    return (name, f"{costs.tokens_per_second:.1f}", f"{costs.straggler_us:.0f} us", f"{costs.exposed_us:.0f} us")
+def measure(row: str, args: argparse.Namespace, folder: Path) -> Placements | Turns | Killed:
+    """Measure one row."""
+    simulated = tuple(args.simulated_us)
+    setting = Setting(args.seconds, args.shards, args.streams, args.extra, simulated)
+    if row == "placements":
+        return placements(setting, args.rounds, folder, args.exponent)
+    return turns(setting, args.turns, args.turn_seconds, folder) if row == "turns" else killed(setting, folder)
 
 
 def main() -> None:
     """Parse arguments, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", type=Path, help="directory (default: the bundled model)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement, and of the balancer's window")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--extra", type=int, default=1, help="extra copies a shard and layer")
-    parser.add_argument("--domain", default="code", help="of the placements' row")
+    parser.add_argument("--extra", type=int, default=4, help="extra copies a shard and layer")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law, of the placements' row")
+    parser.add_argument("--simulated-us", type=float, nargs=3, default=Setting.simulated_us, metavar="US")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--turn-seconds", type=float, default=60.0)
-    parser.add_argument("--rows", default="placements,turns")
+    parser.add_argument("--rows", type=chosen, default=list(ROWS), help="names with commas (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        if "placements" in args.rows:
-            with started(args, False, Path(folder)) as server:
-                found["placements"] = asyncio.run(placements(server, args))
-        if "turns" in args.rows:
-            found["turns"] = turns(args, Path(folder))
-    print(render(found))
+    for row in args.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure(row, args, Path(folder))
+        print(render(figures), flush=True)
+        found[row] = asdict(figures)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1, default=asdict))
+        args.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ async def measured(target: str) -> tuple[Load, dict[int, float]]:
             await client.scale(shards, timeout=60)
             await scaled(client, shards)
             seconds[shards] = time.monotonic() - began
+            print(f"{shards} shards after {seconds[shards]:.1f} s, {len(made.answers)} answers so far", flush=True)
             await answers(made.answers, STREAMS)
     return made, seconds
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +51,19 @@ def held(pid: int) -> Iterator[None]:
 
 
 @contextmanager
-def serving(*args: str, log: Path) -> Iterator[Server]:
-    """Run `expertmesh serve ARGS` until the block ends; what it prints goes to `log`."""
+def serving(
+    *args: str, log: Path, variables: Mapping[str, str] | None = None, paths: Sequence[Path] = ()
+) -> Iterator[Server]:
+    """Run `expertmesh serve ARGS` until the block ends; what it prints goes to `log`.
+
+    All processes of a Ray that it starts have the further environment variables, and `paths` in front of PYTHONPATH.
+    """
+    surroundings = environment() | dict(variables or {})
+    surroundings["PYTHONPATH"] = os.pathsep.join([*map(str, paths), surroundings["PYTHONPATH"]])
     command = [sys.executable, "-m", "cluster.cli.main", "serve", *args]
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment()
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=surroundings
         )
     family: set[int] = set()
     try:

@@ -24,6 +24,7 @@ from experts.placement import LayerPlacement, Placement
 
 POLL_S = 0.05
 LIMIT_S = 120.0
+LATE_S = 30.0  # the registry says later than the limit that a change has failed
 
 
 class Moved(TypedDict):
@@ -111,7 +112,7 @@ def main() -> None:
             placement = anywhere(words[1], view.current, layout.copies)
             ray.get(registry.propose.remote(layout, placement, view.epoch, f"seed {words[1]}", words[2]))
             return asdict(ray.get(registry.migration.remote(layout)))
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + LIMIT_S + LATE_S
         while not (now := ray.get(registry.migration.remote(layout))).over and time.monotonic() < deadline:
             time.sleep(POLL_S)
         return asdict(now)

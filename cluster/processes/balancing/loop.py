@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ray
 from msgspec.structs import replace
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from cluster.balance.config import BalanceConfig
 from cluster.balance.judging.course import Course, Move
 from cluster.balance.judging.decision import Balancer, Verdict
-from cluster.balance.judging.loads import merged, within
+from cluster.balance.judging.loads import TimedLoad, merged, within
 from cluster.balance.judging.staging import staged
 from cluster.balance.judging.stock import ModelFacts, held_by_shards
 from cluster.balance.moves import moves
@@ -23,11 +23,21 @@ from cluster.processes.balancing.outlook import Bounds, Desk, NoMapYetError, Out
 from cluster.processes.maps.migration import MigrationRefusedError
 from cluster.processes.ray_calls import RayTimeoutError
 from experts.host.log import fields
+from experts.placement import Placement
 from router_service.protocol.balance import BalanceReport, PlanReport
 
 log = logging.getLogger(__name__)
 
 RESULTS = ("moved", "kept", "failed")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Staged:
+    """The whole of a plan that is moved to in steps, and what there was, and was reported, before the first of them."""
+
+    verdict: Verdict
+    old: Placement
+    before: Sequence[TimedLoad]
 
 
 class BalanceLoop:
@@ -65,8 +75,7 @@ class BalanceLoop:
         self._due = 0.0
         # Of the shards, that was planned for: it is not waited for until the next look.
         self._change = ""
-        # The whole of a plan that is moved to in steps.
-        self._target: Verdict | None = None
+        self._target: _Staged | None = None
 
     def tick(self) -> None:
         """Look if that is due; else follow what is on. What fails is logged, counted and tried again."""
@@ -95,12 +104,20 @@ class BalanceLoop:
 
         Raises MigrationRefusedError, or as `Desk`.
         """
-        assert verdict.placement is not None
-        step = self._step(verdict, now)
-        assert step.placement is not None
-        plan = self._propose(step, now)
-        self._target = None if step.placement is verdict.placement else verdict
+        return self._advance(_Staged(verdict, self.outlook.current, self._before(now)), now)
+
+    def _advance(self, target: "_Staged", now: float) -> PlanReport:
+        """Take a step. The last one tells what all promise together, so it is measured against what was before all."""
+        step = self._step(target.verdict, now)
+        last = step.placement is target.verdict.placement
+        start = target if last else _Staged(step, self.outlook.current, self._before(now))
+        plan = self._propose(step, now, start)
+        self._target = None if last else target
         return plan
+
+    def _before(self, now: float) -> Sequence[TimedLoad]:
+        """What was reported of the current placement in the last window."""
+        return within(self.outlook.loads, now - self._config.window_seconds, now, self.outlook.current.epoch)
 
     def _step(self, verdict: Verdict, now: float) -> Verdict:
         """As much of a verdict's placement as fits now, and what that promises."""
@@ -121,32 +138,33 @@ class BalanceLoop:
         work = moves(current, step, layers, supply.expert_bytes)
         return Verdict(True, f"{verdict.reason}, in steps", step, gain, work)
 
-    def _propose(self, verdict: Verdict, now: float) -> PlanReport:
+    def _propose(self, verdict: Verdict, now: float, start: "_Staged") -> PlanReport:
         assert verdict.placement is not None
         assert verdict.work is not None
         assert self.course is not None
         current = self.outlook.current
         limit = self._config.prepare_seconds
         epoch = self._desk.propose(verdict.placement, current.epoch, verdict.reason, limit)
-        before = within(self.outlook.loads, now - self._config.window_seconds, now, current.epoch)
         self.balancer.began(now, current, verdict.placement, verdict.work.layers)
         log.info("moves experts", extra=fields(epoch=epoch, reason=verdict.reason, copies=verdict.work.added))
-        move = Move(epoch, current, verdict.placement, now, verdict.gain, before)
+        move = Move(epoch, start.old, verdict.placement, now, verdict.gain, start.before)
         return self.course.began(move, verdict.reason, verdict.work)
 
-    def _continued(self, target: Verdict, now: float) -> bool:
+    def _continued(self, target: "_Staged", now: float) -> bool:
         """Take the next step of a plan; whether there is one."""
         self._target = None
-        assert target.placement is not None
-        work = moves(self.outlook.current, target.placement, self.outlook.facts.layers, self.outlook.facts.expert_bytes)
+        verdict = target.verdict
+        assert verdict.placement is not None
+        facts = self.outlook.facts
+        work = moves(self.outlook.current, verdict.placement, facts.layers, facts.expert_bytes)
         if not work.added + work.dropped:
             return False
         try:
-            self.move(dataclasses.replace(target, work=work), now)
+            self._advance(dataclasses.replace(target, verdict=dataclasses.replace(verdict, work=work)), now)
         except MigrationRefusedError as error:
             self.publish("failed", f"the next step was refused: {error}")
         else:
-            self.publish("moved", target.reason)
+            self.publish("moved", verdict.reason)
         return True
 
     def publish(self, result: str = "", reason: str = "") -> None:

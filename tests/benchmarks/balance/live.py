@@ -23,7 +23,10 @@ from tests.benchmarks.balance.record import BUNDLED, samples
 
 PROMPT_TOKENS, NEW_TOKENS, TEMPERATURE = 96, 64, 0.7
 POLL_SECONDS = 0.25
-MOVE_SECONDS = 120.0
+MOVE_SECONDS = 180.0
+STEPS = ", in steps"  # how the reason ends of a step that others follow
+# So that a cluster that has ended is not asked without end, and one that hangs is seen.
+PAUSE_SECONDS, REQUEST_SECONDS = 0.5, 120.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,13 @@ class Traffic:
     async def _one(self, client: Client, number: int) -> None:
         text = self.texts[self.domain]
         start = number * 37 % (len(text) - PROMPT_TOKENS)
-        asked = {"max_tokens": NEW_TOKENS, "temperature": TEMPERATURE, "seed": number, "ignore_eos": True}
+        asked = {
+            "max_tokens": NEW_TOKENS,
+            "temperature": TEMPERATURE,
+            "seed": number,
+            "ignore_eos": True,
+            "timeout": REQUEST_SECONDS,
+        }
         try:
             async for response in client.generate(
                 tokens=text[start : start + PROMPT_TOKENS],
@@ -66,13 +75,17 @@ class Traffic:
                 self.tokens += len(response.token_ids)
         except grpc.aio.AioRpcError as error:
             self.failed.append(f"{error.code().name}: {error.details()}")
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 @asynccontextmanager
-async def traffic(target: str, streams: int, domain: str) -> AsyncIterator[Traffic]:
-    """Keep so many streams open within the block."""
-    tokenizer = load_tokenizer(BUNDLED)
-    texts = {name.lower(): tokenizer.encode(text, add_special_tokens=False) for name, text in samples().items()}
+async def traffic(
+    target: str, streams: int, domain: str, texts: dict[str, list[int]] | None = None
+) -> AsyncIterator[Traffic]:
+    """Keep so many streams open within the block; of the bundled model's domains, unless there are other `texts`."""
+    if texts is None:
+        tokenizer = load_tokenizer(BUNDLED)
+        texts = {name.lower(): tokenizer.encode(text, add_special_tokens=False) for name, text in samples().items()}
     made = Traffic(target, domain, texts)
     workers = [asyncio.create_task(made.stream()) for _ in range(streams)]
     try:
@@ -140,13 +153,18 @@ def _layer(held: list[list[int]], experts: int) -> LayerPlacement:
 async def moved(client: Client, placement: str = "") -> BalancePlan | None:
     """Move to a placement, or to the planner's; return the plan when it is over, None if the present one is kept.
 
+    Of a plan that is moved to in steps the last one is returned: it promises what all of them do.
+
     Raises:
         RuntimeError: it failed, or took too long.
     """
     reply = await client.rebalance(placement=placement)
     if reply.result == "kept":
         return None
-    return await settled(client, reply.plan.epoch)
+    plan = await settled(client, reply.plan.epoch)
+    while plan.reason.endswith(STEPS):
+        plan = await settled(client, plan.epoch + 1)
+    return plan
 
 
 async def settled(client: Client, epoch: int, measured_too: bool = False, seconds: float = MOVE_SECONDS) -> BalancePlan:

@@ -17,6 +17,10 @@ from tests.e2e.server import Server, serving
 from tests.support.mover import Moved, Mover, moving
 
 PROMPTS = 16
+BEGUN = time.monotonic()
+WHOLE_S = 120.0
+# Of a row at most: to start, to end, and for each move.
+ROW_S, MOVE_S, KILL_S = 300.0, 30.0, 60.0
 NAME = "expertmesh"
 RAY = re.compile(r"ready .* ray=(\S+)")
 # Each shard may hold everything: what moves is drawn without regard to memory.
@@ -39,6 +43,11 @@ class Row:
     moves: int = 12
     new_tokens: int = 96
 
+    @property
+    def limit_s(self) -> float:
+        """What it may take at most once its cluster is ready, without the calm before."""
+        return ROW_S + self.moves * (self.every_s + (KILL_S if self.kill else MOVE_S))
+
 
 ROWS = (
     Row("experts move every 5 s"),
@@ -60,6 +69,8 @@ class Figures:
     differ: list[str]
     gap_before: float
     gap: float
+    p50_before: float
+    p50: float
     p99_before: float
     p99: float
     rate_before: float
@@ -68,7 +79,12 @@ class Figures:
 
 
 def measure(row: Row, checkpoint: Path | None, seed: int, calm_s: float) -> Figures:
-    """Start the row's cluster, let streams flow, move experts, and take it down."""
+    """Start the row's cluster, let streams flow, move experts, and take it down.
+
+    Raises:
+        TimeoutError: the row took longer than `Row.limit_s` allows.
+    """
+    say(row, "starting")
     experts = {"shards": row.shards, "copies": row.copies}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
@@ -79,14 +95,21 @@ def measure(row: Row, checkpoint: Path | None, seed: int, calm_s: float) -> Figu
             found = RAY.search(server.log.read_text())
             assert found is not None, "the ready line names its Ray"
             with moving(found[1], NAME, {"experts": experts}, checkpoint) as mover:
-                return asyncio.run(_moved(server, mover, row, seed, calm_s))
+                return asyncio.run(asyncio.wait_for(_moved(server, mover, row, seed, calm_s), calm_s + row.limit_s))
+
+
+def say(row: Row, what: str) -> None:
+    """Progress, with the time since the benchmark began."""
+    print(f"{time.monotonic() - BEGUN:6.0f} s  {row.name}: {what}", flush=True)
 
 
 async def _moved(server: Server, mover: Mover, row: Row, seed: int, calm_s: float) -> Figures:
     async with Client(server.target) as client:
         await client.wait_ready(60.0)
+        say(row, "undisturbed answers")
         prompts = prompts_of((await client.model()).vocabulary, PROMPTS)
         expected = await references(client, prompts, row.new_tokens)
+    say(row, f"{row.streams} streams for {calm_s:.0f} s, nothing moves")
     async with flowing(server.target, row.streams, prompts, expected) as before:
         await asyncio.sleep(calm_s)
     async with flowing(server.target, row.streams, prompts, expected) as flows:
@@ -96,7 +119,7 @@ async def _moved(server: Server, mover: Mover, row: Row, seed: int, calm_s: floa
 
 async def _moves(server: Server, mover: Mover, row: Row, draw: random.Random) -> list[Moved]:
     done: list[Moved] = []
-    for _ in range(row.moves):
+    for number in range(row.moves):
         begun = time.monotonic()
         await asyncio.to_thread(mover.move, draw.randrange(1 << 31))
         if row.kill:
@@ -106,13 +129,14 @@ async def _moves(server: Server, mover: Mover, row: Row, draw: random.Random) ->
         done.append(await asyncio.to_thread(mover.wait))
         if row.kill:
             await _whole_again(server, row.shards)
+        say(row, f"move {number + 1} of {row.moves}: {done[-1]['state']} {done[-1]['reason']}".rstrip())
         await asyncio.sleep(max(0.0, begun + row.every_s - time.monotonic()))
     return done
 
 
 async def _whole_again(server: Server, shards: int) -> None:
     """Until every shard is ready: the next kill may take a copy that is the last."""
-    async with Client(server.target) as client:
+    async with asyncio.timeout(WHOLE_S), Client(server.target) as client:
         while True:
             listed = (await client.cluster()).shards
             if len(listed) == shards and all(one.state == "ready" for one in listed):
@@ -132,6 +156,8 @@ def _figures(row: Row, moves: list[Moved], before: Flows, flows: Flows) -> Figur
         differ=before.differ + flows.differ,
         gap_before=before.gap(),
         gap=flows.gap(),
+        p50_before=before.gap(0.5),
+        p50=flows.gap(0.5),
         p99_before=before.gap(0.99),
         p99=flows.gap(0.99),
         rate_before=before.rate,

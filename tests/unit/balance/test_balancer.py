@@ -28,6 +28,17 @@ def test_steady_heat_is_moved_once_and_gives_what_was_promised() -> None:
     assert sum(cluster.told.replicas_S) >= LAYERS * EXPERTS
 
 
+def test_what_steps_give_together_is_measured_against_what_they_promised_together() -> None:
+    cluster = SimulatedCluster(steady(1.2), replace(CONFIG, extra_copies=1.0))
+    cluster.run(400)
+    first, *_, last = cluster.told.plans
+    assert first.reason.endswith(", in steps")
+    assert not last.reason.endswith(", in steps")
+    assert first.predicted_gain < last.predicted_gain
+    assert first.measured_gain is None
+    assert last.measured_gain == pytest.approx(last.predicted_gain, abs=0.05)
+
+
 def test_it_waits_until_enough_looks_promise_it() -> None:
     """A window's halves need enough each, so the first promise comes with the third look or later."""
     for rounds, earliest in ((1, 30), (4, 60)):
