@@ -1,8 +1,10 @@
 """The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
 
 import asyncio
+import errno
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -49,6 +51,8 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 FINAL_MESSAGE_S = 1.0
 # When its server stops, gRPC cancels calls that have not reached us yet: wait, to refuse them with a status instead.
 QUEUED_S = 0.2
+# Until the Front from which this one takes over has closed its metrics page.
+PAGE_RETRY_S = 0.2
 
 
 class FrontServer:
@@ -121,6 +125,7 @@ class FrontServer:
         self._admin = ClusterAdminService(admin)
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
+        self._opening: asyncio.Task[None] | None = None
         self.live = None if config.http_port is None else self._live_page(text, directory, balance)
 
     def _live_page(self, text: TextModel, directory: ShardDirectory | None, balance: BalanceSource | None) -> LivePage:
@@ -156,8 +161,11 @@ class FrontServer:
         self.threads.check()
         self.tasks.check()
 
-    async def start(self) -> int:
+    async def start(self, takes_over: bool = False) -> int:
         """Open the ports and start to connect to routers; return the gRPC port. For health see `FrontHealth`.
+
+        One that `takes_over` from another, with which it shares the API's port, opens its metrics page as soon as that
+        one has closed its own: `metrics_port` is 0 until then.
 
         Raises:
             OSError: a port cannot be bound.
@@ -165,7 +173,7 @@ class FrontServer:
         self.health.refresh()
         server = self._make_server()
         try:
-            await self._open_page()
+            await self._open_page(takes_over)
             self.http_port = await self.live.start() if self.live is not None else 0
             self.grpc_port = bind(server, self._config, self.tls)
         except OSError:
@@ -186,8 +194,24 @@ class FrontServer:
         await self._sleep(notice_s)
         self.admission.refuse()
         await self._sleep(QUEUED_S)
+        await self._end(grace_s)
+
+    async def hand_over(self, grace_s: float) -> None:
+        """Stop as `drain` does, where another Front listens on the same port: nobody is to notice, and none is refused.
+
+        Clients reconnect there. Of what they have sent meanwhile gRPC itself sends there what has not reached us.
+        """
+        await self._close_page()
+        if self.live is not None:
+            await self.live.stop_listening()
+        await self._end(grace_s, QUEUED_S)
+
+    async def _end(self, grace_s: float, admit_s: float = 0.0) -> None:
+        """Take no more connections; for `admit_s` admit what still comes, then let streams end within `grace_s`."""
         # Beside the drain: the server sends GOAWAY as it begins to stop, and then waits for the streams.
-        closing = self.tasks.start("farewell", self._go_away(grace_s + FINAL_MESSAGE_S))
+        closing = self.tasks.start("farewell", self._go_away(admit_s + grace_s + FINAL_MESSAGE_S))
+        await self._sleep(admit_s)
+        self.health.drain()
         await self.admission.drain(grace_s)
         await self.stop(FINAL_MESSAGE_S)
         await closing
@@ -196,7 +220,6 @@ class FrontServer:
         """Stop; calls that do not end within `grace_s` are cancelled. May be called more than once."""
         # Taken first: a second call, during this one's waits, finds nothing left to stop.
         server, self._server = self._server, None
-        page, self._page = self._page, None
         tracer, self._tracer = self._tracer, None
         live, self.live = self.live, None
         if live is not None:
@@ -204,8 +227,7 @@ class FrontServer:
         if server is not None:
             await server.stop(grace_s)
         await self.router_pool.stop()
-        if page is not None:
-            await page.stop()
+        await self._close_page()
         if tracer is not None:
             # Closing flushes spans for up to two seconds; that must not block the event loop.
             await asyncio.to_thread(tracer.close)
@@ -214,13 +236,38 @@ class FrontServer:
         if self._server is not None:
             await self._server.stop(seconds)
 
-    async def _open_page(self) -> None:
+    async def _open_page(self, takes_over: bool) -> None:
+        if self._config.metrics_port is None:
+            return
+        collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
+        page = MetricsServer(collector, self.metrics.model, self._targets, self.health)
+        try:
+            await self._listen(page)
+        except OSError as error:
+            if not takes_over or error.errno != errno.EADDRINUSE:
+                raise
+            # Two that answered on one port by turns would seem to be counters that are reset all the time.
+            self._opening = self.tasks.start("metrics page", self._open_later(page))
+
+    async def _listen(self, page: MetricsServer) -> None:
         config = self._config
-        if config.metrics_port is not None:
-            collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
-            page = MetricsServer(collector, self.metrics.model, self._targets, self.health)
-            self.metrics_port = await page.start(config.metrics_host, config.metrics_port, config.metrics_ports)
-            self._page = page
+        self.metrics_port = await page.start(config.metrics_host, config.metrics_port or 0, config.metrics_ports)
+        self._page = page
+
+    async def _open_later(self, page: MetricsServer) -> None:
+        while self._page is None:
+            await asyncio.sleep(PAGE_RETRY_S)
+            with suppress(OSError):
+                await self._listen(page)
+
+    async def _close_page(self) -> None:
+        opening, self._opening = self._opening, None
+        page, self._page = self._page, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        if page is not None:
+            await page.stop()
 
     def _make_server(self) -> grpc.aio.Server:
         interceptors = [AuthInterceptor(self.authenticator), MessageInterceptor(self.authenticator.refusals)]
