@@ -19,6 +19,7 @@ from router_service.front.api.cluster_service import BalanceSource, ClusterServi
 from router_service.front.api.health_service import HealthService
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
+from router_service.front.arrivals import Arrivals
 from router_service.front.auth.authenticator import Authenticator
 from router_service.front.auth.grpc_interceptor import AuthInterceptor
 from router_service.front.auth.message_interceptor import MessageInterceptor
@@ -53,6 +54,8 @@ FINAL_MESSAGE_S = 1.0
 QUEUED_S = 0.2
 # Until the Front from which this one takes over has closed its metrics page.
 PAGE_RETRY_S = 0.2
+# For a moment in which no call arrives.
+HAND_OVER_S = 2.0
 
 
 class FrontServer:
@@ -123,6 +126,7 @@ class FrontServer:
         )
         self._cluster = ClusterService(card.name, self.router_pool, directory, balance)
         self._admin = ClusterAdminService(admin)
+        self._arrivals = Arrivals()
         self._server: grpc.aio.Server | None = None
         self._page: MetricsServer | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -199,18 +203,21 @@ class FrontServer:
     async def hand_over(self, grace_s: float) -> None:
         """Stop as `drain` does, where another Front listens on the same port: nobody is to notice, and none is refused.
 
-        Clients reconnect there. Of what they have sent meanwhile gRPC itself sends there what has not reached us.
+        Clients reconnect there; calls that are on their way when gRPC tells them so are sent there by their gRPC.
         """
         await self._close_page()
         if self.live is not None:
             await self.live.stop_listening()
-        await self._end(grace_s, QUEUED_S)
+        # gRPC cancels calls that it holds when it stops. Where some come all the time they are refused instead.
+        if not await self._arrivals.pause(HAND_OVER_S, self._sleep):
+            self.admission.refuse()
+            await self._sleep(QUEUED_S)
+        await self._end(grace_s)
 
-    async def _end(self, grace_s: float, admit_s: float = 0.0) -> None:
-        """Take no more connections; for `admit_s` admit what still comes, then let streams end within `grace_s`."""
+    async def _end(self, grace_s: float) -> None:
         # Beside the drain: the server sends GOAWAY as it begins to stop, and then waits for the streams.
-        closing = self.tasks.start("farewell", self._go_away(admit_s + grace_s + FINAL_MESSAGE_S))
-        await self._sleep(admit_s)
+        closing = self.tasks.start("farewell", self._go_away(grace_s + FINAL_MESSAGE_S))
+        await asyncio.sleep(0)  # it stops first: a call that reaches us before that is admitted
         self.health.drain()
         await self.admission.drain(grace_s)
         await self.stop(FINAL_MESSAGE_S)
@@ -270,7 +277,7 @@ class FrontServer:
             await page.stop()
 
     def _make_server(self) -> grpc.aio.Server:
-        interceptors = [AuthInterceptor(self.authenticator), MessageInterceptor(self.authenticator.refusals)]
+        interceptors = [self._arrivals, AuthInterceptor(self.authenticator), MessageInterceptor(self.authenticator.refusals)]
         server = make_server(self._config, interceptors)
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
