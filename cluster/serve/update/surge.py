@@ -13,6 +13,7 @@ import ray
 
 from cluster.config import ClusterConfig
 from cluster.planner.config_resolver import demands
+from cluster.planner.memory_plan import PROCESS_BYTES
 from cluster.planner.model import ServedModel
 from cluster.processes.ray_calls import RayTimeoutError, call
 from cluster.processes.service_registry import Announcement, known_registry, registered_in
@@ -77,10 +78,12 @@ def decide(config: ClusterConfig, model: ServedModel, found: Found) -> Surge:
     ports = _port_reason(found.entries)
     if config.cluster.surge == "on":
         return Surge(shards=True, routers=True, fronts=not ports, reasons=_given(ports))
-    memory = _memory_reason(config, model, found)
+    on_gpu = model.device.type == "cuda"  # one that nobody uses has its memory free
+    memory = "" if on_gpu else _short_of(found.node_bytes, _new_bytes(config, model, found))
     shards = memory or _resource_reason(config, model, found.free, "shard", config.cluster.shard_resource)
     routers = memory or _resource_reason(config, model, found.free, "router", config.cluster.router_resource)
-    fronts = ports or _lacking(found.free, "Front", {config.cluster.front_resource: 1.0})
+    fronts = ports or _short_of(found.node_bytes, PROCESS_BYTES)
+    fronts = fronts or _lacking(found.free, "Front", {config.cluster.front_resource: 1.0})
     return Surge(not shards, not routers, not fronts, _given(shards, routers, fronts))
 
 
@@ -115,15 +118,17 @@ def _lacking(free: Mapping[str, float], what: str, needed: Mapping[str, float]) 
     return f"no {' and no '.join(lacks)} is free for another {what}" if lacks else ""
 
 
-def _memory_reason(config: ClusterConfig, model: ServedModel, found: Found) -> str:
-    """Whether a node lacks the memory for its part of the new processes, if they spread evenly over the nodes."""
-    if model.device.type == "cuda":
-        return ""  # a GPU that nobody uses is free memory
-    if not found.node_bytes:
-        return "no node says how much memory it has"
+def _new_bytes(config: ClusterConfig, model: ServedModel, found: Found) -> int:
+    """What the new shards and routers may need of one node, if they spread evenly over the nodes."""
     demand = demands(config, model).of(config.weights.resident)
     shards = max(config.experts.shards, len({one.index for one in found.entries if one.role == "shard"}))
-    each = max(demand.shard(config.experts.shards), demand.router)
-    needed = math.ceil((shards + config.cluster.routers) / len(found.node_bytes)) * each
-    least = min(found.node_bytes)
+    crowd = math.ceil((shards + config.cluster.routers) / max(1, len(found.node_bytes)))
+    return crowd * max(demand.shard(config.experts.shards), demand.router)
+
+
+def _short_of(node_bytes: Sequence[int], needed: int) -> str:
+    """Why a node does not hold so much more; empty if each does."""
+    if not node_bytes:
+        return "no node says how much memory it has"
+    least = min(node_bytes)
     return "" if needed <= least else f"a node has {size(least)} free, the new processes may need {size(needed)}"

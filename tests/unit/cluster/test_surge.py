@@ -76,7 +76,8 @@ def test_memory_must_hold_the_new_beside_the_old_on_the_fullest_node(tmp_path: P
     decided = decide(config(tmp_path), model, found(node_bytes=(64 * GIB, GIB // 2)))
     assert replace(decided, reasons=()) == Surge(False, False, True)
     assert "a node has 512.0 MiB free, the new processes may need" in decided.reasons[0]
-    assert not decide(config(tmp_path), model, found(node_bytes=())).shards
+    assert replace(decide(config(tmp_path), model, found(node_bytes=(GIB // 4,))), reasons=()) == Surge()
+    assert decide(config(tmp_path), model, found(node_bytes=())).reasons == ("no node says how much memory it has",)
 
 
 def test_a_front_that_has_its_port_alone_ends_first(tmp_path: Path, model: ServedModel) -> None:
