@@ -1,10 +1,8 @@
 """The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
 
 import asyncio
-import errno
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,6 +31,7 @@ from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, Endp
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
+from router_service.front.telemetry.metrics_opening import MetricsOpening
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.front.telemetry.tracing import open_tracer
@@ -52,8 +51,6 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 FINAL_MESSAGE_S = 1.0
 # When its server stops, gRPC cancels calls that have not reached us yet: wait, to refuse them with a status instead.
 QUEUED_S = 0.2
-# Until the Front from which this one takes over has closed its metrics page.
-PAGE_RETRY_S = 0.2
 # For a moment in which no call arrives.
 HAND_OVER_S = 2.0
 
@@ -89,7 +86,6 @@ class FrontServer:
         threads: ThreadWatch | None = None,
     ) -> None:
         self.grpc_port = 0
-        self.metrics_port = 0
         self.http_port = 0
         self._config = config
         self._sleep = sleep
@@ -128,8 +124,7 @@ class FrontServer:
         self._admin = ClusterAdminService(admin)
         self._arrivals = Arrivals()
         self._server: grpc.aio.Server | None = None
-        self._page: MetricsServer | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._page = MetricsOpening(config, self.tasks, self._metrics_page)
         self.live = None if config.http_port is None else self._live_page(text, directory, balance)
 
     def _live_page(self, text: TextModel, directory: ShardDirectory | None, balance: BalanceSource | None) -> LivePage:
@@ -150,6 +145,11 @@ class FrontServer:
     def linked_routers(self) -> int:
         """Routers that are connected."""
         return self.health.routers
+
+    @property
+    def metrics_port(self) -> int:
+        """The metrics page's, 0 while there is none."""
+        return self._page.port
 
     @property
     def streams(self) -> int:
@@ -177,7 +177,7 @@ class FrontServer:
         self.health.refresh()
         server = self._make_server()
         try:
-            await self._open_page(takes_over)
+            await self._page.open(takes_over)
             self.http_port = await self.live.start() if self.live is not None else 0
             self.grpc_port = bind(server, self._config, self.tls)
         except OSError:
@@ -205,7 +205,7 @@ class FrontServer:
 
         Clients reconnect there; calls that are on their way when gRPC tells them so are sent there by their gRPC.
         """
-        await self._close_page()
+        await self._page.close()
         if self.live is not None:
             await self.live.stop_listening()
         # gRPC cancels calls that it holds when it stops. Where some come all the time they are refused instead.
@@ -234,7 +234,7 @@ class FrontServer:
         if server is not None:
             await server.stop(grace_s)
         await self.router_pool.stop()
-        await self._close_page()
+        await self._page.close()
         if tracer is not None:
             # Closing flushes spans for up to two seconds; that must not block the event loop.
             await asyncio.to_thread(tracer.close)
@@ -243,41 +243,16 @@ class FrontServer:
         if self._server is not None:
             await self._server.stop(seconds)
 
-    async def _open_page(self, takes_over: bool) -> None:
-        if self._config.metrics_port is None:
-            return
+    def _metrics_page(self) -> MetricsServer:
         collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
-        page = MetricsServer(collector, self.metrics.model, self._targets, self.health)
-        try:
-            await self._listen(page)
-        except OSError as error:
-            if not takes_over or error.errno != errno.EADDRINUSE:
-                raise
-            # Two that answered on one port by turns would seem to be counters that are reset all the time.
-            self._opening = self.tasks.start("metrics page", self._open_later(page))
-
-    async def _listen(self, page: MetricsServer) -> None:
-        config = self._config
-        self.metrics_port = await page.start(config.metrics_host, config.metrics_port or 0, config.metrics_ports)
-        self._page = page
-
-    async def _open_later(self, page: MetricsServer) -> None:
-        while self._page is None:
-            await asyncio.sleep(PAGE_RETRY_S)
-            with suppress(OSError):
-                await self._listen(page)
-
-    async def _close_page(self) -> None:
-        opening, self._opening = self._opening, None
-        page, self._page = self._page, None
-        if opening is not None:
-            opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
-        if page is not None:
-            await page.stop()
+        return MetricsServer(collector, self.metrics.model, self._targets, self.health)
 
     def _make_server(self) -> grpc.aio.Server:
-        interceptors = [self._arrivals, AuthInterceptor(self.authenticator), MessageInterceptor(self.authenticator.refusals)]
+        interceptors = [
+            self._arrivals,
+            AuthInterceptor(self.authenticator),
+            MessageInterceptor(self.authenticator.refusals),
+        ]
         server = make_server(self._config, interceptors)
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)

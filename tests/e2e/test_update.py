@@ -1,5 +1,5 @@
-"""Updates under 16 streams: in place as Serve does it, with and without room for both, and by a second cluster as KubeRay
-does it.
+"""Updates under 16 streams: in place as Serve does it, with room for both and without, and by a second cluster as
+KubeRay does it.
 """
 
 import asyncio

@@ -4,8 +4,6 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
-import grpc
-import grpc.aio
 import pytest
 
 from router_service.client.client import Client
@@ -16,7 +14,8 @@ from tests.unit.front.calls import collect, ids_of
 from tests.unit.front.front_fakes import WAIT_S, until
 from tests.unit.front.front_world import World
 
-CLIENTS = 16
+STREAMS = 4
+CONNECTIONS = 8
 
 
 async def two_fronts(world: World) -> tuple[FrontServer, FrontServer, Client]:
@@ -32,34 +31,18 @@ async def two_fronts(world: World) -> tuple[FrontServer, FrontServer, Client]:
 
 async def test_streams_end_where_they_are_and_new_ones_are_served_by_the_other(world: World) -> None:
     old, new, client = await two_fronts(world)
-    running = asyncio.create_task(collect(client, "hello world", max_tokens=100))
-    await until(lambda: old.streams == 1)
+    running = [asyncio.create_task(collect(client, "hello world", max_tokens=100)) for _ in range(STREAMS)]
+    await until(lambda: old.streams == STREAMS)
     handing = asyncio.create_task(old.hand_over(WAIT_S))
     await until(lambda: old.admission.draining)
-    assert len(ids_of(await collect(client, "hello", max_tokens=3))) == 3
-    assert len(ids_of(await running)) == 100
+    # Connections that are made now all lead to the other.
+    for _ in range(CONNECTIONS):
+        async with Client(f"127.0.0.1:{new.grpc_port}") as another:
+            assert len(ids_of(await collect(another, "hello", max_tokens=3))) == 3
+    assert [len(ids_of(await answer)) for answer in running] == [100] * STREAMS
     await handing
-    assert await client.health()
+    assert len(ids_of(await collect(client, "hello", max_tokens=3))) == 3
     assert not new.admission.draining
-
-
-async def test_who_asks_again_and_again_is_not_refused(world: World) -> None:
-    old, new, _ = await two_fronts(world)
-    over = asyncio.Event()
-    target = f"127.0.0.1:{new.grpc_port}"
-    asking = [asyncio.create_task(ask_until(over, target)) for _ in range(CLIENTS)]
-    await until(lambda: old.streams > 0 and old.streams + new.streams == CLIENTS)
-    await old.hand_over(WAIT_S)
-    await until(lambda: new.streams == CLIENTS)
-    over.set()
-    await asyncio.gather(*asking)
-
-
-async def ask_until(over: asyncio.Event, target: str) -> None:
-    """On a connection of its own; raises whatever a call ends in but its whole answer."""
-    async with Client(target) as client:
-        while not over.is_set():
-            assert len(ids_of(await collect(client, "hello", max_tokens=40))) == 40
 
 
 async def test_calls_that_never_pause_are_refused_by_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
