@@ -77,6 +77,10 @@ class ControlPlaneConfig:
             leaves the place to Ray
         router_resource: the same for each router
         shard_resource: the same for each shard
+        surge: whether an update in place starts each new process before the old one ends, where the application is
+            deployed by Serve's YAML: `auto` where Ray has free CPUs, GPUs and named resources for it and the nodes have
+            free memory when the update begins; `on` always, and what finds no room waits while the old one serves;
+            `off` never, so that the only copy of a part ends first. Fronts then share their port with newer ones
         secret_file: the secret by which processes authenticate each other, on one line, and during a rotation the
             previous one on a second; on every node, read again when it changes; empty takes EXPERTMESH_SECRET, or draws
             one
@@ -95,6 +99,7 @@ class ControlPlaneConfig:
     front_resource: Text = ""
     router_resource: Text = ""
     shard_resource: Text = ""
+    surge: Literal["auto", "on", "off"] = "auto"
     secret_file: FilePath = ""
 
     def __post_init__(self) -> None:

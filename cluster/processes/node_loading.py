@@ -80,6 +80,15 @@ def to_be_loaded(announced: Sequence[Announcement], node: str, budget: int) -> i
     return sum(max(0, budget - one.loaded_bytes) for one in youngest.values() if one.node == node)
 
 
+def to_be_freed(announced: Sequence[Announcement], node: str, routers: int) -> int:
+    """Bytes of weights on `node` of processes that others have replaced already: an update ends them soon."""
+    alive = [one for one in announced if one.state != "drained"]
+    youngest = {one.index: one for one in alive if one.role == "shard"}
+    old = [one for one in alive if one.role == "shard" and one is not youngest[one.index]]
+    old += _routers(alive)[:-routers]
+    return sum(one.loaded_bytes for one in old if one.node == node)
+
+
 def has_loaded(one: Announcement) -> bool:
     """Whether a process has loaded its weights; a router is ready only later, when others have as well."""
     return one.state != "loading" or 0 < one.total_bytes <= one.loaded_bytes

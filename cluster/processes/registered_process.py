@@ -124,16 +124,23 @@ class RegisteredProcess:
                 f"told to drain while loading: ended after {state.loaded_bytes} of {state.total_bytes} bytes"
             )
 
-    def ready(self, endpoint: Endpoint | None, computed_s: Callable[[], float] = float) -> None:
+    def ready(
+        self, endpoint: Endpoint | None, computed_s: Callable[[], float] = float, shares_port: bool = False
+    ) -> None:
         """Report that the process serves; peers may connect to `endpoint` from now on.
 
         Each renewal of the entry tells the `computed_s` of the moment.
         """
         self._computed_s = computed_s
+        self._change(shares_port=shares_port)
         self._report("ready", endpoint)
         # Told after the last check of loading: the registry may have forgotten the order by the next renewal.
         if self._end_requested is not None:
             self._on_order(self._end_requested)
+
+    def reached_at(self, endpoint: Endpoint) -> None:
+        """Report where a process that serves is reached from now on."""
+        self._tell(endpoint=endpoint)
 
     def drain(self, order: DrainOrder) -> None:
         """Drain, or wait for the drain that is already running. Blocks."""

@@ -32,7 +32,8 @@ class Announcement:
 
     `epoch` is that of the placement map that the process goes by, 0 if none. `prepared` is the epoch of the coming map
     whose experts a shard holds, all of them, and `refused` that of one that it cannot prepare for, and why.
-    `computed_s` are the seconds that a shard has computed since it was started.
+    `computed_s` are the seconds that a shard has computed since it was started. `shares_port`: a newer Front may bind
+    the port of this one's API beside it.
 
     A process says itself when it was started (`started_ns`, wall clock, and a random `incarnation` between equal ones):
     a registry that is restarted learns of the entries in any order. Between a process and its replacement on another
@@ -54,6 +55,7 @@ class Announcement:
     prepared: int = 0
     refused: tuple[int, str] | None = None
     computed_s: float = 0.0
+    shares_port: bool = False
 
     @property
     def seniority(self) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from cluster.serve.router_replica import RouterReplica
 from cluster.serve.security import fixed_secret
 from cluster.serve.shard_policy import ShardPolicy
 from cluster.serve.shard_replica import ShardReplica
+from cluster.serve.update.surge import NO_SURGE, Surge, surge_of
 from experts.host.memory import host_bytes
 from experts.placement import even_placement
 
@@ -45,9 +46,11 @@ def build(args: dict[str, Any]) -> serve.Application:
     config = config_from(args)
     # Serve's YAML is deployed on an existing Ray cluster, whose nodes we have not measured.
     config = replace(config, cluster=replace(config.cluster, address=config.cluster.address or "auto"))
-    for notice in open_model(config.model, config.weights, verify=True, computes_here=False).plan.notices:
+    model = open_model(config.model, config.weights, verify=True, computes_here=False)
+    for notice in model.plan.notices:
         log.warning("%s", notice)
-    return build_app(resolved(config))
+    config = resolved(config)
+    return build_app(config, surge=surge_of(config, model))
 
 
 def resolved(config: ClusterConfig) -> ClusterConfig:
@@ -59,11 +62,12 @@ def resolved(config: ClusterConfig) -> ClusterConfig:
     return resolve_for_nodes(config, model, there)
 
 
-def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
+def build_app(config: ClusterConfig, front_node: str = "", surge: Surge = NO_SURGE) -> serve.Application:
     """Build the application.
 
     Args:
         front_node: address of the node that the Front must run on; empty leaves it to Ray.
+        surge: which processes are to be there before those that they replace end.
 
     Raises:
         CheckpointError: the checkpoint cannot be served.
@@ -89,19 +93,25 @@ def build_app(config: ClusterConfig, front_node: str = "") -> serve.Application:
             cluster,
             name=f"Shard-{index}",
             ray_actor_options=shard_actor,
+            max_surge_percent=_percent(surge.shards),
             autoscaling_config=_coming_and_going(index, config),
         ).bind(data, index, **credentials)
         for index in range(room)
     ]
     routers = deploy(
-        RouterReplica, cluster, name="Router", num_replicas=cluster.routers, ray_actor_options=router_actor
+        RouterReplica,
+        cluster,
+        name="Router",
+        num_replicas=cluster.routers,
+        ray_actor_options=router_actor,
+        max_surge_percent=_percent(surge.routers),
     )
     # Ray gives each node a resource of this name; next to nothing of it pins a process there.
     pin = {f"node:{front_node}": 0.001} if front_node else {}
     pin |= _one_of(cluster.front_resource)["resources"]
     front_actor = {"num_cpus": 0, "resources": pin, "runtime_env": runtime_env}
     options = {"num_replicas": cluster.fronts, "ray_actor_options": front_actor, "max_ongoing_requests": 64}
-    fronts = deploy(FrontReplica, cluster, name="Front", **options)
+    fronts = deploy(FrontReplica, cluster, name="Front", max_surge_percent=_percent(surge.fronts), **options)
     layers = model.plan.spec.moe_layers
     # Anywhere: it needs neither the model nor the data plane.
     balancer_actor = {"num_cpus": 0, "runtime_env": runtime_env} | _one_of("")
@@ -132,6 +142,11 @@ def _coming_and_going(index: int, config: ClusterConfig) -> AutoscalingConfig:
         downscale_delay_s=0.0,
         policy=AutoscalingPolicy(policy_function=ShardPolicy, policy_kwargs=settings),
     )
+
+
+def _percent(first: bool) -> int:
+    """How many processes more than configured an update may start at once: all, or none."""
+    return 100 if first else 0
 
 
 def _one_of(resource: str) -> dict[str, dict[str, float]]:

@@ -15,7 +15,9 @@ from cluster.serve.admin.balancer_calls import BalancerCalls
 from cluster.serve.admin.known_balance import KnownBalance
 from cluster.serve.deployments import end
 from cluster.serve.security import credentials_of
+from cluster.serve.update.takeover import elders, has_follower, shares_port
 from experts.transport.address import Endpoint, new_incarnation
+from router_service.front.port_check import check_free
 from router_service.front.server import FrontServer
 from router_service.front.text.text_model import load_text_model
 from router_service.protocol.messages import ShardReport
@@ -33,7 +35,8 @@ class FrontReplica:
         self._process = RegisteredProcess("front", 0, config, self._drain)
         self._known = KnownProcesses(self._process.registry)
         self._balance = KnownBalance(self._process.registry, config.balance)
-        self._config = config.cluster
+        self._config, self._front = config.cluster, config.front
+        self._shared = shares_port(config)
         with self._process.loading():
             model = open_model(config.model, config.weights, computes_here=False)
             self._process.go_on()
@@ -44,7 +47,7 @@ class FrontReplica:
                 config.front,
                 poll_seconds=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
-                reuse_port=config.front.reuse_port or config.cluster.fronts > 1,
+                reuse_port=self._shared or config.front.reuse_port or config.cluster.fronts > 1,
                 connection_age_seconds=config.front.connection_age_seconds
                 or CONNECTION_AGE_SHARE * config.cluster.drain_notice_seconds,
                 metrics_ports=config.front.metrics_ports if config.cluster.address else config.cluster.fronts,
@@ -64,6 +67,7 @@ class FrontReplica:
         )
         self._started = asyncio.Lock()
         self._running = False
+        self._page_port = 0
 
     async def status(self) -> dict[str, Any]:
         """Ports, how many routers are linked, and how far the other processes are."""
@@ -81,6 +85,9 @@ class FrontReplica:
         """Called by Serve once a second; the first time it starts the server."""
         self._server.check_health()
         await self._start()
+        if self._page_port != self._server.metrics_port and (page := self._metrics_page()) is not None:
+            self._page_port = page.port
+            self._process.reached_at(page)
 
     async def __del__(self) -> None:
         """Called by Serve when it stops the replica."""
@@ -95,9 +102,25 @@ class FrontReplica:
         async with self._started:  # a health check and a status call may come together
             if not self._running:
                 self._loop = asyncio.get_running_loop()
-                await self._server.start()
+                await self._server.start(await self._takes_over())
                 self._running = True
-                self._process.ready(self._metrics_page())
+                self._page_port = self._server.metrics_port
+                self._process.ready(self._metrics_page(), shares_port=self._shared)
+
+    async def _takes_over(self) -> bool:
+        """Whether an older Front of this cluster listens here. Where none does, the ports that may be shared are free.
+
+        Raises:
+            OSError: somebody else listens on one.
+        """
+        if not self._shared:
+            return False
+        if elders(await self._known.await_answer(), replica_id(), node_id()):
+            return True
+        if not self._front.reuse_port and self._config.fronts == 1:
+            check_free(self._front.host, self._front.grpc_port)
+            check_free(self._front.http_host, self._front.http_port or 0)
+        return False
 
     def _metrics_page(self) -> Endpoint | None:
         if not self._server.metrics_port:
@@ -115,7 +138,10 @@ class FrontReplica:
         )
 
     def _drain(self, order: DrainOrder) -> None:
-        drain = self._server.drain(order.grace_s, order.notice_s)
+        if has_follower(self._known.ask(), replica_id()):
+            drain = self._server.hand_over(order.grace_s)
+        else:
+            drain = self._server.drain(order.grace_s, order.notice_s)
         asyncio.run_coroutine_threadsafe(drain, self._loop).result()
 
     async def _routers(self) -> list[Endpoint]:

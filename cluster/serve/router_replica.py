@@ -13,7 +13,7 @@ from cluster.planner.moving import shard_budget
 from cluster.processes.balancing.load_reporter import LoadReporter
 from cluster.processes.known_processes import KnownProcesses
 from cluster.processes.maps.map_follower import layout_of
-from cluster.processes.node_loading import GRACE_SECONDS, await_loaded, to_be_loaded
+from cluster.processes.node_loading import GRACE_SECONDS, await_loaded, to_be_freed, to_be_loaded
 from cluster.processes.node_peers import announced_in
 from cluster.processes.process import data_host, node_id, replica_id
 from cluster.processes.registered_process import RegisteredProcess
@@ -103,7 +103,8 @@ class RouterReplica:
     def _cache_room(self, config: ClusterConfig, model: ServedModel, device: torch.device) -> int:
         """Free bytes for the cache, once all of this node has loaded. A GPU is ours; a host's memory is shared.
 
-        What shards may load later is left to them, but no more than half of what is free: the cache comes first.
+        What shards may load later is left to them, but no more than half of what is free: the cache comes first. What
+        an update is about to end counts as free: pages of the cache are taken later, as they are written to.
         """
         begun = time.monotonic()
         routers = await_loaded(
@@ -119,7 +120,9 @@ class RouterReplica:
         free = free_bytes(device)
         if device.type != "cpu":
             return free
-        later = to_be_loaded(announced_in(self._process.registry), node_id(), shard_budget(config, model))
+        announced = announced_in(self._process.registry)
+        free += to_be_freed(announced, node_id(), config.cluster.routers)
+        later = to_be_loaded(announced, node_id(), shard_budget(config, model))
         return (free - min(later, free // 2)) // routers
 
     def _adopt(self, placement: Placement) -> None:

@@ -17,6 +17,7 @@ from router_service.front.api.cluster_service import BalanceSource, ClusterServi
 from router_service.front.api.health_service import HealthService
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.model_card import ModelCard
+from router_service.front.arrivals import Arrivals
 from router_service.front.auth.authenticator import Authenticator
 from router_service.front.auth.grpc_interceptor import AuthInterceptor
 from router_service.front.auth.message_interceptor import MessageInterceptor
@@ -30,6 +31,7 @@ from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, Endp
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
+from router_service.front.telemetry.metrics_opening import MetricsOpening
 from router_service.front.telemetry.metrics_server import MetricsServer, Targets
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.front.telemetry.tracing import open_tracer
@@ -49,6 +51,8 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 FINAL_MESSAGE_S = 1.0
 # When its server stops, gRPC cancels calls that have not reached us yet: wait, to refuse them with a status instead.
 QUEUED_S = 0.2
+# For a moment in which no call arrives.
+HAND_OVER_S = 2.0
 
 
 class FrontServer:
@@ -82,7 +86,6 @@ class FrontServer:
         threads: ThreadWatch | None = None,
     ) -> None:
         self.grpc_port = 0
-        self.metrics_port = 0
         self.http_port = 0
         self._config = config
         self._sleep = sleep
@@ -119,8 +122,9 @@ class FrontServer:
         )
         self._cluster = ClusterService(card.name, self.router_pool, directory, balance)
         self._admin = ClusterAdminService(admin)
+        self._arrivals = Arrivals()
         self._server: grpc.aio.Server | None = None
-        self._page: MetricsServer | None = None
+        self._page = MetricsOpening(config, self.tasks, self._metrics_page)
         self.live = None if config.http_port is None else self._live_page(text, directory, balance)
 
     def _live_page(self, text: TextModel, directory: ShardDirectory | None, balance: BalanceSource | None) -> LivePage:
@@ -143,6 +147,11 @@ class FrontServer:
         return self.health.routers
 
     @property
+    def metrics_port(self) -> int:
+        """The metrics page's, 0 while there is none."""
+        return self._page.port
+
+    @property
     def streams(self) -> int:
         """Requests that are being answered."""
         return self.admission.active
@@ -156,8 +165,11 @@ class FrontServer:
         self.threads.check()
         self.tasks.check()
 
-    async def start(self) -> int:
+    async def start(self, takes_over: bool = False) -> int:
         """Open the ports and start to connect to routers; return the gRPC port. For health see `FrontHealth`.
+
+        One that `takes_over` from another, with which it shares the API's port, opens its metrics page as soon as that
+        one has closed its own: `metrics_port` is 0 until then.
 
         Raises:
             OSError: a port cannot be bound.
@@ -165,7 +177,7 @@ class FrontServer:
         self.health.refresh()
         server = self._make_server()
         try:
-            await self._open_page()
+            await self._page.open(takes_over)
             self.http_port = await self.live.start() if self.live is not None else 0
             self.grpc_port = bind(server, self._config, self.tls)
         except OSError:
@@ -186,8 +198,27 @@ class FrontServer:
         await self._sleep(notice_s)
         self.admission.refuse()
         await self._sleep(QUEUED_S)
+        await self._end(grace_s)
+
+    async def hand_over(self, grace_s: float) -> None:
+        """Stop as `drain` does, where another Front listens on the same port: nobody is to notice, and none is refused.
+
+        Clients reconnect there; calls that are on their way when gRPC tells them so are sent there by their gRPC.
+        """
+        await self._page.close()
+        if self.live is not None:
+            await self.live.stop_listening()
+        # gRPC cancels calls that it holds when it stops. Where some come all the time they are refused instead.
+        if not await self._arrivals.pause(HAND_OVER_S, self._sleep):
+            self.admission.refuse()
+            await self._sleep(QUEUED_S)
+        await self._end(grace_s)
+
+    async def _end(self, grace_s: float) -> None:
         # Beside the drain: the server sends GOAWAY as it begins to stop, and then waits for the streams.
         closing = self.tasks.start("farewell", self._go_away(grace_s + FINAL_MESSAGE_S))
+        await asyncio.sleep(0)  # it stops first: a call that reaches us before that is admitted
+        self.health.drain()
         await self.admission.drain(grace_s)
         await self.stop(FINAL_MESSAGE_S)
         await closing
@@ -196,7 +227,6 @@ class FrontServer:
         """Stop; calls that do not end within `grace_s` are cancelled. May be called more than once."""
         # Taken first: a second call, during this one's waits, finds nothing left to stop.
         server, self._server = self._server, None
-        page, self._page = self._page, None
         tracer, self._tracer = self._tracer, None
         live, self.live = self.live, None
         if live is not None:
@@ -204,8 +234,7 @@ class FrontServer:
         if server is not None:
             await server.stop(grace_s)
         await self.router_pool.stop()
-        if page is not None:
-            await page.stop()
+        await self._page.close()
         if tracer is not None:
             # Closing flushes spans for up to two seconds; that must not block the event loop.
             await asyncio.to_thread(tracer.close)
@@ -214,16 +243,16 @@ class FrontServer:
         if self._server is not None:
             await self._server.stop(seconds)
 
-    async def _open_page(self) -> None:
-        config = self._config
-        if config.metrics_port is not None:
-            collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
-            page = MetricsServer(collector, self.metrics.model, self._targets, self.health)
-            self.metrics_port = await page.start(config.metrics_host, config.metrics_port, config.metrics_ports)
-            self._page = page
+    def _metrics_page(self) -> MetricsServer:
+        collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
+        return MetricsServer(collector, self.metrics.model, self._targets, self.health)
 
     def _make_server(self) -> grpc.aio.Server:
-        interceptors = [AuthInterceptor(self.authenticator), MessageInterceptor(self.authenticator.refusals)]
+        interceptors = [
+            self._arrivals,
+            AuthInterceptor(self.authenticator),
+            MessageInterceptor(self.authenticator.refusals),
+        ]
         server = make_server(self._config, interceptors)
         add_InferenceServicer_to_server(self.inference, server)
         add_ClusterServicer_to_server(self._cluster, server)

@@ -1,4 +1,6 @@
-"""Updates under 16 streams: in place as Serve does it, and by a second cluster as KubeRay does it."""
+"""Updates under 16 streams: in place as Serve does it, with room for both and without, and by a second cluster as
+KubeRay does it.
+"""
 
 import asyncio
 import json
@@ -25,9 +27,11 @@ STREAMS, TOKENS = 16, 120
 PROMPTS = random_prompts(STREAMS, seed=3)
 
 
-@pytest.fixture
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
-    with ray_head(tmp_path_factory.mktemp("r"), {"num-cpus": 4, "object-store-memory": 100_000_000}) as started:
+# Two shards and a router take three; with five, two of the new ones find room beside the old.
+@pytest.fixture(params=[3])
+def ray(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
+    params = {"num-cpus": request.param, "object-store-memory": 100_000_000}
+    with ray_head(tmp_path_factory.mktemp("r"), params) as started:
         yield started
 
 
@@ -76,22 +80,38 @@ async def shards(target: str) -> set[int]:
 async def test_a_change_in_place_breaks_no_stream(ray: Ray, tmp_path: Path) -> None:
     """Every process is replaced, each with the only copy of its part: streams end first, new ones wait."""
     oracle = write_checkpoint(tmp_path, "mixtral")
-    (tmp_path / "secret").write_text("what the cluster's processes prove to each other\n")
+    made = await updated(ray, tmp_path)
+    check(made, oracle)
+
+
+@pytest.mark.parametrize("ray", [5], indirect=True)
+async def test_where_both_have_room_a_change_in_place_refuses_nobody(ray: Ray, tmp_path: Path) -> None:
+    """The same with two spare CPUs: new processes are there before those that they replace end, the Front's too."""
+    oracle = write_checkpoint(tmp_path, "mixtral")
+    made = await updated(ray, tmp_path)
+    check(made, oracle)
+    assert made.refused == []
+
+
+async def updated(ray: Ray, checkpoint: Path) -> Load:
+    """What clients saw of an update in place that replaces every process; it is over, and the cluster serves."""
+    (checkpoint / "secret").write_text("what the cluster's processes prove to each other\n")
     ports = free_ports(2)
-    put(ray, application(tmp_path, *ports))
+    put(ray, application(checkpoint, *ports))
     await asyncio.to_thread(until_running, ray)
     target = f"127.0.0.1:{ports[0]}"
     async with load(target, STREAMS, PROMPTS, TOKENS) as made:
         await until(made, STREAMS)
         before = await shards(target)
-        put(ray, application(tmp_path, *ports, max_pages=7))
+        assert len(before) == 2
+        put(ray, application(checkpoint, *ports, max_pages=7))
         async with asyncio.timeout(200):
-            while len(await shards(target) - before) < 2:
+            while len((now := await shards(target)) - before) < 2 or now & before:
                 await asyncio.sleep(0.2)
+        await asyncio.to_thread(until_running, ray)
         await until(made, STREAMS)
-    assert len(before) == 2
-    check(made, oracle)
     assert json.loads(get(f"http://127.0.0.1:{ports[1]}/healthz"))["status"] == "serving"
+    return made
 
 
 async def test_a_second_cluster_takes_over_and_nobody_notices(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class LivePage:
         self._health = health
         self._authenticator = authenticator
         self._tls = tls
+        self._site: web.TCPSite | None = None
         self._runner = web.AppRunner(
             self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
         )
@@ -89,8 +90,15 @@ class LivePage:
             await self.stop()
             url = f"{'https' if tls else 'http'}://{config.http_host}:{config.http_port}"
             raise OSError(f"cannot listen on {url}: {error.strerror}") from error
+        self._site = site
         self.port = int(self._runner.addresses[0][1])
         return self.port
+
+    async def stop_listening(self) -> None:
+        """Close the port: who is connected stays so."""
+        site, self._site = self._site, None
+        if site is not None:
+            await site.stop()
 
     async def stop(self) -> None:
         """Close every page's stream and the port."""

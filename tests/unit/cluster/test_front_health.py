@@ -29,7 +29,7 @@ class Process:
 
     def go_on(self) -> None: ...
 
-    def ready(self, endpoint: object) -> None:
+    def ready(self, endpoint: object, **_: object) -> None:
         self.endpoints.append(endpoint)
 
 
@@ -42,7 +42,8 @@ class Server:
         self.threads = threads
         self.dead = False
 
-    async def start(self) -> None: ...
+    async def start(self, takes_over: bool) -> None:
+        assert not takes_over
 
     def check_health(self) -> None:
         if self.dead:

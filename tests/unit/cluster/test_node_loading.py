@@ -10,7 +10,7 @@ from cluster.processes.service_registry import Announcement
 from experts.transport.address import Endpoint
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
-    from cluster.processes.node_loading import GRACE_SECONDS, POLL_SECONDS, await_loaded, has_loaded
+    from cluster.processes.node_loading import GRACE_SECONDS, POLL_SECONDS, await_loaded, has_loaded, to_be_freed
 
 AT = Endpoint(role="shard", index=0, replica="", incarnation=1, node="", host="", port=1, unix_name="", pid=1)
 SHARDS = [Announcement("shard", index, f"s{index}", node, 1, "ready", 5, 5, AT) for index, node in enumerate("ab")]
@@ -153,3 +153,16 @@ def test_who_has_loaded() -> None:
     assert has_loaded(router("x", state="ready", loaded=0))
     assert not has_loaded(router("x", loaded=8))
     assert not has_loaded(FRONT)
+
+
+def test_what_an_update_is_about_to_end_is_freed() -> None:
+    """Processes that others have replaced, on this node, as far as they have not ended by themselves."""
+    old = [*SHARDS, router("old", state="ready")]
+    assert to_be_freed([*old], "a", routers=1) == 0
+    new = [replace(SHARDS[0], replica="n0", loaded_bytes=6), ME]
+    assert to_be_freed([*old, *new], "a", routers=1) == 5 + 9
+    assert to_be_freed([*old, *new], "a", routers=2) == 5
+    assert to_be_freed([*old, *new], "b", routers=1) == 0
+    assert to_be_freed([*old, replace(SHARDS[1], replica="n1")], "b", routers=1) == 5
+    drained = replace(SHARDS[0], state="drained", endpoint=None)
+    assert to_be_freed([drained, *new], "a", routers=1) == 0

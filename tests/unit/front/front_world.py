@@ -47,7 +47,7 @@ class World:
         self.endpoints.append(router.endpoint)
         return router
 
-    async def front(self, text: TextModel | None = None, **options: object) -> Client:
+    async def front(self, text: TextModel | None = None, takes_over: bool = False, **options: object) -> Client:
         patience = {"router_wait_seconds": WAIT_S, "connect_timeout_seconds": WAIT_S, "link_silence_seconds": WAIT_S}
         few = {"poll_seconds": 0.02, "metrics_port": self.metrics_port, "http_port": None}
         config = FrontConfig(**(patience | few | options))  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ class World:
             clock=lambda: self.clock(),
             sleep=lambda seconds: self.sleep(seconds),
         )
-        await self.server.start()
+        await self.server.start(takes_over)
         self.fronts.append(self.server)
         self.clients.append(Client(f"127.0.0.1:{self.server.grpc_port}"))
         return self.clients[-1]
