@@ -1,5 +1,6 @@
 """What the balancer knows of its cluster, gathered from the registry."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,6 +122,9 @@ class Outlook:
         """What the decision is made by."""
         stock, current = self.stock, self.current
         recent = [one for one in self.loads if one.at > now - self._config.interval_seconds]
+        forced = stock.change(current)
+        # Where another number of shards is wanted, those that have come lately are what the move is for.
+        youth_from = math.inf if forced else now
         return Scene(
             now=now,
             loads=list(self.loads),
@@ -128,7 +132,7 @@ class Outlook:
             supply=self.supply(),
             layers=self.facts.layers,
             absent=stock.absent(current),
-            unfit=stock.unfit(current, now, suspects_of(recent)),
-            forced=stock.change(current),
+            unfit=stock.unfit(current, youth_from, suspects_of(recent)),
+            forced=forced,
             pinned=pinned,
         )

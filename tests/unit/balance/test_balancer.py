@@ -168,6 +168,8 @@ def test_shards_that_come_and_go_are_planned_for_at_once() -> None:
     cluster.entries[4] = Shard(4)
     cluster.run(10)
     assert (cluster.moved[0].reason, sorted(cluster.current.holding)) == ("shards 4 have come", [0, 1, 2, 3, 4])
+    # However young the others are: that they have come is no reason to wait.
+    cluster.entries |= {index: Shard(index, started_ns=int(cluster.now * 1e9)) for index in range(5)}
     cluster.board.wanted = 3
     cluster.run(10)
     assert (cluster.moved[1].reason, sorted(cluster.current.holding)) == ("shards 3, 4 are to go", [0, 1, 2])
