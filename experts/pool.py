@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.answers import AnswerRoom
-from experts.chooser import Chooser
 from experts.costs import ShardCosts, equal_costs
 from experts.division.base import Division
 from experts.division.blocks import BlockDivision
+from experts.division.chooser import Chooser
 from experts.exchange import Exchange, HedgeBudget, Loss
 from experts.flights import NO_PLACES, Dispatched, Flights, Tag, left_us
 from experts.gathering import GatherRoom
-from experts.phases import LayerTrip, measured
 from experts.placement import LayerPlacement, Placement
 from experts.routing import LOST, Routing
+from experts.timing.phases import LayerTrip, measured
 from experts.transport.base import Sent, ShardUnavailable, Transport
 from experts.transport.call import Form
 from experts.transport.shared import SharedSizes

@@ -1,6 +1,6 @@
 """How long the slowest shard of a layer's call takes under a placement: what was routed is replayed.
 
-In each step the copies are chosen as routers choose them (`experts.chooser`).
+In each step the copies are chosen as routers choose them (`experts.division.chooser`).
 N steps, L MoE layers, E experts, S shards.
 """
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.balance.moves import holds
-from experts.chooser import Chooser
-from experts.choosing import NOBODY, Choice
 from experts.costs import ShardCosts
 from experts.demand import Demand
+from experts.division.chooser import Chooser
+from experts.division.choosing import NOBODY, Choice
 from experts.placement import LayerPlacement, Placement
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from experts.costs import ShardCosts
 from experts.division.base import NOTHING, CallRows, Sizes, distinct
-from experts.grouping import BlockGroup, group_by_block
+from experts.division.grouping import BlockGroup, group_by_block
 from experts.placement import LayerPlacement, Shards
 from experts.routing import Routing
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.choosing import NOBODY, Choice
 from experts.division.base import NOTHING, CallRows, Sizes, distinct
-from experts.grouping import rows_of
+from experts.division.choosing import NOBODY, Choice
+from experts.division.grouping import rows_of
 from experts.placement import LayerPlacement, Shards
 from experts.routing import Routing
 from kernels.native.choice import Divided

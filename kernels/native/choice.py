@@ -1,7 +1,7 @@
 """Which holder of each expert is asked, by the native library. E experts, S shards, T tokens, K experts per token.
 
-What is decided and how: `experts.choosing`, which hands in plain arrays. A place is an expert at a holder; there are P
-of them. N = T K pairs.
+What is decided and how: `experts.division.choosing`, which hands in plain arrays. A place is an expert at a holder;
+there are P of them. N = T K pairs.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from collections.abc import Callable
 import numpy as np
 
 from experts.balance import Counts, Floats, max_over_mean
-from experts.cost_fit import CostFit
 from experts.costs import ShardCosts
-from experts.phase import PHASES
-from experts.phases import LayerTrip
 from experts.placement import Placement
 from experts.routing import LOST, Routing
-from experts.trips import TripCalls
+from experts.timing.cost_fit import CostFit
+from experts.timing.phase import PHASES
+from experts.timing.phases import LayerTrip
+from experts.timing.trips import TripCalls
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.histogram import RATIOS, SECONDS, TOKENS, HistogramArray

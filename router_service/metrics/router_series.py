@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
-from experts.phase import PHASES
+from experts.timing.phase import PHASES
 from router_service.config import MetricsConfig
 from router_service.metrics.collector import KINDS, Statistics
 from router_service.metrics.failure_series import FailureGauges, failure_series

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from experts.host.watched_thread import ThreadWatch
-from experts.phase import PHASES
 from experts.placement import LayerPlacement, Placement
+from experts.timing.phase import PHASES
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.metrics.collector import Statistics

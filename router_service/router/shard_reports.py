@@ -1,7 +1,7 @@
 """A router's view of its shards, for the cluster's state."""
 
 from experts.links.state import LinkState
-from experts.phase import PHASES
+from experts.timing.phase import PHASES
 from experts.watch.connector import ShardConnection, ShardConnector
 from router_service.metrics.failure_series import FailureGauges
 from router_service.metrics.windows import WindowSums

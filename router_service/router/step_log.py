@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from experts.host.log import LoggingConfig, fields, step_name
-from experts.phase import Phase
+from experts.timing.phase import Phase
 from router_service.engine.stall_log import request_ids
 from router_service.engine.step.step_record import StepRecord
 

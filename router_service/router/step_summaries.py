@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
-from experts.phase import Phase
-from experts.trips import TripCalls
+from experts.timing.phase import Phase
+from experts.timing.trips import TripCalls
 from router_service.engine.request import Event, Request, SummaryBudget
 from router_service.engine.request_table import RequestTable
 from router_service.engine.step.stage import Stage

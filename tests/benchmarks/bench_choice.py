@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from cluster.table import duration, table
-from experts.chooser import Chooser
-from experts.choosing import Choice, choose_evenly, choose_in_turns
 from experts.costs import ShardCosts, equal_costs
+from experts.division.chooser import Chooser
+from experts.division.choosing import Choice, choose_evenly, choose_in_turns
 from experts.division.pairs import PairDivision, divide
 from experts.placement import LayerPlacement
 from experts.routing import Routing

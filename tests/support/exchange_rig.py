@@ -10,11 +10,11 @@ import torch
 
 from experts.config import Backend
 from experts.flights import Dispatched
-from experts.phase import Phase
-from experts.phases import LayerTrip
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
+from experts.timing.phase import Phase
+from experts.timing.phases import LayerTrip
 from experts.transport.channel import connect
 from experts.transport.clock import HALF_MINUTE_NS
 from experts.transport.frame import Kind

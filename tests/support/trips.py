@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from experts.grouping import group_by_block
-from experts.phase import PHASES
-from experts.phases import CallPhases, LayerTrip
+from experts.division.grouping import group_by_block
 from experts.placement import Placement
 from experts.routing import Routing
+from experts.timing.phase import PHASES
+from experts.timing.phases import CallPhases, LayerTrip
 
 
 def trips_of(routings: Iterable[tuple[int, Routing]], placement: Placement) -> list[LayerTrip]:

@@ -9,7 +9,7 @@ from cluster.cli.client.client_command import add_target, client_of, run_client
 from cluster.cli.client.generate_command import Subparsers
 from cluster.cli.client.plain import plain
 from cluster.table import duration, size, table
-from experts.phase import PHASES
+from experts.timing.phase import PHASES
 from router_service.protocol import cluster_pb2 as pb
 
 TIMEOUT_S = 10.0

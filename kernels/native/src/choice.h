@@ -1,4 +1,4 @@
-// Which holder of each expert is asked, so that the slowest shard is fastest. `experts/choosing.py` says how and why: this
+// Which holder of each expert is asked, so that the slowest shard is fastest. `experts/division/choosing.py` says how and why: this
 // decides the same, to the last tie.
 #pragma once
 

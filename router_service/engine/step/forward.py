@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.phases import LayerTrip
 from experts.pool import ExpertPool
 from experts.routing import LOST, Routing
+from experts.timing.phases import LayerTrip
 from experts.transport.base import ShardUnavailable
 from kernels.ops import Ops
 from router_service.engine.step.fallbacks import Fallbacks, Missing

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.flights import Dispatched
-from experts.phases import LayerTrip
 from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing
+from experts.timing.phases import LayerTrip
 from experts.transport.base import ShardUnavailable
 from kernels.ops import Ops
 from router_service.engine.step.fallbacks import Fallbacks, GateChoice, Rows, replaced

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from experts.phases import LayerTrip
+from experts.timing.phases import LayerTrip
 from router_service.engine.step.stage import Stage
 
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean
 
 from experts.links.state import LinkState
-from experts.phase import PHASES
+from experts.timing.phase import PHASES
 from router_service.front.api.balance_state import balance_state
 from router_service.front.api.calls import Context, answering
 from router_service.front.routing.router_pool import RouterPool

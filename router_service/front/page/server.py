@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from experts.host.watched_task import TaskWatch
-from experts.phase import PHASES
+from experts.timing.phase import PHASES
 from router_service.front.api.cluster_service import BalanceSource, ShardDirectory
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.auth.authenticator import Authenticator

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experts.phase import PHASES
+from experts.timing.phase import PHASES
 from router_service.front.api.cluster_service import STATES, merge_shards, router_state
 from router_service.front.page.balance import balance
 from router_service.front.page.failure import failure, links

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from experts.phases import LayerTrip
 from experts.placement import even_placement
 from experts.pool import ExpertPool
 from experts.routing import Routing
 from experts.shard.server import ExpertServer
+from experts.timing.phases import LayerTrip
 from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.call import ExpertCall, Form, shared_sizes
 from experts.transport.channel import connect

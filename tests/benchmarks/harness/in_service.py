@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experts.phase import PHASES, Phase
+from experts.timing.phase import PHASES, Phase
 from tests.benchmarks.harness.cluster_side import Cluster, Metrics
 from tests.benchmarks.harness.sides import Tokens
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from cluster.table import duration, size, table
-from experts.phase import Phase
+from experts.timing.phase import Phase
 
 OURS = ("cluster", "one process")
 WAYS = ("our data plane", "serve handles", "bare socket")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-from experts.phase import Phase
+from experts.timing.phase import Phase
 from experts.transport.address import Endpoint, new_incarnation
 from experts.transport.channel import connect
 from experts.transport.control import Hello

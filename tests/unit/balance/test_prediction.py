@@ -6,9 +6,9 @@ import pytest
 from cluster.balance.moves import moves
 from cluster.balance.planning import plan_placement
 from cluster.balance.prediction import Replayer, predicted_gain, replay
-from experts.choosing import choose
 from experts.costs import ShardCosts, equal_costs
 from experts.demand import Demand, RoutedBatch
+from experts.division.choosing import choose
 from experts.placement import LayerPlacement, Placement, even_placement
 from tests.benchmarks.balance.recordings import DOMAINS, recorded
 from tests.unit.balance.supplies import demand_of_counts, supply_of

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.chooser import Chooser
-from experts.choosing import NOBODY, Choice, Split, choose, choose_evenly, choose_in_turns
 from experts.costs import ShardCosts, equal_costs
+from experts.division.chooser import Chooser
+from experts.division.choosing import NOBODY, Choice, Split, choose, choose_evenly, choose_in_turns
 from experts.placement import LayerPlacement
 from experts.routing import LOST
 from kernels.native.library import available

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.cost_fit import LEAST_CALLS, CostFit
 from experts.costs import ShardCosts, equal_costs
-from experts.phase import PHASES, Phase
-from experts.phases import CallPhases, LayerTrip
-from experts.trips import TripCalls
+from experts.timing.cost_fit import LEAST_CALLS, CostFit
+from experts.timing.phase import PHASES, Phase
+from experts.timing.phases import CallPhases, LayerTrip
+from experts.timing.trips import TripCalls
 
 TRUE = ShardCosts(np.array([40.0, 80.0]), np.array([25.0, 60.0]), np.array([0.5, 3.0]))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.grouping import group_by_block
+from experts.division.grouping import group_by_block
 from experts.placement import LayerPlacement, Placement, even_placement, placement_of
 from experts.pool import Combined, ExpertPool
 from experts.routing import LOST, Routing

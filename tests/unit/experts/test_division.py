@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.chooser import Chooser
 from experts.costs import ShardCosts, equal_costs
 from experts.division.base import CallRows, Division
 from experts.division.blocks import BlockDivision
+from experts.division.chooser import Chooser
 from experts.division.pairs import PairDivision
 from experts.placement import LayerPlacement, Placement
 from experts.pool import ExpertPool

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from experts.division.base import Sizes
-from experts.phase import PHASES, Phase
-from experts.phases import CallPhases, LayerTrip, measured
+from experts.timing.phase import PHASES, Phase
+from experts.timing.phases import CallPhases, LayerTrip, measured
+from experts.timing.trips import TripCalls
 from experts.transport.base import Reply, Sent
 from experts.transport.call import Partial, Stamps
-from experts.trips import TripCalls
 from router_service.engine.step.stage import STAGES
 from router_service.protocol import cluster_pb2 as pb
 

@@ -1,6 +1,6 @@
 """A router's report of a shard."""
 
-from experts.phase import PHASES
+from experts.timing.phase import PHASES
 from router_service.protocol.messages import ShardReport
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from experts.phase import PHASES
 from experts.shard.server import ExpertServer
+from experts.timing.phase import PHASES
+from experts.timing.trips import TripCalls
 from experts.transport.call import ExpertCall, pack_call, unpack_partial
 from experts.transport.channel import Channel, connect
 from experts.transport.frame import Kind
-from experts.trips import TripCalls
 from router_service.metrics.shard_series import shard_series
 from tests.support.exchange_rig import WAIT_S, Exchange, Rig
 from tests.support.mesh import CREDENTIALS, HELLO, until

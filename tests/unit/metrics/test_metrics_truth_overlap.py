@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 import experts.shard.shard
-from experts.phase import PHASES, Phase
+from experts.timing.phase import PHASES, Phase
+from experts.timing.trips import TripCalls
 from experts.transport.frame import Kind
-from experts.trips import TripCalls
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.metrics.collector import Statistics
 from router_service.models.backbone import Backbone

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from experts.links.state import LinkState
-from experts.phase import PHASES
-from experts.phases import CallPhases, LayerTrip
 from experts.placement import LayerPlacement, Placement, even_placement
 from experts.routing import Routing
+from experts.timing.phase import PHASES
+from experts.timing.phases import CallPhases, LayerTrip
 from router_service.config import MetricsConfig
 from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.step_record import StepRecord

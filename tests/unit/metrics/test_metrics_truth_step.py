@@ -13,9 +13,9 @@ import router_service.engine.conclusion
 import router_service.engine.engine
 import router_service.engine.step.layer_run
 from experts.answers import AnswerRoom
-from experts.phase import Phase
-from experts.phases import LayerTrip
-from experts.trips import TripCalls
+from experts.timing.phase import Phase
+from experts.timing.phases import LayerTrip
+from experts.timing.trips import TripCalls
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.step.stage import STAGES, Stage
 from router_service.engine.step.step_record import StepRecord

@@ -10,13 +10,13 @@ import torch
 from prometheus_client.metrics_core import Metric
 
 from experts.costs import ShardCosts
-from experts.phase import PHASES, Phase
-from experts.phases import CallPhases, LayerTrip
 from experts.placement import even_placement, placement_of
 from experts.routing import LOST, Routing
+from experts.timing.phase import PHASES, Phase
+from experts.timing.phases import CallPhases, LayerTrip
+from experts.timing.trips import TripCalls
 from experts.transport.call import Form
 from experts.transport.frame import HEADER
-from experts.trips import TripCalls
 from router_service.config import MetricsConfig
 from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.stage import STAGES, Stage

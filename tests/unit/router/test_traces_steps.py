@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experts.phases import CallPhases, LayerTrip
+from experts.timing.phases import CallPhases, LayerTrip
 from router_service.engine.request import Event
 from router_service.engine.step.forward import StepTrace
 from router_service.engine.step.stage import STAGES, Stage

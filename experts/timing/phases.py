@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experts.division.base import Sizes
-from experts.phase import PHASES, Phase
+from experts.timing.phase import PHASES, Phase
 from experts.transport.base import Reply, Sent
 
 # Shard, phases, rows, assignments, bytes out and back, when it was answered, others' part of the computation, experts.

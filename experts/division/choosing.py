@@ -7,7 +7,7 @@ Timing Anomalies, 1969); then along the shortest path of experts that make room 
 to one that has time, while that helps; then, where pairs weigh more than reading weights twice, an expert's pairs are
 split over its holders. The result is compared with splitting evenly and with taking turns, and is never slower.
 
-Everything is decided by the arguments. `experts.chooser` has the fast way, which decides the same.
+Everything is decided by the arguments. `experts.division.chooser` has the fast way, which decides the same.
 E experts, S shards.
 """
 

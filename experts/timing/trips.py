@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.phase import PHASES, Phase
-from experts.phases import CALL, LayerTrip
+from experts.timing.phase import PHASES, Phase
+from experts.timing.phases import CALL, LayerTrip
 
 Column = NDArray[np.int64]
 COLUMNS = CALL.size // 8

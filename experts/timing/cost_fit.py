@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts.costs import Floats, ShardCosts, equal_costs
-from experts.trips import TripCalls
+from experts.timing.trips import TripCalls
 
 # A shard's costs are taken to be the others' until so many of its calls are known.
 LEAST_CALLS = 32

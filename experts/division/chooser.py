@@ -1,4 +1,4 @@
-"""The fast way to choose holders, `experts.choosing` being the plain one: natively where the library was built.
+"""The fast way to choose holders, by the native library where it was built; `choosing` is the plain one.
 
 E experts, S shards, P places (an expert at a holder).
 """
@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.choosing import Choice, Split, choose
 from experts.costs import ShardCosts
+from experts.division.choosing import Choice, Split, choose
 from experts.division.pairs import PairDivision, divide, divided
 from experts.placement import LayerPlacement
 from experts.routing import LOST, Routing
