@@ -4,7 +4,7 @@ import socket
 
 
 def check_free(host: str, port: int) -> None:
-    """Find out whether nobody listens there; port 0 is always free.
+    """Find out whether nobody listens there; port 0 is always free. An IPv6 address may be in brackets, as for gRPC.
 
     Raises:
         OSError: somebody does, or the address is not of this machine.
@@ -12,7 +12,8 @@ def check_free(host: str, port: int) -> None:
     if not port:
         return
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        socket.create_server((host, port), family=family).close()
+        address = host.strip("[]")
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        socket.create_server((address, port), family=family).close()
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error

@@ -19,7 +19,6 @@ from cluster.processes.ray_calls import RayTimeoutError, call
 from cluster.processes.service_registry import Announcement, known_registry, registered_in
 from cluster.serve.update.node_memory import free_on_nodes
 from cluster.table import size
-from experts.host.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,9 @@ def surge_of(config: ClusterConfig, model: ServedModel) -> Surge:
         log.warning("the update ends old processes first: %s", error)
         return NO_SURGE
     decided = decide(config, model, Found(entries, free, node_bytes))
-    log.info("an update begins", extra=fields(new_first=_named(decided), reasons="; ".join(decided.reasons)))
+    # As text: where Serve builds an application, logging is not set up, and shows warnings alone.
+    for reason in decided.reasons:
+        log.warning("an old process of the update ends before the new one starts: %s", reason)
     return decided
 
 
@@ -89,11 +90,6 @@ def decide(config: ClusterConfig, model: ServedModel, found: Found) -> Surge:
 
 def _given(*reasons: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, reasons)))
-
-
-def _named(surge: Surge) -> str:
-    kinds = {"shards": surge.shards, "routers": surge.routers, "Fronts": surge.fronts}
-    return ", ".join(kind for kind, first in kinds.items() if first) or "none"
 
 
 def _port_reason(entries: Sequence[Announcement]) -> str:

@@ -125,4 +125,5 @@ def test_a_port_where_somebody_listens_is_not_free() -> None:
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: "):
             check_free("127.0.0.1", port)
     check_free("127.0.0.1", port)
+    check_free("[127.0.0.1]", port)
     check_free("127.0.0.1", 0)
