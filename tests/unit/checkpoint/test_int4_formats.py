@@ -115,7 +115,12 @@ def test_packed_experts_take_the_published_bytes(tmp_path: Path) -> None:
     wanted = sum(t.nbytes for n, t in stored.items() if ".experts." in n and not n.endswith("_shape"))
     shards = load_shards(plan_model(Checkpoint(tmp_path)), 2, keep_packed=True, backend="cpu")
     assert sum(shard.weights_bytes for shard in shards) == wanted
-    held = [w for shard in shards for layer in shard.layers.values() for w in (*layer.gate_up, *layer.down)]
+    held = [
+        w
+        for shard in shards
+        for layer in shard.snapshot.values()
+        for w in (*layer.weights.gate_up, *layer.weights.down)
+    ]
     assert sum(w.nbytes for w in held) == wanted
 
 

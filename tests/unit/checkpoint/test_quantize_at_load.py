@@ -88,7 +88,7 @@ def test_what_is_kept_and_what_it_takes(tiny: Callable[..., Tiny]) -> None:
     for weights, kind in ((INT4, Int4Groups), (INT8, Int8Groups)):
         plan = planned(tiny("qwen3_moe").path, weights)
         for shard in load_shards(plan, 2, backend="cpu"):
-            held = [w for layer in shard.layers.values() for w in (*layer.gate_up, *layer.down)]
+            held = [w for layer in shard.snapshot.values() for w in (*layer.weights.gate_up, *layer.weights.down)]
             assert all(isinstance(w, kind) for w in held)
             assert sum(w.nbytes for w in held if not isinstance(w, Tensor)) == shard.weights_bytes
 
@@ -101,7 +101,7 @@ def test_experts_in_a_quantized_format_stay_as_they_are(tmp_path: Path, monkeypa
     made.oracle.load_state_dict({n: w for n, w in plain.items() if ".experts." not in n}, strict=False)
     check(tmp_path, made.oracle, monkeypatch, planned(tmp_path, weights), keep_packed=True)
     shard = load_shards(planned(tmp_path, weights), 2, keep_packed=True, backend="cpu")[0]
-    assert isinstance(next(iter(shard.layers.values())).gate_up[0], RowStack)
+    assert isinstance(next(iter(shard.snapshot.values())).weights.gate_up[0], RowStack)
 
 
 @pytest.mark.parametrize("scope", ["experts", "all"])

@@ -5,7 +5,7 @@ import { blend, canvasOf, colour } from "../lib/canvas.js";
 import { $, h, say } from "../lib/dom.js";
 import { bytes, counted, percent, sum } from "../lib/format.js";
 import { allHolders, differs, holdersOf, uneven } from "../lib/placement.js";
-import { legend, strip } from "./expert_strips.js";
+import { legend, strip } from "./strips.js";
 import { byShard, serves } from "./shards.js";
 
 const LABEL_WIDTH = 34;
