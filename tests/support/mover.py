@@ -78,12 +78,12 @@ def moving(ray: str, application: str, config: dict[str, Any], checkpoint: Path 
             process.wait(LIMIT_S)
 
 
-def anywhere(seed: int, current: Placement, copies: int) -> Placement:
-    """Other shards for each expert: as many as it must have, or one more."""
-    draw, shards = random.Random(seed), current.shards
+def anywhere(seed: int, current: Placement, copies: int, shards: int) -> Placement:
+    """Others of so many shards for each expert: as many as it must have, or one more."""
+    draw = random.Random(seed)
     most = min(copies + 1, shards)
     holders = [tuple(draw.sample(range(shards), draw.choice((copies, most)))) for _ in range(current.experts)]
-    return Placement(shards, LayerPlacement(tuple(holders)))
+    return Placement(current.shards, LayerPlacement(tuple(holders)))
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     def answer(words: list[Any]) -> dict[str, Any]:
         if words[0] == "move":
             view = ray.get(registry.map_view.remote(layout))
-            placement = anywhere(words[1], view.current, layout.copies)
+            placement = anywhere(words[1], view.current, layout.copies, layout.shards)
             ray.get(registry.propose.remote(layout, placement, view.epoch, f"seed {words[1]}", words[2]))
             return asdict(ray.get(registry.migration.remote(layout)))
         deadline = time.monotonic() + LIMIT_S + LATE_S
