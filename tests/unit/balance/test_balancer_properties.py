@@ -7,6 +7,7 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from router_service.protocol.balance import PlanReport
 from tests.support.routed_traffic import zipf
 
 with warnings.catch_warnings(action="ignore"):  # Serve's own, of pydantic
@@ -34,5 +35,11 @@ def test_moves_keep_their_distance_and_every_expert_its_place(
         assert all(layer.experts == EXPERTS and layer.copies >= 1 for layer in held)
         assert sum(cluster.told.replicas_S) <= room.supply().slots_S.sum()
     over = [one for one in cluster.moved if one.ended]
-    assert all(later.began >= sooner.ended + QUICK.cooldown_seconds for sooner, later in pairwise(over))
+    assert all(_far_apart(sooner, later) for sooner, later in pairwise(over))
     assert cluster.told.copies_moved == sum(one.copies_added for one in cluster.told.plans if one.state == "done")
+
+
+def _far_apart(sooner: PlanReport, later: PlanReport) -> bool:
+    """Whether the cool-down has passed between two plans; the steps of one plan follow each other at once."""
+    goes_on = sooner.state == "done" and sooner.reason.endswith("in steps")
+    return goes_on or later.began >= sooner.ended + QUICK.cooldown_seconds
