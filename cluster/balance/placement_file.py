@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.balance.bounded_file import load
 from experts.placement import LayerPlacement, Placement, Shards, placement_of_layers
 
 FORMAT, VERSION = "expertmesh-placement", 1
@@ -75,15 +76,7 @@ def load_placement(file: Path) -> SavedPlacement:
     Raises:
         PlacementFileError: it cannot be read; see also `read_placement`.
     """
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise PlacementFileError(f"{file}: cannot be read: {error.strerror or error}") from error
-    try:
-        return read_placement(text)
-    except PlacementFileError as error:
-        raise PlacementFileError(f"{file}: {error}") from error
+    return load(file, MOST_BYTES, read_placement, PlacementFileError)
 
 
 def read_placement(text: str | bytes) -> SavedPlacement:

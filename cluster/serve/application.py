@@ -14,7 +14,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from cluster.config import ClusterConfig, config_from
 from cluster.planner.config_resolver import resolve_for_nodes
-from cluster.planner.model import open_model
+from cluster.planner.model import ServedModel, open_model
 from cluster.planner.moving import shard_budget
 from cluster.planner.start_placement import with_placement
 from cluster.processes.nodes import bytes_for_each
@@ -82,49 +82,77 @@ def build_app(config: ClusterConfig, front_node: str = "", surge: Surge = NO_SUR
     # The digest is computed once, here, and handed to all: two that differ were built from different things.
     data = config.to_dict()
     credentials = {"secret": fixed_secret(config), "digest": model.digest()}
-    cluster, cuda = config.cluster, model.device.type == "cuda"
-    runtime_env = {"env_vars": environment()}
-    compute = {"num_cpus": 1, "num_gpus": cluster.gpus_per_process if cuda else 0.0, "runtime_env": runtime_env}
-    shard_actor, router_actor = compute | _one_of(cluster.shard_resource), compute | _one_of(cluster.router_resource)
-    room = config.experts.room(model.plan.spec.gate.experts)
-    shards = [
+    shards, routers = _shards(config, model, surge), _routers(config, model, surge)
+    # What it does not use makes Serve start the others with it.
+    needed = (routers.bind(data, **credentials), *(one.bind(data, i, **credentials) for i, one in enumerate(shards)))
+    balancer = _balancer(config, model, data)
+    return _fronts(config, front_node, surge).bind(
+        data, credentials["secret"], credentials["digest"], *needed, balancer=balancer
+    )
+
+
+def _shards(config: ClusterConfig, model: ServedModel, surge: Surge) -> list[Any]:
+    """A deployment for each shard that there is room for."""
+    return [
         deploy(
             ShardReplica,
-            cluster,
+            config.cluster,
             name=f"Shard-{index}",
-            ray_actor_options=shard_actor,
+            ray_actor_options=_computing(config, model, config.cluster.shard_resource),
             max_surge_percent=_percent(surge.shards),
             autoscaling_config=_coming_and_going(index, config),
-        ).bind(data, index, **credentials)
-        for index in range(room)
+        )
+        for index in range(config.experts.room(model.plan.spec.gate.experts))
     ]
-    routers = deploy(
+
+
+def _routers(config: ClusterConfig, model: ServedModel, surge: Surge) -> Any:
+    return deploy(
         RouterReplica,
-        cluster,
+        config.cluster,
         name="Router",
-        num_replicas=cluster.routers,
-        ray_actor_options=router_actor,
+        num_replicas=config.cluster.routers,
+        ray_actor_options=_computing(config, model, config.cluster.router_resource),
         max_surge_percent=_percent(surge.routers),
     )
+
+
+def _fronts(config: ClusterConfig, node: str, surge: Surge) -> Any:
     # Ray gives each node a resource of this name; next to nothing of it pins a process there.
-    pin = {f"node:{front_node}": 0.001} if front_node else {}
-    pin |= _one_of(cluster.front_resource)["resources"]
-    front_actor = {"num_cpus": 0, "resources": pin, "runtime_env": runtime_env}
-    options = {"num_replicas": cluster.fronts, "ray_actor_options": front_actor, "max_ongoing_requests": 64}
-    fronts = deploy(FrontReplica, cluster, name="Front", max_surge_percent=_percent(surge.fronts), **options)
+    pin = {f"node:{node}": 0.001} if node else {}
+    pin |= _one_of(config.cluster.front_resource)["resources"]
+    return deploy(
+        FrontReplica,
+        config.cluster,
+        name="Front",
+        num_replicas=config.cluster.fronts,
+        ray_actor_options={"num_cpus": 0, "resources": pin, "runtime_env": _runtime_env()},
+        max_ongoing_requests=64,
+        max_surge_percent=_percent(surge.fronts),
+    )
+
+
+def _balancer(config: ClusterConfig, model: ServedModel, data: dict[str, Any]) -> Any:
+    """Anywhere: it needs neither the model nor the data plane."""
     layers = model.plan.spec.moe_layers
-    # Anywhere: it needs neither the model nor the data plane.
-    balancer_actor = {"num_cpus": 0, "runtime_env": runtime_env} | _one_of("")
-    balancer = deploy(BalancerReplica, cluster, name="Balancer", ray_actor_options=balancer_actor).bind(
+    actor = {"num_cpus": 0, "runtime_env": _runtime_env()}
+    return deploy(BalancerReplica, config.cluster, name="Balancer", ray_actor_options=actor).bind(
         data,
         list(layers),
         model.plan.spec.gate.experts,
         model.shard_bytes(1) // max(1, len(layers)),
         shard_budget(config, model) // model.shard_bytes(1),
     )
-    # What it does not use makes Serve start the others with it.
-    needed = (routers.bind(data, **credentials), *shards)
-    return fronts.bind(data, credentials["secret"], credentials["digest"], *needed, balancer=balancer)
+
+
+def _computing(config: ClusterConfig, model: ServedModel, resource: str) -> dict[str, Any]:
+    """The actor options of a process that computes, and takes one of `resource`, if that is named."""
+    gpus = config.cluster.gpus_per_process if model.device.type == "cuda" else 0.0
+    return {"num_cpus": 1, "num_gpus": gpus, "runtime_env": _runtime_env()} | _one_of(resource)
+
+
+def _runtime_env() -> dict[str, Any]:
+    return {"env_vars": environment()}
 
 
 def _coming_and_going(index: int, config: ClusterConfig) -> AutoscalingConfig:

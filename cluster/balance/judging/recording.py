@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from cluster.balance.bounded_file import load
 from cluster.balance.placement_file import PlacementFileError, read_placement, write_placement
 from cluster.balance.supply import Supply
 from experts.costs import ShardCosts
@@ -109,15 +110,7 @@ def load_recording(file: Path) -> Recording:
     Raises:
         RecordingError: it cannot be read; see also `read_recording`.
     """
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise RecordingError(f"{file}: cannot be read: {error.strerror or error}") from error
-    try:
-        return read_recording(text)
-    except RecordingError as error:
-        raise RecordingError(f"{file}: {error}") from error
+    return load(file, MOST_BYTES, read_recording, RecordingError)
 
 
 def read_recording(text: str | bytes) -> Recording:
