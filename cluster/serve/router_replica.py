@@ -26,7 +26,7 @@ from experts.transport.socket import SocketTransport
 from router_service.engine.builder import build_engine, free_bytes
 from router_service.engine.engine import Engine
 from router_service.router.identity import RouterIdentity
-from router_service.router.reporter import ModelSizes
+from router_service.router.reporting.reporter import ModelSizes
 from router_service.router.router import Router
 
 

@@ -23,12 +23,12 @@ from router_service.metrics.load_sampler import LoadSampler
 from router_service.protocol.messages import RouterHello, Submit, ToRouter, Watch
 from router_service.router.activity import ActivityMonitor
 from router_service.router.engine_thread import EngineThread
-from router_service.router.failure_view import reaches_all
 from router_service.router.front_connections import FrontConnections
 from router_service.router.identity import RouterIdentity
 from router_service.router.inbox import Inbox
 from router_service.router.publisher import Publisher
-from router_service.router.reporter import Labels, ModelSizes, Reporter
+from router_service.router.reporting.failure_view import reaches_all
+from router_service.router.reporting.reporter import Labels, ModelSizes, Reporter
 from router_service.router.router_requests import RouterRequests
 from router_service.router.self_test import SelfTest
 from router_service.router.step_log import StepLog

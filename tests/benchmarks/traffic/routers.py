@@ -17,7 +17,7 @@ from router_service.front.config import FrontConfig
 from router_service.front.server import FrontServer
 from router_service.front.text.text_model import load_text_model
 from router_service.router.identity import RouterIdentity
-from router_service.router.reporter import ModelSizes
+from router_service.router.reporting.reporter import ModelSizes
 from router_service.router.router import Router
 from tests.benchmarks.harness.sides import Tokens
 from tests.benchmarks.traffic.figure import Figure

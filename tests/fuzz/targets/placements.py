@@ -5,7 +5,7 @@ import numpy as np
 from experts.division.grouping import group_by_block
 from experts.placement import LayerPlacement, Placement, even_placement, placement_of
 from experts.routing import LOST, Routing
-from router_service.router.failure_view import living_copies, unavailable_experts
+from router_service.router.reporting.failure_view import living_copies, unavailable_experts
 from tests.fuzz.target import Target
 
 MOST_SHARDS = 12

@@ -12,7 +12,7 @@ from router_service.engine.builder import build_engine
 from router_service.metrics.windows import Window
 from router_service.protocol.messages import RouterReport
 from router_service.router.identity import RouterIdentity
-from router_service.router.reporter import ModelSizes
+from router_service.router.reporting.reporter import ModelSizes
 from router_service.router.router import Router
 from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards, until
 from tests.support.scrape import Page, page

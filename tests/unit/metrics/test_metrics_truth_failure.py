@@ -10,7 +10,7 @@ from experts.placement import LayerPlacement, Placement, even_placement
 from router_service.metrics.failure_series import FailureGauges, failure_series
 from router_service.metrics.series_builder import SeriesBuilder
 from router_service.protocol.messages import Submit
-from router_service.router.failure_view import living_copies, unavailable_experts
+from router_service.router.reporting.failure_view import living_copies, unavailable_experts
 from tests.support.mesh import greedy, until
 from tests.support.scrape import Page, page, value
 from tests.support.tiny import Tiny

@@ -18,7 +18,7 @@ from router_service.metrics.collector import Statistics
 from router_service.metrics.failure_series import FailureGauges
 from router_service.metrics.router_series import ConnectionGauges, Gauges, router_series
 from router_service.metrics.windows import Window
-from router_service.router.shard_reports import shard_reports
+from router_service.router.reporting.shard_reports import shard_reports
 from tests.support.scrape import GAUGES, LABELS, Page, exposed, page, value
 from tests.support.tiny import Tiny
 from tests.unit.metrics.live_router import Live

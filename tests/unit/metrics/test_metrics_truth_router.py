@@ -11,7 +11,7 @@ from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from experts.transport.channel import connect
 from router_service.protocol.messages import Submit
-from router_service.router.reporter import ModelSizes
+from router_service.router.reporting.reporter import ModelSizes
 from tests.support.mesh import CREDENTIALS, NODE, greedy, until
 from tests.support.scrape import value
 from tests.support.tiny import Tiny

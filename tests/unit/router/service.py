@@ -10,7 +10,7 @@ from router_service.config import EngineConfig, MetricsConfig
 from router_service.engine.builder import build_engine
 from router_service.engine.scheduling.scheduler import ScheduledSequence
 from router_service.router.identity import RouterIdentity
-from router_service.router.reporter import ModelSizes
+from router_service.router.reporting.reporter import ModelSizes
 from router_service.router.router import Router
 from tests.support.mesh import CPU, CREDENTIALS, NODE, ShardServers, load_shards
 from tests.support.tiny import Tiny

@@ -16,8 +16,8 @@ from router_service.metrics.router_series import ConnectionGauges, Gauges, route
 from router_service.metrics.shard_series import shard_series
 from router_service.metrics.windows import Window
 from router_service.protocol.messages import RouterReport
-from router_service.router.failure_view import FailureView
-from router_service.router.shard_reports import shard_reports
+from router_service.router.reporting.failure_view import FailureView
+from router_service.router.reporting.shard_reports import shard_reports
 
 log = logging.getLogger(__name__)
 
