@@ -19,8 +19,8 @@ from cluster.serve.update.takeover import elders, has_follower, shares_port
 from experts.transport.address import Endpoint, new_incarnation
 from router_service.front.port_check import check_free
 from router_service.front.server import FrontServer
-from router_service.front.text.text_model import load_text_model
 from router_service.protocol.messages import ShardReport
+from router_service.text.text_model import load_text_model
 
 FRONT_POLL_SECONDS = 0.5
 # Of the notice of a drain, so that clients reconnect within it; gRPC varies a connection's age by a tenth.

@@ -27,7 +27,7 @@ def check_model(config: ClusterConfig) -> "ServedModel":
     from cluster.planner.model import open_model
     from cluster.planner.start_placement import with_placement
     from experts.placement import even_placement
-    from router_service.front.text.text_model import load_text_model
+    from router_service.text.text_model import load_text_model
 
     model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)

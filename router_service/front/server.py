@@ -36,10 +36,10 @@ from router_service.front.telemetry.metrics_server import MetricsServer, Targets
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.front.telemetry.tracing import open_tracer
 from router_service.front.telemetry.tracing_config import TracingConfig
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterAdminServicer_to_server, add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
+from router_service.text.text_model import TextModel
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,

@@ -33,7 +33,7 @@ from experts.config import WeightsConfig
 from kernels import select
 from kernels.formats.quantized import Matrix
 from kernels.formats.rounding import Rounding
-from router_service.front.text.text_model import load_text_model
+from router_service.text.text_model import load_text_model
 from tests.benchmarks.harness.checkpoints import SHAPES
 from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 

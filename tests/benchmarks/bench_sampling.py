@@ -20,8 +20,8 @@ from cluster.config import BUNDLED
 from cluster.table import table
 from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.sampling.sampler import sample
-from router_service.front.text.text_model import load_text_model
 from router_service.protocol.messages import SamplingParams
+from router_service.text.text_model import load_text_model
 from tests.benchmarks.harness.sides import OneProcess
 
 ROOT = Path(__file__).parents[2]

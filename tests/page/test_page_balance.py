@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from playwright.async_api import expect
 
 from experts.links.state import LinkState
-from router_service.front.text.text_model import load_text_model
 from router_service.protocol.balance import BalanceReport, PlanReport
+from router_service.text.text_model import load_text_model
 from tests.page.browser import NARROW, WIDE, opened
 from tests.page.test_page_failure import activity
 from tests.unit.front.front_fakes import report, write_checkpoint

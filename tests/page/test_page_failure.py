@@ -9,8 +9,8 @@ import pytest
 from playwright.async_api import expect
 
 from experts.links.state import LinkState
-from router_service.front.text.text_model import load_text_model
 from router_service.protocol.messages import Activity, FailoverReport, ShardActivity, StepTimes
+from router_service.text.text_model import load_text_model
 from tests.page.browser import NARROW, WIDE, opened
 from tests.unit.front.front_fakes import FakeRouter, report, until, write_checkpoint
 from tests.unit.front.front_world import World

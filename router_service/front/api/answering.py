@@ -15,10 +15,10 @@ from router_service.front.routing.failover_stream import FailoverStream
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_record import RequestRecord
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Submit
 from router_service.protocol.request_id import MAX_REQUEST_ID_CHARACTERS
+from router_service.text.text_model import TextModel
 
 # A caller's deadline started earlier than ours, by the time that its call was in transit.
 ON_THE_WAY_S = 0.1

@@ -14,9 +14,9 @@ from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
+from router_service.text.text_model import TextModel
 
 # Of one Detokenize: about a second of a thread.
 MAX_DETOKENIZED = 1 << 20

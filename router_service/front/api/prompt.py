@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from router_service.front.api.sampling import check_token_ids, named_token
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
-from router_service.front.text.chat import ROLES, ChatError
-from router_service.front.text.text_model import TextModel
-from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
+from router_service.text.chat import ROLES, ChatError
+from router_service.text.text_model import TextModel
+from router_service.text.tokenizer import Tokenizer
 
 # Longer texts are encoded on a thread: the library releases the GIL, so other streams continue meanwhile.
 LONG_TEXT_CHARACTERS = 8192

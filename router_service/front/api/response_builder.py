@@ -6,11 +6,11 @@ from router_service.front.api.routing_responses import routing_of
 from router_service.front.errors import RequestError, from_router
 from router_service.front.routing.stream_queue import Arrival
 from router_service.front.telemetry.request_record import RequestRecord
-from router_service.front.text.detokenizer import Detokenizer
-from router_service.front.text.stop_strings import StopMatcher
-from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Logprob, StreamOutput, TokenLogprobs
+from router_service.text.detokenizer import Detokenizer
+from router_service.text.stop_strings import StopMatcher
+from router_service.text.tokenizer import Tokenizer
 
 # A response that has reached this size is sent. The event loop builds so much in some milliseconds, and gRPC's clients
 # read 4 MiB unless told otherwise.

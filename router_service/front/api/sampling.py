@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from experts.host.shown import shown
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
-from router_service.front.text.generation_config import SamplingDefaults
-from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol.inference_pb2 import Continuation, Sampling
 from router_service.protocol.messages import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY, SamplingParams
+from router_service.text.generation_config import SamplingDefaults
+from router_service.text.tokenizer import Tokenizer
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16

@@ -16,11 +16,11 @@ from router_service.front.api.scheduling import FALLBACKS
 from router_service.front.errors import RequestError, invalid
 from router_service.front.http.body import GenerateBody, check_range, read_body
 from router_service.front.http.server_sent_events import EventStream, event
-from router_service.front.text.detokenizer import Detokenizer
-from router_service.front.text.text_model import TextModel
-from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.request_id import request_id_metadata
+from router_service.text.detokenizer import Detokenizer
+from router_service.text.text_model import TextModel
+from router_service.text.tokenizer import Tokenizer
 
 # Each position comes with scores of every layer, so this bounds what one page requests of a router.
 MAX_PROMPT_TOKENS = 1024

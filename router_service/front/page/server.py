@@ -29,8 +29,8 @@ from router_service.front.page.generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS
 from router_service.front.page.hub import LiveHub
 from router_service.front.page.snapshot import snapshot
 from router_service.front.routing.router_pool import RouterPool
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
+from router_service.text.text_model import TextModel
 
 SHUTDOWN_SECONDS = 1.0
 

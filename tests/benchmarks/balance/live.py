@@ -16,8 +16,8 @@ from cluster.balance.judging.recording import Recording, read_recording
 from cluster.balance.placement_file import write_placement
 from experts.placement import LayerPlacement, Placement
 from router_service.client.client import Client
-from router_service.front.text.tokenizer_files import load_tokenizer
 from router_service.protocol.cluster_pb2 import BalancePlan
+from router_service.text.tokenizer_files import load_tokenizer
 from tests.benchmarks.balance.baselines import eplb
 from tests.benchmarks.balance.record import BUNDLED, samples
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from router_service.front.text.tokenizer_files import load_tokenizer
+from router_service.text.tokenizer_files import load_tokenizer
 from tests.benchmarks.balance.recordings import DIRECTORY
 from tests.benchmarks.traffic.stepped_engine import SteppedEngine
 

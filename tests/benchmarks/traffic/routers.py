@@ -15,10 +15,10 @@ from router_service.config import EngineConfig, MetricsConfig
 from router_service.engine.builder import build_engine
 from router_service.front.config import FrontConfig
 from router_service.front.server import FrontServer
-from router_service.front.text.text_model import load_text_model
 from router_service.router.identity import RouterIdentity
 from router_service.router.reporting.reporter import ModelSizes
 from router_service.router.router import Router
+from router_service.text.text_model import load_text_model
 from tests.benchmarks.harness.sides import Tokens
 from tests.benchmarks.traffic.figure import Figure
 from tests.benchmarks.traffic.plan import Plan, prompt

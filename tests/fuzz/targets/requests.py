@@ -10,11 +10,11 @@ from router_service.front.api.sampling import resolve_sampling, special_stop_ids
 from router_service.front.api.scheduling import check_scheduling, salt_of
 from router_service.front.errors import RequestError
 from router_service.front.routing.length_limits import LengthLimits
-from router_service.front.text.generation_config import SamplingDefaults
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Submit, decode_to_router, encode
+from router_service.text.generation_config import SamplingDefaults
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.text_model import TextModel
 from tests.fuzz.target import Target
 from tests.unit.front.front_fakes import VOCABULARY, byte_level_tokenizer
 

@@ -181,5 +181,5 @@ def test_a_checkpoint_is_refused_whatever_its_sizes(tiny: Callable[..., Tiny]) -
 
 
 def test_the_front_reads_without_torch() -> None:
-    code = "import sys, router_service.front.text.text_model; sys.exit('torch' in sys.modules)"
+    code = "import sys, router_service.text.text_model; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0

@@ -28,7 +28,7 @@ def watched(event):
 from cluster.planner.model import open_model
 from cluster.config import ModelConfig
 from experts.config import WeightsConfig
-from router_service.front.text.text_model import load_text_model
+from router_service.text.text_model import load_text_model
 directory, said = Path(sys.argv[1]), None
 begun = time.process_time()
 del opened[:]

@@ -15,7 +15,7 @@ from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import open_file
 from experts.checkpoint.safetensors_file import MappedFile
 from experts.config import WeightsConfig
-from router_service.front.text.text_model import load_text_model
+from router_service.text.text_model import load_text_model
 from tests.support.tiny import Tiny
 from tests.unit.front.front_fakes import byte_level_tokenizer
 

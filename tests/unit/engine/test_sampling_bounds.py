@@ -15,10 +15,10 @@ from router_service.engine.sampling.sampler import sample
 from router_service.front.api.sampling import resolve_sampling
 from router_service.front.errors import RequestError
 from router_service.front.routing.length_limits import LengthLimits
-from router_service.front.text.generation_config import SamplingDefaults
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import SamplingParams, Submit
 from router_service.protocol.submit_checks import check_submit
+from router_service.text.generation_config import SamplingDefaults
 
 VOCABULARY = 64
 LIMITS = LengthLimits(context=100, prompt=80, vocabulary=VOCABULARY)

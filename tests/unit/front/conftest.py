@@ -7,9 +7,9 @@ import pytest
 
 from experts.host import watched_files
 from experts.host.log import PACKAGES, LoggingConfig, log_handler
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.text_model import TextModel, load_text_model
-from router_service.front.text.tokenizer import Tokenizer
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.text_model import TextModel, load_text_model
+from router_service.text.tokenizer import Tokenizer
 from tests.unit.front.front_fakes import byte_level_tokenizer, write_checkpoint
 from tests.unit.front.front_world import World
 from tests.unit.front.pki import Pki

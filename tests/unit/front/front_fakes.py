@@ -14,8 +14,6 @@ from experts.transport.frame import HEADER, Kind, pack_header, parse_header
 from experts.transport.trust.credentials import Credentials
 from experts.transport.trust.handshake import server_handshake
 from router_service.front.api.model_card import ModelCard
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.text_model import TextModel
 from router_service.protocol.messages import (
     Cancel,
     Logprob,
@@ -31,6 +29,8 @@ from router_service.protocol.messages import (
     decode_to_router,
     encode,
 )
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.text_model import TextModel
 
 CREDENTIALS = Credentials(b"a secret of the tests", bytes(range(32)))
 # Bounds a wait for what comes at once where nobody else uses the machine.

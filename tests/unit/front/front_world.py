@@ -12,8 +12,8 @@ from router_service.front.routing.silence import silence_ticks
 from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
 from router_service.front.telemetry.tracing_config import TracingConfig
-from router_service.front.text.text_model import TextModel
 from router_service.protocol.balance import BalanceReport
+from router_service.text.text_model import TextModel
 from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, FakeRouter, card, report, until
 
 

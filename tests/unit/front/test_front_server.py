@@ -16,8 +16,8 @@ from router_service.client.client import Client
 from router_service.front import server
 from router_service.front.config import FrontConfig
 from router_service.front.server import SERVICES, FrontServer
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
+from router_service.text.text_model import TextModel
 from tests.unit.front.calls import Responses, check_one_end, collect, ids_of
 from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, card, failing, report, until
 from tests.unit.front.front_world import World

@@ -12,8 +12,8 @@ from cluster.planner.model import open_model
 from experts.config import WeightsConfig
 from kernels.formats.rounding import Rounding
 from kernels.native.library import available
-from router_service.front.text.text_model import load_text_model
 from router_service.protocol.fallback import Fallback
+from router_service.text.text_model import load_text_model
 from tests.benchmarks import (
     bench_fallback,
     bench_metrics,

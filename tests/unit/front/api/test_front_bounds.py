@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.text_model import TextModel
 from tests.unit.front.calls import collect, ids_of
 from tests.unit.front.front_fakes import byte_level_tokenizer
 from tests.unit.front.front_world import World

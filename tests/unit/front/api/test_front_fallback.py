@@ -9,11 +9,11 @@ import pytest
 from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.routing.stream_queue import Arrival
 from router_service.front.telemetry.request_record import RequestRecord
-from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.fallback import Fallback
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from router_service.protocol.messages import StreamOutput
+from router_service.text.tokenizer import Tokenizer
 from tests.support.routed import Layer, part_of
 from tests.unit.front.calls import Responses, collect, ids_of
 from tests.unit.front.degraded import degraded_from, degraded_if

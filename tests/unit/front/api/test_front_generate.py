@@ -6,9 +6,9 @@ import grpc
 import pytest
 
 from router_service.front.api.response_builder import FULL_BYTES
-from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Logprob, StreamOutput, Submit, TokenLogprobs
+from router_service.text.tokenizer import Tokenizer
 from tests.support.routed import Layer, part_of
 from tests.unit.front.calls import Responses, check_one_end, collect, ids_of, text_of
 from tests.unit.front.front_fakes import FakeRouter, echo, refuse, until

@@ -10,12 +10,12 @@ from experts.checkpoint.errors import CheckpointError
 from router_service.front.api.sampling import resolve_sampling, special_stop_ids
 from router_service.front.errors import RequestError
 from router_service.front.routing.length_limits import LengthLimits
-from router_service.front.text.generation_config import SamplingDefaults
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.text_model import load_text_model
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
 from router_service.protocol.messages import SamplingParams
+from router_service.text.generation_config import SamplingDefaults
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.text_model import load_text_model
 from tests.unit.front.calls import collect
 from tests.unit.front.front_fakes import VOCABULARY, byte_level_tokenizer, card, write_checkpoint
 from tests.unit.front.front_world import World

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from router_service.front.auth.tokens import Role, new_token
-from router_service.front.text.text_model import TextModel
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.request_id import REQUEST_ID_KEY, request_id_of
+from router_service.text.text_model import TextModel
 from tests.unit.front.front_world import World
 
 METHODS = {

@@ -12,7 +12,7 @@ import pytest
 from router_service.front.config import FrontConfig
 from router_service.front.http.assets import load_assets
 from router_service.front.server import FrontServer
-from router_service.front.text.text_model import TextModel
+from router_service.text.text_model import TextModel
 from tests.unit.front.front_fakes import CREDENTIALS, WAIT_S, card, until
 from tests.unit.front.front_world import World
 from tests.unit.front.http_world import Browser, browse

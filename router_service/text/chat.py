@@ -6,8 +6,8 @@ from pathlib import Path
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_checks import is_valid_unicode
 from experts.checkpoint.json_reader import JsonReader, open_json
-from router_service.front.text.checkpoint_files import read_text
-from router_service.front.text.templates.process import TemplateError, TemplateProcess
+from router_service.text.checkpoint_files import read_text
+from router_service.text.templates.process import TemplateError, TemplateProcess
 
 ROLES = ("system", "user", "assistant", "tool")
 # Names that transformers knows; a model may have others.

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from experts.checkpoint.json_checks import MAX_INT32
 from experts.checkpoint.json_reader import JsonReader, open_json
-from router_service.front.text.chat import load_special_tokens
-from router_service.front.text.tokenizer import Tokenizer
 from router_service.protocol.messages import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
+from router_service.text.chat import load_special_tokens
+from router_service.text.tokenizer import Tokenizer
 
 # Factors are sent and computed with as float32, which must not overflow.
 MAX_FACTOR = 1e30

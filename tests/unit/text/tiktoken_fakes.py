@@ -8,9 +8,9 @@ from pathlib import Path
 
 import regex
 
-from router_service.front.text.tiktoken.format import KIMI, TiktokenFormat
-from router_service.front.text.tiktoken.reserved import ReservedToken
-from router_service.front.text.tiktoken.tokenizer import TiktokenTokenizer
+from router_service.text.tiktoken.format import KIMI, TiktokenFormat
+from router_service.text.tiktoken.reserved import ReservedToken
+from router_service.text.tiktoken.tokenizer import TiktokenTokenizer
 
 # Bytes in another order than their values, then merges; some reach across the places where text is split.
 MERGES = ["he", "ll", "hell", "hello", " h", " hello", "th", "the", " t", " the", "in", "ing", "'s", "e's", "aa"]

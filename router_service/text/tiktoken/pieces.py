@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from router_service.front.text.tiktoken.format import TiktokenFormat
+from router_service.text.tiktoken.format import TiktokenFormat
 
 RUNS = re.compile(r"\s+|\S+")
 

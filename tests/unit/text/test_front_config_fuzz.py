@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.text.chat import load_chat_template, load_special_tokens
-from router_service.front.text.generation_config import load_defaults
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.tiktoken.reserved import read_reserved
 from router_service.protocol.inference_pb2 import ModelInfo
+from router_service.text.chat import load_chat_template, load_special_tokens
+from router_service.text.generation_config import load_defaults
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.tiktoken.reserved import read_reserved
 from tests.support.wrong_values import check_refusal, spoiled
 from tests.unit.front.front_fakes import byte_level_tokenizer
 
@@ -79,6 +79,6 @@ def test_any_value_of_the_special_tokens(tmp_path: Path, file: str) -> None:
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.json"])
 def test_any_value_of_the_chat_template(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each template runs in a process of its own, which takes a while to start.
-    monkeypatch.setattr("router_service.front.text.chat.ChatTemplate", lambda source, _: source.encode())
+    monkeypatch.setattr("router_service.text.chat.ChatTemplate", lambda source, _: source.encode())
     template = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
     assert check_all(tmp_path, file, {"chat_template": template}, lambda: load_chat_template(tmp_path)) > 20

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import tiktoken
 
-from router_service.front.text.tiktoken.format import TiktokenFormat, format_of
-from router_service.front.text.tiktoken.pieces import Cutter
-from router_service.front.text.tiktoken.ranks import read_ranks
-from router_service.front.text.tiktoken.reserved import ReservedToken, read_reserved
-from router_service.front.text.tokenizer import Tokenizer
+from router_service.text.tiktoken.format import TiktokenFormat, format_of
+from router_service.text.tiktoken.pieces import Cutter
+from router_service.text.tiktoken.ranks import read_ranks
+from router_service.text.tiktoken.reserved import ReservedToken, read_reserved
+from router_service.text.tokenizer import Tokenizer
 
 
 class TiktokenTokenizer(Tokenizer):

@@ -7,7 +7,7 @@ tokens and returns what is new after the characters returned before.
 
 from collections.abc import Iterable
 
-from router_service.front.text.tokenizer import Tokenizer
+from router_service.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 WINDOW_TOKENS = 24

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from router_service.front.text.chat import ChatError, ChatTemplate
-from router_service.front.text.templates.process import TemplateError
+from router_service.text.chat import ChatError, ChatTemplate
+from router_service.text.templates.process import TemplateError
 from tests.e2e.server import environment, gone
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -58,8 +58,8 @@ BOMBS = {
 }
 MEASURE = """
 import json, resource, sys
-from router_service.front.text.chat import ChatError, ChatTemplate
-from router_service.front.text.templates.process import TemplateError
+from router_service.text.chat import ChatError, ChatTemplate
+from router_service.text.templates.process import TemplateError
 source, messages = json.load(sys.stdin)
 said = None
 try:
@@ -124,7 +124,7 @@ def test_its_process_ends_with_the_template_and_with_the_front() -> None:
     assert pid is not None
     del template
     assert not gone({pid})
-    script = "import os, time\nfrom router_service.front.text.chat import ChatTemplate\n"
+    script = "import os, time\nfrom router_service.text.chat import ChatTemplate\n"
     script += "t = ChatTemplate('x', {})\nprint(t.pid, flush=True)\nos.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
     assert not gone({int(killed.stdout)})

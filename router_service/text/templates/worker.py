@@ -1,6 +1,6 @@
 """The process in which a checkpoint's chat template is compiled and rendered.
 
-`python -m router_service.front.text.templates.worker` starts it.
+`python -m router_service.text.templates.worker` starts it.
 
 A template is untrusted code. jinja2's sandbox keeps it from the interpreter but limits neither time nor memory: one
 multiplication or one `center` can use all memory. So resource limits of the kernel bound this process, and the Front
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import jinja2
 
-from router_service.front.text.templates.environment import template_environment
-from router_service.front.text.templates.wire import receive, send
+from router_service.text.templates.environment import template_environment
+from router_service.text.templates.wire import receive, send
 
 CPU_SECONDS = 1
 MEMORY_BYTES = 512 << 20

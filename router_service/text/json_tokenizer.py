@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import read_bytes
-from router_service.front.text.tokenizer import Tokenizer
+from router_service.text.tokenizer import Tokenizer
 
 # The largest published ones have 35 MB, and the library uses up to 22 times a file's size in memory.
 MAX_TOKENIZER_BYTES = 128 << 20

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_service.front.text.detokenizer import Detokenizer
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.stop_strings import StopMatcher
-from router_service.front.text.tokenizer import Tokenizer
+from router_service.text.detokenizer import Detokenizer
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.stop_strings import StopMatcher
+from router_service.text.tokenizer import Tokenizer
 from tests.unit.front.front_fakes import SPECIALS, byte_fallback_tokenizer, byte_level_tokenizer, metaspace_tokenizer
-from tests.unit.front.text.tiktoken_fakes import kimi_tokenizer
+from tests.unit.text.tiktoken_fakes import kimi_tokenizer
 
 TOKENIZERS: dict[str, Tokenizer] = {
     "byte-level": JsonTokenizer(byte_level_tokenizer()),

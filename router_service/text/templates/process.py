@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from router_service.front.text.templates.wire import receive, send
+from router_service.text.templates.wire import receive, send
 
-WORKER = "router_service.front.text.templates.worker"
+WORKER = "router_service.text.templates.worker"
 # The worker limits its own CPU time. These limit the wall time, for a worker that waits instead of computing.
 RENDER_SECONDS = 10.0
 START_SECONDS = 30.0

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.text.json_tokenizer import JsonTokenizer
-from router_service.front.text.tiktoken.tokenizer import TiktokenTokenizer
-from router_service.front.text.tokenizer_files import load_tokenizer
+from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.tiktoken.tokenizer import TiktokenTokenizer
+from router_service.text.tokenizer_files import load_tokenizer
 from tests.unit.front.front_fakes import byte_level_tokenizer
-from tests.unit.front.text.tiktoken_fakes import BASE, RANKS, added, vocabulary, write_kimi
+from tests.unit.text.tiktoken_fakes import BASE, RANKS, added, vocabulary, write_kimi
 
 
 def refusal(directory: Path) -> str:

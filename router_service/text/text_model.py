@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from router_service.front.text.chat import ChatTemplate, load_chat_template
-from router_service.front.text.generation_config import SamplingDefaults, load_defaults
-from router_service.front.text.tokenizer import Tokenizer
-from router_service.front.text.tokenizer_files import load_tokenizer
+from router_service.text.chat import ChatTemplate, load_chat_template
+from router_service.text.generation_config import SamplingDefaults, load_defaults
+from router_service.text.tokenizer import Tokenizer
+from router_service.text.tokenizer_files import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)

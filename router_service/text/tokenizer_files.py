@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.text.json_tokenizer import load_json_tokenizer
-from router_service.front.text.tiktoken.tokenizer import load_tiktoken_tokenizer
-from router_service.front.text.tokenizer import Tokenizer
+from router_service.text.json_tokenizer import load_json_tokenizer
+from router_service.text.tiktoken.tokenizer import load_tiktoken_tokenizer
+from router_service.text.tokenizer import Tokenizer
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:

@@ -9,12 +9,12 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_service.front.text.detokenizer import Detokenizer
-from router_service.front.text.text_model import load_text_model
-from router_service.front.text.tiktoken.format import KIMI
-from router_service.front.text.tiktoken.pieces import Cutter
-from router_service.front.text.tokenizer_files import load_tokenizer
-from tests.unit.front.text.tiktoken_fakes import BASE, NAMED, RANKS, kimi_tokenizer, plain_encode, write_kimi
+from router_service.text.detokenizer import Detokenizer
+from router_service.text.text_model import load_text_model
+from router_service.text.tiktoken.format import KIMI
+from router_service.text.tiktoken.pieces import Cutter
+from router_service.text.tokenizer_files import load_tokenizer
+from tests.unit.text.tiktoken_fakes import BASE, NAMED, RANKS, kimi_tokenizer, plain_encode, write_kimi
 
 TOKENIZER = kimi_tokenizer()
 LIBRARY = tiktoken.Encoding(
