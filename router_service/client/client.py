@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,6 +21,7 @@ from router_service.client.channel import Tls, token_metadata
 from router_service.client.fronts import Fronts
 from router_service.client.resuming import Resuming
 from router_service.protocol import cluster_pb2, inference_pb2
+from router_service.protocol.chat_messages import chat_of
 from router_service.protocol.cluster_pb2_grpc import ClusterAdminStub, ClusterStub
 
 READY_POLL_S = 0.1
@@ -81,7 +82,7 @@ class Client:
         prompt: str | None = None,
         *,
         tokens: Iterable[int] | None = None,
-        messages: Iterable[Mapping[str, str]] | None = None,
+        messages: Iterable[Mapping[str, Any]] | None = None,
         request_id: str = "",
         return_routing: bool = False,
         return_scores: bool = False,
@@ -123,7 +124,7 @@ class Client:
         self,
         prompt: str | None = None,
         *,
-        messages: Iterable[Mapping[str, str]] | None = None,
+        messages: Iterable[Mapping[str, Any]] | None = None,
         add_special_tokens: bool = True,
     ) -> list[int]:
         """Return the token ids of a prompt or a conversation."""
@@ -254,7 +255,7 @@ def set_input(
     request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest,
     prompt: str | None,
     tokens: Iterable[int] | None,
-    messages: Iterable[Mapping[str, str]] | None,
+    messages: Iterable[Mapping[str, Any]] | None,
 ) -> None:
     """Set the request's input.
 
@@ -266,6 +267,6 @@ def set_input(
     if prompt is not None:
         request.prompt = prompt
     elif messages is not None:
-        request.chat.CopyFrom(inference_pb2.Chat(messages=[inference_pb2.Message(**message) for message in messages]))
+        request.chat.CopyFrom(chat_of(messages))
     elif isinstance(request, inference_pb2.GenerateRequest):
         request.tokens.CopyFrom(inference_pb2.TokenIds(ids=tokens))

@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Times, check_settings, setting
+from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Text, Times, check_settings, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,9 @@ class FrontConfig:
             `expertmesh serve` uses 9090 or the next free one
         metrics_ports: number of consecutive ports from metrics_port on, of which the first free one is used, so that
             several Fronts on one machine have known ports; without `cluster.address` it is `cluster.fronts`
-        http_host: address that the live page binds
-        http_port: port of the live page; 0 picks a free one, null turns the page off
+        http_host: address that the HTTP API and the live page bind
+        http_port: port of the HTTP API and the live page; 0 picks a free one, null turns both off. When no port is
+            given, `expertmesh serve` uses 8000 or the next free one
         max_pages: live pages open at the same time; further ones are refused with UNAVAILABLE
         reuse_port: whether several Fronts may bind the same port
         max_concurrent_streams: concurrent requests; further ones are refused with RESOURCE_EXHAUSTED
@@ -49,6 +50,13 @@ class FrontConfig:
         cache_scope: between whose requests the work on a common beginning of prompts is shared. `caller`: only between
             those of one token, without tokens of one connection, so that nobody learns from an answer's time what
             others have sent. `server`: between all. `auto`: `caller` if tokens_file is set, else `server`
+        api_key: a token that callers must send, beside those of tokens_file; kept in memory only
+        chat_template: a file whose chat template replaces the checkpoint's
+        chat_template_kwargs: variables for the chat template, a JSON object such as {"enable_thinking": false}; a
+            request's own override them
+        reasoning_parser: what takes the reasoning out of a chat's answer; `auto` chooses by the model's family and its
+            chat template, `none` leaves it in the text
+        tool_parser: what takes tool calls out of a chat's answer, likewise
         allow_unauthenticated: allow addresses other than loopback without a tokens file: everyone who can reach the
             port may then use everything
     """
@@ -78,6 +86,11 @@ class FrontConfig:
     tls_client_ca: Annotated[str, setting(description="a PEM file")] = ""
     tokens_file: FilePath = ""
     cache_scope: Literal["auto", "caller", "server"] = "auto"
+    api_key: Text = ""
+    chat_template: FilePath = ""
+    chat_template_kwargs: Annotated[str, setting(description="a JSON object")] = ""
+    reasoning_parser: Text = "auto"
+    tool_parser: Text = "auto"
     allow_unauthenticated: bool = False
 
     def __post_init__(self) -> None:

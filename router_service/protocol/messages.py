@@ -18,6 +18,13 @@ MIN_REPETITION_PENALTY = float(np.float32(1e-6))
 MAX_REPETITION_PENALTY = float(np.float32(1e30))
 
 
+class Structured(msgspec.Struct, frozen=True):
+    """What an answer must be: `kind` is json_schema (`text` is the schema), regex, or grammar (Lark, of llguidance)."""
+
+    kind: str
+    text: str
+
+
 class SamplingParams(msgspec.Struct, frozen=True):
     """How to draw tokens, with all defaults filled in.
 
@@ -25,6 +32,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     chosen token's and the n best. `stop_token_ids` include the model's end-of-sequence tokens unless `ignore_eos`; none
     of them is drawn before `min_tokens` tokens. `logit_bias` is added to the logits of its tokens before the penalties.
     `prompt_logprobs` n returns log-probabilities of the prompt's tokens, with the n best of each position.
+    `structured` rules out what would break its form.
     """
 
     max_tokens: int
@@ -42,6 +50,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     min_tokens: int = 0
     logit_bias: dict[int, float] = {}
     prompt_logprobs: int | None = None
+    structured: Structured | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):

@@ -21,6 +21,11 @@ FLAGS: dict[str, tuple[str, str]] = {
     "metrics_port": ("front", "metrics_port"),
     "http_host": ("front", "http_host"),
     "http_port": ("front", "http_port"),
+    "api_key": ("front", "api_key"),
+    "chat_template": ("front", "chat_template"),
+    "chat_template_kwargs": ("front", "chat_template_kwargs"),
+    "reasoning_parser": ("front", "reasoning_parser"),
+    "tool_parser": ("front", "tool_parser"),
     "dtype": ("model", "dtype"),
     "device": ("model", "device"),
     "quantize": ("weights", "quantize"),
@@ -70,8 +75,14 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-port", type=int, metavar="PORT", help="0 picks a free one (default: 9090, or the next free one)"
     )
-    parser.add_argument("--http-host", metavar="HOST", help="address of the live page (default: 127.0.0.1)")
-    parser.add_argument("--http-port", type=int, metavar="PORT", help="0 picks a free one (default)")
+    parser.add_argument("--http-host", metavar="HOST", help="address of HTTP API and live page (default: 127.0.0.1)")
+    parser.add_argument(
+        "--http-port",
+        "--port",
+        type=int,
+        metavar="PORT",
+        help="of HTTP API and live page; 0 picks a free one (default: 8000, or the next free one)",
+    )
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
     parser.add_argument(
@@ -84,14 +95,26 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         choices=("wait", "drop", "next_best", "fail"),
         help="what to do where an expert has no living copy, if the request does not say (default: wait)",
     )
+    add_text_flags(parser)
     parser.add_argument("--address", metavar="RAY", help="join this Ray cluster (auto or HOST:PORT), else start one")
     parser.add_argument("--name", metavar="NAME", help="name of the Serve application (default: expertmesh)")
+
+
+def add_text_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how chats are read and written; each overrides a key of the configuration file."""
+    parser.add_argument("--chat-template", metavar="FILE", help="replaces the checkpoint's chat template")
+    parser.add_argument(
+        "--chat-template-kwargs", metavar="JSON", help='variables for the template, such as {"enable_thinking": false}'
+    )
+    parser.add_argument("--reasoning-parser", metavar="NAME", help="takes reasoning out of answers (default: auto)")
+    parser.add_argument("--tool-parser", metavar="NAME", help="takes tool calls out of answers (default: auto)")
 
 
 def add_security_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say who may reach the cluster; each overrides a key of the configuration file."""
     for name, text in SECURITY_FLAGS.items():
         parser.add_argument(f"--{name}", metavar="FILE", help=text)
+    parser.add_argument("--api-key", metavar="KEY", help="a token that callers must send; better in EXPERTMESH_API_KEY")
     text = "listen on addresses that other machines can reach, even without a tokens file"
     parser.add_argument("--allow-unauthenticated", action="store_true", default=None, help=text)
 

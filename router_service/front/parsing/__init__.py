@@ -1,0 +1,1 @@
+"""Reasoning and tool calls, taken out of an answer's text while it streams."""

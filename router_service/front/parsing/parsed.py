@@ -1,0 +1,41 @@
+"""What a parser makes of an answer's text: content, reasoning, tool calls."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """The next piece of the answer's call number `index`; `id` and `name` come with its first piece only."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What has become certain since the last call; all of it may be empty."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
+
+
+class AnswerParser(Protocol):
+    """Reads one answer's text in pieces, special tokens included. The result does not depend on how it is cut."""
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the text so far ends within the reasoning."""
+
+    @property
+    def called(self) -> bool:
+        """Whether the answer calls a tool."""
+
+    def push(self, text: str) -> Parsed:
+        """Read the next piece; what may be the start of a marker is held back."""
+
+    def flush(self) -> Parsed:
+        """Return what is held back, at the end of the answer; a call that never became one is content."""
