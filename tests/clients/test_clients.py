@@ -35,9 +35,7 @@ def evaluate(tmp_path: Path, task: str, model: str, *arguments: str) -> list[dic
         (own / file.name).write_text(file.read_text().replace("stdlib.jsonl", str(TASKS / "stdlib.jsonl")))
     common = ("--tasks", task, "--include_path", str(own), "--log_samples", "--output_path", str(out))
     # Its datasets are cached by their path: no other run's.
-    run_client(
-        "lm_eval", "run", "--model", model, *arguments, *common, variables={"HF_HOME": str(tmp_path / "home")}
-    )
+    run_client("lm_eval", "run", "--model", model, *arguments, *common, variables={"HF_HOME": str(tmp_path / "home")})
     (samples,) = out.rglob("samples_*.jsonl")
     return sorted((json.loads(line) for line in samples.read_text().splitlines()), key=lambda one: one["doc_id"])
 
@@ -64,9 +62,7 @@ def test_guidellm_loads_it(api: Api, tmp_path: Path) -> None:
     data = "prompt_tokens=32,output_tokens=16"
     load = ("--rate-type", "concurrent", "--rate", "4", "--max-seconds", "10", "--processor", str(BUNDLED))
     out = tmp_path / "out.json"
-    run_client(
-        "guidellm", "benchmark", "run", "--target", api.root, "--data", data, *load, "--output-path", str(out)
-    )
+    run_client("guidellm", "benchmark", "run", "--target", api.root, "--data", data, *load, "--output-path", str(out))
     assert out.exists()
 
 
