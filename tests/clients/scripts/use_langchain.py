@@ -14,7 +14,7 @@ class Verdict(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-class weather(BaseModel):
+class Weather(BaseModel):
     """The weather of a city."""
 
     city: Literal["Rome", "Oslo"]
@@ -29,7 +29,7 @@ def main(url: str, model: str) -> None:
     roomy = ChatOpenAI(max_tokens=200, **common)
     verdict = roomy.with_structured_output(Verdict, method="json_schema").invoke("Rate it")
     assert isinstance(verdict, Verdict), verdict
-    answer = roomy.bind_tools([weather], tool_choice="weather").invoke("Where?")
+    answer = roomy.bind_tools([Weather], tool_choice="Weather").invoke("Where?")
     assert answer.tool_calls[0]["args"]["city"] in ("Rome", "Oslo")
     completed = OpenAI(max_tokens=8, temperature=0, **common).invoke("import os")
     assert isinstance(completed, str)
