@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from router_service.front.api.sampling import check_token_ids, named_token
 from router_service.front.errors import invalid
@@ -19,28 +20,57 @@ MAX_MESSAGES = 1 << 14
 SHORTENED = 4
 
 
-async def encode_input(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> list[int]:
-    """Return the prompt's token ids.
+@dataclass(frozen=True, slots=True)
+class EncodedInput:
+    """A prompt's token ids, and the text that they were made of: a chat's as rendered, "" where ids were sent."""
+
+    ids: list[int]
+    text: str = ""
+
+
+async def encode_input(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> EncodedInput:
+    """Return the prompt; of one with `truncate_prompt_tokens` the last so many tokens.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for a missing, empty or too long input, or an unknown token id.
+        RequestError: INVALID_ARGUMENT for a missing, empty or too long input, an unknown token id, or nothing to keep.
     """
     kind = request.WhichOneof("input")
-    if kind == "tokens":
-        check_length(kind, request.tokens.ids, limits)  # before millions of them become Python's
-        ids = list(request.tokens.ids)
-        check_token_ids("tokens.ids", ids, limits.vocabulary, text.tokenizer)
-    elif kind == "chat":
-        rendered = await render_chat(request.chat, text)
-        _check_characters(kind, rendered, text.tokenizer, limits)
-        ids = await encode_text(rendered, text, add_special_tokens=False)
-    else:
-        _check_characters("prompt", request.prompt, text.tokenizer, limits)
-        ids = await encode_text(request.prompt, text) if kind == "prompt" else []
+    encoded = await _encoded(request, text, limits)
+    ids = _last(encoded.ids, request)
     check_length(kind or "input", ids, limits)
     if kind != "tokens":
         _check_encoded(str(kind), ids, text.tokenizer, limits.vocabulary)
-    return ids
+    return EncodedInput(ids, encoded.text)
+
+
+async def _encoded(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> EncodedInput:
+    kind = request.WhichOneof("input")
+    if kind == "tokens":
+        if not request.HasField("truncate_prompt_tokens"):
+            check_length(kind, request.tokens.ids, limits)  # before millions of them become Python's
+        ids = list(request.tokens.ids)
+        check_token_ids("tokens.ids", ids, limits.vocabulary, text.tokenizer)
+        return EncodedInput(ids)
+    if kind == "chat":
+        rendered = await render_chat(request.chat, text)
+        _check_characters(kind, rendered, text.tokenizer, limits)
+        return EncodedInput(await encode_text(rendered, text, add_special_tokens=False), rendered)
+    _check_characters("prompt", request.prompt, text.tokenizer, limits)
+    special = request.add_special_tokens or not request.HasField("add_special_tokens")
+    return EncodedInput(await encode_text(request.prompt, text, special) if kind == "prompt" else [], request.prompt)
+
+
+def _last(ids: list[int], request: GenerateRequest) -> list[int]:
+    """Return what `truncate_prompt_tokens` leaves of a prompt.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, that is nothing.
+    """
+    if not request.HasField("truncate_prompt_tokens"):
+        return ids
+    if not request.truncate_prompt_tokens:
+        raise invalid("truncate_prompt_tokens", "must be at least 1, got 0: leave it out to keep the whole prompt")
+    return ids[-request.truncate_prompt_tokens :]
 
 
 def _check_encoded(field: str, ids: Sequence[int], tokenizer: Tokenizer, vocabulary: int) -> None:
