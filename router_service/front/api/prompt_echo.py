@@ -30,8 +30,8 @@ class PromptEcho:
 async def echo_of(request: GenerateRequest, prompt: EncodedInput, tokenizer: Tokenizer) -> PromptEcho | None:
     """Return the prompt if `request` wants it back and no earlier call has delivered it.
 
-    Its text is what was sent or rendered. Of token ids, and of a prompt that was truncated, it is the tokens' text, with
-    the special ones.
+    Its text is what was sent or rendered. Of token ids, and of a prompt that was truncated, it is the text of
+    the tokens, with the special ones.
     """
     if not request.echo or request.continuation.token_ids:
         return None

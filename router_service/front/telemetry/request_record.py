@@ -191,7 +191,7 @@ class AnswerRecord(RequestRecord):
         self._whole.arrived([self._shared(arrival) for arrival in arrivals])
 
     def _shared(self, arrival: Arrival) -> Arrival:
-        """Return what the whole request has of an arrival: it decodes from its first token to the last of any answer."""
+        """Return what the whole request has of an arrival: it decodes from its first token to any answer's last."""
         timings = arrival.output.timings
         if timings is None:
             return arrival
