@@ -11,6 +11,7 @@ from router_service.front.api.prompt import LONG_TEXT_CHARACTERS, encode_request
 from router_service.front.api.sampling import check_token_ids
 from router_service.front.config import FrontConfig
 from router_service.front.errors import invalid
+from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
@@ -34,13 +35,16 @@ class InferenceService(InferenceServicer):
         config: FrontConfig,
         admission: Admission,
         telemetry: RequestTelemetry,
+        parsers: AnswerParsers | None = None,
     ) -> None:
+        """`parsers` are those of the model's answers, None to return these as they are."""
         self._text = text
         self._card = card
         self._router_pool = router_pool
         self._config = config
         self._telemetry = telemetry
         self._admission = admission
+        self._parsers = parsers
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer that ends in exactly one final message or error status."""
@@ -68,6 +72,7 @@ class InferenceService(InferenceServicer):
                 writer=writer,
                 record=record,
                 text=self._text,
+                parsers=self._parsers,
                 router_pool=self._router_pool,
                 config=self._config,
             )
