@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from router_service.front.auth.paths import is_openai
 from router_service.front.auth.refusals import RefusedError
-from router_service.front.errors import RequestError
+from router_service.front.errors import RequestError, invalid
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ async def openai_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return _http_error(request, error)
     except ConnectionError:  # the client has disconnected
         raise
+    except RecursionError:
+        return error_response(invalid("body", "nests too deep: send objects and lists of fewer levels"))
     except Exception as error:
         logger.exception("a request of the OpenAI API failed")
         return error_response(internal(error))

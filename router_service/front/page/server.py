@@ -38,7 +38,10 @@ SHUTDOWN_SECONDS = 1.0
 
 
 class LivePage:
-    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that are authenticated."""
+    """Serves the page, and beside it the OpenAI API, from `start` to `stop` to callers that are authenticated.
+
+    It does so over TLS if there are certificates.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class LivePage:
         health: FrontHealth,
         authenticator: Authenticator,
         tls: ServerTls | None,
+        openai: OpenAiApi,
         tasks: TaskWatch | None = None,
     ) -> None:
         self.port = 0
@@ -65,7 +69,7 @@ class LivePage:
         self._health = health
         self._authenticator = authenticator
         self._tls = tls
-        self._openai = OpenAiApi(config=config, inference=inference, authenticator=authenticator)
+        self._openai = openai
         self._site: web.TCPSite | None = None
         self._runner = web.AppRunner(
             self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS

@@ -8,10 +8,23 @@ from router_service.front.errors import RequestError, invalid
 from router_service.front.openai.requests.chat_body import ChatBody
 from router_service.front.openai.requests.fields import JsonObject
 from router_service.front.openai.requests.request import NAMES, request_of
-from router_service.front.openai.requests.structured import structured_name
+from router_service.front.openai.requests.structured import structured_names
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.chat_messages import chat_of
 
+# What gRPC's fields are called here.
+CHAT_NAMES = NAMES | {
+    "chat": "messages",
+    "sampling.logprobs": "top_logprobs",
+    "chat.messages": "messages",
+    "chat.template_kwargs": "chat_template_kwargs",
+    "chat.tools": "tools",
+    "chat.tool_choice": "tool_choice",
+    "chat.parallel_tool_calls": "parallel_tool_calls",
+    "chat.documents": "documents",
+    "chat.add_generation_prompt": "add_generation_prompt",
+    "chat.continue_final_message": "continue_final_message",
+}
 MODES = {"auto": pb.ToolChoice.AUTO, "none": pb.ToolChoice.NONE, "required": pb.ToolChoice.REQUIRED}
 
 
@@ -34,25 +47,10 @@ def chat_request(body: ChatBody) -> pb.GenerateRequest:
 
 def chat_names(body: ChatBody) -> dict[str, str]:
     """Return what gRPC's fields are called in this body."""
-    names = NAMES | {
-        "chat": "",
-        "chat.template_kwargs": "chat_template_kwargs",
-        "chat.messages": "messages",
-        "sampling.logprobs": "top_logprobs",
-    }
-    names["chat"] = "messages"
-    for field in ("tools", "tool_choice", "documents", "parallel_tool_calls", "continue_final_message"):
-        names[f"chat.{field}"] = field
-    names["chat.add_generation_prompt"] = "add_generation_prompt"
+    names = CHAT_NAMES | structured_names(body)
     if body.max_completion_tokens is not None:
         names["sampling.max_tokens"] = "max_completion_tokens"
-    return names | _structured_names(body)
-
-
-def _structured_names(body: ChatBody) -> dict[str, str]:
-    field = structured_name(body)
-    kinds = ("json_object", "json_schema", "regex", "choice", "grammar")
-    return {f"sampling.{kind}": field for kind in kinds} if field else {}
+    return names
 
 
 def chat_in(body: ChatBody) -> pb.Chat:

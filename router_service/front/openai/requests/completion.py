@@ -6,7 +6,7 @@ from router_service.front.errors import invalid
 from router_service.front.openai.requests.completion_body import CompletionBody
 from router_service.front.openai.requests.fields import MAX_UINT32
 from router_service.front.openai.requests.request import NAMES, request_of
-from router_service.front.openai.requests.structured import structured_name
+from router_service.front.openai.requests.structured import structured_names
 from router_service.protocol import inference_pb2 as pb
 
 MAX_PROMPTS = 128
@@ -41,10 +41,8 @@ def completion_requests(body: CompletionBody) -> list[pb.GenerateRequest]:
 def completion_names(body: CompletionBody, index: int, count: int) -> dict[str, str]:
     """Return what gRPC's fields are called in this body, for prompt number `index` of `count`."""
     prompt = f"prompt[{index}]" if count > 1 else "prompt"
-    names = NAMES | {"prompt": prompt, "tokens": prompt, "tokens.ids": prompt, "input": prompt}
-    field = structured_name(body)
-    kinds = ("json_object", "json_schema", "regex", "choice", "grammar")
-    return names | {f"sampling.{kind}": field for kind in kinds if field}
+    names = {"prompt": prompt, "tokens": prompt, "tokens.ids": prompt, "input": prompt}
+    return NAMES | names | structured_names(body)
 
 
 def prompts_of(prompt: str | list[int | str | list[int]]) -> list[str | list[int]]:

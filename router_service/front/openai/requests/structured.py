@@ -10,6 +10,8 @@ from router_service.front.errors import invalid
 from router_service.front.openai.requests.fields import GenerationBody, ResponseFormat, StructuredOutputs
 from router_service.protocol import inference_pb2 as pb
 
+# In `pb.Sampling`; "structured" is the oneof of them.
+KINDS = ("json_object", "json_schema", "regex", "choice", "grammar", "structured")
 FORMATS = ("text", "json_object", "json_schema")
 
 
@@ -32,9 +34,10 @@ def set_structured(sampling: pb.Sampling, body: GenerationBody) -> None:
             setattr(sampling, kind, value)
 
 
-def structured_name(body: GenerationBody) -> str:
-    """Return the field that asks for structured output, "" if none does."""
-    return next((field for field, _, _ in _wanted(body)), "")
+def structured_names(body: GenerationBody) -> dict[str, str]:
+    """Return what the fields of gRPC for structured output are called in this body."""
+    field = next((field for field, _, _ in _wanted(body)), "")
+    return {f"sampling.{kind}": field for kind in KINDS if field}
 
 
 def _wanted(body: GenerationBody) -> Iterator[tuple[str, str, Any]]:
