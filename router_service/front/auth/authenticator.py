@@ -10,6 +10,8 @@ import grpc
 from experts.host.user_path import user_path
 from experts.host.watched_files import WatchedFiles
 from router_service.front.auth.caller_limits import CallerLimits
+from router_service.front.auth.paths import OPEN as OPEN_PATHS
+from router_service.front.auth.paths import is_inference
 from router_service.front.auth.refusals import Refusals, RefusedError
 from router_service.front.auth.tokens import Caller, Role, Token, find_token, read_tokens
 
@@ -29,14 +31,14 @@ def needed_role(method: str) -> Role | None:
 
 
 def needed_page_role(path: str, files: Container[str]) -> Role | None:
-    """Return the role that a path of the live page needs, None for none.
+    """Return the role that a path of the HTTP server needs, None for none.
 
     As for gRPC, generating needs the role inference and everything not listed needs an admin. The page's own `files`
-    hold no data and must load before the page can ask for a token; health is open.
+    hold no data and must load before the page can ask for a token; health and metrics are open.
     """
-    if path == "/healthz" or path in files:
+    if path in OPEN_PATHS or path in files:
         return None
-    return Role.INFERENCE if path.startswith("/api/") else Role.ADMIN
+    return Role.INFERENCE if is_inference(path) else Role.ADMIN
 
 
 class Authenticator:
