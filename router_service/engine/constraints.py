@@ -1,4 +1,4 @@
-"""Requests whose answers must have a form: their grammars are compiled, and their masks made, off the engine's thread."""
+"""Requests whose answers must have a form: grammars are compiled, and masks made, off the engine's thread."""
 
 import logging
 from collections import deque

@@ -4,6 +4,7 @@ import json
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from experts.checkpoint.json_checks import is_valid_unicode
 from router_service.protocol.messages import Structured
 
 KINDS = ("json_schema", "regex", "grammar")
@@ -23,6 +24,8 @@ LIMITS = LLParserLimits(
 )
 OPENING, CLOSING = "([{", ")]}"
 SHOWN_CHARACTERS = 500
+# What llguidance says where no text is left, and behind messages without its parser's state.
+NOTHING, CUT = "NoExtension", "<non-verbose/>"
 
 
 class GrammarError(ValueError):
@@ -37,7 +40,9 @@ def check_bounds(structured: Structured) -> None:
     """
     if structured.kind not in KINDS:
         raise GrammarError(f"its kind {structured.kind!r} is unknown, must be one of {', '.join(KINDS)}")
-    size = len(structured.text.encode("utf-8", errors="surrogatepass"))
+    if not is_valid_unicode(structured.text):
+        raise GrammarError("has a lone surrogate, which no text can have")
+    size = len(structured.text.encode())
     if not 1 <= size <= MAX_BYTES:
         raise GrammarError(f"must have 1 to {MAX_BYTES} bytes, has {size}")
     if nesting(structured.text) > MAX_NESTING:
@@ -71,7 +76,10 @@ def compiled(structured: Structured, vocabulary: LLTokenizer) -> LLMatcher:
 
 def reason(matcher: LLMatcher) -> str:
     """Why a matcher is in an error state, in one line."""
-    return " ".join(matcher.get_error().split())[:SHOWN_CHARACTERS]
+    text = " ".join(matcher.get_error().split())
+    if text.startswith(NOTHING):
+        return "no answer can satisfy it"
+    return text.removesuffix(CUT).strip()[:SHOWN_CHARACTERS]
 
 
 def _grammar(structured: Structured) -> str:
@@ -90,6 +98,6 @@ def _schema(text: str) -> str:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"is no JSON: {error}") from error
-    if not isinstance(value, dict | bool):
+    if not isinstance(value, dict):
         raise GrammarError(f"must be a JSON object, is {type(value).__name__}")
     return text

@@ -1,6 +1,6 @@
 """A model's vocabulary in the form of llguidance: the bytes of each token, and which tokens are special or end.
 
-V is the size of the model's vocabulary, which may be larger than the tokenizer's: ids without a token are never allowed.
+A model's vocabulary may be larger than its tokenizer's: ids without a token are never allowed.
 """
 
 from collections.abc import Collection, Sequence

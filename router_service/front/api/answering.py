@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
 from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.api.sampling import check_stops, checked_continuation, resolve_sampling, special_stop_ids
 from router_service.front.api.scheduling import check_scheduling, current_caller, fallback_of, salt_of
+from router_service.front.api.structured import check_structured, structured_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
 from router_service.front.routing.failover_stream import FailoverStream
@@ -18,6 +21,7 @@ from router_service.front.telemetry.request_record import RequestRecord
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Submit
 from router_service.protocol.request_id import MAX_REQUEST_ID_CHARACTERS
+from router_service.structured.checks import StructuredChecks
 from router_service.text.text_model import TextModel
 
 # A caller's deadline started earlier than ours, by the time that its call was in transit.
@@ -34,6 +38,7 @@ class Answering:
         writer: ResponseWriter,
         record: RequestRecord,
         text: TextModel,
+        checks: StructuredChecks,
         router_pool: RouterPool,
         config: FrontConfig,
     ) -> None:
@@ -41,6 +46,7 @@ class Answering:
         self._writer = writer
         self._record = record
         self._text = text
+        self._checks = checks
         self._router_pool = router_pool
         self._config = config
         self._answer: ResponseBuilder | None = None
@@ -78,7 +84,10 @@ class Answering:
         defaults, tokenizer = self._text.defaults, self._text.tokenizer
         check_stops(request.sampling.stop)  # before each of them is looked up
         stops = special_stop_ids(request.sampling.stop, tokenizer)
-        sampling = resolve_sampling(request.sampling, defaults, limits, len(prompt), stops, tokenizer)
+        structured = structured_of(request.sampling)
+        await check_structured(structured, self._checks)
+        resolved = resolve_sampling(request.sampling, defaults, limits, len(prompt), stops, tokenizer)
+        sampling = msgspec.structs.replace(resolved, structured=structured)
         return Submit(
             stream=0,
             request_id=record.request_id,

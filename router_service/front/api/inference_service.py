@@ -16,6 +16,7 @@ from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
+from router_service.structured.checks import StructuredChecks
 from router_service.text.text_model import TextModel
 
 # Of one Detokenize: about a second of a thread.
@@ -41,6 +42,7 @@ class InferenceService(InferenceServicer):
         self._config = config
         self._telemetry = telemetry
         self._admission = admission
+        self._checks = StructuredChecks(text.tokenizer, card.vocabulary, text.defaults.eos_token_ids)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer that ends in exactly one final message or error status."""
@@ -68,6 +70,7 @@ class InferenceService(InferenceServicer):
                 writer=writer,
                 record=record,
                 text=self._text,
+                checks=self._checks,
                 router_pool=self._router_pool,
                 config=self._config,
             )

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from router_service.front.errors import invalid
+from router_service.front.errors import exhausted, invalid
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Structured
+from router_service.structured.checks import BusyError, StructuredChecks
+from router_service.structured.grammar import GrammarError
 
 MAX_CHOICES = 1024
 MAX_CHOICE_BYTES = 64 << 10
@@ -37,7 +39,7 @@ def _one_of(texts: Sequence[str]) -> str:
     if not 1 <= len(texts) <= MAX_CHOICES:
         raise invalid("sampling.choice", f"must have 1 to {MAX_CHOICES} texts, has {len(texts)}")
     if (size := sum(len(text.encode()) for text in texts)) > MAX_CHOICE_BYTES:
-        raise invalid("sampling.choice", f"its texts have {size} bytes together, at most {MAX_CHOICE_BYTES} are allowed")
+        raise invalid("sampling.choice", f"its texts may have {MAX_CHOICE_BYTES} bytes together, have {size}")
     for index, text in enumerate(texts):
         if not text:
             raise invalid(f"sampling.choice[{index}]", "must not be empty")
@@ -47,3 +49,23 @@ def _one_of(texts: Sequence[str]) -> str:
 def _literal(text: str) -> str:
     # By their numbers, so that it does not matter what means something in a regular expression.
     return "".join(one if one.isascii() and one.isalnum() else f"\\x{{{ord(one):X}}}" for one in text)
+
+
+async def check_structured(structured: Structured | None, checks: StructuredChecks, field: str = "") -> None:
+    """Check that answers can have this form; in bounded time, and other streams go on meanwhile.
+
+    Args:
+        field: names it in errors, its own name if not given.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT that names the field, or RESOURCE_EXHAUSTED where too many others are checked.
+    """
+    if structured is None:
+        return
+    named = field or f"sampling.{structured.kind}"
+    try:
+        await checks.check(structured)
+    except GrammarError as error:
+        raise invalid(named, str(error)) from error
+    except BusyError as error:
+        raise exhausted(f"{named}: {error}") from error
