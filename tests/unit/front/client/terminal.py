@@ -8,9 +8,10 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from tests.unit.front.commands import MAIN, ROOT
-from tests.unit.front.front_fakes import WAIT_S
+from tests.unit.front.front_fakes import WAIT_S, until
 
 # Standard input becomes the session's terminal: a typed Ctrl-C is a signal then.
 TAKES_TERMINAL = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
@@ -45,6 +46,16 @@ class Terminal:
                 self.raw += self._decoder.decode(await self._more())
         begin, self._read = self._read, at + len(words)
         return self.text[begin:at]
+
+    async def interrupt_editor(self) -> None:
+        """Press Ctrl-C while a line is edited.
+
+        Python's line editor loses a signal that comes between two of its waits, so this presses when it is in one.
+        """
+        self.type("x")
+        await self.until("x")
+        await until(lambda: _sleeps(self.process.pid))
+        self.type(INTERRUPT)
 
     async def ended(self) -> int | None:
         """Read on until the program ends; return its exit code."""
@@ -89,3 +100,8 @@ async def in_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
             process.kill()
         await process.wait()
         os.close(ours)
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether a process's main thread waits for something; see proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
