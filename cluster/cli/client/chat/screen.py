@@ -24,7 +24,7 @@ class Screen:
         self._out = out
         self._colours = colours
         self._reasoning = reasoning
-        self._safe = out.isatty()
+        self._terminal = out.isatty()
         self._part = ""  # reasoning, text, or a call's number
         self._reasoned = False
 
@@ -41,9 +41,9 @@ class Screen:
         self._out.flush()
 
     def end(self, note: str = "") -> None:
-        """End the answer's line, with a note in brackets if there is something to say of its end."""
+        """End the answer's line; a terminal is told a note on how it ended."""
         self._close()
-        self._put(f"{self._styled(f'[{note}]', DIM)}\n" if note else "")
+        self._put(f"{self._styled(f'[{note}]', DIM)}\n" if note and self._terminal else "")
         self._part, self._reasoned = "", False
         self._out.flush()
 
@@ -82,7 +82,7 @@ class Screen:
 
     def _visible(self, text: str) -> str:
         """On a terminal, make visible what it would obey: a model may say anything."""
-        if not self._safe:
+        if not self._terminal:
             return text
         return "".join(c if c in "\n\t" or not _controls(c) else repr(c)[1:-1] for c in text)
 

@@ -38,6 +38,7 @@ async def test_lines_of_a_pipe_are_turns(world: World) -> None:
     lines = "hello\n\n/system Be brief.\nfox\n/reset\ndog"
     code, out, err = await talk(target, lines, "--system", "Be long.", "--max-tokens", "2", "--seed", "5")
     assert (code, err) == (0, "")
+
     first, second, third = out.splitlines()
     assert all((first, second, third))
     tokenize = world.clients[0].tokenize
