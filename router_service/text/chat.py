@@ -27,6 +27,7 @@ class ChatTemplate:
         Raises:
             TemplateError: `source` does not compile, or not within the limits.
         """
+        self.sources = {"default": source}
         self._process = TemplateProcess(source, special_tokens)
 
     @property
