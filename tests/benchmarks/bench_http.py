@@ -16,7 +16,7 @@ from tests.benchmarks.http import crowd, faces, frameworks
 from tests.e2e.server import Server, serving
 
 ROWS = ("faces", "crowd", "frameworks")
-MODEL = "bundled"
+MODEL = "expertmesh-bundled"
 HTTP = re.compile(r"http=\w+://[\d.]+:(\d+)/")
 FRONT = re.compile(r"front: ready.*\(pid (\d+)\)")
 

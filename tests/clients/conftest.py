@@ -30,7 +30,7 @@ class Api:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     log = tmp_path_factory.mktemp("clients") / "log"
     ports = ("--grpc-port", "0", "--metrics-port", "0", "--http-port", "0")
-    with serving("--shards", "1", "--dtype", "float32", *ports, log=log):
+    with serving("--shards", "1", "--dtype", "float32", "--tool-parser", "hermes", *ports, log=log):
         found = HTTP.search(log.read_text())
         assert found, log.read_text()[-2000:]
-        yield Api(found[1], "bundled")
+        yield Api(found[1], "expertmesh-bundled")

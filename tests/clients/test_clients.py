@@ -59,16 +59,32 @@ def test_lm_eval_chats(api: Api, tmp_path: Path) -> None:
 
 
 def test_guidellm_loads_it(api: Api, tmp_path: Path) -> None:
-    data = "prompt_tokens=32,output_tokens=16"
-    load = ("--rate-type", "concurrent", "--rate", "4", "--max-seconds", "10", "--processor", str(BUNDLED))
     out = tmp_path / "out.json"
-    run_client("guidellm", "benchmark", "run", "--target", api.root, "--data", data, *load, "--output-path", str(out))
-    assert out.exists()
+    run_client(
+        "guidellm",
+        "run",
+        *("--backend", f"kind=openai_http,target={api.root},model={api.model}"),
+        *("--profile", "kind=concurrent,streams=4"),
+        *("--constraint", "kind=max_duration,seconds=8"),
+        *("--data", "kind=synthetic_text,prompt_tokens=32,output_tokens=16"),
+        *("--tokenizer", f"kind=huggingface_auto,model={BUNDLED}"),
+        *("--output", f"kind=json,path={out}", "--disable-console-interactive"),
+    )
+    (benchmark,) = json.loads(out.read_text())["benchmarks"]
+    totals = benchmark["metrics"]["request_totals"]
+    assert totals["successful"] > 0
+    assert totals["errored"] == 0
 
 
 def test_aiperf_loads_it(api: Api, tmp_path: Path) -> None:
-    load = ("--concurrency", "4", "--request-count", "24", "--streaming", "--endpoint-type", "chat")
-    data = ("--synthetic-input-tokens-mean", "32", "--output-tokens-mean", "16", "--tokenizer", str(BUNDLED))
-    place = ("--output-artifact-dir", str(tmp_path), "--ui", "none")
-    run_client("aiperf", "profile", "--model", api.model, "--url", api.root, *load, *data, *place)
-    assert list(tmp_path.rglob("*.json"))
+    run_client(
+        "aiperf",
+        "profile",
+        *("--model", api.model, "--url", api.root, "--endpoint-type", "chat", "--streaming"),
+        *("--concurrency", "4", "--request-count", "24", "--tokenizer", str(BUNDLED)),
+        *("--synthetic-input-tokens-mean", "32", "--output-tokens-mean", "16"),
+        *("--output-artifact-dir", str(tmp_path), "--ui-type", "none"),
+    )
+    figures = json.loads((tmp_path / "profile_export_aiperf.json").read_text())
+    assert figures["request_count"]["avg"] == 24
+    assert (tmp_path / "server_metrics_export.json").exists()  # of /metrics, which it asks for beside its requests
