@@ -10,7 +10,7 @@ NATIVE := $(wildcard kernels/native/src/*.* kernels/native/src/*/*) kernels/nati
 # Processes share cores: OpenMP's default busy waiting would take them from each other.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test lint parity dashboards dashboards-test bench fuzz soak gpu-check train helm-golden image-test clean
+.PHONY: demo test lint parity dashboards dashboards-test bench fuzz soak gpu-check train clients-test helm-golden image-test clean
 
 demo: $(STAMP)
 	$(BIN)/expertmesh demo
@@ -32,6 +32,15 @@ parity: $(STAMP)
 # The dashboards' JSON, anew from deploy/grafana/*.py.
 dashboards: $(STAMP)
 	$(BIN)/python -m deploy.grafana.generate
+
+# OpenAI's clients, evaluation harnesses and load generators against a real server, in an environment of their own.
+clients-test: $(STAMP) .venv-clients/.installed
+	$(BIN)/python -m pytest tests/clients -p no:randomly
+
+.venv-clients/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	touch $@
 
 # Every panel, rule and alert against a real Prometheus that scrapes a real cluster: some minutes, so not in `make test`.
 dashboards-test: $(STAMP)
@@ -82,4 +91,4 @@ $(STAMP): $(INSTALLED) $(NATIVE)
 	touch $(STAMP)
 
 clean:
-	rm -rf kernels/native/*.so $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf kernels/native/*.so $(VENV) .venv-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

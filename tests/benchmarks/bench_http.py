@@ -18,7 +18,6 @@ from tests.e2e.server import Server, serving
 ROWS = ("faces", "crowd", "frameworks")
 MODEL = "expertmesh-bundled"
 HTTP = re.compile(r"http=\w+://[\d.]+:(\d+)/")
-FRONT = re.compile(r"front: ready.*\(pid (\d+)\)")
 
 
 def main() -> None:
@@ -44,7 +43,13 @@ def served(server: Server, wanted: list[str], rounds: int) -> None:
     if "faces" in wanted:
         show(asyncio.run(faces.rows(server.target, port, MODEL, rounds)))
     if "crowd" in wanted:
-        show(asyncio.run(crowd.rows(port, MODEL, psutil.Process(int(FRONT.findall(log)[-1])))))
+        show(asyncio.run(crowd.rows(port, MODEL, front_of(server))))
+
+
+def front_of(server: Server) -> psutil.Process:
+    """The process that serves the API."""
+    found = map(psutil.Process, server.descendants())
+    return next(process for process in found if "Front" in " ".join(process.cmdline()))
 
 
 def show(lines: list[str]) -> None:

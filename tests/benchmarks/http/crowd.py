@@ -21,29 +21,27 @@ async def rows(port: int, model: str, front: psutil.Process) -> list[str]:
     peak = asyncio.create_task(_peak(front))
     slow = [asyncio.create_task(_stream(port, model, seed, DELAY_S)) for seed in range(SLOW)]
     fast = await asyncio.gather(*(_stream(port, model, SLOW + seed, 0.0) for seed in range(STREAMS - SLOW)))
+    lost = sum(task.done() and not task.result().complete for task in slow)
     for task in slow:
         task.cancel()
-    ended = [task.result() for task in await _gone(slow) if not task.cancelled()]
+    await asyncio.wait(slow)
     peak.cancel()
-    most = max(await asyncio.gather(peak, return_exceptions=False) or [0])
+    most = max(await peak)
     complete = sum(stream.complete for stream in fast)
     pauses = sorted(stream.pause_s for stream in fast)
     row = (
         f"| {STREAMS} | {complete} of {len(fast)} | {statistics.median(pauses):.2f} s, {pauses[-1]:.2f} s |"
-        f" {(most - before) / 2**20:.0f} MiB | {sum(stream.complete for stream in ended)} |"
+        f" {(most - before) / 2**20:.0f} MiB | {lost} |"
     )
-    head = "| streams | fast ones complete | longest pause of a fast one: median, most | Front's growth | slow ended |"
+    head = (
+        "| streams | fast ones complete | longest pause of a fast one: median, most | Front's growth | slow ones lost |"
+    )
     return [head, "|---|---|---|---|---|", row]
 
 
 async def _stream(port: int, model: str, seed: int, delay_s: float) -> Stream:
     body = {"model": model, "prompt": "import os", "max_tokens": TOKENS, "seed": seed, "ignore_eos": True}
     return await read(port, "/v1/completions", body | {"stream": True, "logprobs": 5}, delay_s=delay_s)
-
-
-async def _gone(tasks: list["asyncio.Task[Stream]"]) -> list["asyncio.Task[Stream]"]:
-    await asyncio.wait(tasks)
-    return tasks
 
 
 async def _peak(process: psutil.Process) -> list[int]:
