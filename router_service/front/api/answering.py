@@ -74,7 +74,7 @@ class Answering:
         request, record = self._request, self._record
         _check(request, record)
         caller = current_caller()
-        prompt = await encode_input(request, self._text, limits)
+        prompt = (await encode_input(request, self._text, limits)).ids
         defaults, tokenizer = self._text.defaults, self._text.tokenizer
         check_stops(request.sampling.stop)  # before each of them is looked up
         stops = special_stop_ids(request.sampling.stop, tokenizer)
