@@ -9,6 +9,7 @@ Every call raises `grpc.aio.AioRpcError` when the server refuses it or cannot be
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -83,6 +84,8 @@ class Client:
         *,
         tokens: Iterable[int] | None = None,
         messages: Iterable[Mapping[str, Any]] | None = None,
+        tools: Iterable[Mapping[str, Any]] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
         request_id: str = "",
         return_routing: bool = False,
         return_scores: bool = False,
@@ -93,7 +96,9 @@ class Client:
         resume: bool = True,
         **sampling: Unpack[SamplingFields],
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
-        """Yield the answer to one of `prompt`, `tokens`, `messages` (role, content) as it comes; `timeout` in seconds.
+        """Yield the answer to one of `prompt`, `tokens`, `messages` (OpenAI's form) as it comes; `timeout` in seconds.
+
+        `tools` (OpenAI's form) and `template_kwargs`, variables of the chat template, are for `messages`.
 
         `fallback` is wait, drop, next_best or fail, else the server's default. Leaving the iterator early (`aclose`)
         cancels the call.
@@ -115,6 +120,8 @@ class Client:
             fallback=fallback_named(fallback),
         )
         set_input(request, prompt, tokens, messages)
+        if messages is not None:
+            set_chat_options(request.chat, tools, template_kwargs)
         resuming = Resuming(self._fronts, self._metadata, request, resume=resume, timeout=timeout)
         async with aclosing(resuming.responses()) as responses:
             async for response in responses:
@@ -270,3 +277,12 @@ def set_input(
         request.chat.CopyFrom(chat_of(messages))
     elif isinstance(request, inference_pb2.GenerateRequest):
         request.tokens.CopyFrom(inference_pb2.TokenIds(ids=tokens))
+
+
+def set_chat_options(
+    chat: inference_pb2.Chat, tools: Iterable[Mapping[str, Any]], template_kwargs: Mapping[str, Any] | None
+) -> None:
+    """Set what a chat has beside its messages."""
+    chat.tools.extend(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    if template_kwargs:
+        chat.template_kwargs = json.dumps(template_kwargs, ensure_ascii=False)
