@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 
-from experts.checkpoint.json_reader import open_json
 from experts.config import ExpertsConfig
 from experts.host.cores import usable_cores
 from experts.host.memory import host_bytes
@@ -30,6 +29,7 @@ from router_service.models.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 from router_service.protocol.fallback import Fallback
+from router_service.text.end_tokens import checkpoint_end_tokens
 
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
@@ -95,7 +95,7 @@ def build_engine(
             PrefillBudget(config.target_step_seconds),
         ),
         ops=ops,
-        eos_token_ids=eos_token_ids(plan),
+        eos_token_ids=frozenset(checkpoint_end_tokens(plan.checkpoint.path)),
         unavailable_wait_s=config.unavailable_wait_seconds,
         threads=_threads(backbone, config, dtype, device),
         overlap=OverlapPolicy(_overlap(config, transport)),
@@ -155,9 +155,3 @@ def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, ex
             f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to or from a shard carries "
             f"{most} of this model; set router.token_budget to at most {most}{instead}"
         )
-
-
-def eos_token_ids(plan: ModelPlan) -> frozenset[int]:
-    """End-of-sequence token ids; generation_config.json takes precedence over config.json, as in transformers."""
-    ids = open_json(plan.checkpoint.path / "generation_config.json", optional=True).token_ids("eos_token_id")
-    return frozenset(plan.spec.eos_token_ids if ids is None else ids)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.prompt import encode_input
 from router_service.front.api.response_builder import ResponseBuilder
-from router_service.front.api.sampling import check_stops, checked_continuation, resolve_sampling, special_stop_ids
+from router_service.front.api.sampling import checked_continuation, resolve_sampling, special_stop_ids, stop_strings
 from router_service.front.api.scheduling import check_scheduling, current_caller, fallback_of, salt_of
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, invalid, unavailable
@@ -58,7 +58,7 @@ class Answering:
                 submit = await self._submit(limits)
                 self._record.submitted(submit)
                 await self._writer.accepted(submit.request_id)
-                stops = list(self._request.sampling.stop)
+                stops = stop_strings(self._request.sampling, self._text.defaults)
                 self._answer = ResponseBuilder(self._record, self._text.tokenizer, stops, submit.sampling.min_tokens)
                 self._answer.go_on(self._request.continuation)
                 last = self._over(submit, self._answer) or await self._pump(submit, self._answer)
@@ -76,8 +76,7 @@ class Answering:
         caller = current_caller()
         prompt = await encode_input(request, self._text, limits)
         defaults, tokenizer = self._text.defaults, self._text.tokenizer
-        check_stops(request.sampling.stop)  # before each of them is looked up
-        stops = special_stop_ids(request.sampling.stop, tokenizer)
+        stops = special_stop_ids(stop_strings(request.sampling, defaults), tokenizer)
         sampling = resolve_sampling(request.sampling, defaults, limits, len(prompt), stops, tokenizer)
         return Submit(
             stream=0,
