@@ -9,7 +9,6 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import read_bytes
-from router_service.text.plain_encoding import plain_twin
 from router_service.text.tokenizer import Tokenizer
 
 # The largest published ones have 35 MB, and the library uses up to 22 times a file's size in memory.
@@ -24,7 +23,6 @@ class JsonTokenizer(Tokenizer):
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._plain = plain_twin(tokenizer)
         decoder_kinds = _kinds_of(json.loads(tokenizer.to_str()).get("decoder"))
         self.special_ids = frozenset(id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         self._added_ids = frozenset(tokenizer.get_added_tokens_decoder())
@@ -32,10 +30,9 @@ class JsonTokenizer(Tokenizer):
         self.longest = max((len(token.encode()) for token in tokenizer.get_vocab()), default=0)
         self.byte_fallback = _byte_tokens(tokenizer) if "ByteFallback" in decoder_kinds else {}
 
-    def encode(self, text: str, add_special_tokens: bool, allow_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; if `add_special_tokens`, with those that the post-processor adds."""
-        tokenizer = self._tokenizer if allow_special_tokens else self._plain
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`; unknown ids are skipped."""

@@ -13,14 +13,10 @@ class Tokenizer(Protocol):
     # Bytes of the longest token, by which a text can be too long whatever its tokens are.
     longest: int
 
-    def encode(self, text: str, add_special_tokens: bool, allow_special_tokens: bool = True) -> list[int]:
-        """Return the ids of `text`.
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Return the ids of `text`; if `add_special_tokens`, with those that the tokenizer puts around a prompt.
 
-        Args:
-            text: may be empty.
-            add_special_tokens: whether to add those that the tokenizer puts around a prompt.
-            allow_special_tokens: whether the text of a special token becomes its id. If not, it is text like any other,
-                and so is that of a token with the form of a marker (`<|...|>`). Other added tokens become their ids.
+        The text of a special token in `text` becomes its id in either case.
         """
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import tiktoken
 
-from router_service.text.plain_encoding import is_marker
 from router_service.text.tiktoken.format import TiktokenFormat, format_of
 from router_service.text.tiktoken.pieces import Cutter
 from router_service.text.tiktoken.ranks import read_ranks
@@ -26,9 +25,6 @@ class TiktokenTokenizer(Tokenizer):
         self.byte_fallback: Mapping[int, int] = {}
         self._reserved = {token.content: id for id, token in reserved.items()}
         self._contents = frozenset(self._reserved)
-        self._words = frozenset(
-            token.content for token in reserved.values() if not is_marker(token.content, token.special)
-        )
         self._ranks = dict(ranks)
         self._bytes = [*sorted(ranks, key=ranks.__getitem__), *(name.encode() for name in self._reserved)]
         self.longest = max(map(len, self._bytes))
@@ -37,17 +33,11 @@ class TiktokenTokenizer(Tokenizer):
             "checkpoint", pat_str=format.pattern, mergeable_ranks=self._ranks, special_tokens=self._reserved
         )
 
-    def encode(
-        self,
-        text: str,
-        add_special_tokens: bool,  # noqa: ARG002 (the format adds none)
-        allow_special_tokens: bool = True,
-    ) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002 (the format adds none)
         """Return the ids of `text`. Lone surrogates, which no text has, are encoded as U+FFFD."""
-        recognized = self._contents if allow_special_tokens else self._words
         ids: list[int] = []
         for piece in self._cutter.pieces(text):
-            ids += self._encoding.encode(piece, allowed_special=recognized, disallowed_special=())
+            ids += self._encoding.encode(piece, allowed_special=self._contents, disallowed_special=())
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

@@ -99,7 +99,7 @@ class FailingTokenizer(JsonTokenizer):
         super().__init__(byte_level_tokenizer())
         self._fault = fault
 
-    def encode(self, text: str, add_special_tokens: bool, allow_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002
         raise self._fault
 
 

@@ -25,9 +25,9 @@ class Untouched(JsonTokenizer):
     def __init__(self) -> None:
         super().__init__(byte_level_tokenizer())
 
-    def encode(self, text: str, add_special_tokens: bool, allow_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         assert len(text) < 10_000
-        return super().encode(text, add_special_tokens, allow_special_tokens)
+        return super().encode(text, add_special_tokens)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         assert len(ids) < 10_000
