@@ -138,7 +138,7 @@ def test_a_field_out_of_bounds_is_named_with_its_bounds(fields: dict[str, object
         ({"chat": pb.Chat()}, "chat.messages: at least one"),
         (
             {"chat": pb.Chat(messages=[pb.Message(role="user"), pb.Message(role="robot")])},
-            "chat.messages[1].role: must be one of system, user, assistant, tool, got 'robot'",
+            "chat.messages[1].role: must be one of system, developer, user, assistant, tool, got 'robot'",
         ),
         ({"prompt": "a", "request_id": "x" * 257}, "request_id: at most 256 characters"),
         ({"prompt": "a", "sampling": pb.Sampling(top_p=2)}, "sampling.top_p: must be over 0 and at most 1, got 2"),
