@@ -1,6 +1,6 @@
 """What tokenizer_config.json wants around a raw prompt: `add_bos_token` and `add_eos_token`.
 
-Where tokenizer.json's own post-processor adds no token there (DeepSeek-V3), transformers 4 adds what these keys ask for,
+Where the post-processor of tokenizer.json adds none (DeepSeek-V3), transformers 4 adds what these keys ask for,
 as in the models' training. transformers 5.23 drops the keys where there is a tokenizer.json, and adds nothing.
 """
 
@@ -41,18 +41,22 @@ class AroundIds:
 NOTHING = Around()
 
 
-def read_around(directory: Path, default_first: bool = False) -> Around:
-    """Return what a checkpoint's tokenizer_config.json wants; `default_first` is that of an unset `add_bos_token`.
+def read_around(directory: Path, usual_first: str | None = None) -> Around:
+    """Return what a checkpoint's tokenizer_config.json wants.
+
+    Args:
+        directory: the checkpoint.
+        usual_first: the token before a prompt where `add_bos_token` is not set, or does not say which one it means.
 
     Raises:
         CheckpointError: a file is unreadable, or a flag is neither true nor false.
     """
     config = open_json(directory / "tokenizer_config.json", optional=True)
-    first, last = config.flag("add_bos_token", default_first), config.flag("add_eos_token", False)
+    first, last = config.flag("add_bos_token", usual_first is not None), config.flag("add_eos_token", False)
     if not first and not last:
         return NOTHING
     named = load_special_tokens(directory)
-    return Around(named.get("bos_token") if first else None, named.get("eos_token") if last else None)
+    return Around(named.get("bos_token", usual_first) if first else None, named.get("eos_token") if last else None)
 
 
 def missing_around(tokenizer: Tokenizer, wanted: Around) -> AroundIds:

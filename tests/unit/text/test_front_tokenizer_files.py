@@ -66,7 +66,7 @@ def test_a_model_type_whose_split_is_unknown_is_refused(tmp_path: Path, model_ty
 
 def test_no_tokenizer_and_too_many(tmp_path: Path) -> None:
     message = refusal(tmp_path)
-    assert message.startswith(f"{tmp_path / 'tokenizer.json'}: no such file, nor tiktoken.model or one *.tiktoken")
+    assert message.startswith(f"{tmp_path / 'tokenizer.json'}: no such file, nor tiktoken.model, one *.tiktoken")
     for name in ("b.tiktoken", "a.tiktoken"):
         (tmp_path / name).write_bytes(vocabulary())
     assert "2 tiktoken vocabularies (a.tiktoken, b.tiktoken)" in refusal(tmp_path)
