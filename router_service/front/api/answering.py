@@ -94,7 +94,7 @@ class Answering:
             record,
             self._tokenizer,
             AnswerText(self._tokenizer, prepared.rules, prepared.parsers[index]),
-            min_tokens=self._request.sampling.min_tokens,
+            min_tokens=prepared.submits[index].sampling.min_tokens,
             index=index,
             echo=None if index else prepared.echo,
         )
