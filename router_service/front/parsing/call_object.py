@@ -22,10 +22,10 @@ def call_object(tape: Tape, call: Call, ends: Markers, names: Container[str] | N
     known: dict[str, str] = {}
     separator = "{"
     while not call.opened:
-        if not (yield from _hold(tape, call, separator)):
+        if not (yield from hold(tape, call, separator)):
             return False
         key = yield from _string(tape, call)
-        if not (yield from _hold(tape, call, ":")):
+        if not (yield from hold(tape, call, ":")):
             return False
         if key in ARGUMENTS:
             good = yield from _arguments(tape, call, known, ends)
@@ -89,7 +89,7 @@ def _string(tape: Tape, call: Call) -> Reading[str]:
     return str(json.loads(raw)) if whole else ""
 
 
-def _hold(tape: Tape, call: Call, literal: str) -> Reading[bool]:
+def hold(tape: Tape, call: Call, literal: str) -> Reading[bool]:
     """Take `literal` with the whitespace around it."""
     call.hold((yield from spaces(tape)))
     if not (yield from matches(tape, literal)):
@@ -101,9 +101,9 @@ def _hold(tape: Tape, call: Call, literal: str) -> Reading[bool]:
 
 def _remainder(tape: Tape, call: Call) -> Reading[None]:
     """Take what follows the arguments within the object, as far as it is JSON."""
-    while (yield from _hold(tape, call, ",")):
+    while (yield from hold(tape, call, ",")):
         yield from json_string(tape, call.hold)
-        if not (yield from _hold(tape, call, ":")) or not (yield from json_value(tape, call.hold)):
+        if not (yield from hold(tape, call, ":")) or not (yield from json_value(tape, call.hold)):
             return
     if (yield from matches(tape, "}")):
         call.hold("}")

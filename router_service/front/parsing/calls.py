@@ -49,13 +49,12 @@ class Calls:
         """Return a call that begins with the characters `raw`."""
         return Call(self, raw)
 
-    def prose(self, openers: Markers) -> Reading[tuple[str, str]]:
+    def prose(self, openers: Markers, lead: str = "") -> Reading[tuple[str, str]]:
         """Read content up to an opener; return the whitespace that waits and the opener, not taken, "" at the end.
 
         Whitespace at the start of the content or behind a call is content only if other text follows it, or no call
-        came before.
+        came before. `lead` is such that was read already.
         """
-        lead = ""
 
         def sink(text: str) -> None:
             nonlocal lead
@@ -105,6 +104,14 @@ class Call:
     def content(self, text: str) -> None:
         """Add text that belongs to no call, behind this one."""
         self._calls.tape.emit(Kind.CONTENT, text)
+
+    def reasoning(self, text: str) -> None:
+        """Add reasoning behind what was read."""
+        self._calls.tape.emit(Kind.REASONING, text)
+
+    def drop(self) -> None:
+        """It is a marker behind calls, which nobody is given."""
+        self._calls.tape.emit(Kind.MARKER, "".join(self._held))
 
     def refuse(self) -> None:
         """It is no call: all of it is content."""

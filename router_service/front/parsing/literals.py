@@ -21,7 +21,7 @@ class Markers:
         self._longest = max((len(text) for text in texts), default=1) - 1
 
     def find(self, text: str, start: int) -> tuple[int, str]:
-        """Return where the first of them is from `start` on, and which; else where one may begin that is cut, and ""."""
+        """Return where from `start` on the first of them is, and which; else where one that is cut may be, and ""."""
         if not self.texts:
             return len(text), ""
         if found := self._pattern.search(text, start):
@@ -66,13 +66,13 @@ def matches(tape: Tape, literal: str) -> Reading[bool]:
     return False
 
 
-def name_of(tape: Tape, sink: Callable[[str], object]) -> Reading[str]:
+def name_of(tape: Tape, sink: Callable[[str], object], pattern: re.Pattern[str] = NAME) -> Reading[str]:
     """Take a function's name and pass it on; "" where none comes or it is too long or the answer ends in it."""
     name = ""
     while len(name) <= MAX_NAME:
         if not (yield from tape.peek()):
             return ""
-        found = NAME.match(tape.ahead(MAX_NAME + 1 - len(name)))
+        found = pattern.match(tape.ahead(MAX_NAME + 1 - len(name)))
         part = tape.take(found.end() if found else 0)
         if not part:
             return name

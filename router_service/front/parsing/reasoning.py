@@ -30,7 +30,7 @@ class Tags:
     ends: tuple[str, ...] = ()
 
     def start(self, prompt: str, continues: bool) -> Start:
-        """Return where the answer to a rendered prompt starts; `continues`: the prompt ends in the answer's beginning."""
+        """Return where the answer to a rendered prompt starts; `continues`: it ends in the answer's beginning."""
         end = prompt.rstrip(SPACE)
         if end.endswith(self.opening):
             return Start.WITHIN

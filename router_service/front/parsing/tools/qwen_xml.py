@@ -52,7 +52,7 @@ def _tag(tape: Tape, call: Call, opening: str) -> Reading[str]:
 
 
 def _value(tape: Tape, call: Call, schema: Any) -> Reading[bool]:
-    """Pass on a value as JSON: texts as they come, others when they are whole; return False if the answer ends in it."""
+    """Pass on a value as JSON: texts as they come, others when whole; return False if the answer ends in it."""
     if (yield from matches(tape, "\n")):
         call.hold("\n")
     text = not isinstance(schema, dict) or schema.get("type", "string") == "string"
