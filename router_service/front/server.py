@@ -99,7 +99,11 @@ class FrontServer:
             self.metrics.registry.register(BalanceSeries(card.name, balance))
         self._targets = targets
         self.authenticator = Authenticator(
-            config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
+            config.tokens_file,
+            self.metrics.refused,
+            clock=clock,
+            max_request_bytes=config.max_request_bytes,
+            api_key=config.api_key,
         )
         self.tls = ServerTls(config) if config.tls_cert else None
         self.router_pool = RouterPool(
