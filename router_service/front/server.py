@@ -28,7 +28,7 @@ from router_service.front.health import FrontHealth
 from router_service.front.openai.api import OpenAiApi
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
-from router_service.front.parsing.parsed import AnswerParsers
+from router_service.front.parsing.parsed import WHOLE, AnswerParsers
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
@@ -41,6 +41,7 @@ from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterAdminServicer_to_server, add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
+from router_service.text.ignored_settings import log_ignored
 from router_service.text.text_model import TextModel
 
 SERVICES = (
@@ -86,11 +87,12 @@ class FrontServer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         threads: ThreadWatch | None = None,
-        parsers: AnswerParsers | None = None,
+        parsers: AnswerParsers = WHOLE,
     ) -> None:
         self.grpc_port = 0
         self.http_port = 0
         self._config = config
+        self._text = text
         self._sleep = sleep
         self.threads = threads or ThreadWatch()
         self.tasks = TaskWatch((POLLER, WATCHER, LINK, HUB))
@@ -193,6 +195,7 @@ class FrontServer:
         Raises:
             OSError: a port cannot be bound.
         """
+        log_ignored(self._text.defaults.ignored)
         self.health.refresh()
         server = self._make_server()
         try:
