@@ -66,6 +66,6 @@ async def test_metrics_count_both_faces(caller: Caller, world: World) -> None:
     async with caller.session.get("/metrics") as response:
         text = await response.text()
         assert response.headers["Content-Type"].startswith("text/plain")
-    (line,) = [line for line in text.splitlines() if line.startswith("expertmesh_tokens_total")]
+    (line,) = [line for line in text.splitlines() if line.startswith("expertmesh_generation_tokens_total")]
     assert line.endswith(" 3.0")
     assert world.server.streams == 0
