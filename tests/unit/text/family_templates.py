@@ -241,7 +241,9 @@ HARMONY = """
 {%- set called = namespace(name=none) %}
 {%- for message in (messages[1:] if first else messages) %}
     {%- if message.role == 'assistant' %}
-        {%- if '<|channel|>analysis' in (message.content or '') %}{{- raise_exception('no channels in content') }}{%- endif %}
+        {%- if '<|channel|>analysis' in (message.content or '') %}
+            {{- raise_exception('no channels in content') }}
+        {%- endif %}
         {%- if message.thinking and ('tool_calls' in message or loop.last) %}
             {{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' }}
         {%- endif %}
