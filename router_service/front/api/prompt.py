@@ -24,10 +24,14 @@ Input = TypeVar("Input")
 
 @dataclass(frozen=True, slots=True)
 class EncodedInput:
-    """A prompt's token ids, and the text that they were made of: a chat's as rendered, "" where ids were sent."""
+    """A prompt's token ids, and the text that they were made of: a chat's as rendered, "" where ids were sent.
+
+    `truncated`: the first ids of the text are left out.
+    """
 
     ids: list[int]
     text: str = ""
+    truncated: bool = False
 
 
 async def encode_input(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> EncodedInput:
@@ -42,7 +46,7 @@ async def encode_input(request: GenerateRequest, text: TextModel, limits: Length
     check_length(kind or "input", ids, limits)
     if kind != "tokens":
         _check_encoded(str(kind), ids, text.tokenizer, limits.vocabulary)
-    return EncodedInput(ids, encoded.text)
+    return EncodedInput(ids, encoded.text, truncated=len(ids) < len(encoded.ids))
 
 
 async def _encoded(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> EncodedInput:
