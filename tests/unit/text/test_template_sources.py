@@ -11,7 +11,7 @@ from experts.checkpoint.errors import CheckpointError
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.chat_messages import chat_of
 from router_service.text.chat import ChatTemplate, load_chat_template
-from router_service.text.conversation import Traits
+from router_service.text.chats.conversation import Traits
 from router_service.text.text_model import load_text_model
 from tests.unit.text.family_templates import FAMILIES
 from tests.unit.text.family_world import NAMED
