@@ -6,6 +6,9 @@ from enum import Enum
 from router_service.front.parsing.literals import SPACE, Markers, until
 from router_service.front.parsing.tape import Kind, Reading, Tape
 
+# More whitespace and half a tag at the start of an answer are no tag's beginning, so that it is not read over and over.
+MAX_LEAD = 64
+
 
 class Start(Enum):
     """Where an answer starts, by the end of its prompt."""
@@ -63,6 +66,6 @@ def _opens(tape: Tape, tags: Tags, start: Start) -> Reading[bool]:
         if ahead.startswith(tags.opening):
             tape.emit(Kind.MARKER, tape.take(len(text) - position - len(ahead) + len(tags.opening)))
             return True
-        if tape.ended or not tags.opening.startswith(ahead):
+        if tape.ended or not tags.opening.startswith(ahead) or len(text) - position > MAX_LEAD:
             return start is Start.WITHIN or tags.implicit
         yield

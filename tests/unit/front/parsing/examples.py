@@ -224,7 +224,8 @@ OTHERS = {
     "pythonic: markers and nested values": Example(
         "none",
         "llama4_pythonic",
-        "<|python_start|>[get_weather(city=\"a, (b]\\\"\", options={'wind': True, 'x': [None, -1.5, (2,)]})]<|python_end|>",
+        "<|python_start|>[get_weather(city=\"a, (b]\\\"\", options={'wind': True, 'x': [None, -1.5, (2,)]})]"
+        "<|python_end|>",
         Answer("", "", [("get_weather", '{"city": "a, (b]\\"", "options": {"wind": true, "x": [null, -1.5, [2]]}}')]),
     ),
     "pythonic: text": Example("none", "llama4_pythonic", "[1, 2] is a list", Answer("[1, 2] is a list")),

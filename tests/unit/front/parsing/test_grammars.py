@@ -21,7 +21,8 @@ PARIS = '{"city": "Paris"}'
 # A call of each form, %s being the arguments.
 SINGLE = {
     "hermes": '<tool_call>\n{"name": "get_weather", "arguments": %s}\n</tool_call>',
-    "qwen3_coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
+    "qwen3_coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n"
+    "</tool_call>",
     "llama3_json": '{"name": "get_weather", "parameters": %s}',
     "llama4_pythonic": '[get_weather(city="Paris")]',
     "mistral": "[TOOL_CALLS]get_weather[ARGS]%s",
@@ -126,7 +127,8 @@ def test_xml_arguments() -> None:
         "$defs": {"deep": {"type": "integer"}},
     }
     chat = chat_with({"name": "f", "parameters": parameters}, tool_choice=REQUIRED.tool_choice)
-    text = "<tool_call>\n<function=f>\n<parameter=kind>\nb\n</parameter>\n<parameter=deep>\n5\n</parameter>\n</function>\n</tool_call>"
+    text = "<tool_call>\n<function=f>\n<parameter=kind>\nb\n</parameter>\n<parameter=deep>\n5\n</parameter>\n"
+    text += "</function>\n</tool_call>"
     assert form.accepts(chat, text)
     assert answer_of(form.parsers, [text], chat).calls == [("f", '{"kind": "b", "deep": 5}')]
     assert not form.accepts(chat, text.replace("\nb\n", "\nc\n"))
