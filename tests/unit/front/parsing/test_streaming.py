@@ -112,6 +112,14 @@ def test_a_message_that_goes_on(prompt: str, text: str, expected: Answer) -> Non
         assert answer_of(parsers_of("", name, "none"), [text], chat, prompt) == expected
 
 
+def test_a_tag_behind_much_whitespace_is_text() -> None:
+    parsers = parsers_of("", "qwen3", "none")
+    for spaces, reasoning in ((64, "a"), (65, "")):
+        text = " " * spaces + "<think>a"
+        for pieces in ([text], list(text)):
+            assert answer_of(parsers, pieces).reasoning == reasoning
+
+
 def test_harmony_with_one_of_its_parsers() -> None:
     example = EXAMPLES["harmony: a preamble and a call"]
     reasoning = answer_of(parsers_of("", "openai_gptoss", "none"), [example.text], CHAT, ASSISTANT)
