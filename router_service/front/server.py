@@ -27,6 +27,7 @@ from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
+from router_service.front.parsing.parsed import WHOLE, AnswerParsers
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
@@ -39,6 +40,7 @@ from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterAdminServicer_to_server, add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
+from router_service.text.ignored_settings import log_ignored
 from router_service.text.text_model import TextModel
 
 SERVICES = (
@@ -63,7 +65,7 @@ class FrontServer:
     certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
     GetCluster, and `balance` what the balancer does; `admin` acts for operators, None where there is no control plane.
     `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers' limits use
-    `clock`, a drain waits by `sleep`. `threads` are those of the process.
+    `clock`, a drain waits by `sleep`. `threads` are those of the process. `parsers` are those of the model's answers.
     """
 
     def __init__(
@@ -84,10 +86,12 @@ class FrontServer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         threads: ThreadWatch | None = None,
+        parsers: AnswerParsers = WHOLE,
     ) -> None:
         self.grpc_port = 0
         self.http_port = 0
         self._config = config
+        self._text = text
         self._sleep = sleep
         self.threads = threads or ThreadWatch()
         self.tasks = TaskWatch((POLLER, WATCHER, LINK, HUB))
@@ -119,6 +123,7 @@ class FrontServer:
             config=config,
             admission=self.admission,
             telemetry=telemetry,
+            parsers=parsers,
         )
         self._cluster = ClusterService(card.name, self.router_pool, directory, balance)
         self._admin = ClusterAdminService(admin)
@@ -174,6 +179,7 @@ class FrontServer:
         Raises:
             OSError: a port cannot be bound.
         """
+        log_ignored(self._text.defaults.ignored)
         self.health.refresh()
         server = self._make_server()
         try:
