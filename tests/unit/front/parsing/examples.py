@@ -267,6 +267,13 @@ HARMONY = {
         "openai_gptoss", "none", "<|channel|>analysis<|message|>Ea", Answer("", "Ea"), ASSISTANT
     ),
     "harmony: text only": Example("openai_gptoss", "openai", "Hello, you.", Answer("Hello, you."), ASSISTANT),
+    "harmony: a marker in an argument": Example(
+        "openai_gptoss",
+        "openai",
+        '<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{"a": "<|end|>"}\n<|call|>',
+        Answer("", "", [("clock", '{"a": "<|end|>"}')]),
+        ASSISTANT,
+    ),
     "harmony: arguments that are none": Example(
         "openai_gptoss",
         "openai",
