@@ -16,9 +16,10 @@ from router_service.front.auth.tokens import Caller, Role, Token, find_token, re
 # Without a tokens file everyone may do everything; `FrontConfig` allows that on loopback only, unless told otherwise.
 ANYONE = Caller("", Role.ADMIN)
 
+OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 # Health is open: load balancers and kubelets have no token, and it reveals one word. All other methods need an admin.
-OPEN = "/grpc.health.v1.Health/"
-INFERENCE = "/expertmesh.v1.Inference/"
+OPEN = ("/grpc.health.v1.Health/", f"{OPEN_INFERENCE}ServerLive", f"{OPEN_INFERENCE}ServerReady")
+INFERENCE = ("/expertmesh.v1.Inference/", OPEN_INFERENCE)
 
 
 def needed_role(method: str) -> Role | None:
