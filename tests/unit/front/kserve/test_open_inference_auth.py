@@ -1,6 +1,7 @@
 """Tokens, roles and limits of the Open Inference Protocol's calls."""
 
 import json
+import time
 from pathlib import Path
 
 import grpc.aio
@@ -109,13 +110,11 @@ async def test_each_request_of_a_stream_has_a_size(gate: Gate, stub: GRPCInferen
     assert len(gate.world.routers[0].submits) == 1
 
 
-async def test_a_removed_token_ends_its_stream_at_the_next_request(
-    gate: Gate, stub: GRPCInferenceServiceStub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("experts.host.watched_files.CHECK_SECONDS", 0.0)
+async def test_a_removed_token_ends_its_stream_at_the_next_request(gate: Gate, stub: GRPCInferenceServiceStub) -> None:
     call = stub.ModelStreamInfer(metadata=gate.of("ann"))
     await call.write(asked("a", max_tokens=1))
     assert (await call.read()).infer_response.outputs
     gate.admit("rate")
+    gate.world.clock = lambda: time.monotonic() + 60  # the file is looked at again
     await call.write(asked("a", max_tokens=1))
     assert (await refused(call))[0] is grpc.StatusCode.UNAUTHENTICATED
