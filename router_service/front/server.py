@@ -1,4 +1,4 @@
-"""The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
+"""The Front: one gRPC server, one HTTP server with page and OpenAI API, one metrics page, one pool of links."""
 
 import asyncio
 import time
@@ -26,8 +26,10 @@ from router_service.front.config import FrontConfig
 from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
 from router_service.front.kserve.service import OpenInferenceService
+from router_service.front.openai.api import OpenAiApi
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
+from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
@@ -66,7 +68,7 @@ class FrontServer:
     certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
     GetCluster, and `balance` what the balancer does; `admin` acts for operators, None where there is no control plane.
     `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers' limits use
-    `clock`, a drain waits by `sleep`. `threads` are those of the process.
+    `clock`, a drain waits by `sleep`. `threads` are those of the process. `parsers` are those of the model's answers.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class FrontServer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         threads: ThreadWatch | None = None,
+        parsers: AnswerParsers | None = None,
     ) -> None:
         self.grpc_port = 0
         self.http_port = 0
@@ -99,7 +102,11 @@ class FrontServer:
             self.metrics.registry.register(BalanceSeries(card.name, balance))
         self._targets = targets
         self.authenticator = Authenticator(
-            config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
+            config.tokens_file,
+            self.metrics.refused,
+            clock=clock,
+            max_request_bytes=config.max_request_bytes,
+            api_key=config.api_key,
         )
         self.tls = ServerTls(config) if config.tls_cert else None
         self.router_pool = RouterPool(
@@ -122,6 +129,7 @@ class FrontServer:
             config=config,
             admission=self.admission,
             telemetry=telemetry,
+            parsers=parsers,
         )
         self._open_inference = OpenInferenceService(self.inference, self.health, config.slow_reader_seconds)
         self._cluster = ClusterService(card.name, self.router_pool, directory, balance)
@@ -142,7 +150,18 @@ class FrontServer:
             health=self.health,
             authenticator=self.authenticator,
             tls=self.tls,
+            openai=self._openai(text),
             tasks=self.tasks,
+        )
+
+    def _openai(self, text: TextModel) -> OpenAiApi:
+        return OpenAiApi(
+            config=self._config,
+            text=text,
+            inference=self.inference,
+            authenticator=self.authenticator,
+            health=self.health,
+            collector=self._series(),
         )
 
     @property
@@ -248,8 +267,10 @@ class FrontServer:
             await self._server.stop(seconds)
 
     def _metrics_page(self) -> MetricsServer:
-        collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
-        return MetricsServer(collector, self.metrics.model, self._targets, self.health)
+        return MetricsServer(self._series(), self.metrics.model, self._targets, self.health)
+
+    def _series(self) -> MergedCollector:
+        return MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
 
     def _make_server(self) -> grpc.aio.Server:
         interceptors = [

@@ -11,6 +11,7 @@ from router_service.front.api.prompt import LONG_TEXT_CHARACTERS, encode_request
 from router_service.front.api.sampling import check_token_ids
 from router_service.front.config import FrontConfig
 from router_service.front.errors import invalid
+from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
@@ -34,13 +35,16 @@ class InferenceService(InferenceServicer):
         config: FrontConfig,
         admission: Admission,
         telemetry: RequestTelemetry,
+        parsers: AnswerParsers | None = None,
     ) -> None:
+        """`parsers` are those of the model's answers, None to return these as they are."""
         self._text = text
         self._card = card
         self._router_pool = router_pool
         self._config = config
         self._telemetry = telemetry
         self._admission = admission
+        self._parsers = parsers
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer that ends in exactly one final message or error status."""
@@ -68,6 +72,7 @@ class InferenceService(InferenceServicer):
                 writer=writer,
                 record=record,
                 text=self._text,
+                parsers=self._parsers,
                 router_pool=self._router_pool,
                 config=self._config,
             )
@@ -77,17 +82,30 @@ class InferenceService(InferenceServicer):
         """Return the ids that Generate would use."""
         response = pb.TokenizeResponse()
         async with answering(context):
-            response.ids.extend(await encode_request(request, self._text))
+            response.ids.extend(await self.encoded(request))
         return response
+
+    async def encoded(self, request: pb.TokenizeRequest) -> list[int]:
+        """Return the ids that Generate would use.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT.
+        """
+        return await encode_request(request, self._text)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """Return the text of token ids."""
         response = pb.DetokenizeResponse()
         async with answering(context):
-            response.text = await self._decoded(request)
+            response.text = await self.decoded(request)
         return response
 
-    async def _decoded(self, request: pb.DetokenizeRequest) -> str:
+    async def decoded(self, request: pb.DetokenizeRequest) -> str:
+        """Return the text of token ids.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT, an id is not the model's, or there are too many.
+        """
         if len(request.ids) > MAX_DETOKENIZED:
             raise invalid("ids", f"at most {MAX_DETOKENIZED} ids, got {len(request.ids)}: send them in several calls")
         check_token_ids("ids", request.ids, self._card.vocabulary, self._text.tokenizer)

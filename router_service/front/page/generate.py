@@ -46,7 +46,7 @@ class GenerateHandler:
         """
         body = await read_body(request, GenerateBody)
         wanted = self._request_of(body)
-        prompt = await encode_input(wanted, self._text, self._inference.limits())
+        prompt = (await encode_input(wanted, self._text, self._inference.limits())).ids
         check_range("prompt tokens of the page", len(prompt), 1, MAX_PROMPT_TOKENS)
         # Tokens replace the text as input: it is not encoded again, and the page shows the same ids.
         wanted.tokens.ids.extend(prompt)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from router_service.protocol import inference_pb2 as pb
+
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
@@ -39,3 +41,10 @@ class AnswerParser(Protocol):
 
     def flush(self) -> Parsed:
         """Return what is held back, at the end of the answer; a call that never became one is content."""
+
+
+class AnswerParsers(Protocol):
+    """The parsers of a model's answers."""
+
+    def open(self, chat: pb.Chat, prompt_text: str) -> AnswerParser | None:
+        """Return the parser of an answer to `chat`, whose rendered text is `prompt_text`; None where none is needed."""
