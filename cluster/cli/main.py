@@ -14,6 +14,7 @@ from cluster.cli.client import (
     scale_command,
     status_command,
 )
+from cluster.cli.client.chat import chat_command
 from cluster.cli.failing import EXIT_INTERRUPTED, fail
 from cluster.cli.one_line_parser import OneLineParser
 from cluster.cli.serve import demo_command, drain_command, serve_command
@@ -28,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = (
         serve_command,
         generate_command,
+        chat_command,
         bench_command,
         status_command,
         rebalance_command,

@@ -29,7 +29,7 @@ from router_service.front.kserve.service import OpenInferenceService
 from router_service.front.openai.api import OpenAiApi
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
-from router_service.front.parsing.parsed import AnswerParsers
+from router_service.front.parsing.parsed import WHOLE, AnswerParsers
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
@@ -89,7 +89,7 @@ class FrontServer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         threads: ThreadWatch | None = None,
-        parsers: AnswerParsers | None = None,
+        parsers: AnswerParsers = WHOLE,
     ) -> None:
         self.grpc_port = 0
         self.http_port = 0

@@ -18,11 +18,11 @@ RUN_TOKENS = 32
 
 
 class Detokenizer:
-    """The text of one stream; without special tokens, unless `special`."""
+    """The text of one stream, of special tokens those in `shown` only."""
 
-    def __init__(self, tokenizer: Tokenizer, special: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._shown = shown & tokenizer.special_ids
         self._window: list[int] = []
         self._returned = 0
         self._run = 0
@@ -48,10 +48,10 @@ class Detokenizer:
         return self._decode(self._window)[self._returned :]
 
     def _shows(self, id: int) -> bool:
-        return self._tokenizer.is_visible(id) or (self._special and id in self._tokenizer.special_ids)
+        return self._tokenizer.is_visible(id) or id in self._shown
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, not self._special)
+        return self._tokenizer.decode(ids, skip_special_tokens=not self._shown)
 
     def _count_run(self, ids: list[int]) -> None:
         for id in ids:

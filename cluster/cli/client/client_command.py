@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import grpc
@@ -57,18 +57,32 @@ def run_client(work: Coroutine[object, object, int | None], target: str) -> int:
     Raises:
         BrokenPipeError: nobody reads what it prints any more.
     """
+    return ended(lambda: asyncio.run(work) or 0, target)
+
+
+def ended(work: Callable[[], int], target: str) -> int:
+    """Return the exit code of `work`, or of how it failed; an error is one line on stderr.
+
+    Raises:
+        BrokenPipeError: nobody reads what it prints any more.
+    """
     try:
-        return asyncio.run(work) or 0
+        return work()
     except grpc.aio.AioRpcError as error:
-        # Refused as things are, not for what was asked.
-        refused = error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        return fail(_said(error, target), EXIT_FAILED if refused else EXIT_ERROR)
+        return refused(error, target)
     except BrokenPipeError:  # of what is printed; calls fail with gRPC's errors
         raise
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def refused(error: grpc.aio.AioRpcError, target: str) -> int:
+    """Print how a call ended in one line, and return the exit code."""
+    # Refused as things are, not for what was asked.
+    as_things_are = error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    return fail(_said(error, target), EXIT_FAILED if as_things_are else EXIT_ERROR)
 
 
 def _said(error: grpc.aio.AioRpcError, target: str) -> str:

@@ -15,25 +15,23 @@ NO_TOKENS: frozenset[int] = frozenset()
 class TextRules:
     """What of an answer is its text.
 
-    `stops` are the texts that end it, `ends` the tokens that do. Neither is text, unless `include_stop`. Special tokens
-    are text only if `show_special`. `named` are the special tokens that a
-    stop text stands for, `asked` the tokens, other than end-of-sequence ones, that the request wants to stop at; both
-    are also in `ends`. `eos` are the model's end-of-sequence tokens.
+    `stops` are the texts that end it, `ends` the tokens that do. Neither is text, unless `include_stop`. Of special
+    tokens only those in `shown` are text. `named` are the special tokens that a stop text stands for, `asked` the
+    tokens, other than end-of-sequence ones, that the request wants to stop at; both are also in `ends`.
     """
 
     stops: Sequence[str] = ()
     ends: Container[int] = NO_TOKENS
     include_stop: bool = False
-    show_special: bool = False
+    shown: frozenset[int] = NO_TOKENS
     named: Mapping[int, str] = field(default_factory=dict)
     asked: Container[int] = NO_TOKENS
-    eos: Container[int] = NO_TOKENS
 
 
 class AnswerText:
     """Turns tokens into what of the answer is certain; without a parser all of it is content.
 
-    A parser reads special tokens too, but for those that end answers, and stop strings act on what it reads.
+    Stop strings act on what a parser reads.
     """
 
     def __init__(self, tokenizer: Tokenizer, rules: TextRules, parser: AnswerParser | None = None) -> None:
@@ -41,10 +39,8 @@ class AnswerText:
         self._tokenizer = tokenizer
         self._rules = rules
         self._parser = parser
-        self._detokenizer = Detokenizer(tokenizer, special=rules.show_special or parser is not None)
+        self._detokenizer = Detokenizer(tokenizer, rules.shown)
         self._matcher = StopMatcher(rules.stops)
-        # Under ignore_eos they come in the middle, where no parser and no reader expects them.
-        self._hidden = rules.eos if parser is not None and not rules.show_special else NO_TOKENS
         self._end: int | None = None
         self._tail = ""
 
@@ -96,7 +92,7 @@ class AnswerText:
         if id in self._rules.ends:
             self._end = id
             return self._ending(id)
-        return "" if id in self._hidden else self._detokenizer.push([id])
+        return self._detokenizer.push([id])
 
     def _ending(self, id: int) -> str:
         """Return the text of a token that ends the answer, or keep it as the `tail` if it is a special token's."""
@@ -104,7 +100,7 @@ class AnswerText:
             return ""
         if self._tokenizer.is_visible(id):
             return self._detokenizer.push([id])
-        if self._rules.show_special or id in self._rules.named:
+        if id in self._rules.shown or id in self._rules.named:
             self._tail = self._tokenizer.text_of(id)
         return ""
 

@@ -8,24 +8,23 @@ from router_service.front.api.answer_stream import AnswerStream
 from router_service.front.api.answer_text import AnswerText
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.choices import answer_all
-from router_service.front.api.preparation import Prepared, prepare
+from router_service.front.api.preparation import Preparation, Prepared
 from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, unavailable
-from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.failover_stream import FailoverStream
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_record import RequestRecord
 from router_service.protocol import inference_pb2 as pb
-from router_service.text.text_model import TextModel
+from router_service.text.tokenizer import Tokenizer
 
 # A caller's deadline started earlier than ours, by the time that its call was in transit.
 ON_THE_WAY_S = 0.1
 
 
 class Answering:
-    """Answers one request, and notes its steps in `record`. `parsers` are those of the model, None for none."""
+    """Answers one request, and notes its steps in `record`."""
 
     def __init__(
         self,
@@ -33,16 +32,16 @@ class Answering:
         request: pb.GenerateRequest,
         writer: ResponseWriter,
         record: RequestRecord,
-        text: TextModel,
-        parsers: AnswerParsers | None,
+        preparation: Preparation,
+        tokenizer: Tokenizer,
         router_pool: RouterPool,
         config: FrontConfig,
     ) -> None:
         self._request = request
         self._writer = writer
         self._record = record
-        self._text = text
-        self._parsers = parsers
+        self._preparation = preparation
+        self._tokenizer = tokenizer
         self._router_pool = router_pool
         self._config = config
         self._answers: list[AnswerStream] = []
@@ -72,7 +71,7 @@ class Answering:
             self._record.finished(*(answer.finish_reason for answer in self._answers))
 
     async def _open(self, limits: LengthLimits) -> None:
-        prepared = await prepare(self._request, self._record, self._text, self._parsers, self._config, limits)
+        prepared = await self._preparation.prepare(self._request, self._record, limits)
         self._record.submitted(prepared.submits[0])
         await self._writer.accepted(self._record.request_id)
         records = self._record.answers(len(prepared.submits))
@@ -93,8 +92,8 @@ class Answering:
     def _builder(self, prepared: Prepared, index: int, record: RequestRecord) -> ResponseBuilder:
         builder = ResponseBuilder(
             record,
-            self._text.tokenizer,
-            AnswerText(self._text.tokenizer, prepared.rules, prepared.parsers[index]),
+            self._tokenizer,
+            AnswerText(self._tokenizer, prepared.rules, prepared.parsers[index]),
             min_tokens=self._request.sampling.min_tokens,
             index=index,
             echo=None if index else prepared.echo,
@@ -125,14 +124,14 @@ def failures_noted(record: RequestRecord, writer: ResponseWriter) -> Iterator[No
         record.failed(error.code.name, error.message)
         raise
     except asyncio.CancelledError:
-        record.failed("CANCELLED" if _time_left(writer) else "DEADLINE_EXCEEDED")
+        record.failed(_left(writer))
         raise
     except Exception:
-        record.failed("CANCELLED" if writer.done() else "INTERNAL")
+        record.failed(_left(writer) if writer.done() else "INTERNAL")
         raise
 
 
-def _time_left(writer: ResponseWriter) -> bool:
-    """Whether the call was cancelled before its deadline, which started at the caller and so a little earlier."""
+def _left(writer: ResponseWriter) -> str:
+    """The status of a client that does not wait any more; its deadline started there and so a little earlier."""
     left = writer.time_remaining()
-    return left is None or left > ON_THE_WAY_S
+    return "CANCELLED" if left is None or left > ON_THE_WAY_S else "DEADLINE_EXCEEDED"

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -20,18 +20,16 @@ MAX_BODY_BYTES = 1 << 20
 Body = TypeVar("Body")
 
 
-class PageMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a chat."""
-
-    role: str
-    content: str
-
-
 class GenerateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to generate: one of `prompt` and `messages`; unset sampling fields take the checkpoint's defaults."""
+    """What to generate: one of `prompt` and `messages`; unset sampling fields take the checkpoint's defaults.
+
+    `messages` and `tools` have the form of OpenAI's API, `template_kwargs` are variables of the chat template.
+    """
 
     prompt: str = ""
-    messages: list[PageMessage] = []
+    messages: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = []
+    template_kwargs: dict[str, Any] = {}
     max_tokens: int = 128
     temperature: float | None = None
     seed: int | None = None

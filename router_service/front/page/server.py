@@ -30,6 +30,7 @@ from router_service.front.page.domains import DomainsHandler
 from router_service.front.page.generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
 from router_service.front.page.hub import LiveHub
 from router_service.front.page.snapshot import snapshot
+from router_service.front.page.thinking import knows_thinking
 from router_service.front.routing.router_pool import RouterPool
 from router_service.protocol import inference_pb2 as pb
 from router_service.text.text_model import TextModel
@@ -159,7 +160,7 @@ class LivePage:
         fields = {field.name: getattr(info, field.name) for field in pb.ModelInfo.DESCRIPTOR.fields}
         fields["eos_token_ids"] = list(info.eos_token_ids)
         limits = {"max_new_tokens": MAX_NEW_TOKENS, "max_prompt_tokens": MAX_PROMPT_TOKENS}
-        return fields | limits | {"phases": PHASES}
+        return fields | limits | {"phases": PHASES, "thinking": knows_thinking(self._text.chat)}
 
     def _collect(self) -> bytes:
         known = self._directory() if self._directory is not None else ()

@@ -15,24 +15,27 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
 from cluster.cli.client import advise_command, bench_command, generate_command
+from cluster.cli.client.chat import chat_command
 from cluster.cli.client import rebalance_command, scale_command, status_command
 from cluster.cli.one_line_parser import OneLineParser
 parser = OneLineParser(prog="expertmesh")
 subparsers = parser.add_subparsers(required=True)
 clients = (advise_command, bench_command, generate_command, rebalance_command, scale_command, status_command)
-for command in clients:
+for command in (*clients, chat_command):
     command.add_parser(subparsers)
 args = parser.parse_args()
 sys.exit(args.run(args))
 """
 
 
-async def start(*arguments: str, target: str = "") -> asyncio.subprocess.Process:
+async def start(*arguments: str, target: str = "", piped: bool = False) -> asyncio.subprocess.Process:
+    """`piped` gives it a standard input."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-W", "error", "-c", MAIN, *arguments),
         cwd=ROOT,
         env=os.environ | ({"EXPERTMESH_TARGET": target} if target else {}),
+        stdin=subprocess.PIPE if piped else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -74,6 +74,58 @@ async def test_a_chat_goes_through_the_template(world: World) -> None:
     assert len(router.submits) == 1
 
 
+async def test_a_chat_has_all_that_the_api_has(world: World) -> None:
+    """History with tool calls, tools, variables of the template: the prompt is that of a gRPC chat."""
+    router, browser = await browse(world)
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+        {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "fox"},
+    ]
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    async with browser:
+        events = await browser.generate(
+            messages=messages, tools=tools, template_kwargs={"enable_thinking": False}, max_tokens=2
+        )
+    expected = await world.clients[0].tokenize(messages=messages)
+    assert router.submits[0].prompt == expected == [token["id"] for token in tokens_of(events, generated=False)]
+
+
+async def test_a_chat_says_what_its_tokens_add(world: World) -> None:
+    """Its text comes by itself; the tokens are all of the answer's, and each has its routing."""
+    _, browser = await browse(world, script=routed)
+    messages = [{"role": "user", "content": "hello"}]
+    expected = await collect(world.clients[0], messages=messages, max_tokens=12, seed=3)
+    async with browser:
+        events = await browser.generate(messages=messages, max_tokens=12, seed=3)
+    assert "".join(data.get("text", "") for kind, data in events if kind == "delta") == text_of(expected)
+    answer = tokens_of(events, generated=True)
+    assert [token["id"] for token in answer if token["id"] is not None] == ids_of(expected)
+    positions = sum(len(data) for kind, data in events if kind == "routing")
+    assert positions == len(tokens_of(events, generated=False)) + len(ids_of(expected)) - 1
+
+
+async def test_a_text_has_no_deltas(world: World) -> None:
+    _, browser = await browse(world)
+    async with browser:
+        events = await browser.generate(prompt="hello", max_tokens=4)
+    assert {kind for kind, _ in events} == {"tokens", "end"}
+
+
+async def test_a_long_chat_goes_on_without_pictures(world: World) -> None:
+    router, browser = await browse(world, script=routed)
+    messages = [{"role": "user", "content": "hello " * 1500}]
+    async with browser:
+        events = await browser.generate(messages=messages, max_tokens=2)
+    prompt = router.submits[0].prompt
+    assert len(prompt) > 1024
+    assert events[0] == ("tokens", {"generated": False, "tokens": [], "left_out": len(prompt)})
+    assert (router.submits[0].return_routing, router.submits[0].return_scores) == (False, False)
+    assert len([token for token in tokens_of(events, generated=True) if token["id"] is not None]) == 2
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -86,6 +138,11 @@ async def test_a_chat_goes_through_the_template(world: World) -> None:
         ({"prompt": "x", "surprise": 1}, ["surprise"]),
         ({"prompt": "x", "messages": [{"role": "user", "content": "y"}]}, ["prompt", "one of both"]),
         ({"messages": [{"role": "owl", "content": "y"}]}, ["messages[0].role", "owl"]),
+        ({"messages": [{"role": "user", "content": 5}]}, ["messages[0].content", "list of objects"]),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, ["messages[0].content[0]", "image_url"]),
+        ({"messages": ["hi"]}, ["messages[0]", "object"]),
+        ({"prompt": "x", "tools": [{}]}, ["tools", "messages"]),
+        ({"prompt": "x", "template_kwargs": {"a": 1}}, ["template_kwargs", "messages"]),
         ({"prompt": "hello " * 2000}, ["prompt", "tokens"]),
         ([1], ["object"]),
     ],

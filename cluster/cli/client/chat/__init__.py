@@ -1,0 +1,1 @@
+"""`expertmesh chat`: a conversation with a running server."""
