@@ -70,7 +70,7 @@ def check_supported(body: ResponsesBody) -> None:
         if getattr(body, name):
             raise invalid(name, problem)
     for name in UNANSWERED:
-        if getattr(body, name) not in (None, False):
+        if (value := getattr(body, name)) is not None and value is not False:
             raise invalid(name, "has no place in a response: leave it out, or use /v1/chat/completions")
     if body.n not in (None, 1):
         raise invalid("n", f"a response is one answer, got {body.n}: send several requests")
