@@ -10,9 +10,11 @@ from router_service.client.channel import Tls
 from router_service.client.client import Client
 from router_service.front import grpc_server
 from router_service.front.config import FrontConfig
+from router_service.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.unit.front.calls import collect
 from tests.unit.front.front_fakes import FakeRouter, until
 from tests.unit.front.front_world import World
+from tests.unit.front.kserve.asking import asked
 from tests.unit.front.pki import Pki
 from tests.unit.front.relay import ACK, GOAWAY, HEAD, PING, SETTINGS, Http2Relay, Relay
 
@@ -26,18 +28,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_server, "KEEPALIVE_TIMEOUT_MS", 1000)
 
 
+# The steps after which the router falls silent; None is one that goes on, so that answers are always being written.
+STALLS = {"prefill": 0, "decode": 2, "writing": None}
+
+
 async def waiting(world: World, where: str, **options: object) -> FakeRouter | None:
     """A Front whose requests wait for a router, for their first token, or between two tokens."""
     router = None
     if where != "router":
-        router = await world.router(stall_after_steps=0 if where == "prefill" else 2)
+        router = await world.router(stall_after_steps=STALLS[where], step_s=0.02)
     await world.front(**options)
     if router is not None:
         await until(lambda: world.server.health.serving)
     return router
 
 
-@pytest.mark.parametrize("where", ["router", "prefill", "decode"])
+@pytest.mark.parametrize("where", ["router", *STALLS])
 @pytest.mark.parametrize("how", ["silent", "vanish", "cut"])
 @pytest.mark.usefixtures("impatient")
 async def test_a_vanished_client_frees_its_place(world: World, where: str, how: str) -> None:
@@ -56,16 +62,21 @@ async def test_a_vanished_client_behind_tls_frees_its_place(world: World, pki: P
 
 async def ends(world: World, router: FakeRouter | None, relay: Relay, client: Client, how: str) -> None:
     """Lose a client whose request waits; its place becomes free, and its router hears of it."""
-    task = asyncio.create_task(collect(client, "hello", max_tokens=20, resume=False))
+    task = asyncio.create_task(collect(client, "hello", max_tokens=2000, resume=False))
+    await lost(world, router, relay, how)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def lost(world: World, router: FakeRouter | None, relay: Relay, how: str) -> None:
+    """Wait for the request, lose its client, and wait for its end."""
     await until(lambda: world.server.streams == 1)
     if router is not None:
-        await until(lambda: bool(router.submits) and router.steps == router.stall_after_steps)
+        await until(lambda: bool(router.submits) and router.steps >= (router.stall_after_steps or 0))
     lose(relay, how)
     await until(lambda: world.server.streams == 0)
     if router is not None:
         await until(lambda: not router.running)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def lose(relay: Relay, how: str) -> None:
@@ -76,6 +87,18 @@ def lose(relay: Relay, how: str) -> None:
         relay.vanish()
     else:
         relay.silent = True
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.usefixtures("impatient")
+async def test_a_vanished_platform_frees_its_place(world: World, stream: bool) -> None:
+    """Of the Open Inference Protocol, whose streams carry requests too."""
+    router = await waiting(world, "prefill")
+    async with Relay(world.server.grpc_port) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        call = stub.ModelStreamInfer(iter([asked("a", stream=True)])) if stream else stub.ModelInfer(asked("a"))
+        await lost(world, router, relay, "vanish")
+        call.cancel()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -2,6 +2,8 @@
 
 import asyncio
 import ssl
+from collections.abc import Coroutine
+from typing import Any
 
 import psutil
 import pytest
@@ -10,6 +12,7 @@ from router_service.front.http import body, vanished
 from tests.unit.front.front_fakes import FakeRouter, until
 from tests.unit.front.front_world import World
 from tests.unit.front.http_world import Browser
+from tests.unit.front.openai.caller import Caller
 from tests.unit.front.pki import Pki
 from tests.unit.front.relay import Relay
 
@@ -39,16 +42,21 @@ async def waiting(world: World, where: str, **options: object) -> FakeRouter | N
 async def vanishes(world: World, router: FakeRouter | None, tls: ssl.SSLContext | None = None) -> None:
     """A browser whose request waits is gone; the request's place becomes free, and its router hears of it."""
     async with Relay(world.server.http_port) as relay, Browser(relay.port, tls=tls) as browser:
-        task = asyncio.create_task(browser.generate(**ASKED))
-        await until(lambda: world.server.streams == 1)
-        if router is not None:
-            await until(lambda: bool(router.submits) and router.steps >= (router.stall_after_steps or 0))
-        relay.vanish()
-        await until(lambda: world.server.streams == 0)
-        if router is not None:
-            await until(lambda: not router.running)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await lost(world, router, relay, browser.generate(**ASKED))
+
+
+async def lost(world: World, router: FakeRouter | None, relay: Relay, asking: Coroutine[Any, Any, object]) -> None:
+    """Ask, lose the client while it waits, and wait for the end of all that it asked for."""
+    task = asyncio.create_task(asking)
+    await until(lambda: world.server.streams > 0)
+    if router is not None:
+        await until(lambda: bool(router.submits) and router.steps >= (router.stall_after_steps or 0))
+    relay.vanish()
+    await until(lambda: world.server.streams == 0)
+    if router is not None:
+        await until(lambda: not router.running)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("where", ["router", *STALLS])
@@ -62,6 +70,23 @@ async def test_a_vanished_browser_frees_its_place(world: World, where: str) -> N
 async def test_a_vanished_browser_behind_tls_frees_its_place(world: World, pki: Pki, where: str) -> None:
     router = await waiting(world, where, **pki.settings())
     await vanishes(world, router, ssl.create_default_context(cafile=str(pki.ca)))
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "n": 2},
+    "/v1/completions": {"prompt": ["a", "b"]},
+    "/v1/responses": {"input": "hi"},
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.usefixtures("impatient")
+async def test_a_vanished_program_frees_its_places(world: World, path: str, stream: bool) -> None:
+    """Also one that waits for its whole answer, to which nothing has been written yet."""
+    router = await waiting(world, "decode")
+    async with Relay(world.server.http_port) as relay, Caller(relay.port) as caller:
+        await lost(world, router, relay, caller.post(path, stream=stream, **BODIES[path]))
 
 
 HOST = "127.0.0.1:8000"
