@@ -21,9 +21,10 @@ ANYONE = Caller("", Role.ADMIN)
 # What front.api_key is called in logs and metrics.
 API_KEY = "api_key"
 
+OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 # Health is open: load balancers and kubelets have no token, and it reveals one word. All other methods need an admin.
-OPEN = "/grpc.health.v1.Health/"
-INFERENCE = "/expertmesh.v1.Inference/"
+OPEN = ("/grpc.health.v1.Health/", f"{OPEN_INFERENCE}ServerLive", f"{OPEN_INFERENCE}ServerReady")
+INFERENCE = ("/expertmesh.v1.Inference/", OPEN_INFERENCE)
 
 
 def needed_role(method: str) -> Role | None:
