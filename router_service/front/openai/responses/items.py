@@ -5,7 +5,7 @@ from typing import Any
 
 from router_service.front.errors import invalid
 from router_service.protocol import inference_pb2 as pb
-from router_service.text.conversation import ROLES
+from router_service.text.chats.conversation import ROLES
 
 SHOWN_CHARACTERS = 64
 # The fields of a part that have its text; models take no other parts.

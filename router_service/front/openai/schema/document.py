@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from router_service.front.openai.errors import ErrorReply
-from router_service.front.openai.schema.messages import ENTRIES
+from router_service.front.openai.schema.messages import CHATS, ENTRIES
 from router_service.front.openai.schema.operations import ALWAYS, WITH_BODY, WITH_TOKEN, Operation, Struct
 
 REF = "#/components/schemas/{name}"
@@ -23,7 +23,7 @@ def openapi(operations: Sequence[Operation], version: str) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
     _, schemas = msgspec.json.schema_components(_structs(operations), ref_template=REF)
     for operation in operations:
-        if operation.body is not None:
+        if operation.body in CHATS:
             _describe_entries(schemas[operation.body.__name__]["properties"])
     return {
         "openapi": "3.1.0",

@@ -4,6 +4,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from router_service.front.openai.requests.chat_body import ChatBody
+from router_service.front.openai.requests.token_bodies import TokenizeBody
+
 
 class TextPart(msgspec.Struct, frozen=True):
     """A part of a message; text is the only type."""
@@ -54,5 +57,6 @@ class ToolObject(msgspec.Struct, frozen=True):
     function: ToolFunction
 
 
-# The type of the entries of these fields, in whichever body they are.
+# Bodies that carry a conversation, and the type of the entries of its fields.
+CHATS = (ChatBody, TokenizeBody)
 ENTRIES: dict[str, type[msgspec.Struct]] = {"messages": ChatMessage, "tools": ToolObject}
