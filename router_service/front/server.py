@@ -25,6 +25,7 @@ from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
 from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
+from router_service.front.kserve.service import OpenInferenceService
 from router_service.front.openai.api import OpenAiApi
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
@@ -38,9 +39,10 @@ from router_service.front.telemetry.metrics_server import MetricsServer, Targets
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.front.telemetry.tracing import open_tracer
 from router_service.front.telemetry.tracing_config import TracingConfig
-from router_service.protocol import cluster_pb2, inference_pb2
+from router_service.protocol import cluster_pb2, inference_pb2, open_inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterAdminServicer_to_server, add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
+from router_service.protocol.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from router_service.text.ignored_settings import log_ignored
 from router_service.text.text_model import TextModel
 
@@ -48,6 +50,7 @@ SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterAdmin"].full_name,
+    open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Time for streams that a drain has cut to send their last message.
@@ -101,7 +104,11 @@ class FrontServer:
             self.metrics.registry.register(BalanceSeries(card.name, balance))
         self._targets = targets
         self.authenticator = Authenticator(
-            config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
+            config.tokens_file,
+            self.metrics.refused,
+            clock=clock,
+            max_request_bytes=config.max_request_bytes,
+            api_key=config.api_key,
         )
         self.tls = ServerTls(config) if config.tls_cert else None
         self.router_pool = RouterPool(
@@ -126,6 +133,7 @@ class FrontServer:
             telemetry=telemetry,
             parsers=parsers,
         )
+        self._open_inference = OpenInferenceService(self.inference, self.health, config.slow_reader_seconds)
         self._cluster = ClusterService(card.name, self.router_pool, directory, balance)
         self._admin = ClusterAdminService(admin)
         self._arrivals = Arrivals()
@@ -275,6 +283,7 @@ class FrontServer:
         ]
         server = make_server(self._config, interceptors)
         add_InferenceServicer_to_server(self.inference, server)
+        add_GRPCInferenceServiceServicer_to_server(self._open_inference, server)
         add_ClusterServicer_to_server(self._cluster, server)
         add_ClusterAdminServicer_to_server(self._admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health_service, server)

@@ -13,14 +13,18 @@ from router_service.front.auth.caller_limits import CallerLimits
 from router_service.front.auth.paths import OPEN as OPEN_PATHS
 from router_service.front.auth.paths import is_inference
 from router_service.front.auth.refusals import Refusals, RefusedError
-from router_service.front.auth.tokens import Caller, Role, Token, find_token, read_tokens
+from router_service.front.auth.tokens import Caller, Role, Token, digest_of, find_token, read_tokens
 
 # Without a tokens file everyone may do everything; `FrontConfig` allows that on loopback only, unless told otherwise.
 ANYONE = Caller("", Role.ADMIN)
 
+# What front.api_key is called in logs and metrics.
+API_KEY = "api_key"
+
+OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 # Health is open: load balancers and kubelets have no token, and it reveals one word. All other methods need an admin.
-OPEN = "/grpc.health.v1.Health/"
-INFERENCE = "/expertmesh.v1.Inference/"
+OPEN = ("/grpc.health.v1.Health/", f"{OPEN_INFERENCE}ServerLive", f"{OPEN_INFERENCE}ServerReady")
+INFERENCE = ("/expertmesh.v1.Inference/", OPEN_INFERENCE)
 
 
 def needed_role(method: str) -> Role | None:
@@ -48,6 +52,8 @@ class Authenticator:
         tokens_file: see `read_tokens`; if empty, no token is required.
         count: called with the reason of each refusal, for metrics.
         max_request_bytes: the largest request of any caller; None is no limit.
+        api_key: a token beside those of the file, "" for none; only its hash is kept. Its role is inference, or admin
+            where there is no file, since then nobody else could administer.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Authenticator:
         count: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         max_request_bytes: int | None = None,
+        api_key: str = "",
     ) -> None:
         """Read the tokens.
 
@@ -67,6 +74,8 @@ class Authenticator:
         self._limits = CallerLimits()
         self._max_bytes = max_request_bytes
         self._tokens = open_tokens(tokens_file, clock) if tokens_file else None
+        role = Role.INFERENCE if tokens_file else Role.ADMIN
+        self._keys = (Token(digest_of(api_key), Caller(API_KEY, role), None),) if api_key else ()
 
     def admit(self, authorization: Sequence[str], needed: Role) -> Caller:
         """Return the caller that the `authorization` headers identify, and count the request against its rate.
@@ -74,10 +83,11 @@ class Authenticator:
         Raises:
             RefusedError: no valid token, a role that does not suffice, or too many requests.
         """
-        if self._tokens is None:
+        if self._tokens is None and not self._keys:
             return ANYONE
         # Looked up at each call, so that a removed token stops working when the file is reloaded.
-        caller = _identify(self._tokens.current(), authorization)
+        tokens = self._tokens.current() if self._tokens is not None else ()
+        caller = _identify((*tokens, *self._keys), authorization)
         if needed is Role.ADMIN and caller.role is not Role.ADMIN:
             problem = f"token {caller.name} has the role {caller.role}, this needs the role {needed}"
             raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, problem, "role", caller.name)

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,9 +11,9 @@ import grpc.aio
 
 from router_service.front.api.calls import Context, name_stranger
 from router_service.front.api.scheduling import set_caller
-from router_service.front.auth.authenticator import Authenticator, needed_role
+from router_service.front.auth.authenticator import OPEN_INFERENCE, Authenticator, needed_role
 from router_service.front.auth.refusals import RefusedError
-from router_service.front.auth.tokens import Caller
+from router_service.front.auth.tokens import Caller, Role
 from router_service.protocol.request_id import request_id_metadata
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ else:
     Handler = grpc.RpcMethodHandler  # no generic when it runs
 
 
+# Calls without a stream that take as long as a streamed answer.
+ANSWERING = (f"{OPEN_INFERENCE}ModelInfer",)
 # gRPC's options are signed numbers of 32 bits.
 MAX_INT32 = (1 << 31) - 1
 
@@ -57,8 +59,12 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         except RefusedError as error:
             return _refusing(self._authenticator, error, method)
         handler: Handler | None = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler  # type: ignore[return-value]  # None is an unknown method, which the stubs do not allow for
+        if handler is None:
+            return handler  # type: ignore[return-value]  # an unknown method, which the stubs do not allow for
+        if handler.request_streaming:
+            stream = LimitedStream(self._authenticator, caller, given, method, handler)
+            # Reflection, the only other one, bounds itself.
+            return stream.limited() if needed is Role.INFERENCE else handler
         call = Limited(self._authenticator, caller, method, handler)
         if (task := asyncio.current_task()) is not None:
             # gRPC runs the whole call in this task.
@@ -92,7 +98,7 @@ class Limited:
         with ExitStack() as place:
             try:
                 self._authenticator.check_size(self._caller, self._size or 0)
-                if self._handler.response_streaming:
+                if self._handler.response_streaming or self._method in ANSWERING:
                     place.enter_context(self._authenticator.stream(self._caller))
             except RefusedError as error:
                 await _refuse(self._authenticator, error, self._method, context)
@@ -104,6 +110,56 @@ class Limited:
             problem = "no request came: it was cancelled at once, or is larger than twice its limit"
             error = RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, problem, "unread", self._caller.name)
             self._authenticator.refusals.note(error, "a client", self._method)
+
+
+class LimitedStream:
+    """One call with a stream of requests: one stream of its caller. Each request after the first is admitted anew."""
+
+    def __init__(
+        self, authenticator: Authenticator, caller: Caller, given: Sequence[str], method: str, handler: Handler
+    ) -> None:
+        """`given` are the call's `authorization` headers."""
+        self._authenticator = authenticator
+        self._caller = caller
+        self._given = given
+        self._method = method
+        self._handler = handler
+
+    def limited(self) -> Handler:
+        """Return the method's handler within its caller's limits."""
+        return grpc.stream_stream_rpc_method_handler(self._answer, self._parsed, self._handler.response_serializer)
+
+    async def _answer(self, requests: AsyncIterator[Any], context: Context) -> Any:
+        set_caller(self._caller.name, context.peer())
+        behaviour: Any = self._handler.stream_stream
+        with ExitStack() as place:
+            try:
+                place.enter_context(self._authenticator.stream(self._caller))
+            except RefusedError as error:
+                await _refuse(self._authenticator, error, self._method, context)
+            return await behaviour(self._admitted(requests, context), context)
+
+    def _parsed(self, data: bytes) -> Any:
+        """Parse a request, or return why it is refused: gRPC answers an exception here by itself."""
+        try:
+            self._authenticator.check_size(self._caller, len(data))
+        except RefusedError as error:
+            return error
+        return self._handler.request_deserializer(data) if self._handler.request_deserializer else data
+
+    async def _admitted(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        first = True
+        async for request in requests:
+            try:
+                if isinstance(request, RefusedError):
+                    raise request
+                if not first:
+                    # Its token may have been removed since, and requests per minute are counted.
+                    self._authenticator.admit(self._given, Role.INFERENCE)
+            except RefusedError as error:
+                await _refuse(self._authenticator, error, self._method, context)
+            first = False
+            yield request
 
 
 def _limited(handler: Handler, call: Limited) -> Handler:

@@ -1,1 +1,1 @@
-"""KServe's Open Inference Protocol (v2) over gRPC."""
+"""The Open Inference Protocol (KServe v2) for text, as `inference.GRPCInferenceService` beside the Front's own API."""

@@ -12,6 +12,7 @@ from router_service.front.openai.chat_completions import ChatCompletions
 from router_service.front.openai.completions import Completions
 from router_service.front.openai.models import Models
 from router_service.front.openai.replies import json_reply
+from router_service.front.openai.responses.service import Responses
 from router_service.front.openai.running import Runner
 from router_service.front.openai.schema.document import openapi
 from router_service.front.openai.schema.operations import OPERATIONS
@@ -49,6 +50,7 @@ class OpenAiApi:
             web.get("/v1/models/{id:.+}", self._models.one),
             web.post("/v1/chat/completions", ChatCompletions(self.runner, self.model).serve),
             web.post("/v1/completions", Completions(self.runner, self.model).serve),
+            *Responses(self.runner, self.model).routes(),
             web.post("/tokenize", self._tokens.tokenize),
             web.post("/detokenize", self._tokens.detokenize),
             web.get("/tokenizer_info", self._tokens.info),

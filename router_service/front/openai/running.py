@@ -38,6 +38,7 @@ class Encoder(Protocol):
         """Return the last events of an answer that is complete."""
 
 
+Fail = Callable[[RequestError], bytes]
 Take = Callable[[int, pb.GenerateResponse], None]
 
 
@@ -50,8 +51,10 @@ class Runner:
         self._authenticator = authenticator
         self._patience_s = patience_s
 
-    async def stream(self, call: Call, wanted: Sequence[Wanted], encoder: Encoder) -> web.StreamResponse:
-        """Stream the answers as events. A failure after the first event is an event, and the last one.
+    async def stream(
+        self, call: Call, wanted: Sequence[Wanted], encoder: Encoder, fail: Fail = error_event
+    ) -> web.StreamResponse:
+        """Stream the answers as events. A failure after the first event is an event, which `fail` makes; the last one.
 
         Raises:
             RequestError: it failed before the first event.
@@ -65,7 +68,7 @@ class Runner:
         except Exception as error:
             if not events.opened or events.lost:
                 raise
-            await events.write(error_event(error if isinstance(error, RequestError) else internal(error)))
+            await events.write(fail(error if isinstance(error, RequestError) else internal(error)))
         return events.response
 
     async def collect(self, call: Call, wanted: Sequence[Wanted], take: Take) -> None:

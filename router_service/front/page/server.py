@@ -23,7 +23,7 @@ from router_service.front.http.auth import ask_for_token
 from router_service.front.http.body import MAX_BODY_BYTES, openai_bodies_up_to
 from router_service.front.http.guard import add_headers, check_own_page, errors_as_json
 from router_service.front.http.server_sent_events import EventStream, event
-from router_service.front.http.vanished import notice_vanished
+from router_service.front.http.vanished import NoticingSite
 from router_service.front.openai.api import OpenAiApi
 from router_service.front.openai.errors import openai_errors
 from router_service.front.page.domains import DomainsHandler
@@ -85,8 +85,9 @@ class LivePage:
         config = self._config
         tls = self._tls.http_context() if self._tls else None
         await self._runner.setup()
-        site = web.TCPSite(
+        site = NoticingSite(
             self._runner,
+            patience_s=config.slow_reader_seconds,
             host=config.http_host,
             port=config.http_port,
             ssl_context=tls,
@@ -117,9 +118,8 @@ class LivePage:
         config, inference, files = self._config, self._inference, asset_routes()
         guards: list[Middleware] = [
             errors_as_json,
-            openai_errors,
             openai_bodies_up_to(config.max_request_bytes),
-            notice_vanished(config.slow_reader_seconds),
+            openai_errors,
             check_own_page(is_loopback(config.http_host)),
             ask_for_token(self._authenticator, {file.path for file in files}),
         ]

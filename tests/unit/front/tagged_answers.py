@@ -62,6 +62,8 @@ class TaggedParser:
 class TaggedAnswers:
     """Opens a parser for chats whose prompt asks for none; notes what it is asked. A chat with tools is bound."""
 
+    reasoning, tools = "think", "call"
+
     def __init__(self, marker_ids: frozenset[int] = frozenset()) -> None:
         self.marker_ids = marker_ids
         self.prompts: list[str] = []

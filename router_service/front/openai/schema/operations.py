@@ -10,6 +10,10 @@ from router_service.front.openai.models import ModelList, ModelObject
 from router_service.front.openai.requests.chat_body import ChatBody
 from router_service.front.openai.requests.completion_body import CompletionBody
 from router_service.front.openai.requests.token_bodies import DetokenizeBody, TokenizeBody
+from router_service.front.openai.responses.body import ResponsesBody
+from router_service.front.openai.responses.objects import ResponseEvent, ResponseObject
+from router_service.front.openai.responses.body import ResponsesBody
+from router_service.front.openai.responses.objects import ResponseEvent, ResponseObject
 from router_service.front.openai.server_pages import HealthReply, VersionReply
 from router_service.front.openai.tokens import DetokenizeReply, TokenizeReply
 
@@ -54,6 +58,24 @@ OPERATIONS = (
         CompletionBody,
         Completion,
         event=Completion,
+        errors=(404, 503),
+    ),
+    Operation(
+        "/v1/responses",
+        "post",
+        "Answers a text or items; as server-sent events with `stream`.",
+        ResponsesBody,
+        ResponseObject,
+        event=ResponseEvent,
+        errors=(404, 503),
+    ),
+    Operation(
+        "/v1/responses",
+        "post",
+        "Answers a text or items; as server-sent events with `stream`.",
+        ResponsesBody,
+        ResponseObject,
+        event=ResponseEvent,
         errors=(404, 503),
     ),
     Operation(

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from router_service.front.auth.tokens import Role, new_token
-from router_service.protocol import cluster_pb2, inference_pb2
+from router_service.protocol import cluster_pb2, inference_pb2, open_inference_pb2
 from router_service.protocol.request_id import REQUEST_ID_KEY, request_id_of
 from router_service.text.text_model import TextModel
 from tests.unit.front.front_world import World
 
 METHODS = {
     f"/{service.full_name}/{method.name}": method
-    for file in (inference_pb2, cluster_pb2, health_pb2, reflection_pb2)
+    for file in (inference_pb2, cluster_pb2, open_inference_pb2, health_pb2, reflection_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

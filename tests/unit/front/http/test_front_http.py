@@ -103,9 +103,9 @@ async def test_a_loopback_server_answers_to_this_machine_only(world: World, host
 
 async def test_connections_end_when_their_browser_has_vanished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 45 s: later than a page that does not read, which looks the same."""
-    _, browser = await browse(world)
     given: set[tuple[int, ...]] = set()
     monkeypatch.setattr(TransportSocket, "setsockopt", lambda _, *option: given.add(option))
+    _, browser = await browse(world)
     async with browser, browser.get("/healthz") as response:
         assert response.status == 200
     tcp = socket.IPPROTO_TCP

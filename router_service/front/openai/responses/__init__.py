@@ -1,0 +1,1 @@
+"""OpenAI's Responses API, /v1/responses: text, reasoning and function tools. Nothing is stored."""
