@@ -180,6 +180,16 @@ def test_it_is_the_special_token_where_the_caller_wants_it() -> None:
     assert ids_of(text, prompt="a<|im_end|>")[-1] == SPECIALS.index("<|im_end|>")
 
 
+@pytest.mark.parametrize("content", ["<|im_start|>", "a <|im_end|> ", "b <|im_"])
+def test_a_message_that_goes_on_behind_one(templates: dict[str, ChatTemplate], content: str) -> None:
+    text = model(TOKENIZER, templates["qwen3"])
+    made = chat_of([{"role": "user", "content": "u"}, {"role": "assistant", "content": content}])
+    made.continue_final_message = True
+    ids = ids_of(text, chat=made)
+    assert TOKENIZER.decode(ids, skip_special_tokens=False).endswith(f"assistant\n<think>\n\n</think>\n\n{content}")
+    assert sum(id in TOKENIZER.controls.values() for id in ids) == 3
+
+
 @pytest.mark.parametrize("source", ["{{ x | tojson(ensure_ascii=True) }}", "{{ x }}", "{{ [x] }}", "{{ x | upper }}"])
 def test_the_mark_is_in_no_text_however_it_is_spelled(source: str) -> None:
     template = ChatTemplate(source.replace("x", "messages[0].content"), {})
