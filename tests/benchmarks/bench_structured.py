@@ -76,13 +76,14 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
+    measured = {
+        "libraries": lambda: libraries(args.rounds),
+        "nasty": nasty,
+        "speed": lambda: speed(args.rounds),
+        "valid": valid,
+    }
     for row in args.rows.split(","):
-        {
-            "libraries": lambda: libraries(args.rounds),
-            "nasty": nasty,
-            "speed": lambda: speed(args.rounds),
-            "valid": valid,
-        }[row]()
+        measured[row]()
 
 
 if __name__ == "__main__":
