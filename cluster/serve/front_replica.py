@@ -17,6 +17,7 @@ from cluster.serve.deployments import end
 from cluster.serve.security import credentials_of
 from cluster.serve.update.takeover import elders, has_follower, shares_port
 from experts.transport.address import Endpoint, new_incarnation
+from router_service.front.parsing.model_parsers import model_parsers
 from router_service.front.port_check import check_free
 from router_service.front.server import FrontServer
 from router_service.protocol.messages import ShardReport
@@ -30,7 +31,9 @@ CONNECTION_AGE_SHARE = 0.8
 class FrontReplica:
     """One Front: the API. It starts at the first health check, on the event loop that will drive it."""
 
-    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any, balancer: Any = None) -> None:
+    def __init__(
+        self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any, balancer: Any = None, api_key: str = ""
+    ) -> None:
         config = config_from(data)
         self._process = RegisteredProcess("front", 0, config, self._drain)
         self._known = KnownProcesses(self._process.registry)
@@ -45,6 +48,7 @@ class FrontReplica:
         self._server = FrontServer(
             config=replace(
                 config.front,
+                api_key=api_key,
                 poll_seconds=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
                 reuse_port=self._shared or config.front.reuse_port or config.cluster.fronts > 1,
@@ -64,6 +68,7 @@ class FrontReplica:
             tracing=config.tracing,
             routers=config.cluster.routers,
             threads=self._process.threads,
+            parsers=model_parsers(model.card().family, text, config.front),
         )
         self._started = asyncio.Lock()
         self._running = False

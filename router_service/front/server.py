@@ -1,4 +1,4 @@
-"""The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
+"""The Front: one gRPC server, one HTTP server with page and OpenAI API, one metrics page, one pool of links."""
 
 import asyncio
 import time
@@ -25,6 +25,7 @@ from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
 from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
+from router_service.front.openai.api import OpenAiApi
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
 from router_service.front.parsing.parsed import WHOLE, AnswerParsers
@@ -40,6 +41,7 @@ from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterAdminServicer_to_server, add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
+from router_service.text.ignored_settings import log_ignored
 from router_service.text.text_model import TextModel
 
 SERVICES = (
@@ -90,6 +92,7 @@ class FrontServer:
         self.grpc_port = 0
         self.http_port = 0
         self._config = config
+        self._text = text
         self._sleep = sleep
         self.threads = threads or ThreadWatch()
         self.tasks = TaskWatch((POLLER, WATCHER, LINK, HUB))
@@ -98,7 +101,11 @@ class FrontServer:
             self.metrics.registry.register(BalanceSeries(card.name, balance))
         self._targets = targets
         self.authenticator = Authenticator(
-            config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
+            config.tokens_file,
+            self.metrics.refused,
+            clock=clock,
+            max_request_bytes=config.max_request_bytes,
+            api_key=config.api_key,
         )
         self.tls = ServerTls(config) if config.tls_cert else None
         self.router_pool = RouterPool(
@@ -141,7 +148,18 @@ class FrontServer:
             health=self.health,
             authenticator=self.authenticator,
             tls=self.tls,
+            openai=self._openai(text),
             tasks=self.tasks,
+        )
+
+    def _openai(self, text: TextModel) -> OpenAiApi:
+        return OpenAiApi(
+            config=self._config,
+            text=text,
+            inference=self.inference,
+            authenticator=self.authenticator,
+            health=self.health,
+            collector=self._series(),
         )
 
     @property
@@ -177,6 +195,7 @@ class FrontServer:
         Raises:
             OSError: a port cannot be bound.
         """
+        log_ignored(self._text.defaults.ignored)
         self.health.refresh()
         server = self._make_server()
         try:
@@ -247,8 +266,10 @@ class FrontServer:
             await self._server.stop(seconds)
 
     def _metrics_page(self) -> MetricsServer:
-        collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
-        return MetricsServer(collector, self.metrics.model, self._targets, self.health)
+        return MetricsServer(self._series(), self.metrics.model, self._targets, self.health)
+
+    def _series(self) -> MergedCollector:
+        return MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
 
     def _make_server(self) -> grpc.aio.Server:
         interceptors = [
