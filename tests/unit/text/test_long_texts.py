@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from router_service.text.json_tokenizer import JsonTokenizer
 from router_service.text.long_texts import has_more_tokens
-from router_service.text.utf8 import PIECE_BYTES, text_of_bytes
+from router_service.text.utf8 import PIECE_TOKENS, text_of_bytes
 from tests.unit.front.front_fakes import byte_fallback_tokenizer, byte_level_tokenizer
 from tests.unit.text.tiktoken_fakes import kimi_tokenizer
 
@@ -55,8 +55,29 @@ def test_what_is_encoded_is_bounded_by_the_text() -> None:
     assert sum(tokenizer.lengths) <= len(word)
 
 
-@given(tokens=st.lists(st.binary(max_size=9)), at=st.integers(0, 5))
+@given(tokens=st.lists(st.binary(max_size=9)), at=st.integers(1, 12))
+@settings(deadline=None)
 def test_the_text_of_many_bytes_is_that_of_all_at_once(tokens: list[bytes], at: int) -> None:
-    long = [*tokens, b"x" * (PIECE_BYTES - at), "é你😀".encode() * 20_000, *tokens]
+    cut = "é你😀".encode()  # characters across the places where the library is called anew
+    long = [*tokens, *([b"x"] * (PIECE_TOKENS - at - len(tokens))), *(bytes([byte]) for byte in cut * 4), *tokens]
+    assert len(long) > PIECE_TOKENS
     assert text_of_bytes(long) == b"".join(long).decode(errors="replace")
     assert text_of_bytes(tokens) == b"".join(tokens).decode(errors="replace")
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(words=st.lists(WORDS, min_size=1, max_size=20))
+@settings(deadline=None, max_examples=20)
+def test_a_long_text_has_the_ids_and_the_text_of_its_parts(kind: str, words: list[str]) -> None:
+    """Long ones go through other calls of the libraries, which let other threads run."""
+    tokenizer = TOKENIZERS[kind]
+    line = "".join(words) + "<|im_start|>"
+    start = tokenizer.id_of("<|im_start|>")
+    times = 20_000 // len(line)
+    if start is None:
+        return
+    assert tokenizer.encode(line * times, False) == tokenizer.encode(line, False) * times
+    marked = [*words, start] * times
+    assert tokenizer.encode_parts(marked) == tokenizer.encode_parts([*words, start]) * times
+    ids = tokenizer.encode(line * times, False)
+    assert tokenizer.decode(ids) == tokenizer.decode(ids[: len(ids) // times]) * times
