@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Text, Times, check_settings, setting
-from router_service.text.template_fields import template_kwargs_of
+from router_service.text.chats.template_fields import template_kwargs_of
 
 
 @dataclass(frozen=True, slots=True)
