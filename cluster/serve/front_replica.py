@@ -40,7 +40,7 @@ class FrontReplica:
         with self._process.loading():
             model = open_model(config.model, config.weights, computes_here=False)
             self._process.go_on()
-            text = load_text_model(model.plan.checkpoint.path)
+            text = load_text_model(model.plan.checkpoint.path, self._front.chat_template, self._front.template_kwargs)
         self._metrics_host = reachable_host(config.front.metrics_host)
         self._server = FrontServer(
             config=replace(

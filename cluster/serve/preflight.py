@@ -32,7 +32,7 @@ def check_model(config: ClusterConfig) -> "ServedModel":
     model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
     with_placement(config, model.plan.spec.moe_layers, model.plan.spec.gate.experts)
-    load_text_model(model.plan.checkpoint.path)
+    load_text_model(model.plan.checkpoint.path, config.front.chat_template, config.front.template_kwargs)
     return model
 
 

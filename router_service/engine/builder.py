@@ -18,6 +18,7 @@ from experts.transport.call import Form, most_rows, shared_sizes
 from kernels import select
 from router_service.config import EngineConfig, Overlap
 from router_service.engine.cache_size import resolved_limits, sized_groups
+from router_service.engine.constraints import Constraints
 from router_service.engine.engine import Engine
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.scheduling.block_manager import BlockManager
@@ -30,6 +31,8 @@ from router_service.models.kv_cache import KVCache
 from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 from router_service.protocol.fallback import Fallback
+from router_service.structured.grammars import Grammars
+from router_service.text.tokenizer_files import load_tokenizer
 
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
 SAMPLE_ROWS = 8
@@ -79,7 +82,7 @@ def build_engine(
     )
     groups = sized_groups(spec, config, bounds, dtype, lambda: cache_room(device))
     cache = KVCache.empty(spec, [group.blocks * config.block_size for group in groups], dtype, device)
-    backbone = Backbone(spec, weights, cache, ops)
+    backbone, ends = Backbone(spec, weights, cache, ops), eos_token_ids(plan)
     return Engine(
         backbone=backbone,
         pool=ExpertPool(
@@ -95,11 +98,12 @@ def build_engine(
             PrefillBudget(config.target_step_seconds),
         ),
         ops=ops,
-        eos_token_ids=eos_token_ids(plan),
+        eos_token_ids=ends,
         unavailable_wait_s=config.unavailable_wait_seconds,
         threads=_threads(backbone, config, dtype, device),
         overlap=OverlapPolicy(_overlap(config, transport)),
         default_fallback=Fallback(config.fallback),
+        constraints=Constraints(Grammars(lambda: load_tokenizer(plan.checkpoint.path), spec.vocabulary, ends)),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from experts.host.log import fields
+from router_service.engine.constraints import FIELD, Constraints
 from router_service.engine.failures import broken, failed
 from router_service.engine.faults.apart import apart
 from router_service.engine.request import Event, Request
@@ -63,6 +64,7 @@ class Conclusion:
         requests: RequestTable,
         eos_token_ids: frozenset[int],
         clock: Callable[[], float],
+        constraints: Constraints,
     ) -> None:
         self.nonfinite_logits = self.faults = 0
         self.fallback_tokens: Counter[str] = Counter({policy.value: 0 for policy in Fallback})
@@ -71,6 +73,7 @@ class Conclusion:
         self._requests = requests
         self._eos_token_ids = eos_token_ids
         self._clock = clock
+        self._constraints = constraints
 
     def shares(self, scheduled: Sequence[ScheduledSequence], segments: Sequence[Segment]) -> list[Share]:
         """The requests' shares of a step, in the order of its segments."""
@@ -93,7 +96,9 @@ class Conclusion:
             with self._alone(share, events):
                 events += share.request.prompt_events()
         self._trace_routing(_going(shares), trace, events)
-        self._draw([share for share in _going(shares) if share.row is not None], trace, logits_LV, events)
+        drawing = [share for share in _going(shares) if share.row is not None]
+        self._end_unmatched(drawing, events)
+        self._draw(_going(drawing), trace, logits_LV, events)
         self._report_routing(_going(shares), events)
 
     def lose(self, shares: Sequence[Share], trace: StepTrace, events: list[Event]) -> list[Request]:
@@ -193,6 +198,14 @@ class Conclusion:
                 if (event := share.request.routing_event()) is not None:
                     events.append(event)
 
+    def _end_unmatched(self, shares: Sequence[Share], events: list[Event]) -> None:
+        """End the requests whose grammars cannot go on, as where they turn out too complex."""
+        self._constraints.settle(share.request for share in shares)
+        for share in shares:
+            matcher = share.request.row.matcher
+            if matcher is not None and matcher.error:
+                self.end(share.request, failed(share.request, "INVALID_ARGUMENT", f"{FIELD}: {matcher.error}"), events)
+
     def _draw(self, shares: Sequence[Share], trace: StepTrace, logits_LV: Tensor, events: list[Event]) -> None:
         """Draw a token for each request from its row of the logits, and append its event."""
         drawn = apart(
@@ -202,6 +215,7 @@ class Conclusion:
         )
         for part, draws in drawn:
             now = self._clock()
+            self._constraints.advance([(share.request, draw.token) for share, draw in zip(part, draws, strict=True)])
             for share, draw in zip(part, draws, strict=True):
                 with self._alone(share, events):
                     self._advance(share.request, draw, degraded(share, trace), now, events)

@@ -14,6 +14,7 @@ from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.ops import Ops
 from router_service.engine.conclusion import Conclusion, Share
+from router_service.engine.constraints import Constraints
 from router_service.engine.expiry import Expiry
 from router_service.engine.failures import DEADLINE_MARGIN_SECONDS, failed, refused
 from router_service.engine.faults.apart import apart
@@ -36,6 +37,7 @@ from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
 from router_service.protocol.fallback import Fallback
+from router_service.protocol.messages import StreamFailure
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Engine:
         observe: called with each step's record after the step; `guard` catches what it raises.
         clock: returns seconds; arrivals and deadlines are measured by it.
         default_fallback: of requests that name none.
+        constraints: of requests whose answers must have a form.
     """
 
     backbone: Backbone
@@ -69,6 +72,7 @@ class Engine:
     progress: Progress = field(default_factory=Progress)
     clock: Callable[[], float] = time.monotonic
     default_fallback: Fallback = Fallback.WAIT
+    constraints: Constraints = field(default_factory=Constraints)
     _stalls: Stalls = field(init=False)
     _expiry: Expiry = field(init=False)
     _conclusion: Conclusion = field(init=False)
@@ -96,6 +100,7 @@ class Engine:
             requests=self.requests,
             eos_token_ids=self.eos_token_ids,
             clock=lambda: self.clock(),
+            constraints=self.constraints,
         )
 
     @property
@@ -119,9 +124,18 @@ class Engine:
         return self._soundness.sound
 
     def submit(self, request: Request) -> list[Event]:
-        """Accept a request, or return the event that refuses it. If this raises, call `release`."""
+        """Accept a request, or return the event that refuses it. If this raises, call `release`.
+
+        One whose answer must have a form is queued once its grammar is compiled, by a later step.
+        """
         # First: a refused request has a last event too, and its publisher looks it up here.
         self.requests.add(request)
+        if request.params.structured is not None:
+            self.constraints.begin(request)
+            return []
+        return self._queue(request)
+
+    def _queue(self, request: Request) -> list[Event]:
         try:
             self.scheduler.submit(request.sequence)
         except (NeverFitsError, QueueFullError) as error:
@@ -153,8 +167,8 @@ class Engine:
         return events
 
     def idle(self) -> bool:
-        """Whether a step would have nothing to do now."""
-        return not self.scheduler.has_work()
+        """Whether a step would have nothing to do now, nor soon."""
+        return not self.scheduler.has_work() and not self.constraints.compiling
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -182,6 +196,7 @@ class Engine:
     def _run(self, events: list[Event], records: list[StepRecord]) -> None:
         # Before scheduling: an expired request must not cost a step, and its blocks can admit another.
         self._expire(self.clock(), events)
+        self._queue_compiled(events)
         self._stalls.resume(self.requests)
         begun = time.monotonic_ns()
         scheduled = self.scheduler.schedule()
@@ -189,6 +204,17 @@ class Engine:
         if scheduled:
             self._note_scheduled(scheduled)
             self._compute(scheduled, begun, events, records)
+
+    def _queue_compiled(self, events: list[Event]) -> None:
+        """Queue the requests whose grammars have been compiled, and end those whose grammars cannot be."""
+        for request, found in self.constraints.opened():
+            if request.ended or self.requests.get(request.key) is not request:  # cancelled or overdue meanwhile
+                continue
+            if isinstance(found, StreamFailure):
+                self._conclusion.end(request, failed(request, found.code, found.message), events)
+            else:
+                request.row.matcher = found
+                events += self._queue(request)
 
     def _compute(
         self, scheduled: list[ScheduledSequence], begun: int, events: list[Event], records: list[StepRecord]

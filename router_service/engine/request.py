@@ -122,6 +122,9 @@ class Request:
         params = self.params
         if token in params.stop_token_ids or (token in eos_token_ids and not params.ignore_eos):
             return "stop"
+        matcher = self.row.matcher
+        if matcher is not None and matcher.ends_itself and matcher.complete:
+            return "stop"
         return "length" if self.generated >= params.max_tokens else None
 
     def next_event(

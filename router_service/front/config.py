@@ -2,9 +2,10 @@
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Text, Times, check_settings, setting
+from router_service.text.template_fields import template_kwargs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,21 @@ class FrontConfig:
     def __post_init__(self) -> None:
         check_settings("front", self)
         self._check_security()
+        self.template_kwargs  # noqa: B018, it is checked
 
     @property
     def cache_by_caller(self) -> bool:
         """Whether callers share no cached prefixes; see `cache_scope`."""
         return self.cache_scope == "caller" or (self.cache_scope == "auto" and bool(self.tokens_file))
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """The variables of `chat_template_kwargs`.
+
+        Raises:
+            ChatFieldError: they are no JSON object, or name what no variable can be.
+        """
+        return template_kwargs_of(self.chat_template_kwargs, "front.chat_template_kwargs")
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -27,6 +27,7 @@ from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
+from router_service.front.parsing.parsed import WHOLE, AnswerParsers
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector
@@ -63,7 +64,7 @@ class FrontServer:
     certificates, None for plaintext; the live page uses both. `directory` adds shards that no router knows to
     GetCluster, and `balance` what the balancer does; `admin` acts for operators, None where there is no control plane.
     `targets` lists the metrics pages of all Fronts; `routers` is the configured number of routers. Callers' limits use
-    `clock`, a drain waits by `sleep`. `threads` are those of the process.
+    `clock`, a drain waits by `sleep`. `threads` are those of the process. `parsers` are those of the model's answers.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class FrontServer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         threads: ThreadWatch | None = None,
+        parsers: AnswerParsers = WHOLE,
     ) -> None:
         self.grpc_port = 0
         self.http_port = 0
@@ -119,6 +121,7 @@ class FrontServer:
             config=config,
             admission=self.admission,
             telemetry=telemetry,
+            parsers=parsers,
         )
         self._cluster = ClusterService(card.name, self.router_pool, directory, balance)
         self._admin = ClusterAdminService(admin)

@@ -72,12 +72,16 @@ class GenerateRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., return_routing: _Optional[bool] = ..., return_scores: _Optional[bool] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., n: _Optional[int] = ..., echo: _Optional[bool] = ..., truncate_prompt_tokens: _Optional[int] = ..., add_special_tokens: _Optional[bool] = ..., allow_special_tokens: _Optional[bool] = ..., raw_output: _Optional[bool] = ..., continuation: _Optional[_Union[Continuation, _Mapping]] = ...) -> None: ...
 
 class Continuation(_message.Message):
-    __slots__ = ("token_ids", "text_characters")
+    __slots__ = ("token_ids", "text_characters", "reasoning_characters", "argument_characters")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TEXT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    REASONING_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     text_characters: int
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., text_characters: _Optional[int] = ...) -> None: ...
+    reasoning_characters: int
+    argument_characters: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., text_characters: _Optional[int] = ..., reasoning_characters: _Optional[int] = ..., argument_characters: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)

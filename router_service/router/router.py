@@ -81,6 +81,7 @@ class Router:
     ) -> None:
         self.engine = engine
         engine.pool.on_miss(missed)
+        engine.constraints.on_opened(lambda: self._inbox.wake())
         self.threads = threads or ThreadWatch()
         self.threads.count_from_zero(THREADS)
         self._report_due = threading.Event()

@@ -18,10 +18,11 @@ RUN_TOKENS = 32
 
 
 class Detokenizer:
-    """The text of one stream, without special tokens."""
+    """The text of one stream, of special tokens those in `shown` only."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown & tokenizer.special_ids
         self._window: list[int] = []
         self._returned = 0
         self._run = 0
@@ -33,7 +34,7 @@ class Detokenizer:
 
     def push(self, ids: Iterable[int]) -> str:
         """Return the characters that `ids` complete."""
-        visible = [id for id in ids if self._tokenizer.is_visible(id)]
+        visible = [id for id in ids if self._shows(id)]
         if not visible:
             return ""
         self._window += visible
@@ -44,14 +45,20 @@ class Detokenizer:
 
     def flush(self) -> str:
         """Return the text held back; an incomplete character becomes U+FFFD. Do not push afterwards."""
-        return self._tokenizer.decode(self._window)[self._returned :]
+        return self._decode(self._window)[self._returned :]
+
+    def _shows(self, id: int) -> bool:
+        return self._tokenizer.is_visible(id) or id in self._shown
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=not self._shown)
 
     def _count_run(self, ids: list[int]) -> None:
         for id in ids:
             self._run = self._run + 1 if id in self._tokenizer.byte_fallback else 0
 
     def _advance(self) -> str:
-        text = self._tokenizer.decode(self._window)
+        text = self._decode(self._window)
         # The last character may be the start of one that the next token completes.
         stable = len(text) - text.endswith(REPLACEMENT)
         piece = text[self._returned : stable]
@@ -63,12 +70,12 @@ class Detokenizer:
     def _trim(self, held: int) -> None:
         # Without this each token would decode the whole text so far.
         self._window = self._window[-KEPT_TOKENS:]
-        self._returned = max(0, len(self._tokenizer.decode(self._window)) - held)
+        self._returned = max(0, len(self._decode(self._window)) - held)
 
     def _break_run(self) -> str:
         """Return a long run of byte tokens except for its last character, which may be incomplete."""
         start = len(self._window) - self._last_lead()
-        piece = self._tokenizer.decode(self._window[:start])[self._returned :]
+        piece = self._decode(self._window[:start])[self._returned :]
         self._window = self._window[start:]
         self._run = len(self._window)
         self._returned = 0

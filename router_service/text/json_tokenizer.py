@@ -9,6 +9,8 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import read_bytes
+from router_service.text.plain_encoder import PlainEncoder
+from router_service.text.special_text import controls_of
 from router_service.text.tokenizer import Tokenizer
 
 # The largest published ones have 35 MB, and the library uses up to 22 times a file's size in memory.
@@ -28,11 +30,19 @@ class JsonTokenizer(Tokenizer):
         self._added_ids = frozenset(tokenizer.get_added_tokens_decoder())
         self._byte_level = "ByteLevel" in decoder_kinds
         self.longest = max((len(token.encode()) for token in tokenizer.get_vocab()), default=0)
+        self.controls = controls_of(
+            {token.content: (id, token.special) for id, token in tokenizer.get_added_tokens_decoder().items()}
+        )
+        self._plain = PlainEncoder(tokenizer, self.controls)
         self.byte_fallback = _byte_tokens(tokenizer) if "ByteFallback" in decoder_kinds else {}
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; if `add_special_tokens`, with those that the post-processor adds."""
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_parts(self, parts: Sequence[str | int], add_special_tokens: bool = False) -> list[int]:
+        """Return the ids of texts, in which no control token is recognized, and of control tokens between them."""
+        return self._plain.encode(parts, add_special_tokens)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`; unknown ids are skipped."""

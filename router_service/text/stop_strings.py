@@ -15,6 +15,7 @@ class StopMatcher:
         self._matched = [0] * len(stops)
         self._held = ""
         self.stopped = False
+        self.found = ""  # the stop string that is complete
 
     def push(self, piece: str, may_stop: bool = True) -> str:
         """Return the text that is certain; "" once a stop string is complete (`stopped`).
@@ -30,7 +31,9 @@ class StopMatcher:
         for offset, character in enumerate(piece, start=1):
             if (matched := self._step(character)) and may_stop:
                 self.stopped, self._held = True, ""
-                return text[: seen + offset - matched]
+                end = seen + offset
+                self.found = text[end - matched : end]
+                return text[: end - matched]
         certain = len(text) - max(self._matched)
         self._held = text[certain:]
         return text[:certain]

@@ -12,11 +12,19 @@ class Tokenizer(Protocol):
     byte_fallback: Mapping[int, int]
     # Bytes of the longest token, by which a text can be too long whatever its tokens are.
     longest: int
+    # What structures a conversation, by its text: the special tokens, and others in bars such as <|user|>.
+    controls: Mapping[str, int]
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; if `add_special_tokens`, with those that the tokenizer puts around a prompt.
 
         The text of a special token in `text` becomes its id in either case.
+        """
+
+    def encode_parts(self, parts: Sequence[str | int], add_special_tokens: bool = False) -> list[int]:
+        """Return the ids of texts and tokens, one behind the other; in the texts none of `controls` is recognized.
+
+        Each text is encoded as it would be at its place in the whole.
         """
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

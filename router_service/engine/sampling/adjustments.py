@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from router_service.engine.sampling.masks import may_wait
 from router_service.engine.sampling.rows import SampleRow
 
 Ids = NDArray[np.int64]
@@ -48,14 +49,20 @@ def _changes(
         places_N = _places(flat_N, size, [(index, row.bias_ids) for index, row in biased])
         bias_N = torch.from_numpy(np.concatenate([row.bias_values for _, row in biased])).to(flat_N.device)
         yield places_N, flat_N.index_select(0, places_N) + bias_N
-    if held := [(index, row) for index, row in enumerate(rows) if row.may_not_stop]:
-        places_N = _places(flat_N, size, [(index, _stops(row, eos_token_ids, size)) for index, row in held])
+    if held := _held(rows, eos_token_ids, size):
+        places_N = _places(flat_N, size, held)
         yield places_N, torch.full((len(places_N),), float("-inf"), device=flat_N.device)
     if penalized := [(index, row) for index, row in enumerate(rows) if row.penalized]:
         for _, row in penalized:
             row.counts.update(row.tokens)
         places_N = _places(flat_N, size, [(index, row.counts.ids_N) for index, row in penalized])
         yield places_N, _penalized(flat_N.index_select(0, places_N), penalized)
+
+
+def _held(rows: Sequence[SampleRow], eos_token_ids: Collection[int], size: int) -> list[tuple[int, Ids]]:
+    """The rows that may not stop yet, with their stop tokens, but for those whose grammar allows nothing else."""
+    stops = [(index, _stops(row, eos_token_ids, size)) for index, row in enumerate(rows) if row.may_not_stop]
+    return [(index, ids) for index, ids in stops if may_wait(rows[index], ids.tolist())]
 
 
 def _stops(row: SampleRow, eos_token_ids: Collection[int], size: int) -> Ids:

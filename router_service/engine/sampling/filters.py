@@ -37,7 +37,9 @@ def best_candidates(logits_BV: Tensor, count: int) -> Tensor:
     if size > count + MORE_CANDIDATES:
         best = logits_BV.topk(count + MORE_CANDIDATES, dim=-1)
         # `topk` takes any of equal logits. Where none is left out, the few that it found can be put in order.
-        if bool((best.values[:, -1] < best.values[:, count - 1]).all()):
+        # The order of what is ruled out does not matter.
+        worst_B = best.values[:, count - 1]
+        if bool(((best.values[:, -1] < worst_B) | (worst_B == -torch.inf)).all()):
             return best.indices.gather(1, _ordered(best.values, best.indices, size, count))
     everything_BV = torch.arange(size, device=logits_BV.device).expand(len(logits_BV), -1)
     return _ordered(logits_BV, everything_BV, size, min(count, size))
@@ -68,7 +70,8 @@ def _keep(probs_BN: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     mass_B1 = torch.where(top_k_B1 > count, 1.0, (probs_BN * kept_BN).sum(-1, keepdim=True))
     before_BN = probs_BN.cumsum(-1) - probs_BN
     kept_BN &= (before_BN < top_p_B1 * mass_B1) | (top_p_B1 >= 1)
-    kept_BN &= probs_BN >= min_p_B1 * probs_BN[:, :1]
+    # What is ruled out is no candidate, or all tokens would have to be looked at for it.
+    kept_BN &= (probs_BN >= min_p_B1 * probs_BN[:, :1]) & (probs_BN > 0)
     # Whatever the filters and their rounding, one token must remain.
     kept_BN[:, 0] = True
     return kept_BN

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from router_service.engine.sampling.token_counts import TokenCounts
 from router_service.protocol.messages import SamplingParams
+from router_service.structured.matcher import Matcher
 
 
 @dataclass(slots=True)
@@ -14,6 +15,7 @@ class SampleRow:
     """A sequence: the first `prompt_length` of `tokens` are the prompt, the rest generated.
 
     `tokens` is the request's own list, which grows. `bias_ids` and `bias_values` are the logit bias's N entries.
+    `matcher` says which tokens may be drawn; None for any.
     """
 
     params: SamplingParams
@@ -25,6 +27,7 @@ class SampleRow:
     bias_ids: NDArray[np.int64] = field(init=False)
     bias_values: NDArray[np.float32] = field(init=False)
     counts: TokenCounts = field(init=False)
+    matcher: Matcher | None = None
 
     def __post_init__(self) -> None:
         params = self.params

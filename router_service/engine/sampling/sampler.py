@@ -14,6 +14,7 @@ from torch import Tensor
 from router_service.engine.sampling.adjustments import adjusted
 from router_service.engine.sampling.filters import filtered_candidates
 from router_service.engine.sampling.logprobs import score_tokens
+from router_service.engine.sampling.masks import masked
 from router_service.engine.sampling.rows import SampleRow
 from router_service.engine.sampling.uniform import uniform
 from router_service.protocol.messages import TokenLogprobs
@@ -36,7 +37,7 @@ def sample(logits_BV: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collecti
         eos_token_ids: the model's own, which `min_tokens` rules out for a time.
     """
     with adjusted(logits_BV, rows, eos_token_ids):
-        tokens = _draw(logits_BV, rows)
+        tokens = _draw(masked(logits_BV, rows), rows)
     logprobs = _logprobs(logits_BV, rows, tokens)
     return [Drawn(token, logprob) for token, logprob in zip(tokens, logprobs, strict=True)]
 
@@ -87,9 +88,11 @@ def _invert(weights_BN: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     # In float32 the running sum over a large vocabulary would round small probabilities away.
     sums_BN = weights_BN.double().cumsum(-1)
     shares_B = torch.from_numpy(uniform([row.params.seed for row in rows], [len(row.tokens) for row in rows]))
-    points_B1 = shares_B.to(sums_BN.device)[:, None] * sums_BN[:, -1:]
-    # Rounding can take the point to the last sum, hence the clamp.
-    return torch.searchsorted(sums_BN, points_B1, right=True).clamp_(max=weights_BN.shape[1] - 1).squeeze(1)
+    most_B1 = sums_BN[:, -1:]
+    points_B1 = shares_B.to(sums_BN.device)[:, None] * most_B1
+    # Rounding can take the point to the last sum, behind which there is nothing, or only what is ruled out.
+    points_B1 = torch.minimum(points_B1, torch.nextafter(most_B1, torch.zeros_like(most_B1)))
+    return torch.searchsorted(sums_BN, points_B1, right=True).squeeze(1)
 
 
 def _logprobs(logits_BV: Tensor, rows: Sequence[SampleRow], tokens: list[int]) -> list[TokenLogprobs | None]:

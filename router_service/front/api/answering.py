@@ -1,24 +1,23 @@
-"""Answers one request: encodes the prompt, resolves the sampling, streams from a router, writes responses."""
+"""Answers one request: prepares it, streams its answers from routers, writes responses."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from router_service.front.api.answer_stream import AnswerStream
+from router_service.front.api.answer_text import AnswerText
 from router_service.front.api.calls import ResponseWriter
-from router_service.front.api.prompt import encode_input
+from router_service.front.api.choices import answer_all
+from router_service.front.api.preparation import Preparation, Prepared
 from router_service.front.api.response_builder import ResponseBuilder
-from router_service.front.api.sampling import check_stops, checked_continuation, resolve_sampling, special_stop_ids
-from router_service.front.api.scheduling import check_scheduling, current_caller, fallback_of, salt_of
 from router_service.front.config import FrontConfig
-from router_service.front.errors import RequestError, invalid, unavailable
+from router_service.front.errors import RequestError, unavailable
 from router_service.front.routing.failover_stream import FailoverStream
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_record import RequestRecord
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import Submit
-from router_service.protocol.request_id import MAX_REQUEST_ID_CHARACTERS
-from router_service.text.text_model import TextModel
+from router_service.text.tokenizer import Tokenizer
 
 # A caller's deadline started earlier than ours, by the time that its call was in transit.
 ON_THE_WAY_S = 0.1
@@ -33,113 +32,86 @@ class Answering:
         request: pb.GenerateRequest,
         writer: ResponseWriter,
         record: RequestRecord,
-        text: TextModel,
+        preparation: Preparation,
+        tokenizer: Tokenizer,
         router_pool: RouterPool,
         config: FrontConfig,
     ) -> None:
         self._request = request
         self._writer = writer
         self._record = record
-        self._text = text
+        self._preparation = preparation
+        self._tokenizer = tokenizer
         self._router_pool = router_pool
         self._config = config
-        self._answer: ResponseBuilder | None = None
+        self._answers: list[AnswerStream] = []
 
     async def run(self, limits: LengthLimits, scope: asyncio.Timeout) -> None:
-        """Write the answer, with exactly one final message; when `scope` expires, it ends there as cancelled.
+        """Write each answer, with exactly one final message; when `scope` expires, they end there as cancelled.
 
-        The final message is written outside `scope`: interrupted, it might have been sent or not, and nobody could say.
+        Final messages are not interrupted by `scope`: one might have been sent or not, and nobody could say.
 
         Raises:
             RequestError: the request was refused, or failed.
         """
+        last: pb.GenerateResponse | None = None
         try:
             async with scope:
-                submit = await self._submit(limits)
-                self._record.submitted(submit)
-                await self._writer.accepted(submit.request_id)
-                stops = list(self._request.sampling.stop)
-                self._answer = ResponseBuilder(self._record, self._text.tokenizer, stops, submit.sampling.min_tokens)
-                self._answer.go_on(self._request.continuation)
-                last = self._over(submit, self._answer) or await self._pump(submit, self._answer)
+                await self._open(limits)
+                last = await self._stream()
         except TimeoutError:
             if not scope.expired():
                 raise
-            if self._answer is None:
+            if not self._answers:
                 raise unavailable("the server is draining") from None
-            last = self._answer.cut()
-        await self._end(last, self._answer.error)
+        for answer in self._answers:
+            if not answer.ended:
+                await answer.end(self._writer, last or answer.cut())
+        if len(self._answers) > 1:
+            self._record.finished(*(answer.finish_reason for answer in self._answers))
 
-    async def _submit(self, limits: LengthLimits) -> Submit:
-        request, record = self._request, self._record
-        _check(request, record)
-        caller = current_caller()
-        prompt = await encode_input(request, self._text, limits)
-        defaults, tokenizer = self._text.defaults, self._text.tokenizer
-        check_stops(request.sampling.stop)  # before each of them is looked up
-        stops = special_stop_ids(request.sampling.stop, tokenizer)
-        sampling = resolve_sampling(request.sampling, defaults, limits, len(prompt), stops, tokenizer)
-        return Submit(
-            stream=0,
-            request_id=record.request_id,
-            prompt=prompt,
-            sampling=sampling,
-            generated=checked_continuation(request.continuation, sampling.max_tokens, limits.vocabulary, tokenizer),
-            return_routing=request.return_routing,
-            traced=bool(record.trace_id),
-            return_scores=request.return_scores,
-            priority=request.priority,
-            caller=caller,
-            fallback=fallback_of(request),
-            cache_salt=salt_of(caller if self._config.cache_by_caller else "", request.cache_salt),
+    async def _open(self, limits: LengthLimits) -> None:
+        prepared = await self._preparation.prepare(self._request, self._record, limits)
+        self._record.submitted(prepared.submits[0])
+        await self._writer.accepted(self._record.request_id)
+        records = self._record.answers(len(prepared.submits))
+        lead: FailoverStream | None = None
+        for index, record in enumerate(records):
+            stream = self._failover(prepared, index, lead)
+            lead = lead or stream
+            answer = AnswerStream(prepared.submits[index], record, self._builder(prepared, index, record), stream)
+            self._answers.append(answer)
+
+    async def _stream(self) -> pb.GenerateResponse | None:
+        """Return the last response of a single answer, which is still to be written."""
+        if len(self._answers) == 1:
+            return await self._answers[0].pump(self._writer)
+        await answer_all(self._answers, self._writer)
+        return None
+
+    def _builder(self, prepared: Prepared, index: int, record: RequestRecord) -> ResponseBuilder:
+        builder = ResponseBuilder(
+            record,
+            self._tokenizer,
+            AnswerText(self._tokenizer, prepared.rules, prepared.parsers[index]),
+            min_tokens=self._request.sampling.min_tokens,
+            index=index,
+            echo=None if index else prepared.echo,
         )
+        builder.go_on(self._request.continuation)
+        return builder
 
-    @staticmethod
-    def _over(submit: Submit, answer: ResponseBuilder) -> pb.GenerateResponse | None:
-        """Return the last response where an earlier call has delivered all tokens, and only the end was lost."""
-        generated, sampling = submit.generated, submit.sampling
-        if answer.stopped or (generated and generated[-1] in sampling.stop_token_ids):
-            return answer.cut(pb.STOP)
-        return answer.cut(pb.LENGTH) if len(generated) == sampling.max_tokens else None
-
-    async def _pump(self, submit: Submit, answer: ResponseBuilder) -> pb.GenerateResponse:
-        """Write all responses but the last one, and return that."""
-        stream = self._stream(submit)
-        try:
-            while True:
-                arrivals = await stream.receive()
-                self._record.arrived(arrivals)
-                for response in answer.extend(arrivals):
-                    if answer.finished or answer.error is not None:
-                        return response
-                    await self._write(response)
-        finally:
-            stream.close()
-
-    async def _write(self, response: pb.GenerateResponse) -> None:
-        await self._writer.write(response)
-        if response.routing or response.prompt_logprobs:
-            # Not every writer waits for its client: between two large responses other streams go on.
-            await asyncio.sleep(0)
-
-    async def _end(self, last: pb.GenerateResponse, error: RequestError | None) -> None:
-        # Tokens that came with the failure are delivered before it.
-        if error is None or last.token_ids:
-            await self._writer.write(last)
-        if error is not None:
-            raise error
-        self._record.finished(last.finish_reason)
-
-    def _stream(self, submit: Submit) -> FailoverStream:
+    def _failover(self, prepared: Prepared, index: int, lead: FailoverStream | None) -> FailoverStream:
         left = self._writer.time_remaining()
-        deadline = None if left is None else asyncio.get_running_loop().time() + left
         config = self._config
         return FailoverStream(
             self._router_pool,
-            submit,
-            deadline=deadline,
+            prepared.submits[index],
+            deadline=None if left is None else asyncio.get_running_loop().time() + left,
             router_wait_seconds=config.router_wait_seconds,
             max_resubmits=config.max_resubmits,
+            sharers=len(prepared.submits),
+            beside=lead,
         )
 
 
@@ -157,19 +129,6 @@ def failures_noted(record: RequestRecord, writer: ResponseWriter) -> Iterator[No
     except Exception:
         record.failed("CANCELLED" if writer.done() else "INTERNAL")
         raise
-
-
-def _check(request: pb.GenerateRequest, record: RequestRecord) -> None:
-    """Check the fields that are neither input nor sampling: the id's length, priority, salt, scores with routing only.
-
-    Raises:
-        RequestError: INVALID_ARGUMENT.
-    """
-    if len(record.request_id) > MAX_REQUEST_ID_CHARACTERS:
-        raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters, has {len(record.request_id)}")
-    if request.return_scores and not request.return_routing:
-        raise invalid("return_scores", "comes with the routing: set return_routing too, or leave it out")
-    check_scheduling(request)
 
 
 def _time_left(writer: ResponseWriter) -> bool:

@@ -7,15 +7,18 @@ from router_service.front.api.admission import Admission
 from router_service.front.api.answering import Answering, failures_noted
 from router_service.front.api.calls import Context, GrpcResponseWriter, ResponseWriter, answering, metadata_of
 from router_service.front.api.model_card import ModelCard
+from router_service.front.api.preparation import Preparation
 from router_service.front.api.prompt import LONG_TEXT_CHARACTERS, encode_request
 from router_service.front.api.sampling import check_token_ids
 from router_service.front.config import FrontConfig
 from router_service.front.errors import invalid
+from router_service.front.parsing.parsed import WHOLE, AnswerParsers
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
+from router_service.structured.checks import StructuredChecks
 from router_service.text.text_model import TextModel
 
 # Of one Detokenize: about a second of a thread.
@@ -34,13 +37,17 @@ class InferenceService(InferenceServicer):
         config: FrontConfig,
         admission: Admission,
         telemetry: RequestTelemetry,
+        parsers: AnswerParsers = WHOLE,
     ) -> None:
+        """`parsers` are those of the model's answers."""
         self._text = text
         self._card = card
         self._router_pool = router_pool
         self._config = config
         self._telemetry = telemetry
         self._admission = admission
+        checks = StructuredChecks(text.tokenizer, card.vocabulary, text.defaults.eos_token_ids)
+        self._preparation = Preparation(text, parsers, checks, config)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Stream an answer that ends in exactly one final message or error status."""
@@ -67,7 +74,8 @@ class InferenceService(InferenceServicer):
                 request=request,
                 writer=writer,
                 record=record,
-                text=self._text,
+                preparation=self._preparation,
+                tokenizer=self._text.tokenizer,
                 router_pool=self._router_pool,
                 config=self._config,
             )

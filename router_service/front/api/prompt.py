@@ -1,46 +1,100 @@
 """Encodes the input of a request."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from router_service.front.api.sampling import check_token_ids, named_token
-from router_service.front.errors import invalid
+from router_service.front.errors import exhausted, invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
-from router_service.text.chat import ROLES, ChatError
+from router_service.text.chat import ChatError, ChatTemplate
+from router_service.text.conversation import content_characters
+from router_service.text.special_text import SpecialTexts, unmarked
+from router_service.text.template_fields import ChatFieldError
 from router_service.text.text_model import TextModel
 from router_service.text.tokenizer import Tokenizer
 
 # Longer texts are encoded on a thread: the library releases the GIL, so other streams continue meanwhile.
 LONG_TEXT_CHARACTERS = 8192
-# Rendering takes a chat template's process, which all share, and each message at least a token of the prompt.
-MAX_MESSAGES = 1 << 14
+# A render takes some milliseconds, at most about ten seconds.
+RENDER_WAIT_SECONDS = 30.0
 # A tokenizer may make a text shorter before it encodes it, but hardly by so much.
 SHORTENED = 4
 
+Input = TypeVar("Input")
 
-async def encode_input(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> list[int]:
-    """Return the prompt's token ids.
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as the template writes it.
+
+    `parts` is None where every special token's text in `text` is that token: the caller wrote none, or wants it so.
+    Else `parts` are the texts between the template's special tokens, and those tokens' ids.
+    """
+
+    text: str
+    parts: list[str | int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedInput:
+    """A prompt's token ids, and the text that they were made of: a chat's as rendered, "" where ids were sent.
+
+    `truncated`: the first ids of the text are left out.
+    """
+
+    ids: list[int]
+    text: str = ""
+    truncated: bool = False
+
+
+async def encode_input(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> EncodedInput:
+    """Return the prompt; of one with `truncate_prompt_tokens` the last so many tokens.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for a missing, empty or too long input, or an unknown token id.
+        RequestError: INVALID_ARGUMENT for a missing, empty or too long input, an unknown token id, or nothing to keep.
     """
     kind = request.WhichOneof("input")
-    if kind == "tokens":
-        check_length(kind, request.tokens.ids, limits)  # before millions of them become Python's
-        ids = list(request.tokens.ids)
-        check_token_ids("tokens.ids", ids, limits.vocabulary, text.tokenizer)
-    elif kind == "chat":
-        rendered = await render_chat(request.chat, text)
-        _check_characters(kind, rendered, text.tokenizer, limits)
-        ids = await encode_text(rendered, text, add_special_tokens=False)
-    else:
-        _check_characters("prompt", request.prompt, text.tokenizer, limits)
-        ids = await encode_text(request.prompt, text) if kind == "prompt" else []
+    encoded = await _encoded(request, text, limits)
+    ids = _last(encoded.ids, request)
     check_length(kind or "input", ids, limits)
     if kind != "tokens":
         _check_encoded(str(kind), ids, text.tokenizer, limits.vocabulary)
-    return ids
+    return EncodedInput(ids, encoded.text, truncated=len(ids) < len(encoded.ids))
+
+
+async def _encoded(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> EncodedInput:
+    kind = request.WhichOneof("input")
+    if kind == "tokens":
+        if not request.HasField("truncate_prompt_tokens"):
+            check_length(kind, request.tokens.ids, limits)  # before millions of them become Python's
+        ids = list(request.tokens.ids)
+        check_token_ids("tokens.ids", ids, limits.vocabulary, text.tokenizer)
+        return EncodedInput(ids)
+    if kind == "chat":
+        # Before it takes a template's process; what else is in a chat, templates may leave out.
+        check_characters("chat.messages", content_characters(request.chat.messages), text.tokenizer, limits)
+        rendered = await render_chat(request.chat, text, request.allow_special_tokens)
+        check_characters(kind, len(rendered.text), text.tokenizer, limits)
+        return EncodedInput(await encode_rendered(rendered, text), rendered.text)
+    check_characters("prompt", len(request.prompt), text.tokenizer, limits)
+    added = request.add_special_tokens or not request.HasField("add_special_tokens")
+    return EncodedInput(await encode_text(request.prompt, text, added, allows_special(request)), request.prompt)
+
+
+def _last(ids: list[int], request: GenerateRequest) -> list[int]:
+    """Return what `truncate_prompt_tokens` leaves of a prompt.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, that is nothing.
+    """
+    if not request.HasField("truncate_prompt_tokens"):
+        return ids
+    if not request.truncate_prompt_tokens:
+        raise invalid("truncate_prompt_tokens", "must be at least 1, got 0: leave it out to keep the whole prompt")
+    return ids[-request.truncate_prompt_tokens :]
 
 
 def _check_encoded(field: str, ids: Sequence[int], tokenizer: Tokenizer, vocabulary: int) -> None:
@@ -55,7 +109,7 @@ def _check_encoded(field: str, ids: Sequence[int], tokenizer: Tokenizer, vocabul
         raise invalid(field, f"{problem}: the tokenizer has it and the model does not; leave it out")
 
 
-def _check_characters(field: str, prompt: str, tokenizer: Tokenizer, limits: LengthLimits) -> None:
+def check_characters(field: str, characters: int, tokenizer: Tokenizer, limits: LengthLimits) -> None:
     """Refuse a text that is too long whatever its tokens are: encoding takes seconds and a gigabyte for some megabytes.
 
     Raises:
@@ -63,40 +117,66 @@ def _check_characters(field: str, prompt: str, tokenizer: Tokenizer, limits: Len
     """
     tokens = prompt_limit(limits)
     most = tokens * max(1, tokenizer.longest) * SHORTENED
-    if len(prompt) > most:
-        problem = f"has {len(prompt)} characters, at most {most} are allowed (a prompt has at most {tokens} tokens)"
+    if characters > most:
+        problem = f"has {characters} characters, at most {most} are allowed (a prompt has at most {tokens} tokens)"
         raise invalid(field, problem)
 
 
-async def render_chat(chat: Chat, text: TextModel) -> str:
-    """Return the text of a conversation, with the special tokens of the template.
+async def render_chat(chat: Chat, text: TextModel, special: bool = False) -> Rendered:
+    """Return the text of a conversation, with the special tokens of the template; see `Rendered` for `special`.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for an unknown role, too many messages, or those that the template rejects.
+        RequestError: INVALID_ARGUMENT for a wrong field, too many messages, or those that the template rejects;
+            RESOURCE_EXHAUSTED while others render for too long.
     """
-    if text.chat is None:
+    template = text.chat
+    if template is None:
         raise invalid("chat", "the model has no chat template; send a prompt")
-    if not chat.messages:
-        raise invalid("chat.messages", "at least one message is required")
-    if len(chat.messages) > MAX_MESSAGES:
-        problem = f"at most {MAX_MESSAGES} messages, got {len(chat.messages)}: leave the oldest out, or join some"
-        raise invalid("chat.messages", problem)
-    for index, message in enumerate(chat.messages):
-        if message.role not in ROLES:
-            raise invalid(f"chat.messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
+    work = template.pool.submit(lambda: _rendered(chat, template, None if special else text.special_texts))
     try:
-        messages = [{"role": message.role, "content": message.content} for message in chat.messages]
-        # Rendering waits for the template's process.
-        return await asyncio.to_thread(text.chat.render, messages)
+        async with asyncio.timeout(RENDER_WAIT_SECONDS):
+            return await asyncio.wrap_future(work)
+    except TimeoutError:
+        raise exhausted(f"other chats have been rendered for {RENDER_WAIT_SECONDS:g} s; try again") from None
+    except ChatFieldError as error:
+        raise invalid(error.field, error.problem) from error
     except ChatError as error:
         raise invalid("chat.messages", str(error)) from error
 
 
-async def encode_text(prompt: str, text: TextModel, add_special_tokens: bool = True) -> list[int]:
-    """Return the token ids of `prompt`, [] if it is empty."""
-    if len(prompt) > LONG_TEXT_CHARACTERS:
-        return await asyncio.to_thread(text.tokenizer.encode, prompt, add_special_tokens)
-    return text.tokenizer.encode(prompt, add_special_tokens) if prompt else []
+def _rendered(chat: Chat, template: ChatTemplate, special_texts: SpecialTexts | None) -> Rendered:
+    conversation = template.conversation(chat)
+    if special_texts is None:
+        return Rendered(template.render(conversation))
+    conversation, mark = special_texts.marked(conversation)
+    rendered = template.render(conversation)
+    if not mark:
+        return Rendered(rendered)
+    return Rendered(unmarked(rendered, mark), special_texts.split(rendered, mark))
+
+
+async def encode_rendered(rendered: Rendered, text: TextModel) -> list[int]:
+    """Return the token ids of a rendered conversation."""
+    if rendered.parts is None:
+        return await encode_text(rendered.text, text, add_special_tokens=False)
+    return await _off_loop(len(rendered.text), text.tokenizer.encode_parts, rendered.parts, False)
+
+
+async def encode_text(prompt: str, text: TextModel, add_special_tokens: bool = True, special: bool = True) -> list[int]:
+    """Return the token ids of `prompt`, [] if it is empty; `special`: special tokens' texts in it are those tokens."""
+    if not prompt:
+        return []
+    if special:
+        return await _off_loop(len(prompt), text.tokenizer.encode, prompt, add_special_tokens)
+    return await _off_loop(len(prompt), text.tokenizer.encode_parts, [prompt], add_special_tokens)
+
+
+async def _off_loop(
+    characters: int, encode: Callable[[Input, bool], list[int]], given: Input, add_special_tokens: bool
+) -> list[int]:
+    if characters > LONG_TEXT_CHARACTERS:
+        return await asyncio.to_thread(encode, given, add_special_tokens)
+    return encode(given, add_special_tokens)
 
 
 async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]:
@@ -107,11 +187,16 @@ async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]
     """
     kind = request.WhichOneof("input")
     if kind == "chat":
-        return await encode_text(await render_chat(request.chat, text), text, add_special_tokens=False)
+        return await encode_rendered(await render_chat(request.chat, text, request.allow_special_tokens), text)
     if kind is None:
         raise invalid("input", "one of prompt, chat is required")
-    special = request.add_special_tokens or not request.HasField("add_special_tokens")
-    return await encode_text(request.prompt, text, special)
+    added = request.add_special_tokens or not request.HasField("add_special_tokens")
+    return await encode_text(request.prompt, text, added, allows_special(request))
+
+
+def allows_special(request: GenerateRequest | TokenizeRequest) -> bool:
+    """Whether the text of a special token in a prompt is that token."""
+    return request.allow_special_tokens or not request.HasField("allow_special_tokens")
 
 
 def check_length(field: str, ids: Sequence[int], limits: LengthLimits) -> None:

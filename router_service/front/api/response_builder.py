@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 
+from router_service.front.api.answer_text import AnswerText
+from router_service.front.api.delivered_part import DeliveredPart
+from router_service.front.api.logprob_responses import logprob_of
+from router_service.front.api.prompt_echo import PromptEcho
 from router_service.front.api.routing_responses import routing_of
 from router_service.front.errors import RequestError, from_router
+from router_service.front.parsing.parsed import CallDelta, Parsed
 from router_service.front.routing.stream_queue import Arrival
 from router_service.front.telemetry.request_record import RequestRecord
 from router_service.protocol import inference_pb2 as pb
-from router_service.protocol.messages import Logprob, StreamOutput, TokenLogprobs
-from router_service.text.detokenizer import Detokenizer
-from router_service.text.stop_strings import StopMatcher
+from router_service.protocol.messages import StreamOutput
 from router_service.text.tokenizer import Tokenizer
 
 # A response that has reached this size is sent. The event loop builds so much in some milliseconds, and gRPC's clients
@@ -21,36 +24,48 @@ FINISH = {"stop": pb.STOP, "length": pb.LENGTH}
 
 
 class ResponseBuilder:
-    """State of one request's answer. `finished` is set after the last response, `error` if the router failed it."""
+    """State of one answer. `finished` is set after the last response, `error` if the router failed it."""
 
-    def __init__(self, record: RequestRecord, tokenizer: Tokenizer, stops: Sequence[str], min_tokens: int = 0) -> None:
-        """`record` is told of all tokens that belong to the answer; stop strings count behind `min_tokens` of them."""
+    def __init__(
+        self,
+        record: RequestRecord,
+        tokenizer: Tokenizer,
+        text: AnswerText,
+        *,
+        min_tokens: int = 0,
+        index: int = 0,
+        echo: PromptEcho | None = None,
+    ) -> None:
+        """`record` is told of all tokens that belong to the answer; stop strings count behind `min_tokens` of them.
+
+        Responses are of the answer `index`; the first ones have what is in `echo`.
+        """
         self.finished = False
         self.error: RequestError | None = None
         self._record = record
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer)
-        self._matcher = StopMatcher(stops)
-        self._watchful = bool(stops)
+        self._text = text
+        self._index = index
+        self._echo = echo
         self._response = self._empty()
         self._size = 0
         self._min_tokens = min_tokens
         self._degraded = 0
-        # Of an earlier call: its tokens, and how many characters of the text that follows were delivered by it.
-        self._before = self._delivered = 0
+        # Of an earlier call: its tokens, and what it delivered of what was made of them.
+        self._before = 0
+        self._delivered = DeliveredPart(pb.Continuation())
 
     def go_on(self, before: pb.Continuation) -> None:
         """Begin behind what an earlier call has delivered. The text may end at a stop string there: see `stopped`."""
-        self._delivered = before.text_characters
-        used, text = self._read(before.token_ids)
-        self._response.text += self._fresh(text)
+        self._delivered = DeliveredPart(before)
+        used, parsed = self._text.push(before.token_ids, self._may_stop)
+        self._append(parsed)
         self._before = used
-        self._size += 4 * len(self._response.text)
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string has ended the answer."""
-        return self._matcher.stopped
+        return self._text.stopped
 
     def extend(self, arrivals: Sequence[Arrival]) -> Iterator[pb.GenerateResponse]:
         """Yield one response for all `arrivals`, or several where they are large, each built when it is asked for.
@@ -58,6 +73,7 @@ class ResponseBuilder:
         A response is complete at `FULL_BYTES` and at most one position or token larger. Tokens after the end of the
         answer are left out; `finished` or `error` is set before the last response is yielded.
         """
+        yield from self._full_of_prompt(arrivals[0].output)
         for arrival in arrivals:
             yield from self._full_of_positions(arrival.output)
             self._add(arrival)
@@ -73,6 +89,18 @@ class ResponseBuilder:
         self._finish(self._response, reason)
         return self._take()
 
+    def _full_of_prompt(self, first: StreamOutput) -> Iterator[pb.GenerateResponse]:
+        """Add the prompt, once, where it is wanted; yield each response that is full of it."""
+        echo, self._echo = self._echo, None
+        if echo is None or first.failure is not None:
+            return
+        for text, ids in echo.parts():
+            if self._size:
+                yield self._take()
+            self._response.prompt_text = text
+            self._response.prompt_token_ids.extend(ids)
+            self._size = 4 * len(text) + ENTRY_BYTES * len(ids)
+
     def _full_of_positions(self, output: StreamOutput) -> Iterator[pb.GenerateResponse]:
         """Add what an output has for each position; yield each response that is full before the next position."""
         for field, entry in self._positions(output):
@@ -84,7 +112,7 @@ class ResponseBuilder:
     def _positions(self, output: StreamOutput) -> Iterator[tuple[str, pb.TokenRouting | pb.TokenLogprob]]:
         """Yield the response's field and the entry of each position."""
         for entry in output.prompt_logprobs:
-            yield "prompt_logprobs", self._logprob(entry)
+            yield "prompt_logprobs", logprob_of(entry, self._tokenizer)
         for routing in () if output.routing is None else routing_of(output.routing):
             yield "routing", routing
 
@@ -93,24 +121,24 @@ class ResponseBuilder:
         return taken
 
     def _empty(self) -> pb.GenerateResponse:
-        return pb.GenerateResponse(request_id=self._record.request_id)
+        return pb.GenerateResponse(request_id=self._record.request_id, index=self._index)
 
     def _add(self, arrival: Arrival) -> None:
         output, response = arrival.output, self._response
-        used, text = self._read(output.token_ids)
+        used, parsed = self._text.push(output.token_ids, self._may_stop)
         self._record.tokens(arrival, used)
-        response.text += self._fresh(text)
+        self._append(parsed)
         self._mark(output, used)
         response.token_ids.extend(output.token_ids[:used])
-        logprobs = [self._logprob(entry) for entry in output.logprobs[:used]]
+        logprobs = [logprob_of(entry, self._tokenizer) for entry in output.logprobs[:used]]
         response.logprobs.extend(logprobs)
-        # A character is at most four bytes; a token without text counts too, or its response would not be sent.
-        self._size += ENTRY_BYTES * len(output.token_ids) + 4 * len(text)
+        # A token without text counts too, or its response would not be sent.
+        self._size += ENTRY_BYTES * len(output.token_ids)
         self._size += sum(entry.ByteSize() + ENTRY_BYTES for entry in logprobs)
         # An answer that has reached its stop string is complete, whatever happens after it.
-        if output.failure is not None and not self._matcher.stopped:
+        if output.failure is not None and not self.stopped:
             self.error = from_router(output.failure.code, output.failure.message)
-        elif self._matcher.stopped:
+        elif self.stopped:
             self._finish(response, pb.STOP)
         elif output.finish is not None:
             self._finish(response, FINISH.get(output.finish, pb.CANCELLED))
@@ -122,33 +150,36 @@ class ResponseBuilder:
         self._response.degraded_token_indexes.extend(marks)
         self._degraded += len(marks)
 
-    def _fresh(self, text: str) -> str:
-        """Return what of the next text was not delivered by an earlier call."""
-        known = min(self._delivered, len(text))
-        self._delivered -= known
-        return text[known:]
+    def _append(self, parsed: Parsed) -> None:
+        """Add what was not delivered by an earlier call."""
+        fresh, response = self._delivered.fresh(parsed), self._response
+        response.text += fresh.content
+        response.reasoning += fresh.reasoning
+        # A character is at most four bytes.
+        self._size += 4 * (len(fresh.content) + len(fresh.reasoning))
+        for call in fresh.calls:
+            self._append_call(call)
 
-    def _read(self, ids: Sequence[int]) -> tuple[int, str]:
-        """Return how many of `ids` belong to the answer, and the text that is now certain."""
-        if not self._watchful:
-            return len(ids), self._detokenizer.push(ids)
-        text = ""
-        # One by one: a stop string may end within these tokens, and the usage counts up to the one that completes it.
-        for used, id in enumerate(ids, start=1):
-            text += self._matcher.push(self._detokenizer.push([id]), self._may_stop(used))
-            if self._matcher.stopped:
-                return used, text
-        return len(ids), text
+    def _append_call(self, call: CallDelta) -> None:
+        calls = self._response.tool_calls
+        if calls and calls[-1].index == call.index and not call.id:
+            calls[-1].arguments += call.arguments
+        else:
+            calls.add(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
+        self._size += ENTRY_BYTES + 4 * (len(call.arguments) + len(call.name) + len(call.id))
 
     def _may_stop(self, more: int) -> bool:
         """Whether a stop string ends the answer after `more` tokens."""
         return self._before + self._record.answer.tokens + more > self._min_tokens
 
     def _finish(self, response: pb.GenerateResponse, reason: pb.FinishReason) -> None:
-        if not self._matcher.stopped:
-            rest = self._matcher.push(self._detokenizer.flush(), self._may_stop(0))
-            response.text += self._fresh(rest + self._matcher.flush())
-        response.finish_reason = pb.STOP if self._matcher.stopped else reason
+        self._append(self._text.flush(self._may_stop(0)))
+        reason = pb.STOP if self.stopped else reason
+        response.finish_reason = pb.TOOL_CALLS if reason == pb.STOP and self._text.called else reason
+        if isinstance(stop := self._text.stop_reason, str):
+            response.stop_text = stop
+        elif stop is not None:
+            response.stop_token_id = stop
         response.usage.CopyFrom(self._usage())
         self.finished = True
 
@@ -162,14 +193,5 @@ class ResponseBuilder:
             prefill_seconds=timings.prefill_seconds,
             decode_seconds=timings.decode_seconds,
             degraded_tokens=self._degraded,
+            reasoning_tokens=self._text.reasoning_tokens,
         )
-
-    def _logprob(self, entry: TokenLogprobs) -> pb.TokenLogprob:
-        chosen = self._token(entry.chosen)
-        chosen.top.extend(self._token(candidate) for candidate in entry.top)
-        return chosen
-
-    def _token(self, entry: Logprob) -> pb.TokenLogprob:
-        raw = self._tokenizer.bytes_of(entry.token_id)
-        text = raw.decode("utf-8", errors="replace")
-        return pb.TokenLogprob(token_id=entry.token_id, text=text, raw=raw, logprob=entry.logprob)

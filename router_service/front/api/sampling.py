@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from experts.host.shown import shown
 from router_service.front.errors import invalid
@@ -26,7 +26,7 @@ def resolve_sampling(
     defaults: SamplingDefaults,
     limits: LengthLimits,
     prompt_tokens: int,
-    special_stops: Sequence[int] = (),
+    special_stops: Iterable[int] = (),
     tokenizer: Tokenizer | None = None,
 ) -> SamplingParams:
     """Return the router's sampling parameters. Stop tokens include end-of-sequence tokens unless `ignore_eos` is set.
@@ -47,7 +47,7 @@ def resolve_sampling(
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=_float(sampling, "temperature", defaults.temperature, low=0.0, high=math.inf),
-        top_k=_integer(sampling, "top_k", defaults.top_k, low=0, high=MAX_TOP_K),
+        top_k=max(0, _integer(sampling, "top_k", defaults.top_k, low=-1, high=MAX_TOP_K)),
         top_p=_float(sampling, "top_p", defaults.top_p, low=0.0, high=1.0, open_low=True),
         min_p=_float(sampling, "min_p", defaults.min_p, low=0.0, high=1.0),
         repetition_penalty=_float(
@@ -69,13 +69,13 @@ def resolve_sampling(
     )
 
 
-def special_stop_ids(stops: Sequence[str], tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of the stop strings that are special tokens.
+def special_stop_ids(stops: Sequence[str], tokenizer: Tokenizer) -> dict[int, str]:
+    """Return the ids of the stop strings that are special tokens, with these strings.
 
     An answer's text has no special tokens, so as texts they would never be found.
     """
-    ids = [tokenizer.id_of(stop) for stop in stops]
-    return [id for id in ids if id is not None and id in tokenizer.special_ids]
+    ids = {tokenizer.id_of(stop): stop for stop in stops}
+    return {id: stop for id, stop in ids.items() if id is not None and id in tokenizer.special_ids}
 
 
 def check_stop_tokens(ids: Sequence[int], vocabulary: int, tokenizer: Tokenizer | None = None) -> None:

@@ -44,7 +44,7 @@ class GenerateHandler:
             RequestError: the request was refused before its first token.
         """
         wanted = _request_of(await read_body(request, GenerateBody))
-        prompt = await encode_input(wanted, self._text, self._inference.limits())
+        prompt = (await encode_input(wanted, self._text, self._inference.limits())).ids
         writer = PageResponseWriter(request, self._text.tokenizer, _shown(wanted, prompt), self._patience_s)
         try:
             await self._inference.answer(wanted, writer)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from router_service.protocol import inference_pb2 as pb
+from router_service.protocol.messages import Structured
+
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
@@ -39,3 +42,40 @@ class AnswerParser(Protocol):
 
     def flush(self) -> Parsed:
         """Return what is held back, at the end of the answer; a call that never became one is content."""
+
+
+class AnswerParsers(Protocol):
+    """The parsers of a model's answers.
+
+    `marker_ids` are the special tokens whose text a parser must see; those of no other special token are text.
+    """
+
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        """See the class."""
+
+    def open(self, chat: pb.Chat, prompt_text: str) -> AnswerParser | None:
+        """Return the parser of an answer to `chat`, whose rendered text is `prompt_text`; None where none is needed."""
+
+    def bound(self, chat: pb.Chat, structured: Structured | None, prompt_text: str) -> Structured | None:
+        """Return what an answer to `chat` must be as a whole.
+
+        That is the call that the choice of its tools demands, or `structured` behind the reasoning; None if anything.
+        """
+
+
+class WholeAnswers:
+    """The parsers of a model whose answers are returned as they are."""
+
+    marker_ids: frozenset[int] = frozenset()
+
+    def open(self, chat: pb.Chat, prompt_text: str) -> AnswerParser | None:  # noqa: ARG002
+        """See `AnswerParsers`."""
+        return None
+
+    def bound(self, chat: pb.Chat, structured: Structured | None, prompt_text: str) -> Structured | None:  # noqa: ARG002
+        """See `AnswerParsers`."""
+        return structured
+
+
+WHOLE = WholeAnswers()

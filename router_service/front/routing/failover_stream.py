@@ -45,6 +45,8 @@ class FailoverStream:
     A request may itself be what crashes its routers, and must not crash the others too. So it fails once two routers
     have ended while they had it. Routers that sent a token do not count, since they could compute the request, and
     neither do those that announced that they leave. `max_resubmits` bounds the rest.
+
+    `sharers` streams have one reader. One that is `beside` another, of the same prompt, goes to the router of that one.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class FailoverStream:
         deadline: float | None,
         router_wait_seconds: float,
         max_resubmits: int,
+        sharers: int = 1,
+        beside: "FailoverStream | None" = None,
     ) -> None:
         self._router_pool = router_pool
         self._submit = submit
@@ -68,9 +72,13 @@ class FailoverStream:
         self._patient_until: float | None = None
         self._generated: list[int] = list(submit.generated)
         self._prefix = PrefixChain(submit.cache_salt, submit.prompt)
+        self._sharers = sharers
+        self._beside = beside
+        # The router that had the request last.
+        self.link: RouterLink | None = None
         self._open: tuple[RouterLink, StreamQueue] | None = None
         # Positions whose routing was received; each is delivered once, whichever routers report it.
-        self._routed = 0
+        self._routed = submit.reported
         self._prompt_logprobs = DeliveredOnce()
 
     async def receive(self) -> list[Arrival]:
@@ -155,13 +163,15 @@ class FailoverStream:
                 deadline_seconds=self._seconds_left(),
                 reported=self._routed,
             )
-            return link, await link.submit(submit, cached)
+            self.link = link
+            return link, await link.submit(submit, cached, self._sharers)
 
     async def _choose(self) -> RouterLink:
         try:
             async with asyncio.timeout(self._router_wait_seconds):
                 length = len(self._submit.prompt) + self._submit.sampling.max_tokens
-                return await self._router_pool.choose(self._prefix, length)
+                known = None if self._beside is None else self._beside.link
+                return await self._router_pool.choose(self._prefix, length, known)
         except TimeoutError as error:
             links = self._router_pool.links
             raise unavailable("no router answers" if links else "no router is linked") from error

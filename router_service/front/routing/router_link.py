@@ -97,17 +97,18 @@ class RouterLink:
         """The latest report, None before the first; its `ready` is this link's."""
         return None if self._report is None else judged(self._report, self.ready)
 
-    async def submit(self, submit: Submit, cached: int = 0) -> StreamQueue:
+    async def submit(self, submit: Submit, cached: int = 0, sharers: int = 1) -> StreamQueue:
         """Send a request under a new stream number, and return the queue of its outputs.
 
         The router need not compute its first `cached` tokens, as far as we know; this only counts for the backlog.
+        `sharers` streams have one reader, and together as much room in their queues as another stream has.
 
         Raises:
             LinkLostError: the link has ended, or is silent.
             NoRouterError: it was silent for too long.
             RequestError: RESOURCE_EXHAUSTED if the request is larger than a message may be.
         """
-        queue = StreamQueue(next(self._numbers), self._max_buffered_tokens)
+        queue = StreamQueue(next(self._numbers), -(-self._max_buffered_tokens // sharers))
         self._queues[queue.stream] = queue
         self.backlog.begin(queue.stream, max(0, len(submit.prompt) + len(submit.generated) - cached))
         try:

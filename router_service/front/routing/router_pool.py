@@ -89,14 +89,17 @@ class RouterPool:
         context = min([context, *(hello.context for hello in hellos)])
         return LengthLimits(context, min([context, *(hello.prompt_limit for hello in hellos)]), vocabulary)
 
-    async def choose(self, prefix: PrefixChain, length: int = 0) -> RouterLink:
+    async def choose(self, prefix: PrefixChain, length: int = 0, known: RouterLink | None = None) -> RouterLink:
         """Return the link that is best for a request that begins with `prefix`; wait while all are silent.
 
         That is the one with the least to compute, see `PrefixAffinity.rank`. Routers that hold less than `length`
-        tokens, leave, lack shards or have not been heard just now are chosen only if there is no other.
+        tokens, leave, lack shards or have not been heard just now are chosen only if there is no other. `known` has
+        the prefix for certain: it is chosen, unless it is one of those.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._heard))
+            if known in self._heard and not any(_reluctance(known, length)):
+                return known
             return min(self._heard, key=lambda link: (*_reluctance(link, length), *self._rank(link, prefix)))
 
     def saved(self, link: RouterLink, prefix: PrefixChain) -> int:

@@ -36,7 +36,7 @@ class RequestLog(RequestListener):
     def finished(self, record: RequestRecord) -> None:
         """Log the end of an answer."""
         timings = record.timings
-        values = {
+        values: dict[str, Any] = {
             "finish": record.finish,
             "prompt_tokens": record.prompt_tokens,
             "tokens": record.answer.tokens,
@@ -45,6 +45,8 @@ class RequestLog(RequestListener):
             "prefill_seconds": round(timings.prefill_seconds, 6),
             "decode_seconds": round(timings.decode_seconds, 6),
         }
+        if len(record.finishes) > 1:
+            values["answers"] = len(record.finishes)
         logger.info("request finished", extra=fields(**values))
 
     def failed(self, record: RequestRecord) -> None:

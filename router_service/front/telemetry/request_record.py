@@ -14,7 +14,7 @@ from router_service.protocol.messages import Submit, Timings
 
 logger = logging.getLogger(__name__)
 
-FINISH_NAMES = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled"}
+FINISH_NAMES = {pb.STOP: "stop", pb.LENGTH: "length", pb.CANCELLED: "cancelled", pb.TOOL_CALLS: "tool_calls"}
 
 
 @dataclass(slots=True)
@@ -57,23 +57,38 @@ class RequestListener:
 class RequestRecord:
     """One request; exactly one of `finished` and `failed` ends it. Times are in seconds of `clock`, the event loop's.
 
-    An exception of a listener is logged and affects neither the request nor other listeners.
+    `counters` are told of each answer of the request (see `answers`), `listeners` of the request as a whole. An
+    exception of either is logged and affects neither the request nor the others.
     """
 
-    def __init__(self, request_id: str, clock: Callable[[], float], listeners: Iterable[RequestListener] = ()) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        clock: Callable[[], float],
+        listeners: Iterable[RequestListener] = (),
+        counters: Iterable[RequestListener] = (),
+    ) -> None:
         self.request_id = request_id
         self.trace_id = ""  # empty where it is not traced
         self.began = clock()
         self.submit: Submit | None = None
         self.received = Progress()
         self.answer = Progress()
-        # How it ended: `finish` names the reason of an answer, `code` is the gRPC status of a failure.
+        # How it ended: `finishes` name the reason of each answer, `code` is the gRPC status of a failure.
         self.ended: float | None = None
-        self.finish = ""
+        self.finishes: list[str] = []
         self.code = ""
         self.message = ""
         self._clock = clock
         self._listeners = tuple(listeners)
+        self._counters = tuple(counters)
+        # Whether the answers have records of their own, which tell the counters.
+        self._divided = False
+
+    @property
+    def finish(self) -> str:
+        """Why the answers ended, each reason once."""
+        return ",".join(dict.fromkeys(self.finishes))
 
     @property
     def prompt_tokens(self) -> int:
@@ -99,6 +114,17 @@ class RequestRecord:
         self.trace_id = trace_id
         self._listeners += (listener,)
 
+    def answers(self, count: int) -> "list[RequestRecord]":
+        """Return the record of each of the request's answers: this one itself, if there is one only.
+
+        Else each has its own steps, tokens and end. They count here as well, but for their ends: `finished` is to be
+        called of this one too, and `failed` of this one only.
+        """
+        if count == 1:
+            return [self]
+        self._divided = True
+        return [AnswerRecord(self, self._clock, self._counters, timed=not index) for index in range(count)]
+
     def submitted(self, submit: Submit) -> None:
         """Note what is sent to a router."""
         self.submit = submit
@@ -116,9 +142,9 @@ class RequestRecord:
         if count:
             self._notify(lambda listener: listener.tokens(self, count, since))
 
-    def finished(self, reason: pb.FinishReason) -> None:
-        """Note that the last response was written."""
-        self.finish = FINISH_NAMES[reason]
+    def finished(self, *reasons: pb.FinishReason) -> None:
+        """Note that the last response was written, and why each answer ended."""
+        self.finishes = [FINISH_NAMES[reason] for reason in reasons]
         self.ended = self._clock()
         self._notify(lambda listener: listener.finished(self))
 
@@ -126,6 +152,7 @@ class RequestRecord:
         """Note that it ended with the gRPC status `code`."""
         self.code, self.message = code, message
         self.ended = self._clock()
+        self._divided = False  # a failure is the whole request's, and counted once
         self._notify(lambda listener: listener.failed(self))
 
     def _arrived(self, arrival: Arrival) -> None:
@@ -133,11 +160,43 @@ class RequestRecord:
         self._notify(lambda listener: listener.arrived(self, arrival))
 
     def _notify(self, step: Callable[[RequestListener], None]) -> None:
-        for listener in self._listeners:
+        for listener in self._listeners if self._divided else (*self._counters, *self._listeners):
             try:
                 step(listener)
             except Exception as error:
                 log_observer_fault(type(listener).__name__, error)
+
+
+class AnswerRecord(RequestRecord):
+    """One of several answers of the request `whole`. Times count from that one's arrival."""
+
+    def __init__(
+        self, whole: RequestRecord, clock: Callable[[], float], counters: Iterable[RequestListener], timed: bool
+    ) -> None:
+        """`timed`: whether the times of this answer's router are the whole request's."""
+        super().__init__(whole.request_id, clock, counters=counters)
+        self.began = whole.began
+        self.submit = whole.submit
+        self._whole = whole
+        self._timed = timed
+
+    def tokens(self, arrival: Arrival, count: int) -> None:
+        """See `RequestRecord`."""
+        super().tokens(arrival, count)
+        self._whole.answer.add(self._shared(arrival), count)
+
+    def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """See `RequestRecord`."""
+        super().arrived(arrivals)
+        self._whole.arrived([self._shared(arrival) for arrival in arrivals])
+
+    def _shared(self, arrival: Arrival) -> Arrival:
+        """Return what the whole request has of an arrival: it decodes from its first token to any answer's last."""
+        timings = arrival.output.timings
+        if timings is None:
+            return arrival
+        shared = msgspec.structs.replace(timings, decode_seconds=0.0) if self._timed else None
+        return Arrival(arrival.at, msgspec.structs.replace(arrival.output, timings=shared))
 
 
 def log_observer_fault(observer: str, error: Exception) -> None:

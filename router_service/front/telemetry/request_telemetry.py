@@ -19,7 +19,8 @@ class RequestTelemetry:
     """The observers of requests. `tracer` is None if tracing is off."""
 
     def __init__(self, metrics: FrontMetrics, tracer: "Tracer | None") -> None:
-        self._listeners = (RequestMetrics(metrics), RequestLog())
+        self._listeners = (RequestLog(),)
+        self._counters = (RequestMetrics(metrics),)
         self._tracer = tracer
 
     def begin(self, request: pb.GenerateRequest, metadata: Mapping[str, str], request_id: str = "") -> RequestRecord:
@@ -30,7 +31,7 @@ class RequestTelemetry:
         request_id = request_id or new_request_id(request.request_id, metadata)
         shown = shown_request_id(request_id)
         current_request.set(shown)
-        record = RequestRecord(request_id, asyncio.get_running_loop().time, self._listeners)
+        record = RequestRecord(request_id, asyncio.get_running_loop().time, self._listeners, self._counters)
         try:
             # A fault of tracing must not fail the request.
             if self._tracer is not None and (spans := self._tracer.begin(request, shown, metadata)) is not None:

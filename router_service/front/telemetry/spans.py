@@ -126,7 +126,9 @@ class RequestSpans(RequestListener):
 
     def finished(self, record: RequestRecord) -> None:
         """End all spans of an answer."""
-        self._root.set_attribute("gen_ai.response.finish_reasons", [record.finish])
+        self._root.set_attribute("gen_ai.response.finish_reasons", record.finishes)
+        if len(record.finishes) > 1:
+            self._root.set_attribute("gen_ai.request.choice.count", len(record.finishes))
         self._end(record.answer.tokens, record.received)
 
     def failed(self, record: RequestRecord) -> None:

@@ -1,4 +1,4 @@
-"""Runs a chat template in a process of its own. It is killed if it takes too long, and restarted on the next use."""
+"""A process that has compiled a checkpoint's chat templates. It is killed if it takes too long to answer."""
 
 import contextlib
 import os
@@ -6,16 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from router_service.text.templates.wire import receive, send
 
 WORKER = "router_service.text.templates.worker"
-# The worker limits its own CPU time. These limit the wall time, for a worker that waits instead of computing.
-RENDER_SECONDS = 10.0
+# The worker limits its own CPU time. This limits the wall time, for one that waits instead of computing.
 START_SECONDS = 30.0
 # A template is untrusted, and the rest of our environment may contain secrets.
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ", "LANG", "LC_ALL", "LC_TIME")
@@ -25,43 +23,15 @@ class TemplateError(ValueError):
     """The template cannot be compiled or rendered within the limits."""
 
 
-class TemplateProcess:
-    """Compiles a template and renders messages with it, one request at a time (any thread)."""
-
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Start the process and compile.
-
-        Raises:
-            TemplateError: the template does not compile.
-        """
-        self._setup = {"source": source, "special_tokens": dict(special_tokens)}
-        # Requests render on several threads, and the process replies to one message at a time.
-        self._lock = threading.Lock()
-        self._worker: _Worker | None = _Worker(self._setup)
-
-    @property
-    def pid(self) -> int | None:
-        """The process, None where the last one has been ended and the next messages start another."""
-        worker = self._worker
-        return None if worker is None else worker.pid
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return the text of `messages`.
-
-        Raises:
-            TemplateError: the template rejects them, or exceeds the limits.
-        """
-        with self._lock:
-            worker, self._worker = self._worker or _Worker(self._setup), None
-            answer = worker.ask({"messages": messages}, RENDER_SECONDS)
-            self._worker = worker  # a worker that did not reply has been ended, and is not kept
-        return _good(answer).get("text", "")
-
-
-class _Worker:
-    """A running process that has compiled the template. It ends with this object."""
+class TemplateWorker:
+    """A running process. It ends with this object."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
+        """Start it and compile: `setup` has the templates' sources and the special tokens.
+
+        Raises:
+            TemplateError: a template does not compile.
+        """
         self._link, theirs = socket.socketpair()
         with theirs:
             # A process group of its own, so that Ctrl-C in a terminal reaches only us.
@@ -74,16 +44,17 @@ class _Worker:
             )
         self.end = weakref.finalize(self, _end, self._process, self._link)
         try:
-            _good(self.ask(dict(setup), START_SECONDS))
+            good(self.ask(dict(setup), START_SECONDS))
         except TemplateError:
             self.end()
             raise
 
     @property
     def pid(self) -> int:
+        """Its process."""
         return self._process.pid
 
-    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, str]:
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Return the reply to a request.
 
         Raises:
@@ -112,7 +83,12 @@ class _Worker:
         return f"its process ended (exit code {code}): {error}"
 
 
-def _good(answer: dict[str, str]) -> dict[str, str]:
+def good(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer that is no error.
+
+    Raises:
+        TemplateError: it is one.
+    """
     if "error" in answer:
         raise TemplateError(answer["error"])
     return answer

@@ -1,4 +1,4 @@
-"""The process in which a checkpoint's chat template is compiled and rendered.
+"""The process in which a checkpoint's chat templates are compiled and rendered.
 
 `python -m router_service.text.templates.worker` starts it.
 
@@ -11,12 +11,15 @@ import math
 import resource
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
+from router_service.text.templates.continuation import render_open
 from router_service.text.templates.environment import template_environment
+from router_service.text.templates.probe import probe
 from router_service.text.templates.wire import receive, send
 
 CPU_SECONDS = 1
@@ -26,38 +29,43 @@ SHOWN_CHARACTERS = 1000
 
 
 def main() -> None:
-    """Compile the template of the first message, then render the messages that follow."""
+    """Compile the templates of the first message, then answer the messages that follow."""
     link = socket.socket(fileno=0)
     _bound_memory_and_files()
     try:
         setup = receive(link)
-        answer, template = _compile(setup["source"])
+        answer, templates = _compile(setup["sources"])
         send(link, answer)
-        while template is not None:
-            send(link, _render(template, receive(link)["messages"], setup["special_tokens"]))
+        while templates:
+            send(link, _answer(templates, receive(link), setup))
     except (EOFError, OSError):
         return
 
 
-def _compile(source: str) -> tuple[dict[str, str], jinja2.Template | None]:
+def _compile(sources: dict[str, str]) -> tuple[dict[str, str], dict[str, jinja2.Template]]:
     _bound_time()
     try:
-        return {}, template_environment().from_string(source)
+        return {}, {name: template_environment().from_string(source) for name, source in sources.items()}
     except jinja2.TemplateSyntaxError as error:
-        return {"error": f"line {error.lineno}: {error.message}"}, None
+        return {"error": f"line {error.lineno}: {error.message}"}, {}
     except Exception as error:
-        return {"error": _described(error)}, None
+        return {"error": _described(error)}, {}
 
 
-def _render(
-    template: jinja2.Template, messages: list[dict[str, str]], special_tokens: dict[str, str]
-) -> dict[str, str]:
+def _answer(templates: dict[str, jinja2.Template], question: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
+    """Render the conversation of `question`, or, if it has none, find out what its template takes."""
+    name, conversation = question["template"], question.get("conversation")
+
+    def render(variables: Mapping[str, Any]) -> str:
+        return _joined(templates[name].generate({**setup["special_tokens"], **variables}))
+
     _bound_time()
     try:
-        pieces = template.generate(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True, **special_tokens
-        )
-        return {"text": _joined(pieces)}
+        if conversation is None:
+            return {"traits": probe(render)}
+        if conversation.pop("continue_final_message"):
+            return {"text": render_open(render, conversation, setup["sources"][name])}
+        return {"text": render(conversation)}
     except Exception as error:  # whatever it raises rejects the messages
         return {"error": _described(error)}
 

@@ -1,10 +1,12 @@
 """A tokenizer from a checkpoint's tiktoken vocabulary file, by the `tiktoken` library."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import tiktoken
 
+from router_service.text.special_text import controls_of
 from router_service.text.tiktoken.format import TiktokenFormat, format_of
 from router_service.text.tiktoken.pieces import Cutter
 from router_service.text.tiktoken.ranks import read_ranks
@@ -28,6 +30,7 @@ class TiktokenTokenizer(Tokenizer):
         self._ranks = dict(ranks)
         self._bytes = [*sorted(ranks, key=ranks.__getitem__), *(name.encode() for name in self._reserved)]
         self.longest = max(map(len, self._bytes))
+        self.controls = controls_of({token.content: (id, token.special) for id, token in reserved.items()})
         self._cutter = Cutter(format, list(self._reserved))
         self._encoding = tiktoken.Encoding(
             "checkpoint", pat_str=format.pattern, mergeable_ranks=self._ranks, special_tokens=self._reserved
@@ -35,9 +38,20 @@ class TiktokenTokenizer(Tokenizer):
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002 (the format adds none)
         """Return the ids of `text`. Lone surrogates, which no text has, are encoded as U+FFFD."""
+        return self._encoded(text, self._contents)
+
+    def encode_parts(self, parts: Sequence[str | int], add_special_tokens: bool = False) -> list[int]:  # noqa: ARG002
+        """Return the ids of texts, in which no control token is recognized, and of control tokens between them."""
+        others = self._contents - self.controls.keys()
+        ids: list[int] = []
+        for part in parts:
+            ids += [part] if isinstance(part, int) else self._encoded(part, others)
+        return ids
+
+    def _encoded(self, text: str, recognized: AbstractSet[str]) -> list[int]:
         ids: list[int] = []
         for piece in self._cutter.pieces(text):
-            ids += self._encoding.encode(piece, allowed_special=self._contents, disallowed_special=())
+            ids += self._encoding.encode(piece, allowed_special=recognized, disallowed_special=())
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

@@ -26,7 +26,7 @@ def read_request(data: bytes) -> None:
     request = pb.GenerateRequest.FromString(data)
     text, loop = _text()
     check_scheduling(request)
-    prompt = loop.run_until_complete(encode_input(request, text, LIMITS))
+    prompt = loop.run_until_complete(encode_input(request, text, LIMITS)).ids
     stops = special_stop_ids(request.sampling.stop, text.tokenizer)
     sampling = resolve_sampling(request.sampling, text.defaults, LIMITS, len(prompt), stops)
     assert 0 < sampling.max_tokens <= LIMITS.context - len(prompt)

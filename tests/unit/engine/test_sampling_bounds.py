@@ -32,7 +32,8 @@ FIELDS = st.fixed_dictionaries(
     optional={
         **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), FLOATS),
         **dict.fromkeys(("frequency_penalty", "presence_penalty"), FLOATS),
-        **dict.fromkeys(("top_k", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs"), UINTS),
+        "top_k": st.integers(-(1 << 31), (1 << 31) - 1) | st.integers(-3, 70),
+        **dict.fromkeys(("max_tokens", "min_tokens", "logprobs", "prompt_logprobs"), UINTS),
         "seed": st.integers(0, (1 << 64) - 1),
         "stop_token_ids": st.lists(UINTS, max_size=3),
         "logit_bias": st.dictionaries(UINTS, FLOATS, max_size=3),

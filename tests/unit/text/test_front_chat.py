@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experts.checkpoint.errors import CheckpointError
 from router_service.text.chat import ChatError, ChatTemplate, load_chat_template, load_special_tokens
+from router_service.text.conversation import Conversation
 from router_service.text.text_model import load_text_model
 from router_service.text.tokenizer_files import load_tokenizer
 from tests.unit.front.front_fakes import TEMPLATE, byte_fallback_tokenizer, write_checkpoint
@@ -47,7 +48,7 @@ def test_parity_with_transformers(checkpoint: Path, kind: str) -> None:
     template = load_chat_template(checkpoint)
     assert template is not None
     expected = oracle.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-    rendered = template.render(MESSAGES)
+    rendered = template.render(Conversation(MESSAGES))
     assert rendered == expected
     ids = oracle.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert load_tokenizer(checkpoint).encode(rendered, add_special_tokens=False) == ids
@@ -88,7 +89,7 @@ def test_every_place_of_a_template(checkpoint: Path, place: str) -> None:
     config.write_text(json.dumps(content))
     template = load_chat_template(checkpoint)
     assert template is not None
-    assert template.render([{"role": "user", "content": ""}]) == "found<|im_end|>"
+    assert template.render(Conversation([{"role": "user", "content": ""}])) == "found<|im_end|>"
 
 
 def test_a_checkpoint_without_template_has_none(tmp_path: Path) -> None:
@@ -127,4 +128,4 @@ def test_a_wrong_template_is_named(checkpoint: Path, content: dict[str, object],
 )
 def test_what_a_template_refuses_is_an_error_of_the_request(source: str, message: str) -> None:
     with pytest.raises(ChatError, match=message):
-        ChatTemplate(source, {}).render(MESSAGES)
+        ChatTemplate(source, {}).render(Conversation(MESSAGES))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from router_service.text.chat import ChatError, ChatTemplate
+from router_service.text.conversation import Conversation
 from router_service.text.templates.process import TemplateError
 from tests.e2e.server import environment, gone
 
@@ -59,12 +60,13 @@ BOMBS = {
 MEASURE = """
 import json, resource, sys
 from router_service.text.chat import ChatError, ChatTemplate
+from router_service.text.conversation import Conversation
 from router_service.text.templates.process import TemplateError
 source, messages = json.load(sys.stdin)
 said = None
 try:
     template = ChatTemplate(source, {})
-    template.render(messages)
+    template.render(Conversation(messages))
 except (ChatError, TemplateError) as error:
     said = str(error)
 template = None  # ends its process, which only then is accounted for
@@ -105,8 +107,8 @@ def test_the_next_messages_are_rendered_after_a_bomb() -> None:
         {},
     )
     with pytest.raises(ChatError, match="it takes more than 1"):
-        template.render([{"role": "user", "content": "x"}])
-    assert template.render(MESSAGES) == "hello"
+        template.render(Conversation([{"role": "user", "content": "x"}]))
+    assert template.render(Conversation(MESSAGES)) == "hello"
 
 
 def test_a_template_sees_neither_our_secrets_nor_writes_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from router_service.front.api.answer_text import AnswerText, TextRules
 from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.routing.stream_queue import Arrival
 from router_service.front.telemetry.request_record import RequestRecord
@@ -66,7 +67,7 @@ async def test_an_undisturbed_answer_has_no_marks(world: World) -> None:
 def test_marks_are_of_the_message_they_come_in(tokenizer: Tokenizer) -> None:
     """Several outputs in one message, and a stop text behind which tokens and their marks are left out."""
     record = RequestRecord("id", lambda: 0.0)
-    builder = ResponseBuilder(record, tokenizer, ["END"])
+    builder = ResponseBuilder(record, tokenizer, AnswerText(tokenizer, TextRules(stops=["END"])))
     ids = [tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "zqjvEND"]
     parts = [StreamOutput(1, ids[:1]), StreamOutput(1, ids[1:3], degraded=[1]), StreamOutput(1, ids[3:4], degraded=[0])]
     (response,) = builder.extend([Arrival(0.0, part) for part in parts])

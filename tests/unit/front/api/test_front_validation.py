@@ -66,7 +66,7 @@ def test_what_is_set_counts() -> None:
 def test_a_stop_string_that_is_a_special_token_is_a_stop_token() -> None:
     tokenizer = JsonTokenizer(byte_level_tokenizer())
     stops = ["<|im_end|>", "hello", "<|endoftext|>", "<|im_end|> "]
-    assert special_stop_ids(stops, tokenizer) == [2, 0]
+    assert special_stop_ids(stops, tokenizer) == {2: "<|im_end|>", 0: "<|endoftext|>"}
     params = resolve_sampling(pb.Sampling(stop_token_ids=[9]), SamplingDefaults(eos_token_ids=(2,)), LIMITS, 1, [2, 0])
     assert params.stop_token_ids == (9, 2, 0)
 
@@ -90,7 +90,7 @@ def test_a_stop_string_that_is_a_special_token_is_a_stop_token() -> None:
         ({"repetition_penalty": 3e38}, "sampling.repetition_penalty: must be at least 1e-06 and at most 1e+30"),
         ({"frequency_penalty": 2.5}, "sampling.frequency_penalty: must be at least -2 and at most 2"),
         ({"presence_penalty": -2.5}, "sampling.presence_penalty: must be at least -2 and at most 2"),
-        ({"top_k": 1 << 31}, "sampling.top_k: must be 0 to 2147483647"),
+        ({"top_k": -2}, "sampling.top_k: must be -1 to 2147483647, got -2"),
         ({"logprobs": 21}, "sampling.logprobs: must be 0 to 20, got 21"),
         ({"stop": ["a", ""]}, "sampling.stop[1]: must have 1 to 256 characters, has 0"),
         ({"stop": ["a" * 257]}, "sampling.stop[0]: must have 1 to 256 characters, has 257"),
@@ -138,7 +138,7 @@ def test_a_field_out_of_bounds_is_named_with_its_bounds(fields: dict[str, object
         ({"chat": pb.Chat()}, "chat.messages: at least one"),
         (
             {"chat": pb.Chat(messages=[pb.Message(role="user"), pb.Message(role="robot")])},
-            "chat.messages[1].role: must be one of system, user, assistant, tool, got 'robot'",
+            "chat.messages[1].role: must be one of system, developer, user, assistant, tool, got 'robot'",
         ),
         ({"prompt": "a", "request_id": "x" * 257}, "request_id: at most 256 characters"),
         ({"prompt": "a", "sampling": pb.Sampling(top_p=2)}, "sampling.top_p: must be over 0 and at most 1, got 2"),
