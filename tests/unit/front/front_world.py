@@ -8,6 +8,7 @@ from experts.transport.address import Endpoint
 from router_service.client.client import Client
 from router_service.front.api.admin_service import AdminActions
 from router_service.front.config import FrontConfig
+from router_service.front.parsing.parsed import WHOLE, AnswerParsers
 from router_service.front.routing.silence import silence_ticks
 from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets
@@ -35,6 +36,7 @@ class World:
         self.targets: Targets | None = None
         self.balance: BalanceReport | None = None
         self.admin: AdminActions | None = None
+        self.parsers: AnswerParsers = WHOLE
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.routers: list[FakeRouter] = []
@@ -64,6 +66,7 @@ class World:
             targets=self.targets,
             tracing=self.tracing,
             routers=self.expected_routers,
+            parsers=self.parsers,
             clock=lambda: self.clock(),
             sleep=lambda seconds: self.sleep(seconds),
         )
