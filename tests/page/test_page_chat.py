@@ -2,22 +2,20 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import pytest
 from playwright.async_api import Locator, expect
 
 from router_service.front.parsing.answer_parsers import AnswerParsers
-from router_service.protocol.messages import StreamFailure, StreamOutput, Submit
 from router_service.text.chat import ChatTemplate
 from router_service.text.text_model import TextModel, load_text_model
 from tests.page.browser import NARROW, WIDE, Watched, opened
-from tests.support.routed import Layer, part_of
 from tests.unit.front.front_fakes import FakeRouter, until, write_checkpoint
 from tests.unit.front.front_world import World
+from tests.unit.front.saying import saying
 
 # The first one may have to install Chromium.
 pytestmark = pytest.mark.timeout(600)
@@ -31,34 +29,19 @@ TEMPLATE = (
 )
 LOOK = {"type": "function", "function": {"name": "look", "description": "Look there.", "parameters": {}}}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
-FAILS = StreamFailure("UNAVAILABLE", "shard 1 is gone")
 
 
 @dataclass
 class Actor:
-    """A router that says what it is told to, a token a step; "" fails."""
+    """A router that gives these answers, see `saying`."""
 
     world: World
     answers: list[str]
-    said: int = field(default=0)
-
-    def script(self, submit: Submit) -> Iterator[StreamOutput]:
-        text = self.answers[self.said]
-        self.said += 1
-        ids = self.world.text.tokenizer.encode(text, False)
-        for position, id in enumerate(ids):
-            output = StreamOutput(submit.stream, [id], finish="stop" if position + 1 == len(ids) else None)
-            first, positions = (0, len(submit.prompt)) if position == 0 else (len(submit.prompt) + position - 1, 1)
-            layer = Layer(1, [3, 5], [0.75, 0.25], [0, 1], [(3, 0.5), (7, 0.3), (5, 0.2)])
-            routing = part_of(first, [[layer]] * positions) if submit.return_routing else None
-            yield msgspec.structs.replace(output, routing=routing)
-        if not ids:
-            yield StreamOutput(submit.stream, [], failure=FAILS)
 
     async def router(self) -> FakeRouter:
         """Serve; its answers are read as Qwen3's."""
         self.world.parsers = AnswerParsers("qwen3", "hermes")
-        router = await self.world.router(script=self.script)
+        router = await self.world.router(script=saying(self.world.text.tokenizer, self.answers))
         client = await self.world.front(http_port=0)
         await client.wait_ready(10)
         return router

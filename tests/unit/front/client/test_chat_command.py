@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from router_service.front.parsing.answer_parsers import AnswerParsers
 from tests.unit.front.client.terminal import END, INTERRUPT, in_terminal
 from tests.unit.front.commands import command, serve, start
 from tests.unit.front.front_fakes import until
 from tests.unit.front.front_world import World
+from tests.unit.front.saying import saying
 
 
 def user(text: str) -> dict[str, str]:
@@ -59,6 +61,44 @@ async def test_the_template_gets_tools_and_variables(world: World, tmp_path: Pat
     code, _, err = await talk(target, "hello\n", *flags, "--max-tokens", "2")
     assert (code, err) == (0, "")
     assert len(world.routers[0].submits) == 1
+
+
+THINKS = '<think>Let me see.</think>I look.\n<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
+LOOK = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+
+
+async def thinking(world: World, tmp_path: Path) -> tuple[str, ...]:
+    """A server whose model reasons and calls a tool; returns the flags."""
+    (tmp_path / "tools.json").write_text(json.dumps(LOOK))
+    world.parsers = AnswerParsers("qwen3", "hermes")
+    target = await serve(world, script=saying(world.text.tokenizer, [THINKS, "A fox."]))
+    return ("--target", target, "--tools", str(tmp_path / "tools.json"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "shown"), [("--no-reasoning", ""), ("--reasoning", "(reasoning)\nLet me see.\n(answer)\n")]
+)
+async def test_calls_are_shown_and_get_results(world: World, tmp_path: Path, flag: str, shown: str) -> None:
+    flags = await thinking(world, tmp_path)
+    code, out, err = await talk("", "what is it?\n/result a fox\n", *flags, flag)
+    assert (code, err) == (0, "")
+    assert out == f'{shown}I look.\n-> look {{"at": 1}}\nA fox.\n'
+    assert len(world.routers[0].submits) == 2
+
+
+async def test_a_terminal_sees_the_reasoning_dimmed(world: World, tmp_path: Path) -> None:
+    flags = await thinking(world, tmp_path)
+    async with in_terminal("chat", *flags) as terminal:
+        await terminal.until("> ")
+        terminal.type("what is it?\r")
+        await terminal.until("[/result TEXT says what the tool returned]")
+        assert "\x1b[2mLet me see.\x1b[0m" in terminal.raw
+        await terminal.until("> ")
+        terminal.type("/result a fox\r")
+        await terminal.until("A fox.")
+        await terminal.until("> ")
+        terminal.type(END)
+        assert await terminal.ended() == 0
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,19 @@ export class Chat {
   }
 
   delta(data) {
-    const follow = this.list.scrollTop + this.list.clientHeight >= this.list.scrollHeight - 8;
     const { answer, turn } = this.last;
     const changed = answer.add(data);
-    if (data.reasoning) turn.reason(data.reasoning);
-    if (data.text) turn.speak(data.text);
-    for (const index of changed) turn.call(index, answer.calls[index]);
+    this.following(() => {
+      if (data.reasoning) turn.reason(data.reasoning);
+      if (data.text) turn.speak(data.text);
+      for (const index of changed) turn.call(index, answer.calls[index]);
+    });
+  }
+
+  /** Let the list grow; whoever sees its end goes on seeing it. */
+  following(grow) {
+    const follow = this.list.scrollTop + this.list.clientHeight >= this.list.scrollHeight - 8;
+    grow();
     if (follow) this.list.scrollTop = this.list.scrollHeight;
   }
 
@@ -89,7 +96,7 @@ export class Chat {
     this.before?.turn.takeResults();
     this.messages.push(...this.next.added, message);
     turn.end(finish === undefined ? note : ENDS[finish] ?? "");
-    if (message.tool_calls) turn.askResults();
+    if (message.tool_calls) this.following(() => turn.askResults());
   }
 
   /** Nothing came: two turns of the user after each other are refused by many templates, so this one is no turn. */
