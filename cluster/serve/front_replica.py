@@ -17,6 +17,7 @@ from cluster.serve.deployments import end
 from cluster.serve.security import credentials_of
 from cluster.serve.update.takeover import elders, has_follower, shares_port
 from experts.transport.address import Endpoint, new_incarnation
+from router_service.front.parsing.model_parsers import model_parsers
 from router_service.front.port_check import check_free
 from router_service.front.server import FrontServer
 from router_service.protocol.messages import ShardReport
@@ -64,6 +65,7 @@ class FrontReplica:
             tracing=config.tracing,
             routers=config.cluster.routers,
             threads=self._process.threads,
+            parsers=model_parsers(model.card().family, text, config.front),
         )
         self._started = asyncio.Lock()
         self._running = False

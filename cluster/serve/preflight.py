@@ -21,18 +21,20 @@ def check_model(config: ClusterConfig) -> "ServedModel":
 
     Raises:
         CheckpointError: see `open_model` and `load_text_model`.
-        ValueError: more shards than experts, or a placement file that does not fit.
+        ValueError: more shards than experts, a placement file that does not fit, or parsers that there are not.
     """
     # torch takes a second to import, and wrong flags must be answered before that.
     from cluster.planner.model import open_model
     from cluster.planner.start_placement import with_placement
     from experts.placement import even_placement
+    from router_service.front.parsing.model_parsers import model_parsers
     from router_service.text.text_model import load_text_model
 
     model = open_model(config.model, config.weights, verify=True, computes_here=not config.cluster.address)
     even_placement(model.plan.spec.gate.experts, config.experts.shards, config.experts.copies)
     with_placement(config, model.plan.spec.moe_layers, model.plan.spec.gate.experts)
-    load_text_model(model.plan.checkpoint.path, config.front.chat_template, config.front.template_kwargs)
+    text = load_text_model(model.plan.checkpoint.path, config.front.chat_template, config.front.template_kwargs)
+    model_parsers(model.card().family, text, config.front)
     return model
 
 

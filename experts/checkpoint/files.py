@@ -13,6 +13,8 @@ from experts.checkpoint.errors import CheckpointError
 
 # Of configurations and indices: the largest published index has 15 MB, and Python needs up to 24 times a file's size.
 MAX_JSON_BYTES = 64 << 20
+# The first bytes of a pointer file, which stands for one that Git LFS has not fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a pipe"),
@@ -44,10 +46,22 @@ def read_bytes(path: Path, most: int) -> bytes:
     """Return what a file holds, at most `most` bytes even if it grows meanwhile.
 
     Raises:
-        CheckpointError, FileNotFoundError: see `open_file`.
+        CheckpointError, FileNotFoundError: see `open_file`; or it is a pointer of Git LFS.
     """
     with open_file(path, most) as file:
-        return file.read(most)
+        content = file.read(most)
+    check_fetched(path, content, "the file itself")
+    return content
+
+
+def check_fetched(path: Path, beginning: bytes, what: str) -> None:
+    """Refuse a file that begins as a pointer of Git LFS in place of `what`.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if beginning.startswith(LFS_POINTER):
+        raise CheckpointError(f"{path}: a pointer of Git LFS, not {what}: run `git lfs pull` where it was cloned")
 
 
 def _check(path: Path, found: os.stat_result, most: int | None) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from experts.checkpoint.errors import CheckpointError
-from experts.checkpoint.files import open_file
+from experts.checkpoint.files import check_fetched, open_file
 from experts.host.unique_keys import unique_keys
 
 DTYPES = {
@@ -36,8 +36,6 @@ DTYPES = {
 MAX_HEADER_BYTES = 100 << 20
 # Of mapped pages resident at a time.
 PIECE_BYTES = 1 << 20
-# The first bytes of a pointer file, which stands for one that Git LFS has not fetched.
-LFS_POINTER = b"version "
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,7 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
     try:
         with open_file(file) as stream:
             size = os.fstat(stream.fileno()).st_size
+            check_fetched(file, stream.peek(), "the weights")
             length = _header_length(file, stream.read(8), size)
             header = json.loads(stream.read(length), object_pairs_hook=unique_keys)
         return {name: _entry(file, name, info, 8 + length, size) for name, info in _tensors(header)}
@@ -75,8 +74,6 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
 def _header_length(file: Path, prefix: bytes, size: int) -> int:
     if len(prefix) < 8:
         raise CheckpointError(f"{file}: truncated: {size} bytes hold no safetensors header")
-    if prefix == LFS_POINTER:
-        raise CheckpointError(f"{file}: a pointer of Git LFS, not the weights: run `git lfs pull` where it was cloned")
     length: int = struct.unpack("<Q", prefix)[0]
     if length > min(size - 8, MAX_HEADER_BYTES):
         raise CheckpointError(f"{file}: truncated or not safetensors: header of {length} bytes in a file of {size}")

@@ -9,51 +9,22 @@ Every call raises `grpc.aio.AioRpcError` when the server refuses it or cannot be
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router_service.client.channel import Tls, token_metadata
+from router_service.client.fields import ChatFields, RequestFields, request_of, set_input
 from router_service.client.fronts import Fronts
 from router_service.client.resuming import Resuming
 from router_service.protocol import cluster_pb2, inference_pb2
-from router_service.protocol.chat_messages import chat_of
 from router_service.protocol.cluster_pb2_grpc import ClusterAdminStub, ClusterStub
 
 READY_POLL_S = 0.1
-FALLBACKS = {
-    "": inference_pb2.FALLBACK_UNSPECIFIED,
-    "wait": inference_pb2.WAIT,
-    "drop": inference_pb2.DROP,
-    "next_best": inference_pb2.NEXT_BEST,
-    "fail": inference_pb2.FAIL,
-}
-
-
-class SamplingFields(TypedDict, total=False):
-    """The fields of `Sampling`; inference.proto has their bounds and defaults."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    top_k: int
-    seed: int
-    stop: Sequence[str]
-    stop_token_ids: Sequence[int]
-    ignore_eos: bool
-    logprobs: int
-    min_tokens: int
-    logit_bias: Mapping[int, float]
-    prompt_logprobs: int
 
 
 class Client:
@@ -84,44 +55,24 @@ class Client:
         *,
         tokens: Iterable[int] | None = None,
         messages: Iterable[Mapping[str, Any]] | None = None,
-        tools: Iterable[Mapping[str, Any]] = (),
-        template_kwargs: Mapping[str, Any] | None = None,
-        request_id: str = "",
-        return_routing: bool = False,
-        return_scores: bool = False,
-        priority: int = 0,
-        cache_salt: str = "",
-        fallback: str = "",
         timeout: float | None = None,
         resume: bool = True,
-        **sampling: Unpack[SamplingFields],
+        **fields: Unpack[RequestFields],
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         """Yield the answer to one of `prompt`, `tokens`, `messages` (OpenAI's form) as it comes; `timeout` in seconds.
 
-        `tools` (OpenAI's form) and `template_kwargs`, variables of the chat template, are for `messages`.
-
-        `fallback` is wait, drop, next_best or fail, else the server's default. Leaving the iterator early (`aclose`)
-        cancels the call.
+        `fields` are those of the request, of its chat (`tools`, `tool_choice`, ...) and of its sampling. Leaving the
+        iterator early (`aclose`) cancels the call.
 
         With `resume` the answer goes on where its connection is lost, if need be at another Front: nothing is returned
         twice or missing, and the tokens are those of an undisturbed answer. It is given up after about half a minute
-        without a Front. A seed is drawn here then, if none is given.
+        without a Front. A seed is drawn here then, if none is given. Several answers (`n`) do not go on, their call
+        fails.
 
         Raises:
-            ValueError: not exactly one input was given, or another fallback.
+            ValueError: not exactly one input was given, or a field's value has a wrong form.
         """
-        request = inference_pb2.GenerateRequest(
-            request_id=request_id,
-            sampling=inference_pb2.Sampling(**sampling),
-            return_routing=return_routing,
-            return_scores=return_scores,
-            priority=priority,
-            cache_salt=cache_salt,
-            fallback=fallback_named(fallback),
-        )
-        set_input(request, prompt, tokens, messages)
-        if messages is not None:
-            set_chat_options(request.chat, tools, template_kwargs)
+        request = request_of(prompt, tokens, messages, fields)
         resuming = Resuming(self._fronts, self._metadata, request, resume=resume, timeout=timeout)
         async with aclosing(resuming.responses()) as responses:
             async for response in responses:
@@ -133,10 +84,14 @@ class Client:
         *,
         messages: Iterable[Mapping[str, Any]] | None = None,
         add_special_tokens: bool = True,
+        allow_special_tokens: bool | None = None,
+        **chat: Unpack[ChatFields],
     ) -> list[int]:
-        """Return the token ids of a prompt or a conversation."""
-        request = inference_pb2.TokenizeRequest(add_special_tokens=add_special_tokens)
-        set_input(request, prompt, None, messages)
+        """Return the token ids of a prompt or a conversation, those that `generate` would use."""
+        request = inference_pb2.TokenizeRequest(
+            add_special_tokens=add_special_tokens, allow_special_tokens=allow_special_tokens
+        )
+        set_input(request, prompt, None, messages, chat)
         return list((await self._fronts.inference.Tokenize(request, metadata=self._metadata)).ids)
 
     async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -245,44 +200,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def fallback_named(name: str) -> inference_pb2.Fallback:
-    """Return the policy of this name, that of the server for "".
-
-    Raises:
-        ValueError: there is no such policy.
-    """
-    if name not in FALLBACKS:
-        raise ValueError(f"fallback must be one of {', '.join(filter(None, FALLBACKS))}, or empty, not {name!r}")
-    return FALLBACKS[name]
-
-
-def set_input(
-    request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest,
-    prompt: str | None,
-    tokens: Iterable[int] | None,
-    messages: Iterable[Mapping[str, Any]] | None,
-) -> None:
-    """Set the request's input.
-
-    Raises:
-        ValueError: none or several are given.
-    """
-    if sum(value is not None for value in (prompt, tokens, messages)) != 1:
-        raise ValueError("give exactly one of prompt, tokens, messages")
-    if prompt is not None:
-        request.prompt = prompt
-    elif messages is not None:
-        request.chat.CopyFrom(chat_of(messages))
-    elif isinstance(request, inference_pb2.GenerateRequest):
-        request.tokens.CopyFrom(inference_pb2.TokenIds(ids=tokens))
-
-
-def set_chat_options(
-    chat: inference_pb2.Chat, tools: Iterable[Mapping[str, Any]], template_kwargs: Mapping[str, Any] | None
-) -> None:
-    """Set what a chat has beside its messages."""
-    chat.tools.extend(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    if template_kwargs:
-        chat.template_kwargs = json.dumps(template_kwargs, ensure_ascii=False)

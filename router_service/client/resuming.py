@@ -33,7 +33,7 @@ class Resuming:
     each target once.
 
     Args:
-        resume: whether to go on at all.
+        resume: whether to go on at all. Several answers do not: a continuation is of one.
         sleep: waits for so many seconds.
     """
 
@@ -47,7 +47,8 @@ class Resuming:
         timeout: float | None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if resume and not request.sampling.HasField("seed"):
+        self._goes_on = resume and request.n <= 1
+        if self._goes_on and not request.sampling.HasField("seed"):
             # Drawn here, as the Front's own is unknown to the next one.
             request.sampling.seed = secrets.randbits(63)
         self._fronts = fronts
@@ -98,6 +99,8 @@ class Resuming:
         if not self._accepted:
             self._untried -= 1
             return self._untried >= 0 and error.code() is grpc.StatusCode.UNAVAILABLE
+        if not self._goes_on:
+            return False
         if stated_by_front(error):
             # One that this Front has accepted has failed for good, whoever accepted it before.
             return error.code() in REFUSED and not accepted_by_front(error)

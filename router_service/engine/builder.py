@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 
-from experts.checkpoint.json_reader import open_json
 from experts.config import ExpertsConfig
 from experts.host.cores import usable_cores
 from experts.host.memory import host_bytes
@@ -32,6 +31,7 @@ from router_service.models.spec import ModelSpec
 from router_service.models.weights import load_router_weights
 from router_service.protocol.fallback import Fallback
 from router_service.structured.grammars import Grammars
+from router_service.text.end_tokens import checkpoint_end_tokens
 from router_service.text.tokenizer_files import load_tokenizer
 
 # A small decode batch: with few rows it depends on the machine whether one thread or all are faster.
@@ -82,7 +82,8 @@ def build_engine(
     )
     groups = sized_groups(spec, config, bounds, dtype, lambda: cache_room(device))
     cache = KVCache.empty(spec, [group.blocks * config.block_size for group in groups], dtype, device)
-    backbone, ends = Backbone(spec, weights, cache, ops), eos_token_ids(plan)
+    backbone = Backbone(spec, weights, cache, ops)
+    ends = frozenset(checkpoint_end_tokens(plan.checkpoint.path))
     return Engine(
         backbone=backbone,
         pool=ExpertPool(
@@ -159,9 +160,3 @@ def check_calls(spec: ModelSpec, bounds: SchedulerLimits, dtype: torch.dtype, ex
             f"router.token_budget allows steps of {bounds.token_budget} tokens, and a frame to or from a shard carries "
             f"{most} of this model; set router.token_budget to at most {most}{instead}"
         )
-
-
-def eos_token_ids(plan: ModelPlan) -> frozenset[int]:
-    """End-of-sequence token ids; generation_config.json takes precedence over config.json, as in transformers."""
-    ids = open_json(plan.checkpoint.path / "generation_config.json", optional=True).token_ids("eos_token_id")
-    return frozenset(plan.spec.eos_token_ids if ids is None else ids)

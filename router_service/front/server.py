@@ -40,6 +40,7 @@ from router_service.front.telemetry.tracing_config import TracingConfig
 from router_service.protocol import cluster_pb2, inference_pb2
 from router_service.protocol.cluster_pb2_grpc import add_ClusterAdminServicer_to_server, add_ClusterServicer_to_server
 from router_service.protocol.inference_pb2_grpc import add_InferenceServicer_to_server
+from router_service.text.ignored_settings import log_ignored
 from router_service.text.text_model import TextModel
 
 SERVICES = (
@@ -90,6 +91,7 @@ class FrontServer:
         self.grpc_port = 0
         self.http_port = 0
         self._config = config
+        self._text = text
         self._sleep = sleep
         self.threads = threads or ThreadWatch()
         self.tasks = TaskWatch((POLLER, WATCHER, LINK, HUB))
@@ -177,6 +179,7 @@ class FrontServer:
         Raises:
             OSError: a port cannot be bound.
         """
+        log_ignored(self._text.defaults.ignored)
         self.health.refresh()
         server = self._make_server()
         try:

@@ -90,7 +90,6 @@ class ModelSpec:
     expert_ffn: int
     dense_ffn: int
     tied_embeddings: bool
-    eos_token_ids: tuple[int, ...]
     dtype: str
     form: ExpertForm = PLAIN_FORM
     shared: Shared | None = None

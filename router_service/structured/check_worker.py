@@ -48,8 +48,7 @@ class _Checker:
         # From now on; then the kernel ends this process.
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS)
         try:
-            matcher = Matcher(compiled(structured, self._vocabulary), self._size, self._ends, ends_itself=False)
-            matcher.start([])
+            Matcher(compiled(structured, self._vocabulary), self._size, self._ends).start()
         except GrammarError as error:
             return str(error)
         except Exception as error:

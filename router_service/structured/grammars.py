@@ -48,7 +48,7 @@ class Grammars:
             NoTokenizerError: the tokenizer cannot be read.
         """
         own = self._find(structured).deep_copy()
-        matcher = Matcher(own, self._vocabulary, self._ends, ends_itself=ignore_eos)
+        matcher = Matcher(own, self._vocabulary, self._ends, ignore_eos)
         matcher.start(generated)
         return matcher
 

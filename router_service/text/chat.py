@@ -2,9 +2,10 @@
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_checks import is_valid_unicode
@@ -23,6 +24,8 @@ DEFAULT, TOOL_USE = "default", "tool_use"
 # Without one of these words in its source, a template takes neither calls nor parts, and there is nothing to find out.
 PROBED = ("tool_calls", "text")
 QUOTED_NAME = re.compile(r"""(["'])([A-Za-z][A-Za-z0-9_-]{0,63})\1""")
+
+Result = TypeVar("Result")
 
 
 class ChatError(ValueError):
@@ -56,10 +59,9 @@ class ChatTemplate:
         """A process of the templates, None while there is none that waits."""
         return next(iter(self._pool.pids), None)
 
-    @property
-    def pool(self) -> TemplatePool:
-        """What renders."""
-        return self._pool
+    def submit(self, work: Callable[[], Result]) -> "Future[Result]":
+        """Run `work`, which renders, beside others; see `TemplatePool`."""
+        return self._pool.submit(work)
 
     def name_for(self, tools: bool) -> str:
         """Return the name of the template for a conversation with or without tools."""

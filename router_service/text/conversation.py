@@ -71,7 +71,8 @@ def conversation_of(
     Raises:
         ChatFieldError: a field has not the form that it must have.
     """
-    check_messages(chat.messages, traits)
+    check_count(chat.messages)
+    _check_roles(chat.messages, traits)
     tools = tools_of(chat.tools)
     _check_choice(chat.tool_choice, tools)
     messages = [_message(one, f"chat.messages[{index}]", traits) for index, one in enumerate(chat.messages)]
@@ -86,17 +87,20 @@ def conversation_of(
     )
 
 
-def check_messages(messages: Sequence[pb.Message], traits: Traits) -> None:
-    """Check the number of messages and their roles.
+def check_count(messages: Sequence[pb.Message]) -> None:
+    """Check the number of messages, in no time.
 
     Raises:
-        ChatFieldError: none, too many, or an unknown role.
+        ChatFieldError: none, or too many.
     """
     if not messages:
         raise ChatFieldError("chat.messages", "at least one message is required")
     if len(messages) > MAX_MESSAGES:
         problem = f"at most {MAX_MESSAGES} messages, got {len(messages)}: leave the oldest out, or join some"
         raise ChatFieldError("chat.messages", problem)
+
+
+def _check_roles(messages: Sequence[pb.Message], traits: Traits) -> None:
     for index, message in enumerate(messages):
         if message.role not in ROLES and message.role not in traits.more_roles:
             problem = f"must be one of {', '.join(ROLES)}, got {message.role!r}"

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import AddedToken, Tokenizer
 
+from router_service.text.hidden_pieces import model_without
+
 # What of an added token decides how the text beside it is encoded.
 _Kind = tuple[bool, bool, bool, bool]
 
@@ -21,7 +23,7 @@ class PlainEncoder:
     def __init__(self, tokenizer: Tokenizer, controls: Mapping[str, int]) -> None:
         """`tokenizer` remains as it is."""
         added = tokenizer.get_added_tokens_decoder()
-        self._plain = Tokenizer(tokenizer.model)
+        self._plain = Tokenizer(model_without(tokenizer, controls))
         for step in ("normalizer", "pre_tokenizer", "post_processor"):
             if (value := getattr(tokenizer, step)) is not None:
                 setattr(self._plain, step, value)

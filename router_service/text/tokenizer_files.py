@@ -1,34 +1,52 @@
 """Finds and loads the tokenizer of a checkpoint directory."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
 from router_service.text.json_tokenizer import load_json_tokenizer
+from router_service.text.sentence_piece.tokenizer import load_sentencepiece_tokenizer
+from router_service.text.tekken.tokenizer import load_tekken_tokenizer
 from router_service.text.tiktoken.tokenizer import load_tiktoken_tokenizer
 from router_service.text.tokenizer import Tokenizer
 
+# By which a tokenizer is found, the first that exists.
+LOADERS: Mapping[str, Callable[[Path], Tokenizer]] = {
+    "tokenizer.json": load_json_tokenizer,
+    "tiktoken.model": load_tiktoken_tokenizer,
+    "*.tiktoken": load_tiktoken_tokenizer,
+    "tekken.json": load_tekken_tokenizer,
+    "tokenizer.model": load_sentencepiece_tokenizer,
+}
+
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Load tokenizer.json of `directory`, or its tiktoken vocabulary if there is none.
+    """Load the tokenizer of `directory` from the first file of `LOADERS` that is there.
 
     Raises:
-        CheckpointError: there is neither, or more than one vocabulary, or the file is invalid.
+        CheckpointError: there is none, or more than one vocabulary, or the file is invalid.
     """
-    path = directory / "tokenizer.json"
-    if path.exists():  # a file or not, which whoever opens it says
-        return load_json_tokenizer(path)
-    return load_tiktoken_tokenizer(_find_vocabulary(directory))
+    path = find_tokenizer(directory)
+    if path is None:
+        missing = "no such file, nor tiktoken.model, one *.tiktoken, tekken.json or tokenizer.model beside it"
+        raise CheckpointError(f"{directory / 'tokenizer.json'}: {missing}; a checkpoint needs its tokenizer")
+    return LOADERS.get(path.name, load_tiktoken_tokenizer)(path)
 
 
-def _find_vocabulary(directory: Path) -> Path:
-    path = directory / "tiktoken.model"
-    if path.exists():
-        return path
-    found = sorted(file for file in directory.glob("*.tiktoken") if file.is_file())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(file.name for file in found)
-        raise CheckpointError(f"{directory}: {len(found)} tiktoken vocabularies ({names}); leave the model's own one")
-    missing = "no such file, nor tiktoken.model or one *.tiktoken beside it"
-    raise CheckpointError(f"{directory / 'tokenizer.json'}: {missing}; a checkpoint needs its tokenizer")
+def find_tokenizer(directory: Path) -> Path | None:
+    """Return the file that `load_tokenizer` loads, None if there is none.
+
+    Raises:
+        CheckpointError: there are several vocabularies, and no telling which one is the model's.
+    """
+    for name in LOADERS:
+        # A name may be a file or not, which whoever opens it says.
+        found = sorted(directory.glob(name)) if "*" in name else [directory / name]
+        there = [path for path in found if (path.is_file() if "*" in name else path.exists())]
+        if len(there) > 1:
+            names = ", ".join(file.name for file in there)
+            problem = f"{len(there)} tiktoken vocabularies ({names}); leave the model's own one"
+            raise CheckpointError(f"{directory}: {problem}")
+        if there:
+            return there[0]
+    return None

@@ -3,7 +3,7 @@
 import argparse
 from typing import TypedDict, cast
 
-from router_service.client.client import SamplingFields
+from router_service.client.fields import SamplingFields
 
 COUNTS = ("max_tokens", "min_tokens", "top_k", "seed")
 # Of these `chat` shows nothing.

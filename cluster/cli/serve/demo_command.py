@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as Subparsers
     from collections.abc import AsyncGenerator
 
-    from router_service.client.client import Client, SamplingFields
+    from router_service.client.client import Client
+    from router_service.client.fields import SamplingFields
     from router_service.protocol.inference_pb2 import GenerateResponse
 
 PROMPTS = ("def read_file(path):", "import os", "class Queue:")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router_service.client.client import Client, SamplingFields
+    from router_service.client.client import Client
+    from router_service.client.fields import SamplingFields
 
 STREAMS = 16
 MAX_TOKENS = 96

@@ -94,7 +94,7 @@ class Answering:
             record,
             self._tokenizer,
             AnswerText(self._tokenizer, prepared.rules, prepared.parsers[index]),
-            min_tokens=self._request.sampling.min_tokens,
+            min_tokens=prepared.submits[index].sampling.min_tokens,
             index=index,
             echo=None if index else prepared.echo,
         )
@@ -124,14 +124,14 @@ def failures_noted(record: RequestRecord, writer: ResponseWriter) -> Iterator[No
         record.failed(error.code.name, error.message)
         raise
     except asyncio.CancelledError:
-        record.failed("CANCELLED" if _time_left(writer) else "DEADLINE_EXCEEDED")
+        record.failed(_left(writer))
         raise
     except Exception:
-        record.failed("CANCELLED" if writer.done() else "INTERNAL")
+        record.failed(_left(writer) if writer.done() else "INTERNAL")
         raise
 
 
-def _time_left(writer: ResponseWriter) -> bool:
-    """Whether the call was cancelled before its deadline, which started at the caller and so a little earlier."""
+def _left(writer: ResponseWriter) -> str:
+    """The status of a client that does not wait any more; its deadline started there and so a little earlier."""
     left = writer.time_remaining()
-    return left is None or left > ON_THE_WAY_S
+    return "CANCELLED" if left is None or left > ON_THE_WAY_S else "DEADLINE_EXCEEDED"

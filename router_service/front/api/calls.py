@@ -48,12 +48,20 @@ class GrpcResponseWriter:
     def __init__(self, context: Context, patience_s: float) -> None:
         self._context = context
         self._patience_s = patience_s
+        self._gone = False
         self.time_remaining = context.time_remaining
-        self.done = context.done
+
+    def done(self) -> bool:
+        """See `ResponseWriter`."""
+        return self._gone or bool(self._context.done())
 
     async def write(self, response: pb.GenerateResponse, /) -> None:
         """See `ResponseWriter`."""
-        await write_in_time(self._context, response, self._patience_s)
+        try:
+            await write_in_time(self._context, response, self._patience_s)
+        except grpc.aio.InternalError:  # which a call raises before it says that it is done
+            self._gone = True
+            raise
 
     async def accepted(self, request_id: str, /) -> None:
         """Send the request's id to the client now: if its deadline passes, it never sees the trailing metadata.
@@ -77,7 +85,8 @@ async def answering(context: Context, given: str = "") -> AsyncIterator[str]:
     except grpc.aio.AbortError:
         raise
     except Exception as error:
-        if context.done():  # the client has gone; a write to it fails in one way or another
+        # The client has gone; a write to it fails in one way or another.
+        if context.done() or isinstance(error, grpc.aio.InternalError):
             return
         logger.error("a call failed", extra=fields(stack=stack_of(error)))
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}: {error}")

@@ -46,6 +46,7 @@ class InferenceService(InferenceServicer):
         self._config = config
         self._telemetry = telemetry
         self._admission = admission
+        self._parsers = parsers
         checks = StructuredChecks(text.tokenizer, card.vocabulary, text.defaults.eos_token_ids)
         self._preparation = Preparation(text, parsers, checks, config)
 
@@ -131,4 +132,6 @@ class InferenceService(InferenceServicer):
             total_parameters=card.total_parameters,
             active_parameters=card.active_parameters,
             has_chat_template=self._text.chat is not None,
+            reasoning_parser=self._parsers.reasoning,
+            tool_parser=self._parsers.tools,
         )

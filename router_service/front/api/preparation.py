@@ -8,7 +8,7 @@ import msgspec
 from router_service.front.api.answer_text import TextRules
 from router_service.front.api.prompt import EncodedInput, encode_input
 from router_service.front.api.prompt_echo import PromptEcho, echo_of
-from router_service.front.api.sampling import check_stops, checked_continuation, resolve_sampling, special_stop_ids
+from router_service.front.api.sampling import checked_continuation, resolve_sampling, special_stop_ids, stop_strings
 from router_service.front.api.scheduling import check_scheduling, current_caller, fallback_of, salt_of
 from router_service.front.api.structured import check_structured, structured_of
 from router_service.front.config import FrontConfig
@@ -54,8 +54,8 @@ class Preparation:
         """
         count = _check(request, record)
         prompt = await encode_input(request, self._text, limits)
-        check_stops(request.sampling.stop)  # before each of them is looked up
-        named = special_stop_ids(request.sampling.stop, self._text.tokenizer)
+        stops = stop_strings(request.sampling, self._text.defaults)
+        named = special_stop_ids(stops, self._text.tokenizer)
         sampling = await self._sampling(request, prompt, named, limits)
         submit = self._submit(request, record, prompt.ids, sampling, limits)
         parsers = [self._parser(request, prompt) for _ in range(count)]
@@ -120,7 +120,7 @@ class Preparation:
             shown = self._text.tokenizer.special_ids
         asked = frozenset(given.stop_token_ids)
         return TextRules(
-            stops=tuple(given.stop),
+            stops=stop_strings(given, self._text.defaults),
             ends=frozenset(sampling.stop_token_ids),
             include_stop=given.include_stop_text,
             shown=shown,

@@ -5,37 +5,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from router_service.front.api.chat_prompt import Rendered, render_chat
 from router_service.front.api.sampling import check_token_ids, named_token
-from router_service.front.errors import exhausted, invalid
+from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
-from router_service.protocol.inference_pb2 import Chat, GenerateRequest, TokenizeRequest
-from router_service.text.chat import ChatError, ChatTemplate
-from router_service.text.conversation import content_characters
-from router_service.text.special_text import SpecialTexts, unmarked
-from router_service.text.template_fields import ChatFieldError
+from router_service.protocol.inference_pb2 import GenerateRequest, TokenizeRequest
+from router_service.text.conversation import MAX_MESSAGES, content_characters
 from router_service.text.text_model import TextModel
 from router_service.text.tokenizer import Tokenizer
 
 # Longer texts are encoded on a thread: the library releases the GIL, so other streams continue meanwhile.
 LONG_TEXT_CHARACTERS = 8192
-# A render takes some milliseconds, at most about ten seconds.
-RENDER_WAIT_SECONDS = 30.0
 # A tokenizer may make a text shorter before it encodes it, but hardly by so much.
 SHORTENED = 4
 
 Input = TypeVar("Input")
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A conversation as the template writes it.
-
-    `parts` is None where every special token's text in `text` is that token: the caller wrote none, or wants it so.
-    Else `parts` are the texts between the template's special tokens, and those tokens' ids.
-    """
-
-    text: str
-    parts: list[str | int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +59,13 @@ async def _encoded(request: GenerateRequest, text: TextModel, limits: LengthLimi
         return EncodedInput(ids)
     if kind == "chat":
         # Before it takes a template's process; what else is in a chat, templates may leave out.
-        check_characters("chat.messages", content_characters(request.chat.messages), text.tokenizer, limits)
+        characters = content_characters(request.chat.messages[:MAX_MESSAGES])
+        check_characters("chat.messages", characters, text.tokenizer, limits)
         rendered = await render_chat(request.chat, text, request.allow_special_tokens)
         check_characters(kind, len(rendered.text), text.tokenizer, limits)
         return EncodedInput(await encode_rendered(rendered, text), rendered.text)
     check_characters("prompt", len(request.prompt), text.tokenizer, limits)
-    added = request.add_special_tokens or not request.HasField("add_special_tokens")
-    return EncodedInput(await encode_text(request.prompt, text, added, allows_special(request)), request.prompt)
+    return EncodedInput(await encode_prompt(request, text), request.prompt)
 
 
 def _last(ids: list[int], request: GenerateRequest) -> list[int]:
@@ -122,39 +106,6 @@ def check_characters(field: str, characters: int, tokenizer: Tokenizer, limits: 
         raise invalid(field, problem)
 
 
-async def render_chat(chat: Chat, text: TextModel, special: bool = False) -> Rendered:
-    """Return the text of a conversation, with the special tokens of the template; see `Rendered` for `special`.
-
-    Raises:
-        RequestError: INVALID_ARGUMENT for a wrong field, too many messages, or those that the template rejects;
-            RESOURCE_EXHAUSTED while others render for too long.
-    """
-    template = text.chat
-    if template is None:
-        raise invalid("chat", "the model has no chat template; send a prompt")
-    work = template.pool.submit(lambda: _rendered(chat, template, None if special else text.special_texts))
-    try:
-        async with asyncio.timeout(RENDER_WAIT_SECONDS):
-            return await asyncio.wrap_future(work)
-    except TimeoutError:
-        raise exhausted(f"other chats have been rendered for {RENDER_WAIT_SECONDS:g} s; try again") from None
-    except ChatFieldError as error:
-        raise invalid(error.field, error.problem) from error
-    except ChatError as error:
-        raise invalid("chat.messages", str(error)) from error
-
-
-def _rendered(chat: Chat, template: ChatTemplate, special_texts: SpecialTexts | None) -> Rendered:
-    conversation = template.conversation(chat)
-    if special_texts is None:
-        return Rendered(template.render(conversation))
-    conversation, mark = special_texts.marked(conversation)
-    rendered = template.render(conversation)
-    if not mark:
-        return Rendered(rendered)
-    return Rendered(unmarked(rendered, mark), special_texts.split(rendered, mark))
-
-
 async def encode_rendered(rendered: Rendered, text: TextModel) -> list[int]:
     """Return the token ids of a rendered conversation."""
     if rendered.parts is None:
@@ -190,13 +141,14 @@ async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]
         return await encode_rendered(await render_chat(request.chat, text, request.allow_special_tokens), text)
     if kind is None:
         raise invalid("input", "one of prompt, chat is required")
+    return await encode_prompt(request, text)
+
+
+async def encode_prompt(request: GenerateRequest | TokenizeRequest, text: TextModel) -> list[int]:
+    """Return the token ids of a request's prompt; both of its fields about special tokens are true where not set."""
     added = request.add_special_tokens or not request.HasField("add_special_tokens")
-    return await encode_text(request.prompt, text, added, allows_special(request))
-
-
-def allows_special(request: GenerateRequest | TokenizeRequest) -> bool:
-    """Whether the text of a special token in a prompt is that token."""
-    return request.allow_special_tokens or not request.HasField("allow_special_tokens")
+    special = request.allow_special_tokens or not request.HasField("allow_special_tokens")
+    return await encode_text(request.prompt, text, added, special)
 
 
 def check_length(field: str, ids: Sequence[int], limits: LengthLimits) -> None:

@@ -9,12 +9,10 @@ from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol.inference_pb2 import Continuation, Sampling
 from router_service.protocol.messages import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY, SamplingParams
-from router_service.text.generation_config import SamplingDefaults
+from router_service.text.generation_config import MAX_STOP_CHARACTERS, MAX_STOPS, SamplingDefaults
 from router_service.text.tokenizer import Tokenizer
 
 MAX_LOGPROBS = 20
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64
 MAX_BIASED_TOKENS = 300
 MAX_BIAS = 100.0
@@ -63,10 +61,20 @@ def resolve_sampling(
         stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *implied))),
         ignore_eos=sampling.ignore_eos,
         logprobs=_logprobs(sampling, "logprobs"),
-        min_tokens=_min_tokens(sampling.min_tokens, max_tokens),
+        min_tokens=_min_tokens(sampling.min_tokens, max_tokens) or defaults.shortest(prompt_tokens, max_tokens),
         logit_bias=checked_bias(sampling.logit_bias, limits.vocabulary, tokenizer),
         prompt_logprobs=_logprobs(sampling, "prompt_logprobs"),
     )
+
+
+def stop_strings(sampling: Sampling, defaults: SamplingDefaults) -> list[str]:
+    """Return the stop strings of an answer: the request's, else the checkpoint's unless `ignore_eos` is set.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for too many, or an empty or too long one.
+    """
+    check_stops(sampling.stop)
+    return list(sampling.stop) or ([] if sampling.ignore_eos else list(defaults.stop))
 
 
 def special_stop_ids(stops: Sequence[str], tokenizer: Tokenizer) -> dict[int, str]:
@@ -161,7 +169,7 @@ def check_stops(stops: Sequence[str]) -> None:
 def _max_tokens(sampling: Sampling, defaults: SamplingDefaults, limits: LengthLimits, prompt_tokens: int) -> int:
     left = limits.context - prompt_tokens
     if not sampling.HasField("max_tokens"):
-        return min(left, defaults.max_tokens or left)
+        return defaults.longest(prompt_tokens, left)
     if not 1 <= sampling.max_tokens <= left:
         problem = (
             f"must be 1 to {left}, what a prompt of {prompt_tokens} tokens leaves of the context of {limits.context}"

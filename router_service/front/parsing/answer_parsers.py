@@ -1,12 +1,15 @@
 """The parsers of a model's answers."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from router_service.front.parsing.call_object import is_name
 from router_service.front.parsing.calls import Calls, random_id
 from router_service.front.parsing.choice import chosen
 from router_service.front.parsing.forms import HARMONY_REASONING, HARMONY_TOOLS, REASONING, TOOLS, markers_of
+from router_service.front.parsing.grammars.binding import Binding
 from router_service.front.parsing.literals import Markers
 from router_service.front.parsing.piece_parser import PieceParser
 from router_service.front.parsing.reasoning import Start, read_reasoning
@@ -23,13 +26,18 @@ NOTHING = Markers()
 class AnswerParsers:
     """What takes reasoning and tool calls out of the answers of one model.
 
-    `reasoning` and `tools` are the parsers' names, "" where nothing is taken out. `marker_ids` are the special tokens
-    whose text a parser must see; those of no other special token are text.
+    `reasoning` and `tools` are the parsers' names, "" where nothing is taken out. `special` are the markers that are
+    special tokens of the model's tokenizer, with their ids.
     """
 
     reasoning: str
     tools: str
-    marker_ids: frozenset[int] = frozenset()
+    special: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        """The special tokens whose text a parser must see; those of no other special token are text."""
+        return frozenset(self.special.values())
 
     def open(self, chat: pb.Chat, prompt_text: str) -> PieceParser | None:
         """Return a parser of one answer to `chat`, rendered as `prompt_text`; None if all of the answer is content."""
@@ -53,8 +61,20 @@ class AnswerParsers:
         return PieceParser(read)
 
     def bound(self, chat: pb.Chat, structured: Structured | None, prompt_text: str) -> Structured | None:
-        """Return what an answer must be where it must call a tool, or where reasoning stands before its form."""
-        return structured
+        """Return what an answer must be: calls where a tool must be called, else `structured` behind the reasoning.
+
+        Where a call is free, also of tools that are `strict`, nothing binds it. `structured` comes back as it is where
+        nothing stands before it, or the model has no form of calls.
+        """
+        binding = Binding(self.reasoning, self.tools, self.special)
+        mode = chat.tool_choice.mode
+        if self.tools and mode in (pb.ToolChoice.REQUIRED, pb.ToolChoice.NAMED):
+            named = mode == pb.ToolChoice.NAMED
+            functions = [one for one in functions_of(chat) if not named or one["name"] == chat.tool_choice.name]
+            if functions:
+                several = not named and calls_several(chat)
+                return binding.calls(functions, several, prompt_text, chat.continue_final_message)
+        return binding.form(structured, prompt_text, chat.continue_final_message) if structured else None
 
     def _harmony(self, chat: pb.Chat, takes: bool, prompt_text: str) -> PieceParser | None:
         if not takes and not self.reasoning:
@@ -68,18 +88,23 @@ def takes_calls(chat: pb.Chat) -> bool:
     return bool(chat.tools) and chat.tool_choice.mode != pb.ToolChoice.NONE
 
 
+def calls_several(chat: pb.Chat) -> bool:
+    """Return whether one answer to `chat` may call several tools."""
+    return chat.parallel_tool_calls or not chat.HasField("parallel_tool_calls")
+
+
 def calls_of(chat: pb.Chat, tape: Tape, tools: str) -> Calls:
     """Return the calls, none yet, of an answer to `chat`; `tools` names their form."""
-    schemas = {str(function.get("name")): function.get("parameters") for function in functions_of(chat)}
-    parallel = chat.parallel_tool_calls or not chat.HasField("parallel_tool_calls")
+    schemas = {str(function["name"]): function.get("parameters") for function in functions_of(chat)}
     make_id = TOOLS[tools].make_id if tools in TOOLS else random_id
-    return Calls(tape, frozenset(schemas), parallel, make_id, schemas=schemas)
+    return Calls(tape, frozenset(schemas), calls_several(chat), make_id, schemas=schemas)
 
 
 def functions_of(chat: pb.Chat) -> list[dict[str, Any]]:
-    """Return what the chat's tools say of their functions."""
-    tools = [json.loads(tool) for tool in chat.tools]
-    return [tool["function"] for tool in tools if isinstance(tool, dict) and isinstance(tool.get("function"), dict)]
+    """Return what the chat's tools say of their functions, of those with a name."""
+    tools = (json.loads(tool) for tool in chat.tools)
+    functions = (tool.get("function") for tool in tools if isinstance(tool, dict))
+    return [one for one in functions if isinstance(one, dict) and is_name(str(one.get("name", "")))]
 
 
 def parsers_of(
@@ -93,5 +118,6 @@ def parsers_of(
         ValueError: there is no parser of a name, or the two do not go together.
     """
     names = chosen(family, reasoning, tools, template)
-    ids = {tokenizer.id_of(text) for text in markers_of(*names)} & tokenizer.special_ids if tokenizer else set()
-    return AnswerParsers(*names, frozenset(id for id in ids if id is not None))
+    ids = {text: tokenizer.id_of(text) for text in markers_of(*names)} if tokenizer else {}
+    special = tokenizer.special_ids if tokenizer else frozenset()
+    return AnswerParsers(*names, {text: id for text, id in ids.items() if id is not None and id in special})

@@ -13,7 +13,7 @@ ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})')
 ESCAPE_BEGINNING = re.compile(r"\\(u[0-9a-fA-F]{0,3})?")
 SCALAR_PART = re.compile(r"[-+.0-9A-Za-z]*")
 SCALAR = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null")
-# Numbers are held until they end; none is longer than the integers that Python reads.
+# Numbers are held until they end; one of this length is refused, as Python refuses longer integers.
 MAX_SCALAR = 4096
 CLOSING = {"{": "}", "[": "]"}
 
@@ -105,7 +105,7 @@ def _scalar(tape: Tape, sink: Sink) -> Reading[bool]:
         if end < len(text) or tape.ended or end - start == MAX_SCALAR:
             break
         yield
-    whole = SCALAR.fullmatch(text, start, end)
-    if whole:
-        sink(tape.take(end - start))
-    return whole is not None
+    if end - start == MAX_SCALAR or not SCALAR.fullmatch(text, start, end):
+        return False
+    sink(tape.take(end - start))
+    return True

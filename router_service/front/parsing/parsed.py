@@ -47,8 +47,17 @@ class AnswerParser(Protocol):
 class AnswerParsers(Protocol):
     """The parsers of a model's answers.
 
-    `marker_ids` are the special tokens whose text a parser must see; those of no other special token are text.
+    `reasoning` and `tools` are their names, "" where nothing is taken out. `marker_ids` are the special tokens whose
+    text a parser must see; those of no other special token are text.
     """
+
+    @property
+    def reasoning(self) -> str:
+        """See the class."""
+
+    @property
+    def tools(self) -> str:
+        """See the class."""
 
     @property
     def marker_ids(self) -> frozenset[int]:
@@ -67,6 +76,7 @@ class AnswerParsers(Protocol):
 class WholeAnswers:
     """The parsers of a model whose answers are returned as they are."""
 
+    reasoning = tools = ""
     marker_ids: frozenset[int] = frozenset()
 
     def open(self, chat: pb.Chat, prompt_text: str) -> AnswerParser | None:  # noqa: ARG002

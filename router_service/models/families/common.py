@@ -75,7 +75,6 @@ def read_shared(config: ConfigReader, norm_eps: float) -> dict[str, Any]:
         "context": config.positive("max_position_embeddings", most=MAX_INT32),
         "norm_eps": config.number("rms_norm_eps", norm_eps, least=0, most=1),
         "tied_embeddings": config.flag("tie_word_embeddings", False),
-        "eos_token_ids": config.eos(),
         "dtype": config.dtype(),
     }
 

@@ -98,10 +98,6 @@ class ConfigReader(JsonReader):
             float32=float32,
         )
 
-    def eos(self) -> tuple[int, ...]:
-        """Return the end-of-sequence ids: one, a list, or none."""
-        return self.token_ids("eos_token_id") or ()
-
     def dtype(self) -> str:
         """Return the configured dtype, bfloat16 by default."""
         return self.text("dtype", "torch_dtype", default="bfloat16").removeprefix("torch.")

@@ -110,7 +110,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("deepseek_v3", {"first_k_dense_replace": "3"}, "first_k_dense_replace is '3', it must be an integer, 0 to "),
     ("mixtral", {"sliding_window": "4096"}, "sliding_window is '4096', it must be a positive integer"),
     ("qwen3_moe", {"mlp_only_layers": 3}, "mlp_only_layers is 3, it must be a list of integers from 0 on"),
-    ("qwen3_moe", {"eos_token_id": "2"}, "eos_token_id is '2', it must be a token id or a list of them"),
     ("qwen3_moe", {"norm_topk_prob": "yes"}, "norm_topk_prob is 'yes', it must be true or false"),
     ("qwen3_moe", {"tie_word_embeddings": 1}, "tie_word_embeddings is 1, it must be true or false"),
     ("qwen3_moe", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, it must be a positive integer up to"),

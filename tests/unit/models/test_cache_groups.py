@@ -43,7 +43,6 @@ def spec_of(*forms: AttentionForm) -> ModelSpec:
         expert_ffn=8,
         dense_ffn=0,
         tied_embeddings=True,
-        eos_token_ids=(),
         dtype="float32",
     )
 

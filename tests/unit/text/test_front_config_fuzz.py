@@ -79,6 +79,6 @@ def test_any_value_of_the_special_tokens(tmp_path: Path, file: str) -> None:
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.json"])
 def test_any_value_of_the_chat_template(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each template runs in a process of its own, which takes a while to start.
-    monkeypatch.setattr("router_service.text.chat.ChatTemplate", lambda source, _: source.encode())
+    monkeypatch.setattr("router_service.text.chat.ChatTemplate", lambda sources, *_: "".join(sources.values()).encode())
     template = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
     assert check_all(tmp_path, file, {"chat_template": template}, lambda: load_chat_template(tmp_path)) > 20

@@ -9,6 +9,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router_service.text.conversation import Conversation
 from router_service.text.detokenizer import Detokenizer
 from router_service.text.text_model import load_text_model
 from router_service.text.tiktoken.format import KIMI
@@ -209,7 +210,7 @@ def test_a_cut_changes_ids_only_where_it_falls() -> None:
 def test_a_conversation_and_its_end(tmp_path: Path) -> None:
     text = load_text_model(write_kimi(tmp_path))
     assert text.chat is not None
-    rendered = text.chat.render([{"role": "user", "content": "\u4f60\u597d"}])
+    rendered = text.chat.render(Conversation([{"role": "user", "content": "\u4f60\u597d"}]))
     assert rendered.startswith("[BOS]<|im_user|>user<|im_middle|>\u4f60\u597d<|im_end|>")
     assert rendered.endswith("<|im_middle|>[EOS]")
     ids = text.tokenizer.encode(rendered, add_special_tokens=False)

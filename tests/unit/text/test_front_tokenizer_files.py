@@ -9,9 +9,10 @@ import pytest
 
 from experts.checkpoint.errors import CheckpointError
 from router_service.text.json_tokenizer import JsonTokenizer
+from router_service.text.text_model import load_text_model
 from router_service.text.tiktoken.tokenizer import TiktokenTokenizer
 from router_service.text.tokenizer_files import load_tokenizer
-from tests.unit.front.front_fakes import byte_level_tokenizer
+from tests.unit.front.front_fakes import byte_level_tokenizer, write_checkpoint
 from tests.unit.text.tiktoken_fakes import BASE, RANKS, added, vocabulary, write_kimi
 
 
@@ -65,7 +66,7 @@ def test_a_model_type_whose_split_is_unknown_is_refused(tmp_path: Path, model_ty
 
 def test_no_tokenizer_and_too_many(tmp_path: Path) -> None:
     message = refusal(tmp_path)
-    assert message.startswith(f"{tmp_path / 'tokenizer.json'}: no such file, nor tiktoken.model or one *.tiktoken")
+    assert message.startswith(f"{tmp_path / 'tokenizer.json'}: no such file, nor tiktoken.model, one *.tiktoken")
     for name in ("b.tiktoken", "a.tiktoken"):
         (tmp_path / name).write_bytes(vocabulary())
     assert "2 tiktoken vocabularies (a.tiktoken, b.tiktoken)" in refusal(tmp_path)
@@ -115,7 +116,6 @@ def line(number: int, content: bytes) -> Callable[[list[bytes]], list[bytes]]:
         (line(7, b"YWI= 1_0"), "line 7: expected a token in base64"),
         (line(7, b"YWI= " + b"9" * 5000), "line 7: expected a token in base64"),
         (line(7, b"\xff\xfe 6"), "line 7: expected a token in base64"),
-        (line(1, b"version https://git-lfs.github.com/spec/v1"), "line 1: expected a token in base64"),
         (line(270, b"YWI= 3"), "line 270: rank 3 is on line 4 too"),
         (line(270, b"aGU= 269"), "line 270: token b'he' is on line 257 too"),
         (lambda lines: lines[:260] + lines[261:], "line 261: rank 261, but no line has rank 260"),
@@ -173,3 +173,24 @@ def test_added_tokens_that_are_no_object(tmp_path: Path) -> None:
     path = write_kimi(tmp_path) / "tokenizer_config.json"
     path.write_text(json.dumps({"added_tokens_decoder": []}))
     assert refusal(tmp_path) == f"{path}: added_tokens_decoder is [], it must be an object"
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9085657\n"
+TEXT_FILES = ("tokenizer.json", "config.json", "generation_config.json", "tokenizer_config.json")
+TEXT_FILES += ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_a_pointer_of_git_lfs_in_place_of_a_text_file(tmp_path: Path, name: str) -> None:
+    (write_checkpoint(tmp_path) / name).write_text(POINTER)
+    with pytest.raises(CheckpointError) as caught:
+        load_text_model(tmp_path)
+    fault = f"{tmp_path / name}: a pointer of Git LFS, not the file itself: run `git lfs pull` where it was cloned"
+    assert str(caught.value) == fault
+
+
+@pytest.mark.parametrize("name", ["tiktoken.model", "qwen.tiktoken"])
+def test_a_pointer_of_git_lfs_in_place_of_a_vocabulary(tmp_path: Path, name: str) -> None:
+    (write_kimi(tmp_path, file=name) / name).write_text(POINTER)
+    with pytest.raises(CheckpointError, match="a pointer of Git LFS, not the file itself: run `git lfs pull`"):
+        load_text_model(tmp_path)

@@ -38,19 +38,19 @@ class Harmony:
 
     def read(self, tape: Tape, calls: Calls) -> Reading[None]:
         """Read messages; what is in none is content."""
-        started = self.prompt.rpartition(START)[2] if START in self.prompt else ""
-        if MESSAGE in started:
-            yield from self._body(tape, calls.begin(""), header_of(started.partition(MESSAGE)[0]))
-            started = ""
+        begun = started(self.prompt)
+        if MESSAGE in begun:
+            yield from self._body(tape, calls.begin(""), header_of(begun.partition(MESSAGE)[0]))
+            begun = ""
         lead = ""
         while True:
             call = calls.begin(lead)
-            header = yield from _header(tape, call, started)
+            header = yield from _header(tape, call, begun)
             if header:
                 yield from self._body(tape, call, header)
             else:
                 call.refuse()
-            started = ""
+            begun = ""
             lead, opener = yield from calls.prose(OPENERS)
             if not opener:
                 return
@@ -76,6 +76,11 @@ class Harmony:
             call.drop()
             yield from until(tape, BODY_ENDS, call.content)
             tape.emit(Kind.MARKER, (yield from _marker(tape, ENDS)))
+
+
+def started(prompt: str) -> str:
+    """Return what of the answer's first message is in a rendered prompt, without <|start|>."""
+    return prompt.rpartition(START)[2] if START in prompt else ""
 
 
 def header_of(text: str) -> Header:

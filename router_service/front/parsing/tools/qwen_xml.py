@@ -10,6 +10,16 @@ from router_service.front.parsing.tools.python_values import json_of
 
 FUNCTION, END_FUNCTION = "<function=", "</function>"
 PARAMETER, END_PARAMETER = "<parameter=", "</parameter>"
+# The types of JSON Schema of a value.
+KINDS: dict[type, tuple[str, ...]] = {
+    dict: ("object",),
+    list: ("array",),
+    str: ("string",),
+    int: ("integer", "number"),
+    float: ("number",),
+    bool: ("boolean",),
+    type(None): ("null",),
+}
 # The line break before the closing tag belongs to the form, so that it waits for what follows.
 VALUE_ENDS = Markers("\n" + END_PARAMETER, END_PARAMETER)
 
@@ -55,14 +65,15 @@ def _value(tape: Tape, call: Call, schema: Any) -> Reading[bool]:
     """Pass on a value as JSON: texts as they come, others when whole; return False if the answer ends in it."""
     if (yield from matches(tape, "\n")):
         call.hold("\n")
-    text = not isinstance(schema, dict) or schema.get("type", "string") == "string"
+    types = types_of(schema)
+    text = types == {"string"}
     parts: list[str] = []
     if text:
         call.arguments('"', raw="")
     end = yield from until(tape, VALUE_ENDS, (lambda part: _pass(call, part)) if text else parts.append)
     if not text:
         raw = "".join(parts)
-        call.arguments(json_of(raw) or json.dumps(raw, ensure_ascii=False), raw=raw)
+        call.arguments(_json_of_types(raw, types), raw=raw)
     elif end:
         call.arguments('"', raw="")
     call.hold(tape.take(len(end)))
@@ -71,6 +82,27 @@ def _value(tape: Tape, call: Call, schema: Any) -> Reading[bool]:
 
 def _pass(call: Call, part: str) -> None:
     call.arguments(json.dumps(part, ensure_ascii=False)[1:-1], raw=part)
+
+
+def types_of(schema: Any) -> set[str]:
+    """Return the types of JSON that a value may have, empty if any; one of which nothing is known is a text."""
+    if not isinstance(schema, dict):
+        return {"string"}
+    given = schema.get("type")
+    if isinstance(given, str | list):
+        return {given} if isinstance(given, str) else {str(one) for one in given}
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    each = [types_of(choice) for choice in choices] if isinstance(choices, list) else []
+    return set.union(*each) if each and all(each) else set()
+
+
+def _json_of_types(raw: str, types: set[str]) -> str:
+    """Return a value as JSON: as what it reads as, if it may be that; else as a text."""
+    made = json_of(raw)
+    kind = KINDS[type(json.loads(made))] if made else ()
+    if made and (not types or "string" not in types or not types.isdisjoint(kind)):
+        return made
+    return json.dumps(raw, ensure_ascii=False)
 
 
 def _properties(schema: Any) -> dict[str, Any]:

@@ -38,13 +38,12 @@ class Untouched(JsonTokenizer):
 
 
 class NoTemplate:
-    """Renders what is short, as it is."""
+    """One whose process nothing may take."""
 
     pid = None
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        assert len(messages) < 10_000
-        return "".join(message["content"] for message in messages)
+    def submit(self, work: object) -> None:
+        raise AssertionError(f"{work} is rendered")
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def messages(count: int) -> pb.Chat:
         ({"chat": messages(16385)}, "chat.messages: at most 16384 messages, got 16385"),
         (
             {"chat": pb.Chat(messages=[pb.Message(role="user", content="a" * 9000)] * 20)},
-            "chat: has 180000 characters, at most ",
+            "chat.messages: has 180000 characters, at most ",
         ),
         ({"prompt": "a" * (16 << 20)}, "prompt: has 16777216 characters, at most "),
         ({"tokens": pb.TokenIds(ids=[3] * (4 * MILLION))}, "tokens: has 4000000 tokens, at most 199 are allowed"),

@@ -196,11 +196,11 @@ def test_a_default_of_max_tokens_gives_way_to_the_context() -> None:
     assert resolve(SamplingDefaults(max_tokens=500)).max_tokens == 90
 
 
-def test_end_tokens_come_from_config_or_tokenizer_where_generation_config_has_none(tmp_path: Path) -> None:
+def test_end_tokens_come_from_config_and_tokenizer_where_generation_config_has_none(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, {"eos_token_id": None})
     assert load_text_model(tmp_path).defaults.eos_token_ids == (2,)
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7}))
-    assert load_text_model(tmp_path).defaults.eos_token_ids == (7,)
+    assert load_text_model(tmp_path).defaults.eos_token_ids == (7, 2)
 
 
 @pytest.mark.parametrize(

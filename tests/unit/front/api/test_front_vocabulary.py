@@ -44,7 +44,7 @@ async def served(world: World, text: TextModel, larger: JsonTokenizer) -> World:
     [
         ({"prompt": f"hello {BEYOND}"}, "prompt: token 512 ('<|think|>') is not in the model's vocabulary, 0 to 511"),
         (
-            {"chat": pb.Chat(messages=[pb.Message(role="user", content=BEYOND)])},
+            {"chat": pb.Chat(messages=[pb.Message(role="user", content=BEYOND)]), "allow_special_tokens": True},
             "chat: token 512 ('<|think|>') is not in the model's vocabulary, 0 to 511: the tokenizer has it",
         ),
         ({"tokens": pb.TokenIds(ids=[3, 512])}, "tokens.ids[1]: token 512 ('<|think|>') is not in the vocabulary"),

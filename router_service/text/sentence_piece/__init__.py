@@ -1,0 +1,1 @@
+"""Tokenizers whose vocabulary is a SentencePiece model, tokenizer.model."""

@@ -1,0 +1,1 @@
+"""Tokenizers whose vocabulary is a tekken.json, as Mistral publishes them."""
