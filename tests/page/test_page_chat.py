@@ -253,6 +253,27 @@ async def test_system_prompt_thinking_and_the_keyboard(world: World) -> None:
     assert router.submits[1].prompt == await actor.prompt_of(system, user("three"))
 
 
+async def test_a_long_answer_has_no_pictures(world: World) -> None:
+    """The rest of the chat is as ever. Each mode has its own number of tokens."""
+    actor = Actor(world, ["Yes."])
+    router = await actor.router()
+    async with opened(actor.url()) as watched:
+        page = watched.page
+        await begin(watched)
+        await expect(page.get_by_label("Tokens", exact=True)).to_have_value("512")
+        await page.get_by_label("Tokens", exact=True).fill("1025")
+        await send(watched, "hello")
+        await expect((await answered(watched)).locator("> .said")).to_have_text("Yes.")
+        given = len(router.submits[0].prompt)
+        await expect(page.locator("#generate-status")).to_contain_text(f"1,024 tokens of a prompt (it has {given})")
+        await expect(page.locator("#tokens .token")).to_have_count(0)
+        await page.get_by_label("Continue a text").check()
+        await expect(page.get_by_label("Tokens", exact=True)).to_have_value("96")
+        await begin(watched)
+        await expect(page.get_by_label("Tokens", exact=True)).to_have_value("1025")
+        assert watched.faults == []
+
+
 async def test_without_a_template_there_is_no_chat_and_the_reason_is_said(world: World) -> None:
     world.text = replace(world.text, chat=None)
     actor = Actor(world, ["Yes."])

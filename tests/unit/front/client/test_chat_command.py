@@ -1,7 +1,11 @@
 """`expertmesh chat` against a live Front: in a pipe, and in a terminal where a user types and interrupts."""
 
+import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 
 from router_service.front.parsing.answer_parsers import AnswerParsers
 from tests.unit.front.client.terminal import END, INTERRUPT, in_terminal
-from tests.unit.front.commands import command, serve, start
+from tests.unit.front.commands import ROOT, command, serve, start
 from tests.unit.front.front_fakes import until
 from tests.unit.front.front_world import World
 from tests.unit.front.saying import saying
@@ -152,6 +156,23 @@ async def test_an_interrupt_ends_a_pipe(world: World) -> None:
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
     assert (process.returncode, err) == (130, b"")
+    await until(lambda: len(world.routers[0].cancels) == 1)
+
+
+async def test_it_ends_in_silence_when_nobody_reads_on(world: World) -> None:
+    target = await serve(world, step_s=0.01)
+    read, write = os.pipe()
+    program = (sys.executable, "-m", "cluster.cli.main", "chat", "--max-tokens", "3000", "--target", target)
+    process = await asyncio.create_subprocess_exec(
+        *program, cwd=ROOT, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert process.stdin is not None
+    process.stdin.write(b"hello world\n")
+    await asyncio.to_thread(os.read, read, 1)
+    os.close(read)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (141, b"")
     await until(lambda: len(world.routers[0].cancels) == 1)
 
 

@@ -2,15 +2,19 @@
 
 import { Chat } from "./chat.js";
 import { $, say } from "../lib/dom.js";
-import { counted, rate, seconds } from "../lib/format.js";
+import { counted, rate, seconds, whole } from "../lib/format.js";
 import { events, request } from "../lib/sse.js";
 import { Tokens } from "./tokens.js";
+
+// Of a chat, until the user says otherwise: an answer and some reasoning.
+const CHAT_TOKENS = 512;
 
 export class Generation {
   constructor() {
     this.tokens = new Tokens();
     this.chat = new Chat();
-    this.drafts = { prompt: "", chat: "" };
+    this.most = { prompt: Infinity, chat: Infinity };
+    this.drafts = { prompt: {}, chat: { prompt: "", "max-tokens": CHAT_TOKENS } };
     this.handlers = {
       tokens: (data) => this.addTokens(data),
       routing: (data) => this.tokens.addRouting(data),
@@ -34,7 +38,16 @@ export class Generation {
   model(model) {
     $("modes").hidden = false;
     this.chat.model(model);
-    $("max-tokens").max = Math.min(model.max_new_tokens, model.context - 1);
+    const room = model.context - 1;
+    this.most = { prompt: Math.min(model.max_new_tokens, room), chat: Math.min(model.max_chat_tokens, room) };
+    this.pictured = [model.max_prompt_tokens, model.max_new_tokens];
+    this.bound();
+  }
+
+  /** Bound the tokens of an answer by what this mode may ask for. */
+  bound() {
+    $("max-tokens").max = this.most[this.mode];
+    $("max-tokens").value = Math.min($("max-tokens").value, this.most[this.mode]);
   }
 
   reset() {
@@ -43,15 +56,22 @@ export class Generation {
     this.leftOut = "";
   }
 
-  get chatting() {
-    return new FormData($("generate-form")).get("mode") === "chat";
+  get mode() {
+    return document.querySelector("#modes [name=mode]:checked").value;
   }
 
-  /** Each mode keeps its own text in the box, and the chat its turns. */
+  get chatting() {
+    return this.mode === "chat";
+  }
+
+  /** Each mode keeps its own text and number of tokens, and the chat its turns. */
   changeMode() {
-    const [now, before] = this.chatting ? ["chat", "prompt"] : ["prompt", "chat"];
-    this.drafts[before] = $("prompt").value;
-    $("prompt").value = this.drafts[now];
+    const before = this.drafts[this.chatting ? "prompt" : "chat"];
+    for (const id of ["prompt", "max-tokens"]) {
+      before[id] = $(id).value;
+      $(id).value = this.drafts[this.mode][id];
+    }
+    this.bound();
     $("prompt").placeholder = this.chatting ? "Enter sends, Shift+Enter begins a line, Escape stops" : "";
     say($("prompt-label"), this.chatting ? "Message" : "Prompt");
     say($("start"), this.chatting ? "Send" : "Generate");
@@ -133,10 +153,17 @@ export class Generation {
 
   addTokens(data) {
     for (const token of data.tokens) this.tokens.add({ ...token, generated: data.generated });
-    if (data.left_out) this.leftOut = ` Without the experts: its prompt has ${counted(data.left_out, "token")}.`;
+    if (data.left_out) this.leaveOut(data.left_out);
     if (!data.generated) return;
     const [number, elapsed] = [this.tokens.generated, (performance.now() - this.begun) / 1000];
     say($("generate-status"), `Generating: ${counted(number, "token")}, ${rate(number / elapsed)} a second`);
+  }
+
+  /** No token has a picture: a chat whose prompt has `given` tokens, or whose answer may have many. */
+  leaveOut(given) {
+    const [prompt, answer] = this.pictured.map(whole);
+    this.tokens.plain = true;
+    this.leftOut = ` Without the experts, which are shown up to ${prompt} tokens of a prompt (it has ${whole(given)}) and ${answer} of an answer.`;
   }
 
   end({ finish, usage }) {

@@ -17,6 +17,8 @@ export class Tokens {
     this.tokens = [];
     this.positions = [];
     this.selected = -1;
+    this.generated = 0; // of them, those that have an id
+    this.plain = false; // if set, tokens are only counted
     this.list.replaceChildren();
     this.list.removeAttribute("aria-activedescendant");
     this.routing.clear();
@@ -26,12 +28,12 @@ export class Tokens {
     this.list.setAttribute("aria-busy", String(running));
   }
 
-  /** How many tokens were generated. */
-  get generated() {
-    return this.tokens.filter((token) => token.generated && token.id !== null).length;
+  add(token) {
+    if (token.generated && token.id !== null) this.generated += 1;
+    if (!this.plain) this.append(token);
   }
 
-  add(token) {
+  append(token) {
     const index = this.tokens.push(token) - 1;
     const kind = `token${token.generated ? "" : " given"}${token.special ? " special" : ""}${token.degraded ? " degraded" : ""}`;
     const text = token.text === "" ? "\u2205" : token.text;
