@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer
 from router_service.text.hidden_pieces import model_without
 
 # What of an added token decides how the text beside it is encoded.
-_Kind = tuple[bool, bool, bool, bool]
+_Kind = tuple[bool, bool, bool]
 
 
 class PlainEncoder:
@@ -17,7 +17,8 @@ class PlainEncoder:
     Texts on their own would be encoded otherwise than in a whole: many tokenizers put a space before a first one.
     So a second tokenizer has the model and all steps of the first (shared, not copied), and anchors in place of the
     controls: texts that nobody can guess, each of which stands for the next part that is an id. The whole is encoded at
-    once, and the anchors' ids are then replaced.
+    once, and the anchors' ids are then replaced. An anchor takes the spaces beside it where its control does; a control
+    that is one between spaces only (`single_word`) is one everywhere here, as it was meant to be.
     """
 
     def __init__(self, tokenizer: Tokenizer, controls: Mapping[str, int]) -> None:
@@ -30,7 +31,7 @@ class PlainEncoder:
         self._id_of: dict[int, int] = {}
         for id, token in added.items():
             if token.content not in controls:
-                self._id_of[self._add(token.content, _kind_of(token))] = id
+                self._id_of[self._add(token.content, _kind_of(token), token.single_word)] = id
         kinds = {id: _kind_of(token) for id, token in added.items() if token.content in controls}
         names = {kind: f"\ufdd1{secrets.token_hex(8)}\ufdd2" for kind in sorted(set(kinds.values()))}
         self._anchors = frozenset(self._add(name, kind) for kind, name in names.items())
@@ -43,17 +44,16 @@ class PlainEncoder:
         found = self._plain.encode(whole, add_special_tokens=add_special_tokens).ids
         return [next(controls) if id in self._anchors else self._id_of.get(id, id) for id in found]
 
-    def _add(self, content: str, kind: _Kind) -> int:
+    def _add(self, content: str, kind: _Kind, single_word: bool = False) -> int:
         """Add a token; return the id that the second tokenizer gives it."""
-        lstrip, rstrip, single_word, normalized = kind
-        token = AddedToken(
-            content, lstrip=lstrip, rstrip=rstrip, single_word=single_word, normalized=normalized, special=False
+        lstrip, rstrip, normalized = kind
+        self._plain.add_tokens(
+            [AddedToken(content, lstrip=lstrip, rstrip=rstrip, normalized=normalized, single_word=single_word)]
         )
-        self._plain.add_tokens([token])
         id = self._plain.token_to_id(content)
         assert id is not None
         return id
 
 
 def _kind_of(token: AddedToken) -> _Kind:
-    return (token.lstrip, token.rstrip, token.single_word, token.normalized)
+    return (token.lstrip, token.rstrip, token.normalized)

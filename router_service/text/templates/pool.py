@@ -12,8 +12,8 @@ from router_service.text.templates.process import TemplateWorker, good
 
 # Of wall time; the process limits its own processor time.
 RENDER_SECONDS = 10.0
-# A process has about 25 MiB. More than cores would only take turns.
-MAX_PROCESSES = 4
+# A process has about 25 MiB. At least two, so that one conversation cannot take all.
+MIN_PROCESSES, MAX_PROCESSES = 2, 4
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ class TemplatePool:
             TemplateError: a template does not compile.
         """
         self._setup = {"sources": dict(sources), "special_tokens": dict(special_tokens)}
-        self.size = size or min(MAX_PROCESSES, os.cpu_count() or 1)
+        self.size = size or min(MAX_PROCESSES, max(MIN_PROCESSES, os.cpu_count() or 1))
         self._lock = threading.Lock()
         self._places = threading.Semaphore(self.size)
         self._idle = [TemplateWorker(self._setup)]
