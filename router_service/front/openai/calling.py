@@ -5,8 +5,12 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from router_service.front.http.auth import CALLER
 from router_service.front.openai.answers.chunks import ReplyHead
 from router_service.protocol.request_id import REQUEST_ID_KEY, new_request_id, request_id_metadata, shown_request_id
+
+# The id of a request, from when it is known: an error that ends it has it, too.
+REQUEST_ID = web.RequestKey("request_id", str)
 
 
 class Call:
@@ -17,9 +21,23 @@ class Call:
         self.http = http
         self.metadata: Mapping[str, str] = {name.lower(): value for name, value in http.headers.items()}
         self.request_id = self.metadata.get(REQUEST_ID_KEY) or new_request_id(given, {})
+        http[REQUEST_ID] = self.request_id
         self.head = ReplyHead(f"{prefix}-{shown_request_id(self.request_id)}", int(time.time()), model)
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers that carry the id to the client, of errors too."""
-        return {name.title(): value for name, value in request_id_metadata(self.request_id)}
+        return id_headers(self.request_id)
+
+
+def id_headers(request_id: str) -> dict[str, str]:
+    """Return the headers that carry an id to its client."""
+    return {name.title(): value for name, value in request_id_metadata(request_id)}
+
+
+def id_of(http: web.Request) -> str:
+    """Return the id of a request that has failed, "" for one of a stranger: nothing of that is sent back."""
+    known = http.get(REQUEST_ID, "")
+    return known or (
+        new_request_id("", {REQUEST_ID_KEY: http.headers.get(REQUEST_ID_KEY, "")}) if CALLER in http else ""
+    )

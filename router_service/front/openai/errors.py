@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 from router_service.front.auth.paths import is_openai
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.errors import RequestError, invalid
+from router_service.front.openai.calling import id_headers, id_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,22 +59,23 @@ async def openai_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except RequestError as error:
         if request.transport is None or request.transport.is_closing():
             raise ConnectionResetError(error.message) from error  # nobody to respond to
-        return error_response(error)
+        return error_response(error, id_of(request))
     except web.HTTPException as error:
         return _http_error(request, error)
     except ConnectionError:  # the client has disconnected
         raise
     except RecursionError:
-        return error_response(invalid("body", "nests too deep: send objects and lists of fewer levels"))
+        return error_response(invalid("body", "nests too deep: send objects and lists of fewer levels"), id_of(request))
     except Exception as error:
         logger.exception("a request of the OpenAI API failed")
-        return error_response(internal(error))
+        return error_response(internal(error), id_of(request))
 
 
-def error_response(error: RequestError) -> web.Response:
+def error_response(error: RequestError, request_id: str = "") -> web.Response:
     """Return the response of an error that comes before an answer."""
     status = status_of(error)
-    headers = dict(error.headers) if isinstance(error, RefusedError) else {}
+    headers = id_headers(request_id) if request_id else {}
+    headers |= dict(error.headers) if isinstance(error, RefusedError) else {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):

@@ -122,8 +122,8 @@ class LivePage:
         config, inference, files = self._config, self._inference, asset_routes()
         guards: list[Middleware] = [
             errors_as_json,
-            openai_errors,
             openai_bodies_up_to(config.max_request_bytes),
+            openai_errors,
             notice_vanished(config.slow_reader_seconds),
             check_own_page(is_loopback(config.http_host)),
             ask_for_token(self._authenticator, {file.path for file in files}),

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from router_service.front.openai.errors import ErrorReply
+from router_service.front.openai.schema.messages import ENTRIES
 from router_service.front.openai.schema.operations import ALWAYS, WITH_BODY, WITH_TOKEN, Operation, Struct
 
 REF = "#/components/schemas/{name}"
@@ -21,6 +22,9 @@ def openapi(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
     _, schemas = msgspec.json.schema_components(_structs(operations), ref_template=REF)
+    for operation in operations:
+        if operation.body is not None:
+            _describe_entries(schemas[operation.body.__name__]["properties"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "ExpertMesh", "version": version},
@@ -55,6 +59,14 @@ def _errors(operation: Operation) -> list[int]:
     return sorted({*ALWAYS, *more, *(WITH_BODY if operation.body is not None else ()), *operation.errors})
 
 
+def _describe_entries(fields: dict[str, Any]) -> None:
+    """Say what the entries of lists are that a body carries as plain objects."""
+    for name in ENTRIES.keys() & fields.keys():
+        for kind in (fields[name], *fields[name].get("anyOf", ())):
+            if kind.get("type") == "array":
+                kind["items"] = _ref(ENTRIES[name])
+
+
 def _answer(operation: Operation) -> dict[str, Any]:
     schema = {"type": "object"} if operation.reply is None else _ref(operation.reply)
     content = {operation.kind: {"schema": schema if operation.kind == JSON else {"type": "string"}}}
@@ -74,4 +86,4 @@ def _ref(struct: Struct) -> dict[str, Any]:
 
 def _structs(operations: Sequence[Operation]) -> list[Struct]:
     found = {part for one in operations for part in (one.body, one.reply, one.event) if part is not None}
-    return sorted((*found, ErrorReply), key=lambda struct: struct.__name__)
+    return sorted((*found, *ENTRIES.values(), ErrorReply), key=lambda struct: struct.__name__)

@@ -1,5 +1,6 @@
 """A program that speaks the OpenAI API to a world's Front, without a library."""
 
+import io
 import json
 from typing import Any, Self
 
@@ -48,7 +49,9 @@ class Caller:
 
     async def refused(self, path: str, **body: object) -> tuple[int, dict[str, Any]]:
         """The status and the error of a POST."""
-        async with self.session.post(path, json=body) as response:
+        # A stream: of a large body of plain bytes aiohttp warns.
+        raw, headers = io.BytesIO(json.dumps(body).encode()), {"Content-Type": "application/json"}
+        async with self.session.post(path, data=raw, headers=headers) as response:
             return response.status, error_in(await response.json())
 
 
