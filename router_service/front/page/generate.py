@@ -25,6 +25,8 @@ from router_service.text.text_model import TextModel
 # Each position comes with scores of every layer, so this bounds what one page requests of a router.
 MAX_PROMPT_TOKENS = 1024
 MAX_NEW_TOKENS = 1024
+# Of a chat, whose reasoning may be long. One that asks for more than the above goes without routing.
+MAX_CHAT_TOKENS = 1 << 15
 MAX_SEED = (1 << 64) - 1
 
 
@@ -56,7 +58,7 @@ class GenerateHandler:
 
 
 def _request_of(body: GenerateBody) -> pb.GenerateRequest:
-    check_range("max_tokens", body.max_tokens, 1, MAX_NEW_TOKENS)
+    check_range("max_tokens", body.max_tokens, 1, MAX_CHAT_TOKENS if body.messages else MAX_NEW_TOKENS)
     sampling = pb.Sampling(max_tokens=body.max_tokens)
     if body.temperature is not None:
         sampling.temperature = body.temperature
@@ -96,8 +98,9 @@ def _shown(wanted: pb.GenerateRequest, prompt: list[int]) -> ShownPrompt:
         RequestError: INVALID_ARGUMENT, the text is too long.
     """
     if wanted.WhichOneof("input") == "chat":
-        wanted.return_routing = wanted.return_scores = len(prompt) <= MAX_PROMPT_TOKENS
-        return ShownPrompt(prompt, chat=True) if wanted.return_routing else ShownPrompt([], len(prompt), chat=True)
+        pictured = len(prompt) <= MAX_PROMPT_TOKENS and wanted.sampling.max_tokens <= MAX_NEW_TOKENS
+        wanted.return_routing = wanted.return_scores = pictured
+        return ShownPrompt(prompt, chat=True) if pictured else ShownPrompt([], len(prompt), chat=True)
     check_range("prompt tokens of the page", len(prompt), 1, MAX_PROMPT_TOKENS)
     # Tokens replace the text as input: it is not encoded again, and the page shows the same ids.
     wanted.tokens.ids.extend(prompt)

@@ -27,7 +27,12 @@ from router_service.front.http.vanished import NoticingSite
 from router_service.front.openai.api import OpenAiApi
 from router_service.front.openai.errors import openai_errors
 from router_service.front.page.domains import DomainsHandler
-from router_service.front.page.generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
+from router_service.front.page.generate import (
+    MAX_CHAT_TOKENS,
+    MAX_NEW_TOKENS,
+    MAX_PROMPT_TOKENS,
+    GenerateHandler,
+)
 from router_service.front.page.hub import LiveHub
 from router_service.front.page.snapshot import snapshot
 from router_service.front.page.thinking import knows_thinking
@@ -160,6 +165,7 @@ class LivePage:
         fields = {field.name: getattr(info, field.name) for field in pb.ModelInfo.DESCRIPTOR.fields}
         fields["eos_token_ids"] = list(info.eos_token_ids)
         limits = {"max_new_tokens": MAX_NEW_TOKENS, "max_prompt_tokens": MAX_PROMPT_TOKENS}
+        limits["max_chat_tokens"] = MAX_CHAT_TOKENS
         return fields | limits | {"phases": PHASES, "thinking": knows_thinking(self._text.chat)}
 
     def _collect(self) -> bytes:

@@ -27,6 +27,7 @@ class Screen:
         self._terminal = out.isatty()
         self._part = ""  # reasoning, text, or a call's number
         self._reasoned = False
+        self._last = ""
 
     def show(self, response: pb.GenerateResponse) -> None:
         """Write what a response has."""
@@ -64,7 +65,7 @@ class Screen:
         if part == self._part:
             return False
         self._close()
-        self._part = part
+        self._part, self._last = part, ""
         self._reasoned |= part == "reasoning"
         if self._colours:
             self._put(style)
@@ -75,9 +76,10 @@ class Screen:
     def _close(self) -> None:
         """End the part's line and its style."""
         if self._part:
-            self._put((RESET if self._colours else "") + "\n")
+            self._put((RESET if self._colours else "") + ("" if self._last == "\n" else "\n"))
 
     def _write(self, text: str) -> None:
+        self._last = text[-1:] or self._last
         self._put(self._visible(text))
 
     def _visible(self, text: str) -> str:

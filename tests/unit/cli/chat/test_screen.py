@@ -41,6 +41,11 @@ def test_without_colours_the_parts_have_headings() -> None:
     assert shown(Terminal(), ANSWER[2]) == "Yes\n"
 
 
+def test_a_line_is_ended_once() -> None:
+    parts = (pb.GenerateResponse(reasoning="hm\n"), pb.GenerateResponse(text="Yes\n"), ANSWER[4])
+    assert shown(Terminal(), *parts, note="cut") == '(reasoning)\nhm\n(answer)\nYes\n-> {"at": 1}\n[cut]\n'
+
+
 def test_reasoning_may_be_left_out() -> None:
     assert shown(io.StringIO(), *ANSWER[:3], reasoning=False) == "Yes\n"
 

@@ -1,16 +1,22 @@
 """`expertmesh chat` against a live Front: in a pipe, and in a terminal where a user types and interrupts."""
 
+import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from router_service.front.parsing.answer_parsers import AnswerParsers
 from tests.unit.front.client.terminal import END, INTERRUPT, in_terminal
-from tests.unit.front.commands import command, serve, start
+from tests.unit.front.commands import ROOT, command, serve, start
 from tests.unit.front.front_fakes import until
 from tests.unit.front.front_world import World
+from tests.unit.front.saying import saying
 
 
 def user(text: str) -> dict[str, str]:
@@ -59,6 +65,44 @@ async def test_the_template_gets_tools_and_variables(world: World, tmp_path: Pat
     code, _, err = await talk(target, "hello\n", *flags, "--max-tokens", "2")
     assert (code, err) == (0, "")
     assert len(world.routers[0].submits) == 1
+
+
+THINKS = '<think>Let me see.</think>I look.\n<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
+LOOK = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+
+
+async def thinking(world: World, tmp_path: Path) -> tuple[str, ...]:
+    """A server whose model reasons and calls a tool; returns the flags."""
+    (tmp_path / "tools.json").write_text(json.dumps(LOOK))
+    world.parsers = AnswerParsers("qwen3", "hermes")
+    target = await serve(world, script=saying(world.text.tokenizer, [THINKS, "A fox."]))
+    return ("--target", target, "--tools", str(tmp_path / "tools.json"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "shown"), [("--no-reasoning", ""), ("--reasoning", "(reasoning)\nLet me see.\n(answer)\n")]
+)
+async def test_calls_are_shown_and_get_results(world: World, tmp_path: Path, flag: str, shown: str) -> None:
+    flags = await thinking(world, tmp_path)
+    code, out, err = await talk("", "what is it?\n/result a fox\n", *flags, flag)
+    assert (code, err) == (0, "")
+    assert out == f'{shown}I look.\n-> look {{"at": 1}}\nA fox.\n'
+    assert len(world.routers[0].submits) == 2
+
+
+async def test_a_terminal_sees_the_reasoning_dimmed(world: World, tmp_path: Path) -> None:
+    flags = await thinking(world, tmp_path)
+    async with in_terminal("chat", *flags) as terminal:
+        await terminal.until("> ")
+        terminal.type("what is it?\r")
+        await terminal.until("[/result TEXT says what the tool returned]")
+        assert "\x1b[2mLet me see.\x1b[0m" in terminal.raw
+        await terminal.until("> ")
+        terminal.type("/result a fox\r")
+        await terminal.until("A fox.")
+        await terminal.until("> ")
+        terminal.type(END)
+        assert await terminal.ended() == 0
 
 
 @pytest.mark.parametrize(
@@ -112,6 +156,23 @@ async def test_an_interrupt_ends_a_pipe(world: World) -> None:
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
     assert (process.returncode, err) == (130, b"")
+    await until(lambda: len(world.routers[0].cancels) == 1)
+
+
+async def test_it_ends_in_silence_when_nobody_reads_on(world: World) -> None:
+    target = await serve(world, step_s=0.01)
+    read, write = os.pipe()
+    program = (sys.executable, "-m", "cluster.cli.main", "chat", "--max-tokens", "3000", "--target", target)
+    process = await asyncio.create_subprocess_exec(
+        *program, cwd=ROOT, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert process.stdin is not None
+    process.stdin.write(b"hello world\n")
+    await asyncio.to_thread(os.read, read, 1)
+    os.close(read)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (141, b"")
     await until(lambda: len(world.routers[0].cancels) == 1)
 
 
