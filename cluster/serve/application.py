@@ -135,7 +135,7 @@ def _fronts(config: ClusterConfig, node: str, surge: Surge) -> Any:
 def _balancer(config: ClusterConfig, model: ServedModel, data: dict[str, Any]) -> Any:
     """Anywhere: it needs neither the model nor the data plane."""
     layers = model.plan.spec.moe_layers
-    actor = {"num_cpus": 0, "runtime_env": _runtime_env()}
+    actor = {"num_cpus": 0, "runtime_env": _runtime_env()} | _one_of("")
     return deploy(BalancerReplica, config.cluster, name="Balancer", ray_actor_options=actor).bind(
         data,
         list(layers),
