@@ -17,7 +17,8 @@ def model_without(tokenizer: Tokenizer, controls: Mapping[str, int]) -> Model:
             setattr(bare, step, value)
     hidden = set(controls.values()) - {tokenizer.token_to_id(str(getattr(tokenizer.model, "unk_token", None)))}
     if not any(hidden.intersection(bare.encode(text).ids) for text in controls):
-        return tokenizer.model
+        model: Model = tokenizer.model
+        return model
     return _renamed(bare, {text: f"\ufdd0{secrets.token_hex(8)}{id}" for text, id in controls.items()})
 
 
@@ -33,4 +34,5 @@ def _renamed(bare: Tokenizer, names: Mapping[str, str]) -> Model:
         model["merges"] = [merge for merge in model["merges"] if names.keys().isdisjoint([*merge, "".join(merge)])]
     if model.get("unk_token") in names:
         model["unk_token"] = names[model["unk_token"]]
-    return Tokenizer.from_str(json.dumps(state)).model
+    renamed: Model = Tokenizer.from_str(json.dumps(state)).model
+    return renamed

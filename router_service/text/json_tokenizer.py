@@ -99,7 +99,8 @@ class JsonTokenizer(Tokenizer):
         decoder = self._tokenizer.decoder
         if decoder is None:  # the library puts spaces between tokens
             return f" {token}"
-        return decoder.decode([BEFORE, token]).removeprefix(decoder.decode([BEFORE]))
+        whole: str = decoder.decode([BEFORE, token])
+        return whole.removeprefix(decoder.decode([BEFORE]))
 
     def _is_misread(self, content: str) -> bool:
         return self._byte_level and self._bytes_in_order(content) != content.encode()

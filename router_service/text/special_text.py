@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from router_service.text.conversation import Conversation
-from router_service.text.template_fields import ChatFieldError, strings_mapped
+from router_service.text.chats.conversation import Conversation
+from router_service.text.chats.template_fields import ChatFieldError, strings_mapped
 
 # Noncharacters of Unicode, which no text needs and no tokenizer's normalizer changes.
 MARKS = tuple(chr(code) for code in range(0xFDD3, 0xFDDE))

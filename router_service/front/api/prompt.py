@@ -10,7 +10,7 @@ from router_service.front.api.sampling import check_token_ids, named_token
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol.inference_pb2 import GenerateRequest, TokenizeRequest
-from router_service.text.conversation import MAX_MESSAGES, content_characters
+from router_service.text.chats.conversation import MAX_MESSAGES, content_characters
 from router_service.text.text_model import TextModel
 from router_service.text.tokenizer import Tokenizer
 

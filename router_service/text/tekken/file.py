@@ -13,7 +13,15 @@ from experts.checkpoint.json_reader import JsonReader, open_json
 from experts.host.shown import shown
 
 # Of files up to version v7, which do not list their special tokens.
-FIRST_SPECIAL = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]")
+FIRST_SPECIAL: tuple[str, ...] = (
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+)
 FIRST_SPECIAL += ("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]")
 FIRST_SPECIAL += ("[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]")
 UNLISTED_VERSIONS = ("v1", "v2", "v3", "v7")

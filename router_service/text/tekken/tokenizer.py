@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
+from experts.checkpoint.errors import CheckpointError
 from router_service.text.around import Around, AroundIds, read_around
 from router_service.text.special_text import controls_of
 from router_service.text.tekken.file import TekkenFile, read_tekken
@@ -87,4 +88,9 @@ def load_tekken_tokenizer(path: Path) -> TekkenTokenizer:
     Raises:
         CheckpointError: a file is invalid.
     """
-    return TekkenTokenizer(read_tekken(path), read_around(path.parent, BOS))
+    file, around = read_tekken(path), read_around(path.parent, BOS)
+    try:
+        return TekkenTokenizer(file, around)
+    except ValueError as error:
+        problem = f"is no regular expression that the library takes: {error}; fetch the file again"
+        raise CheckpointError(f"{path}: config.pattern {problem}") from error

@@ -7,8 +7,8 @@ import pytest
 
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.chat_messages import chat_of
-from router_service.text.conversation import Traits, conversation_of
-from router_service.text.template_fields import ChatFieldError, template_kwargs_of
+from router_service.text.chats.conversation import Traits, conversation_of
+from router_service.text.chats.template_fields import ChatFieldError, template_kwargs_of
 
 USER = pb.Message(role="user", content="u")
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -117,6 +117,10 @@ def test_a_template_without_developers_is_told_of_a_system() -> None:
     chat = chat_of([{"role": "developer", "content": "d"}, {"role": "user", "content": "u"}])
     assert conversation_of(chat, Traits(developer=False)).messages[0]["role"] == "system"
     assert conversation_of(chat, Traits(developer=True)).messages[0]["role"] == "developer"
+    # Of which it also takes what it takes.
+    parts = frozenset(["system"])
+    made = conversation_of(chat, Traits(frozenset(), parts, developer=False)).messages[0]
+    assert made == {"role": "system", "content": [{"type": "text", "text": "d"}]}
 
 
 def test_roles_that_the_template_names() -> None:

@@ -9,7 +9,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_service.text.conversation import Conversation
+from router_service.text.chats.conversation import Conversation
 from router_service.text.detokenizer import Detokenizer
 from router_service.text.text_model import load_text_model
 from router_service.text.tiktoken.format import KIMI

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from router_service.text.chat import ChatError, ChatTemplate
-from router_service.text.conversation import Conversation
+from router_service.text.chats.conversation import Conversation
 from router_service.text.templates.process import TemplateError
 from tests.e2e.server import environment, gone
 
@@ -60,7 +60,7 @@ BOMBS = {
 MEASURE = """
 import json, resource, sys
 from router_service.text.chat import ChatError, ChatTemplate
-from router_service.text.conversation import Conversation
+from router_service.text.chats.conversation import Conversation
 from router_service.text.templates.process import TemplateError
 source, messages = json.load(sys.stdin)
 said = None

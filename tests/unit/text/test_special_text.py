@@ -15,7 +15,7 @@ from router_service.front.api.prompt import encode_request
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.chat_messages import chat_of
 from router_service.text.chat import ChatTemplate
-from router_service.text.conversation import Conversation
+from router_service.text.chats.conversation import Conversation
 from router_service.text.generation_config import SamplingDefaults
 from router_service.text.json_tokenizer import JsonTokenizer
 from router_service.text.special_text import SpecialTexts, unmarked

@@ -14,7 +14,7 @@ from router_service.front.api.chat_prompt import render_chat
 from router_service.front.errors import RequestError
 from router_service.protocol.chat_messages import chat_of
 from router_service.text.chat import ChatError, ChatTemplate
-from router_service.text.conversation import Conversation
+from router_service.text.chats.conversation import Conversation
 from router_service.text.generation_config import SamplingDefaults
 from router_service.text.json_tokenizer import JsonTokenizer
 from router_service.text.templates import pool as pool_module

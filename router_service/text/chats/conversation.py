@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router_service.protocol import inference_pb2 as pb
-from router_service.text.template_fields import (
+from router_service.text.chats.template_fields import (
     ChatFieldError,
     documents_of,
     object_of,
@@ -126,7 +126,7 @@ def _adds_prompt(chat: pb.Chat) -> bool:
 
 def _message(message: pb.Message, where: str, traits: Traits) -> dict[str, Any]:
     role = message.role if message.role != "developer" or traits.developer else "system"
-    made: dict[str, Any] = {"role": role} | _content(message, where, traits)
+    made: dict[str, Any] = {"role": role} | _content(message, role, where, traits)
     for key in ("name", "tool_call_id"):
         if value := getattr(message, key):
             made[key] = value
@@ -141,15 +141,15 @@ def _message(message: pb.Message, where: str, traits: Traits) -> dict[str, Any]:
     return made
 
 
-def _content(message: pb.Message, where: str, traits: Traits) -> dict[str, Any]:
+def _content(message: pb.Message, role: str, where: str, traits: Traits) -> dict[str, Any]:
     if message.HasField("content"):
         if message.parts:
             raise ChatFieldError(f"{where}.parts", "excludes content; send one of both")
         text = [{"type": "text", "text": message.content}]
-        return {"content": text if message.role in traits.part_roles else message.content}
+        return {"content": text if role in traits.part_roles else message.content}
     if message.parts:
-        return {"content": _parts(message.parts, where, message.role in traits.text_roles)}
-    if message.role != "assistant" or not message.tool_calls:
+        return {"content": _parts(message.parts, where, role in traits.text_roles)}
+    if role != "assistant" or not message.tool_calls:
         # What clients of gRPC always could leave out: an unset text is an empty one.
         return {"content": ""}
     return dict(NO_CONTENT[traits.no_content])

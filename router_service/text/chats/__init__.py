@@ -1,0 +1,1 @@
+"""What chat templates are given, of a request's chat."""
