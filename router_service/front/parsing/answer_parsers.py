@@ -45,7 +45,7 @@ class AnswerParsers:
         if self.tools == HARMONY_TOOLS or self.reasoning == HARMONY_REASONING:
             return self._harmony(chat, takes, prompt_text)
         tags = REASONING.get(self.reasoning)
-        start = tags.start(prompt_text, chat.continue_final_message) if tags else Start.BEHIND
+        start = tags.start(prompt_text, chat) if tags else Start.BEHIND
         if not takes and start is Start.BEHIND:
             return None
 
@@ -72,9 +72,8 @@ class AnswerParsers:
             named = mode == pb.ToolChoice.NAMED
             functions = [one for one in functions_of(chat) if not named or one["name"] == chat.tool_choice.name]
             if functions:
-                several = not named and calls_several(chat)
-                return binding.calls(functions, several, prompt_text, chat.continue_final_message)
-        return binding.form(structured, prompt_text, chat.continue_final_message) if structured else None
+                return binding.calls(functions, not named and calls_several(chat), prompt_text, chat)
+        return binding.form(structured, prompt_text, chat) if structured else None
 
     def _harmony(self, chat: pb.Chat, takes: bool, prompt_text: str) -> PieceParser | None:
         if not takes and not self.reasoning:
