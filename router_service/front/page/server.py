@@ -76,7 +76,7 @@ class LivePage:
         self._authenticator = authenticator
         self._tls = tls
         self._openai = openai
-        self._site: web.TCPSite | None = None
+        self._site: web.BaseSite | None = None
         self._runner = web.AppRunner(
             self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
         )
@@ -90,15 +90,15 @@ class LivePage:
         config = self._config
         tls = self._tls.http_context() if self._tls else None
         await self._runner.setup()
-        site = NoticingSite(
-            self._runner,
-            patience_s=config.slow_reader_seconds,
-            host=config.http_host,
-            port=config.http_port,
-            ssl_context=tls,
-            reuse_port=config.reuse_port or None,
-        )
         try:
+            site = NoticingSite(
+                self._runner,
+                patience_s=config.slow_reader_seconds,
+                host=config.http_host,
+                port=config.http_port or 0,
+                ssl_context=tls,
+                reuse_port=config.reuse_port,
+            )
             await site.start()
         except OSError as error:
             await self.stop()

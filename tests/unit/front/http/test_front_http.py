@@ -3,7 +3,6 @@
 import asyncio
 import re
 import socket
-from asyncio.trsock import TransportSocket
 from urllib.parse import urljoin
 
 import aiohttp
@@ -104,7 +103,13 @@ async def test_a_loopback_server_answers_to_this_machine_only(world: World, host
 async def test_connections_end_when_their_browser_has_vanished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 45 s: later than a page that does not read, which looks the same."""
     given: set[tuple[int, ...]] = set()
-    monkeypatch.setattr(TransportSocket, "setsockopt", lambda _, *option: given.add(option))
+    real = socket.socket.setsockopt
+
+    def note(own: socket.socket, *option: int) -> None:
+        given.add(option)
+        real(own, *option)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", note)
     _, browser = await browse(world)
     async with browser, browser.get("/healthz") as response:
         assert response.status == 200
