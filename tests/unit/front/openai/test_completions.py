@@ -124,6 +124,7 @@ async def test_sixteen_tokens_unless_told_otherwise(caller: Caller) -> None:
         ({"prompt": [[1], [2, 9999999]]}, "prompt[1][1]", "is not in the vocabulary"),
         ({"prompt": [-1]}, "prompt[0]", "got -1"),
         ({"prompt": ["a"] * 129}, "prompt", "at most 128"),
+        ({"prompt": ["a"] * 9, "n": 128}, "prompt", "at most 1024 answers"),
         ({"prompt": [1, "a"]}, "prompt[0]", "same kind"),
         ({"max_tokens": 0}, "max_tokens", "must be 1 to"),
         ({"logprobs": 21}, "logprobs", "must be 0 to 20"),
