@@ -1,6 +1,6 @@
 """A checkpoint's chat template: formats a conversation as the text that the model was trained on."""
 
-import contextlib
+import logging
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -12,8 +12,8 @@ from experts.checkpoint.json_checks import is_valid_unicode
 from experts.checkpoint.json_reader import JsonReader, open_json
 from experts.host.user_path import user_path
 from router_service.protocol import inference_pb2 as pb
-from router_service.text.checkpoint_files import read_text
 from router_service.text.chats.conversation import ROLES, Conversation, Traits, conversation_of, has_tools
+from router_service.text.checkpoint_files import read_text
 from router_service.text.templates.pool import TemplatePool
 from router_service.text.templates.process import TemplateError
 
@@ -23,9 +23,12 @@ USUAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep"
 DEFAULT, TOOL_USE = "default", "tool_use"
 # Without one of these words in its source, a template takes neither calls nor parts, and there is nothing to find out.
 PROBED = ("tool_calls", "text")
+# Of wall time, while the rest of the server starts too.
+PROBE_SECONDS = 60.0
 QUOTED_NAME = re.compile(r"""(["'])([A-Za-z][A-Za-z0-9_-]{0,63})\1""")
 
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 
 class ChatError(ValueError):
@@ -101,9 +104,11 @@ class ChatTemplate:
     def _traits_of(self, name: str, source: str) -> Traits:
         found: dict[str, Any] = {}
         if any(word in source for word in PROBED):
-            # Where it exceeds the limits even with these few words, each request will say so.
-            with contextlib.suppress(TemplateError):
-                found = dict(self._pool.ask({"template": name})["traits"])
+            try:
+                found = dict(self._pool.ask({"template": name}, PROBE_SECONDS)["traits"])
+            except TemplateError as error:
+                # Where it exceeds the limits even with these few words, each request will hear so.
+                logger.warning("what the chat template takes was not found out, so it gets texts only: %s", error)
         named = frozenset(match[2] for match in QUOTED_NAME.finditer(source))
         return Traits(
             text_roles=frozenset(found.get("text_roles", ROLES)),

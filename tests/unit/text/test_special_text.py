@@ -32,6 +32,8 @@ PIECES = [
     *sorted(TOKENIZER.controls),
     "<|im_",
     "start|>",
+    "|>",
+    "im_end|>",
     "<|",
     "<",
     "<\uff5cUser",
@@ -180,6 +182,16 @@ def test_it_is_the_special_token_where_the_caller_wants_it() -> None:
     assert ids_of(text, prompt="a<|im_end|>")[-1] == SPECIALS.index("<|im_end|>")
 
 
+@pytest.mark.parametrize("content", ["<|im_start|>", "a <|im_end|> ", "b <|im_"])
+def test_a_message_that_goes_on_behind_one(templates: dict[str, ChatTemplate], content: str) -> None:
+    text = model(TOKENIZER, templates["qwen3"])
+    made = chat_of([{"role": "user", "content": "u"}, {"role": "assistant", "content": content}])
+    made.continue_final_message = True
+    ids = ids_of(text, chat=made)
+    assert TOKENIZER.decode(ids, skip_special_tokens=False).endswith(f"assistant\n<think>\n\n</think>\n\n{content}")
+    assert sum(id in TOKENIZER.controls.values() for id in ids) == 3
+
+
 @pytest.mark.parametrize("source", ["{{ x | tojson(ensure_ascii=True) }}", "{{ x }}", "{{ [x] }}", "{{ x | upper }}"])
 def test_the_mark_is_in_no_text_however_it_is_spelled(source: str) -> None:
     template = ChatTemplate(source.replace("x", "messages[0].content"), {})
@@ -205,11 +217,26 @@ def test_two_texts_do_not_make_a_special_token_together() -> None:
     assert special.split(joined, mark) == ["x<|a|>"]
 
 
+@pytest.mark.parametrize(("before", "text", "after"), [("<", "|a|>", ""), ("<|a", "|>", ""), ("", "<|a", "|>")])
+def test_a_text_does_not_make_one_with_the_template(before: str, text: str, after: str) -> None:
+    special = SpecialTexts({"<|a|>": 1})
+    changed, mark = special.marked(Conversation([{"role": "user", "content": text}]))
+    assert special.split(before + changed.messages[0]["content"] + after, mark) == ["<|a|>"]
+
+
 def test_the_longest_of_many_is_found() -> None:
     texts = {f"<|{'x' * length}{end}": length for length in range(1, 40) for end in ("", "|>")}
     special = SpecialTexts(texts)
     whole = f"a<|{'x' * 30}|><|{'x' * 60}"
     assert special.split(whole, "") == ["a", 30, "", 39, "x" * 21]
+
+
+def test_names_of_fields_are_not_broken() -> None:
+    special = SpecialTexts({"tool": 1, "content": 2})
+    changed, _ = special.marked(Conversation([{"role": "tool", "content": "a tool"}]))
+    assert changed.messages[0].keys() == {"role", "content"}
+    assert changed.messages[0]["role"] == "tool"
+    assert changed.messages[0]["content"] != "a tool"
 
 
 def test_a_tokenizer_without_special_tokens() -> None:
