@@ -1,5 +1,6 @@
 """The configuration of a cluster: one YAML file, composed of the dataclasses that stand beside their owners."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from router_service.config import EngineConfig, MetricsConfig
 from router_service.front.config import FrontConfig
 from router_service.front.telemetry.tracing_config import TracingConfig
 
+API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
+# Stands where a secret was.
+HIDDEN = "(hidden)"
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -122,8 +126,11 @@ class ClusterConfig:
     cluster: ControlPlaneConfig = field(default_factory=ControlPlaneConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as in the YAML file."""
-        return asdict(self)
+        """Plain data, as in the YAML file, without the API's key: this is printed, and handed to every process."""
+        data = asdict(self)
+        if self.front.api_key:
+            data["front"]["api_key"] = HIDDEN
+        return data
 
 
 def load_config(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> ClusterConfig:
@@ -137,12 +144,20 @@ def load_config(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -
 
 
 def given(file: Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the file and `overrides` set, section to key to value; see `load_config`."""
+    """What the file, `overrides` and the environment set, section to key to value; see `load_config`."""
     data = _read_yaml(file) if file is not None else {}
     merged = {section: dict(values or {}) for section, values in data.items()}
     for section, values in overrides.items():  # flags win over the file
         merged.setdefault(section, {}).update(values)
-    return merged
+    return with_environment(merged)
+
+
+def with_environment(data: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Add what the environment sets and `data` does not: the API's key."""
+    made, front = dict(data), dict(data.get("front") or {})
+    if (key := environment.get(API_KEY_VARIABLE)) and not front.get("api_key"):
+        made["front"] = front | {"api_key": key}
+    return made
 
 
 def config_from(data: Mapping[str, Any]) -> ClusterConfig:

@@ -6,7 +6,7 @@ from typing import Any
 from router_service.protocol import inference_pb2 as pb
 
 OK = "OK"
-ENDED_WELL = (pb.STOP, pb.LENGTH)
+ENDED_WELL = (pb.STOP, pb.LENGTH, pb.TOOL_CALLS)
 
 
 @dataclass(slots=True)

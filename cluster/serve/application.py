@@ -12,7 +12,7 @@ import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from cluster.config import ClusterConfig, config_from
+from cluster.config import ClusterConfig, config_from, with_environment
 from cluster.planner.config_resolver import resolve_for_nodes
 from cluster.planner.model import ServedModel, open_model
 from cluster.planner.moving import shard_budget
@@ -39,11 +39,12 @@ def build(args: dict[str, Any]) -> serve.Application:
     """Build the application from the configuration as plain data.
 
     The secret that peers must prove is in cluster.secret_file, or the environment's EXPERTMESH_SECRET, or drawn anew.
+    The API's key is better in EXPERTMESH_API_KEY than in `args`, which Ray's dashboard shows.
 
     Raises:
         CheckpointError: a tensor of the checkpoint is missing, too many or of a wrong shape; see also `build_app`.
     """
-    config = config_from(args)
+    config = config_from(with_environment(args))
     # Serve's YAML is deployed on an existing Ray cluster, whose nodes we have not measured.
     config = replace(config, cluster=replace(config.cluster, address=config.cluster.address or "auto"))
     model = open_model(config.model, config.weights, verify=True, computes_here=False)
@@ -87,7 +88,7 @@ def build_app(config: ClusterConfig, front_node: str = "", surge: Surge = NO_SUR
     needed = (routers.bind(data, **credentials), *(one.bind(data, i, **credentials) for i, one in enumerate(shards)))
     balancer = _balancer(config, model, data)
     return _fronts(config, front_node, surge).bind(
-        data, credentials["secret"], credentials["digest"], *needed, balancer=balancer
+        data, credentials["secret"], credentials["digest"], *needed, balancer=balancer, api_key=config.front.api_key
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from router_service.front.config import FrontConfig
 
-DEFAULT_PORTS = {"grpc_port": 50051, "metrics_port": 9090}
+DEFAULT_PORTS = {"grpc_port": 50051, "metrics_port": 9090, "http_port": 8000}
 HOSTS = {"grpc_port": "host", "metrics_port": "metrics_host", "http_port": "http_host"}
 # How many ports from the default one on are tried, and how often the kernel is asked for consecutive free ones.
 TRIES = 1000

@@ -31,7 +31,9 @@ CONNECTION_AGE_SHARE = 0.8
 class FrontReplica:
     """One Front: the API. It starts at the first health check, on the event loop that will drive it."""
 
-    def __init__(self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any, balancer: Any = None) -> None:
+    def __init__(
+        self, data: dict[str, Any], secret: bytes, digest: bytes, *_: Any, balancer: Any = None, api_key: str = ""
+    ) -> None:
         config = config_from(data)
         self._process = RegisteredProcess("front", 0, config, self._drain)
         self._known = KnownProcesses(self._process.registry)
@@ -46,6 +48,7 @@ class FrontReplica:
         self._server = FrontServer(
             config=replace(
                 config.front,
+                api_key=api_key,
                 poll_seconds=FRONT_POLL_SECONDS,
                 checksum=config.experts.checksum,
                 reuse_port=self._shared or config.front.reuse_port or config.cluster.fronts > 1,

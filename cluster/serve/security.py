@@ -54,7 +54,7 @@ def security_warnings(config: ClusterConfig) -> list[str]:
     reached = [host for host in dict.fromkeys(hosts) if not is_loopback(host)]
     if not reached:
         return []
-    if not front.tokens_file:
+    if not front.authenticates:
         where = " or ".join(reached)
         return [f"front.allow_unauthenticated: whoever reaches {where} may use everything without a token"]
     if not front.tls_cert:

@@ -1,9 +1,11 @@
 """Requests whose answers must have a form: grammars are compiled, and masks made, off the engine's thread."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from experts.host.log import fields
 from router_service.engine.request import Request
@@ -20,6 +22,15 @@ FIELD = "sampling.structured"
 Opened = tuple[Request, Matcher | StreamFailure]
 
 
+@dataclass(slots=True)
+class ConstraintFigures:
+    """Tokens drawn by a grammar, seconds that the engine waited for masks, seconds that grammars took to compile."""
+
+    tokens: int = 0
+    mask_wait_seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+
 class Constraints:
     """Used on the engine's thread. A request has its matcher once `opened` has returned it.
 
@@ -28,11 +39,12 @@ class Constraints:
     """
 
     def __init__(self, grammars: Grammars | None = None) -> None:
+        self.figures = ConstraintFigures()
         self._grammars = grammars
         self._masks = MaskThread()
         self._pool: ThreadPoolExecutor | None = None
         self._compiling = 0
-        self._opened: deque[Opened] = deque()
+        self._opened: deque[tuple[Opened, float]] = deque()
         self._on_opened: Callable[[], None] = lambda: None
 
     @property
@@ -53,22 +65,28 @@ class Constraints:
     def opened(self) -> Iterator[Opened]:
         """Take the requests whose grammars are compiled, with their matchers, or why they have none."""
         while self._opened:
+            found, seconds = self._opened.popleft()
             self._compiling -= 1
-            yield self._opened.popleft()
+            self.figures.compile_seconds += seconds
+            yield found
 
-    def settle(self, requests: Iterable[Request]) -> float:
-        """Wait until the masks are made, which takes no time where the forward took longer; return the seconds."""
-        return self._masks.wait() if any(request.row.matcher is not None for request in requests) else 0.0
+    def settle(self, requests: Iterable[Request]) -> None:
+        """Wait until the masks of these are made, which takes no time where the forward took longer."""
+        if any(request.row.matcher is not None for request in requests):
+            self.figures.mask_wait_seconds += self._masks.wait()
 
     def advance(self, drawn: Sequence[tuple[Request, int]]) -> None:
         """Note the tokens that were drawn. Waits for those whose answer may end by itself."""
         pairs = [(request.row.matcher, token) for request, token in drawn if request.row.matcher is not None]
-        self._masks.advance([(matcher, token) for matcher, token in pairs])
+        self.figures.tokens += len(pairs)
+        self._masks.advance(pairs)
         if any(matcher.ends_itself for matcher, _ in pairs):
-            self._masks.wait()
+            self.figures.mask_wait_seconds += self._masks.wait()
 
     def _open(self, request: Request, generated: list[int]) -> None:
-        self._opened.append((request, self._matcher(request, generated)))
+        begun = time.perf_counter()
+        matcher = self._matcher(request, generated)
+        self._opened.append(((request, matcher), time.perf_counter() - begun))
         self._on_opened()
 
     def _matcher(self, request: Request, generated: list[int]) -> Matcher | StreamFailure:

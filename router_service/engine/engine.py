@@ -1,4 +1,4 @@
-"""One step of the engine: schedule, forward, sample, return events. No threads and no sockets."""
+"""One step of the engine: schedule, forward, sample, return events. No sockets; threads only for what is structured."""
 
 import logging
 import time

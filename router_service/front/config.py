@@ -1,7 +1,7 @@
 """The Front's settings."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from experts.host.bounds import FilePath, Host, Port, Seconds, SecondsOrZero, Text, Times, check_settings, setting
@@ -51,7 +51,8 @@ class FrontConfig:
         cache_scope: between whose requests the work on a common beginning of prompts is shared. `caller`: only between
             those of one token, without tokens of one connection, so that nobody learns from an answer's time what
             others have sent. `server`: between all. `auto`: `caller` if tokens_file is set, else `server`
-        api_key: a token that callers must send, beside those of tokens_file; kept in memory only
+        api_key: a token that callers must send, or one of tokens_file; better in EXPERTMESH_API_KEY, since files and
+            command lines can be read. Its role is inference beside a tokens_file, else admin: nobody else could be one
         chat_template: a file whose chat template replaces the checkpoint's
         chat_template_kwargs: variables for the chat template, a JSON object such as {"enable_thinking": false}; a
             request's own override them
@@ -87,7 +88,8 @@ class FrontConfig:
     tls_client_ca: Annotated[str, setting(description="a PEM file")] = ""
     tokens_file: FilePath = ""
     cache_scope: Literal["auto", "caller", "server"] = "auto"
-    api_key: Text = ""
+    # In no log and no traceback.
+    api_key: Text = field(default="", repr=False)
     chat_template: FilePath = ""
     chat_template_kwargs: Annotated[str, setting(description="a JSON object")] = ""
     reasoning_parser: Text = "auto"
@@ -98,6 +100,11 @@ class FrontConfig:
         check_settings("front", self)
         self._check_security()
         self.template_kwargs  # noqa: B018, it is checked
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers must send a token."""
+        return bool(self.tokens_file or self.api_key)
 
     @property
     def cache_by_caller(self) -> bool:
@@ -114,6 +121,9 @@ class FrontConfig:
         return template_kwargs_of(self.chat_template_kwargs, "front.chat_template_kwargs")
 
     def _check_security(self) -> None:
+        # A header has no other characters. The key itself is not shown.
+        if not all("!" <= character <= "~" for character in self.api_key):
+            raise ValueError("front.api_key must be printable ASCII without spaces")
         if bool(self.tls_cert) != bool(self.tls_key):
             given, lacking = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
             raise ValueError(f"front.{given} is set and front.{lacking} is not: TLS needs both")
@@ -125,13 +135,13 @@ class FrontConfig:
             raise ValueError(_open_door("http_host", self.http_host))
 
     def _may_reach(self, host: str) -> bool:
-        return bool(self.tokens_file) or self.allow_unauthenticated or is_loopback(host)
+        return self.authenticates or self.allow_unauthenticated or is_loopback(host)
 
 
 def _open_door(key: str, host: str) -> str:
     return (
-        f"front.{key} is {host!r}, which others can reach, and front.tokens_file is not set: set it, or "
-        "front.allow_unauthenticated: true to let everyone who reaches the port use everything"
+        f"front.{key} is {host!r}, which others can reach, and front.tokens_file is not set: set it, "
+        "or front.api_key, or front.allow_unauthenticated: true to let everyone who reaches the port use everything"
     )
 
 

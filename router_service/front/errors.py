@@ -9,6 +9,7 @@ HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
@@ -16,12 +17,13 @@ HTTP_STATUS = {
 
 
 class RequestError(Exception):
-    """Ends a call with `code` and `message`."""
+    """Ends a call with `code` and `message`, which begins with the name of the `field` that is wrong, if one is."""
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, field: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.field = field
 
     @property
     def http_status(self) -> HTTPStatus:
@@ -31,7 +33,7 @@ class RequestError(Exception):
 
 def invalid(field: str, problem: str) -> RequestError:
     """Return an INVALID_ARGUMENT that names the field and its bounds."""
-    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {problem}")
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {problem}", field)
 
 
 def unavailable(message: str) -> RequestError:

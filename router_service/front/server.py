@@ -1,4 +1,4 @@
-"""The Front: one gRPC server, one metrics page, one live page, one pool of links to routers."""
+"""The Front: one gRPC server, one HTTP server with page and OpenAI API, one metrics page, one pool of links."""
 
 import asyncio
 import time
@@ -25,6 +25,7 @@ from router_service.front.auth.tls import ServerTls
 from router_service.front.config import FrontConfig
 from router_service.front.grpc_server import bind, make_server
 from router_service.front.health import FrontHealth
+from router_service.front.openai.api import OpenAiApi
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
 from router_service.front.parsing.parsed import WHOLE, AnswerParsers
@@ -100,7 +101,11 @@ class FrontServer:
             self.metrics.registry.register(BalanceSeries(card.name, balance))
         self._targets = targets
         self.authenticator = Authenticator(
-            config.tokens_file, self.metrics.refused, clock=clock, max_request_bytes=config.max_request_bytes
+            config.tokens_file,
+            self.metrics.refused,
+            clock=clock,
+            max_request_bytes=config.max_request_bytes,
+            api_key=config.api_key,
         )
         self.tls = ServerTls(config) if config.tls_cert else None
         self.router_pool = RouterPool(
@@ -143,7 +148,18 @@ class FrontServer:
             health=self.health,
             authenticator=self.authenticator,
             tls=self.tls,
+            openai=self._openai(text),
             tasks=self.tasks,
+        )
+
+    def _openai(self, text: TextModel) -> OpenAiApi:
+        return OpenAiApi(
+            config=self._config,
+            text=text,
+            inference=self.inference,
+            authenticator=self.authenticator,
+            health=self.health,
+            collector=self._series(),
         )
 
     @property
@@ -250,8 +266,10 @@ class FrontServer:
             await self._server.stop(seconds)
 
     def _metrics_page(self) -> MetricsServer:
-        collector = MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
-        return MetricsServer(collector, self.metrics.model, self._targets, self.health)
+        return MetricsServer(self._series(), self.metrics.model, self._targets, self.health)
+
+    def _series(self) -> MergedCollector:
+        return MergedCollector(self.metrics.registry, lambda: self.router_pool.reports)
 
     def _make_server(self) -> grpc.aio.Server:
         interceptors = [

@@ -8,6 +8,7 @@ import numpy as np
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
 from experts.timing.phase import PHASES
 from router_service.config import MetricsConfig
+from router_service.engine.constraints import ConstraintFigures
 from router_service.metrics.collector import KINDS, Statistics
 from router_service.metrics.failure_series import FailureGauges, failure_series
 from router_service.metrics.histogram import phase_bounds
@@ -52,6 +53,7 @@ class Gauges:
     request_faults: int = 0
     sound: bool = True
     failure: FailureGauges = field(default_factory=FailureGauges)
+    constraints: ConstraintFigures = field(default_factory=ConstraintFigures)
 
 
 def router_series(
@@ -80,6 +82,15 @@ def _requests(builder: SeriesBuilder, stats: Statistics, gauges: Gauges) -> None
     builder.one("num_preemptions", "counter", text, gauges.preemptions)
     text = "Tokens computed by a step"
     builder.histogram("iteration_tokens_total", text, [(stats.iteration_tokens, 0, {})])
+    _structured(builder, gauges.constraints)
+
+
+def _structured(builder: SeriesBuilder, figures: ConstraintFigures) -> None:
+    builder.one("structured_tokens", "counter", "Tokens of answers that must have a form", figures.tokens)
+    text = "Time the engine waited for the masks of such answers, which are made while a step computes"
+    builder.one("structured_mask_wait_seconds", "counter", text, figures.mask_wait_seconds)
+    text = "Time until such requests could be queued: their grammars compiled, on threads beside the engine's"
+    builder.one("structured_compile_seconds", "counter", text, figures.compile_seconds)
 
 
 def _all_to_all(builder: SeriesBuilder, stats: Statistics, window: WindowSums, gauges: Gauges) -> None:

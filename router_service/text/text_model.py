@@ -10,6 +10,7 @@ from router_service.text.generation_config import SamplingDefaults, load_default
 from router_service.text.special_text import SpecialTexts
 from router_service.text.tokenizer import Tokenizer
 from router_service.text.tokenizer_files import load_tokenizer
+from router_service.text.tokenizer_settings import load_tokenizer_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class TextModel:
     tokenizer: Tokenizer
     chat: ChatTemplate | None
     defaults: SamplingDefaults
+    # See `load_tokenizer_settings`.
+    settings: Mapping[str, Any] = field(default_factory=dict)
     special_texts: SpecialTexts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,4 +38,5 @@ def load_text_model(
     """
     tokenizer = load_tokenizer(directory)
     chat = load_chat_template(directory, chat_template, chat_template_kwargs)
-    return TextModel(tokenizer, chat, load_defaults(directory, tokenizer))
+    defaults = load_defaults(directory, tokenizer)
+    return TextModel(tokenizer, chat, defaults, load_tokenizer_settings(directory, chat))

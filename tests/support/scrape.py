@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from experts.links.state import LinkState
 from router_service.config import MetricsConfig
+from router_service.engine.constraints import ConstraintFigures
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.metrics.collector import Statistics
@@ -54,6 +55,7 @@ GAUGES = Gauges(
     nonfinite_logits=5,
     failure=FAILURE,
     request_faults=4,
+    constraints=ConstraintFigures(tokens=30, mask_wait_seconds=0.5, compile_seconds=0.25),
 )
 DEFAULTS = MetricsConfig()
 

@@ -8,6 +8,8 @@ from router_service.client.fields import SamplingFields
 COUNTS = ("max_tokens", "min_tokens", "top_k", "seed")
 # Of these `chat` shows nothing.
 LOGPROBS = ("logprobs", "prompt_logprobs")
+# Where they are not those of 32 bits without a sign.
+BOUNDS = {"seed": (0, 1 << 64), "top_k": (-1, 1 << 31)}
 SHARES = ("temperature", "top_p", "min_p")
 
 
@@ -52,7 +54,8 @@ def sampling_of(args: argparse.Namespace) -> SamplingFields:
     names = (*COUNTS, *LOGPROBS, *SHARES, "stop")
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     for name in (*COUNTS, *LOGPROBS):
-        if not 0 <= given.get(name, 0) < 1 << (64 if name == "seed" else 32):
+        low, high = BOUNDS.get(name, (0, 1 << 32))
+        if not low <= given.get(name, 0) < high:
             raise ValueError(f"{_flag(name)}: out of range: {given[name]}")
     if args.logit_bias:
         given["logit_bias"] = dict(args.logit_bias)

@@ -114,7 +114,9 @@ def add_security_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say who may reach the cluster; each overrides a key of the configuration file."""
     for name, text in SECURITY_FLAGS.items():
         parser.add_argument(f"--{name}", metavar="FILE", help=text)
-    parser.add_argument("--api-key", metavar="KEY", help="a token that callers must send; better in EXPERTMESH_API_KEY")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="a token that callers must send; ps shows it, so better set EXPERTMESH_API_KEY"
+    )
     text = "listen on addresses that other machines can reach, even without a tokens file"
     parser.add_argument("--allow-unauthenticated", action="store_true", default=None, help=text)
 

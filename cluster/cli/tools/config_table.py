@@ -30,6 +30,7 @@ Secrets, and what is a machine's own matter:
 """
 HEADER = ("key", "type", "unit", "default", "bounds", "meaning")
 ENVIRONMENT = {
+    "EXPERTMESH_API_KEY": "`front.api_key`, where file and flags do not set it: a token that callers must send",
     "EXPERTMESH_NATIVE_ISA": "instruction set of the native kernels, one that the CPU has: amx, avx512bf16, avx512, "
     "avx2 or neon; the best that computes rightly if unset",
     "EXPERTMESH_SECRET": "secret by which processes authenticate each other; drawn at each start if unset",

@@ -86,17 +86,30 @@ class InferenceService(InferenceServicer):
         """Return the ids that Generate would use."""
         response = pb.TokenizeResponse()
         async with answering(context):
-            response.ids.extend(await encode_request(request, self._text))
+            response.ids.extend(await self.encoded(request))
         return response
+
+    async def encoded(self, request: pb.TokenizeRequest) -> list[int]:
+        """Return the ids that Generate would use.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT.
+        """
+        return await encode_request(request, self._text)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """Return the text of token ids."""
         response = pb.DetokenizeResponse()
         async with answering(context):
-            response.text = await self._decoded(request)
+            response.text = await self.decoded(request)
         return response
 
-    async def _decoded(self, request: pb.DetokenizeRequest) -> str:
+    async def decoded(self, request: pb.DetokenizeRequest) -> str:
+        """Return the text of token ids.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT, an id is not the model's, or there are too many.
+        """
         if len(request.ids) > MAX_DETOKENIZED:
             raise invalid("ids", f"at most {MAX_DETOKENIZED} ids, got {len(request.ids)}: send them in several calls")
         check_token_ids("ids", request.ids, self._card.vocabulary, self._text.tokenizer)

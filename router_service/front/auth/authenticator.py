@@ -10,11 +10,16 @@ import grpc
 from experts.host.user_path import user_path
 from experts.host.watched_files import WatchedFiles
 from router_service.front.auth.caller_limits import CallerLimits
+from router_service.front.auth.paths import OPEN as OPEN_PATHS
+from router_service.front.auth.paths import is_inference
 from router_service.front.auth.refusals import Refusals, RefusedError
-from router_service.front.auth.tokens import Caller, Role, Token, find_token, read_tokens
+from router_service.front.auth.tokens import Caller, Role, Token, digest_of, find_token, read_tokens
 
 # Without a tokens file everyone may do everything; `FrontConfig` allows that on loopback only, unless told otherwise.
 ANYONE = Caller("", Role.ADMIN)
+
+# What front.api_key is called in logs and metrics.
+API_KEY = "api_key"
 
 # Health is open: load balancers and kubelets have no token, and it reveals one word. All other methods need an admin.
 OPEN = "/grpc.health.v1.Health/"
@@ -29,14 +34,14 @@ def needed_role(method: str) -> Role | None:
 
 
 def needed_page_role(path: str, files: Container[str]) -> Role | None:
-    """Return the role that a path of the live page needs, None for none.
+    """Return the role that a path of the HTTP server needs, None for none.
 
     As for gRPC, generating needs the role inference and everything not listed needs an admin. The page's own `files`
-    hold no data and must load before the page can ask for a token; health is open.
+    hold no data and must load before the page can ask for a token; health and metrics are open.
     """
-    if path == "/healthz" or path in files:
+    if path in OPEN_PATHS or path in files:
         return None
-    return Role.INFERENCE if path.startswith("/api/") else Role.ADMIN
+    return Role.INFERENCE if is_inference(path) else Role.ADMIN
 
 
 class Authenticator:
@@ -46,6 +51,8 @@ class Authenticator:
         tokens_file: see `read_tokens`; if empty, no token is required.
         count: called with the reason of each refusal, for metrics.
         max_request_bytes: the largest request of any caller; None is no limit.
+        api_key: a token beside those of the file, "" for none; only its hash is kept. Its role is inference, or admin
+            where there is no file, since then nobody else could administer.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Authenticator:
         count: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         max_request_bytes: int | None = None,
+        api_key: str = "",
     ) -> None:
         """Read the tokens.
 
@@ -65,6 +73,8 @@ class Authenticator:
         self._limits = CallerLimits()
         self._max_bytes = max_request_bytes
         self._tokens = open_tokens(tokens_file, clock) if tokens_file else None
+        role = Role.INFERENCE if tokens_file else Role.ADMIN
+        self._keys = (Token(digest_of(api_key), Caller(API_KEY, role), None),) if api_key else ()
 
     def admit(self, authorization: Sequence[str], needed: Role) -> Caller:
         """Return the caller that the `authorization` headers identify, and count the request against its rate.
@@ -72,10 +82,11 @@ class Authenticator:
         Raises:
             RefusedError: no valid token, a role that does not suffice, or too many requests.
         """
-        if self._tokens is None:
+        if self._tokens is None and not self._keys:
             return ANYONE
         # Looked up at each call, so that a removed token stops working when the file is reloaded.
-        caller = _identify(self._tokens.current(), authorization)
+        tokens = self._tokens.current() if self._tokens is not None else ()
+        caller = _identify((*tokens, *self._keys), authorization)
         if needed is Role.ADMIN and caller.role is not Role.ADMIN:
             problem = f"token {caller.name} has the role {caller.role}, this needs the role {needed}"
             raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, problem, "role", caller.name)

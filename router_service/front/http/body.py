@@ -1,4 +1,4 @@
-"""The JSON bodies of the live page's requests."""
+"""The bodies of HTTP requests, and the JSON that the live page sends."""
 
 import asyncio
 import json
@@ -6,12 +6,15 @@ from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from experts.host.unique_keys import unique_keys
+from router_service.front.auth.paths import is_openai
 from router_service.front.errors import deadline_exceeded, invalid
 
 # A client that sends its body slowly must not hold its place for ever.
 BODY_SECONDS = 10.0
+LARGE_BODY_SECONDS = 60.0
 MAX_BODY_BYTES = 1 << 20
 
 Body = TypeVar("Body")
@@ -63,15 +66,26 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     return body
 
 
+def openai_bodies_up_to(limit: int) -> Middleware:
+    """Return a middleware that lets bodies of the OpenAI API have `limit` bytes, as gRPC's messages may have."""
+
+    @web.middleware
+    async def widen(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await handler(request.clone(client_max_size=limit) if is_openai(request.path) else request)
+
+    return widen
+
+
 async def read_raw(request: web.Request) -> bytes:
     """Return a request's body as bytes; may be called again.
 
     Raises:
         RequestError: DEADLINE_EXCEEDED if it does not arrive.
-        HTTPRequestEntityTooLarge: it is longer than a megabyte.
+        HTTPRequestEntityTooLarge: it is longer than its path allows, a megabyte for the page's.
     """
+    seconds = LARGE_BODY_SECONDS if is_openai(request.path) else BODY_SECONDS
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             return await request.read()
     except TimeoutError as error:
         raise deadline_exceeded() from error

@@ -1,4 +1,4 @@
-"""Headers and errors of the live page's server, and protection against requests of other sites."""
+"""Headers and errors of the Front's HTTP server, and protection against requests of other sites."""
 
 import logging
 from http import HTTPStatus
@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from router_service.front.auth.paths import is_openai
 from router_service.front.auth.refusals import RefusedError
 from router_service.front.config import is_loopback
 from router_service.front.errors import RequestError
@@ -67,6 +68,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 def check_own_page(loopback: bool) -> Middleware:
     """Return a middleware that accepts a POST only from our own page, by its Origin, and only as JSON.
 
+    The OpenAI API is for programs, which send no Origin; a browser sends one, and another site's is refused there too.
     On `loopback` the Host must be a loopback name too, against DNS rebinding: an attacker's name that resolves to this
     machine is refused.
     """
@@ -95,10 +97,11 @@ def _is_loopback(authority: str) -> bool:
 
 def _check_origin(request: web.Request) -> None:
     origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site", "same-origin")
-    if origin is None or origin.partition("://")[2] != request.host or site != "same-origin":
+    program = origin is None and is_openai(request.path)
+    if site != "same-origin" or not (program or (origin or "").partition("://")[2] == request.host):
         raise NotOursError("Origin is not this server's page, and actions are taken from that only")
     # A form of another site can send text/plain without a preflight, but not JSON.
-    if request.content_type != "application/json":
+    if not program and request.content_type != "application/json":
         raise NotOursError("Content-Type must be application/json")
 
 

@@ -1,1 +1,1 @@
-"""The HTTP API: OpenAI's paths and fields on the path that gRPC takes."""
+"""The OpenAI API over HTTP: the same requests as gRPC's, in the words of OpenAI's and vLLM's fields."""

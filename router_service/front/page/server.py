@@ -20,10 +20,12 @@ from router_service.front.config import FrontConfig, is_loopback
 from router_service.front.health import FrontHealth
 from router_service.front.http.assets import asset_routes
 from router_service.front.http.auth import ask_for_token
-from router_service.front.http.body import MAX_BODY_BYTES
+from router_service.front.http.body import MAX_BODY_BYTES, openai_bodies_up_to
 from router_service.front.http.guard import add_headers, check_own_page, errors_as_json
 from router_service.front.http.server_sent_events import EventStream, event
 from router_service.front.http.vanished import notice_vanished
+from router_service.front.openai.api import OpenAiApi
+from router_service.front.openai.errors import openai_errors
 from router_service.front.page.domains import DomainsHandler
 from router_service.front.page.generate import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, GenerateHandler
 from router_service.front.page.hub import LiveHub
@@ -37,7 +39,10 @@ SHUTDOWN_SECONDS = 1.0
 
 
 class LivePage:
-    """Serves the page from `start` to `stop`, over TLS if there are certificates, to callers that are authenticated."""
+    """Serves the page, and beside it the OpenAI API, from `start` to `stop` to callers that are authenticated.
+
+    It does so over TLS if there are certificates.
+    """
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class LivePage:
         health: FrontHealth,
         authenticator: Authenticator,
         tls: ServerTls | None,
+        openai: OpenAiApi,
         tasks: TaskWatch | None = None,
     ) -> None:
         self.port = 0
@@ -64,6 +70,7 @@ class LivePage:
         self._health = health
         self._authenticator = authenticator
         self._tls = tls
+        self._openai = openai
         self._site: web.TCPSite | None = None
         self._runner = web.AppRunner(
             self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
@@ -110,6 +117,8 @@ class LivePage:
         config, inference, files = self._config, self._inference, asset_routes()
         guards: list[Middleware] = [
             errors_as_json,
+            openai_errors,
+            openai_bodies_up_to(config.max_request_bytes),
             notice_vanished(config.slow_reader_seconds),
             check_own_page(is_loopback(config.http_host)),
             ask_for_token(self._authenticator, {file.path for file in files}),
@@ -122,6 +131,7 @@ class LivePage:
         app.router.add_post("/api/generate", GenerateHandler(inference, self._text, config.slow_reader_seconds).serve)
         app.router.add_post("/api/domains", DomainsHandler(inference, inference.model().experts).serve)
         app.router.add_routes(files)
+        app.router.add_routes(self._openai.routes())
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:

@@ -6,6 +6,9 @@ from enum import Enum
 from router_service.front.parsing.literals import SPACE, Markers, until
 from router_service.front.parsing.tape import Kind, Reading, Tape
 
+# Behind more whitespace an answer's tag is text, so that the whitespace is not read over and over.
+MAX_LEAD = 64
+
 
 class Start(Enum):
     """Where an answer starts, by the end of its prompt."""
@@ -60,9 +63,10 @@ def _opens(tape: Tape, tags: Tags, start: Start) -> Reading[bool]:
     while True:
         text, position = tape.rest
         ahead = text[position:].lstrip(SPACE)
-        if ahead.startswith(tags.opening):
-            tape.emit(Kind.MARKER, tape.take(len(text) - position - len(ahead) + len(tags.opening)))
+        lead = len(text) - position - len(ahead)
+        if lead <= MAX_LEAD and ahead.startswith(tags.opening):
+            tape.emit(Kind.MARKER, tape.take(lead + len(tags.opening)))
             return True
-        if tape.ended or not tags.opening.startswith(ahead):
+        if tape.ended or lead > MAX_LEAD or not tags.opening.startswith(ahead):
             return start is Start.WITHIN or tags.implicit
         yield

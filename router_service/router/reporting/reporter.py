@@ -148,6 +148,7 @@ class Reporter:
             observer_failures=dict(self._engine.guard.faults),
             nonfinite_logits=self._engine.nonfinite_logits,
             failure=self._failures.gauges(),
+            constraints=self._engine.constraints.figures,
             request_faults=self._engine.request_faults,
             sound=self._engine.sound,
             connections=tuple(map(self._connection, count(), self._connector.connections)),

@@ -1,6 +1,7 @@
 """JSON that goes to chat templates: tools, documents, variables. Errors name the field, as callers spell it."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -9,6 +10,8 @@ from experts.host.shown import shown
 
 MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 256
+# What stands for a name in every form of call that models write.
+_NAME = re.compile(r"[\w.:/-]+")
 # Of a tool, a document, a call's arguments: JSON Schemas have about ten.
 MAX_DEPTH = 100
 # Variables that the chat itself sets, and parameters of the function that servers call with the others.
@@ -40,8 +43,14 @@ def tools_of(texts: Iterable[str], field: str = "chat.tools") -> list[dict[str, 
     tools = [object_of(text, f"{field}[{index}]") for index, text in enumerate(texts)]
     if len(tools) > MAX_TOOLS:
         raise ChatFieldError(field, f"at most {MAX_TOOLS} tools, got {len(tools)}: leave some out")
+    names: set[str] = set()
     for index, tool in enumerate(tools):
         _check_tool(tool, f"{field}[{index}]")
+        name = tool["function"]["name"]
+        if name in names:
+            problem = f"is the name of a tool before it, {name!r}: each needs its own, since a call names its tool"
+            raise ChatFieldError(f"{field}[{index}].function.name", problem)
+        names.add(name)
     return tools
 
 
@@ -103,6 +112,9 @@ def _check_tool(tool: dict[str, Any], field: str) -> None:
     name = function.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARACTERS:
         problem = f"must be a text of 1 to {MAX_NAME_CHARACTERS} characters, got {shown(name)}"
+        raise ChatFieldError(f"{field}.function.name", problem)
+    if not _NAME.fullmatch(name):
+        problem = f"may have letters, digits, _, -, ., : and /, got {shown(name)}"
         raise ChatFieldError(f"{field}.function.name", problem)
     for key, (kind, wanted) in _KINDS.items():
         value = function.get(key)

@@ -351,6 +351,9 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "suspicions_forgiven": (COUNTER, set()),
     "fallback_tokens": (COUNTER, {"policy"}),
     "request_faults": (COUNTER, set()),
+    "structured_tokens": (COUNTER, set()),
+    "structured_mask_wait_seconds": (COUNTER, set()),
+    "structured_compile_seconds": (COUNTER, set()),
     "parameters": (GAUGE, {"kind"}),
     "weights_bytes": (GAUGE, {"shard", "kind"}),
     "kv_cache_bytes": (GAUGE, {"kind"}),
@@ -427,6 +430,9 @@ def test_metric_families_are_those_of_the_contract() -> None:
     assert value(both, "observer_failures_total", observer="statistics") == 2
     assert value(both, "nonfinite_logits_total") == 5
     assert value(both, "request_faults_total") == 4
+    assert value(both, "structured_tokens_total") == 30
+    assert value(both, "structured_mask_wait_seconds_total") == 0.5
+    assert value(both, "structured_compile_seconds_total") == 0.25
     assert [value(both, "shard_up", shard=n, replica=replica) for n, replica in ("0a", "1b", ("2", ""))] == [1, 0, 0]
     assert value(both, "router_ready") == 0
     assert value(both, "shard_restarts_total", shard="1") == 2

@@ -101,8 +101,8 @@ def test_a_flag_that_is_none_is_refused(tmp_path: Path, key: str) -> None:
 async def test_chats_have_what_their_template_writes(tmp_path: Path) -> None:
     text = load_text_model(write(tmp_path, add_bos_token=True, add_eos_token=True))
     chat = pb.Chat(messages=[pb.Message(role="user", content="hello")])
-    ids = await encode_input(pb.GenerateRequest(chat=chat), text, LIMITS)
+    ids = (await encode_input(pb.GenerateRequest(chat=chat), text, LIMITS)).ids
     assert ids == text.tokenizer.encode(
         "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
     )
-    assert (await encode_input(pb.GenerateRequest(prompt="hello"), text, LIMITS))[:1] == [0]
+    assert (await encode_input(pb.GenerateRequest(prompt="hello"), text, LIMITS)).ids[:1] == [0]

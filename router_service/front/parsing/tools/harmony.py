@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from router_service.front.parsing.call_object import json_arguments
 from router_service.front.parsing.calls import Call, Calls
 from router_service.front.parsing.literals import Markers, matches, name_of, spaces, until
 from router_service.front.parsing.tape import Kind, Reading, Tape
@@ -59,7 +60,10 @@ class Harmony:
         function = header.recipient.removeprefix(FUNCTIONS) if header.recipient.startswith(FUNCTIONS) else ""
         if function and self.calls and (yield from tape.peek()) == "{":
             call.open(function)
-            yield from until(tape, BODY_ENDS, call.arguments)
+            # Markers may stand in a string.
+            yield from json_arguments(tape, call, BODY_ENDS)
+            call.hold((yield from spaces(tape)))
+            yield from until(tape, BODY_ENDS, call.content)
             call.hold((yield from _marker(tape, ENDS)))
         elif header.channel == ANALYSIS and self.reasoning and not (function and self.calls):
             call.drop()

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import warnings
 from typing import Any
 
 # Of lists and dicts within each other, as for JSON.
@@ -21,7 +22,10 @@ def json_of(text: str) -> str:
     except (ValueError, RecursionError):
         pass
     try:
-        value = _value(ast.parse(stripped, mode="eval").body, 0)
+        with warnings.catch_warnings():
+            # Of escapes that Python does not know, which models write.
+            warnings.simplefilter("ignore")
+            value = _value(ast.parse(stripped, mode="eval").body, 0)
         made = json.dumps(value, ensure_ascii=False, allow_nan=False)
         made.encode()
     except (ValueError, SyntaxError, RecursionError, MemoryError):

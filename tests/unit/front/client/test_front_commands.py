@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from cluster.cli.client import generate_command, status_command
+from cluster.cli.client import answer_json, status_command
 from cluster.table import duration, size, table
 from router_service.front.api.scheduling import salt_of
 from router_service.protocol import cluster_pb2, inference_pb2
@@ -49,7 +49,7 @@ async def test_generate_prints_json(world: World) -> None:
 
 def test_the_first_prompt_token_has_no_logprob_in_json() -> None:
     entries = [inference_pb2.TokenLogprob(token_id=3), inference_pb2.TokenLogprob(token_id=4, logprob=-0.5)]
-    answer = generate_command.summary([inference_pb2.GenerateResponse(prompt_logprobs=entries)])
+    answer = answer_json.summary([inference_pb2.GenerateResponse(prompt_logprobs=entries)])
     assert answer["prompt_logprobs"] == [
         {"token_id": 3, "text": "", "logprob": None},
         {"token_id": 4, "text": "", "logprob": -0.5},
@@ -182,8 +182,8 @@ def test_an_empty_cluster_renders() -> None:
 
 
 def test_an_answer_without_responses_is_still_json() -> None:
-    assert json.dumps(generate_command.summary([]))
-    assert generate_command.summary([inference_pb2.GenerateResponse(token_ids=[4], text="x")])["token_ids"] == [4]
+    assert json.dumps(answer_json.summary([]))
+    assert answer_json.summary([inference_pb2.GenerateResponse(token_ids=[4], text="x")])["token_ids"] == [4]
 
 
 def test_defaults_of_the_target(monkeypatch: pytest.MonkeyPatch) -> None:

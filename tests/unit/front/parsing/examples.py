@@ -224,7 +224,8 @@ OTHERS = {
     "pythonic: markers and nested values": Example(
         "none",
         "llama4_pythonic",
-        "<|python_start|>[get_weather(city=\"a, (b]\\\"\", options={'wind': True, 'x': [None, -1.5, (2,)]})]<|python_end|>",
+        "<|python_start|>[get_weather(city=\"a, (b]\\\"\", options={'wind': True, 'x': [None, -1.5, (2,)]})]"
+        "<|python_end|>",
         Answer("", "", [("get_weather", '{"city": "a, (b]\\"", "options": {"wind": true, "x": [null, -1.5, [2]]}}')]),
     ),
     "pythonic: text": Example("none", "llama4_pythonic", "[1, 2] is a list", Answer("[1, 2] is a list")),
@@ -266,6 +267,13 @@ HARMONY = {
         "openai_gptoss", "none", "<|channel|>analysis<|message|>Ea", Answer("", "Ea"), ASSISTANT
     ),
     "harmony: text only": Example("openai_gptoss", "openai", "Hello, you.", Answer("Hello, you."), ASSISTANT),
+    "harmony: a marker in an argument": Example(
+        "openai_gptoss",
+        "openai",
+        '<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{"a": "<|end|>"}\n<|call|>',
+        Answer("", "", [("clock", '{"a": "<|end|>"}')]),
+        ASSISTANT,
+    ),
     "harmony: arguments that are none": Example(
         "openai_gptoss",
         "openai",

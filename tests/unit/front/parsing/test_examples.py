@@ -1,14 +1,10 @@
 """Every form's examples, whole and cut at every character."""
 
-import re
-
 import pytest
 
-
-from tests.unit.front.parsing.answers import CHAT, WEATHER, Answer, answer_of, chat_with, cut, pieces_of, raw_of
-from tests.unit.front.parsing.examples import EXAMPLES, HERMES_OSLO, HERMES_PARIS, Example
-from router_service.front.parsing.answer_parsers import parsers_of
 from router_service.protocol import inference_pb2 as pb
+from tests.unit.front.parsing.answers import CHAT, WEATHER, Answer, answer_of, chat_with, cut, pieces_of, raw_of
+from tests.unit.front.parsing.examples import EXAMPLES, Example
 
 EACH = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES.keys())
 

@@ -1,7 +1,10 @@
 """Bound answers: the grammars compile, take what models write, refuse the rest, and what they take is parsed."""
 
+import json
+import random
 from dataclasses import dataclass
 
+import jsonschema
 import pytest
 
 from router_service.front.parsing.answer_parsers import AnswerParsers, parsers_of
@@ -12,7 +15,7 @@ from router_service.protocol.messages import Structured
 from router_service.text.json_tokenizer import JsonTokenizer
 from tests.unit.front.parsing.answers import CLOCK, WEATHER, answer_of, chat_with
 from tests.unit.front.parsing.examples import ASSISTANT, EXAMPLES
-from tests.unit.front.parsing.grammar_world import accepts, tokenizer_with
+from tests.unit.front.parsing.grammar_world import accepts, tokenizer_with, walk
 
 REQUIRED = chat_with(WEATHER, CLOCK, tool_choice=pb.ToolChoice(mode=pb.ToolChoice.REQUIRED))
 ONE = chat_with(WEATHER, CLOCK, tool_choice=REQUIRED.tool_choice, parallel_tool_calls=False)
@@ -21,7 +24,8 @@ PARIS = '{"city": "Paris"}'
 # A call of each form, %s being the arguments.
 SINGLE = {
     "hermes": '<tool_call>\n{"name": "get_weather", "arguments": %s}\n</tool_call>',
-    "qwen3_coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
+    "qwen3_coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n"
+    "</tool_call>",
     "llama3_json": '{"name": "get_weather", "parameters": %s}',
     "llama4_pythonic": '[get_weather(city="Paris")]',
     "mistral": "[TOOL_CALLS]get_weather[ARGS]%s",
@@ -126,7 +130,8 @@ def test_xml_arguments() -> None:
         "$defs": {"deep": {"type": "integer"}},
     }
     chat = chat_with({"name": "f", "parameters": parameters}, tool_choice=REQUIRED.tool_choice)
-    text = "<tool_call>\n<function=f>\n<parameter=kind>\nb\n</parameter>\n<parameter=deep>\n5\n</parameter>\n</function>\n</tool_call>"
+    text = "<tool_call>\n<function=f>\n<parameter=kind>\nb\n</parameter>\n<parameter=deep>\n5\n</parameter>\n"
+    text += "</function>\n</tool_call>"
     assert form.accepts(chat, text)
     assert answer_of(form.parsers, [text], chat).calls == [("f", '{"kind": "b", "deep": 5}')]
     assert not form.accepts(chat, text.replace("\nb\n", "\nc\n"))
@@ -186,6 +191,48 @@ def test_a_form_of_gpt_oss() -> None:
     assert accepts(form.tokenizer, bound, f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{final}")
     assert not accepts(form.tokenizer, bound, '{"a": 1}')
     assert form.parsers.bound(chat_with(), SCHEMA, ASSISTANT + "<|channel|>final<|message|>") is SCHEMA
+
+
+@pytest.mark.parametrize("name", TOOL_NAMES)
+def test_as_many_tools_as_a_request_may_have(name: str) -> None:
+    functions = [{**WEATHER, "name": f"weather_{number}"} for number in range(127)]
+    chat = chat_with(WEATHER, *functions, tool_choice=REQUIRED.tool_choice)
+    assert not form_of("none", name).accepts(chat, "Hello", ASSISTANT)
+
+
+# gpt-oss's markers are tokens always: as text, they would end its reasoning wherever it has them.
+@pytest.mark.parametrize(
+    ("name", "special"),
+    [(name, special) for name in TOOL_NAMES for special in (True, False) if special or name != "openai"],
+)
+def test_whatever_is_accepted_is_calls(name: str, special: bool) -> None:
+    """Draw tokens as a model without any sense would."""
+    reasoning = "openai_gptoss" if name == "openai" else "qwen3"
+    # A closing tag that is no token never comes by chance.
+    form, prompt = form_of(reasoning, name, special), ASSISTANT if name == "openai" else "" if special else "</think>"
+    weather, clock = json.loads(json.dumps([WEATHER, CLOCK]))
+    if name == "qwen3_coder":
+        # Nor does the tag behind a text.
+        weather["parameters"]["properties"]["city"]["enum"] = ["Paris", "Oslo"]
+    chat = chat_with(weather, clock, tool_choice=REQUIRED.tool_choice)
+    schemas = {function["name"]: function["parameters"] for function in (weather, clock)}
+    closing = {form.tokenizer.id_of(character) for character in '"}<\\n'}
+    for seed in range(20):
+        draw = random.Random(seed)
+
+        def choose(allowed: list[int], draw: random.Random = draw) -> int:
+            written = [id for id in allowed if form.tokenizer.bytes_of(id) < b"\x7f"]
+            ends = [id for id in written if id in closing]
+            return draw.choice(ends if ends and draw.random() < 0.3 else written or allowed)
+
+        bound = form.parsers.bound(chat, None, prompt)
+        assert bound is not None
+        text = walk(form.tokenizer, bound, choose)
+        answer = answer_of(form.parsers, [text], chat, prompt)
+        assert not answer.content.strip()
+        assert bool(answer.calls) == bool(text)
+        for called, arguments in answer.calls:
+            jsonschema.validate(json.loads(arguments), schemas[called])
 
 
 def test_nothing_to_bind() -> None:

@@ -122,6 +122,25 @@ def test_names_are_those_of_the_semantic_conventions() -> None:
     assert used <= known
 
 
+async def test_several_answers_have_one_span(traced: World, collector: Collector) -> None:
+    """Its children are of the first answer: the others wait for that one's prompt. They decode until the last token."""
+
+    def slow(submit: Submit) -> Iterator[StreamOutput]:
+        yield StreamOutput(submit.stream, [5], timings=Timings(0.01 + submit.sampling.seed, 0.02, 0.0))
+        yield StreamOutput(submit.stream, [5], finish="stop" if submit.sampling.seed else "length")
+
+    traced.routers[0].script, traced.routers[0].step_s = slow, 0.1
+    await generate(traced, n=3, sampling=pb.Sampling(max_tokens=2, seed=0))
+    root, children = await trace_of(traced, collector)
+    told = attributes(root.attributes)
+    assert told["gen_ai.request.choice.count"] == 3
+    assert told["gen_ai.response.finish_reasons"] == ["length", "stop", "stop"]
+    assert told["gen_ai.usage.output_tokens"] == 6
+    seconds = {name: (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9 for name, span in children.items()}
+    assert (seconds["queue"], seconds["prefill"]) == pytest.approx((0.01, 0.02), abs=1e-3)
+    assert seconds["decode"] > 0.1  # the others come a step later than the first, and have two of their own
+
+
 async def test_a_trace_goes_on_below_its_caller(traced: World, collector: Collector) -> None:
     await generate(traced, ("traceparent", f"00-{TRACE}-{CALLER}-01"))
     root, _ = await trace_of(traced, collector)

@@ -1,0 +1,1 @@
+"""Bodies of the OpenAI API and what they become: requests of the gRPC API."""
