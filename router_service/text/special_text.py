@@ -10,13 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from router_service.text.chats.conversation import Conversation
+from router_service.text.chats.conversation import ROLES, Conversation
 from router_service.text.chats.template_fields import ChatFieldError, strings_mapped
 
 # Noncharacters of Unicode, which no text needs and no tokenizer's normalizer changes.
 MARKS = tuple(chr(code) for code in range(0xFDD3, 0xFDDE))
 # Of a control, where it may be cut in two strings; and that controls have in common. Published ones are shorter.
-MAX_BEGINNING = 64
+MAX_PART = 64
+# What no caller writes, but we do.
+OURS = frozenset(
+    (*ROLES, "role", "content", "type", "text", "name", "tool_calls", "tool_call_id", "reasoning_content", "thinking")
+) | {"id", "function", "arguments", "description", "parameters"}
 MAX_SHARED = 16
 # The second bar is DeepSeek's, a full-width one.
 IN_BARS = re.compile("<[|\uff5c].+[|\uff5c]>", re.DOTALL)
@@ -37,10 +41,12 @@ class SpecialTexts:
     def __init__(self, controls: Mapping[str, int]) -> None:
         self._controls = dict(controls)
         self._found = re.compile(_pattern_of(controls) if controls else "(?!)")
-        beginnings = {text[:length] for text in controls for length in range(1, min(len(text), MAX_BEGINNING + 1))}
-        self._beginnings = frozenset(beginnings)
-        self._longest = max(map(len, beginnings), default=0)
+        # An ending of one character, such as >, is that of too many texts.
+        parts = [(text, length) for text in controls for length in range(1, min(len(text), MAX_PART + 1))]
+        self._beginnings = frozenset(text[:length] for text, length in parts)
+        self._endings = frozenset(text[-length:] for text, length in parts if length > 1)
         self._firsts = frozenset(text[0] for text in controls)
+        self._lasts = frozenset(text[-1] for text in controls)
 
     def marked(self, conversation: Conversation) -> tuple[Conversation, str]:
         """Break the controls' texts in all strings of a conversation; return it with the mark, "" if it has none.
@@ -50,7 +56,7 @@ class SpecialTexts:
         """
         fields = {name: getattr(conversation, name) for name in ("messages", "tools", "documents", "kwargs")}
         strings = list(_strings(list(fields.values())))
-        if not any(self._found.search(text) or self._is_open(text) for text in strings):
+        if not any(self._concerns(text) for text in strings):
             return conversation, ""
         mark = _unused(strings)
         changed = {name: strings_mapped(value, lambda text: self._broken(text, mark)) for name, value in fields.items()}
@@ -65,17 +71,26 @@ class SpecialTexts:
             end = match.end()
         return [*parts, unmarked(text[end:], mark)]
 
+    def _concerns(self, text: str) -> bool:
+        return text not in OURS and bool(self._found.search(text) or self._opens(text) or self._closes(text))
+
     def _broken(self, text: str, mark: str) -> str:
+        if text in OURS:
+            return text
         # Breaking one can leave another one that overlapped it.
         while self._found.search(text):
             text = self._found.sub(lambda match: match[0][0] + mark + match[0][1:], text)
-        return text + mark if self._is_open(text) else text
+        return (mark if self._closes(text) else "") + text + (mark if self._opens(text) else "")
 
-    def _is_open(self, text: str) -> bool:
+    def _opens(self, text: str) -> bool:
         """Whether `text` ends with the beginning of a control, which what is written behind it could complete."""
-        tail = text[-self._longest :] if self._longest else ""
-        starts = (at for at, character in enumerate(tail) if character in self._firsts)
-        return any(tail[at:] in self._beginnings for at in starts)
+        tail = text[-MAX_PART:]
+        return any(tail[at:] in self._beginnings for at, first in enumerate(tail) if first in self._firsts)
+
+    def _closes(self, text: str) -> bool:
+        """Whether `text` begins with the end of a control, which could complete what is written before it."""
+        head = text[:MAX_PART]
+        return any(head[: at + 1] in self._endings for at, last in enumerate(head) if last in self._lasts)
 
 
 def unmarked(text: str, mark: str) -> str:

@@ -60,8 +60,11 @@ def nasty() -> None:
 def speed(rounds: int) -> None:
     """Print tokens/s at batch 16 with masks / without."""
     pairs = speeds(rounds=10 * rounds)
-    plain, masked = (1e3 * median(side) for side in zip(*pairs, strict=True))
-    print(f"decode step of 16, bundled: {plain:.2f} ms without masks, {masked:.2f} with; ratio {ratio(pairs):.3f}")
+    rows = []
+    for clock in ("wall", "engine", "process"):
+        plain, masked = (1e3 * median(getattr(step, clock) for step in side) for side in zip(*pairs, strict=True))
+        rows.append([clock, f"{plain:.2f}", f"{masked:.2f}", f"{ratio(pairs, clock):.3f}"])
+    print(table(["decode step of 16, bundled, ms", "plain", "masked", "tokens/s with / without"], rows))
 
 
 def valid() -> None:

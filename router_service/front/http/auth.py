@@ -10,7 +10,7 @@ from router_service.front.api.scheduling import set_caller
 from router_service.front.auth.authenticator import Authenticator, needed_page_role
 from router_service.front.auth.paths import GENERATING
 from router_service.front.auth.refusals import RefusedError
-from router_service.front.auth.tokens import Caller
+from router_service.front.auth.tokens import Caller, Role
 from router_service.front.http.body import read_raw
 
 # Paths whose responses count among the streams of their caller.
@@ -45,12 +45,14 @@ def ask_for_token(authenticator: Authenticator, files: Container[str]) -> Middle
 
 @contextmanager
 def more_streams(authenticator: Authenticator, request: web.Request, count: int) -> Iterator[None]:
-    """Count `count` more streams of the request's caller, for one that asks for several answers at once.
+    """Count `count` more requests and streams of the request's caller, for one that is several requests at once.
 
     Raises:
         RefusedError: it may not have so many.
     """
     with ExitStack() as places:
+        for _ in range(count):
+            authenticator.authorize(request.headers, Role.INFERENCE, request.remote or "?", request.path)
         with _noted(authenticator, request):
             for _ in range(count):
                 places.enter_context(authenticator.stream(request[CALLER]))

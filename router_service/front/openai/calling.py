@@ -19,7 +19,7 @@ class Call:
     def __init__(self, http: web.Request, prefix: str, model: str, given: str = "") -> None:
         """`prefix` is what ids of this kind of reply begin with, such as `chatcmpl`; `given` is the body's id."""
         self.http = http
-        self.metadata: Mapping[str, str] = {name.lower(): value for name, value in http.headers.items()}
+        self.metadata: Mapping[str, str] = {name.lower(): _text(value) for name, value in http.headers.items()}
         self.request_id = self.metadata.get(REQUEST_ID_KEY) or new_request_id(given, {})
         http[REQUEST_ID] = self.request_id
         self.head = ReplyHead(f"{prefix}-{shown_request_id(self.request_id)}", int(time.time()), model)
@@ -39,5 +39,10 @@ def id_of(http: web.Request) -> str:
     """Return the id of a request that has failed, "" for one of a stranger: nothing of that is sent back."""
     known = http.get(REQUEST_ID, "")
     return known or (
-        new_request_id("", {REQUEST_ID_KEY: http.headers.get(REQUEST_ID_KEY, "")}) if CALLER in http else ""
+        new_request_id("", {REQUEST_ID_KEY: _text(http.headers.get(REQUEST_ID_KEY, ""))}) if CALLER in http else ""
     )
+
+
+def _text(value: str) -> str:
+    """A header's value without what is no text: its bytes may be no UTF-8."""
+    return value.encode(errors="replace").decode()

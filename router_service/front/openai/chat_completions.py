@@ -8,7 +8,7 @@ from router_service.front.openai.answers.chat_stream import ChatStream
 from router_service.front.openai.body import read_json
 from router_service.front.openai.calling import Call
 from router_service.front.openai.errors import named_as
-from router_service.front.openai.replies import json_reply
+from router_service.front.openai.replies import json_reply, made
 from router_service.front.openai.requests.chat import chat_names, chat_request
 from router_service.front.openai.requests.chat_body import ChatBody
 from router_service.front.openai.running import Runner, Wanted
@@ -37,7 +37,7 @@ class ChatCompletions:
         if not body.stream:
             reply = ChatReply(body, call.head, echoed_in(body))
             await self._runner.collect(call, wanted, reply.add)
-            return json_reply(reply.reply(), call)
+            return json_reply(await made(reply), call)
         check_streamed(body.prompt_logprobs)
         return await self._runner.stream(call, wanted, ChatStream(body, call.head, echoed_in(body)))
 

@@ -8,7 +8,7 @@ from router_service.front.openai.body import read_json
 from router_service.front.openai.calling import Call
 from router_service.front.openai.chat_completions import check_streamed
 from router_service.front.openai.errors import named_as
-from router_service.front.openai.replies import json_reply
+from router_service.front.openai.replies import json_reply, made
 from router_service.front.openai.requests.completion import completion_names, completion_requests
 from router_service.front.openai.requests.completion_body import CompletionBody
 from router_service.front.openai.running import Runner, Wanted
@@ -35,7 +35,7 @@ class Completions:
         if not body.stream:
             reply = CompletionReply(body, call.head)
             await self._runner.collect(call, wanted, reply.add)
-            return json_reply(reply.reply(), call)
+            return json_reply(await made(reply), call)
         check_streamed(body.prompt_logprobs)
         return await self._runner.stream(call, wanted, CompletionStream(body, call.head))
 

@@ -1,12 +1,14 @@
 """Runs requests by the path that gRPC's take, and writes what they answer: as events, or gathered."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
 
+from experts.host.log import fields, stack_of
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.auth.authenticator import Authenticator
@@ -16,6 +18,8 @@ from router_service.front.openai.calling import Call
 from router_service.front.openai.errors import internal, named_as
 from router_service.front.openai.events import OpenEvents, error_event
 from router_service.protocol import inference_pb2 as pb
+
+logger = logging.getLogger(__name__)
 
 SHUT_DOWN = "the server has shut down before the answer was complete; send the request again"
 
@@ -68,7 +72,7 @@ class Runner:
         except Exception as error:
             if not events.opened or events.lost:
                 raise
-            await events.write(fail(error if isinstance(error, RequestError) else internal(error)))
+            await events.write(fail(_stated(error)))
         return events.response
 
     async def collect(self, call: Call, wanted: Sequence[Wanted], take: Take) -> None:
@@ -151,6 +155,14 @@ class TakingWriter(CompleteWriter):
         """See `ResponseWriter`."""
         await super().write(response)
         self._take(self._prompt, response)
+
+
+def _stated(error: Exception) -> RequestError:
+    """What clients are told; a fault of ours is logged."""
+    if isinstance(error, RequestError):
+        return error
+    logger.error("a stream of the OpenAI API failed", extra=fields(stack=stack_of(error)))
+    return internal(error)
 
 
 def _first(failed: BaseExceptionGroup[Exception]) -> Exception:

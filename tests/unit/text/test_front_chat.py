@@ -37,6 +37,18 @@ TEMPLATES = {
         "{% for message in messages %}{% if message.role == 'assistant' %}{% generation %}"
         "{{ message.content }}{% endgeneration %}{% else %}{{ message.content }}{% endif %}{% endfor %}"
     ),
+    "what the environment has": (
+        "{{ dict.fromkeys(['a', 'b'], 1) | items | list }}{{ dict(b=1, **{'a': 2}) | dictsort }}"
+        "{{ '%s|%d' % ('x', 3) }}"
+        "{{ messages | map(attribute='role') | unique | join(', ') }}{{ [3, 1] | sort | first }}"
+        "{{ 'a,b'.partition(',') }}"
+        "{{ messages | selectattr('role', 'in', ['user']) | list | length }}{{ {'a': [1.0, none]} | tojson(indent=2) }}"
+        "{{ {'b': 1, 'a': '<é>'} | tojson(ensure_ascii=True, separators=(',', ':'), sort_keys=True) }}"
+        "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}"
+        "{{ m.role.title().removesuffix('r') }}{% endfor %}"
+        "{% set x %}a{% endset %}{{ x.startswith('a') and x is string and {} is mapping }}{{ 7 // 2 ** 1 }}"
+        "{{ ' a '.strip() ~ 'b'.ljust(3) ~ 'A-b'.replace('-', '_').lower() }}{{ messages[-1:][0].content[:2] }}"
+    ),
     "date": "{{ strftime_now('%Y-%m') }}{{ dict(a=1).items() | list }}{{ messages[-1].content.split(' ')[0] }}",
 }
 

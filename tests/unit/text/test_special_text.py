@@ -32,6 +32,8 @@ PIECES = [
     *sorted(TOKENIZER.controls),
     "<|im_",
     "start|>",
+    "|>",
+    "im_end|>",
     "<|",
     "<",
     "<\uff5cUser",
@@ -215,11 +217,26 @@ def test_two_texts_do_not_make_a_special_token_together() -> None:
     assert special.split(joined, mark) == ["x<|a|>"]
 
 
+@pytest.mark.parametrize(("before", "text", "after"), [("<", "|a|>", ""), ("<|a", "|>", ""), ("", "<|a", "|>")])
+def test_a_text_does_not_make_one_with_the_template(before: str, text: str, after: str) -> None:
+    special = SpecialTexts({"<|a|>": 1})
+    changed, mark = special.marked(Conversation([{"role": "user", "content": text}]))
+    assert special.split(before + changed.messages[0]["content"] + after, mark) == ["<|a|>"]
+
+
 def test_the_longest_of_many_is_found() -> None:
     texts = {f"<|{'x' * length}{end}": length for length in range(1, 40) for end in ("", "|>")}
     special = SpecialTexts(texts)
     whole = f"a<|{'x' * 30}|><|{'x' * 60}"
     assert special.split(whole, "") == ["a", 30, "", 39, "x" * 21]
+
+
+def test_names_of_fields_are_not_broken() -> None:
+    special = SpecialTexts({"tool": 1, "content": 2})
+    changed, _ = special.marked(Conversation([{"role": "tool", "content": "a tool"}]))
+    assert changed.messages[0].keys() == {"role", "content"}
+    assert changed.messages[0]["role"] == "tool"
+    assert changed.messages[0]["content"] != "a tool"
 
 
 def test_a_tokenizer_without_special_tokens() -> None:

@@ -39,6 +39,11 @@ class ChatReply:
         self._usage.add(prompt, response)
         self._answers[response.index].add(response)
 
+    @property
+    def entries(self) -> int:
+        """See `GatheredAnswer.entries`."""
+        return sum(answer.entries for answer in self._answers.values())
+
     def reply(self) -> bytes:
         """Return the whole reply."""
         answers = [self._answers[index] for index in sorted(self._answers)]

@@ -35,6 +35,11 @@ class CompletionReply:
         self._usage.add(prompt, response)
         self._answers[prompt, response.index].add(response)
 
+    @property
+    def entries(self) -> int:
+        """See `GatheredAnswer.entries`; each answer of a prompt repeats the prompt's."""
+        return (self._body.n or 1) * sum(answer.entries for answer in self._answers.values())
+
     def reply(self) -> bytes:
         """Return the whole reply."""
         made = Completion(

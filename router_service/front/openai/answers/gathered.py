@@ -49,6 +49,12 @@ class GatheredAnswer:
             self.finish, self.stop_reason = response.finish_reason, stop_reason(response)
 
     @property
+    def entries(self) -> int:
+        """How many entries of lists its reply has, of which each takes microseconds."""
+        scored = sum(1 + len(token.top) for token in (*self.logprobs, *self.prompt_logprobs))
+        return scored + sum(len(position.layers) for position in self.routing)
+
+    @property
     def text(self) -> str:
         """All of its text."""
         return "".join(self.texts)

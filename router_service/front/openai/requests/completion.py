@@ -10,6 +10,7 @@ from router_service.front.openai.requests.structured import structured_names
 from router_service.protocol import inference_pb2 as pb
 
 MAX_PROMPTS = 128
+MAX_ANSWERS = 1024
 # OpenAI's.
 DEFAULT_MAX_TOKENS = 16
 
@@ -26,8 +27,10 @@ def completion_requests(body: CompletionBody) -> list[pb.GenerateRequest]:
         raise invalid("best_of", f"is not supported, use n: must be {body.n or 1} or left out, got {body.best_of}")
     common = request_of(body)
     _set_sampling(common.sampling, body)
-    made = []
-    for prompt in prompts_of(body.prompt):
+    made, prompts = [], prompts_of(body.prompt)
+    if (answers := len(prompts) * (body.n or 1)) > MAX_ANSWERS and len(prompts) > 1:
+        raise invalid("prompt", f"with n at most {MAX_ANSWERS} answers in all, got {answers}: send several requests")
+    for prompt in prompts:
         made.append(pb.GenerateRequest())
         made[-1].CopyFrom(common)
         if isinstance(prompt, str):

@@ -12,8 +12,6 @@ from router_service.front.openai.requests.completion_body import CompletionBody
 from router_service.front.openai.requests.token_bodies import DetokenizeBody, TokenizeBody
 from router_service.front.openai.responses.body import ResponsesBody
 from router_service.front.openai.responses.objects import ResponseEvent, ResponseObject
-from router_service.front.openai.responses.body import ResponsesBody
-from router_service.front.openai.responses.objects import ResponseEvent, ResponseObject
 from router_service.front.openai.server_pages import HealthReply, VersionReply
 from router_service.front.openai.tokens import DetokenizeReply, TokenizeReply
 
@@ -58,15 +56,6 @@ OPERATIONS = (
         CompletionBody,
         Completion,
         event=Completion,
-        errors=(404, 503),
-    ),
-    Operation(
-        "/v1/responses",
-        "post",
-        "Answers a text or items; as server-sent events with `stream`.",
-        ResponsesBody,
-        ResponseObject,
-        event=ResponseEvent,
         errors=(404, 503),
     ),
     Operation(

@@ -52,7 +52,8 @@ async def test_tokens(world: World, tmp_path: Path) -> None:
 
 
 async def test_limits_of_a_token(world: World, tmp_path: Path) -> None:
-    token = await guarded(world, tmp_path, requests_per_minute=3, max_concurrent_streams=2, max_request_bytes=300)
+    world.clock = lambda: 0.0  # no minute passes
+    token = await guarded(world, tmp_path, requests_per_minute=7, max_concurrent_streams=2, max_request_bytes=300)
     async with Caller(world.server.http_port, token) as ann:
         status, error = await ann.refused("/v1/completions", prompt="x" * 400)
         assert (status, "300 are allowed" in error["message"]) == (413, True)
@@ -61,6 +62,8 @@ async def test_limits_of_a_token(world: World, tmp_path: Path) -> None:
         assert (status, "max_concurrent_streams" in error["message"]) == (429, True)
         assert world.server.authenticator.open_streams("ann") == 0
         assert (await ann.post("/v1/completions", prompt=["a", "b"], max_tokens=1))["choices"]
+        # Each prompt counts as a request: of seven one is left.
+        assert (await ann.post("/v1/completions", **BODY))["choices"]
         async with ann.session.post("/v1/completions", json=BODY) as response:
             assert (response.status, int(response.headers["Retry-After"]) >= 1) == (429, True)
 

@@ -1,11 +1,17 @@
 """/v1/completions: prompts of all kinds, echo, log-probabilities."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
+from router_service.front.openai.answers.chunks import ReplyHead
+from router_service.front.openai.answers.completion_reply import CompletionReply
+from router_service.front.openai.replies import made
+from router_service.front.openai.requests.completion_body import CompletionBody
+from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Logprob, StreamOutput, Submit, TokenLogprobs
 from tests.unit.front.front_fakes import echo
 from tests.unit.front.front_world import World
@@ -110,6 +116,30 @@ async def test_echo_comes_first_in_each_stream(world: World) -> None:
             assert streamed == reply["choices"][index]["logprobs"][column]
 
 
+class Large:
+    """A reply of `entries` entries that says which thread makes it."""
+
+    def __init__(self, entries: int) -> None:
+        self.entries = entries
+
+    def reply(self) -> bytes:
+        return threading.current_thread().name.encode()
+
+
+async def test_a_large_reply_is_made_beside_the_event_loop() -> None:
+    here = threading.current_thread().name.encode()
+    assert await made(Large(10)) == here
+    assert await made(Large(1_000_000)) != here
+
+
+async def test_replies_count_their_entries() -> None:
+    body = CompletionBody(prompt="a", logprobs=2, n=2)
+    reply = CompletionReply(body, ReplyHead("cmpl-a", 1, "tiny"))
+    token = pb.TokenLogprob(token_id=1, top=[pb.TokenLogprob(token_id=1), pb.TokenLogprob(token_id=2)])
+    reply.add(0, pb.GenerateResponse(token_ids=[1], logprobs=[token] * 5, prompt_logprobs=[token] * 4))
+    assert reply.entries == 2 * 9 * 3
+
+
 async def test_sixteen_tokens_unless_told_otherwise(caller: Caller) -> None:
     assert (await caller.complete("hello", ignore_eos=True))["usage"]["completion_tokens"] == 16
 
@@ -124,6 +154,7 @@ async def test_sixteen_tokens_unless_told_otherwise(caller: Caller) -> None:
         ({"prompt": [[1], [2, 9999999]]}, "prompt[1][1]", "is not in the vocabulary"),
         ({"prompt": [-1]}, "prompt[0]", "got -1"),
         ({"prompt": ["a"] * 129}, "prompt", "at most 128"),
+        ({"prompt": ["a"] * 9, "n": 128}, "prompt", "at most 1024 answers"),
         ({"prompt": [1, "a"]}, "prompt[0]", "same kind"),
         ({"max_tokens": 0}, "max_tokens", "must be 1 to"),
         ({"logprobs": 21}, "logprobs", "must be 0 to 20"),

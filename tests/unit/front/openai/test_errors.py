@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from router_service.front.errors import unavailable
+from router_service.front.openai.answers.chat_stream import ChatStream
 from router_service.front.openai.body import UnknownFields
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceStub
@@ -187,6 +188,18 @@ async def test_a_fault_of_ours_is_logged(caller: Caller, world: World, caplog: p
     status, error = await caller.refused(CHAT, messages=HELLO)
     assert (status, error["code"]) == (500, "internal")
     assert "a bug" in caplog.text
+
+
+async def test_a_fault_of_ours_amid_a_stream(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: ChatStream) -> bytes:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(ChatStream, "end", broken)
+    *_, last = await caller.stream(CHAT, messages=HELLO, max_tokens=2)
+    assert error_in(last)["code"] == "internal"
+    assert "a stream of the OpenAI API failed" in caplog.text
 
 
 async def test_a_drain_ends_streams_with_an_error(world: World) -> None:

@@ -1,5 +1,6 @@
 """One path behind two faces: request ids, log lines, spans and metrics are those of gRPC."""
 
+import asyncio
 import io
 import json
 
@@ -34,6 +35,20 @@ async def test_the_id_goes_in_and_out(caller: Caller, written: io.StringIO) -> N
 async def test_an_id_with_any_characters(caller: Caller) -> None:
     reply = await caller.post(CHAT, **BODY, request_id="mi\u00f1e\n1")
     assert reply["id"] == "chatcmpl-mi\u00f1e\n1"
+
+
+async def test_an_id_that_is_no_text(caller: Caller) -> None:
+    port = int(caller.url.rpartition(":")[2])
+    for path, body in ((CHAT, BODY), (CHAT, {}), ("/v1/completions", {"prompt": ["a", "b"], "max_tokens": 1})):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        raw = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(head.encode() + b"X-Request-Id: mi\xffe\r\nContent-Length: %d\r\n\r\n" % len(raw) + raw)
+        answer = await reader.read()
+        assert b"\r\nX-Request-Id: mi?e\r\n" in answer
+        assert answer.startswith(b"HTTP/1.1 200" if body else b"HTTP/1.1 400")
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_refused_request_has_its_id(world: World) -> None:

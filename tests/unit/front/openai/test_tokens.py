@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from router_service.front.openai.errors import ModelNotFoundError
+from router_service.front.openai.served_model import ServedModel
 from tests.unit.front.front_fakes import TEMPLATE, byte_level_tokenizer
 from tests.unit.front.front_world import World
 from tests.unit.front.openai.caller import Caller, call
@@ -82,3 +84,12 @@ async def test_health_and_version(world: World) -> None:
         async with caller.session.head("/health") as response:
             assert response.status == 200
         assert await caller.get("/version") == {"version": version("expertmesh")}
+
+
+def test_a_models_name_may_leave_out_its_organization() -> None:
+    model = ServedModel("org/model")
+    for name in ("org/model", "model", "", None):
+        model.check(name)
+    for name in ("org", "other/model", "MODEL"):
+        with pytest.raises(ModelNotFoundError, match="send 'org/model'"):
+            model.check(name)
