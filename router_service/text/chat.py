@@ -12,8 +12,8 @@ from experts.checkpoint.json_checks import is_valid_unicode
 from experts.checkpoint.json_reader import JsonReader, open_json
 from experts.host.user_path import user_path
 from router_service.protocol import inference_pb2 as pb
-from router_service.text.checkpoint_files import read_text
 from router_service.text.chats.conversation import ROLES, Conversation, Traits, conversation_of, has_tools
+from router_service.text.checkpoint_files import read_text
 from router_service.text.templates.pool import TemplatePool
 from router_service.text.templates.process import TemplateError
 

@@ -7,8 +7,8 @@ from router_service.front.errors import exhausted, invalid
 from router_service.protocol.inference_pb2 import Chat
 from router_service.text.chat import ChatError, ChatTemplate
 from router_service.text.chats.conversation import check_count
-from router_service.text.special_text import SpecialTexts, unmarked
 from router_service.text.chats.template_fields import ChatFieldError
+from router_service.text.special_text import SpecialTexts, unmarked
 from router_service.text.text_model import TextModel
 
 # A render takes some milliseconds, at most about ten seconds.
