@@ -9,8 +9,8 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import read_bytes
-from router_service.text.around import NOTHING, Around, missing_around, read_around
-from router_service.text.library_calls import ids_of, text_of
+from router_service.text.encoding.around import NOTHING, Around, missing_around, read_around
+from router_service.text.encoding.library_calls import ids_of, text_of
 from router_service.text.plain_encoder import PlainEncoder
 from router_service.text.special_text import controls_of
 from router_service.text.tokenizer import Tokenizer

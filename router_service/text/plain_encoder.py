@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import AddedToken, Tokenizer
 
-from router_service.text.hidden_pieces import model_without
-from router_service.text.library_calls import ids_of
+from router_service.text.encoding.hidden_pieces import model_without
+from router_service.text.encoding.library_calls import ids_of
 
 # What of an added token decides how the text beside it is encoded.
 _Kind = tuple[bool, bool, bool]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from router_service.front.api.chat_prompt import Rendered
 from router_service.front.errors import invalid
 from router_service.protocol.inference_pb2 import GenerateRequest, TokenizeRequest
-from router_service.text.long_texts import has_more_tokens
+from router_service.text.encoding.long_texts import has_more_tokens
 from router_service.text.text_model import TextModel
 from router_service.text.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_reader import JsonReader, open_json
-from router_service.text.around import Around, AroundIds, read_around
+from router_service.text.encoding.around import Around, AroundIds, read_around
 from router_service.text.sentence_piece.added_tokens import AddedToken, read_added
 from router_service.text.sentence_piece.model_file import SPACE, PieceModel, read_model
 from router_service.text.sentence_piece.splitter import Splitter

@@ -7,13 +7,13 @@ import numpy as np
 import tiktoken
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.text.around import Around, AroundIds, read_around
+from router_service.text.encoding.around import Around, AroundIds, read_around
+from router_service.text.encoding.utf8 import text_of_bytes
 from router_service.text.special_text import controls_of
 from router_service.text.tekken.file import TekkenFile, read_tekken
 from router_service.text.tiktoken.format import TiktokenFormat
 from router_service.text.tiktoken.pieces import Cutter
 from router_service.text.tokenizer import Tokenizer
-from router_service.text.utf8 import text_of_bytes
 
 # Before raw prompts, as the publisher's own software encodes them.
 BOS = "<s>"

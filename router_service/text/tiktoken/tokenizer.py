@@ -6,13 +6,13 @@ from pathlib import Path
 
 import tiktoken
 
+from router_service.text.encoding.utf8 import text_of_bytes
 from router_service.text.special_text import controls_of
 from router_service.text.tiktoken.format import TiktokenFormat, format_of
 from router_service.text.tiktoken.pieces import Cutter
 from router_service.text.tiktoken.ranks import read_ranks
 from router_service.text.tiktoken.reserved import ReservedToken, read_reserved
 from router_service.text.tokenizer import Tokenizer
-from router_service.text.utf8 import text_of_bytes
 
 
 class TiktokenTokenizer(Tokenizer):

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router_service.text.encoding.long_texts import has_more_tokens
+from router_service.text.encoding.utf8 import PIECE_TOKENS, text_of_bytes
 from router_service.text.json_tokenizer import JsonTokenizer
-from router_service.text.long_texts import has_more_tokens
-from router_service.text.utf8 import PIECE_TOKENS, text_of_bytes
 from tests.unit.front.front_fakes import byte_fallback_tokenizer, byte_level_tokenizer
 from tests.unit.text.tiktoken_fakes import kimi_tokenizer
 

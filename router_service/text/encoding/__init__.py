@@ -1,0 +1,1 @@
+"""What tokenizers of several files share: what is around a prompt, long texts, bytes."""
