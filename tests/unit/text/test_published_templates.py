@@ -25,7 +25,10 @@ def published() -> Iterator[Path]:
             yield from sorted(Path(place, folder).glob("*.jinja"))
 
 
-@pytest.mark.parametrize("path", [*published()], ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+NONE = pytest.param(Path(), marks=pytest.mark.skip(reason="no package here has templates"))
+
+
+@pytest.mark.parametrize("path", [*published()] or [NONE], ids=lambda path: f"{path.parent}-{path.stem}"[-40:])
 def test_texts_are_those_of_transformers(path: Path) -> None:
     source = path.read_text()
     oracle = PreTrainedTokenizerFast(tokenizer_object=family_tokenizer(), **NAMED)
