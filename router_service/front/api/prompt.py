@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from router_service.front.api.chat_prompt import render_chat
 from router_service.front.api.sampling import checked_ids, named_token
@@ -120,7 +120,7 @@ def check_characters(field: str, characters: int, tokenizer: Tokenizer, limits: 
         raise invalid(field, problem)
 
 
-async def encode_request(request: TokenizeRequest, text: TextModel, limits: LengthLimits) -> list[int]:
+async def encode_request(request: TokenizeRequest, text: TextModel, limits: LengthLimits | None = None) -> list[int]:
     """Return the token ids of a Tokenize request.
 
     Raises:
@@ -130,8 +130,9 @@ async def encode_request(request: TokenizeRequest, text: TextModel, limits: Leng
     kind = request.WhichOneof("input")
     if kind is None:
         raise invalid("input", "one of prompt, chat is required")
-    most = max(MAX_TOKENIZED, limits.context)
-    bound, longer = Bound(kind, most, limits.context), replace(limits, context=most + 1, prompt=most)
+    context = MAX_TOKENIZED if limits is None else limits.context
+    most = max(MAX_TOKENIZED, context)
+    bound, longer = Bound(kind, most, context), LengthLimits(context=most + 1, prompt=most, vocabulary=0)
     if kind == "prompt":
         check_characters(kind, len(request.prompt), text.tokenizer, longer)
         ids = await encode_prompt(request, text, bound)
