@@ -67,6 +67,7 @@ async def test_the_death_of_a_task_fails_the_health_check(tmp_path: Path, monkey
     monkeypatch.setattr(front_replica, "RegisteredProcess", lambda *_: process)
     monkeypatch.setattr(front_replica, "FrontServer", server)
     monkeypatch.setattr(front_replica, "load_text_model", lambda *_: SimpleNamespace(chat=None))
+    monkeypatch.setattr(front_replica, "model_parsers", lambda *_: None)
     monkeypatch.setattr(front_replica, "node_id", lambda: "n")
     data = {"model": {"checkpoint": str(tmp_path), "device": "cpu"}, "weights": {"resident": "dequantized"}}
     replica = Replica(data, b"secret", bytes(32))
