@@ -10,13 +10,14 @@ from math import inf
 
 import torch
 
+from experts.host.log import fields
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.ops import Ops
 from router_service.engine.conclusion import Conclusion, Share
 from router_service.engine.constraints import Constraints
 from router_service.engine.expiry import Expiry
-from router_service.engine.failures import DEADLINE_MARGIN_SECONDS, failed, refused
+from router_service.engine.failures import DEADLINE_MARGIN_SECONDS, broken, failed, refused
 from router_service.engine.faults.apart import apart
 from router_service.engine.faults.soundness import Soundness
 from router_service.engine.guard import Guard
@@ -214,7 +215,16 @@ class Engine:
                 self._conclusion.end(request, failed(request, found.code, found.message), events)
             else:
                 request.row.matcher = found
-                events += self._queue(request)
+                events += self._queue_alone(request)
+
+    def _queue_alone(self, request: Request) -> list[Event]:
+        """Queue a request that was accepted before; what is raised for it ends it alone."""
+        try:
+            return self._queue(request)
+        except Exception as error:
+            log.exception("a request could not be queued", extra=fields(request_id=request.request_id))
+            self.release(request.key)
+            return [broken(request, error)]
 
     def _compute(
         self, scheduled: list[ScheduledSequence], begun: int, events: list[Event], records: list[StepRecord]

@@ -13,11 +13,13 @@ MAX_BYTES = 256 << 10
 MAX_NESTING = 64
 # JSON may have white space between its tokens; without a bound a model can go on with it for ever.
 WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,32}"
-# About a second of one core at most to compile, and 50 ms for a mask.
+# What a mask takes, all requests of its step wait for: tens of milliseconds at most. About 1,000 optional properties
+# make a row of 4,000 items; a state takes 2 kB.
 LIMITS = LLParserLimits(
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
+    initial_lexer_fuel=200_000,
+    step_lexer_fuel=50_000,
+    step_max_items=20_000,
+    max_items_in_row=4_000,
     max_lexer_states=50_000,
     max_grammar_size=200_000,
     verbose_errors=False,
@@ -25,7 +27,7 @@ LIMITS = LLParserLimits(
 OPENING, CLOSING = "([{", ")]}"
 SHOWN_CHARACTERS = 500
 # What llguidance says where no text is left, and behind messages without its parser's state.
-NOTHING, CUT = "NoExtension", "<non-verbose/>"
+NOTHING, COMPLEX, CUT = "NoExtension", "Parser Error: ", "<non-verbose/>"
 
 
 class GrammarError(ValueError):
@@ -79,6 +81,8 @@ def reason(matcher: LLMatcher) -> str:
     text = " ".join(matcher.get_error().split())
     if text.startswith(NOTHING):
         return "no answer can satisfy it"
+    if text.startswith(COMPLEX):
+        return f"is too complex: {text.removeprefix(COMPLEX).removesuffix(CUT).strip()[:SHOWN_CHARACTERS]}"
     return text.removesuffix(CUT).strip()[:SHOWN_CHARACTERS]
 
 

@@ -45,11 +45,25 @@ class Matcher:
         """
         if tokens and not self.own.consume_tokens(list(tokens)):
             raise GrammarError(f"does not allow the tokens that the answer has already: {reason(self.own)}")
+        self._fill()
+        if self.error:
+            raise GrammarError(self.error)
+
+    def advance(self, token: int) -> None:
+        """Take in the next token; `MaskThread` does it for many answers at once."""
+        self.own.consume_token(token)
+        self._fill()
+
+    def first(self) -> int | None:
+        """Return the lowest id that may come next and is no end, None if there is none."""
+        text = self.allowed & ~(self._ends | self._behind)
+        found = np.flatnonzero(np.unpackbits(text, bitorder="little"))
+        return int(found[0]) if len(found) else None
+
+    def _fill(self) -> None:
         mask = np.zeros(self.mask_bytes, dtype=np.uint8)
         self.own.unsafe_compute_mask_ptr(mask.ctypes.data, self.mask_bytes)
         self.take(mask)
-        if self.error:
-            raise GrammarError(self.error)
 
     def take(self, mask: Mask) -> None:
         """Take a mask that was made of `own`, which may have failed meanwhile."""

@@ -3,6 +3,11 @@
 The concatenation of what is returned equals the tokenizer's decoding of all ids at once. A decoder looks at neighbours
 (the first token loses its leading space, bytes of one character join), so each push decodes a short window of the last
 tokens and returns what is new after the characters returned before.
+
+One case differs. A decoder with byte tokens takes a run of them as a whole: if it is not UTF-8, all of its bytes become
+U+FFFD. To stream the same, a run would be held until it ends, and it may be a whole answer in a script that the
+vocabulary lacks. So only a run of at most `RUN_TOKENS` is held. Of a longer one characters are returned as they become
+complete, and a bad byte behind them leaves them as they are. Runs of valid UTF-8 are equal at any length.
 """
 
 from collections.abc import Iterable
@@ -13,7 +18,7 @@ REPLACEMENT = "\ufffd"
 WINDOW_TOKENS = 24
 # A character has at most four bytes and a token at least one, so no character spans more than four tokens.
 KEPT_TOKENS = 4
-# A run of byte tokens is decoded as a whole (one bad byte replaces all of it), so it is held until it ends or is long.
+# Of byte tokens that are held, 8 characters of four bytes.
 RUN_TOKENS = 32
 
 

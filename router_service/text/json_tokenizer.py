@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.files import read_bytes
 from router_service.text.around import NOTHING, Around, missing_around, read_around
+from router_service.text.library_calls import ids_of, text_of
 from router_service.text.plain_encoder import PlainEncoder
 from router_service.text.special_text import controls_of
 from router_service.text.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ class JsonTokenizer(Tokenizer):
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; if `add_special_tokens`, with those that the post-processor adds."""
-        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = ids_of(self._tokenizer, text, add_special_tokens)
         return self._around.put(ids) if add_special_tokens else ids
 
     def encode_parts(self, parts: Sequence[str | int], add_special_tokens: bool = False) -> list[int]:
@@ -55,7 +56,7 @@ class JsonTokenizer(Tokenizer):
         """Return the text of `ids`; unknown ids are skipped."""
         if self._literal and not self._literal.keys().isdisjoint(ids):
             return "".join(self._decoded_apart(ids, skip_special_tokens))
-        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text_of(self._tokenizer, ids, skip_special_tokens)
 
     def _decoded_apart(self, ids: Sequence[int], skip_special_tokens: bool) -> Iterator[str]:
         """Yield the text before, of and behind each token that the decoder misreads. No character spans one of them."""
@@ -63,10 +64,10 @@ class JsonTokenizer(Tokenizer):
         for at, id in enumerate(ids):
             if id not in self._literal or (skip_special_tokens and id in self.special_ids):
                 continue
-            yield self._tokenizer.decode(ids[start:at], skip_special_tokens=skip_special_tokens)
+            yield text_of(self._tokenizer, ids[start:at], skip_special_tokens)
             yield self._literal[id]
             start = at + 1
-        yield self._tokenizer.decode(ids[start:], skip_special_tokens=skip_special_tokens)
+        yield text_of(self._tokenizer, ids[start:], skip_special_tokens)
 
     def is_visible(self, id: int) -> bool:
         """Return whether `id` can have text: neither a special token nor a padding row of the embedding."""

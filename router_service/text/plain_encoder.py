@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from tokenizers import AddedToken, Tokenizer
 
 from router_service.text.hidden_pieces import model_without
+from router_service.text.library_calls import ids_of
 
 # What of an added token decides how the text beside it is encoded.
 _Kind = tuple[bool, bool, bool]
@@ -41,7 +42,7 @@ class PlainEncoder:
         """Return the ids; if `add_special_tokens`, with those that the post-processor adds."""
         controls = iter([part for part in parts if isinstance(part, int)])
         whole = "".join(part if isinstance(part, str) else self._anchor_of[part] for part in parts)
-        found = self._plain.encode(whole, add_special_tokens=add_special_tokens).ids
+        found = ids_of(self._plain, whole, add_special_tokens)
         return [next(controls) if id in self._anchors else self._id_of.get(id, id) for id in found]
 
     def _add(self, content: str, kind: _Kind, single_word: bool = False) -> int:

@@ -7,8 +7,14 @@ from typing import Any
 Schema = dict[str, Any]
 NAMES = ("name", "id", "größe", "a b", 'quo"te', "tags", "x-y", "items", "n0", "日本")
 TEXTS = ("red", "green", "a\nb", 'say "hi"', "ü", "", "back\\slash", "<|im_end|>", "🙂")
-PATTERNS = (r"^[a-z]{1,6}$", r"^\d{3}-\d{4}$", r"^(foo|bar){1,3}$", r"^[A-Z][a-z]{0,5}( [A-Z]{2})?$", r"^#[0-9a-f]{6}$")
-FORMATS = ("date", "date-time", "ipv4", "uuid")
+PATTERNS = (
+    r"^[a-z]{1,6}$",
+    r"^\d{3}-\d{4}$",
+    r"^(foo|bar){1,3}$",
+    r"^[A-Z][a-z]{0,5}( [A-Z][a-z]{0,5})?$",
+    r"^#[0-9a-fA-F]{6}$",
+)
+FORMATS = ("date", "time", "date-time", "ipv4", "uuid")
 DEPTH = 3
 
 

@@ -8,11 +8,12 @@ from router_service.front.api.answering import Answering, failures_noted
 from router_service.front.api.calls import Context, GrpcResponseWriter, ResponseWriter, answering, metadata_of
 from router_service.front.api.model_card import ModelCard
 from router_service.front.api.preparation import Preparation
-from router_service.front.api.prompt import LONG_TEXT_CHARACTERS, encode_request
-from router_service.front.api.sampling import check_token_ids
+from router_service.front.api.prompt import encode_request
+from router_service.front.api.text_encoding import LONG_TEXT_CHARACTERS
+from router_service.front.api.token_texts import text_of_ids
 from router_service.front.config import FrontConfig
-from router_service.front.errors import invalid
-from router_service.front.parsing.parsed import WHOLE, AnswerParsers
+from router_service.front.parsing.model_parsers import WHOLE
+from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry
@@ -20,9 +21,6 @@ from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.inference_pb2_grpc import InferenceServicer
 from router_service.structured.checks import StructuredChecks
 from router_service.text.text_model import TextModel
-
-# Of one Detokenize: about a second of a thread.
-MAX_DETOKENIZED = 1 << 20
 
 
 class InferenceService(InferenceServicer):
@@ -86,7 +84,11 @@ class InferenceService(InferenceServicer):
         """Return the ids that Generate would use."""
         response = pb.TokenizeResponse()
         async with answering(context):
-            response.ids.extend(await self.encoded(request))
+            ids = await self.encoded(request)
+            if len(ids) > LONG_TEXT_CHARACTERS:
+                await asyncio.to_thread(response.ids.extend, ids)
+            else:
+                response.ids.extend(ids)
         return response
 
     async def encoded(self, request: pb.TokenizeRequest) -> list[int]:
@@ -95,7 +97,7 @@ class InferenceService(InferenceServicer):
         Raises:
             RequestError: INVALID_ARGUMENT.
         """
-        return await encode_request(request, self._text)
+        return await encode_request(request, self._text, self.limits())
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """Return the text of token ids."""
@@ -110,13 +112,7 @@ class InferenceService(InferenceServicer):
         Raises:
             RequestError: INVALID_ARGUMENT, an id is not the model's, or there are too many.
         """
-        if len(request.ids) > MAX_DETOKENIZED:
-            raise invalid("ids", f"at most {MAX_DETOKENIZED} ids, got {len(request.ids)}: send them in several calls")
-        check_token_ids("ids", request.ids, self._card.vocabulary, self._text.tokenizer)
-        skip = request.skip_special_tokens or not request.HasField("skip_special_tokens")
-        decode, ids = self._text.tokenizer.decode, list(request.ids)
-        # The library releases the GIL, so other streams continue meanwhile.
-        return await asyncio.to_thread(decode, ids, skip) if len(ids) > LONG_TEXT_CHARACTERS else decode(ids, skip)
+        return await text_of_ids(request, self._text.tokenizer, self._card.vocabulary)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ModelInfo:  # noqa: ARG002
         """Describe the model."""

@@ -1,12 +1,17 @@
 """Encodes the input of a request."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from router_service.front.api.chat_prompt import Rendered, render_chat
-from router_service.front.api.sampling import check_token_ids, named_token
+from router_service.front.api.chat_prompt import render_chat
+from router_service.front.api.sampling import checked_ids, named_token
+from router_service.front.api.text_encoding import (
+    LONG_TEXT_CHARACTERS,
+    Bound,
+    encode_prompt,
+    encode_rendered,
+)
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol.inference_pb2 import GenerateRequest, TokenizeRequest
@@ -14,12 +19,10 @@ from router_service.text.chats.conversation import MAX_MESSAGES, content_charact
 from router_service.text.text_model import TextModel
 from router_service.text.tokenizer import Tokenizer
 
-# Longer texts are encoded on a thread: the library releases the GIL, so other streams continue meanwhile.
-LONG_TEXT_CHARACTERS = 8192
+# Tokens of one Tokenize; more where the context has more. They take about a second of a thread.
+MAX_TOKENIZED = 1 << 18
 # A tokenizer may make a text shorter before it encodes it, but hardly by so much.
 SHORTENED = 4
-
-Input = TypeVar("Input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +45,44 @@ async def encode_input(request: GenerateRequest, text: TextModel, limits: Length
     """
     kind = request.WhichOneof("input")
     encoded = await _encoded(request, text, limits)
-    ids = _last(encoded.ids, request)
+    if kind == "tokens":
+        return encoded
+    ids = list(_last(encoded.ids, request))
     check_length(kind or "input", ids, limits)
-    if kind != "tokens":
-        _check_encoded(str(kind), ids, text.tokenizer, limits.vocabulary)
+    _check_encoded(str(kind), ids, text.tokenizer, limits.vocabulary)
     return EncodedInput(ids, encoded.text, truncated=len(ids) < len(encoded.ids))
 
 
 async def _encoded(request: GenerateRequest, text: TextModel, limits: LengthLimits) -> EncodedInput:
     kind = request.WhichOneof("input")
     if kind == "tokens":
-        if not request.HasField("truncate_prompt_tokens"):
-            check_length(kind, request.tokens.ids, limits)  # before millions of them become Python's
-        ids = list(request.tokens.ids)
-        check_token_ids("tokens.ids", ids, limits.vocabulary, text.tokenizer)
-        return EncodedInput(ids)
+        if len(request.tokens.ids) > LONG_TEXT_CHARACTERS:
+            return await asyncio.to_thread(_given, request, text.tokenizer, limits)
+        return _given(request, text.tokenizer, limits)
+    # What is kept of a longer prompt is its end, which only the whole shows.
+    truncated = request.HasField("truncate_prompt_tokens")
+    bound = None if truncated else Bound(str(kind), prompt_limit(limits), limits.context)
     if kind == "chat":
         # Before it takes a template's process; what else is in a chat, templates may leave out.
         characters = content_characters(request.chat.messages[:MAX_MESSAGES])
         check_characters("chat.messages", characters, text.tokenizer, limits)
         rendered = await render_chat(request.chat, text, request.allow_special_tokens)
         check_characters(kind, len(rendered.text), text.tokenizer, limits)
-        return EncodedInput(await encode_rendered(rendered, text), rendered.text)
+        return EncodedInput(await encode_rendered(rendered, text, bound), rendered.text)
     check_characters("prompt", len(request.prompt), text.tokenizer, limits)
-    return EncodedInput(await encode_prompt(request, text), request.prompt)
+    return EncodedInput(await encode_prompt(request, text, bound), request.prompt)
 
 
-def _last(ids: list[int], request: GenerateRequest) -> list[int]:
+def _given(request: GenerateRequest, tokenizer: Tokenizer, limits: LengthLimits) -> EncodedInput:
+    """Return a prompt of token ids. Their number is checked before millions of them become Python's."""
+    sent = request.tokens.ids
+    kept = _last(sent, request)
+    check_length("tokens", kept, limits)
+    ids = checked_ids("tokens.ids", kept, limits.vocabulary, tokenizer)
+    return EncodedInput(ids, truncated=len(ids) < len(sent))
+
+
+def _last(ids: Sequence[int], request: GenerateRequest) -> Sequence[int]:
     """Return what `truncate_prompt_tokens` leaves of a prompt.
 
     Raises:
@@ -106,49 +120,28 @@ def check_characters(field: str, characters: int, tokenizer: Tokenizer, limits: 
         raise invalid(field, problem)
 
 
-async def encode_rendered(rendered: Rendered, text: TextModel) -> list[int]:
-    """Return the token ids of a rendered conversation."""
-    if rendered.parts is None:
-        return await encode_text(rendered.text, text, add_special_tokens=False)
-    return await _off_loop(len(rendered.text), text.tokenizer.encode_parts, rendered.parts, False)
-
-
-async def encode_text(prompt: str, text: TextModel, add_special_tokens: bool = True, special: bool = True) -> list[int]:
-    """Return the token ids of `prompt`, [] if it is empty; `special`: special tokens' texts in it are those tokens."""
-    if not prompt:
-        return []
-    if special:
-        return await _off_loop(len(prompt), text.tokenizer.encode, prompt, add_special_tokens)
-    return await _off_loop(len(prompt), text.tokenizer.encode_parts, [prompt], add_special_tokens)
-
-
-async def _off_loop(
-    characters: int, encode: Callable[[Input, bool], list[int]], given: Input, add_special_tokens: bool
-) -> list[int]:
-    if characters > LONG_TEXT_CHARACTERS:
-        return await asyncio.to_thread(encode, given, add_special_tokens)
-    return encode(given, add_special_tokens)
-
-
-async def encode_request(request: TokenizeRequest, text: TextModel) -> list[int]:
+async def encode_request(request: TokenizeRequest, text: TextModel, limits: LengthLimits) -> list[int]:
     """Return the token ids of a Tokenize request.
 
     Raises:
-        RequestError: INVALID_ARGUMENT as for Generate, but an empty prompt is allowed.
+        RequestError: INVALID_ARGUMENT as for Generate, but an empty prompt is allowed, and one that is longer than the
+            context, up to `MAX_TOKENIZED` tokens.
     """
     kind = request.WhichOneof("input")
-    if kind == "chat":
-        return await encode_rendered(await render_chat(request.chat, text, request.allow_special_tokens), text)
     if kind is None:
         raise invalid("input", "one of prompt, chat is required")
-    return await encode_prompt(request, text)
-
-
-async def encode_prompt(request: GenerateRequest | TokenizeRequest, text: TextModel) -> list[int]:
-    """Return the token ids of a request's prompt; both of its fields about special tokens are true where not set."""
-    added = request.add_special_tokens or not request.HasField("add_special_tokens")
-    special = request.allow_special_tokens or not request.HasField("allow_special_tokens")
-    return await encode_text(request.prompt, text, added, special)
+    most = max(MAX_TOKENIZED, limits.context)
+    bound, longer = Bound(kind, most, limits.context), replace(limits, context=most + 1, prompt=most)
+    if kind == "prompt":
+        check_characters(kind, len(request.prompt), text.tokenizer, longer)
+        ids = await encode_prompt(request, text, bound)
+    else:
+        characters = content_characters(request.chat.messages[:MAX_MESSAGES])
+        check_characters("chat.messages", characters, text.tokenizer, longer)
+        ids = await encode_rendered(await render_chat(request.chat, text, request.allow_special_tokens), text, bound)
+    if len(ids) > most:
+        raise invalid(kind, f"has {len(ids)} tokens, at most {most} are allowed")
+    return ids
 
 
 def check_length(field: str, ids: Sequence[int], limits: LengthLimits) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router_service.front.errors import invalid
 from router_service.front.parsing.call_object import is_name
 from router_service.front.parsing.calls import Calls, random_id
 from router_service.front.parsing.choice import chosen
@@ -20,6 +21,9 @@ from router_service.protocol.messages import Structured
 from router_service.text.tokenizer import Tokenizer
 
 NOTHING = Markers()
+NO_TOOLS = (
+    "the model's chat template calls no tools, so none can be demanded: leave it out, or serve with --tool-parser"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class AnswerParsers:
         if self.tools == HARMONY_TOOLS or self.reasoning == HARMONY_REASONING:
             return self._harmony(chat, takes, prompt_text)
         tags = REASONING.get(self.reasoning)
-        start = tags.start(prompt_text, chat.continue_final_message) if tags else Start.BEHIND
+        start = tags.start(prompt_text, chat) if tags else Start.BEHIND
         if not takes and start is Start.BEHIND:
             return None
 
@@ -64,17 +68,19 @@ class AnswerParsers:
         """Return what an answer must be: calls where a tool must be called, else `structured` behind the reasoning.
 
         Where a call is free, also of tools that are `strict`, nothing binds it. `structured` comes back as it is where
-        nothing stands before it, or the model has no form of calls.
+        nothing stands before it.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT if a tool must be called and the model has no form of calls.
         """
         binding = Binding(self.reasoning, self.tools, self.special)
-        mode = chat.tool_choice.mode
-        if self.tools and mode in (pb.ToolChoice.REQUIRED, pb.ToolChoice.NAMED):
-            named = mode == pb.ToolChoice.NAMED
-            functions = [one for one in functions_of(chat) if not named or one["name"] == chat.tool_choice.name]
-            if functions:
-                several = not named and calls_several(chat)
-                return binding.calls(functions, several, prompt_text, chat.continue_final_message)
-        return binding.form(structured, prompt_text, chat.continue_final_message) if structured else None
+        choice, named = chat.tool_choice, chat.tool_choice.mode == pb.ToolChoice.NAMED
+        if named or choice.mode == pb.ToolChoice.REQUIRED:
+            if not self.tools:
+                raise invalid("chat.tool_choice", NO_TOOLS)
+            functions = [one for one in functions_of(chat) if not named or one["name"] == choice.name]
+            return binding.calls(functions, not named and calls_several(chat), prompt_text, chat)
+        return binding.form(structured, prompt_text, chat) if structured else None
 
     def _harmony(self, chat: pb.Chat, takes: bool, prompt_text: str) -> PieceParser | None:
         if not takes and not self.reasoning:

@@ -6,15 +6,15 @@ from router_service.front.parsing.forms import HARMONY_REASONING, HARMONY_TOOLS,
 from router_service.front.parsing.tools.harmony import CHANNEL
 from router_service.front.parsing.tools.marked import DEEPSEEK, KIMI
 
-# What a template's text has for each tool parser; the first that fits is it.
-TOOL_SIGNS: tuple[tuple[str, str], ...] = (
+# What a template's text has, all of it, for the tool parser that stands last; the first that fits is it.
+TOOL_SIGNS: tuple[tuple[str, ...], ...] = (
     (KIMI.opening, "kimi_k2"),
     (CHANNEL, HARMONY_TOOLS),
     (DEEPSEEK.opening, "deepseek_v31"),
     ("[TOOL_CALLS]", "mistral"),
     # GLM's names its arguments in tags, which no parser here reads.
     ("<arg_key>", ""),
-    ("<function=", "qwen3_coder"),
+    ("<tool_call>", "<function=", "qwen3_coder"),
     ("<tool_call>", "hermes"),
     ("<|python_start|>", "llama4_pythonic"),
     # What Llama's templates show the model of the form.
@@ -69,7 +69,7 @@ def tool_name(family: str, wanted: str, template: str) -> str:
         return _known("tool_parser", wanted, TOOL_NAMES)
     if "tools" not in template:
         return ""
-    name = next((name for sign, name in TOOL_SIGNS if sign in template), "")
+    name = next((name for *signs, name in TOOL_SIGNS if all(sign in template for sign in signs)), "")
     if name == "deepseek_v31" and JSON_FENCE in template:
         return "deepseek_v3"
     # Other families' templates have JSON of that kind too, in other forms of call.

@@ -5,6 +5,7 @@ from enum import Enum
 
 from router_service.front.parsing.literals import SPACE, Markers, until
 from router_service.front.parsing.tape import Kind, Reading, Tape
+from router_service.protocol import inference_pb2 as pb
 
 # Behind more whitespace an answer's tag is text, so that the whitespace is not read over and over.
 MAX_LEAD = 64
@@ -32,16 +33,25 @@ class Tags:
     implicit: bool = False
     ends: tuple[str, ...] = ()
 
-    def start(self, prompt: str, continues: bool) -> Start:
-        """Return where the answer to a rendered prompt starts; `continues`: it ends in the answer's beginning."""
+    def start(self, prompt: str, chat: pb.Chat) -> Start:
+        """Return where the answer to `chat`, rendered as `prompt`, starts."""
         end = prompt.rstrip(SPACE)
         if end.endswith(self.opening):
             return Start.WITHIN
         if end.endswith(self.closing):
             return Start.BEHIND
-        if continues:
+        if chat.continue_final_message:
             return Start.WITHIN if end.rfind(self.opening) > end.rfind(self.closing) else Start.BEHIND
-        return Start.BEFORE
+        if not self.implicit:
+            return Start.BEFORE
+        # Behind a tool's answer DeepSeek-V3.1's turn goes on, whose reasoning its template has closed before.
+        return Start.BEHIND if prompt.count(self.closing) > _said(chat, self.closing) else Start.BEFORE
+
+
+def _said(chat: pb.Chat, text: str) -> int:
+    """Return how often `text` is in what the chat's messages say, where it is nobody's marker."""
+    parts = (part.text for message in chat.messages for part in message.parts)
+    return sum(said.count(text) for said in (*(message.content for message in chat.messages), *parts))
 
 
 def read_reasoning(tape: Tape, tags: Tags, start: Start) -> Reading[None]:

@@ -4,8 +4,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from tokenizers import decoders
-
 from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_reader import JsonReader, open_json
 from router_service.text.around import Around, AroundIds, read_around
@@ -36,6 +34,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._id_of = {piece: id for id, piece in self._text_of.items()}
         self.special_ids = model.special.union(id for id, token in added.items() if token.special)
         self.byte_fallback = {id: byte for id, byte in model.byte_of.items() if id not in added}
+        self._shown = {id: text.replace(SPACE, " ") for id, text in self._text_of.items()}
         self.longest = max(map(len, map(self.bytes_of, self._text_of)), default=0)
         named = {id: AddedToken(self._text_of[id], special=True) for id in model.special} | dict(added)
         self._splitter = Splitter(named)
@@ -43,7 +42,6 @@ class SentencePieceTokenizer(Tokenizer):
         self.controls = controls_of({token.content: (id, token.special) for id, token in named.items()})
         first, last = (None if token is None else self.id_of(token) for token in (around.first, around.last))
         self._around = AroundIds(first, last)
-        self._decoder = _decoder(model.prefixed)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; if `add_special_tokens`, with what the checkpoint's configuration wants around."""
@@ -56,8 +54,16 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`; unknown ids are skipped."""
         hidden = self.special_ids if skip_special_tokens else frozenset[int]()
-        text_of = self._text_of
-        return self._decoder.decode([text_of[id] for id in ids if id in text_of and id not in hidden])
+        texts: list[str] = []
+        run: list[int] = []
+        for id in ids:
+            if id in self.byte_fallback:
+                run.append(self.byte_fallback[id])
+            elif id in self._shown and id not in hidden:
+                texts += [_text_of_run(run), self._shown[id]]
+                run = []
+        text = "".join([*texts, _text_of_run(run)])
+        return text.removeprefix(" ") if self._model.prefixed else text
 
     def is_visible(self, id: int) -> bool:
         """Return whether `id` is a token that has text."""
@@ -71,7 +77,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Return the bytes of a token, b"" for an unknown id."""
         if id in self.byte_fallback:
             return bytes([self.byte_fallback[id]])
-        return self._text_of.get(id, "").replace(SPACE, " ").encode()
+        return self._shown.get(id, "").encode()
 
     def _encoded(self, parts: Sequence[str | int], recognized: Collection[str], add_special_tokens: bool) -> list[int]:
         split: list[str | int] = []
@@ -93,9 +99,12 @@ class SentencePieceTokenizer(Tokenizer):
         return list(self._model.inner.encode(BEFORE + text)[len(before) :])
 
 
-def _decoder(prefixed: bool) -> decoders.Decoder:
-    steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefixed else steps)
+def _text_of_run(run: list[int]) -> str:
+    """Return the text of byte tokens that stand together: as in transformers, one bad byte makes all of them U+FFFD."""
+    try:
+        return bytes(run).decode()
+    except UnicodeDecodeError:
+        return "\ufffd" * len(run)
 
 
 def load_sentencepiece_tokenizer(path: Path) -> SentencePieceTokenizer:

@@ -13,6 +13,7 @@ from router_service.text.tekken.file import TekkenFile, read_tekken
 from router_service.text.tiktoken.format import TiktokenFormat
 from router_service.text.tiktoken.pieces import Cutter
 from router_service.text.tokenizer import Tokenizer
+from router_service.text.utf8 import text_of_bytes
 
 # Before raw prompts, as the publisher's own software encodes them.
 BOS = "<s>"
@@ -55,7 +56,7 @@ class TekkenTokenizer(Tokenizer):
         """Return the text of `ids`; their bytes are joined first, as a character's may come from several tokens."""
         least = len(self._special) if skip_special_tokens else 0
         table, size = self._bytes, len(self._bytes)
-        return b"".join([table[id] for id in ids if least <= id < size]).decode("utf-8", errors="replace")
+        return text_of_bytes([table[id] for id in ids if least <= id < size])
 
     def is_visible(self, id: int) -> bool:
         """Return whether `id` is a token that has text."""

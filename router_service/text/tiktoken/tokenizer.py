@@ -12,6 +12,7 @@ from router_service.text.tiktoken.pieces import Cutter
 from router_service.text.tiktoken.ranks import read_ranks
 from router_service.text.tiktoken.reserved import ReservedToken, read_reserved
 from router_service.text.tokenizer import Tokenizer
+from router_service.text.utf8 import text_of_bytes
 
 
 class TiktokenTokenizer(Tokenizer):
@@ -57,7 +58,7 @@ class TiktokenTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`; their bytes are joined first, as a character's may come from several tokens."""
         hidden = self.special_ids if skip_special_tokens else frozenset[int]()
-        return b"".join(self.bytes_of(id) for id in ids if id not in hidden).decode("utf-8", errors="replace")
+        return text_of_bytes([self.bytes_of(id) for id in ids if id not in hidden])
 
     def is_visible(self, id: int) -> bool:
         """Return whether `id` is a token that has text."""

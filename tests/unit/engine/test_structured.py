@@ -10,6 +10,7 @@ import pytest
 
 import router_service.engine.builder
 from experts.checkpoint.errors import CheckpointError
+from router_service.engine.scheduling.sequence import Sequence
 from router_service.protocol.messages import Structured
 from tests.support.mesh import WAIT_S, until
 from tests.support.structured import ENDS, Answers, bundled_mesh, bundled_tokenizer, schema
@@ -136,6 +137,23 @@ def test_a_form_that_cannot_go_on_fails_alone(answers: Answers) -> None:
     assert failure is not None
     assert (failure.code, "too complex" in failure.message) == ("INVALID_ARGUMENT", True)
     assert events[other][-1].finish == "stop"
+
+
+def test_one_that_cannot_be_queued_fails_alone(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = answers.mesh.engine.scheduler
+    submit = scheduler.submit
+
+    def picky(sequence: Sequence) -> None:
+        if sequence.priority:
+            raise LookupError("out of luck")
+        submit(sequence)
+
+    monkeypatch.setattr(scheduler, "submit", picky)
+    good = answers.submit(ANSWER)
+    bad = answers.mesh.submit(answers.prompt, answers.request(good).params, priority=1)
+    events = answers.mesh.drain()
+    assert [event.failure.code for event in events[bad] if event.failure] == ["INTERNAL"]
+    assert answers.text(events[good]) in ("yes", "no")
 
 
 def test_a_router_without_a_tokenizer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

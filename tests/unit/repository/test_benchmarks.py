@@ -36,6 +36,10 @@ from tests.benchmarks.harness.streams import Stream, decode_rate
 from tests.benchmarks.harness.worker import Worker
 from tests.benchmarks.native.floors import sizes_of
 from tests.benchmarks.soak import Minute, faults
+from tests.benchmarks.structured.answers import Validity, speeds, validity
+from tests.benchmarks.structured.cases import USUAL
+from tests.benchmarks.structured.libraries import measure as measure_library
+from tests.benchmarks.structured.vocabularies import vocabularies
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -217,3 +221,14 @@ def test_two_batches_over_a_delayed_link(tmp_path: Path) -> None:
     assert result.wait_ms >= 2 * 8
     assert min(result.off, result.on, *result.medians) > 0
     assert "tokens/s" in bench_overlap.text_of(result)
+
+
+def test_structured_answers() -> None:
+    name, tokens = next(iter(vocabularies()))
+    assert tokens is not None
+    assert name.startswith("bundled")
+    found = measure_library("llguidance", tokens, *USUAL["a call of one of 30 tools"], rounds=1)
+    assert min(found.values()) > 0
+    assert len(speeds(rounds=1)) == 1
+    drawn = validity(3, 2)
+    assert drawn == Validity(valid=5, tokens=drawn.tokens)

@@ -9,6 +9,7 @@ from router_service.front.parsing.grammars.calls import CALLS, Function, schema_
 from router_service.front.parsing.grammars.lark import Lark, any_of, regex
 from router_service.front.parsing.reasoning import Start
 from router_service.front.parsing.tools.harmony import CHANNEL, CONSTRAIN, END, MESSAGE, START, started
+from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Structured
 
 # What models write between their reasoning and what follows; where that must match exactly, they may not.
@@ -23,7 +24,7 @@ class Binding:
     tools: str
     special: Mapping[str, int]
 
-    def calls(self, functions: Sequence[Function], several: bool, prompt: str, continues: bool) -> Structured:
+    def calls(self, functions: Sequence[Function], several: bool, prompt: str, chat: pb.Chat) -> Structured:
         """Return a form of one call of these functions, or of more if there may be `several`."""
         lark = Lark(self.special)
         if self.tools == HARMONY_TOOLS:
@@ -31,23 +32,23 @@ class Binding:
             calls = any_of([_harmony_call(lark, function) for function in functions])
         else:
             calls = f"{GAP} {CALLS[self.tools](lark, list(functions), several)}"
-        return Structured("grammar", lark.text(f"{self._before(lark, prompt, continues)} {calls}"))
+        return Structured("grammar", lark.text(f"{self._before(lark, prompt, chat)} {calls}"))
 
-    def form(self, structured: Structured, prompt: str, continues: bool) -> Structured:
+    def form(self, structured: Structured, prompt: str, chat: pb.Chat) -> Structured:
         """Return `structured` with the reasoning that may stand before it; itself if none may."""
         lark = Lark(self.special)
-        before = self._before(lark, prompt, continues)
+        before = self._before(lark, prompt, chat)
         if self.reasoning == HARMONY_REASONING and MESSAGE not in started(prompt):
             before += " " + lark.literal(f"{CHANNEL}final{MESSAGE}")
         form = _form(lark, structured) if before.strip() else ""
         return Structured("grammar", lark.text(f"{before} {form}")) if form else structured
 
-    def _before(self, lark: Lark, prompt: str, continues: bool) -> str:
+    def _before(self, lark: Lark, prompt: str, chat: pb.Chat) -> str:
         """Return what may or must stand before: "" where no reasoning does."""
         if self.reasoning == HARMONY_REASONING or self.tools == HARMONY_TOOLS:
             return _harmony_before(lark, prompt)
         tags = REASONING.get(self.reasoning)
-        start = tags.start(prompt, continues) if tags else Start.BEHIND
+        start = tags.start(prompt, chat) if tags else Start.BEHIND
         if tags is None or start is Start.BEHIND:
             return ""
         thoughts = lark.up_to(tags.closing)

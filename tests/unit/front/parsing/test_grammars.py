@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jsonschema
 import pytest
 
+from router_service.front.errors import RequestError
 from router_service.front.parsing.answer_parsers import AnswerParsers, parsers_of
 from router_service.front.parsing.choice import TOOL_NAMES
 from router_service.front.parsing.forms import markers_of
@@ -239,9 +240,15 @@ def test_nothing_to_bind() -> None:
     parsers = parsers_of("", "none", "hermes")
     assert parsers.bound(chat_with(WEATHER), None, "") is None
     assert parsers.bound(chat_with(WEATHER), SCHEMA, "") is SCHEMA
-    assert parsers_of("", "qwen3", "none").bound(REQUIRED, SCHEMA, "</think>") is SCHEMA
+    assert parsers_of("", "qwen3", "none").bound(chat_with(), SCHEMA, "</think>") is SCHEMA
     broken = Structured("json_schema", "{")
-    assert parsers_of("", "qwen3", "none").bound(REQUIRED, broken, "<think>") is broken
+    assert parsers_of("", "qwen3", "none").bound(chat_with(), broken, "<think>") is broken
+
+
+def test_a_call_that_no_form_has() -> None:
+    for chat in (REQUIRED, NAMED):
+        with pytest.raises(RequestError, match=r"chat\.tool_choice: the model's chat template calls no tools"):
+            parsers_of("", "none", "none").bound(chat, None, "")
 
 
 def test_every_form_is_bound() -> None:

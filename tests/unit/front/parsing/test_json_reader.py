@@ -70,7 +70,7 @@ def is_json(text: str) -> bool:
     return not text[:1].isspace() and not text[-1:].isspace()
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(TEXTS, st.lists(st.integers(0, 60), max_size=8))
 def test_it_takes_what_the_standard_library_does(text: str, positions: list[int]) -> None:
     whole, taken, rest = read(parts(text, positions))

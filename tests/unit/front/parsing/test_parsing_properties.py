@@ -66,7 +66,7 @@ def parts(text: str, positions: list[int]) -> list[str]:
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(EACH, CHATS, TEXTS, st.lists(st.integers(0, 400), max_size=30), st.sampled_from(PROMPTS))
 def test_any_text(parsers: AnswerParsers, chat: Any, text: str, positions: list[int], prompt: str) -> None:
     cut = parts(text, positions)
@@ -89,7 +89,7 @@ def test_markers_are_all_that_is_given_to_nobody(parsers: AnswerParsers, chat: A
     assert not (HEADER if "open" in parsers.reasoning + parsers.tools else AROUND).sub("", ungiven)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(OBJECTS, st.booleans(), st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t: ")]))
 def test_arguments_come_as_they_were_written(value: Any, plain: bool, separators: tuple[str, str]) -> None:
     arguments = json.dumps(value, ensure_ascii=plain, separators=separators)

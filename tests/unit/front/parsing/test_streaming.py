@@ -112,6 +112,15 @@ def test_a_message_that_goes_on(prompt: str, text: str, expected: Answer) -> Non
         assert answer_of(parsers_of("", name, "none"), [text], chat, prompt) == expected
 
 
+def test_a_turn_that_goes_on_behind_a_tools_answer() -> None:
+    """DeepSeek-V3.1's prompt ends in that answer; what a user writes of tags does not count."""
+    parsers, asked = parsers_of("", "deepseek_r1", "none"), pb.Message(role="user", content="What is </think>?")
+    chat = pb.Chat(messages=[asked, pb.Message(role="tool", parts=[pb.ContentPart(text="A </think>")])])
+    prompt = "User: What is </think>? Assistant:</think>calls, tool: A </think>..."
+    assert answer_of(parsers, ["A tag."], chat, prompt) == Answer("A tag.")
+    assert answer_of(parsers, ["Hm"], chat, prompt.replace(":</think>calls", ":calls")) == Answer("", "Hm")
+
+
 def test_a_tag_behind_much_whitespace_is_text() -> None:
     parsers = parsers_of("", "qwen3", "none")
     for spaces, reasoning in ((64, "a"), (65, "")):

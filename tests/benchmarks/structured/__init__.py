@@ -1,0 +1,1 @@
+"""What structured output costs, and which library makes its masks."""
