@@ -29,7 +29,8 @@ from router_service.front.kserve.service import OpenInferenceService
 from router_service.front.openai.api import OpenAiApi
 from router_service.front.page.hub import HUB
 from router_service.front.page.server import LivePage
-from router_service.front.parsing.parsed import WHOLE, AnswerParsers
+from router_service.front.parsing.model_parsers import WHOLE
+from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.router_pool import LINK, POLLER, WATCHER, EndpointSource, RouterPool
 from router_service.front.telemetry.balance_series import BalanceSeries
 from router_service.front.telemetry.exposition import MergedCollector

@@ -12,7 +12,8 @@ from router_service.front.api.prompt import encode_request
 from router_service.front.api.text_encoding import LONG_TEXT_CHARACTERS
 from router_service.front.api.token_texts import text_of_ids
 from router_service.front.config import FrontConfig
-from router_service.front.parsing.parsed import WHOLE, AnswerParsers
+from router_service.front.parsing.model_parsers import WHOLE
+from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.front.routing.router_pool import RouterPool
 from router_service.front.telemetry.request_telemetry import RequestTelemetry

@@ -4,6 +4,9 @@ from router_service.front.config import FrontConfig
 from router_service.front.parsing.answer_parsers import AnswerParsers, parsers_of
 from router_service.text.text_model import TextModel
 
+# Those of a model whose answers are returned as they are.
+WHOLE = AnswerParsers("", "")
+
 
 def model_parsers(family: str, text: TextModel, config: FrontConfig) -> AnswerParsers:
     """Return what takes reasoning and tool calls out of the answers of a model of this `family`.

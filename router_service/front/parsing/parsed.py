@@ -71,21 +71,3 @@ class AnswerParsers(Protocol):
 
         That is the call that the choice of its tools demands, or `structured` behind the reasoning; None if anything.
         """
-
-
-class WholeAnswers:
-    """The parsers of a model whose answers are returned as they are."""
-
-    reasoning = tools = ""
-    marker_ids: frozenset[int] = frozenset()
-
-    def open(self, chat: pb.Chat, prompt_text: str) -> AnswerParser | None:  # noqa: ARG002
-        """See `AnswerParsers`."""
-        return None
-
-    def bound(self, chat: pb.Chat, structured: Structured | None, prompt_text: str) -> Structured | None:  # noqa: ARG002
-        """See `AnswerParsers`."""
-        return structured
-
-
-WHOLE = WholeAnswers()

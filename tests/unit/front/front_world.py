@@ -8,7 +8,8 @@ from experts.transport.address import Endpoint
 from router_service.client.client import Client
 from router_service.front.api.admin_service import AdminActions
 from router_service.front.config import FrontConfig
-from router_service.front.parsing.parsed import WHOLE, AnswerParsers
+from router_service.front.parsing.model_parsers import WHOLE
+from router_service.front.parsing.parsed import AnswerParsers
 from router_service.front.routing.silence import silence_ticks
 from router_service.front.server import FrontServer
 from router_service.front.telemetry.metrics_server import Targets

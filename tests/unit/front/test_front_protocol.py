@@ -20,30 +20,29 @@ def test_the_stubs_are_those_of_the_proto_files(tmp_path: Path) -> None:
 def test_the_names_that_clients_are_written_against() -> None:
     fields = {
         "GenerateRequest": [
-            "request_id",
-            "prompt",
-            "tokens",
-            "chat",
-            "sampling",
-            "return_routing",
-            "return_scores",
-            "priority",
-            "cache_salt",
-            "fallback",
-            "continuation",
+            *("request_id", "prompt", "tokens", "chat", "sampling", "return_routing", "return_scores", "priority"),
+            *("cache_salt", "fallback", "n", "echo", "truncate_prompt_tokens", "add_special_tokens"),
+            *("allow_special_tokens", "raw_output", "continuation"),
         ],
-        "Continuation": ["token_ids", "text_characters"],
+        "Continuation": ["token_ids", "text_characters", "reasoning_characters", "argument_characters"],
         "TokenIds": ["ids"],
-        "Chat": ["messages"],
-        "Message": ["role", "content"],
+        "Chat": [
+            *("messages", "tools", "tool_choice", "parallel_tool_calls", "documents", "template_kwargs"),
+            *("add_generation_prompt", "continue_final_message"),
+        ],
+        "Message": ["role", "content", "parts", "name", "tool_calls", "tool_call_id", "reasoning_content"],
+        "ContentPart": ["type", "text"],
+        "ToolCall": ["id", "name", "arguments"],
+        "ToolChoice": ["mode", "name"],
+        "ToolCallDelta": ["index", "id", "name", "arguments"],
         "GenerateResponse": [
             *("request_id", "token_ids", "text", "logprobs", "routing", "finish_reason", "usage"),
-            "prompt_logprobs",
-            "degraded_token_indexes",
+            *("prompt_logprobs", "degraded_token_indexes", "index", "reasoning", "tool_calls", "stop_text"),
+            *("stop_token_id", "prompt_text", "prompt_token_ids"),
         ],
         "Usage": [
             *("prompt_tokens", "cached_prompt_tokens", "generated_tokens", "queue_seconds", "prefill_seconds"),
-            *("decode_seconds", "degraded_tokens"),
+            *("decode_seconds", "degraded_tokens", "reasoning_tokens"),
         ],
         "TokenRouting": ["layers"],
         "LayerRouting": ["layer", "experts", "weights", "shards", "scored_experts", "scores"],
@@ -62,6 +61,7 @@ def test_the_names_that_clients_are_written_against() -> None:
         ("STOP", 1),
         ("LENGTH", 2),
         ("CANCELLED", 3),
+        ("TOOL_CALLS", 4),
     ]
 
 
