@@ -16,8 +16,8 @@ from experts.transport.base import Transport
 from experts.transport.call import Form, most_rows, shared_sizes
 from kernels import select
 from router_service.config import EngineConfig, Overlap
+from router_service.engine.admission.constraints import Constraints
 from router_service.engine.cache_size import resolved_limits, sized_groups
-from router_service.engine.constraints import Constraints
 from router_service.engine.engine import Engine
 from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.scheduling.block_manager import BlockManager

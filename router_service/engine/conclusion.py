@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from experts.host.log import fields
-from router_service.engine.constraints import FIELD, Constraints
+from router_service.engine.admission.constraints import FIELD, Constraints
 from router_service.engine.failures import broken, failed
 from router_service.engine.faults.apart import apart
 from router_service.engine.request import Event, Request

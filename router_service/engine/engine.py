@@ -10,14 +10,14 @@ from math import inf
 
 import torch
 
-from experts.host.log import fields
 from experts.host.threads import ComputeThreads
 from experts.pool import ExpertPool
 from kernels.ops import Ops
+from router_service.engine.admission.constraints import Constraints
+from router_service.engine.admission.submissions import Submissions
 from router_service.engine.conclusion import Conclusion, Share
-from router_service.engine.constraints import Constraints
 from router_service.engine.expiry import Expiry
-from router_service.engine.failures import DEADLINE_MARGIN_SECONDS, broken, failed, refused
+from router_service.engine.failures import DEADLINE_MARGIN_SECONDS, failed
 from router_service.engine.faults.apart import apart
 from router_service.engine.faults.soundness import Soundness
 from router_service.engine.guard import Guard
@@ -25,8 +25,6 @@ from router_service.engine.overlap import OverlapPolicy
 from router_service.engine.progress import Progress
 from router_service.engine.request import Event, Request
 from router_service.engine.request_table import RequestTable
-from router_service.engine.scheduling.limits import NeverFitsError
-from router_service.engine.scheduling.queue_bounds import QueueFullError
 from router_service.engine.scheduling.scheduler import Scheduler
 from router_service.engine.scheduling.sequence import ScheduledSequence
 from router_service.engine.scheduling.step_cost import StepShape
@@ -38,7 +36,6 @@ from router_service.engine.step.stage import Stage
 from router_service.engine.step.step_record import StepRecord
 from router_service.models.backbone import Backbone
 from router_service.protocol.fallback import Fallback
-from router_service.protocol.messages import StreamFailure
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +71,7 @@ class Engine:
     clock: Callable[[], float] = time.monotonic
     default_fallback: Fallback = Fallback.WAIT
     constraints: Constraints = field(default_factory=Constraints)
+    _submissions: Submissions = field(init=False)
     _stalls: Stalls = field(init=False)
     _expiry: Expiry = field(init=False)
     _conclusion: Conclusion = field(init=False)
@@ -82,6 +80,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.pool.on_wait(self.progress.move)
+        self._submissions = Submissions(self.requests, self.scheduler, self.constraints)
         self._stalls = Stalls(self.pool, self.scheduler, self.guard)
         self._expiry = Expiry(self.requests, self.scheduler)
         self._computation = Computation(
@@ -129,20 +128,7 @@ class Engine:
 
         One whose answer must have a form is queued once its grammar is compiled, by a later step.
         """
-        # First: a refused request has a last event too, and its publisher looks it up here.
-        self.requests.add(request)
-        if request.params.structured is not None:
-            self.constraints.begin(request)
-            return []
-        return self._queue(request)
-
-    def _queue(self, request: Request) -> list[Event]:
-        try:
-            self.scheduler.submit(request.sequence)
-        except (NeverFitsError, QueueFullError) as error:
-            self.requests.end(request)
-            return [refused(request, error)]
-        return []
+        return self._submissions.submit(request)
 
     def cancel(self, key: int) -> None:
         """Drop a request and free its blocks at once; no further event is made for it."""
@@ -197,7 +183,7 @@ class Engine:
     def _run(self, events: list[Event], records: list[StepRecord]) -> None:
         # Before scheduling: an expired request must not cost a step, and its blocks can admit another.
         self._expire(self.clock(), events)
-        self._queue_compiled(events)
+        events += self._submissions.queue_compiled()
         self._stalls.resume(self.requests)
         begun = time.monotonic_ns()
         scheduled = self.scheduler.schedule()
@@ -205,26 +191,6 @@ class Engine:
         if scheduled:
             self._note_scheduled(scheduled)
             self._compute(scheduled, begun, events, records)
-
-    def _queue_compiled(self, events: list[Event]) -> None:
-        """Queue the requests whose grammars have been compiled, and end those whose grammars cannot be."""
-        for request, found in self.constraints.opened():
-            if request.ended or self.requests.get(request.key) is not request:  # cancelled or overdue meanwhile
-                continue
-            if isinstance(found, StreamFailure):
-                self._conclusion.end(request, failed(request, found.code, found.message), events)
-            else:
-                request.row.matcher = found
-                events += self._queue_alone(request)
-
-    def _queue_alone(self, request: Request) -> list[Event]:
-        """Queue a request that was accepted before; what is raised for it ends it alone."""
-        try:
-            return self._queue(request)
-        except Exception as error:
-            log.exception("a request could not be queued", extra=fields(request_id=request.request_id))
-            self.release(request.key)
-            return [broken(request, error)]
 
     def _compute(
         self, scheduled: list[ScheduledSequence], begun: int, events: list[Event], records: list[StepRecord]

@@ -8,7 +8,7 @@ import numpy as np
 from experts.balance import Counts, Floats, balancedness, dead_experts, entropy_ratio, max_over_mean, mean_max_violation
 from experts.timing.phase import PHASES
 from router_service.config import MetricsConfig
-from router_service.engine.constraints import ConstraintFigures
+from router_service.engine.admission.constraints import ConstraintFigures
 from router_service.metrics.collector import KINDS, Statistics
 from router_service.metrics.failure_series import FailureGauges, failure_series
 from router_service.metrics.histogram import phase_bounds

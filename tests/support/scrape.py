@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from experts.links.state import LinkState
 from router_service.config import MetricsConfig
-from router_service.engine.constraints import ConstraintFigures
+from router_service.engine.admission.constraints import ConstraintFigures
 from router_service.front.telemetry.exposition import MergedCollector
 from router_service.front.telemetry.metrics import FrontMetrics
 from router_service.metrics.collector import Statistics

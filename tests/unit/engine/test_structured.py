@@ -85,6 +85,15 @@ def test_chunks_and_preemption_change_nothing(answers: Answers) -> None:
     assert [[event.token for event in events[key] if event.token is not None] for key in keys] == plain
 
 
+def test_two_batches_in_flight_change_nothing(answers: Answers) -> None:
+    asked = [PERSON, WORD, None, PERSON, ANSWER, WORD, None, PERSON, WORD, PERSON]
+    plain = answers.ask_all(asked, max_tokens=40)
+    with bundled_mesh(overlap="on") as mesh:
+        divided = Answers(mesh).ask_all(asked, max_tokens=40)
+    tokens = [[[event.token for event in one] for one in events] for events in (plain, divided)]
+    assert tokens[0] == tokens[1]
+
+
 def test_without_an_end_token_it_ends_by_itself(answers: Answers) -> None:
     """Only where nothing else may come: what may go on goes on."""
     events = answers.ask(ANSWER, ignore_eos=True)

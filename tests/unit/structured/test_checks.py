@@ -33,6 +33,14 @@ def test_it_says_why_not(process: CheckProcess) -> None:
     assert process.check(GOOD) == ""
 
 
+def test_what_is_too_complex_once_an_answer_has_begun_is_refused(process: CheckProcess) -> None:
+    def optional(count: int) -> Structured:
+        return schema({"type": "object", "properties": {f"p{number}": {} for number in range(count)}})
+
+    assert process.check(optional(500)) == ""
+    assert "is too complex" in process.check(optional(1500))
+
+
 def test_one_that_takes_too_much_time_ends_its_process(process: CheckProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.check(GOOD) == ""
     first = process.pid
