@@ -1,6 +1,7 @@
 """The `openai` library, unchanged, against a whole cluster: nothing but its base URL is ours."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_a_tool_that_must_be_called(client: OpenAI) -> None:
     (call,) = whole.choices[0].message.tool_calls
     assert whole.choices[0].finish_reason == "tool_calls"
     assert call.function.name == "weather"
-    assert call.function.arguments in ('{"city": "Rome"}', '{"city": "Oslo"}', '{"city":"Rome"}', '{"city":"Oslo"}')
+    assert json.loads(call.function.arguments) in ({"city": "Rome"}, {"city": "Oslo"})
     pieces = [
         delta
         for chunk in client.chat.completions.create(**asked, seed=2, parallel_tool_calls=False, stream=True)
