@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from router_service.front.api.prompt import encode_input, encode_request
-from router_service.front.api.token_texts import MAX_DETOKENIZED, text_of_ids
+from router_service.front.api.prompts.prompt import encode_input, encode_request
+from router_service.front.api.prompts.token_texts import MAX_DETOKENIZED, text_of_ids
 from router_service.front.errors import RequestError
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol import inference_pb2 as pb

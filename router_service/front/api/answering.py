@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from router_service.front.api.answer_stream import AnswerStream
-from router_service.front.api.answer_text import AnswerText
+from router_service.front.api.answers.answer_stream import AnswerStream
+from router_service.front.api.answers.answer_text import AnswerText
+from router_service.front.api.answers.choices import answer_all
+from router_service.front.api.answers.response_builder import ResponseBuilder
 from router_service.front.api.calls import ResponseWriter
-from router_service.front.api.choices import answer_all
 from router_service.front.api.preparation import Preparation, Prepared
-from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.config import FrontConfig
 from router_service.front.errors import RequestError, unavailable
 from router_service.front.routing.failover_stream import FailoverStream

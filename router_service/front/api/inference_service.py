@@ -8,9 +8,9 @@ from router_service.front.api.answering import Answering, failures_noted
 from router_service.front.api.calls import Context, GrpcResponseWriter, ResponseWriter, answering, metadata_of
 from router_service.front.api.model_card import ModelCard
 from router_service.front.api.preparation import Preparation
-from router_service.front.api.prompt import encode_request
-from router_service.front.api.text_encoding import LONG_TEXT_CHARACTERS
-from router_service.front.api.token_texts import text_of_ids
+from router_service.front.api.prompts.prompt import encode_request
+from router_service.front.api.prompts.text_encoding import LONG_TEXT_CHARACTERS
+from router_service.front.api.prompts.token_texts import text_of_ids
 from router_service.front.config import FrontConfig
 from router_service.front.parsing.model_parsers import WHOLE
 from router_service.front.parsing.parsed import AnswerParsers

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from router_service.front.api.answer_text import TextRules
-from router_service.front.api.prompt import EncodedInput, encode_input
-from router_service.front.api.prompt_echo import PromptEcho, echo_of
+from router_service.front.api.answers.answer_text import TextRules
+from router_service.front.api.answers.prompt_echo import PromptEcho, echo_of
+from router_service.front.api.prompts.prompt import EncodedInput, encode_input
 from router_service.front.api.sampling import checked_continuation, resolve_sampling, special_stop_ids, stop_strings
 from router_service.front.api.scheduling import check_scheduling, current_caller, fallback_of, salt_of
 from router_service.front.api.structured import check_structured, structured_of

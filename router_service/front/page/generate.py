@@ -13,7 +13,7 @@ import json
 from aiohttp import web
 
 from router_service.front.api.inference_service import InferenceService
-from router_service.front.api.prompt import encode_input
+from router_service.front.api.prompts.prompt import encode_input
 from router_service.front.api.scheduling import FALLBACKS
 from router_service.front.errors import RequestError, invalid
 from router_service.front.http.body import GenerateBody, check_range, read_body

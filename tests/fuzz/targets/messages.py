@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from router_service.front.api.routing_responses import routing_of
+from router_service.front.api.answers.routing_responses import routing_of
 from router_service.protocol.messages import (
     Activity,
     Cancel,

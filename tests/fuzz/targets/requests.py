@@ -5,7 +5,7 @@ from functools import cache
 
 from google.protobuf.message import DecodeError
 
-from router_service.front.api.prompt import encode_input
+from router_service.front.api.prompts.prompt import encode_input
 from router_service.front.api.sampling import resolve_sampling, special_stop_ids
 from router_service.front.api.scheduling import check_scheduling, salt_of
 from router_service.front.errors import RequestError

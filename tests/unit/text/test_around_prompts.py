@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.front.api.prompt import encode_input
+from router_service.front.api.prompts.prompt import encode_input
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol import inference_pb2 as pb
 from router_service.text.text_model import load_text_model

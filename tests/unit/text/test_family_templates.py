@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from router_service.front.api.chat_prompt import render_chat
-from router_service.front.api.prompt import encode_rendered
+from router_service.front.api.prompts.chat_prompt import render_chat
+from router_service.front.api.prompts.prompt import encode_rendered
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.chat_messages import chat_of
 from router_service.text.text_model import TextModel

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
-from router_service.front.api.prompt import encode_request
+from router_service.front.api.prompts.prompt import encode_request
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.chat_messages import chat_of
 from router_service.text.chat import ChatTemplate

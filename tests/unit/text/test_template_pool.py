@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from router_service.front.api import chat_prompt
-from router_service.front.api.chat_prompt import render_chat
+from router_service.front.api.prompts import chat_prompt
+from router_service.front.api.prompts.chat_prompt import render_chat
 from router_service.front.errors import RequestError
 from router_service.protocol.chat_messages import chat_of
 from router_service.text.chat import ChatError, ChatTemplate

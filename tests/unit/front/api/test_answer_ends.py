@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from router_service.front.api.answer_text import AnswerText, TextRules
+from router_service.front.api.answers.answer_text import AnswerText, TextRules
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import StreamOutput, Submit
 from router_service.text.tokenizer import Tokenizer

@@ -6,8 +6,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from router_service.front.api.answer_text import AnswerText, TextRules
-from router_service.front.api.response_builder import ResponseBuilder
+from router_service.front.api.answers.answer_text import AnswerText, TextRules
+from router_service.front.api.answers.response_builder import ResponseBuilder
 from router_service.front.routing.stream_queue import Arrival
 from router_service.front.telemetry.request_record import RequestRecord
 from router_service.protocol import inference_pb2 as pb

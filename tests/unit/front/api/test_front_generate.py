@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from router_service.front.api.response_builder import FULL_BYTES
+from router_service.front.api.answers.response_builder import FULL_BYTES
 from router_service.protocol import inference_pb2 as pb
 from router_service.protocol.messages import Logprob, StreamOutput, Submit, TokenLogprobs
 from router_service.text.tokenizer import Tokenizer

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from router_service.front.api.prompt import MAX_TOKENIZED, encode_input, encode_request
-from router_service.front.api.text_encoding import LONG_TEXT_CHARACTERS
-from router_service.front.api.token_texts import text_of_ids
+from router_service.front.api.prompts.prompt import MAX_TOKENIZED, encode_input, encode_request
+from router_service.front.api.prompts.text_encoding import LONG_TEXT_CHARACTERS
+from router_service.front.api.prompts.token_texts import text_of_ids
 from router_service.front.errors import RequestError
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol import inference_pb2 as pb

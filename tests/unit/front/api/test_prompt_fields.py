@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from router_service.front.api.prompt_echo import PART_CHARACTERS, PART_TOKENS
+from router_service.front.api.answers.prompt_echo import PART_CHARACTERS, PART_TOKENS
 from router_service.text.json_tokenizer import JsonTokenizer
 from router_service.text.text_model import TextModel
 from tests.unit.front.calls import Responses, check_one_end, collect, ids_of

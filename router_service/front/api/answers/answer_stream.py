@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from router_service.front.api.answers.response_builder import ResponseBuilder
 from router_service.front.api.calls import ResponseWriter
-from router_service.front.api.response_builder import ResponseBuilder
 from router_service.front.errors import RequestError
 from router_service.front.routing.failover_stream import FailoverStream
 from router_service.front.telemetry.request_record import RequestRecord

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router_service.front.api.chat_prompt import Rendered
+from router_service.front.api.prompts.chat_prompt import Rendered
 from router_service.front.errors import invalid
 from router_service.protocol.inference_pb2 import GenerateRequest, TokenizeRequest
 from router_service.text.encoding.long_texts import has_more_tokens

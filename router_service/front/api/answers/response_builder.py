@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from router_service.front.api.answer_text import AnswerText
-from router_service.front.api.delivered_part import DeliveredPart
-from router_service.front.api.logprob_responses import logprob_of
-from router_service.front.api.prompt_echo import PromptEcho
-from router_service.front.api.routing_responses import routing_of
+from router_service.front.api.answers.answer_text import AnswerText
+from router_service.front.api.answers.delivered_part import DeliveredPart
+from router_service.front.api.answers.logprob_responses import logprob_of
+from router_service.front.api.answers.prompt_echo import PromptEcho
+from router_service.front.api.answers.routing_responses import routing_of
 from router_service.front.errors import RequestError, from_router
 from router_service.front.parsing.parsed import CallDelta, Parsed
 from router_service.front.routing.stream_queue import Arrival

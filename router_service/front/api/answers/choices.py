@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from router_service.front.api.answer_stream import AnswerStream
+from router_service.front.api.answers.answer_stream import AnswerStream
 from router_service.front.api.calls import ResponseWriter
 from router_service.front.errors import RequestError
 from router_service.protocol import inference_pb2 as pb

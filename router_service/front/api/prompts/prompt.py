@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router_service.front.api.chat_prompt import render_chat
-from router_service.front.api.sampling import checked_ids, named_token
-from router_service.front.api.text_encoding import (
+from router_service.front.api.prompts.chat_prompt import render_chat
+from router_service.front.api.prompts.text_encoding import (
     LONG_TEXT_CHARACTERS,
     Bound,
     encode_prompt,
     encode_rendered,
 )
+from router_service.front.api.sampling import checked_ids, named_token
 from router_service.front.errors import invalid
 from router_service.front.routing.length_limits import LengthLimits
 from router_service.protocol.inference_pb2 import GenerateRequest, TokenizeRequest

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from router_service.front.api.prompt import EncodedInput
-from router_service.front.api.text_encoding import LONG_TEXT_CHARACTERS
+from router_service.front.api.prompts.prompt import EncodedInput
+from router_service.front.api.prompts.text_encoding import LONG_TEXT_CHARACTERS
 from router_service.protocol.inference_pb2 import GenerateRequest
 from router_service.text.tokenizer import Tokenizer
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from router_service.front.api.prompts.text_encoding import LONG_TEXT_CHARACTERS
 from router_service.front.api.sampling import checked_ids
-from router_service.front.api.text_encoding import LONG_TEXT_CHARACTERS
 from router_service.front.errors import invalid
 from router_service.protocol.inference_pb2 import DetokenizeRequest
 from router_service.text.tokenizer import Tokenizer

@@ -1,0 +1,1 @@
+"""One request's answers, from a router's outputs to the responses of a call."""
