@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, Protocol
@@ -60,10 +61,10 @@ class Xgrammar:
     """With one thread too, and any white space."""
 
     def __init__(self, tokens: list[bytes]) -> None:
-        import xgrammar
-
+        # By its name: nobody needs it installed, not even to check types.
+        xgrammar: Any = import_module("xgrammar")
         info = xgrammar.TokenizerInfo(tokens, vocab_size=len(tokens), stop_token_ids=[0])
-        self._library: Any = xgrammar
+        self._library = xgrammar
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
         self._batch = xgrammar.BatchGrammarMatcher(max_threads=1)
 
