@@ -1,11 +1,14 @@
 """What an answer must be as a grammar of llguidance, and the bounds of what may be asked for."""
 
 import json
-
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from typing import TYPE_CHECKING, Any
 
 from experts.checkpoint.json_checks import is_valid_unicode
 from router_service.protocol.messages import Structured
+
+# Imported when the first grammar is compiled: a router serves without it.
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
 
 KINDS = ("json_schema", "regex", "grammar")
 MAX_BYTES = 256 << 10
@@ -15,15 +18,15 @@ MAX_NESTING = 64
 WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 # What a mask takes, all requests of its step wait for: tens of milliseconds at most. About 1,000 optional properties
 # make a row of 4,000 items; a state takes 2 kB.
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=200_000,
-    step_lexer_fuel=50_000,
-    step_max_items=20_000,
-    max_items_in_row=4_000,
-    max_lexer_states=50_000,
-    max_grammar_size=200_000,
-    verbose_errors=False,
-)
+LIMITS: dict[str, Any] = {
+    "verbose_errors": False,
+    "initial_lexer_fuel": 200_000,
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 20_000,
+    "max_items_in_row": 4_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 200_000,
+}
 OPENING, CLOSING = "([{", ")]}"
 SHOWN_CHARACTERS = 500
 # What llguidance says where no text is left, and behind messages without its parser's state.
@@ -63,20 +66,23 @@ def nesting(text: str) -> int:
     return deepest
 
 
-def compiled(structured: Structured, vocabulary: LLTokenizer) -> LLMatcher:
+def compiled(structured: Structured, vocabulary: "LLTokenizer") -> "LLMatcher":
     """Compile. Holds the GIL for a short time only.
 
     Raises:
         GrammarError: it is out of bounds, malformed, or needs what llguidance does not support.
     """
+    from llguidance import LLMatcher, LLParserLimits
+
     check_bounds(structured)
-    matcher = LLMatcher(vocabulary, _grammar(structured), log_level=0, limits=LIMITS)
+    limits = LLParserLimits(**LIMITS)
+    matcher = LLMatcher(vocabulary, _grammar(structured), log_level=0, limits=limits)
     if matcher.is_error():
         raise GrammarError(reason(matcher))
     return matcher
 
 
-def reason(matcher: LLMatcher) -> str:
+def reason(matcher: "LLMatcher") -> str:
     """Why a matcher is in an error state, in one line."""
     text = " ".join(matcher.get_error().split())
     if text.startswith(NOTHING):
@@ -87,6 +93,8 @@ def reason(matcher: LLMatcher) -> str:
 
 
 def _grammar(structured: Structured) -> str:
+    from llguidance import LLMatcher
+
     if structured.kind == "regex":
         return LLMatcher.grammar_from_regex(structured.text)
     if structured.kind == "grammar":

@@ -3,14 +3,16 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-
-from llguidance import LLMatcher
+from typing import TYPE_CHECKING
 
 from router_service.protocol.messages import Structured
 from router_service.structured.grammar import compiled
 from router_service.structured.matcher import Matcher
 from router_service.structured.vocabulary import TokenSource, source_of
 from router_service.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 # A grammar's automaton grows while it is used, to some MB.
 CACHED_GRAMMARS = 64
@@ -52,7 +54,7 @@ class Grammars:
         matcher.start(generated)
         return matcher
 
-    def _find(self, structured: Structured) -> LLMatcher:
+    def _find(self, structured: Structured) -> "LLMatcher":
         with self._lock:
             if (found := self._cache.get(structured)) is not None:
                 self._cache.move_to_end(structured)
@@ -62,7 +64,7 @@ class Grammars:
             self._keep(structured, made)
         return made
 
-    def _keep(self, structured: Structured, made: LLMatcher) -> None:
+    def _keep(self, structured: Structured, made: "LLMatcher") -> None:
         if structured not in self._cache:
             self._bytes += len(structured.text)
         self._cache[structured] = made

@@ -4,12 +4,15 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
-from llguidance import LLExecutor
 
 from experts.host.cores import usable_cores
 from router_service.structured.matcher import Matcher
+
+if TYPE_CHECKING:
+    from llguidance import LLExecutor
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,8 @@ class MaskThread:
     def _take_in(self, drawn: Drawn) -> None:
         """All at once: each call that lets other threads run meanwhile has to wait for its turn again."""
         if self._executor is None:
+            from llguidance import LLExecutor
+
             self._executor = LLExecutor(max(1, min(MOST_THREADS, usable_cores() // CORES_PER_THREAD)))
         self._executor.consume_token_par([(matcher.own, token) for matcher, token in drawn])
         masks = np.zeros((len(drawn), drawn[0][0].mask_bytes), dtype=np.uint8)

@@ -1,12 +1,15 @@
 """One answer's place in its grammar. V is the model's vocabulary, in which masks have a bit per token."""
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from router_service.structured.grammar import GrammarError, reason
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 Mask = NDArray[np.uint8]
 WORD_BYTES = 4
@@ -26,7 +29,7 @@ class Matcher:
         ignore_eos: whether those are never drawn.
     """
 
-    def __init__(self, own: LLMatcher, vocabulary: int, ends: Collection[int], ignore_eos: bool = False) -> None:
+    def __init__(self, own: "LLMatcher", vocabulary: int, ends: Collection[int], ignore_eos: bool = False) -> None:
         self.own = own
         self.error = ""
         self.complete = False

@@ -5,8 +5,6 @@ A model's vocabulary may be larger than its tokenizer's: ids without a token are
 
 from collections.abc import Collection, Sequence
 
-from llguidance import LLTokenizer
-
 from router_service.text.tokenizer import Tokenizer
 
 # llguidance marks special tokens by this byte, which no text in UTF-8 has.
@@ -49,6 +47,8 @@ class TokenSource:
         self._special = frozenset(self.special_token_ids)
         self._tokenizer = tokenizer
         # Typed for llguidance's own wrapper; it asks for no more than this class has.
+        from llguidance import LLTokenizer
+
         self.vocabulary = LLTokenizer(self, eos_token=self.ends)  # type: ignore[arg-type]
 
     def __call__(self, text: str) -> list[int]:

@@ -13,12 +13,10 @@ from experts.checkpoint.json_reader import JsonReader, open_json
 from experts.host.user_path import user_path
 from router_service.protocol import inference_pb2 as pb
 from router_service.text.chats.conversation import ROLES, Conversation, Traits, conversation_of, has_tools
-from router_service.text.checkpoint_files import read_text
+from router_service.text.checkpoint_files import load_special_tokens, read_text
 from router_service.text.templates.pool import TemplatePool
 from router_service.text.templates.process import TemplateError
 
-# Names that transformers knows; a model may have others.
-USUAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 # transformers' names of templates: the usual one, and the one that is taken if there are tools.
 DEFAULT, TOOL_USE = "default", "tool_use"
 # Without one of these words in its source, a template takes neither calls nor parts, and there is nothing to find out.
@@ -152,31 +150,6 @@ def _read_file(file: str) -> tuple[str, dict[str, str]]:
     if source is None:
         raise CheckpointError(f"{where}: no such file; give the path of a Jinja template")
     return where, {DEFAULT: source}
-
-
-def load_special_tokens(directory: Path) -> dict[str, str]:
-    """Return a checkpoint's named special tokens (`eos_token`: its content, and so on).
-
-    Raises:
-        CheckpointError: a file is unreadable, or one of `USUAL_TOKENS` is not a token.
-    """
-    named: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        reader = open_json(directory / file, optional=True)
-        # Other keys have this suffix too, such as the flag `add_bos_token`, so other values are no error.
-        named |= {key: value for key in reader.values if key.endswith("_token") and (value := _content(reader, key))}
-    return named
-
-
-def _content(reader: JsonReader, key: str) -> str | None:
-    value = reader.get(key)
-    if isinstance(value, str):
-        return reader.text(key, default=None)
-    if isinstance(value, dict):
-        return reader.object(key).text("content", default=None)
-    if value is not None and key in USUAL_TOKENS:
-        raise reader.error(key, value, "it must be a string, or an object with its content")
-    return None
 
 
 def _find_sources(directory: Path) -> tuple[str, dict[str, str]] | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from experts.checkpoint.json_reader import JsonReader, open_json
-from router_service.text.chat import load_special_tokens
+from router_service.text.checkpoint_files import load_special_tokens
 from router_service.text.tokenizer_files import find_tokenizer, load_tokenizer
 
 # Under which config.json has the text model's part, where the model has others: for images, audio or speech.

@@ -4,19 +4,41 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.text.json_tokenizer import load_json_tokenizer
-from router_service.text.sentence_piece.tokenizer import load_sentencepiece_tokenizer
-from router_service.text.tekken.tokenizer import load_tekken_tokenizer
-from router_service.text.tiktoken.tokenizer import load_tiktoken_tokenizer
 from router_service.text.tokenizer import Tokenizer
+
+
+# Each imports its own library only when it is needed: a router serves without any.
+def _json(path: Path) -> Tokenizer:
+    from router_service.text.json_tokenizer import load_json_tokenizer
+
+    return load_json_tokenizer(path)
+
+
+def _tiktoken(path: Path) -> Tokenizer:
+    from router_service.text.tiktoken.tokenizer import load_tiktoken_tokenizer
+
+    return load_tiktoken_tokenizer(path)
+
+
+def _tekken(path: Path) -> Tokenizer:
+    from router_service.text.tekken.tokenizer import load_tekken_tokenizer
+
+    return load_tekken_tokenizer(path)
+
+
+def _sentencepiece(path: Path) -> Tokenizer:
+    from router_service.text.sentence_piece.tokenizer import load_sentencepiece_tokenizer
+
+    return load_sentencepiece_tokenizer(path)
+
 
 # By which a tokenizer is found, the first that exists.
 LOADERS: Mapping[str, Callable[[Path], Tokenizer]] = {
-    "tokenizer.json": load_json_tokenizer,
-    "tiktoken.model": load_tiktoken_tokenizer,
-    "*.tiktoken": load_tiktoken_tokenizer,
-    "tekken.json": load_tekken_tokenizer,
-    "tokenizer.model": load_sentencepiece_tokenizer,
+    "tokenizer.json": _json,
+    "tiktoken.model": _tiktoken,
+    "*.tiktoken": _tiktoken,
+    "tekken.json": _tekken,
+    "tokenizer.model": _sentencepiece,
 }
 
 
@@ -30,7 +52,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     if path is None:
         missing = "no such file, nor tiktoken.model, one *.tiktoken, tekken.json or tokenizer.model beside it"
         raise CheckpointError(f"{directory / 'tokenizer.json'}: {missing}; a checkpoint needs its tokenizer")
-    return LOADERS.get(path.name, load_tiktoken_tokenizer)(path)
+    return LOADERS.get(path.name, _tiktoken)(path)
 
 
 def find_tokenizer(directory: Path) -> Path | None:

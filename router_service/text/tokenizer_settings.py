@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from experts.checkpoint.json_reader import open_json
-from router_service.text.chat import DEFAULT, ChatTemplate, load_special_tokens
+from router_service.text.chat import DEFAULT, ChatTemplate
+from router_service.text.checkpoint_files import load_special_tokens
 
 FLAGS = ("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces")
 

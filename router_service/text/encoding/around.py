@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from experts.checkpoint.json_reader import open_json
-from router_service.text.chat import load_special_tokens
+from router_service.text.checkpoint_files import load_special_tokens
 
 # Encoded to see what is put around it.
 SAMPLE = "a"

@@ -9,7 +9,7 @@ from experts.checkpoint.errors import CheckpointError
 from experts.checkpoint.json_checks import MAX_SIZE, is_integer, is_valid_unicode
 from experts.checkpoint.json_reader import JsonReader, open_json
 from experts.host.shown import shown
-from router_service.text.chat import load_special_tokens
+from router_service.text.checkpoint_files import load_special_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from experts.checkpoint.errors import CheckpointError
-from router_service.text.chat import ChatError, ChatTemplate, load_chat_template, load_special_tokens
+from router_service.text.chat import ChatError, ChatTemplate, load_chat_template
 from router_service.text.chats.conversation import Conversation
+from router_service.text.checkpoint_files import load_special_tokens
 from router_service.text.text_model import load_text_model
 from router_service.text.tokenizer_files import load_tokenizer
 from tests.unit.front.front_fakes import TEMPLATE, byte_fallback_tokenizer, write_checkpoint

@@ -9,7 +9,8 @@ import pytest
 
 from experts.checkpoint.errors import CheckpointError
 from router_service.protocol.inference_pb2 import ModelInfo
-from router_service.text.chat import load_chat_template, load_special_tokens
+from router_service.text.chat import load_chat_template
+from router_service.text.checkpoint_files import load_special_tokens
 from router_service.text.generation_config import load_defaults
 from router_service.text.json_tokenizer import JsonTokenizer
 from router_service.text.tiktoken.reserved import read_reserved
