@@ -85,7 +85,7 @@ def test_aiperf_loads_it(api: Api, tmp_path: Path) -> None:
         *("--synthetic-input-tokens-mean", "32", "--output-tokens-mean", "16"),
         *("--output-artifact-dir", str(tmp_path), "--ui-type", "none"),
         # Offline it takes a path for the name of a model that it must have cached.
-        variables={"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"},
+        variables={"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""},
     )
     figures = json.loads((tmp_path / "profile_export_aiperf.json").read_text())
     assert figures["request_count"]["avg"] == 24
