@@ -47,7 +47,7 @@ def reasoning_name(family: str, wanted: str, template: str) -> str:
         ValueError: there is none of the name `wanted`.
     """
     if wanted != "auto":
-        return _known("reasoning_parser", wanted, REASONING_NAMES)
+        return _known("front.reasoning_parser", wanted, REASONING_NAMES)
     if CHANNEL in template:
         return HARMONY_REASONING
     if "[THINK]" in template:
@@ -66,7 +66,7 @@ def tool_name(family: str, wanted: str, template: str) -> str:
         ValueError: there is none of the name `wanted`.
     """
     if wanted != "auto":
-        return _known("tool_parser", wanted, TOOL_NAMES)
+        return _known("front.tool_parser", wanted, TOOL_NAMES)
     if "tools" not in template:
         return ""
     name = next((name for *signs, name in TOOL_SIGNS if all(sign in template for sign in signs)), "")

@@ -55,11 +55,11 @@ def test_by_name() -> None:
 @pytest.mark.parametrize(
     ("reasoning", "tools", "words"),
     [
-        ("auto", "herms", f"tool_parser: there is no 'herms', must be one of auto, none, {', '.join(TOOL_NAMES)}"),
+        ("auto", "herms", f"front.tool_parser: there is no 'herms', must be one of auto, none, {', '.join(TOOL_NAMES)}"),
         (
             "qwen",
             "auto",
-            f"reasoning_parser: there is no 'qwen', must be one of auto, none, {', '.join(REASONING_NAMES)}",
+            f"front.reasoning_parser: there is no 'qwen', must be one of auto, none, {', '.join(REASONING_NAMES)}",
         ),
         ("qwen3", "openai", "tool_parser: 'openai' does not go with the reasoning_parser 'qwen3'"),
         ("openai_gptoss", "hermes", "tool_parser: 'hermes' does not go with the reasoning_parser 'openai_gptoss'"),
