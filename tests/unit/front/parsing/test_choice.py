@@ -55,7 +55,11 @@ def test_by_name() -> None:
 @pytest.mark.parametrize(
     ("reasoning", "tools", "words"),
     [
-        ("auto", "herms", f"front.tool_parser: there is no 'herms', must be one of auto, none, {', '.join(TOOL_NAMES)}"),
+        (
+            "auto",
+            "herms",
+            f"front.tool_parser: there is no 'herms', must be one of auto, none, {', '.join(TOOL_NAMES)}",
+        ),
         (
             "qwen",
             "auto",
