@@ -26,7 +26,8 @@ class FrontConfig:
             given, `expertmesh serve` uses 8000 or the next free one
         max_pages: live pages open at the same time; further ones are refused with UNAVAILABLE
         reuse_port: whether several Fronts may bind the same port
-        max_concurrent_streams: concurrent requests; further ones are refused with RESOURCE_EXHAUSTED
+        max_concurrent_streams: concurrent requests, one for several answers (`n`) counted as so many; further ones are
+            refused with RESOURCE_EXHAUSTED
         max_request_bytes: size of the largest request; larger ones are refused with RESOURCE_EXHAUSTED. Up to twice as
             much is read into memory, so that the error can name the limit
         max_buffered_tokens: tokens that may wait for a slow client; beyond it the stream fails with RESOURCE_EXHAUSTED

@@ -7,7 +7,7 @@ from router_service.front.api.admission import Admission
 from router_service.front.api.answering import Answering, failures_noted
 from router_service.front.api.calls import Context, GrpcResponseWriter, ResponseWriter, answering, metadata_of
 from router_service.front.api.model_card import ModelCard
-from router_service.front.api.preparation import Preparation
+from router_service.front.api.preparation import MAX_ANSWERS, Preparation
 from router_service.front.api.prompts.prompt import encode_request
 from router_service.front.api.prompts.text_encoding import LONG_TEXT_CHARACTERS
 from router_service.front.api.prompts.token_texts import text_of_ids
@@ -68,7 +68,7 @@ class InferenceService(InferenceServicer):
             RequestError: the request was refused, or failed.
         """
         record = self._telemetry.begin(request, metadata or {}, request_id)
-        with failures_noted(record, writer), self._admission.admit() as scope:
+        with failures_noted(record, writer), self._admission.admit(min(max(1, request.n), MAX_ANSWERS)) as scope:
             answer = Answering(
                 request=request,
                 writer=writer,

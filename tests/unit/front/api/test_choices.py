@@ -51,6 +51,21 @@ async def test_each_answer_has_its_index_its_seed_and_its_end(world: World) -> N
     assert {answer[-1].usage.prompt_tokens for answer in answers.values()} == {len(router.submits[0].prompt)}
 
 
+async def test_each_answer_counts_as_a_stream(world: World) -> None:
+    router = await world.router(stall_after_steps=0)
+    client = await world.front(max_concurrent_streams=4)
+    await client.wait_ready(WAIT_S)
+    with pytest.raises(grpc.aio.AioRpcError, match="n: must be at most 4"):
+        await collect(client, PROMPT, n=5)
+    task = asyncio.create_task(collect(client, PROMPT, n=3, max_tokens=4))
+    await until(lambda: router.running > 0)
+    with pytest.raises(grpc.aio.AioRpcError, match="4 streams, its limit"):
+        await collect(client, PROMPT, n=2)
+    router.stall_after_steps = None
+    assert len(answers_of(await task)) == 3
+    assert len(answers_of(await collect(client, PROMPT, n=4, max_tokens=2))) == 4
+
+
 @pytest.mark.parametrize("n", [0, 1])
 async def test_one_answer_is_the_default(world: World, n: int) -> None:
     router, client = await world.serve()
