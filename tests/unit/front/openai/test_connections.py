@@ -46,7 +46,7 @@ async def test_a_client_that_leaves_cancels_all_its_prompts(world: World) -> Non
     router, caller = await call(world, stall_after_steps=0)
     async with caller:
         task = asyncio.create_task(caller.refused("/v1/completions", prompt=["a", "b", "c"], n=2))
-        await until(lambda: world.server.streams == 3)
+        await until(lambda: world.server.streams == 6)  # two answers to each
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await until(lambda: world.server.streams == 0)
