@@ -64,6 +64,18 @@ def fallback_of(request: GenerateRequest) -> str:
     return FALLBACKS[request.fallback]
 
 
+def fallback_named(name: str) -> pb.Fallback:
+    """Return the policy of this name, the server's default for "".
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, there is no such policy.
+    """
+    named = {policy: value for value, policy in FALLBACKS.items()}
+    if name not in named:
+        raise invalid("fallback", f"must be one of {', '.join(filter(None, named))}, or empty, got {name[:64]!r}")
+    return named[name]
+
+
 def salt_of(caller: str, salt: str) -> bytes:
     """Return what a router's prefix cache hashes: 16 bytes, none if both are empty.
 

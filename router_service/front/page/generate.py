@@ -14,7 +14,7 @@ from aiohttp import web
 
 from router_service.front.api.inference_service import InferenceService
 from router_service.front.api.prompts.prompt import encode_input
-from router_service.front.api.scheduling import FALLBACKS
+from router_service.front.api.scheduling import fallback_named
 from router_service.front.errors import RequestError, invalid
 from router_service.front.http.body import GenerateBody, check_range, read_body
 from router_service.front.page.page_writer import PageResponseWriter, ShownPrompt
@@ -105,15 +105,3 @@ def _shown(wanted: pb.GenerateRequest, prompt: list[int]) -> ShownPrompt:
     # Tokens replace the text as input: it is not encoded again, and the page shows the same ids.
     wanted.tokens.ids.extend(prompt)
     return ShownPrompt(prompt)
-
-
-def fallback_named(name: str) -> pb.Fallback:
-    """Return the policy of this name, the server's default for "".
-
-    Raises:
-        RequestError: INVALID_ARGUMENT, there is no such policy.
-    """
-    named = {policy: value for value, policy in FALLBACKS.items()}
-    if name not in named:
-        raise invalid("fallback", f"must be one of {', '.join(filter(None, named))}, or empty, got {name!r}")
-    return named[name]

@@ -1,6 +1,6 @@
 """The parts of a generation that are neither its input nor its sampling."""
 
-from router_service.front.api.scheduling import FALLBACKS
+from router_service.front.api.scheduling import fallback_named
 from router_service.front.errors import invalid
 from router_service.front.openai.requests.fields import GenerationBody
 from router_service.front.openai.requests.sampling import sampling_of
@@ -42,18 +42,6 @@ def wants_prompt(body: GenerationBody) -> bool:
     """Whether the answer needs the prompt's text or tokens: usage while it streams counts them."""
     options = body.stream_options
     return bool(body.echo or body.return_token_ids or (options is not None and options.continuous_usage_stats))
-
-
-def fallback_named(name: str) -> pb.Fallback:
-    """Return the policy of this name, the server's default for "".
-
-    Raises:
-        RequestError: INVALID_ARGUMENT, there is no such policy.
-    """
-    named = {policy: value for value, policy in FALLBACKS.items()}
-    if name not in named:
-        raise invalid("fallback", f"must be one of {', '.join(filter(None, named))}, or empty, got {name[:64]!r}")
-    return named[name]
 
 
 def _truncate(made: pb.GenerateRequest, tokens: int | None) -> None:

@@ -1,5 +1,6 @@
 """Items that the model is still writing: each tells of what is new, and becomes an item when it is closed."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class Tell(Protocol):
         """`kind` is the event's type without `response.` in front."""
 
 
-class OpenItem:
+class OpenItem(ABC):
     """One item. `status` of `close` is completed or incomplete."""
 
     def __init__(self, id: str, index: int, tell: Tell) -> None:
@@ -36,9 +37,9 @@ class OpenItem:
     def _text(self) -> str:
         return "".join(self._texts)
 
+    @abstractmethod
     def close(self, status: str) -> Item:
         """End the item and return it."""
-        raise NotImplementedError
 
     def _added(self, item: Item) -> None:
         self._tell("output_item.added", output_index=self._index, item=item)
